@@ -1,0 +1,58 @@
+# make run PROMPT="three red apples to the left of a blue car"   a picture from words
+# make test | check | bench | train | format                     see each target below
+# Every target makes the environment it needs in .venv; nothing outside this folder is touched.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench train clean
+
+BIN := .venv/bin
+PROMPT ?= three red apples to the left of a blue car
+RECIPE ?= recipes/flow.yaml
+
+# The prompt travels by environment and is never pasted into a command, so quotes, dollars and any script are safe.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+run: .venv/.run  ## draw PROMPT and print the path of the PNG
+	@$(BIN)/kalpana generate -- "$$PROMPT"
+
+test: .venv/.test  ## the whole suite
+	@$(BIN)/python -m pytest
+
+check: .venv/.test  ## what must be clean before a change lands: format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: .venv/.test
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: .venv/.run  ## measure this machine and write docs/benchmarks.md
+	@$(BIN)/python benchmarks/run.py
+
+train: .venv/.train  ## train by RECIPE; a stopped run goes on where it was
+	@$(BIN)/kalpana train "$(RECIPE)"
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+# Torch comes first and alone, spelled as in constraints.txt: a range would let pip take a newer build with gigabytes of CUDA.
+.venv/.run: pyproject.toml constraints.txt
+	@python=; for name in "$${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then echo "Kalpana needs Python 3.11 or newer: install it, or name it with PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	echo "Setting up .venv with $$("$$python" --version) (some minutes, once)" >&2; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.test .venv/.train: .venv/.%: .venv/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
