@@ -8,6 +8,7 @@ SHELL := /bin/bash
 .PHONY: help run test check format bench train clean
 
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PROMPT ?= three red apples to the left of a blue car
 RECIPE ?= recipes/flow.yaml
 
@@ -49,10 +50,10 @@ clean:
 	if [ -z "$$python" ]; then echo "Kalpana needs Python 3.11 or newer: install it, or name it with PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	echo "Setting up .venv with $$("$$python" --version) (some minutes, once)" >&2; \
 	"$$python" -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@$(PIP) install "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/.test .venv/.train: .venv/.%: .venv/.run
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
 	@touch $@
