@@ -1,0 +1,1 @@
+"""What turns a network into samples: schedule, denoiser, guidance, samplers. No layers, no files, no printing."""

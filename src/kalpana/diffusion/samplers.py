@@ -1,0 +1,88 @@
+"""Solvers of the probability-flow ODE, from noise to data, behind one loop.
+
+A solver is a function ``step(denoise, x, t, s, history) -> x`` from time t down to s. ``history`` holds (t, x0) of the steps before,
+so that multistep solvers need no loop of their own, and progress, previews and cancelling are written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from kalpana.diffusion.denoiser import Denoise
+
+History = list[tuple[Tensor, Tensor]]
+Sampler = Callable[[Denoise, Tensor, Tensor, Tensor, History], Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """After step ``index`` (from 1) of ``total``: ``x`` at the new time, and ``x0``, the estimate the step began with."""
+
+    index: int
+    total: int
+    x: Tensor
+    x0: Tensor
+
+
+def sample(denoise: Denoise, x: Tensor, times: Tensor | Sequence[float], step: Sampler) -> Iterator[State]:
+    """A State after each step from ``times[0]``, where ``x`` (b, ...) lives, down to ``times[-1]``; closing the iterator cancels."""
+    moments = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    estimates: list[Tensor] = []
+    history: History = []
+
+    def record(x_t: Tensor, t: Tensor) -> Tensor:
+        estimates.append(denoise(x_t, t))
+        return estimates[-1]
+
+    for index, (t, s) in enumerate(pairwise(moments), start=1):
+        estimates.clear()
+        x = step(replace(denoise, estimate=record), x, t, s, history)
+        history.append((t, estimates[0]))
+        yield State(index, len(moments) - 1, x, estimates[0])
+
+
+def euler(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) -> Tensor:
+    """First order, one call a step; for flow it is ``x + (s - t) * velocity`` (elsewhere DDIM: Song et al. 2021, eq. 12 with eta 0)."""
+    x0, eps = ends(denoise, x, t)
+    return denoise.schedule.alpha(s) * x0 + denoise.schedule.sigma(s) * eps
+
+
+def heun(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) -> Tensor:
+    """Second order, two calls a step (Karras et al. 2022, algorithm 1): go, look, and go again by the mean of both slopes.
+
+    Written as ``dx = x0 d(alpha) + eps d(sigma)``, which needs no derivative of the schedule and is finite where alpha is 0.
+    """
+    alpha, sigma = denoise.schedule.alpha, denoise.schedule.sigma
+    x0, eps = ends(denoise, x, t)
+    ahead = alpha(s) * x0 + sigma(s) * eps
+    if sigma(s) == 0:  # no noise is left to ask about (their line 6)
+        return ahead
+    x0_ahead, eps_ahead = ends(denoise, ahead, s)
+    return x + (alpha(s) - alpha(t)) * (x0 + x0_ahead) / 2 + (sigma(s) - sigma(t)) * (eps + eps_ahead) / 2
+
+
+def dpmpp_2m(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) -> Tensor:
+    """Second order, one call a step: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), which extrapolates x0 over log(alpha / sigma)."""
+    alpha, sigma = denoise.schedule.alpha, denoise.schedule.sigma
+    x0 = denoise(x, t)
+    slope = torch.zeros_like(x0)
+    if history and sigma(s) > 0:  # without a past, or with lambda(s) infinite and no distance to extrapolate over: first order
+        before, x0_before = history[-1]
+        lambda_before, lambda_t, lambda_s = (torch.log(alpha(u) / sigma(u)) for u in (before, t, s))
+        slope = (x0 - x0_before) * (lambda_s - lambda_t) / (lambda_t - lambda_before)  # 0 after pure noise, lambda = -inf
+    keep = sigma(s) / sigma(t)  # and alpha(s) * (exp(-h) - 1) = keep * alpha(t) - alpha(s): no infinite h appears
+    return keep * x + (alpha(s) - keep * alpha(t)) * (x0 + slope / 2)
+
+
+def ends(denoise: Denoise, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimates of both ends of the path through ``x``: its x0 and its eps."""
+    x0 = denoise(x, t)
+    return x0, (x - denoise.schedule.alpha(t) * x0) / denoise.schedule.sigma(t)
+
+
+SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp-2m": dpmpp_2m}
