@@ -1,0 +1,587 @@
+"""English captions: noun phrases with articles, numerals and plurals, and the sentence patterns of every relation."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kalpana.world.lexicon import Concept, plural
+from kalpana.world.scene import Background, Group, Scene
+
+NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+SIZES = {"small": ("small", "small", "small", "little", "tiny"), "large": ("large", "large", "big", "big", "huge")}
+COLORS = {"purple": ("purple", "purple", "purple", "violet")}  # colours with a second name; the rest go by their own
+PICTURES = ("a picture of", "a photo of", "an image of", "a drawing of", "a painting of", "an illustration of")
+
+# Nouns that name a pair and take "a pair of", and nouns that are not counted; both by the last word of the name.
+PAIRS = {
+    "scissors",
+    "glasses",
+    "sunglasses",
+    "goggles",
+    "jeans",
+    "trousers",
+    "pants",
+    "shorts",
+    "gloves",
+    "socks",
+    "binoculars",
+    "chopsticks",
+}
+MASS = {"bread", "rice", "popcorn", "butter", "salt", "broccoli", "garlic", "sushi", "bacon", "fog", "fire", "ice", "honey", "milk", "wine"}
+MASS |= {"money", "cheese", "lightning", "luggage", "spaghetti", "soap", "wood", "yarn", "thread", "dna"}
+
+# What sits, where a thing rests; by the art pack's subgroups.
+LIVING = ("animal-mammal", "animal-bird", "animal-reptile", "animal-amphibian", "animal-bug", "cat-face", "monkey-face")
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A group as words, and the words that agree with it. As text: "three small red apples"."""
+
+    text: str
+    exact: str  # with a numeral whatever the count: "one red apple"
+    bare: str  # without article or numeral: "red apple"
+    plain: str  # without the colour: "a small apple"
+    color: str
+    the: str  # "the red apples"
+    noun: str  # "the apples"
+    are: str  # is, are
+    have: str
+    s: str  # the verb's ending: it appear-s, they appear
+    it: str
+    its: str
+    sit: str  # sitting; resting, for what is not alive
+    sits: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def article(words: str) -> str:
+    """ "a" or "an", by the sound that ``words`` begin with."""
+    return "an" if VOWEL.match(words) else "a"
+
+
+# Vowel letters, but not the y- and w- sounds (unicorn, ukulele, euro, one-way); silent h; letters said by name (ATM, X-ray), 8, 11, 18.
+VOWEL = re.compile(
+    r"(?i:(?!uni(?![nm])|uk[eu]|ura|uti|use|usu|ufo|eu|ewe|on[ec]\b|one-)[aeiou]|hour|honest|heir|honou?r)"
+    r"|[AEFHILMNORSX](?=[A-Z]{1,3}\b|\b)|x-ray|8|11\b|18\b"
+)
+
+
+def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = False) -> Phrase:
+    """The noun phrase of a group, its name drawn among the concept's; ``terse`` leaves the article out."""
+    one = group.count == 1
+    name = rng.choice(concept.synonyms_en) if concept.synonyms_en and rng.random() > 0.7 else concept.en
+    several = concept.en_plural if name == concept.en else plural(name)
+    noun = name if one else several
+    head = re.split(" of | with ", name)[0].rpartition(" ")[2]
+    pair, mass = head in PAIRS and "pair of" not in name, head in MASS and one
+    many = not one or (name == several and head.endswith("s") and not pair and concept.group != "zodiac")  # grapes are, even once
+
+    size = rng.choice(SIZES[group.size]) + " " if group.size else ""
+    color = rng.choice(COLORS.get(group.color, (group.color,))) if group.color else ""
+    paint = color + " " if color else ""
+    of = ("pair of " if one else "pairs of ") if pair else ""
+    bare, pale = of + size + paint + noun, of + size + noun
+    draw = rng.random()
+    if not one:
+        number = determiner = NUMERALS[group.count - 1] if draw < 0.75 else str(group.count)
+    elif mass or many:
+        number = determiner = "some" if draw < 0.4 and not terse else ""
+    else:
+        number = "one" if draw < 0.85 else "1"
+        determiner = "" if terse else number if draw < 0.08 or draw > 0.97 else "a"
+
+    def counted(words: str) -> str:
+        return f"{article(words) if determiner == 'a' else determiner} {words}".strip()
+
+    people = concept.group.startswith("person")
+    return Phrase(
+        text=counted(bare),
+        exact=f"{number} {bare}".strip(),
+        bare=bare,
+        plain=counted(pale),
+        color=color,
+        the="the " + bare,
+        noun="the " + of + noun,
+        are="are" if many else "is",
+        have="have" if many else "has",
+        s="" if many else "s",
+        it="them" if many or people else "it",
+        its="their" if many or people else "its",
+        sit="sitting" if people or concept.group in LIVING else "resting",
+        sits=("sit" if many else "sits") if people or concept.group in LIVING else ("rest" if many else "rests"),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- patterns
+# A pattern that ends in a full stop is a sentence, the rest are fragments. The first PLAIN of each table are the short form.
+# {side} is where a is, seen from b; {other} is the opposite. Both words come from SIDES, so left and right share one table.
+
+PLAIN = 4
+
+SIDES = {
+    "left of": {"side": "left", "other": "right"},
+    "right of": {"side": "right", "other": "left"},
+    "above": {
+        "side": "above",
+        "other": "below",
+        "over": "over",
+        "under": "under",
+        "top": "top",
+        "bottom": "bottom",
+        "higher": "higher",
+        "lower": "lower",
+    },
+    "below": {
+        "side": "below",
+        "other": "above",
+        "over": "under",
+        "under": "over",
+        "top": "bottom",
+        "bottom": "top",
+        "higher": "lower",
+        "lower": "higher",
+    },
+}
+
+BESIDE = (
+    "{a} to the {side} of {b}",
+    "{a} {side} of {b}",
+    "{a} on the {side} of {b}",
+    "{b} to the {other} of {a}",
+    "{a} on the {side} side of {b}",
+    "{a} on the {side}-hand side of {b}",
+    "{a} at the {side} of {b}",
+    "{a} placed to the {side} of {b}",
+    "{a} positioned {side} of {b}",
+    "{a} located to the {side} of {b}",
+    "{b} {other} of {a}",
+    "{b} on the {other} of {a}",
+    "{b} on the {other} side of {a}",
+    "{b} with {a} to {b.its} {side}",
+    "{b} with {a} on {b.its} {side}",
+    "{b}, with {a} to the {side} of {b.it}",
+    "{a} with {b} to {a.its} {other}",
+    "{a} with {b} on {a.its} {other}",
+    "{a} and, to {a.its} {other}, {b}",
+    "{a} on the {side} and {b} on the {other}",
+    "{a} on the {side}, {b} on the {other}",
+    "{b} on the {other} and {a} on the {side}",
+    "{b} on the {other}, {a} on the {side}",
+    "on the {side} {a}, on the {other} {b}",
+    "{side}: {a}, {other}: {b}",
+    "from {side} to {other}: {a}, {b}",
+    "There {a.are} {a} to the {side} of {b}.",
+    "There {a.are} {a} on the {side} side of {b}.",
+    "{a} {a.are} to the {side} of {b}.",
+    "{a} {a.are} on the {side} of {b}.",
+    "{a} stand{a.s} {side} of {b}.",
+    "{a} appear{a.s} to the {side} of {b}.",
+    "{a} can be seen to the {side} of {b}.",
+    "To the {side} of {b} {a.are} {a}.",
+    "To the {side} of {b} there {a.are} {a}.",
+    "{b} {b.are} to the {other} of {a}.",
+    "{b} {b.have} {a} on {b.its} {side}.",
+    "{b} {b.have} {a} to {b.its} {side}.",
+    "{a} {a.have} {b} to {a.its} {other}.",
+    "On the {side} {a.are} {a}, and on the {other} {b.are} {b}.",
+    "{a} {a.are} on the {side} and {b} {b.are} on the {other}.",
+    "There {b.are} {b}, and to {b.its} {side} {a.are} {a}.",
+    "The picture shows {a} to the {side} of {b}.",
+)
+
+STACKED = (
+    "{a} {side} {b}",
+    "{a} {over} {b}",
+    "{b} {other} {a}",
+    "{b} {under} {a}",
+    "{a} placed {side} {b}",
+    "{a} positioned {side} {b}",
+    "{a} located {side} {b}",
+    "{a} shown {side} {b}",
+    "{a} seen {over} {b}",
+    "{a} {higher} than {b}",
+    "{a} {higher} in the picture than {b}",
+    "{b} {lower} in the picture than {a}",
+    "{b} {lower} than {a}",
+    "{b} with {a} {side} {b.it}",
+    "{b} with {a} {over} {b.it}",
+    "{a} with {b} {other} {a.it}",
+    "{a} with {b} {under} {a.it}",
+    "{b} and, {side} {b.it}, {a}",
+    "{a} and, {other} {a.it}, {b}",
+    "{a} at the {top} and {b} at the {bottom}",
+    "{a} at the {top}, {b} at the {bottom}",
+    "{b} at the {bottom} and {a} at the {top}",
+    "{top}: {a}, {bottom}: {b}",
+    "from {top} to {bottom}: {a}, {b}",
+    "There {a.are} {a} {side} {b}.",
+    "There {a.are} {a} {over} {b}.",
+    "There {b.are} {b} {other} {a}.",
+    "{a} {a.are} {side} {b}.",
+    "{a} {a.are} {over} {b}.",
+    "{a} appear{a.s} {side} {b}.",
+    "{a} can be seen {side} {b}.",
+    "{side} {b} {a.are} {a}.",
+    "{side} {b} there {a.are} {a}.",
+    "{b} {b.have} {a} {side} {b.it}.",
+    "{a} {a.have} {b} {other} {a.it}.",
+    "{b} {b.are} {other} {a}.",
+    "At the {top} {a.are} {a}, and at the {bottom} {b.are} {b}.",
+    "{a} {a.are} at the {top} and {b} {b.are} at the {bottom}.",
+    "There {b.are} {b}, and {side} {b.it} {a.are} {a}.",
+    "The picture shows {a} {side} {b}.",
+)
+
+NEAR = (
+    "{a} next to {b}",
+    "{a} beside {b}",
+    "{b} next to {a}",
+    "{a} near {b}",
+    "{b} beside {a}",
+    "{b} near {a}",
+    "{a} right next to {b}",
+    "{a} alongside {b}",
+    "{b} alongside {a}",
+    "{a} close to {b}",
+    "{b} close to {a}",
+    "{a} adjacent to {b}",
+    "{a} placed next to {b}",
+    "{a} placed beside {b}",
+    "{b} placed next to {a}",
+    "{a} with {b} next to {a.it}",
+    "{a} with {b} beside {a.it}",
+    "{b} with {a} next to {b.it}",
+    "{b} with {a} beside {b.it}",
+    "{b} with {a} at {b.its} side",
+    "{a} and {b} side by side",
+    "{b} and {a} side by side",
+    "{a} and {b} next to each other",
+    "{a} and {b} close together",
+    "side by side: {a} and {b}",
+    "{a} and, right beside {a.it}, {b}",
+    "There {a.are} {a} next to {b}.",
+    "There {a.are} {a} beside {b}.",
+    "There {b.are} {b} next to {a}.",
+    "{a} {a.are} next to {b}.",
+    "{a} {a.are} beside {b}.",
+    "{b} {b.are} next to {a}.",
+    "{a} appear{a.s} next to {b}.",
+    "{a} stand{a.s} beside {b}.",
+    "{a} can be seen next to {b}.",
+    "Next to {b} {a.are} {a}.",
+    "Beside {b} there {a.are} {a}.",
+    "{a} and {b} are side by side.",
+    "{b} {b.have} {a} beside {b.it}.",
+    "The picture shows {a} next to {b}.",
+)
+
+ON = (
+    "{a} on {b}",
+    "{a} on top of {b}",
+    "{a} {a.sit} on {b}",
+    "{b} with {a} on {b.it}",
+    "{a} {a.sit} on top of {b}",
+    "{a} placed on {b}",
+    "{a} placed on top of {b}",
+    "{a} set on {b}",
+    "{a} sitting on {b}",
+    "{a} sitting on top of {b}",
+    "{a} resting on {b}",
+    "{a} that {a.are} on {b}",
+    "{b} with {a} on top",
+    "{b} with {a} on top of {b.it}",
+    "{b} with {a} {a.sit} on {b.it}",
+    "{b} with {a} {a.sit} on top",
+    "{b} carrying {a}",
+    "{b} beneath {a}",
+    "{b} and, on {b.it}, {a}",
+    "on {b}, {a}",
+    "on top of {b}, {a}",
+    "There {a.are} {a} on {b}.",
+    "There {a.are} {a} on top of {b}.",
+    "There {a.are} {a} {a.sit} on {b}.",
+    "{a} {a.are} on {b}.",
+    "{a} {a.are} on top of {b}.",
+    "{a} {a.sits} on {b}.",
+    "{a} {a.sits} on top of {b}.",
+    "{a} {a.are} {a.sit} on {b}.",
+    "{a} can be seen on {b}.",
+    "{a} appear{a.s} on top of {b}.",
+    "On {b} {a.are} {a}.",
+    "On {b} there {a.are} {a}.",
+    "On top of {b} {a.sits} {a}.",
+    "{b} {b.have} {a} on {b.it}.",
+    "{b} {b.have} {a} on top.",
+    "{b} hold{b.s} {a} on top.",
+    "There {b.are} {b}, and on {b.it} {a.are} {a}.",
+    "The picture shows {a} on {b}.",
+    "The picture shows {a} {a.sit} on {b}.",
+)
+
+WITH = (
+    "{a} and {b}",
+    "{b} and {a}",
+    "{a} with {b}",
+    "{b} with {a}",
+    "{a} along with {b}",
+    "{b} along with {a}",
+    "{a} together with {b}",
+    "{b} together with {a}",
+    "{a} as well as {b}",
+    "{b} as well as {a}",
+    "{a} plus {b}",
+    "{a} & {b}",
+    "{a}, {b}",
+    "{b}, {a}",
+    "{a} and also {b}",
+    "{a} and {b} together",
+    "both {a} and {b}",
+    "both {b} and {a}",
+    "a scene with {a} and {b}",
+    "a picture with {a} and {b}",
+    "a picture with {b} and {a}",
+    "{a} and {b} in one picture",
+    "{a} and {b} and nothing else",
+    "There {a.are} {a} and {b}.",
+    "There {b.are} {b} and {a}.",
+    "There {a.are} {a} with {b}.",
+    "There {a.are} {a}, and there {b.are} {b}.",
+    "{a} and {b} can be seen.",
+    "{a} and {b} appear together.",
+    "{a} appear{a.s} with {b}.",
+    "{a} appear{a.s} together with {b}.",
+    "{b} appear{b.s} with {a}.",
+    "Here {a.are} {a} and {b}.",
+    "The picture shows {a} and {b}.",
+    "The picture shows {b} and {a}.",
+    "The picture shows {a} as well as {b}.",
+    "draw {a} and {b}",
+    "show {a} with {b}",
+)
+
+PAIRED = {"left of": BESIDE, "right of": BESIDE, "above": STACKED, "below": STACKED, "next to": NEAR, "on": ON, None: WITH}
+# Fragments that begin with a group, so that "a picture of" may stand before them and more may follow.
+NAMED = {relation: tuple(p for p in table if p.startswith(("{a}", "{b}")) and not p.endswith(".")) for relation, table in PAIRED.items()}
+
+ONE = (
+    "{a}",
+    "{a}",
+    "{a.bare}",
+    "{a.exact}",
+    "just {a}",
+    "only {a}",
+    "{a} alone",
+    "{a} and nothing else",
+    "nothing but {a}",
+    "{a} in the picture",
+    "a picture with {a}",
+    "a scene with {a}",
+    "show {a}",
+    "draw {a}",
+    "make {a}",
+    "please draw {a}",
+    "There {a.are} {a}.",
+    "There {a.are} {a} in the picture.",
+    "This picture shows {a}.",
+    "The picture shows {a}.",
+    "{a} can be seen.",
+    "Here {a.are} {a}.",
+)
+
+MANY = (
+    "{a}",
+    "{a}",
+    "{a}",
+    "exactly {a}",
+    "{a} in total",
+    "just {a}",
+    "only {a}",
+    "precisely {a}",
+    "a total of {a}",
+    "a group of {a}",
+    "a set of {a}",
+    "{a} together",
+    "{a} and nothing else",
+    "{a}, no more and no fewer",
+    "a picture with {a}",
+    "a picture with exactly {a}",
+    "show {a}",
+    "draw {a}",
+    "draw exactly {a}",
+    "There are {a}.",
+    "There are exactly {a}.",
+    "There are {a} in the picture.",
+    "The picture shows {a}.",
+    "The picture shows exactly {a}.",
+    "{a} can be seen.",
+    "Here are {a}.",
+    "You can count {a}.",
+)
+
+PAINTED = (  # one group that has a colour
+    "{a.plain} that {a.are} {a.color}",
+    "{a.plain} in {a.color}",
+    "{a.plain} coloured {a.color}",
+    "{a.plain}, {a.color}",
+    "{a.plain} of {a.color} color",
+    "{a.plain} with the colour {a.color}",
+)
+
+STYLES = {  # style: (what such a picture is, how it is drawn)
+    "fluent-3d": (("a 3D render", "a glossy 3D render", "a 3D model"), ("3D render", "in 3D", "3D style", "rendered in 3D")),
+    "fluent-emoji": (("a smooth gradient illustration", "a gradient icon"), ("smooth gradient style", "in smooth gradients")),
+    "fluent-emoji-flat": (("a flat illustration", "a flat design"), ("flat style", "flat design", "in flat colours")),
+    "noto": (("a soft shaded drawing", "a soft shaded illustration"), ("soft shaded style", "with soft shading")),
+    "noto-v1": (("a blob cartoon", "a retro blob emoji drawing"), ("blob cartoon style", "retro blob emoji style")),
+    "twemoji": (("a flat icon", "a flat emoji"), ("flat style", "flat emoji style", "simple flat icon")),
+    "streamline-emojis": (("an outlined cartoon", "a cartoon with dark outlines"), ("outlined cartoon style", "with dark outlines")),
+}
+
+TINTS = {
+    "gray": ("gray", "grey"),
+    "light blue": ("light blue", "light blue", "pale blue", "sky blue"),
+    "light green": ("light green", "light green", "pale green"),
+    "beige": ("beige", "beige", "cream"),
+    "lavender": ("lavender", "lavender", "light purple"),
+    "dark blue": ("dark blue", "dark blue", "navy blue"),
+}
+FLAT = (
+    "on a {tint} background",
+    "against a {tint} background",
+    "on a plain {tint} background",
+    "with a {tint} background",
+    ", {tint} background",
+)
+GRADIENT = ("on a {tint} gradient background", "against a {tint} gradient", "with a {tint} gradient background", "on a {tint} gradient")
+PLACES = {  # place: (where things are, what the place itself is)
+    "meadow": (
+        ("in a meadow", "in a green field", "on the grass", "in a green meadow", "in a meadow under a blue sky"),
+        ("a meadow", "a green meadow", "a green field under a blue sky", "grassy hills under a blue sky"),
+    ),
+    "beach": (
+        ("on a beach", "at the beach", "on a sandy beach", "by the sea", "on the sand by the sea"),
+        ("a beach", "a sandy beach", "a beach by the sea", "the sea and a sandy beach"),
+    ),
+    "mountains": (
+        (
+            "in front of mountains at sunset",
+            "in the mountains at sunset",
+            "at sunset",
+            "with mountains at sunset behind",
+            "against a sunset over mountains",
+        ),
+        ("sunset over mountains", "a sunset over mountains", "mountains at sunset", "a sunset in the mountains"),
+    ),
+    "room": (
+        ("in a room", "indoors", "inside a room", "in a room with a window", "inside a house"),
+        ("a room", "an empty room", "a room with a window", "a room with a wooden floor"),
+    ),
+    "night": (
+        ("at night", "under a night sky", "under a starry night sky", "at night under the stars", "under the stars"),
+        ("a starry night", "a night sky full of stars", "a starry night sky", "a dark night with stars"),
+    ),
+}
+
+REGIONS = {
+    ("left", "top"): "at the top left",
+    ("left", "bottom"): "at the bottom left",
+    ("right", "top"): "at the top right",
+    ("right", "bottom"): "at the bottom right",
+    ("centre", "middle"): "in the centre",
+    ("left", "middle"): "on the left",
+    ("right", "middle"): "on the right",
+    ("left", None): "on the left",
+    ("right", None): "on the right",
+    ("centre", "top"): "at the top",
+    ("centre", "bottom"): "at the bottom",
+    (None, "top"): "at the top",
+    (None, "bottom"): "at the bottom",
+    (None, "middle"): "across the middle",
+}
+
+
+def surroundings(background: Background, rng: random.Random) -> tuple[str, str]:
+    """A background as (words that follow a fragment, what it is): ("on a beach", "a beach")."""
+    if background.kind == "place":
+        where, what = PLACES[background.name]
+        return rng.choice(where), rng.choice(what)
+    tint = rng.choice(TINTS.get(background.name, (background.name,)))
+    if background.kind == "gradient":
+        return rng.choice(GRADIENT).format(tint=tint), f"a {tint} gradient"
+    return rng.choice(FLAT).format(tint=tint), f"plain {tint}"
+
+
+def patterns(scene: Scene, form: str) -> Sequence[str]:
+    """Every pattern that fits the scene's groups in this form."""
+    if len(scene.groups) == 2:
+        every = PAIRED[scene.relation]
+        return every[:PLAIN] if form == "short" else NAMED[scene.relation] if form == "dense" else every
+    every, full = (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "exactly {a}"))
+    painted = PAINTED if scene.groups[0].color else ()
+    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + painted
+
+
+def caption(
+    scene: Scene, form: str, concepts: Sequence[Concept], regions: Sequence[tuple[str | None, str | None]], rng: random.Random
+) -> str:
+    """The scene in English; see ``grammar.caption``. ``concepts`` and ``regions`` go with the scene's groups."""
+    where, what = surroundings(scene.background, rng)
+    medium, manner = (rng.choice(words) for words in STYLES[scene.style]) if scene.style else ("", "")
+    if not scene.groups:
+        text = f"a {what} background" if scene.background.kind == "flat" else what
+        return f"{medium} of {text}" if medium and rng.random() < 0.5 else text
+
+    pattern = rng.choice(patterns(scene, form))
+    sentence, named = pattern.endswith("."), pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}"))
+    terse = form != "dense" and not sentence and rng.random() < 0.12
+    phrases = [phrase(group, concept, rng, terse) for group, concept in zip(scene.groups, concepts, strict=True)]
+    text = pattern.format(**dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {}))
+    if form == "dense":
+        return _dense(text, medium, manner, where.removeprefix(", "), what, _places(scene, phrases, regions), rng)
+
+    # A form says the background and the style only now and then; what is unsaid may be anything.
+    background, style = (0.25, 0.15) if form == "short" else (0.4, 0.25)
+    where = where if rng.random() < background else ""
+    medium, manner = (medium, manner) if rng.random() < style else ("", "")
+    if sentence:
+        return capital(text) + (f" The background is {what}." if where else "") + (f" It is {medium}." if medium else "")
+    if named and not terse and medium and rng.random() < 0.5:
+        text, manner = f"{medium} of {text}", ""
+    elif named and not terse and not medium and rng.random() < 0.2:
+        text = f"{rng.choice(PICTURES)} {text}"
+    if where and not where.startswith(","):
+        where = rng.choice((" ", ", ")) + where
+    return text + where + (f", {manner}" if manner else "")
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _places(scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]) -> str:
+    """Where each group is: "The apples are on the left and the car is at the bottom." Empty when none is in one place."""
+    alike = len({group.concept for group in scene.groups}) < len(scene.groups)
+    said = [f"{p.the if alike else p.noun} {p.are} {REGIONS[r]}" for p, r in zip(phrases, regions, strict=True) if r in REGIONS]
+    return capital(" and ".join(said)) + "." if said else ""
+
+
+def _dense(core: str, medium: str, manner: str, where: str, what: str, places: str, rng: random.Random) -> str:
+    """Every fact in one of five orders."""
+    head, title = capital(core), capital(medium or "a picture")
+    it_is = f"It is {medium}." if medium else ""
+    said = rng.choice(
+        (
+            (f"{title} of {core}, {where}.", places),
+            (f"{title} of {core}.", places, f"The background is {what}."),
+            (f"{head}, {where}.", places, it_is),
+            (f"{head}, {where}" + (f", {manner}." if manner else "."), places),
+            (f"The background is {what}. {head}.", places, it_is),
+        )
+    )
+    return " ".join(part for part in said if part)
