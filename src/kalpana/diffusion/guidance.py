@@ -51,5 +51,9 @@ def _stack(first: Cond, second: Cond) -> Cond:
     """Both conditions as rows of one batch, the shorter token rows padded on the right."""
     pair = _tokens(first), _tokens(second)
     length = max(tokens.ids.shape[1] for tokens in pair)
-    ids, mask = (torch.cat([pad(getattr(tokens, name), (0, length - tokens.ids.shape[1])) for tokens in pair]) for name in ("ids", "mask"))
+
+    def rows(*parts: Tensor) -> Tensor:
+        return torch.cat([pad(part, (0, length - part.shape[1])) for part in parts])
+
+    ids, mask = rows(*(tokens.ids for tokens in pair)), rows(*(tokens.mask for tokens in pair))
     return Cond(Tokens(ids, mask), torch.cat((_null(first), _null(second))))
