@@ -1,0 +1,45 @@
+"""Kalpana (कल्पना, "imagination"): words to pictures, in English and Hindi.
+
+    import kalpana
+    kalpana.generate("three red apples").pictures[0].image.show()
+
+Torch is imported when a name that needs it is first used, not before.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kalpana.generate import load as load
+    from kalpana.hub.card import list_models as list_models
+    from kalpana.request import Request as Request
+    from kalpana.types import Result
+    from kalpana.world.world import World as World
+
+    def generate(prompt: str | Request, **fields: Any) -> Result: ...
+
+
+__all__ = ["Request", "World", "generate", "list_models", "load"]
+
+HOMES = {
+    "Request": "kalpana.request",
+    "World": "kalpana.world.world",
+    "list_models": "kalpana.hub.card",
+    "load": "kalpana.generate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("kalpana")
+    if name == "generate":  # the room of that name, which can be called
+        return import_module("kalpana.generate")
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
+    raise AttributeError(f"module 'kalpana' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,261 @@
+"""The command line: arguments in, a request out; progress drawn, pictures written. What can be asked stands in request.py.
+
+Heavy modules are imported inside the commands, so that ``kalpana --help`` is quick. Paths go to stdout, all else to stderr; a mistake
+is one line and exit code 2, Ctrl-C is 130.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from typer.core import TyperGroup
+
+from kalpana.request import Request
+from kalpana.types import KalpanaError, Picture, Result, Step
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose every mistake ends in one line on stderr."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            code = super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except (KalpanaError, typer.TyperException) as error:
+            print(f"error: {error.format_message() if isinstance(error, typer.TyperException) else error}", file=sys.stderr)
+            code = 2
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+        except (KeyboardInterrupt, typer.Abort):
+            print("stopped", file=sys.stderr)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Kalpana: pictures from words, in English and Hindi.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+world = typer.Typer(help="The scene engine that the models learn from.", no_args_is_help=True)
+app.add_typer(world, name="world")
+
+
+def field(name: str, *, flags: tuple[str, ...] = ()) -> Any:
+    """The option of a request's field, which says what the field says. Its value is checked by the request, not here."""
+    return typer.Option(*flags, metavar=name.upper(), help=Request.model_fields[name].description, show_default=False)
+
+
+Out: TypeAlias = Annotated[Path, typer.Option(help="folder for the pictures, made if need be")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="what to draw, each prompt in quotes; - reads lines from stdin")
+    ] = None,
+    n: Annotated[str | None, field("n", flags=("-n", "--n"))] = None,
+    seed: Annotated[str | None, field("seed")] = None,
+    seeds: Annotated[str | None, field("seeds")] = None,
+    steps: Annotated[str | None, field("steps")] = None,
+    guidance: Annotated[str | None, field("guidance")] = None,
+    sampler: Annotated[str | None, field("sampler")] = None,
+    size: Annotated[str | None, field("size")] = None,
+    negative_prompt: Annotated[str | None, field("negative_prompt", flags=("--negative", "--negative-prompt"))] = None,
+    model: Annotated[str | None, field("model")] = None,
+    language: Annotated[str | None, field("language")] = None,
+    format: Annotated[str | None, field("format")] = None,
+    upscale: Annotated[str | None, field("upscale")] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="go on without the settings that the model cannot use, and say so")] = False,
+    file: Annotated[str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="also write all the pictures on one sheet")] = False,
+    out: Out = Path("pictures"),
+    as_json: Json = False,
+) -> None:
+    """Draw pictures from prompts, and print the path of each as soon as it is finished."""
+    from kalpana.generate import load
+    from kalpana.generate.text_to_image import TOGETHER
+    from kalpana.media import SUFFIX, ready_folder, save, slug
+    from kalpana.media import grid as contact_sheet
+
+    fields = {name: value for name, value in context.params.items() if name in Request.model_fields and value is not None}
+    asked = [Request(prompt=prompt, strict=not lenient, **fields).seeded() for prompt in _prompts(prompts or [], file)]
+    drawer = load(asked[0].model)
+    settled = [drawer.capabilities.settle(request)[0] for request in asked]
+    ready_folder(out, sum(len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536) for r in settled))
+
+    saved: list[tuple[Path, Picture]] = []
+    try:
+        for number, request in enumerate(asked, start=1):
+            for part in request.parts(TOGETHER):
+                for picture in _watch(drawer.generate(part), f"{number}/{len(asked)}" if len(asked) > 1 else "").pictures:
+                    path = out / f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
+                    saved.append((save(picture.image, path, picture.receipt), picture))
+                    if not as_json:
+                        print(saved[-1][0], flush=True)
+        if grid:
+            path = out / f"{slug(asked[0].prompt)}-{saved[0][1].seed}-grid.png"
+            sheet = save(contact_sheet([p.image for _, p in saved]), path, {"sheet": [p.receipt for _, p in saved]})
+            print(sheet, file=sys.stderr if as_json else sys.stdout)
+    except KeyboardInterrupt:
+        wanted = sum(len(request.each_seed()) for request in asked)
+        print(f"stopped: {len(saved)} of {wanted} pictures were finished, and are in {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        if as_json:
+            _print_json([{"path": str(path), "seed": picture.seed, "receipt": picture.receipt} for path, picture in saved])
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that come with Kalpana."""
+    from kalpana.hub.card import list_models
+
+    cards = list_models()
+    if as_json:
+        _print_json([card.model_dump(mode="json") for card in cards])
+        return
+    for card in cards:
+        size = f"{card.parameters / 1e6:.1f} million parameters"
+        languages = f", {' and '.join(card.capabilities.languages)}" if card.capabilities else ""
+        print(f"{card.name}: {card.family}, {', '.join(card.tasks)}{languages}, {size}, {card.licence}")
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False) -> None:
+    """Print the receipt inside a picture: what was asked, and all that it takes to make it again."""
+    import yaml
+
+    from kalpana.media import read_receipt
+
+    receipt = read_receipt(file)
+    if as_json:
+        _print_json(receipt)
+    else:
+        print(yaml.safe_dump(receipt, allow_unicode=True, sort_keys=False, width=120), end="")
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")],
+    model: Annotated[str | None, typer.Option(help="a folder of weights, where the receipt's is elsewhere now")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to keep the new picture in")] = None,
+) -> None:
+    """Make a picture again from its receipt, and say whether the two agree; exit code 1 where the pixels do not."""
+    from kalpana.generate import load
+    from kalpana.generate.replay import compare, request_of
+    from kalpana.media import SUFFIX, read_receipt, ready_folder, save
+
+    request = request_of(read_receipt(file))
+    drawer = load(model or request.model)
+    if out:
+        ready_folder(out, file.stat().st_size)
+    (again,) = _watch(drawer.generate(request), "").pictures
+    agreement = compare(file, again)
+    print(agreement)
+    if out:
+        print(save(again.image, out / (file.stem + SUFFIX[request.format]), again.receipt))
+    raise typer.Exit(0 if agreement.pixels else 1)
+
+
+@app.command()
+def tokens(prompt: str, as_json: Json = False) -> None:
+    """Show how a prompt is cut into tokens, and which of its words no training caption held."""
+    from kalpana.request import clean
+    from kalpana.text.tokenizer import Tokenizer
+
+    tokenizer, text = Tokenizer.load(), clean(prompt)
+    encoded, report = tokenizer.encode([text]), tokenizer.report(text)
+    pieces = [tokenizer.decode([int(token)]) for token in encoded.ids[0][encoded.mask[0]]]
+    if as_json:
+        _print_json({"tokens": pieces, "language": report.language, "cut": report.cut, "unknown": list(report.unknown)})
+    else:
+        print(f"{len(pieces)} tokens, {report.language}: {' | '.join(pieces)}")
+        print(f"cut: {report.cut or 'nothing'}; unknown words: {', '.join(report.unknown) or 'none'}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
+    resume: Annotated[bool, typer.Option("--resume/--restart", help="go on from the last checkpoint, or begin anew")] = True,
+) -> None:
+    """Train a model by a recipe."""
+    from kalpana.train.loop import train as run
+
+    run(recipe, resume=resume)
+
+
+@world.command("show")
+def world_show(
+    n: Annotated[int, typer.Option("-n", "--n", min=1, max=1024, help="how many scenes")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the world")] = 0,
+    split: Annotated[str, typer.Option(help="train, dev, test, or unseen: combinations that training never shows")] = "train",
+    out: Out = Path("pictures"),
+) -> None:
+    """Draw scenes on one sheet, with their captions and boxes."""
+    from kalpana.media import ready_folder, save
+    from kalpana.world.world import World, sheet
+
+    try:
+        scenes = World(seed, split)
+    except ValueError as error:
+        raise KalpanaError(str(error)) from None
+    ready_folder(out, n * 65536)
+    print(save(sheet(scenes, n), out / f"world-{split}-{seed}.png", {"world": {"seed": seed, "split": split, "n": n}}))
+
+
+def _prompts(given: list[str], file: str | None) -> list[str]:
+    """All the prompts of a command line, in order; "-" and ``file`` stand for one a line."""
+    prompts: list[str] = []
+    for prompt in given:
+        prompts += _lines("-") if prompt == "-" else [prompt]
+    if file is not None:
+        prompts += _lines(file)
+    if not prompts:
+        raise KalpanaError("there is no prompt: write what to draw, in quotes, or name a file of prompts with --file")
+    if len(given) > 2 and all(len(prompt.split()) == 1 for prompt in given):
+        print(f"warning: these are {len(given)} prompts of one word each; put quotes around words that belong together", file=sys.stderr)
+    return prompts
+
+
+def _lines(name: str) -> list[str]:
+    """The lines of a UTF-8 text file that are not blank; "-" is stdin."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise KalpanaError(f"prompts cannot be read from {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise KalpanaError(f"prompts cannot be read from {name}: it is not UTF-8 text") from None
+
+
+def _watch(stream: Iterator[Step], label: str) -> Result:
+    """The result of a stream, its progress drawn on stderr while it runs, and its warnings printed there."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+    # Rich would send what is printed meanwhile to stderr, paths included.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(label, total=None, left="")
+        for step in stream:
+            left = "" if step.eta is None else f"{step.eta:.0f} s left"
+            bar.update(task, total=step.total, completed=step.index, description=f"{label} {step.stage}".strip(), left=left)
+    assert step.result is not None
+    for warning in step.result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return step.result
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,162 @@
+"""Words to pictures: noise, walked to latents by a sampler under guidance, decoded, and given a receipt.
+
+Seeds: a picture's noise is drawn on the CPU by a generator of its own, and nothing else is random, so the same picture comes
+alone, in a batch, or from another process. On a CPU a batch may take another kernel for the few small matrix products (the
+time's embedding), which rounds otherwise in the seventh digit: of the finished 8-bit values nearly all are equal and the rest
+differ by 1. The same request in the same batch on the same machine gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kalpana import __version__
+from kalpana.diffusion.denoiser import Denoise, Denoiser
+from kalpana.diffusion.guidance import guide
+from kalpana.diffusion.samplers import SAMPLERS, sample
+from kalpana.diffusion.schedule import Flow, times
+from kalpana.generate.upscale import upscale, upscaler_files
+from kalpana.hub.card import Card
+from kalpana.hub.weights import fingerprint, load_module
+from kalpana.media import to_images
+from kalpana.models import dit, vae
+from kalpana.request import Capabilities, Request, clean
+from kalpana.types import Cond, Picture, Result, Step
+
+if TYPE_CHECKING:
+    from kalpana.text.tokenizer import Tokenizer
+
+TOGETHER = 8  # pictures drawn as one batch at most: more take memory and gain no speed
+TOLD = 12  # unknown words that a warning names
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """A model that draws from words, whole and ready; ``files`` maps its files to their SHA-256."""
+
+    name: str
+    family: str
+    capabilities: Capabilities
+    files: dict[str, str]
+    tokenizer: Tokenizer
+    network: dit.DiT
+    vae: vae.VAE
+
+    @classmethod
+    def read(cls, folder: Path, card: Card) -> TextToImage:
+        """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises KalpanaError as ``load_module``."""
+        from kalpana.text.tokenizer import Tokenizer
+
+        network, decoder = folder / "dit.safetensors", folder / "vae.safetensors"
+        return cls(
+            name=card.name,
+            family=card.family,
+            capabilities=card.capabilities or Capabilities(),
+            network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files.get(network.name)),
+            vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files.get(decoder.name)),
+            files={path.name: card.files.get(path.name) or fingerprint(path) for path in (network, decoder)},
+            tokenizer=Tokenizer.load(),
+        )
+
+    def generate(self, request: Request | str, **fields: Any) -> Iterator[Step]:
+        """``text_to_image`` by this model, for a request, or for a prompt and other fields of a request."""
+        return text_to_image(self, request if isinstance(request, Request) else Request(prompt=request, **fields))
+
+
+def text_to_image(model: TextToImage, request: Request) -> Iterator[Step]:
+    """A Step for each denoising step and each decoding; the last one carries the Result. Closing the iterator cancels.
+
+    Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do.
+    """
+    request = request.seeded()
+    settled, ignored = model.capabilities.settle(request)
+    return _draw(model, settled, *_account(model, request, settled, ignored))
+
+
+@torch.no_grad()
+def _draw(model: TextToImage, request: Request, account: dict[str, Any], warnings: tuple[str, ...]) -> Iterator[Step]:
+    assert request.steps and request.sampler and request.width and request.height  # settled
+    parts = list(request.parts(TOGETHER))
+    total = len(parts) * (request.steps + 1)
+    began, index = time.perf_counter(), 0
+    pictures: list[Picture] = []
+
+    def eta() -> float:
+        return (time.perf_counter() - began) / index * (total - index)
+
+    for part in parts:
+        seeds = part.each_seed()
+        x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(next(model.network.parameters()).device)
+        moments = times(request.steps, model.capabilities.defaults.shift)
+        for state in sample(_denoise(model, part, len(seeds)), x, moments, SAMPLERS[request.sampler]):
+            index, x = index + 1, state.x
+            yield Step(index, total, model.vae.preview(state.x0), eta())
+        pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])  # one by one: the widest layers set the peak of memory
+        if request.upscale > 1:
+            pixels = upscale(pixels.clamp(-1, 1), request.upscale)
+        for image, seed in zip(to_images(pixels), seeds, strict=True):
+            pictures.append(Picture(image, seed, _receipt(account, request, seed, image)))
+        index += 1
+        if index < total:
+            yield Step(index, total, model.vae.preview(x), eta(), stage="decode")
+    yield Step(total, total, None, 0.0, stage="decode", result=Result(tuple(pictures), warnings))
+
+
+def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """Unit Gaussian noise (b, c, h, w) for b pictures, each drawn on the CPU by a generator of its own."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
+    """The model's estimate of x0 for b pictures of this request, guided as it asks."""
+    assert request.guidance is not None  # settled
+    device = next(model.network.parameters()).device
+    cond, negative = (
+        Cond(model.tokenizer.encode([clean(text)] * b).to(device)) if text else None for text in (request.prompt, request.negative_prompt)
+    )
+    assert cond is not None
+    return guide(Denoiser(model.network, Flow(), "x0"), cond, request.guidance, model.capabilities.defaults.interval, negative)
+
+
+def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the receipts of all pictures of a request share, and what its asker should be told."""
+    warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
+    read = {}
+    for name, text in (("prompt", settled.prompt), ("negative_prompt", settled.negative_prompt)):
+        if text is None:
+            continue
+        if controls := sum(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
+            warnings.append(f"{name}: {controls} control characters were read as spaces")
+        report = model.tokenizer.report(clean(text))
+        if report.cut:
+            warnings.append(f"{name}: too long; the last {len(report.cut):,} characters were not read, from {report.cut[:40]!r} on")
+        if report.unknown:
+            more = ", ..." if len(report.unknown) > TOLD else ""
+            warnings.append(f"{name}: no training caption held {', '.join(report.unknown[:TOLD])}{more}; the picture may miss them")
+        read[name] = {"language": report.language, "cut_characters": len(report.cut), "unknown": list(report.unknown[:TOLD])}
+    account = {
+        "kalpana": __version__,
+        "torch": torch.__version__,
+        "request": asked.asked(),
+        "model": {"name": model.name, "family": model.family, "files": model.files | (upscaler_files() if settled.upscale > 1 else {})},
+        "read": read,
+        "ignored": ignored,
+        "warnings": warnings,
+    }
+    return account, tuple(warnings)
+
+
+def _receipt(account: dict[str, Any], settled: Request, seed: int, image: Image.Image) -> dict[str, Any]:
+    """The receipt of one picture: ``resolved`` and the prompt make it again, alone; ``pixels`` is the SHA-256 of its RGB bytes."""
+    resolved = settled.but(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})
+    return account | {"seed": seed, "resolved": resolved, "pixels": hashlib.sha256(image.tobytes()).hexdigest()}

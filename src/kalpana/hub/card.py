@@ -1,0 +1,115 @@
+"""Models as folders: ``weights/NAME`` holds safetensors files and card.json, which says what they are, can do and hash to.
+
+``python -m kalpana.hub.card FOLDER`` seals a folder: it writes the hashes and the number of parameters into the card.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from kalpana.media import write
+from kalpana.request import Capabilities, one_line
+from kalpana.types import KalpanaError
+
+DEFAULT = "flow"  # the model that is meant by "default"
+CARD = "card.json"
+
+
+class Card(BaseModel):
+    """What a folder of weights says of itself; ``files`` maps file names to their SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    family: str
+    tasks: tuple[str, ...] = ()
+    capabilities: Capabilities | None = None  # of models that answer requests
+    parameters: int = 0
+    files: dict[str, str] = {}
+    licence: str = "unknown"
+    scores: dict[str, Any] = {}
+
+    _one_line = model_validator(mode="wrap")(one_line)
+
+
+def shelf() -> Path:
+    """The folder of the weights that come with Kalpana: inside an installed package, at the root of a repository."""
+    package = Path(__file__).parents[1]
+    return package / "weights" if (package / "weights").is_dir() else package.parents[1] / "weights"
+
+
+def list_models() -> list[Card]:
+    """The cards of the models that come with Kalpana, by name."""
+    return [read_card(path.parent) for path in sorted(shelf().glob(f"*/{CARD}"))]
+
+
+def find_model(name: str) -> Path:
+    """The folder of a shipped model's name, of "default", or of any path to a folder with a card. Raises KalpanaError."""
+    shipped = {path.parent.name: path.parent for path in sorted(shelf().glob(f"*/{CARD}"))}
+    known = shipped | ({"default": shipped[DEFAULT]} if DEFAULT in shipped else {})
+    if name in known:
+        return known[name]
+    if Path(name).is_dir():
+        return Path(name)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"name a folder of weights or one of {', '.join(known) or '(none are installed)'}"
+    raise KalpanaError(f"there is no model {name!r}: {hint}")
+
+
+def read_card(folder: Path) -> Card:
+    """The card in a folder of weights. Raises KalpanaError where there is none, or it is damaged."""
+    try:
+        return Card.model_validate(json.loads((folder / CARD).read_text(encoding="utf-8")))
+    except OSError:
+        raise KalpanaError(
+            f"there is no {CARD} in {folder}, so it is no model: run `python -m kalpana.hub.card {folder}` to write one"
+        ) from None
+    except ValueError as error:
+        raise KalpanaError(f"{folder / CARD} is no JSON: {error}") from None
+    except KalpanaError as error:
+        raise KalpanaError(f"{folder / CARD}: {error}") from None
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write the card of a folder, whole or not at all."""
+    write(folder / CARD, (json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def seal(folder: Path) -> Card:
+    """Hash the weights in a folder and count their parameters into its card; a folder without a card gets a plain one."""
+    import safetensors
+
+    from kalpana.hub.weights import fingerprint
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise KalpanaError(f"there are no .safetensors files in {folder}")
+    parameters, families = 0, []
+    for path in paths:
+        with safetensors.safe_open(path, "pt") as file:
+            families.append((file.metadata() or {}).get("family", "unknown"))
+            parameters += sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (it is no dict)
+    family = next((family for family in families if family != "vae"), "vae")  # the autoencoder only serves
+    if (folder / CARD).exists():
+        card = read_card(folder)
+    elif family == "flow":
+        card = Card(name=folder.resolve().name, family=family, tasks=("text-to-image",), capabilities=Capabilities())
+    else:
+        card = Card(name=folder.resolve().name, family=family)
+    card = card.model_copy(update={"files": {path.name: fingerprint(path) for path in paths}, "parameters": parameters})
+    write_card(folder, card)
+    return card
+
+
+if __name__ == "__main__":
+    try:
+        for folder in sys.argv[1:]:
+            print(seal(Path(folder)).model_dump_json(indent=2))
+    except KalpanaError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,115 @@
+"""One file of weights: safetensors, with what it takes to build the module again in its metadata.
+
+Metadata: ``format`` "kalpana", ``family`` (which network), ``config`` (its dataclass as JSON) and ``provenance`` (recipe, data,
+samples, hardware, scores). Matrices are kept as bf16 and vectors, which are few and scale everything, as fp32; both are read as fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from kalpana.types import KalpanaError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+FORMAT = "kalpana"
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, read: fp32 ``tensors`` by name, the ``config`` its module is built with, and where it comes from."""
+
+    family: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_weights(path: Path, module: nn.Module, family: str, config: DataclassInstance, provenance: Mapping[str, Any]) -> None:
+    """Write a module's parameters and buffers, whole or not at all."""
+    tensors = {name: _small(tensor.detach().cpu()).contiguous().clone() for name, tensor in module.state_dict().items()}
+    about = {
+        "format": FORMAT,
+        "family": family,
+        "config": json.dumps(asdict(config)),
+        "provenance": json.dumps(provenance, ensure_ascii=False),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        safetensors.torch.save_file(tensors, beside, about)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_weights(path: Path, family: str, sha256: str | None = None) -> Weights:
+    """The weights in a file, which must be of this family and, where ``sha256`` is given, have this hash.
+
+    Raises KalpanaError where the file is missing, a pickle, cut short, another program's, another family's, or changed.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise KalpanaError(f"weights {path} cannot be read: {error.strerror}") from None
+    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise KalpanaError(f"{path} is a pickle, which can run code when it is read: give a .safetensors file")
+    if sha256 is not None and (found := fingerprint(path)) != sha256:
+        raise KalpanaError(
+            f"{path} is not the file its card describes (sha256 {found[:12]}…, not {sha256[:12]}…): fetch it again, "
+            f"or, if you changed it yourself, run `python -m kalpana.hub.card {path.parent}`"
+        )
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise KalpanaError(f"{path} was not written by Kalpana: its metadata has no format {FORMAT!r}")
+            if about["family"] != family:
+                raise KalpanaError(f"{path} holds weights of family {about['family']!r}, not {family!r}")
+            tensors = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            config = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(about["config"]).items()}
+            return Weights(family, config, json.loads(about["provenance"]), tensors)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+
+
+def load_module(path: Path, family: str, build: Callable[..., Module], sha256: str | None = None) -> Module:
+    """The module in a file, as ``build(**config)`` makes it, ready to be asked and not to be trained.
+
+    Raises KalpanaError as ``read_weights``, and where config and tensors do not belong together.
+    """
+    weights = read_weights(path, family, sha256)
+    try:
+        module = build(**weights.config)
+        module.load_state_dict(weights.tensors)
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise KalpanaError(f"{path} does not fit family {family!r} of this version of Kalpana: {reason}") from None
+    return module.eval().requires_grad_(False)
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _small(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
