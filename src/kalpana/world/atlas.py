@@ -1,27 +1,32 @@
-"""The sprite atlas: every picture of the art pack, cropped to its content and packed into WebP sheets.
+"""The sprite atlas: every picture of the art pack, cropped to its content and packed into WebP sheets, and how to repaint it.
 
-``build`` turns the art pack into ``art/*.webp`` and ``art/atlas.jsonl`` once; ``load`` decodes them into one tensor.
+``python -m kalpana.world.atlas PACK`` makes ``art/`` again from the art pack: ``build`` packs the sheets and their index,
+``build_masks`` adds what a recolouring changes. ``load`` decodes all of it into tensors; ``recolor`` paints sprites.
 A sprite's content is scaled so that its longer side fills SIDE - 2 pixels and centred in a SIDE x SIDE square, so the
 size of a drawn thing is known without looking at pixels.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import tarfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from kalpana.world.lexicon import ART, lexicon
+from kalpana.world.recolor import recolor_mask, reference, repaint
+
 SIDE = 96
 COLUMNS = 20  # a sheet holds COLUMNS x COLUMNS sprites
-ART = Path(__file__).parent / "art"
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,13 @@ class Sprite:
 @dataclass(frozen=True)
 class Atlas:
     """``pixels`` (n, 4, SIDE, SIDE) uint8, RGB not premultiplied, then alpha; ``masks`` (m, SIDE, SIDE) uint8 says what a
-    recolouring changes and ``mask_row`` (n,) gives a sprite's row in it or -1; ``sprites`` names each row of pixels."""
+    recolouring changes, ``mask_row`` (n,) gives a sprite's row in it or -1, and ``reference`` (n,) the luminance in (0, 1]
+    that is painted in the pure colour; ``sprites`` names each row of pixels."""
 
     pixels: Tensor
     masks: Tensor
     mask_row: Tensor
+    reference: Tensor
     sprites: tuple[Sprite, ...]
 
 
@@ -55,7 +62,8 @@ def fit(image: Image.Image) -> tuple[Image.Image, float, float]:
     width, height = (max(1, round(side * scale)) for side in content.size)
     square = Image.new("RGBA", (SIDE, SIDE))
     # Resize premultiplied, or the colour hidden under alpha 0 bleeds into the edges.
-    square.paste(content.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA"), ((SIDE - width) // 2, (SIDE - height) // 2))
+    small = content.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    square.paste(small, ((SIDE - width) // 2, (SIDE - height) // 2))
     return square, width / (SIDE - 2), height / (SIDE - 2)
 
 
@@ -74,23 +82,93 @@ def build(pack: Path, out: Path = ART, quality: int = 75) -> None:
                     file = tar.extractfile(record["file"])
                     assert file is not None, record["file"]
                     square, width, height = fit(Image.open(io.BytesIO(file.read())).convert("RGBA"))
-                    sheet.paste(square, (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
-                    rows.append({"id": record["id"], "concept": record["base"], "style": style, "sheet": name, "cell": i, "width": round(width, 3), "height": round(height, 3)})
+                    sheet.paste(square, _corner(i))
+                    box = {"width": round(width, 3), "height": round(height, 3)}
+                    rows.append({"id": record["id"], "concept": record["base"], "style": style, "sheet": name, "cell": i, **box})
                 sheet.save(out / name, "WEBP", quality=quality, alpha_quality=80, method=6)
-    (out / "atlas.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    _write(out, rows)
+
+
+def build_masks(out: Path = ART) -> None:
+    """Add to a built atlas the masks and reference luminances of the sprites that the lexicon calls recolourable."""
+    concepts = lexicon(out / "lexicon.jsonl")
+    rows, pixels = _read(out), load(out).pixels
+    masks: list[Image.Image] = []
+    for row, rgba in zip(rows, pixels, strict=True):
+        row.pop("mask", None)
+        concept = concepts.get(row["concept"])
+        if concept is None or not concept.recolor or row["id"] in (*concept.plain, *concept.without):
+            continue
+        image = rgba.permute(1, 2, 0).numpy()
+        mask = recolor_mask(image)
+        row["mask"], row["reference"] = len(masks), round(reference(image, mask), 3)
+        masks.append(Image.fromarray(mask))
+    per_sheet = COLUMNS * COLUMNS
+    for start in range(0, len(masks), per_sheet):
+        sheet = Image.new("L", (COLUMNS * SIDE, COLUMNS * SIDE))
+        for i, image in enumerate(masks[start : start + per_sheet]):
+            sheet.paste(image, _corner(i))
+        sheet.save(out / f"masks-{start // per_sheet}.webp", "WEBP", lossless=True, method=6)
+    _write(out, rows)
+    load.cache_clear()
+
+
+def _corner(cell: int) -> tuple[int, int]:
+    return cell % COLUMNS * SIDE, cell // COLUMNS * SIDE
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "atlas.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "atlas.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @cache
 def load(folder: Path = ART) -> Atlas:
     """The whole atlas, decoded once (about 0.4 GB)."""
-    rows = [json.loads(line) for line in (folder / "atlas.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = _read(folder)
     pixels = np.empty((len(rows), 4, SIDE, SIDE), np.uint8)
-    sheet_name, sheet = None, np.empty(0)
+    painted = [row for row in rows if "mask" in row]
+    masks = np.empty((len(painted), SIDE, SIDE), np.uint8)
+    sheets: dict[str, np.ndarray] = {}
+
+    def cell(name: str, mode: str, index: int) -> np.ndarray:
+        if name not in sheets:
+            sheets.clear()  # rows come sheet by sheet: one is enough to keep
+            sheets[name] = np.asarray(Image.open(folder / name).convert(mode))
+        x, y = _corner(index)
+        return sheets[name][y : y + SIDE, x : x + SIDE]
+
     for i, row in enumerate(rows):
-        if row["sheet"] != sheet_name:
-            sheet_name = row["sheet"]
-            sheet = np.asarray(Image.open(folder / sheet_name).convert("RGBA"))
-        y, x = row["cell"] // COLUMNS * SIDE, row["cell"] % COLUMNS * SIDE
-        pixels[i] = sheet[y : y + SIDE, x : x + SIDE].transpose(2, 0, 1)
-    sprites = tuple(Sprite(row["id"], row["concept"], row["style"], row["width"], row["height"]) for row in rows)
-    return Atlas(torch.from_numpy(pixels), torch.empty(0, SIDE, SIDE, dtype=torch.uint8), torch.full((len(rows),), -1), sprites)
+        pixels[i] = cell(row["sheet"], "RGBA", row["cell"]).transpose(2, 0, 1)
+    for row in painted:
+        sheet, index = divmod(row["mask"], COLUMNS * COLUMNS)
+        masks[row["mask"]] = cell(f"masks-{sheet}.webp", "L", index)
+    sprites = tuple(Sprite(r["id"], r["concept"], r["style"], r["width"], r["height"], "mask" in r) for r in rows)
+    mask_row = torch.tensor([row.get("mask", -1) for row in rows])
+    references = torch.tensor([row.get("reference", 1.0) for row in rows])
+    return Atlas(torch.from_numpy(pixels), torch.from_numpy(masks), mask_row, references, sprites)
+
+
+def recolor(rgba: Tensor, rows: Tensor, color: Tensor) -> Tensor:
+    """The sprites ``rows`` (n,) of the atlas, given as ``rgba`` (n, 4, SIDE, SIDE) float in [0, 1], in the colours COLORS[color], color (n,).
+
+    Raises ValueError when a sprite has no mask: ask ``Sprite.recolor`` first.
+    """
+    art = load()
+    mask_row = art.mask_row[rows.cpu()]
+    if (mask_row < 0).any():
+        raise ValueError(f"{art.sprites[int(rows[mask_row < 0][0])].id} cannot be recoloured: choose a sprite whose `recolor` is True")
+    masks = art.masks[mask_row].to(rgba.device).to(rgba.dtype).div_(255)
+    return repaint(rgba, masks, art.reference[rows.cpu()].to(rgba.device), color.to(rgba.device))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Make the sprite atlas again from the art pack.")
+    parser.add_argument("pack", type=Path, help="a folder with captions.jsonl and one STYLE.tar per style")
+    parser.add_argument("--out", type=Path, default=ART, help="where lexicon.jsonl is and the sheets go (default: the package)")
+    arguments = parser.parse_args()
+    build(arguments.pack, arguments.out)
+    build_masks(arguments.out)

@@ -203,6 +203,7 @@ class Concept:
     weight: float  # how often to draw it, relative to an ordinary concept
     checked: bool  # the Hindi forms were checked by hand, otherwise they are rule-made
     seat: float = 0.0  # of a support: how far down its content its surface is, 0 the top, 1 the bottom
+    plain: tuple[str, ...] = ()  # sprites that keep their own colours although the concept is recolourable
     without: tuple[str, ...] = ()  # sprites of this concept that show something else (a head, another object)
 
 
@@ -214,7 +215,7 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
         row = json.loads(line)
         gender, *forms = row.pop("hi")
         hi = HindiNoun(gender, *forms) if row["checked"] else decline(forms[0], gender)
-        lists = {name: tuple(row.pop(name, ())) for name in ("synonyms_en", "synonyms_hi", "without")}
+        lists = {name: tuple(row.pop(name, ())) for name in ("synonyms_en", "synonyms_hi", "plain", "without")}
         concepts[row["id"]] = Concept(hi=hi, en_plural=row.pop("en_plural", None) or plural(row["en"]), **lists, **row)
     return concepts
 
