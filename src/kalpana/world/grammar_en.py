@@ -68,7 +68,7 @@ def article(words: str) -> str:
 # Vowel letters, but not the y- and w- sounds (unicorn, ukulele, euro, one-way); silent h; letters said by name (ATM, X-ray), 8, 11, 18.
 VOWEL = re.compile(
     r"(?i:(?!uni(?![nm])|uk[eu]|ura|uti|use|usu|ufo|eu|ewe|on[ec]\b|one-)[aeiou]|hour|honest|heir|honou?r)"
-    r"|[AEFHILMNORSX](?=[A-Z]{1,3}\b|\b)|x-ray|8|11\b|18\b"
+    r"|(?:SOS|NG|[FHLMNRSX])\b|x-ray|8|11\b|18\b"
 )
 
 
@@ -80,7 +80,9 @@ def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = Fal
     noun = name if one else several
     head = re.split(" of | with ", name)[0].rpartition(" ")[2]
     pair, mass = head in PAIRS and "pair of" not in name, head in MASS and one
-    many = not one or (name == several and head.endswith("s") and not pair and concept.group != "zodiac")  # grapes are, even once
+    # Grapes are, even once; a bus, a rhinoceros and Aries is.
+    plural_only = name == several and head.endswith("s") and not head.endswith(("ss", "us", "is", "os")) and concept.group != "zodiac"
+    many = not one or (plural_only and not pair)
 
     size = rng.choice(SIZES[group.size]) + " " if group.size else ""
     color = rng.choice(COLORS.get(group.color, (group.color,))) if group.color else ""
@@ -424,6 +426,14 @@ MANY = (
     "You can count {a}.",
 )
 
+VAGUE = (  # three or more of one kind, not counted
+    "{a.bare}",
+    "some {a.bare}",
+    "several {a.bare}",
+    "random {a.bare}",
+    "a bunch of {a.bare}",
+)
+
 PAINTED = (  # one group that has a colour
     "{a.plain} that {a.are} {a.color}",
     "{a.plain} in {a.color}",
@@ -522,9 +532,10 @@ def patterns(scene: Scene, form: str) -> Sequence[str]:
     if len(scene.groups) == 2:
         every = PAIRED[scene.relation]
         return every[:PLAIN] if form == "short" else NAMED[scene.relation] if form == "dense" else every
+    vague = VAGUE if scene.groups[0].count > 2 else ()
     every, full = (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "exactly {a}"))
     painted = PAINTED if scene.groups[0].color else ()
-    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + painted
+    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + vague + painted
 
 
 def caption(
@@ -538,7 +549,7 @@ def caption(
         return f"{medium} of {text}" if medium and rng.random() < 0.5 else text
 
     pattern = rng.choice(patterns(scene, form))
-    sentence, named = pattern.endswith("."), pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}"))
+    sentence, named = pattern.endswith("."), pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in VAGUE[1:]
     terse = form != "dense" and not sentence and rng.random() < 0.12
     phrases = [phrase(group, concept, rng, terse) for group, concept in zip(scene.groups, concepts, strict=True)]
     text = pattern.format(**dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {}))

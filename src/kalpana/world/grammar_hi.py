@@ -29,7 +29,19 @@ COLORS = {
     "black": ("काला",),
     "white": ("सफ़ेद",),
 }
-PICTURES = ("की तस्वीर", "की तस्वीर", "का चित्र", "का चित्र", "की फ़ोटो", "की पेंटिंग", "की छवि", "का चित्रण")
+PICTURES = (
+    "की तस्वीर",
+    "की तस्वीर",
+    "का चित्र",
+    "का चित्र",
+    "का एक चित्र",
+    "की एक तस्वीर",
+    "की फ़ोटो",
+    "की पेंटिंग",
+    "की एक पेंटिंग",
+    "की छवि",
+    "का चित्रण",
+)
 SIT = ("animal-mammal", "animal-bird", "animal-reptile", "animal-amphibian", "animal-bug", "cat-face", "monkey-face")
 
 
@@ -41,6 +53,7 @@ class Phrase:
     oblique: str  # before a postposition: "तीन छोटे लाल सेबों"
     exact: str  # with a numeral whatever the count: "एक लाल सेब"
     bare: str  # without numeral: "लाल सेब"
+    loose: str  # the same before a postposition: "लाल सेबों"
     plain: str  # without the colour: "एक छोटा सेब"
     color: str  # as said of रंग: "नीला"
     hue: str  # the same, oblique: "नीले"
@@ -96,6 +109,7 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
         oblique=said(determiner, oblique=True),
         exact=said(number),
         bare=said(""),
+        loose=said("", oblique=True),
         plain=said(determiner, painted=False),
         color=color,
         hue=inflect(color, "m", False, oblique=True),
@@ -116,6 +130,12 @@ def form(noun: HindiNoun, many: bool, oblique: bool) -> str:
     if oblique:
         return noun.plural_oblique if many else noun.singular_oblique
     return noun.plural if many else noun.singular
+
+
+def names(concept: Concept) -> list[str]:
+    """Every form of every name of the concept."""
+    nouns = (concept.hi, *(decline(name, concept.hi.gender) for name in concept.synonyms_hi))
+    return list(dict.fromkeys(form(noun, many, oblique) for noun in nouns for many in (False, True) for oblique in (False, True)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- patterns
@@ -402,6 +422,14 @@ MANY = (
     "{a} दिखाई दे {a.raha} {a.hai}।",
 )
 
+VAGUE = (  # three or more of one kind, not counted
+    "कुछ {a.bare}",
+    "कई {a.bare}",
+    "बेतरतीब {a.bare}",
+    "कुछ {a.loose} {picture}",
+    "बेतरतीब {a.loose} {picture}",
+)
+
 PAINTED = (  # one group that has a colour
     "{a.plain} {a.jis}का रंग {a.color} है",
     "{a.plain}, रंग {a.color}",
@@ -506,9 +534,10 @@ def patterns(scene: Scene, form: str) -> Sequence[str]:
     if len(scene.groups) == 2:
         every = PAIRED[scene.relation]
         return every[:PLAIN] if form == "short" else NAMED[scene.relation] if form == "dense" else every
+    vague = VAGUE if scene.groups[0].count > 2 else ()
     every, full = (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "ठीक {a}"))
     painted = PAINTED if scene.groups[0].color else ()
-    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + painted
+    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + vague + painted
 
 
 def casual(text: str) -> str:
