@@ -153,7 +153,8 @@ def load(folder: Path = ART) -> Atlas:
 
 
 def recolor(rgba: Tensor, rows: Tensor, color: Tensor) -> Tensor:
-    """The sprites ``rows`` (n,) of the atlas, given as ``rgba`` (n, 4, SIDE, SIDE) float in [0, 1], in the colours COLORS[color], color (n,).
+    """The sprites ``rows`` (n,) of the atlas, given as ``rgba`` (n, 4, SIDE, SIDE) float in [0, 1], in the colours
+    COLORS[color], color (n,).
 
     Raises ValueError when a sprite has no mask: ask ``Sprite.recolor`` first.
     """

@@ -215,8 +215,9 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
         row = json.loads(line)
         gender, *forms = row.pop("hi")
         hi = HindiNoun(gender, *forms) if row["checked"] else decline(forms[0], gender)
-        lists = {name: tuple(row.pop(name, ())) for name in ("synonyms_en", "synonyms_hi", "plain", "without")}
-        concepts[row["id"]] = Concept(hi=hi, en_plural=row.pop("en_plural", None) or plural(row["en"]), **lists, **row)
+        row |= {name: tuple(row.get(name, ())) for name in ("synonyms_en", "synonyms_hi", "plain", "without")}
+        row |= {"hi": hi, "en_plural": row.get("en_plural") or plural(row["en"])}
+        concepts[row["id"]] = Concept(**row)
     return concepts
 
 
