@@ -1,0 +1,146 @@
+"""Backgrounds: flat colours, gradients and five simple drawn places, a batch at a time, in closed form."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kalpana.world.scene import Background
+
+# sRGB in [0, 1], a little muted so that sprites stand out.
+COLORS = {
+    "white": (0.98, 0.98, 0.98),
+    "black": (0.07, 0.07, 0.08),
+    "gray": (0.62, 0.63, 0.65),
+    "light blue": (0.70, 0.85, 0.96),
+    "light green": (0.74, 0.91, 0.73),
+    "beige": (0.95, 0.89, 0.78),
+    "lavender": (0.83, 0.78, 0.94),
+    "pink": (0.98, 0.79, 0.85),
+    "yellow": (0.99, 0.93, 0.58),
+    "dark blue": (0.11, 0.17, 0.38),
+}
+
+
+def paint(backgrounds: Sequence[Background], side: int, device: torch.device | str = "cpu") -> Tensor:
+    """The backgrounds (b, 3, side, side) in [0, 1]. Each depends on its own name and seed alone."""
+    line = (torch.arange(side, device=device) + 0.5) / side
+    y, x = line.view(1, side, 1), line.view(1, 1, side)
+    out = torch.empty(len(backgrounds), 3, side, side, device=device)
+    painters: dict[str, Callable[..., Tensor]] = {"flat": _flat, "gradient": _gradient, **PLACES}
+    kinds = [b.name if b.kind == "place" else b.kind for b in backgrounds]
+    for kind in set(kinds):
+        some = [i for i, k in enumerate(kinds) if k == kind]
+        # Eight uniform numbers a picture, from its own seed: all the variety a place has.
+        rolls = [random.Random(backgrounds[i].seed) for i in some]
+        u = torch.tensor([[roll.random() for _ in range(8)] for roll in rolls], device=device)
+        roll = [u[:, k].view(-1, 1, 1) for k in range(8)]
+        name = torch.tensor([COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in some], device=device)
+        out[torch.tensor(some, device=device)] = painters[kind](name, roll, y, x)
+    return out.clamp_(0, 1)
+
+
+def _rgb(top: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(top, device=like.device).view(1, 3, 1, 1)
+
+
+def _ramp(top: Sequence[float], bottom: Sequence[float], y: Tensor) -> Tensor:
+    """A vertical gradient (b, 3, h, w); ``y`` (b, h, w) is 0 at the top colour, 1 at the bottom colour."""
+    y = y.clamp(0, 1).unsqueeze(1)
+    return _rgb(top, y) * (1 - y) + _rgb(bottom, y) * y
+
+
+def _over(below: Tensor, above: Tensor, where: Tensor) -> Tensor:
+    """``above`` where ``where`` (b, h, w), a signed distance in pixels-like units, is positive: edges are one pixel soft."""
+    alpha = (where * below.shape[-1] + 0.5).clamp(0, 1).unsqueeze(1)
+    return below * (1 - alpha) + above * alpha
+
+
+def _flat(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    shade = 1 + 0.06 * (u[0] - 0.5)
+    return (name[:, :, None, None] * shade.unsqueeze(1)).expand(-1, -1, y.shape[1], x.shape[2])
+
+
+def _gradient(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """The named colour at the top, running to a lighter one (dark colours: a less dark one) below."""
+    top = name[:, :, None, None]
+    bottom = top + (0.97 - top) * (0.45 + 0.3 * u[0]).unsqueeze(1)
+    return torch.lerp(top, bottom, (y + 0 * x).unsqueeze(1))
+
+
+def _hills(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
+    return torch.sin((2 + 3 * u) * x * 3.1416 + 6.28 * v)
+
+
+def _meadow(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    horizon = 0.48 + 0.12 * u[0]
+    sky = _ramp((0.45, 0.73, 0.96), (0.86, 0.95, 1.0), y / horizon + 0 * x)
+    far = _ramp((0.55, 0.80, 0.45), (0.45, 0.72, 0.36), (y - horizon) * 4 + 0 * x)
+    near = _ramp((0.47, 0.76, 0.33), (0.30, 0.58, 0.22), (y - horizon) / (1 - horizon) + 0 * x)
+    ground = _over(sky, far, y - (horizon + 0.03 * _hills(u[1], u[2], x)))
+    return _over(ground, near, y - (horizon + 0.10 + 0.03 * _hills(u[3], u[4], x)))
+
+
+def _beach(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    horizon, shore = 0.36 + 0.10 * u[0], 0.58 + 0.10 * u[1]
+    sky = _ramp((0.50, 0.78, 0.97), (0.88, 0.96, 1.0), y / horizon + 0 * x)
+    sea = _ramp((0.10, 0.47, 0.72), (0.35, 0.77, 0.82), (y - horizon) / (shore - horizon) + 0 * x)
+    sand = _ramp((0.95, 0.87, 0.66), (0.88, 0.76, 0.52), (y - shore) / (1 - shore) + 0 * x)
+    wave = shore + 0.015 * _hills(u[2], u[3], x)
+    wet = _over(_over(sky, sea, y - horizon + 0 * x), _rgb((0.96, 0.98, 0.98), y).expand_as(sea), y - wave)
+    return _over(wet, sand, y - wave - 0.025)
+
+
+def _ridge(u: Tensor, v: Tensor, x: Tensor, peaks: float) -> Tensor:
+    """A jagged skyline in [0, 1]: two triangle waves of unlike period."""
+    one = (2 * ((x * peaks + v) % 1) - 1).abs()
+    two = (2 * ((x * peaks * 2.3 + u) % 1) - 1).abs()
+    return 0.75 * one + 0.25 * two
+
+
+def _mountains(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    sky = _ramp((0.36, 0.24, 0.52), (0.98, 0.62, 0.30), y / 0.62 + 0 * x)
+    distance = ((x - 0.2 - 0.6 * u[0]) ** 2 + (y - 0.36 - 0.12 * u[1]) ** 2).sqrt()
+    sun = _over(sky, _rgb((1.0, 0.88, 0.50), y).expand_as(sky), 0.10 - distance)
+    far = _ramp((0.50, 0.31, 0.48), (0.62, 0.38, 0.44), (y - 0.4) * 3 + 0 * x)
+    near = _ramp((0.27, 0.18, 0.34), (0.17, 0.12, 0.25), (y - 0.5) * 2 + 0 * x)
+    back = _over(sun, far, y - (0.36 + 0.28 * _ridge(u[2], u[3], x, 1.6)))
+    return _over(back, near, y - (0.58 + 0.22 * _ridge(u[4], u[5], x, 2.1)))
+
+
+def _room(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    floor = 0.66 + 0.10 * u[0]
+    walls = torch.stack([torch.stack((0.80 + 0.14 * u[1], 0.80 + 0.10 * u[2], 0.72 + 0.16 * u[3]), 1)]).squeeze(0)  # b 3 1 1
+    wall = walls.expand(-1, -1, y.shape[1], x.shape[2])
+    left = 0.08 + 0.55 * u[4]
+    frame = torch.minimum(0.15 - (x - left - 0.15).abs(), 0.14 - (y - 0.24).abs())
+    pane = torch.minimum(0.13 - (x - left - 0.15).abs(), 0.12 - (y - 0.24).abs())
+    wall = _over(wall, _rgb((0.98, 0.97, 0.94), y).expand_as(wall), frame)
+    wall = _over(wall, _ramp((0.60, 0.82, 0.97), (0.85, 0.94, 0.99), (y - 0.12) * 4 + 0 * x).expand_as(wall), pane)
+    boards = _ramp((0.70, 0.50, 0.32), (0.55, 0.37, 0.22), (y - floor) / (1 - floor) + 0 * x)
+    skirting = _over(wall, _rgb((0.97, 0.95, 0.91), y).expand_as(wall), y - floor + 0.03 + 0 * x)
+    return _over(skirting, boards, y - floor + 0 * x)
+
+
+def _night(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    sky = _ramp((0.03, 0.05, 0.16), (0.16, 0.20, 0.42), y / 0.8 + 0 * x)
+    # Stars: one in each cell of a 6 x 6 lattice, placed and dimmed by a cheap hash of the cell and the picture.
+    cx, cy = (x * 6).floor(), (y * 6).floor()
+    hashed = torch.frac((torch.sin(cx * 12.99 + cy * 78.23 + u[0] * 41.0) * 43758.5).abs())
+    other = torch.frac(hashed * 57.3)
+    distance = ((x * 6 - cx - 0.2 - 0.6 * hashed) ** 2 + (y * 6 - cy - 0.2 - 0.6 * other) ** 2).sqrt() / 6
+    star = _over(sky, _rgb((0.95, 0.95, 0.80), y).expand_as(sky), 0.006 + 0.006 * torch.frac(other * 31.7) - distance)
+    ground = _ramp((0.08, 0.14, 0.16), (0.04, 0.08, 0.10), (y - 0.75) * 4 + 0 * x)
+    return _over(star, ground, y - (0.78 + 0.06 * u[1] + 0.03 * _hills(u[2], u[3], x)))
+
+
+PLACES: dict[str, Callable[..., Tensor]] = {
+    "meadow": _meadow,
+    "beach": _beach,
+    "mountains": _mountains,
+    "room": _room,
+    "night": _night,
+}

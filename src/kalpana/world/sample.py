@@ -1,0 +1,199 @@
+"""Random scenes: what to show, then where to put it, so that every relation holds by construction.
+
+The mix leans to what is learned last (relations and colour binding): see MIX. All randomness comes from the ``rng`` given.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from kalpana.world import atlas
+from kalpana.world.lexicon import Concept, lexicon, sprites_of
+from kalpana.world.places import COLORS as BACKDROP_COLORS
+from kalpana.world.scene import BACKDROPS, COLORS, PLACES, RELATIONS, Background, Group, Scene, Thing
+from kalpana.world.splits import SPLITS, belongs
+
+MIX = {"single": 0.28, "count": 0.22, "relation": 0.36, "pair": 0.14}
+CLASHES = {"white": {"white"}, "black": {"black", "dark blue"}, "pink": {"pink"}, "yellow": {"yellow"}, "blue": {"dark blue"}}
+FLIPS = ("animal", "transport", "food", "plant", "household", "sport", "clothing", "person")  # mirror images are as good
+SEATS = ("household",)  # what one sits in, not on top of
+
+Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
+
+
+def sample_scene(rng: random.Random, split: str = "train") -> Scene:
+    """A scene of this split: "train", "dev", "test", or "unseen" (it holds a combination that the others never show)."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    while True:
+        scene = _sample(rng)
+        if scene is not None and belongs(scene, split):
+            return scene
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    core: list[Concept]
+    tail: list[Concept]
+    weights: list[float]
+    supports: list[Concept]
+    resters: list[Concept]
+
+
+_words: _Vocabulary | None = None
+
+
+def _vocabulary() -> _Vocabulary:
+    global _words
+    if _words is None:
+        every = list(lexicon().values())
+        core, tail = [c for c in every if c.core], [c for c in every if not c.core]
+        _words = _Vocabulary(core, tail, [c.weight for c in tail], [c for c in core if c.support], [c for c in core if c.can_rest])
+    return _words
+
+
+def _concept(rng: random.Random, tail: float) -> Concept:
+    words = _vocabulary()
+    return rng.choices(words.tail, words.weights)[0] if words.tail and rng.random() < tail else rng.choice(words.core)
+
+
+def _sample(rng: random.Random) -> Scene | None:
+    kind = rng.choices(list(MIX), list(MIX.values()))[0]
+    relation = rng.choice(RELATIONS) if kind == "relation" else None
+    if kind in ("single", "count"):
+        concepts = [_concept(rng, tail=0.45 if kind == "single" else 0.1)]
+    elif relation == "on":
+        concepts = [rng.choice(_vocabulary().resters), rng.choice(_vocabulary().supports)]
+    else:
+        concepts = [_concept(rng, tail=0.1), _concept(rng, tail=0.1)]
+    if len({concept.id for concept in concepts}) < len(concepts):
+        return None
+    styles = sorted(set.intersection(*(set(sprites_of(concept.id)) for concept in concepts)))
+    if not styles:
+        return None
+    style = rng.choice(styles)
+    groups, sprites = [], []
+    for i, concept in enumerate(concepts):
+        rows = sprites_of(concept.id)[style]
+        paintable = [row for row in rows if atlas.load().sprites[row].recolor]
+        color = rng.choice(COLORS) if paintable and rng.random() < (0.8 if kind == "pair" else 0.6) else None
+        several = kind == "relation" and relation != "on" and rng.random() < 0.2
+        count = rng.choices(range(2, 9), (20, 20, 18, 13, 11, 9, 9))[0] if kind == "count" else rng.randint(2, 3) if several else 1
+        size = rng.choice(("small", "large")) if kind == "single" and rng.random() < 0.25 else None
+        groups.append(Group(concept.id, count, color, size))
+        sprites.append(rng.choice(paintable if color else rows))
+        if i and color is not None and color == groups[0].color:
+            return None
+    if kind == "pair" and rng.random() < 0.35:
+        groups = [Group(g.concept, g.count, g.color, size) for g, size in zip(groups, rng.sample(("small", "large"), 2), strict=True)]
+    background = _background(rng, {group.color for group in groups})
+    things = _place(rng, groups, sprites, relation, [concept.group for concept in concepts])
+    return Scene(tuple(things), tuple(groups), background, relation, style)
+
+
+def _background(rng: random.Random, colors: set[str | None]) -> Background:
+    kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
+    if kind == "place":
+        bad = {"night"} if "black" in colors else set()
+        return Background(kind, rng.choice([p for p in PLACES if p not in bad]), rng.randrange(1 << 30))
+    bad = set().union(*(CLASHES.get(color, set()) for color in colors if color))
+    assert set(BACKDROPS) == set(BACKDROP_COLORS)
+    return Background(kind, rng.choice([b for b in BACKDROPS if b not in bad]), rng.randrange(1 << 30))
+
+
+def _place(rng: random.Random, groups: list[Group], sprites: list[int], relation: str | None, kinds: list[str]) -> list[Thing]:
+    """Things in drawing order, placed so that the relation holds with room to spare."""
+    if relation == "on":
+        return _rest(rng, groups, sprites, kinds)
+    if len(groups) == 1:
+        return _fill(rng, 0, groups[0], sprites[0], _frame(rng, groups[0]), kinds[0])
+    gap, split = 0.02, rng.uniform(0.42, 0.58)
+    share = groups[0].count / (groups[0].count + groups[1].count)
+    split += 0.25 * (share - 0.5)
+    low = rng.uniform(0.05, 0.25)  # across the axis, both groups keep to one band, so that the relation is plain
+    band = (low, low + 0.7)
+    first: Region = (0.03, band[0], split - gap, band[1])
+    second: Region = (split + gap, band[0], 0.97, band[1])
+    where = relation if relation in ("left of", "right of", "above", "below") else rng.choice(("left of", "right of"))
+    if relation is None and rng.random() < 0.5:
+        where = rng.choice(("above", "below"))
+    if where in ("right of", "below"):
+        first, second = second, first
+    if where in ("above", "below"):
+        first, second = (_transpose(first), _transpose(second))
+    return [
+        thing
+        for i, region in enumerate((first, second))
+        for thing in _fill(rng, i, groups[i], sprites[i], region, kinds[i])
+    ]
+
+
+def _transpose(region: Region) -> Region:
+    x0, y0, x1, y1 = region
+    return y0, x0, y1, x1
+
+
+def _frame(rng: random.Random, group: Group) -> Region:
+    """Where a lone group goes: all over the picture, or a part of it when it is small."""
+    if group.count > 1:
+        return 0.02, 0.02, 0.98, 0.98
+    side = {"small": rng.uniform(0.22, 0.36), "large": rng.uniform(0.88, 0.98)}.get(group.size or "", rng.uniform(0.5, 0.9))
+    x, y = rng.uniform(0.02, 0.98 - side), rng.uniform(0.02, 0.98 - side)
+    return x, y, x + side, y + side
+
+
+def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Region, kind: str) -> list[Thing]:
+    """The group's things on a loose grid of rows inside the region, none touching another."""
+    x0, y0, x1, y1 = region
+    width, height, n = x1 - x0, y1 - y0, group.count
+    ideal = (n * height / width) ** 0.5
+    rows = min(n, max(1, round(ideal + rng.uniform(-0.4, 0.4))))
+    counts = [n // rows + (1 if r < n % rows else 0) for r in range(rows)]
+    rng.shuffle(counts)
+    art = atlas.load().sprites[sprite]
+    cell_w, cell_h = width / max(counts), height / rows
+    fit = min(cell_w / art.width, cell_h / art.height)
+    scale = {"small": 0.55, "large": 0.98}.get(group.size or "", rng.uniform(0.72, 0.94)) if n == 1 else rng.uniform(0.74, 0.9)
+    if group.size is not None and n == 1 and index == 0 and width > 0.6:
+        scale = 0.98  # the frame has the size already
+    size = fit * scale
+    flips = kind.startswith(FLIPS)
+    things = []
+    for r, count in enumerate(counts):
+        for k in range(count):
+            slack_x = max(0.0, width / count - size * art.width) * 0.35
+            slack_y = max(0.0, cell_h - size * art.height) * 0.35
+            x = x0 + width * (k + 0.5) / count + rng.uniform(-slack_x, slack_x)
+            y = y0 + cell_h * (r + 0.5) + rng.uniform(-slack_y, slack_y)
+            angle = rng.uniform(-10, 10) if rng.random() < 0.25 else 0.0
+            things.append(Thing(sprite, x, y, size * rng.uniform(0.95, 1.0), angle, flips and rng.random() < 0.5, group.color, index))
+    return things
+
+
+def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kinds: list[str]) -> list[Thing]:
+    """groups[0] rests on groups[1]: its foot on the surface found in the support's alpha, or on the seat of a seat."""
+    top, base = (atlas.load().sprites[sprite] for sprite in sprites)
+    big = rng.uniform(0.56, 0.74) / max(base.width, 0.8 * base.height)
+    small = rng.uniform(0.27, 0.38)
+    x = 0.5 + rng.uniform(-0.12, 0.12)
+    base_h, top_h = big * base.height, small * top.height
+    y = 0.96 - base_h / 2 - rng.uniform(0, max(0.0, min(0.12, 0.94 - base_h - top_h)))
+    dx = rng.uniform(-0.12, 0.12) * big
+    seat = rng.uniform(0.5, 0.62) if kinds[1].startswith(SEATS) else _surface(sprites[1], dx / big) + 0.06
+    foot = y - base_h / 2 + seat * base_h
+    return [
+        Thing(sprites[1], x, y, big, 0.0, False, groups[1].color, 1),
+        Thing(sprites[0], x + dx, foot - top_h / 2, small, 0.0, kinds[0].startswith(FLIPS) and rng.random() < 0.5, groups[0].color, 0),
+    ]
+
+
+def _surface(sprite: int, dx: float) -> float:
+    """How far down its content (0 top, 1 bottom) the sprite begins, in the column ``dx`` sizes right of its centre."""
+    art = atlas.load()
+    alpha = art.pixels[sprite, 3]
+    column = alpha[:, int(atlas.SIDE / 2 + dx * (atlas.SIDE - 2))]
+    rows = (column > 128).nonzero()
+    first = float(rows[0]) if len(rows) else atlas.SIDE / 2
+    height = art.sprites[sprite].height * (atlas.SIDE - 2)
+    return (first - (atlas.SIDE - height) / 2) / height
