@@ -23,7 +23,8 @@ def launch(*arguments: str) -> tuple[float, float]:
     process = subprocess.Popen([KALPANA, *arguments], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
-    if os.waitstatus_to_exitcode(status):
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise SystemExit(f"kalpana {' '.join(arguments)} failed")
     return wall, usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
