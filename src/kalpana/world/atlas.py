@@ -96,6 +96,7 @@ def build_masks(out: Path = ART) -> None:
     masks: list[Image.Image] = []
     for row, rgba in zip(rows, pixels, strict=True):
         row.pop("mask", None)
+        row.pop("reference", None)
         concept = concepts.get(row["concept"])
         if concept is None or not concept.recolor or row["id"] in (*concept.plain, *concept.without):
             continue
