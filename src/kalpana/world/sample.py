@@ -17,7 +17,6 @@ from kalpana.world.splits import SPLITS, belongs
 MIX = {"single": 0.28, "count": 0.22, "relation": 0.36, "pair": 0.14}
 CLASHES = {"white": {"white"}, "black": {"black", "dark blue"}, "pink": {"pink"}, "yellow": {"yellow"}, "blue": {"dark blue"}}
 FLIPS = ("animal", "transport", "food", "plant", "household", "sport", "clothing", "person")  # mirror images are as good
-SEATS = ("household",)  # what one sits in, not on top of
 
 Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
 
@@ -105,7 +104,7 @@ def _background(rng: random.Random, colors: set[str | None]) -> Background:
 def _place(rng: random.Random, groups: list[Group], sprites: list[int], relation: str | None, kinds: list[str]) -> list[Thing]:
     """Things in drawing order, placed so that the relation holds with room to spare."""
     if relation == "on":
-        return _rest(rng, groups, sprites, kinds)
+        return _rest(rng, groups, sprites, kinds[0])
     if len(groups) == 1:
         return _fill(rng, 0, groups[0], sprites[0], _frame(rng, groups[0]), kinds[0])
     gap, split = 0.02, rng.uniform(0.42, 0.58)
@@ -171,8 +170,8 @@ def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Reg
     return things
 
 
-def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kinds: list[str]) -> list[Thing]:
-    """groups[0] rests on groups[1]: its foot on the surface found in the support's alpha, or on the seat of a seat."""
+def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kind: str) -> list[Thing]:
+    """groups[0] rests on groups[1]: its foot on the seat that the lexicon knows, or on the surface found in the support's alpha."""
     top, base = (atlas.load().sprites[sprite] for sprite in sprites)
     big = rng.uniform(0.56, 0.74) / max(base.width, 0.8 * base.height)
     small = rng.uniform(0.27, 0.38)
@@ -180,11 +179,12 @@ def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kinds: li
     base_h, top_h = big * base.height, small * top.height
     y = 0.96 - base_h / 2 - rng.uniform(0, max(0.0, min(0.12, 0.94 - base_h - top_h)))
     dx = rng.uniform(-0.12, 0.12) * big
-    seat = rng.uniform(0.5, 0.62) if kinds[1].startswith(SEATS) else _surface(sprites[1], dx / big) + 0.06
+    known = lexicon()[groups[1].concept].seat
+    seat = known + rng.uniform(-0.04, 0.04) if known else _surface(sprites[1], dx / big) + 0.06
     foot = y - base_h / 2 + seat * base_h
     return [
         Thing(sprites[1], x, y, big, 0.0, False, groups[1].color, 1),
-        Thing(sprites[0], x + dx, foot - top_h / 2, small, 0.0, kinds[0].startswith(FLIPS) and rng.random() < 0.5, groups[0].color, 0),
+        Thing(sprites[0], x + dx, foot - top_h / 2, small, 0.0, kind.startswith(FLIPS) and rng.random() < 0.5, groups[0].color, 0),
     ]
 
 

@@ -1,0 +1,213 @@
+"""The training loop, for every family: read it downward in one go.
+
+A run lives in one folder: checkpoint.safetensors to go on from, log.jsonl and TensorBoard files, sheets of pictures, and at
+the end weights.safetensors, the averaged weights with where they come from. Start it again and it goes on exactly; Ctrl-C
+or SIGTERM saves and leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from kalpana.hub.weights import save_weights
+from kalpana.media import grid, to_images
+from kalpana.train import checkpoint
+from kalpana.train.recipe import Recipe
+from kalpana.train.tasks import TASKS, Metrics, Task
+from kalpana.world.world import VERSION
+
+
+def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print) -> Path | None:
+    """Train (or go on training) into the folder ``out``; the path of the finished weights, or None if stopped before.
+
+    ``until`` stops early, after that many steps, as Ctrl-C would. ``echo`` is given one line of text at a time.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    task = TASKS[recipe.family](recipe, _progress(echo))
+    optimizers = make_optimizers(task.model, recipe)
+    state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
+    saved, identity = out / "checkpoint.safetensors", recipe.model_dump_json()
+    if saved.exists():
+        checkpoint.load(saved, state, identity)
+        echo(f"{recipe.name}: going on from step {state.step}")
+    last = min(until or recipe.steps, recipe.steps)
+    log = Log(out)
+    with asked_to_stop() as stop:
+        while state.step < last and not stop:
+            began = time.perf_counter()
+            metrics = train_step(task, state, recipe)
+            state.step += 1
+            state.seconds += time.perf_counter() - began
+            if state.step % recipe.log_every == 0 or state.step == last:
+                per_second = recipe.batch / (time.perf_counter() - began)
+                metrics |= {"seconds": state.seconds, "samples": state.step * recipe.batch, "samples_per_second": per_second}
+                log.write(state.step, metrics)
+                left = (recipe.steps - state.step) * state.seconds / state.step / 60
+                echo(f"{recipe.name} {state.step}/{recipe.steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()) + f"  {left:.0f} min left")
+            if state.step % recipe.sheet_every == 0 or state.step == recipe.steps:
+                evaluate(task, state, recipe, out, log, echo)
+            if state.step % recipe.save_every == 0:
+                checkpoint.save(saved, state, identity)
+    checkpoint.save(saved, state, identity)
+    if state.step < recipe.steps:
+        echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
+        return None
+    return ship(task, state, recipe, out, log.last)
+
+
+def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
+    """One step of gradient descent. Its batch and its noise depend on the recipe and the step's number alone."""
+    rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step)
+    task.model.train()
+    rate = recipe.lr * schedule(state.step, recipe)
+    for optimizer in state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    batch, total, metrics = task.batch(state.step), 0.0, {}
+    for part in split(batch, recipe.accumulate):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            loss, metrics = task.loss(part, rng)
+        (loss / recipe.accumulate).backward()
+        total += loss.item() / recipe.accumulate
+    norm = nn.utils.clip_grad_norm_(task.model.parameters(), recipe.clip).item()
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower lr ({recipe.lr}) or lengthen warmup")
+    for optimizer in state.optimizers:
+        optimizer.step()
+    average(state, recipe.ema)
+    return {"loss": total, **metrics, "grad": norm, "lr": rate}
+
+
+def split(batch: Any, parts: int) -> Iterator[Any]:
+    """The batch in equal parts, along the rows of every tensor in it."""
+    if parts == 1:
+        yield batch
+    elif isinstance(batch, Tensor):
+        yield from batch.chunk(parts)
+    else:
+        fields = {name: list(split(getattr(batch, name), parts)) for name in batch.__dataclass_fields__}
+        for k in range(parts):
+            yield type(batch)(**{name: values[k] for name, values in fields.items()})
+
+
+def schedule(step: int, recipe: Recipe) -> float:
+    """The share of the full learning rate: linear up, flat, linear down to 0 over the last ``decay`` of the run."""
+    up = (step + 1) / max(recipe.warmup, 1)
+    down = (recipe.steps - step) / max(recipe.decay * recipe.steps, 1)
+    return min(1.0, up, down)
+
+
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
+    """AdamW for everything, or Muon (Jordan 2024) for the matrices inside blocks with AdamW for the rest, both at AdamW's rate."""
+    inside = [p for name, p in model.named_parameters() if p.ndim == 2 and ".weight" in name and ("blocks." in name or "text." in name)]
+    chosen = {id(p) for p in inside} if recipe.optimizer == "muon" else set()
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    adamw = AdamW(rest, recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True)
+    if not chosen:
+        return [adamw]
+    return [Muon(inside, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"), adamw]
+
+
+@torch.no_grad()
+def average(state: checkpoint.State, decay: float) -> None:
+    """Move the averaged weights towards the model's; young runs average over a tenth of their steps."""
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    now = state.model.state_dict()
+    floats = [name for name in now if now[name].is_floating_point()]
+    torch._foreach_lerp_([state.ema[name] for name in floats], [now[name] for name in floats], 1 - decay)
+    for name in now.keys() - set(floats):
+        state.ema[name].copy_(now[name])
+
+
+@contextmanager
+def averaged(state: checkpoint.State) -> Iterator[None]:
+    """Inside, the model has the averaged weights."""
+    own = {name: value.clone() for name, value in state.model.state_dict().items()}
+    state.model.load_state_dict(state.ema)
+    state.model.eval()
+    try:
+        yield
+    finally:
+        state.model.load_state_dict(own)
+
+
+def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> None:
+    """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
+    with averaged(state), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        metrics, pixels = task.evaluate()
+    log.write(state.step, metrics)
+    grid(to_images(pixels.clamp(-1, 1))).save(out / f"step-{state.step:06d}.png")
+    echo(f"{recipe.name} {state.step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+
+def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores: Metrics) -> Path:
+    """Write the averaged weights, with their provenance."""
+    provenance = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data_version": VERSION,
+        "samples": state.step * recipe.batch,
+        "hardware": f"{os.cpu_count()} x {platform.machine()} CPU, {state.seconds / 3600:.2f} h",
+        "scores": {name: round(value, 4) for name, value in scores.items() if name.startswith("dev_")},
+    }
+    with averaged(state):
+        finish = getattr(task, "finish", None)
+        if finish:
+            finish()
+        save_weights(out / "weights.safetensors", task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]
+    return out / "weights.safetensors"
+
+
+class Log:
+    """log.jsonl, one line a report, and TensorBoard's files beside it where TensorBoard is installed."""
+
+    def __init__(self, out: Path) -> None:
+        self.path, self.last = out / "log.jsonl", {}  # type: Path, Metrics
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(str(out))  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        self.last |= metrics
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self.board:
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that is filled when SIGINT or SIGTERM comes; the loop then finishes its step, saves and leaves."""
+    stop: list[int] = []
+    before = {kind: signal.signal(kind, lambda number, frame: stop.append(number)) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _progress(echo: Any) -> Any:
+    def show(done: int, total: int) -> None:
+        if done % 6400 == 0 or done == total:
+            echo(f"drawing pictures {done}/{total}")
+
+    return show

@@ -1,0 +1,76 @@
+"""Pictures and latents kept on disk, so that a run pays for each of them once.
+
+A pool is an array file in the cache folder, named after all that decides its content. It is written beside its place and
+renamed when whole, so a pool that exists is complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kalpana.hub.weights import fingerprint
+from kalpana.models.vae import VAE
+from kalpana.world import world as worlds
+from kalpana.world.world import World
+
+CHUNK = 64
+Progress = Callable[[int, int], None]
+
+
+def folder() -> Path:
+    """Where pools are kept: ``kalpana`` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kalpana"
+
+
+def pictures(world: World, count: int, progress: Progress = lambda done, total: None) -> np.memmap:
+    """The first ``count`` pictures of the world, (count, 3, side, side) uint8."""
+    name = f"pictures-v{worlds.VERSION}-{world.split}-{world.seed}-{world.side}-{count}.npy"
+
+    def draw() -> Iterator[np.ndarray]:
+        for start in range(0, count, CHUNK):
+            drawn = world.images(range(start, min(start + CHUNK, count)))
+            yield drawn.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
+
+    return _array(folder() / name, (count, 3, world.side, world.side), np.uint8, draw(), progress)
+
+
+def latents(vae: VAE, weights: Path, world: World, count: int, progress: Progress = lambda done, total: None) -> np.memmap:
+    """Their latents under this autoencoder, (count, channels, side/8, side/8) float16."""
+    name = f"latents-v{worlds.VERSION}-{world.split}-{world.seed}-{world.side}-{count}-{fingerprint(weights)[:12]}.npy"
+    shape = (count, vae.config.latent, world.side // 8, world.side // 8)
+
+    @torch.inference_mode()
+    def encode() -> Iterator[np.ndarray]:
+        source = pictures(world, count, progress)
+        for start in range(0, count, CHUNK):
+            with torch.autocast("cpu", torch.bfloat16):
+                yield vae.encode(floats(source[start : start + CHUNK])).to(torch.float16).numpy()
+
+    return _array(folder() / name, shape, np.float16, encode(), progress)
+
+
+def floats(pixels: np.ndarray) -> Tensor:
+    """uint8 pictures as float in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(127.5).sub_(1)
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        array = np.lib.format.open_memmap(beside, "w+", dtype, shape)
+        done = 0
+        for chunk in rows:
+            array[done : done + len(chunk)] = chunk
+            done += len(chunk)
+            progress(done, shape[0])
+        array.flush()
+        del array
+        beside.replace(path)
+    return np.lib.format.open_memmap(path, "r")

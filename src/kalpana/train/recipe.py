@@ -1,0 +1,61 @@
+"""A recipe: everything a training run is made of, in one YAML file, checked before the run starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kalpana.types import KalpanaError
+
+
+class Recipe(BaseModel):
+    """One run. Shares are of the whole run; a sample is one picture seen once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="what the run is called; its folder and its weights carry the name")
+    family: Literal["vae", "flow"] = Field(description="which network learns: the autoencoder or the latent flow transformer")
+    model: dict[str, Any] = Field(default={}, description="fields of the network's Config that differ from its defaults")
+    vae: Path | None = Field(default=None, description="flow: the trained autoencoder's weights")
+    seed: int = 0
+    pool: int = Field(gt=0, description="distinct pictures; they are drawn once and kept on disk, captions are drawn anew each time round")
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0, description="pictures a step")
+    accumulate: int = Field(default=1, gt=0, description="parts a batch is computed in, for small memories")
+    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: for matrices inside blocks, adamw for the rest")
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: int = Field(default=200, ge=0, description="steps of linear warm-up")
+    decay: float = Field(default=0.4, ge=0, le=1, description="share of the run, at its end, over which the rate falls linearly to 0")
+    clip: float = Field(default=1.0, gt=0, description="the gradient's norm is cut to this")
+    ema: float = Field(default=0.999, ge=0, lt=1, description="decay a step of the averaged weights, which are the ones shipped")
+    bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
+    drop: float = Field(default=0.1, ge=0, le=1, description="flow: share of captions dropped, so that guidance has an unconditional side")
+    noise: float = Field(default=0.1, ge=0, description="vae: standard deviation of the posterior, the noise its decoder learns to bear")
+    log_every: int = Field(default=20, gt=0)
+    sheet_every: int = Field(default=1000, gt=0, description="steps between held-out losses and sample sheets")
+    save_every: int = Field(default=500, gt=0, description="steps between checkpoints")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file. Raises KalpanaError that names the field at fault."""
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KalpanaError(f"cannot read the recipe {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KalpanaError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise KalpanaError(f"{path} holds no fields: write lines such as 'family: flow'")
+    try:
+        recipe = Recipe(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = f"; the fields are {', '.join(Recipe.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise KalpanaError(f"{path}: field '{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}{known}") from None
+    if recipe.family == "flow" and recipe.vae is None:
+        raise KalpanaError(f"{path}: field 'vae': a flow recipe names its autoencoder's weights, such as weights/default/vae.safetensors")
+    return recipe

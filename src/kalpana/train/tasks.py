@@ -1,0 +1,196 @@
+"""What differs between families while they train: their batches, their losses, and what to look at.
+
+A task's batch is a function of the step alone, which is what makes a run exactly resumable.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
+from torch import Generator, Tensor, nn
+
+from kalpana.diffusion.denoiser import Denoiser
+from kalpana.diffusion.guidance import guide
+from kalpana.diffusion.samplers import SAMPLERS, sample
+from kalpana.diffusion.schedule import Flow, times
+from kalpana.hub.weights import load_module
+from kalpana.models import dit, vae
+from kalpana.text.tokenizer import Tokenizer
+from kalpana.train import pool
+from kalpana.train.recipe import Recipe
+from kalpana.types import Cond, KalpanaError, Tokens
+from kalpana.world.world import World
+
+HELD_OUT = 512  # dev pictures that the held-out loss is taken over
+Metrics = dict[str, float]
+
+
+class Task(Protocol):
+    """A family at school. ``model`` learns; ``loss`` may use ``rng``, seeded by the step."""
+
+    model: nn.Module
+
+    def batch(self, step: int) -> Any: ...
+    def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, Metrics]: ...
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        """Held-out scores and a sheet of pictures (b, 3, h, w) in [-1, 1] to look at."""
+        ...
+
+
+def _indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:
+    """The (picture, round) pairs of a step: the pool in a new order every round."""
+    out = []
+    for k in range(step * recipe.batch, (step + 1) * recipe.batch):
+        around, place = divmod(k, count)
+        out.append((int(_order(recipe.seed, around, count)[place]), around))
+    return out
+
+
+_orders: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _order(seed: int, around: int, count: int) -> np.ndarray:
+    key = (seed, around, count)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = np.random.default_rng([seed, around]).permutation(count)
+    return _orders[key]
+
+
+def _config(kind: type, recipe: Recipe) -> Any:
+    try:
+        unknown = sorted(set(recipe.model) - set(kind.__dataclass_fields__))  # type: ignore[attr-defined]
+        if unknown:
+            raise KalpanaError(f"recipe {recipe.name}: unknown field 'model.{unknown[0]}': the fields are {', '.join(kind.__dataclass_fields__)}")  # type: ignore[attr-defined]
+        return TypeAdapter(kind).validate_python(recipe.model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise KalpanaError(f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}") from None
+
+
+class Autoencode:
+    """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
+    neighbours, since drawings are edges and flat areas. No pretrained network is asked."""
+
+    def __init__(self, recipe: Recipe, progress: pool.Progress) -> None:
+        self.recipe = recipe
+        self.model = vae.VAE(_config(vae.Config, recipe)).to(memory_format=torch.channels_last)
+        self.pictures = pool.pictures(World(recipe.seed, "train"), recipe.pool, progress)
+        self.dev = pool.pictures(World(recipe.seed, "dev"), HELD_OUT, progress)
+
+    def batch(self, step: int) -> Tensor:
+        rows = [i for i, _ in _indices(self.recipe, step, len(self.pictures))]
+        return pool.floats(self.pictures[np.sort(rows)])  # sorted rows read the disk in order
+
+    def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
+        z = self.model.encode(batch)
+        z = z + self.recipe.noise * torch.randn(z.shape, generator=rng).to(z)
+        error = self.model.decode(z).float() - batch
+        square = error.square().mean()
+        loss = error.abs().mean() + square
+        loss = loss + 0.5 * sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
+        loss = loss + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+        return loss, {"psnr": psnr(square.item())}
+
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        clean, noisy, sheet = [], [], []
+        rng = torch.Generator().manual_seed(0)
+        for start in range(0, len(self.dev), 64):
+            x = pool.floats(self.dev[start : start + 64])
+            z = self.model.encode(x)
+            y = self.model.decode(z).float()
+            clean.append((y.clamp(-1, 1) - x).square().mean((1, 2, 3)))
+            rough = self.model.decode(z + 0.1 * torch.randn(z.shape, generator=rng).to(z)).float()
+            noisy.append((rough.clamp(-1, 1) - x).square().mean((1, 2, 3)))
+            if not start:
+                sheet = [x[:32], y[:32]]
+        return {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}, torch.cat(sheet)
+
+
+def psnr(square: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error between pictures in [-1, 1], whose peak is 2."""
+    return 10 * float(np.log10(4 / max(square, 1e-12)))
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A batch of the flow task: latents (b, c, h, w) and the words for them."""
+
+    latents: Tensor
+    tokens: Tokens
+
+
+class FlowMatch:
+    """The latent transformer: flow matching (Lipman et al. 2023) with x0 predicted and the error weighed as a velocity's,
+    1/t^2, so that both say the same. Captions are worded anew each time round."""
+
+    SORT = 8  # steps whose captions are sorted by length together, so that little is padded
+
+    def __init__(self, recipe: Recipe, progress: pool.Progress) -> None:
+        assert recipe.vae is not None
+        self.recipe, self.world, self.schedule = recipe, World(recipe.seed, "train"), Flow()
+        self.model = dit.DiT(_config(dit.Config, recipe))
+        self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).eval().requires_grad_(False)
+        self.tokenizer = Tokenizer.load()
+        self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, progress)
+        self.dev = World(recipe.seed, "dev")
+        self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, progress)
+        self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
+
+    def batch(self, step: int) -> Captioned:
+        rows, captions = zip(*self._captions(step), strict=True)
+        return Captioned(torch.from_numpy(self.latents[list(rows)]).float(), self.tokenizer.encode(captions, self.model.config.length))
+
+    def _captions(self, step: int) -> list[tuple[int, str]]:
+        """The (picture, caption) pairs of a step; SORT steps are dealt together, shortest captions first, in random order."""
+        block = step // self.SORT
+        if self.sorted[0] != block:
+            pairs = [pair for s in range(block * self.SORT, (block + 1) * self.SORT) for pair in _indices(self.recipe, s, len(self.latents))]
+            words = [(i, self.world.describe(i, take)[0]) for i, take in pairs]
+            words.sort(key=lambda pair: len(pair[1].encode()))
+            dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
+            random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
+            self.sorted = (block, dealt)
+        return self.sorted[1][step % self.SORT]
+
+    def loss(self, batch: Captioned, rng: Generator) -> tuple[Tensor, Metrics]:
+        x0, b = batch.latents, len(batch.latents)
+        t, eps = noise_times(b, rng), torch.randn(x0.shape, generator=rng)
+        null = torch.rand(b, generator=rng) < self.recipe.drop
+        return self._velocity_error(x0, t, eps, Cond(batch.tokens, null)).mean(), {}
+
+    def _velocity_error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+        """(b,) mean squared error of the velocity (x_t - x0) / t that an x0 estimate implies; near 0 the division is capped."""
+        time = t[:, None, None, None]
+        prediction = self.model((1 - time) * x0 + time * eps, t, cond).float()
+        return ((prediction - x0) / time.clamp(min=0.05)).square().mean((1, 2, 3))
+
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        rng, errors = torch.Generator().manual_seed(0), []
+        for start in range(0, HELD_OUT, 64):
+            x0 = torch.from_numpy(self.dev_latents[start : start + 64]).float()
+            tokens = self._words(range(start, start + 64))
+            errors.append(self._velocity_error(x0, noise_times(64, rng), torch.randn(x0.shape, generator=rng), Cond(tokens)).float())
+        x = torch.randn(32, *self.dev_latents.shape[1:], generator=rng)
+        denoise = guide(Denoiser(self.model, self.schedule), Cond(self._words(range(32))), 3.0)
+        for state in sample(denoise, x, times(20), SAMPLERS["dpmpp-2m"]):
+            x = state.x
+        return {"dev_loss": torch.cat(errors).mean().item()}, self.decoder.decode(x.float()).float()
+
+    def _words(self, indices: range) -> Tokens:
+        return self.tokenizer.encode([self.dev.describe(i)[0] for i in indices], self.model.config.length)
+
+
+def noise_times(count: int, rng: Generator) -> Tensor:
+    """Logit-normal times (Esser et al. 2024, eq. 19) that lean to noise: median 0.69, middle half 0.57 to 0.79."""
+    return torch.sigmoid(0.8 + 0.8 * torch.randn(count, generator=rng))
+
+
+TASKS: dict[str, Callable[[Recipe, pool.Progress], Task]] = {"vae": Autoencode, "flow": FlowMatch}
