@@ -6,18 +6,23 @@ its matrix products and attention, forward and backward; a step also has an opti
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from measure import Row, duration, main
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from kalpana.models.dit import DiT
-from kalpana.types import Cond, Tokens
+from kalpana.train.checkpoint import State
+from kalpana.train.loop import make_optimizers, train_step
+from kalpana.train.recipe import read_recipe
+from kalpana.train.tasks import FlowMatch
 
+ROOT = Path(__file__).parents[1]
 ATTENTION = {  # torch counts its other attention kernels, but not the CPU's
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v),
@@ -41,47 +46,59 @@ def peak(side: int, seconds: float) -> float:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    batch, side, seconds = (2, 256, 0) if quick else (64, 2048, 30)
-    network = DiT()
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
-    x_t, target, t = *torch.randn(2, batch, 16, 16, 16), torch.rand(batch)
-    ids = torch.randint(4, network.config.vocabulary, (batch, network.config.length))
-    cond = Cond(Tokens(ids, torch.ones_like(ids, dtype=torch.bool)), torch.rand(batch) < 0.1)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache  # its pool of pictures goes when it goes
+        yield from _rows(quick)
 
-    def learn() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = F.mse_loss(network(x_t, t, cond).float(), target)
-        loss.backward()
 
-    def step() -> None:
-        learn()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+def _rows(quick: bool) -> Iterator[Row]:
+    side, seconds = (256, 0) if quick else (2048, 30)
+    recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
+    recipe = recipe.model_copy(update={"pool": 2048, "vae": ROOT / recipe.vae} | ({"pool": 16, "batch": 2} if quick else {}))
+    task = FlowMatch(recipe, lambda done, total: None)
+    state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
+
+    def steps() -> None:  # as many as are dealt captions together, which grow longer from batch to batch
+        for _ in range(task.SORT):
+            train_step(task, state, recipe)
+            state.step += 1
 
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-        step()
+        steps()
     limit = peak(side, seconds / 6)
-    taken = duration(step, seconds)
-    learn()  # leaves gradients for the optimizer
-    optimizing = duration(optimizer.step, seconds / 10)
-    share = counter.get_total_flops() / taken / limit
-    size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    how = f"{size:.1f} M parameters, batch {batch}, {len(ids[0])} caption tokens, cached latents, {torch.get_num_threads()} threads"
-    yield Row("training: samples", f"{batch / taken:.0f} samples/s", "–", how)
+    taken = duration(steps, seconds)
+    samples, arithmetic = task.SORT * recipe.batch, counter.get_total_flops()
+    size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
+    how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
+    yield Row("training: samples", f"{samples / taken:.0f} samples/s", "–", how)
     yield Row(
         "training: peak", f"{limit / 1e9:.0f} GFLOP/s", "–", f"bf16 product of {side} x {side} matrices, the best of many, same process"
     )
-    yield Row("training: share of the peak", f"{share:.0%}", "≥ 50 %", f"{counter.get_total_flops() / batch / 1e9:.1f} GFLOP a sample")
+    yield Row(
+        "training: share of the peak", f"{arithmetic / taken / limit:.0%}", "≥ 50 %", f"{arithmetic / samples / 1e9:.1f} GFLOP a sample"
+    )
 
+    batch, rng = task.batch(state.step), torch.Generator().manual_seed(0)
+
+    def learn() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            loss, _ = task.loss(batch, rng)
+        loss.backward()
+
+    def optimize() -> None:
+        for optimizer in state.optimizers:
+            optimizer.step()
+
+    learning, optimizing = (duration(work, seconds / 5) / taken * task.SORT for work in (learn, optimize))
     with profile(activities=[ProfilerActivity.CPU]) as record:
         learn()
     spent = {event.key: event.self_cpu_time_total for event in record.key_averages()}
-    learning, whole = 1 - optimizing / taken, sum(spent.values())
-    parts = {kind: sum(v for key, v in spent.items() if key.startswith(names)) / whole * learning for kind, names in KINDS.items()}
-    parts |= {"optimizer": 1 - learning, "elementwise and the rest": learning - sum(parts.values())}
-    yield Row(
-        "training: where a step goes", ", ".join(f"{kind} {part:.0%}" for kind, part in parts.items()), "–", "torch profiler, one step"
-    )
+    parts = {
+        kind: learning * sum(v for key, v in spent.items() if key.startswith(names)) / sum(spent.values()) for kind, names in KINDS.items()
+    }
+    parts |= {"optimizer": optimizing, "elementwise, captions and the rest": 1 - optimizing - sum(parts.values())}
+    where = ", ".join(f"{kind} {part:.0%}" for kind, part in parts.items())
+    yield Row("training: where a step goes", where, "–", "torch profiler over one forward and backward; the optimizer timed alone")
 
 
 if __name__ == "__main__":
