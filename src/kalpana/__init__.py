@@ -8,7 +8,7 @@ Torch is imported when a name that needs it is first used, not before.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return metadata.version("kalpana")
+        from importlib.metadata import version  # slow to import, and rarely asked for
+
+        return version("kalpana")
     if name == "generate":  # the room of that name, which can be called
         return import_module("kalpana.generate")
     if name in HOMES:

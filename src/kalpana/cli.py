@@ -40,13 +40,19 @@ class OneLineErrors(TyperGroup):
 app = typer.Typer(
     cls=OneLineErrors,
     help="Kalpana: pictures from words, in English and Hindi.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-world = typer.Typer(help="The scene engine that the models learn from.", no_args_is_help=True)
+world = typer.Typer(help="The scene engine that the models learn from.")
 app.add_typer(world, name="world")
+
+
+@app.callback()
+def start(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def field(name: str, *, flags: tuple[str, ...] = ()) -> Any:
@@ -186,13 +192,18 @@ def tokens(prompt: str, as_json: Json = False) -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
-    resume: Annotated[bool, typer.Option("--resume/--restart", help="go on from the last checkpoint, or begin anew")] = True,
+    recipe: Annotated[Path, typer.Argument(help="a YAML file, such as recipes/flow.yaml")],
+    out: Annotated[Path | None, typer.Option(help="folder of the run [default: runs/NAME of the recipe]")] = None,
 ) -> None:
-    """Train a model by a recipe."""
+    """Train a model by a recipe. Ctrl-C saves; the same command goes on where a stopped run was."""
     from kalpana.train.loop import train as run
+    from kalpana.train.recipe import read_recipe
 
-    run(recipe, resume=resume)
+    read = read_recipe(recipe)
+    weights = run(read, out or Path("runs") / read.name, echo=lambda line: print(line, file=sys.stderr, flush=True))
+    if weights is None:
+        raise typer.Exit(130)
+    print(weights)
 
 
 @world.command("show")
@@ -204,7 +215,8 @@ def world_show(
 ) -> None:
     """Draw scenes on one sheet, with their captions and boxes."""
     from kalpana.media import ready_folder, save
-    from kalpana.world.world import World, sheet
+    from kalpana.world.sheet import sheet
+    from kalpana.world.world import World
 
     try:
         scenes = World(seed, split)
@@ -259,3 +271,7 @@ def _watch(stream: Iterator[Step], label: str) -> Result:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+if __name__ == "__main__":
+    app()

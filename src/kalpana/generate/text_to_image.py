@@ -1,9 +1,9 @@
 """Words to pictures: noise, walked to latents by a sampler under guidance, decoded, and given a receipt.
 
-Seeds: a picture's noise is drawn on the CPU by a generator of its own, and nothing else is random, so the same picture comes
-alone, in a batch, or from another process. On a CPU a batch may take another kernel for the few small matrix products (the
-time's embedding), which rounds otherwise in the seventh digit: of the finished 8-bit values nearly all are equal and the rest
-differ by 1. The same request in the same batch on the same machine gives the same bytes.
+Seeds: a picture's noise is drawn on the CPU by a generator of its own, nothing else is random, and no row of a batch takes part
+in another's sums. The same picture therefore comes alone, in a batch of eight, or from another process: bit for bit on the CPUs
+we measured (x86, one and two threads), while a CPU or GPU whose matrix kernels depend on the number of rows may round an
+8-bit value the other way here and there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -31,10 +31,8 @@ from kalpana.hub.weights import fingerprint, load_module
 from kalpana.media import to_images
 from kalpana.models import dit, vae
 from kalpana.request import Capabilities, Request, clean
-from kalpana.types import Cond, Picture, Result, Step
-
-if TYPE_CHECKING:
-    from kalpana.text.tokenizer import Tokenizer
+from kalpana.text.tokenizer import BPE, Tokenizer
+from kalpana.types import Cond, KalpanaError, Picture, Result, Step
 
 TOGETHER = 8  # pictures drawn as one batch at most: more take memory and gain no speed
 TOLD = 12  # unknown words that a warning names
@@ -55,16 +53,16 @@ class TextToImage:
     @classmethod
     def read(cls, folder: Path, card: Card) -> TextToImage:
         """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises KalpanaError as ``load_module``."""
-        from kalpana.text.tokenizer import Tokenizer
-
         network, decoder = folder / "dit.safetensors", folder / "vae.safetensors"
+        if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
+            raise KalpanaError(f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again")
         return cls(
             name=card.name,
             family=card.family,
             capabilities=card.capabilities or Capabilities(),
             network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files.get(network.name)),
             vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files.get(decoder.name)),
-            files={path.name: card.files.get(path.name) or fingerprint(path) for path in (network, decoder)},
+            files={path.name: card.files.get(path.name) or fingerprint(path) for path in (network, decoder, BPE)},
             tokenizer=Tokenizer.load(),
         )
 
@@ -120,12 +118,19 @@ def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
 def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
     """The model's estimate of x0 for b pictures of this request, guided as it asks."""
     assert request.guidance is not None  # settled
-    device = next(model.network.parameters()).device
-    cond, negative = (
-        Cond(model.tokenizer.encode([clean(text)] * b).to(device)) if text else None for text in (request.prompt, request.negative_prompt)
-    )
-    assert cond is not None
-    return guide(Denoiser(model.network, Flow(), "x0"), cond, request.guidance, model.capabilities.defaults.interval, negative)
+    cond = _cond(model, request.prompt, b)
+    negative = None if request.negative_prompt is None else _cond(model, request.negative_prompt, b)
+
+    def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        # All rows share the time. Given once, it is embedded by products of one row, whose rounding no batch size can change.
+        return model.network(x_t, t[:1], cond)
+
+    return guide(Denoiser(network, Flow(), "x0"), cond, request.guidance, model.capabilities.defaults.interval, negative)
+
+
+def _cond(model: TextToImage, text: str, b: int) -> Cond:
+    """The text as a condition of b equal rows."""
+    return Cond(model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(next(model.network.parameters()).device))
 
 
 def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -136,14 +141,15 @@ def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict
         if text is None:
             continue
         if controls := sum(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
-            warnings.append(f"{name}: {controls} control characters were read as spaces")
-        report = model.tokenizer.report(clean(text))
+            warnings.append(f"{name}: control characters ({controls}) were read as spaces")
+        report = model.tokenizer.report(clean(text), model.network.config.length)
+        unknown = [word[:40] for word in report.unknown[:TOLD]]
         if report.cut:
             warnings.append(f"{name}: too long; the last {len(report.cut):,} characters were not read, from {report.cut[:40]!r} on")
-        if report.unknown:
+        if unknown:
             more = ", ..." if len(report.unknown) > TOLD else ""
-            warnings.append(f"{name}: no training caption held {', '.join(report.unknown[:TOLD])}{more}; the picture may miss them")
-        read[name] = {"language": report.language, "cut_characters": len(report.cut), "unknown": list(report.unknown[:TOLD])}
+            warnings.append(f"{name}: no training caption held {', '.join(unknown)}{more}; the picture may miss them")
+        read[name] = {"language": report.language, "cut_characters": len(report.cut), "unknown": unknown}
     account = {
         "kalpana": __version__,
         "torch": torch.__version__,

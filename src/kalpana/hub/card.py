@@ -17,7 +17,6 @@ from kalpana.media import write
 from kalpana.request import Capabilities, one_line
 from kalpana.types import KalpanaError
 
-DEFAULT = "flow"  # the model that is meant by "default"
 CARD = "card.json"
 
 
@@ -50,11 +49,10 @@ def list_models() -> list[Card]:
 
 
 def find_model(name: str) -> Path:
-    """The folder of a shipped model's name, of "default", or of any path to a folder with a card. Raises KalpanaError."""
-    shipped = {path.parent.name: path.parent for path in sorted(shelf().glob(f"*/{CARD}"))}
-    known = shipped | ({"default": shipped[DEFAULT]} if DEFAULT in shipped else {})
+    """The folder of a model that comes with Kalpana, by its name, or of any other, by its path. Raises KalpanaError."""
+    known = [path.parent.name for path in sorted(shelf().glob(f"*/{CARD}"))]
     if name in known:
-        return known[name]
+        return shelf() / name
     if Path(name).is_dir():
         return Path(name)
     close = difflib.get_close_matches(name, known, n=1)
@@ -86,6 +84,7 @@ def seal(folder: Path) -> Card:
     import safetensors
 
     from kalpana.hub.weights import fingerprint
+    from kalpana.text.tokenizer import BPE
 
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -102,7 +101,8 @@ def seal(folder: Path) -> Card:
         card = Card(name=folder.resolve().name, family=family, tasks=("text-to-image",), capabilities=Capabilities())
     else:
         card = Card(name=folder.resolve().name, family=family)
-    card = card.model_copy(update={"files": {path.name: fingerprint(path) for path in paths}, "parameters": parameters})
+    read_with = [BPE] if card.capabilities else []  # a model is worth nothing with another tokenizer
+    card = card.model_copy(update={"files": {path.name: fingerprint(path) for path in [*paths, *read_with]}, "parameters": parameters})
     write_card(folder, card)
     return card
 

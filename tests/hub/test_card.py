@@ -1,0 +1,71 @@
+"""Models as folders: found by name, described by a card, sealed by hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kalpana.hub.card import Card, find_model, list_models, read_card, seal, shelf, write_card
+from kalpana.hub.weights import save_weights
+from kalpana.models.vae import Config
+from kalpana.request import Capabilities
+from kalpana.types import KalpanaError
+
+
+def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    card = Card(name="छोटा", family="flow", tasks=("text-to-image",), capabilities=Capabilities(sizes=("32x32",)), scores={"dev": 0.5})
+    write_card(tmp_path, card)
+    assert read_card(tmp_path) == card
+
+
+def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
+    save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
+    save_weights(tmp_path / "vae.safetensors", nn.Linear(1, 1), "vae", Config(), {})
+    card = seal(tmp_path)
+    assert (card.name, card.family, card.parameters) == (tmp_path.name, "flow", 8 + 2)
+    for name in ("one.safetensors", "vae.safetensors"):
+        assert card.files[name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    write_card(tmp_path, card.model_copy(update={"licence": "Apache-2.0"}))
+    torch.manual_seed(1)
+    save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
+    again = seal(tmp_path)
+    assert again.licence == "Apache-2.0" and again.files["one.safetensors"] != card.files["one.safetensors"]
+
+
+def test_a_folder_without_weights_or_card_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(KalpanaError, match=r"no [.]safetensors files"):
+        seal(tmp_path)
+    with pytest.raises(KalpanaError, match=r"run `python -m kalpana[.]hub[.]card"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("{", "is no JSON"), ('{"name": 3}', "name 3: should be"), ('{"name": "a", "family": "b", "task": 1}', "did you mean 'tasks'")],
+)
+def test_a_damaged_card_names_its_file_and_field(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(KalpanaError, match=told) as caught:
+        read_card(tmp_path)
+    assert str(tmp_path / "card.json") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_model_is_found_by_name_or_folder(tmp_path: Path) -> None:
+    assert find_model(str(tmp_path)) == tmp_path
+    for card in list_models():
+        assert find_model(card.name) == shelf() / card.name
+    with pytest.raises(KalpanaError, match="there is no model 'no-such-model'"):
+        find_model("no-such-model")
+
+
+def test_shipped_files_are_those_the_cards_describe() -> None:
+    for path in shelf().glob("*/card.json"):
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        assert {file.name for file in path.parent.glob("*.safetensors")} <= set(files)
+        for file in path.parent.glob("*.safetensors"):
+            assert files[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,110 @@
+"""Files of weights: what is written is read, and what is not right is said in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from kalpana.hub.weights import fingerprint, load_module, read_weights, save_weights
+from kalpana.models.vae import VAE, Config
+from kalpana.types import KalpanaError
+
+TINY = Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1))
+
+
+def tiny() -> VAE:
+    torch.manual_seed(0)
+    return VAE(TINY)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_weights(tmp_path / "vae.safetensors", tiny(), "vae", TINY, {"recipe": "छोटा", "samples": 3})
+    return tmp_path / "vae.safetensors"
+
+
+def build(**config: object) -> VAE:
+    return VAE(Config(**config))  # type: ignore[arg-type]
+
+
+def test_what_is_saved_is_read(path: Path) -> None:
+    weights = read_weights(path, "vae")
+    assert Config(**weights.config) == TINY and weights.provenance == {"recipe": "छोटा", "samples": 3}
+    for name, tensor in tiny().state_dict().items():
+        read = weights.tensors[name]
+        assert read.dtype == tensor.dtype and read.shape == tensor.shape
+        bits = 8 if tensor.is_floating_point() and tensor.ndim > 1 else 23  # significant bits of bf16, and of fp32
+        assert torch.all((read - tensor).abs() <= tensor.abs() * 2.0**-bits)
+
+
+def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
+    before, after = tiny().eval(), load_module(path, "vae", build, fingerprint(path))
+    assert not after.training and not any(p.requires_grad for p in after.parameters())
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(after.encode(pixels), before.encode(pixels), rtol=0.05, atol=0.05)  # bf16 is coarse
+    save_weights(path.with_name("again.safetensors"), after, "vae", after.config, {})
+    again = load_module(path.with_name("again.safetensors"), "vae", build)
+    assert torch.equal(again.encode(pixels), after.encode(pixels))  # and rounds once only
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(path: Path) -> None:
+    old = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_weights(path, tiny(), "vae", TINY, {"not JSON": object()})
+    assert path.read_bytes() == old and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, 2000, -1])
+def test_a_file_cut_short(path: Path, kept: int) -> None:
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(KalpanaError, match=r"vae\.safetensors is damaged or cut short"):
+        read_weights(path, "vae")
+
+
+def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
+    for name, old in (("zip.safetensors", False), ("legacy.safetensors", True)):
+        torch.save({"a": torch.ones(2)}, tmp_path / name, _use_new_zipfile_serialization=not old)
+        with pytest.raises(KalpanaError, match="is a pickle, which can run code"):
+            read_weights(tmp_path / name, "vae")
+
+
+def test_a_file_of_another_family(path: Path) -> None:
+    with pytest.raises(KalpanaError, match="holds weights of family 'vae', not 'flow'"):
+        read_weights(path, "flow")
+
+
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "other.safetensors", {"format": "pt"})
+    with pytest.raises(KalpanaError, match="was not written by Kalpana"):
+        read_weights(tmp_path / "other.safetensors", "vae")
+
+
+def test_a_file_that_is_absent(tmp_path: Path) -> None:
+    with pytest.raises(KalpanaError, match=r"absent\.safetensors cannot be read: No such file"):
+        read_weights(tmp_path / "absent.safetensors", "vae")
+
+
+def test_a_file_with_one_bit_turned(path: Path) -> None:
+    sha256, data = fingerprint(path), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(KalpanaError, match="is not the file its card describes"):
+        read_weights(path, "vae", sha256)
+
+
+def test_tensors_that_do_not_fit_the_config(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Strange:
+        wide: int = 3
+
+    save_weights(tmp_path / "a.safetensors", nn.Linear(2, 2), "vae", TINY, {})
+    save_weights(tmp_path / "b.safetensors", tiny(), "vae", Strange(), {})
+    for name in ("a", "b"):
+        with pytest.raises(KalpanaError, match="does not fit family 'vae'") as caught:
+            load_module(tmp_path / f"{name}.safetensors", "vae", build)
+        assert "\n" not in str(caught.value)

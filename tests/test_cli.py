@@ -1,0 +1,230 @@
+"""The command line, end to end, with a tiny model of random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from kalpana.cli import app
+from kalpana.hub.card import Card, seal, write_card
+from kalpana.hub.weights import save_weights
+from kalpana.media import read_receipt
+from kalpana.models import dit, vae
+from kalpana.request import Capabilities, Defaults, Request
+
+HINDI = "तीन लाल सेब"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    network = dit.DiT(dit.Config(width=32, depth=1, heads=2, text_depth=1))
+    decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
+    for parameter in [*network.parameters(), *decoder.parameters()]:
+        nn.init.normal_(parameter, std=0.2)  # as they are made they draw nothing: their last layers are zero
+    save_weights(folder / "dit.safetensors", network, "flow", network.config, {})
+    save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
+    capabilities = Capabilities(sizes=("32x32",), defaults=Defaults(steps=2, size="32x32"))
+    write_card(folder, Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities))
+    seal(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kalpana(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, arguments, input=stdin)
+
+
+def made(done: Result) -> list[Path]:
+    """The pictures of a run that went well, by the paths it printed."""
+    assert done.exit_code == 0, done.stderr
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert all(path.is_file() for path in paths)
+    return paths
+
+
+def test_a_prompt_becomes_a_picture_whose_path_is_printed(model: str) -> None:
+    (path,) = made(kalpana("generate", HINDI, "--model", model, "--seed", "7"))
+    assert path == Path("pictures") / "तीन-लाल-सेब-7.png"
+    assert read_receipt(path)["request"] == {"prompt": HINDI, "model": model, "seed": 7, "strict": True}
+    with Image.open(path) as image:
+        assert image.size == (32, 32)
+
+
+def test_every_option_reaches_the_request(model: str) -> None:
+    options = "-n 2 --seed 0 --steps 3 --guidance 2.5 --sampler euler --size 32x32 --negative blur --language en"
+    options += " --format webp --upscale 2 --lenient"
+    paths = made(kalpana("generate", "an apple", "--model", model, *options.split(), "--out", "a/b"))
+    assert [str(path) for path in paths] == ["a/b/an-apple-0.webp", "a/b/an-apple-1.webp"]
+    asked = read_receipt(paths[1])["request"]
+    assert asked == Request(
+        prompt="an apple", model=model, n=2, seed=0, steps=3, guidance=2.5, sampler="euler", size="32x32", negative_prompt="blur",
+        language="en", format="webp", upscale=2, strict=False,
+    ).asked()  # fmt: skip
+    with Image.open(paths[0]) as image:
+        assert image.size == (64, 64)
+
+
+def test_every_field_of_a_request_has_an_option_that_says_what_the_field_says() -> None:
+    words = " ".join(kalpana("generate", "--help").stdout.split())
+    for name, field in Request.model_fields.items():
+        if name not in {"prompt", "strict"}:  # the argument, and --lenient
+            assert f"--{name.replace('_', '-')} " in words and str(field.description) in words, name
+
+
+def test_prompts_come_from_arguments_a_file_and_stdin(model: str, here: Path) -> None:
+    (here / "prompts.txt").write_text("\n नीली कार \n\na dog\n", encoding="utf-8")
+    paths = made(kalpana("generate", "a cat", "-", "--file", "prompts.txt", "--model", model, "--seed", "1", stdin="a bus\nफूल\n"))
+    assert [path.stem for path in paths] == ["a-cat-1", "a-bus-1", "फूल-1", "नीली-कार-1", "a-dog-1"]
+    assert made(kalpana("generate", "--file", "-", "--model", model, "--seed", "1", stdin="an ant"))[0].stem == "an-ant-1"
+
+
+def test_nothing_is_written_over_and_a_seed_is_drawn_anew(model: str) -> None:
+    first, second = (made(kalpana("generate", "a", "--model", model, "--seed", "1"))[0] for _ in range(2))
+    assert (first.name, second.name) == ("a-1.png", "a-1-2.png") and first.read_bytes() == second.read_bytes()
+    names = {made(kalpana("generate", "a", "--model", model, "--steps", "1"))[0].name for _ in range(3)}
+    assert len(names) == 3
+
+
+def test_a_grid_is_a_sheet_of_all_the_pictures(model: str) -> None:
+    *pictures, sheet = made(kalpana("generate", "a", "--model", model, "-n", "3", "--grid", "--seed", "4"))
+    assert len(pictures) == 3 and sheet.name == "a-4-grid.png"
+    assert [receipt["seed"] for receipt in read_receipt(sheet)["sheet"]] == [4, 5, 6]
+    assert "replay the pictures of a sheet one by one" in kalpana("replay", str(sheet)).stderr
+
+
+def test_json_is_all_of_stdout(model: str) -> None:
+    done = kalpana("generate", HINDI, "--model", model, "-n", "2", "--seed", "4", "--grid", "--json")
+    first, second = json.loads(done.stdout)
+    assert (first["seed"], second["seed"]) == (4, 5) and HINDI in done.stdout
+    assert first["receipt"] == read_receipt(Path(first["path"]))
+
+
+def test_show_prints_the_receipt(model: str) -> None:
+    (path,) = made(kalpana("generate", HINDI, "--model", model))
+    assert json.loads(kalpana("show", str(path), "--json").stdout) == read_receipt(path)
+    assert f"prompt: {HINDI}" in kalpana("show", str(path)).stdout
+
+
+def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -> None:
+    path = made(kalpana("generate", HINDI, "--model", model, "-n", "3", "--format", "jpeg"))[2]
+    done = kalpana("replay", str(path), "--out", "again")
+    assert done.exit_code == 0 and done.stdout.splitlines() == ["the same bytes", f"again/{path.name}"]
+    assert (here / "again" / path.name).read_bytes() != b""
+    other = path.read_bytes().replace(read_receipt(path)["pixels"].encode("utf-16-be"), ("0" * 64).encode("utf-16-be"))
+    path.write_bytes(other)
+    done = kalpana("replay", str(path))
+    assert done.exit_code == 1 and done.stdout.startswith("other pixels")
+
+
+def test_models_are_listed() -> None:
+    cards = json.loads(kalpana("models", "--json").stdout)
+    assert [line.split(":")[0] for line in kalpana("models").stdout.splitlines()] == [card["name"] for card in cards]
+
+
+def test_tokens_are_shown() -> None:
+    shown = json.loads(kalpana("tokens", "3 लाल qwertyuiop", "--json").stdout)
+    assert "".join(shown["tokens"]) == "3 लाल qwertyuiop" and shown["unknown"] == ["qwertyuiop"]
+
+
+def test_warnings_go_to_stderr(model: str) -> None:
+    done = kalpana("generate", "a qwertyuiop " * 5000, "--model", model, "--steps", "1")
+    assert len(made(done)) == 1
+    assert "warning: prompt: too long" in done.stderr and "qwertyuiop" in done.stderr
+    assert "put quotes around words" in kalpana("generate", "a", "red", "apple", "--model", model, "--steps", "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["generate"], "there is no prompt"),
+        (["generate", ""], "prompt ''"),
+        (["generate", "a", "--steps", "0"], "steps '0'"),
+        (["generate", "a", "--steps", "-1"], "steps '-1'"),
+        (["generate", "a", "--steps", "10000"], "steps '10000'"),
+        (["generate", "a", "--steps"], "--steps"),
+        (["generate", "a", "-n", "x"], "n 'x'"),
+        (["generate", "a", "--guidance", "nan"], "guidance 'nan'"),
+        (["generate", "a", "--size", "500x500"], "try 496x496"),
+        (["generate", "a", "--size", "0x0"], "size '0x0'"),
+        (["generate", "a", "--size", "99999999x99999999"], "size '99999999x99999999'"),
+        (["generate", "a", "--size", "64x64", "--model", "MODEL"], "size '64x64' cannot be used"),
+        (["generate", "a", "--sampler", "ddpm", "--model", "MODEL"], "it knows euler, heun, dpmpp-2m"),
+        (["generate", "a", "--model", "no-such"], "there is no model 'no-such'"),
+        (["generate", "a", "--language", "fr"], "language 'fr'"),
+        (["generate", "a", "--seed", "9223372036854775808"], "seed '9223372036854775808'"),
+        (["generate", "a", "--out", "file/x", "--model", "MODEL"], "nothing can be written to the folder file/x"),
+        (["generate", "a", "--out", "/proc/kalpana", "--model", "MODEL"], "nothing can be written to the folder /proc/kalpana"),
+        (["generate", "a", "--file", "absent.txt"], "prompts cannot be read from absent.txt"),
+        (["generate", "--file", "latin1"], "not UTF-8"),
+        (["generate", "a", "--colour", "red"], "No such option"),
+        (["paint", "a"], "No such command 'paint'"),
+        (["world"], "Missing command"),
+        (["world", "show", "--split", "exam"], "split 'exam'"),
+        (["world", "show", "-n", "0"], "0 is not in the range"),
+        (["train", "absent.yaml"], "cannot read the recipe absent.yaml"),
+        (["train", "file"], "file holds no fields"),
+        (["show", "absent.png"], "absent.png cannot be read"),
+        (["show", "file"], "no picture"),
+        (["replay", "bare.png"], "no receipt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str, model: str, here: Path) -> None:
+    (here / "file").write_text("words")
+    (here / "latin1").write_bytes("é".encode("latin-1"))
+    Image.new("RGB", (8, 8)).save("bare.png")
+    before = sorted(here.iterdir())
+    done = kalpana(*(model if argument == "MODEL" else argument for argument in arguments))
+    assert done.exit_code == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and told in done.stderr, done.stderr
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(model: str, here: Path) -> None:
+    (here / "prompts.txt").write_text("a cat\n\x07\n")
+    done = kalpana("generate", "a dog", "--file", "prompts.txt", "--model", model)
+    assert done.exit_code == 2 and done.stdout == "" and not (here / "pictures").exists()
+
+
+def test_no_command_is_a_call_for_help() -> None:
+    done = kalpana()
+    assert done.exit_code == 0 and "generate" in done.stdout and done.stdout == kalpana("--help").stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path, as_json: bool) -> None:
+    (here / "prompts.txt").write_text("a cat\na dog\n")
+    command = [sys.executable, "-m", "kalpana.cli", "generate", "--file", "prompts.txt", "--model", model, "--steps", "1000"]
+    with subprocess.Popen([*command, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while not list(here.glob("pictures/a-cat-*.png")):
+            assert run.poll() is None, run.communicate()
+        run.send_signal(signal.SIGINT)
+        stdout, stderr = run.communicate()
+    assert run.returncode == 130 and "stopped: 1 of 2 pictures were finished, and are in pictures" in stderr and "Traceback" not in stderr
+    (picture,) = here.glob("pictures/*")
+    assert read_receipt(picture)["request"]["prompt"] == "a cat"
+    assert (json.loads(stdout)[0]["path"] if as_json else stdout.strip()) == str(picture.relative_to(here))
+
+
+def test_the_installed_command_is_this_one(here: Path) -> None:
+    command = Path(sys.executable).with_name("kalpana")
+    done = subprocess.run([command, "generate", "a", "--steps", "0"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: steps '0': should be greater than or equal to 1\n"

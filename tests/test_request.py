@@ -1,0 +1,148 @@
+"""What can be asked: bounds, one-line errors, seeds, and how a model settles a request."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kalpana.diffusion.samplers import SAMPLERS
+from kalpana.request import SEED_LIMIT, Capabilities, Request, clean
+from kalpana.types import KalpanaError
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": " \n\t\x00 "}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"prompt": "bytes that were no UTF-8: \udcff"}, "prompt"),
+        ({"prompt": "x" * 1_000_001}, "prompt"),
+        ({}, "prompt is missing"),
+        ({"negative_prompt": " "}, "negative_prompt"),
+        ({"model": ""}, "model"),
+        ({"n": 0}, "n 0"),
+        ({"n": 257}, "n 257"),
+        ({"steps": 0}, "steps 0: should be greater than or equal to 1"),
+        ({"steps": -1}, "steps -1"),
+        ({"steps": 10_000}, "less than or equal to 1000"),
+        ({"steps": 2.5}, "steps 2.5"),
+        ({"steps": "many"}, "steps 'many'"),
+        ({"guidance": float("nan")}, "guidance nan: should be a finite number"),
+        ({"guidance": float("inf")}, "guidance inf"),
+        ({"guidance": -1}, "guidance -1"),
+        ({"guidance": 31}, "guidance 31"),
+        ({"size": "500x500"}, "try 496x496"),
+        ({"size": "0x128"}, "try 8x128"),
+        ({"size": "99999999x8"}, "try 2048x8"),
+        ({"size": "-8x8"}, "try 8x8"),
+        ({"size": "huge"}, "such as 128x128"),
+        ({"size": "1x2x3"}, "such as 128x128"),
+        ({"size": 128}, "such as 128x128"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": SEED_LIMIT}, f"seed {SEED_LIMIT}"),
+        ({"seed": SEED_LIMIT - 1, "n": 2}, f"at most {SEED_LIMIT - 2}"),
+        ({"seeds": []}, "seeds []"),
+        ({"seeds": [1, -1]}, "seeds.1 -1"),
+        ({"seeds": "1,two"}, "seeds.1 'two'"),
+        ({"seeds": [1, 2], "n": 3}, "leave n out"),
+        ({"seeds": [1], "seed": 1}, "leave one out"),
+        ({"language": "fr"}, "should be 'auto', 'en' or 'hi'"),
+        ({"format": "gif"}, "should be 'png', 'webp' or 'jpeg'"),
+        ({"upscale": 3}, "should be 1, 2 or 4"),
+        ({"stepz": 20}, "did you mean 'steps'?"),
+        ({"qqq": 1}, "the fields are prompt, "),
+        ({"steps": 0, "n": 0}, "; "),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_field(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(KalpanaError, match=re.escape(told)) as caught:
+        Request(**({"prompt": "an apple"} | fields if fields else {}))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("prompt", ["x" * 100_000, "🍎👩‍🚀", "a लाल 苹果 тест", "تفاحة حمراء", "a\x07b", "‮apple"])
+def test_odd_prompts_are_accepted_as_they_are(prompt: str) -> None:
+    assert Request(prompt=prompt).prompt == prompt
+
+
+@given(st.text())
+def test_clean_text_has_no_controls_and_stays_clean(text: str) -> None:
+    cleaned = clean(text)
+    assert clean(cleaned) == cleaned
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", cleaned)
+
+
+def test_clean_keeps_what_scripts_are_made_of() -> None:
+    for text in ("क्‍ष", "क्‌ष", "👩‍🚀", "‏تفاحة"):  # joiner, non-joiner, joined emoji, direction mark
+        assert clean(text) == text
+
+
+def test_words_from_a_command_line_mean_what_numbers_mean() -> None:
+    typed = Request(prompt="a", n="3", seed="5", steps="20", guidance="2.5", upscale="4", size="128X64")  # type: ignore[arg-type]
+    assert typed == Request(prompt="a", n=3, seed=5, steps=20, guidance=2.5, upscale=4, size=(128, 64))  # type: ignore[arg-type]
+    assert (typed.width, typed.height) == (128, 64)
+    assert Request(prompt="a", seeds="4,2").seeds == (4, 2)  # type: ignore[arg-type]
+
+
+def test_a_request_survives_its_receipt() -> None:
+    request = Request(prompt="तीन लाल सेब", seeds=(0, SEED_LIMIT - 1), guidance=1, format="webp")
+    assert Request(**request.asked()) == request
+    assert set(request.asked()) == {"prompt", "seeds", "guidance", "format"}
+
+
+def test_seeds_count_up_and_zero_is_a_seed() -> None:
+    assert Request(prompt="a", seed=0, n=3).seeded().each_seed() == (0, 1, 2)
+    assert Request(prompt="a", seeds=(9, 0)).seeded().each_seed() == (9, 0)
+    drawn = Request(prompt="a", n=2).seeded()
+    assert drawn.seed is not None and drawn.seeded() == drawn
+    assert drawn.each_seed() == (drawn.seed, drawn.seed + 1)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.booleans())
+def test_parts_are_the_same_pictures_in_order(n: int, most: int, listed: bool) -> None:
+    request = Request(prompt="a", seeds=tuple(range(n, 0, -1))) if listed else Request(prompt="a", seed=7, n=n)
+    parts = list(request.parts(most))
+    assert sum((part.each_seed() for part in parts), ()) == request.each_seed()
+    assert all(len(part.each_seed()) == most for part in parts[:-1])
+
+
+def test_a_model_fills_in_what_was_not_said() -> None:
+    settled, ignored = Capabilities().settle(Request(prompt="a", guidance=2))
+    assert (settled.steps, settled.guidance, settled.sampler, settled.size) == (20, 2, "dpmpp-2m", "128x128")
+    assert settled.seed is not None and not ignored
+
+
+@pytest.mark.parametrize(
+    ("fields", "capabilities"),
+    [
+        ({"size": "256x256"}, {}),
+        ({"sampler": "eular"}, {}),
+        ({"negative_prompt": "blur", "guidance": 1}, {}),
+        ({"negative_prompt": "blur"}, {"uses": ["steps"]}),
+        ({"steps": 4}, {"uses": []}),
+        ({"language": "hi"}, {"languages": ["en"]}),
+    ],
+)
+def test_what_a_model_cannot_use_is_refused_or_listed(fields: dict[str, Any], capabilities: dict[str, Any]) -> None:
+    model, (name, value) = Capabilities(**capabilities), next(iter(fields.items()))
+    with pytest.raises(KalpanaError, match=f"{name} .*{value}.* cannot be used"):
+        model.settle(Request(prompt="a", **fields))
+    settled, ignored = model.settle(Request(prompt="a", strict=False, **fields))
+    assert set(ignored) == {name} and getattr(settled, name) != value
+    again, still_ignored = model.settle(settled.but(strict=True))
+    assert again == settled.but(strict=True) and not still_ignored  # so a lenient receipt replays
+
+
+def test_help_and_capabilities_name_the_samplers_there_are() -> None:
+    assert Capabilities().samplers == tuple(SAMPLERS)
+    description = Request.model_fields["sampler"].description
+    assert description is not None and re.findall(r"[\w-]+", description.partition(":")[2].replace(" or ", " ")) == list(SAMPLERS)
+
+
+def test_every_field_has_a_help_text() -> None:
+    assert [name for name, field in Request.model_fields.items() if not field.description] == []
