@@ -1,7 +1,7 @@
 """Training samples a second of the flow transformer, as a share of this machine's bf16 matrix-product peak, and where the rest goes.
 
 The peak is the fastest of many large square products in the same process. The arithmetic of a step is what torch counts for
-its matrix products and attention, forward and backward; a step also has an optimizer, casts and elementwise work.
+its matrix products, forward and backward; a step also has captions, an optimizer, casts and elementwise work.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from measure import Row, duration, main
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.train.checkpoint import State
 from kalpana.train.loop import make_optimizers, train_step
@@ -23,13 +23,8 @@ from kalpana.train.recipe import read_recipe
 from kalpana.train.tasks import FlowMatch
 
 ROOT = Path(__file__).parents[1]
-ATTENTION = {  # torch counts its other attention kernels, but not the CPU's
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v),
-}
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
-    "attention": ("aten::_scaled_dot_product",),
     "casts and copies": ("aten::copy_", "aten::cat", "aten::fill_"),
 }
 
@@ -58,15 +53,24 @@ def _rows(quick: bool) -> Iterator[Row]:
     task = FlowMatch(recipe, lambda done, total: None)
     state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
 
-    def steps() -> None:  # as many as are dealt captions together, which grow longer from batch to batch
+    def learn() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            loss, _ = task.loss(task.batch(state.step), torch.Generator().manual_seed(0))
+        loss.backward()
+
+    def optimize() -> None:
+        for optimizer in state.optimizers:
+            optimizer.step()
+
+    def block(work: Callable[[], object]) -> None:  # the steps whose captions are dealt together, shorter ones and longer ones
         for _ in range(task.SORT):
-            train_step(task, state, recipe)
+            work()
             state.step += 1
 
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-        steps()
+    with FlopCounterMode(display=False) as counter:
+        block(learn)
     limit = peak(side, seconds / 6)
-    taken = duration(steps, seconds)
+    taken = duration(lambda: block(lambda: train_step(task, state, recipe)), seconds)
     samples, arithmetic = task.SORT * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
     how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
@@ -78,27 +82,15 @@ def _rows(quick: bool) -> Iterator[Row]:
         "training: share of the peak", f"{arithmetic / taken / limit:.0%}", "≥ 50 %", f"{arithmetic / samples / 1e9:.1f} GFLOP a sample"
     )
 
-    batch, rng = task.batch(state.step), torch.Generator().manual_seed(0)
-
-    def learn() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            loss, _ = task.loss(batch, rng)
-        loss.backward()
-
-    def optimize() -> None:
-        for optimizer in state.optimizers:
-            optimizer.step()
-
-    learning, optimizing = (duration(work, seconds / 5) / taken * task.SORT for work in (learn, optimize))
+    optimizing = duration(optimize, seconds / 5) * task.SORT / taken
     with profile(activities=[ProfilerActivity.CPU]) as record:
-        learn()
+        block(learn)
     spent = {event.key: event.self_cpu_time_total for event in record.key_averages()}
-    parts = {
-        kind: learning * sum(v for key, v in spent.items() if key.startswith(names)) / sum(spent.values()) for kind, names in KINDS.items()
-    }
+    parts = {kind: sum(v for key, v in spent.items() if key.startswith(names)) for kind, names in KINDS.items()}
+    parts = {kind: (1 - optimizing) * part / sum(spent.values()) for kind, part in parts.items()}
     parts |= {"optimizer": optimizing, "elementwise, captions and the rest": 1 - optimizing - sum(parts.values())}
     where = ", ".join(f"{kind} {part:.0%}" for kind, part in parts.items())
-    yield Row("training: where a step goes", where, "–", "torch profiler over one forward and backward; the optimizer timed alone")
+    yield Row("training: where a step goes", where, "–", "torch profiler, forward and backward; the optimizer timed alone")
 
 
 if __name__ == "__main__":
