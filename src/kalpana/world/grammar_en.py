@@ -16,25 +16,13 @@ COLORS = {"purple": ("purple", "purple", "purple", "violet")}  # colours with a 
 PICTURES = ("a picture of", "a photo of", "an image of", "a drawing of", "a painting of", "an illustration of")
 
 # Nouns that name a pair and take "a pair of", and nouns that are not counted; both by the last word of the name.
-PAIRS = {
-    "scissors",
-    "glasses",
-    "sunglasses",
-    "goggles",
-    "jeans",
-    "trousers",
-    "pants",
-    "shorts",
-    "gloves",
-    "socks",
-    "binoculars",
-    "chopsticks",
-}
+PAIRS = {"scissors", "glasses", "eyeglasses", "sunglasses", "goggles", "jeans", "trousers", "pants", "shorts", "gloves", "socks"}
+PAIRS |= {"binoculars", "chopsticks"}
 MASS = {"bread", "rice", "popcorn", "butter", "salt", "broccoli", "garlic", "sushi", "bacon", "fog", "fire", "ice", "honey", "milk", "wine"}
 MASS |= {"money", "cheese", "lightning", "luggage", "spaghetti", "soap", "wood", "yarn", "thread", "dna"}
 
-# What sits, where a thing rests; by the art pack's subgroups.
-LIVING = ("animal-mammal", "animal-bird", "animal-reptile", "animal-amphibian", "animal-bug", "cat-face", "monkey-face")
+# Subgroups of the art pack.
+ANIMALS = ("animal-mammal", "animal-bird", "animal-reptile", "animal-amphibian", "animal-bug", "cat-face", "monkey-face")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +46,11 @@ class Phrase:
 
     def __str__(self) -> str:
         return self.text
+
+
+def living(concept: Concept) -> bool:
+    """Whether it sits where a thing lies."""
+    return concept.group.startswith("person") or concept.group in ANIMALS
 
 
 def article(words: str) -> str:
@@ -101,7 +94,7 @@ def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = Fal
     def counted(words: str) -> str:
         return f"{article(words) if determiner == 'a' else determiner} {words}".strip()
 
-    people = concept.group.startswith("person")
+    sits, people = living(concept), concept.group.startswith("person")
     return Phrase(
         text=counted(bare),
         exact=f"{number} {bare}".strip(),
@@ -115,8 +108,8 @@ def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = Fal
         s="" if many else "s",
         it="them" if many or people else "it",
         its="their" if many or people else "its",
-        sit="sitting" if people or concept.group in LIVING else "resting",
-        sits=("sit" if many else "sits") if people or concept.group in LIVING else ("rest" if many else "rests"),
+        sit="sitting" if sits else "resting",
+        sits=("sit" if sits else "rest") + ("" if many else "s"),
     )
 
 
@@ -490,7 +483,7 @@ PLACES = {  # place: (where things are, what the place itself is)
     ),
     "room": (
         ("in a room", "indoors", "inside a room", "in a room with a window", "inside a house"),
-        ("a room", "an empty room", "a room with a window", "a room with a wooden floor"),
+        ("a room", "a room with a window", "a room with a wooden floor"),
     ),
     "night": (
         ("at night", "under a night sky", "under a starry night sky", "at night under the stars", "under the stars"),

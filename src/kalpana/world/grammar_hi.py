@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kalpana.world.grammar_en import living
 from kalpana.world.lexicon import Concept, HindiNoun, decline
 from kalpana.world.scene import Background, Group, Scene
 
@@ -42,7 +43,6 @@ PICTURES = (
     "की छवि",
     "का चित्रण",
 )
-SIT = ("animal-mammal", "animal-bird", "animal-reptile", "animal-amphibian", "animal-bug", "cat-face", "monkey-face")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
         paint = f"{inflect(color, 'm', False, oblique=True)} रंग {agree('का')}" if of_color else agree(color)
         return " ".join(word for word in (determiner, agree(size), paint if painted and color else "", form(noun, many, oblique)) if word)
 
-    sits = "बैठा" if concept.group.startswith("person") or concept.group in SIT else "रखा"
+    sits = "बैठा" if living(concept) else "रखा"
     return Phrase(
         text=said(determiner),
         oblique=said(determiner, oblique=True),
@@ -479,7 +479,7 @@ PLACES = {  # place: (where things are, what the place itself is)
     ),
     "room": (
         ("कमरे में", "एक कमरे में", "कमरे के अंदर", "घर के अंदर", "खिड़की वाले कमरे में"),
-        ("कमरा", "ख़ाली कमरा", "खिड़की वाला कमरा"),
+        ("कमरा", "एक कमरा", "खिड़की वाला कमरा"),
     ),
     "night": (
         ("रात में", "रात के समय", "तारों भरे आसमान के नीचे", "तारों भरी रात में", "रात के आसमान के नीचे"),
