@@ -13,16 +13,12 @@ PACKAGE = Path(__file__).parents[1] / "src/kalpana"
 # reaches a sampler (diffusion) as an argument.
 FLOOR = {
     "types": 0,
-    "request": 1,
-    "models": 1,
-    "diffusion": 1,
-    "world": 1,
-    "media": 2,
-    "text": 2,
-    "hub": 3,
-    "generate": 4,
-    "train": 4,
-    "cli": 5,
+    **dict.fromkeys(("request", "media", "models", "diffusion"), 1),
+    "world": 2,
+    "text": 3,
+    "hub": 4,
+    **dict.fromkeys(("generate", "train"), 5),
+    "cli": 6,
 }
 
 
