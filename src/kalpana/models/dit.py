@@ -31,6 +31,9 @@ class Config:
     patch: int = 2
 
 
+Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (l, d/n) each
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -38,11 +41,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(2, 0).transpose(2, 3)  # each b n l d/n
-        q, k = rotate(F.rms_norm(q, q.shape[-1:]), rotation), rotate(F.rms_norm(k, k.shape[-1:]), rotation)
-        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, mask)
-        return self.out(x.transpose(1, 2).flatten(2))  # b l d
+    def forward(self, x: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        q, k = rotate(norm(q), rotation), rotate(norm(k), rotation)
+        # Written out: at these lengths torch's fused CPU kernel takes twenty times as long going backward.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
+        return self.out((scores.softmax(-1) @ v.to(q.dtype)).transpose(1, 2).flatten(2))  # b l d
 
 
 class SwiGLU(nn.Module):
@@ -66,10 +70,10 @@ class Block(nn.Module):
         self.feed = SwiGLU(width)
         self.offset = nn.Parameter(torch.zeros(6, width))
 
-    def forward(self, x: Tensor, time: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (time + self.offset).unsqueeze(2).unbind(1)  # each b 1 d
-        x = x + gate_a * self.attention(norm(x) * (1 + scale_a) + shift_a, rotation, mask)
-        return x + gate_f * self.feed(norm(x) * (1 + scale_f) + shift_f)
+        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a), rotation, bias)
+        return x + gate_f * self.feed(modulate(x, shift_f, scale_f))
 
 
 class DiT(nn.Module):
@@ -95,20 +99,20 @@ class DiT(nn.Module):
         wave = waves(t)  # b 256
         time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
-        rotation = self._rotation(length, grid)  # l+hw d/n/2
+        angles = self._angles(length, grid)  # l+hw d/n/2
+        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, h * w))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
 
-        still = torch.zeros_like(time)  # the words alone do not know the time
+        still, early = torch.zeros_like(time), turn(angles[:length])  # the words alone do not know the time
         for block in self.text:
-            words = block(words, still, rotation[:length], mask[:, None, None, :])
+            words = block(words, still, early, bias[..., :length])
         image = self.patches(F.pixel_unshuffle(x_t, self.config.patch).flatten(2).transpose(1, 2))  # b hw d
         image = image + positions(grid, self.config.width)
-        x = torch.cat((words, image), 1)  # b l+hw d
-        full = F.pad(mask, (0, h * w), value=True)[:, None, None, :]
+        x, rotation = torch.cat((words, image), 1), turn(angles)  # b l+hw d
         for block in self.blocks:
-            x = block(x, time, rotation, full)
+            x = block(x, time, rotation, bias)
 
         shift, scale = self.final(wave).unsqueeze(1).chunk(2, -1)
-        x = self.head(norm(x[:, length:]) * (1 + scale) + shift)  # b hw c·p·p
+        x = self.head(modulate(x[:, length:], shift, scale))  # b hw c·p·p
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
 
     def _read(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +126,7 @@ class DiT(nn.Module):
             mask = torch.where(cond.null[:, None], first, mask)
         return words, mask
 
-    def _rotation(self, length: int, grid: Tensor) -> Tensor:
+    def _angles(self, length: int, grid: Tensor) -> Tensor:
         """Rotary angles (length + hw, d/n/2): a quarter of them turn with the word's index, the rest with row and column."""
         pairs = self.config.width // self.config.heads // 2
         per_axis = pairs * 3 // 8
@@ -149,6 +153,10 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:])
 
 
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, norm(x), 1 + scale)
+
+
 def frequencies(n: int, base: float, device: torch.device) -> Tensor:
     """n angular frequencies from 1 down to about 1 / base."""
     return base ** -(torch.arange(n, device=device) / n)
@@ -166,8 +174,13 @@ def positions(grid: Tensor, width: int) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), -1).flatten(1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each pair of features of x (b, n, l, 2k) by angles (l, k)."""
-    a, b = x.chunk(2, -1)
+def turn(angles: Tensor) -> Rotation:
+    """Cosines and sines of rotary angles (l, k), laid out for `rotate`."""
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair (i, i + k) of the 2k features of x (b, n, l, 2k) by the angles behind ``rotation``."""
+    cos, sin = rotation
+    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * sin.to(x.dtype)

@@ -38,6 +38,9 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     task = TASKS[recipe.family](recipe, _progress(echo))
+    if recipe.compile:  # one block at a time: little to compile, and any caption length will do
+        for block in (m for m in task.model.modules() if type(m).__name__ == "Block"):
+            block.compile(dynamic=True)
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
     saved, identity = out / "checkpoint.safetensors", recipe.model_dump_json()
@@ -165,9 +168,7 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         "scores": {name: round(value, 4) for name, value in scores.items() if name.startswith("dev_")},
     }
     with averaged(state):
-        finish = getattr(task, "finish", None)
-        if finish:
-            finish()
+        task.finish()
         save_weights(out / "weights.safetensors", task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]
     return out / "weights.safetensors"
 
@@ -176,7 +177,8 @@ class Log:
     """log.jsonl, one line a report, and TensorBoard's files beside it where TensorBoard is installed."""
 
     def __init__(self, out: Path) -> None:
-        self.path, self.last = out / "log.jsonl", {}  # type: Path, Metrics
+        self.path = out / "log.jsonl"
+        self.last: Metrics = {}
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

@@ -57,7 +57,7 @@ def latents(vae: VAE, weights: Path, world: World, count: int, progress: Progres
 
 def floats(pixels: np.ndarray) -> Tensor:
     """uint8 pictures as float in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(pixels)).float().div_(127.5).sub_(1)
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:

@@ -14,7 +14,7 @@ from kalpana.world.places import COLORS as BACKDROP_COLORS
 from kalpana.world.scene import BACKDROPS, COLORS, PLACES, RELATIONS, Background, Group, Scene, Thing
 from kalpana.world.splits import SPLITS, belongs
 
-MIX = {"single": 0.28, "count": 0.22, "relation": 0.36, "pair": 0.14}
+MIX = {"place": 0.02, "single": 0.27, "count": 0.22, "relation": 0.35, "pair": 0.14}
 CLASHES = {"white": {"white"}, "black": {"black", "dark blue"}, "pink": {"pink"}, "yellow": {"yellow"}, "blue": {"dark blue"}}
 FLIPS = ("animal", "transport", "food", "plant", "household", "sport", "clothing", "person")  # mirror images are as good
 
@@ -59,6 +59,8 @@ def _concept(rng: random.Random, tail: float) -> Concept:
 
 def _sample(rng: random.Random) -> Scene | None:
     kind = rng.choices(list(MIX), list(MIX.values()))[0]
+    if kind == "place":
+        return Scene((), (), Background("place", rng.choice(PLACES), rng.randrange(1 << 30)))
     relation = rng.choice(RELATIONS) if kind == "relation" else None
     if kind in ("single", "count"):
         concepts = [_concept(rng, tail=0.45 if kind == "single" else 0.1)]

@@ -1,0 +1,59 @@
+"""Draws every sample sheet of the README and the model card with the shipped weights: ``python docs/samples.py``.
+
+The prompts were fixed before any picture was seen and every picture is the first one, seed 0: nothing is chosen by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kalpana import load
+from kalpana.world.sheet import captioned
+from kalpana.world.world import World
+
+README = (
+    "three red apples to the left of a blue car",
+    "नीली कार के बाईं ओर तीन लाल सेब",
+    "a cat sitting on a sofa",
+    "एक बिल्ली सोफे पर बैठी हुई",
+    "a purple balloon on a beach",
+    "रात में एक पीला तारा",
+    "two green birds above a house",
+    "एक घर के ऊपर दो हरे पक्षी",
+)
+EVERYDAY = (
+    "sunset over mountains",
+    "a cat sitting on a sofa",
+    "एक बिल्ली सोफे पर बैठी हुई",
+    "a painting of random flowers",
+    "बेतरतीब फूलों की एक पेंटिंग",
+    "exactly five apples",
+    "a teacher with a book",
+    "an open hand",
+)
+
+
+def dev_prompts(language: str, n: int = 32) -> list[str]:
+    """The first n captions in a language of the dev split's world 0."""
+    world, found, i = World(seed=0, split="dev"), [], 0
+    while len(found) < n:
+        caption, spoken, _ = world.describe(i)
+        found += [caption] if spoken == language else []
+        i += 1
+    return found
+
+
+def main() -> None:
+    model, here = load("default"), Path(__file__).parent
+    sheets = {"samples": README, "everyday": EVERYDAY, "dev-en": dev_prompts("en"), "dev-hi": dev_prompts("hi")}
+    for name, prompts in sheets.items():
+        images = []
+        for prompt in prompts:
+            *_, last = model.generate(prompt, seed=0)
+            images.append(last.result.pictures[0].image)
+        captioned(images, prompts, columns=8 if len(prompts) > 8 else 4).save(here / f"{name}.webp", quality=90)
+        print(here / f"{name}.webp")
+
+
+if __name__ == "__main__":
+    main()

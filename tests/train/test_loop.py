@@ -1,0 +1,227 @@
+"""Training: exact resume, atomic checkpoints, clear errors, and that it learns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kalpana.hub.weights import load_module, read_weights
+from kalpana.models.vae import VAE, Config
+from kalpana.train import checkpoint
+from kalpana.train.loop import make_optimizers, schedule, split, train
+from kalpana.train.recipe import Recipe, read_recipe
+from kalpana.train.tasks import Captioned, FlowMatch, noise_times, psnr
+from kalpana.types import KalpanaError, Tokens
+
+TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
+VAE_RECIPE = Recipe(name="tiny", family="vae", model=TINY_VAE, pool=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sheet_every=100)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    weights = train(VAE_RECIPE, tmp_path_factory.mktemp("vae"), echo=quiet)
+    assert weights is not None
+    return weights
+
+
+def flow_recipe(vae: Path, **fields: object) -> Recipe:
+    model = {"width": 32, "depth": 2, "heads": 2, "text_depth": 1, "channels": 4}
+    common = {"name": "tiny", "family": "flow", "model": model, "vae": vae, "pool": 8, "steps": 10, "batch": 4, "lr": 2e-3}
+    return Recipe(**{**common, "optimizer": "muon", "warmup": 2, "log_every": 5, "sheet_every": 100, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["vae", "flow"])
+def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, vae: Path, tmp_path: Path) -> None:
+    recipe = VAE_RECIPE if family == "vae" else flow_recipe(vae)
+    whole = train(recipe, tmp_path / "whole", echo=quiet)
+    assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
+    parts = train(recipe, tmp_path / "parts", echo=quiet)
+    assert whole is not None and parts is not None
+    for file in ("checkpoint.safetensors", "weights.safetensors"):
+        one, two = (safetensors_of(tmp_path / run / file) for run in ("whole", "parts"))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one), file
+
+
+def safetensors_of(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_weights_carry_config_and_provenance(vae: Path) -> None:
+    weights = read_weights(vae, "vae")
+    assert weights.config == {**TINY_VAE, "encoder": [1, 1], "decoder": [1, 1]}
+    assert weights.provenance["samples"] == 40
+    assert weights.provenance["recipe"]["lr"] == 2e-3
+    assert set(weights.provenance["scores"]) == {"dev_psnr", "dev_psnr_noise_0.1"}
+    net = load_module(vae, "vae", lambda **config: VAE(Config(**config)))
+    assert net.preview_weight.abs().sum() > 0
+
+
+def test_it_learns(vae: Path, tmp_path: Path) -> None:
+    """Eight pictures and their captions are learned by heart: the loss falls by half in a few seconds."""
+    lines: list[str] = []
+    train(flow_recipe(vae, steps=120, lr=5e-3, drop=0.0, bf16=False, log_every=10), tmp_path, echo=lines.append)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines if "  loss " in line]
+    assert sum(losses[-3:]) < 0.6 * losses[0] * 3
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """A process that saves for ever is killed by SIGKILL at odd moments: what it leaves always loads."""
+    code = f"""
+import torch
+from pathlib import Path
+from kalpana.train import checkpoint
+net = torch.nn.Linear(1500, 1500)
+state = checkpoint.State(net, {{k: v.clone() for k, v in net.state_dict().items()}}, [])
+print("ready", flush=True)
+while True:
+    state.step += 1
+    for p in net.parameters(): torch.nn.init.constant_(p, state.step)
+    checkpoint.save(Path({str(tmp_path / "c.safetensors")!r}), state, "{{}}")
+    print(state.step, flush=True)
+"""
+    net = torch.nn.Linear(1500, 1500)
+    for after in (1, 3, 4):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(after + 1):
+                process.stdout.readline()
+            os.kill(process.pid, signal.SIGKILL)  # it is by now in the middle of the next save
+        state = checkpoint.State(net, {}, [])
+        checkpoint.load(tmp_path / "c.safetensors", state, "{}")
+        assert state.step >= after
+        assert (net.weight == state.step).all() and (net.bias == state.step).all()
+
+
+def test_sigint_saves_and_leaves(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump({**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}), encoding="utf-8")
+    code = f"""
+from pathlib import Path
+from kalpana.train.loop import train
+from kalpana.train.recipe import read_recipe
+train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), echo=lambda line: print(line, flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "loss" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert "goes on from here" in rest
+    assert (tmp_path / "run/checkpoint.safetensors").exists()
+
+
+def test_broken_and_foreign_checkpoints_are_clear_errors(tmp_path: Path) -> None:
+    train(VAE_RECIPE, tmp_path, until=2, echo=quiet)
+    file = tmp_path / "checkpoint.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(KalpanaError, match="broken"):
+        train(VAE_RECIPE, tmp_path, echo=quiet)
+    file.write_bytes(whole)
+    with pytest.raises(KalpanaError, match="differs in lr"):
+        train(VAE_RECIPE.model_copy(update={"lr": 1.0}), tmp_path, echo=quiet)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nbath: 3", "field 'bath'.*the fields are name, family"),
+        ("name: x\nfamily: vae\npool: 8\nsteps: many\nbatch: 1\nlr: 1", "field 'steps'"),
+        ("name: x\nfamily: gan\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'family'"),
+        ("name: x\nfamily: flow\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'vae'"),
+        ("name: [x", "not YAML"),
+        ("", "no fields"),
+    ],
+)
+def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(KalpanaError, match=message) as error:
+        read_recipe(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_model_field_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KalpanaError, match=r"model\.depht"):
+        train(VAE_RECIPE.model_copy(update={"model": {"depht": 3}}), tmp_path, echo=quiet)
+
+
+def test_shipped_recipes_are_valid() -> None:
+    for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"):
+        read_recipe(path)
+
+
+def test_batches_do_not_depend_on_what_was_asked_before(vae: Path) -> None:
+    one, two = (FlowMatch(flow_recipe(vae), lambda done, total: None) for _ in range(2))
+    one.batch(3), one.batch(9)
+    a, b = one.batch(5), two.batch(5)
+    assert torch.equal(a.latents, b.latents) and torch.equal(a.tokens.ids, b.tokens.ids)
+
+
+def test_a_round_shows_every_picture_once_and_captions_match(vae: Path) -> None:
+    task = FlowMatch(flow_recipe(vae, pool=64, batch=4), lambda done, total: None)
+    shown = [pair for step in range(16) for pair in task._captions(step)]
+    assert sorted(i for i, _ in shown) == list(range(64))
+    assert all(words == task.world.describe(i, 0)[0] for i, words in shown)
+
+
+def test_accumulated_parts_cover_the_batch() -> None:
+    batch = Captioned(torch.arange(8.0).view(8, 1, 1, 1), Tokens(torch.arange(16).view(8, 2), torch.ones(8, 2, dtype=torch.bool)))
+    parts = list(split(batch, 4))
+    assert torch.equal(torch.cat([p.latents for p in parts]), batch.latents)
+    assert torch.equal(torch.cat([p.tokens.ids for p in parts]), batch.tokens.ids)
+
+
+def test_accumulation_takes_the_same_step(tmp_path: Path) -> None:
+    """The mean over four parts is the mean over the whole, but for the batch norm, which sees the parts: so compare the flow task's."""
+    x = torch.randn(8, 3)
+    net = torch.nn.Linear(3, 1)
+    net(x).square().mean().backward()
+    assert net.weight.grad is not None
+    whole = net.weight.grad.clone()
+    net.zero_grad()
+    for part in split(x, 4):
+        (net(part).square().mean() / 4).backward()
+    assert torch.allclose(net.weight.grad, whole, atol=1e-6)
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
+    recipe = VAE_RECIPE.model_copy(update={"steps": 1000, "warmup": 100, "decay": 0.4})
+    rates = [schedule(step, recipe) for step in range(1000)]
+    assert rates[0] == 0.01 and rates[99:600] == [1.0] * 501
+    assert rates[800] == pytest.approx(0.5) and rates[-1] == pytest.approx(1 / 400)
+
+
+def test_muon_takes_the_matrices_inside_blocks_and_adamw_the_rest(vae: Path) -> None:
+    model = FlowMatch(flow_recipe(vae), lambda done, total: None).model
+    muon, adamw = make_optimizers(model, flow_recipe(vae))
+    inside = {id(p) for group in muon.param_groups for p in group["params"]}
+    outside = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert inside | outside == {id(p) for p in model.parameters()} and not inside & outside
+    assert inside == {id(p) for name, p in model.named_parameters() if p.ndim == 2 and "offset" not in name and name.startswith(("text", "blocks"))}
+
+
+def test_times_lean_to_noise_as_said() -> None:
+    t = noise_times(200_000, torch.Generator().manual_seed(0))
+    low, middle, high = t.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    assert (round(low, 2), round(middle, 2), round(high, 2)) == (0.56, 0.69, 0.79)
+
+
+def test_psnr_of_a_known_error() -> None:
+    assert psnr(0.04) == pytest.approx(20.0)
