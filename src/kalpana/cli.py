@@ -7,8 +7,10 @@ is one line and exit code 2, Ctrl-C is 130.
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -95,24 +97,27 @@ def generate(
     from kalpana.media import grid as contact_sheet
 
     fields = {name: value for name, value in context.params.items() if name in Request.model_fields and value is not None}
-    asked = [Request(prompt=prompt, strict=not lenient, **fields).seeded() for prompt in _prompts(prompts or [], file)]
+    if lenient:
+        fields["strict"] = False
+    asked = [Request(prompt=prompt, **fields).seeded() for prompt in _prompts(prompts or [], file)]
     drawer = load(asked[0].model)
     settled = [drawer.capabilities.settle(request)[0] for request in asked]
     ready_folder(out, sum(len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536) for r in settled))
 
     saved: list[tuple[Path, Picture]] = []
     try:
-        for number, request in enumerate(asked, start=1):
-            for part in request.parts(TOGETHER):
-                for picture in _watch(drawer.generate(part), f"{number}/{len(asked)}" if len(asked) > 1 else "").pictures:
-                    path = out / f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
-                    saved.append((save(picture.image, path, picture.receipt), picture))
-                    if not as_json:
-                        print(saved[-1][0], flush=True)
-        if grid:
-            path = out / f"{slug(asked[0].prompt)}-{saved[0][1].seed}-grid.png"
-            sheet = save(contact_sheet([p.image for _, p in saved]), path, {"sheet": [p.receipt for _, p in saved]})
-            print(sheet, file=sys.stderr if as_json else sys.stdout)
+        with _asked_to_stop() as stop:
+            for number, request in enumerate(asked, start=1):
+                for part in request.parts(TOGETHER):
+                    for picture in _watch(drawer.generate(part), f"{number}/{len(asked)}" if len(asked) > 1 else "", stop).pictures:
+                        path = out / f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
+                        saved.append((save(picture.image, path, picture.receipt), picture))
+                        if not as_json:
+                            print(saved[-1][0], flush=True)
+            if grid:
+                path = out / f"{slug(asked[0].prompt)}-{saved[0][1].seed}-grid.png"
+                sheet = save(contact_sheet([picture.image for _, picture in saved]), path, {"sheet": [p.receipt for _, p in saved]})
+                print(sheet, file=sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
         wanted = sum(len(request.each_seed()) for request in asked)
         print(f"stopped: {len(saved)} of {wanted} pictures were finished, and are in {out}", file=sys.stderr)
@@ -166,7 +171,7 @@ def replay(
     drawer = load(model or request.model)
     if out:
         ready_folder(out, file.stat().st_size)
-    (again,) = _watch(drawer.generate(request), "").pictures
+    (again,) = _watch(drawer.generate(request)).pictures
     agreement = compare(file, again)
     print(agreement)
     if out:
@@ -192,18 +197,20 @@ def tokens(prompt: str, as_json: Json = False) -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="a YAML file, such as recipes/flow.yaml")],
-    out: Annotated[Path | None, typer.Option(help="folder of the run [default: runs/NAME of the recipe]")] = None,
+    recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
+    out: Annotated[
+        Path | None, typer.Option(help="the run's folder (default: runs/ and the recipe's name); a run in it goes on exactly")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="stop after this many steps in all; the same command goes on later")] = None,
 ) -> None:
-    """Train a model by a recipe. Ctrl-C saves; the same command goes on where a stopped run was."""
+    """Train a model by a recipe, or go on training it."""
     from kalpana.train.loop import train as run
     from kalpana.train.recipe import read_recipe
 
-    read = read_recipe(recipe)
-    weights = run(read, out or Path("runs") / read.name, echo=lambda line: print(line, file=sys.stderr, flush=True))
-    if weights is None:
-        raise typer.Exit(130)
-    print(weights)
+    asked = read_recipe(recipe)
+    weights = run(asked, out or Path("runs") / asked.name, until=steps)
+    if weights:
+        print(weights)
 
 
 @world.command("show")
@@ -251,21 +258,43 @@ def _lines(name: str) -> list[str]:
         raise KalpanaError(f"prompts cannot be read from {name}: it is not UTF-8 text") from None
 
 
-def _watch(stream: Iterator[Step], label: str) -> Result:
-    """The result of a stream, its progress drawn on stderr while it runs, and its warnings printed there."""
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Inside, the first Ctrl-C only fills the list, so that no picture is lost while it is written; a second one stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) -> Result:
+    """The result of a stream, its progress drawn on stderr while it runs, and its warnings printed there.
+
+    Raises KeyboardInterrupt at the next step after ``stop`` was filled, unless that step carries the result.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+    console = Console(stderr=True)
     # Rich would send what is printed meanwhile to stderr, paths included.
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, left="")
         for step in stream:
+            if stop and not step.result:
+                raise KeyboardInterrupt
             left = "" if step.eta is None else f"{step.eta:.0f} s left"
             bar.update(task, total=step.total, completed=step.index, description=f"{label} {step.stage}".strip(), left=left)
     assert step.result is not None
     for warning in step.result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return step.result
 
 

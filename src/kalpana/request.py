@@ -153,6 +153,9 @@ class Request(BaseModel):
     def parts(self, most: int) -> Iterator[Request]:
         """The same pictures as requests for at most ``most`` each, in order; the request must be ``seeded``."""
         seeds = self.each_seed()
+        if len(seeds) <= most:
+            yield self
+            return
         for start in range(0, len(seeds), most):
             some = seeds[start : start + most]
             yield self.but(seeds=some) if self.seeds else self.but(seed=some[0], n=len(some))

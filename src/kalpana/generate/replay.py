@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kalpana.types import KalpanaError, Picture
 @dataclass(frozen=True)
 class Agreement:
     """How a file and its picture made again compare: ``bytes`` and ``pixels`` equal or not, the ``largest`` difference of an
-    8-bit value as the file shows it, and ``changed``, what differs in the receipts (versions, weights) and may be the reason."""
+    8-bit value, and ``changed``, what differs in their receipts (versions, weights) and may be the reason."""
 
     bytes: bool
     pixels: bool
@@ -43,17 +43,10 @@ def request_of(receipt: dict[str, Any]) -> Request:
 
 
 def compare(path: Path, again: Picture) -> Agreement:
-    """How the picture file at ``path`` and the picture made again from its receipt agree."""
+    """How the picture file at ``path`` and the picture made again from its receipt, written the same way, agree."""
     receipt, data = read_receipt(path), path.read_bytes()
-    with Image.open(path) as image:
-        before = np.asarray(image.convert("RGB")).astype(int)
-    format = receipt["resolved"]["format"]
-    file = encode(again.image, format, receipt)  # with the old receipt, for only the picture is in question
-    pixels = hashlib.sha256(again.image.tobytes()).hexdigest() == receipt["pixels"]
-    after = np.asarray(again.image).astype(int)
-    return Agreement(
-        bytes=file == data,
-        pixels=pixels,
-        largest=int(np.abs(before - after).max()) if before.shape == after.shape else 255,
-        changed=tuple(name for name in ("kalpana", "torch", "model") if receipt.get(name) != again.receipt.get(name)),
-    )
+    file = encode(again.image, receipt["resolved"]["format"], receipt)  # with the old receipt: only the picture is in question
+    before, after = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file))
+    largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
+    changed = tuple(name for name in ("kalpana", "torch", "model") if receipt.get(name) != again.receipt.get(name))
+    return Agreement(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)

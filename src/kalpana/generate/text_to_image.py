@@ -8,7 +8,6 @@ we measured (x86, one and two threads), while a CPU or GPU whose matrix kernels 
 
 from __future__ import annotations
 
-import hashlib
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kalpana import __version__
@@ -25,7 +23,7 @@ from kalpana.diffusion.denoiser import Denoise, Denoiser
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
-from kalpana.generate.upscale import upscale, upscaler_files
+from kalpana.generate.upscale import load_upscaler, upscale
 from kalpana.hub.card import Card
 from kalpana.hub.weights import fingerprint, load_module
 from kalpana.media import to_images
@@ -103,7 +101,7 @@ def _draw(model: TextToImage, request: Request, account: dict[str, Any], warning
         if request.upscale > 1:
             pixels = upscale(pixels.clamp(-1, 1), request.upscale)
         for image, seed in zip(to_images(pixels), seeds, strict=True):
-            pictures.append(Picture(image, seed, _receipt(account, request, seed, image)))
+            pictures.append(Picture(image, seed, account | {"seed": seed, "resolved": _resolved(request, seed)}))
         index += 1
         if index < total:
             yield Step(index, total, model.vae.preview(x), eta(), stage="decode")
@@ -154,7 +152,7 @@ def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict
         "kalpana": __version__,
         "torch": torch.__version__,
         "request": asked.asked(),
-        "model": {"name": model.name, "family": model.family, "files": model.files | (upscaler_files() if settled.upscale > 1 else {})},
+        "model": {"name": model.name, "family": model.family, "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {})},
         "read": read,
         "ignored": ignored,
         "warnings": warnings,
@@ -162,7 +160,6 @@ def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict
     return account, tuple(warnings)
 
 
-def _receipt(account: dict[str, Any], settled: Request, seed: int, image: Image.Image) -> dict[str, Any]:
-    """The receipt of one picture: ``resolved`` and the prompt make it again, alone; ``pixels`` is the SHA-256 of its RGB bytes."""
-    resolved = settled.but(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})
-    return account | {"seed": seed, "resolved": resolved, "pixels": hashlib.sha256(image.tobytes()).hexdigest()}
+def _resolved(settled: Request, seed: int) -> dict[str, Any]:
+    """All fields, but for the prompt, of the request that makes one of the pictures again, alone."""
+    return settled.but(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})
