@@ -198,9 +198,7 @@ def tokens(prompt: str, as_json: Json = False) -> None:
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
-    out: Annotated[
-        Path | None, typer.Option(help="the run's folder (default: runs/ and the recipe's name); a run in it goes on exactly")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="the run's folder, runs/NAME by default; a run found there goes on")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="stop after this many steps in all; the same command goes on later")] = None,
 ) -> None:
     """Train a model by a recipe, or go on training it."""

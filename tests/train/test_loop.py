@@ -214,7 +214,9 @@ def test_muon_takes_the_matrices_inside_blocks_and_adamw_the_rest(vae: Path) -> 
     inside = {id(p) for group in muon.param_groups for p in group["params"]}
     outside = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert inside | outside == {id(p) for p in model.parameters()} and not inside & outside
-    assert inside == {id(p) for name, p in model.named_parameters() if p.ndim == 2 and "offset" not in name and name.startswith(("text", "blocks"))}
+    assert inside == {
+        id(p) for name, p in model.named_parameters() if p.ndim == 2 and "offset" not in name and name.startswith(("text", "blocks"))
+    }
 
 
 def test_times_lean_to_noise_as_said() -> None:

@@ -54,7 +54,9 @@ def load(path: Path, state: State, recipe: str) -> None:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, safetensors.SafetensorError) as error:
-        raise KalpanaError(f"the checkpoint {path} is broken ({error}): delete it to start again, or put an older copy in its place") from None
+        raise KalpanaError(
+            f"the checkpoint {path} is broken ({error}): delete it to start again, or put an older copy in its place"
+        ) from None
     if about.get("format") != "kalpana-checkpoint":
         raise KalpanaError(f"{path} is not a checkpoint of a training run")
     changed = sorted(k for k, v in json.loads(recipe).items() if json.loads(about["recipe"]).get(k) != v)

@@ -60,7 +60,11 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
                 metrics |= {"seconds": state.seconds, "samples": state.step * recipe.batch, "samples_per_second": per_second}
                 log.write(state.step, metrics)
                 left = (recipe.steps - state.step) * state.seconds / state.step / 60
-                echo(f"{recipe.name} {state.step}/{recipe.steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()) + f"  {left:.0f} min left")
+                echo(
+                    f"{recipe.name} {state.step}/{recipe.steps}  "
+                    + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+                    + f"  {left:.0f} min left"
+                )
             if state.step % recipe.sheet_every == 0 or state.step == recipe.steps:
                 evaluate(task, state, recipe, out, log, echo)
             if state.step % recipe.save_every == 0:

@@ -71,7 +71,9 @@ def _config(kind: type, recipe: Recipe) -> Any:
     try:
         unknown = sorted(set(recipe.model) - set(kind.__dataclass_fields__))  # type: ignore[attr-defined]
         if unknown:
-            raise KalpanaError(f"recipe {recipe.name}: unknown field 'model.{unknown[0]}': the fields are {', '.join(kind.__dataclass_fields__)}")  # type: ignore[attr-defined]
+            raise KalpanaError(
+                f"recipe {recipe.name}: unknown field 'model.{unknown[0]}': the fields are {', '.join(kind.__dataclass_fields__)}"
+            )  # type: ignore[attr-defined]
         return TypeAdapter(kind).validate_python(recipe.model)
     except ValidationError as error:
         first = error.errors()[0]
@@ -114,7 +116,9 @@ class Autoencode:
             noisy.append((rough.clamp(-1, 1) - x).square().mean((1, 2, 3)))
             if not start:
                 sheet = [x[:32], y[:32]]
-        return {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}, torch.cat(sheet)
+        return {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}, torch.cat(
+            sheet
+        )
 
     def finish(self) -> None:
         self.model.fit_preview(pool.floats(self.dev[:256]))
@@ -158,7 +162,9 @@ class FlowMatch:
         """The (picture, caption) pairs of a step; SORT steps are dealt together, shortest captions first, in random order."""
         block = step // self.SORT
         if self.sorted[0] != block:
-            pairs = [pair for s in range(block * self.SORT, (block + 1) * self.SORT) for pair in _indices(self.recipe, s, len(self.latents))]
+            pairs = [
+                pair for s in range(block * self.SORT, (block + 1) * self.SORT) for pair in _indices(self.recipe, s, len(self.latents))
+            ]
             words = [(i, self.world.describe(i, take)[0]) for i, take in pairs]
             words.sort(key=lambda pair: len(pair[1].encode()))
             dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]

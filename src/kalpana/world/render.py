@@ -64,7 +64,9 @@ def _draw(things: Sequence[Thing], side: int, level: int, device: torch.device |
     rgba[:, :3] *= rgba[:, 3:]
     if level:
         rgba = F.avg_pool2d(rgba, 2**level)
-    return F.grid_sample(rgba, F.affine_grid(_inverse(things, device), [len(things), 4, side, side], align_corners=False), align_corners=False)
+    return F.grid_sample(
+        rgba, F.affine_grid(_inverse(things, device), [len(things), 4, side, side], align_corners=False), align_corners=False
+    )
 
 
 def _inverse(things: Sequence[Thing], device: torch.device | str) -> Tensor:

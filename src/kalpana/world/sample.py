@@ -123,11 +123,7 @@ def _place(rng: random.Random, groups: list[Group], sprites: list[int], relation
         first, second = second, first
     if where in ("above", "below"):
         first, second = (_transpose(first), _transpose(second))
-    return [
-        thing
-        for i, region in enumerate((first, second))
-        for thing in _fill(rng, i, groups[i], sprites[i], region, kinds[i])
-    ]
+    return [thing for i, region in enumerate((first, second)) for thing in _fill(rng, i, groups[i], sprites[i], region, kinds[i])]
 
 
 def _transpose(region: Region) -> Region:
@@ -177,16 +173,19 @@ def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kind: str
     top, base = (atlas.load().sprites[sprite] for sprite in sprites)
     big = rng.uniform(0.56, 0.74) / max(base.width, 0.8 * base.height)
     small = rng.uniform(0.27, 0.38)
-    x = 0.5 + rng.uniform(-0.12, 0.12)
-    base_h, top_h = big * base.height, small * top.height
-    y = 0.96 - base_h / 2 - rng.uniform(0, max(0.0, min(0.12, 0.94 - base_h - top_h)))
-    dx = rng.uniform(-0.12, 0.12) * big
+    dx = rng.uniform(-0.12, 0.12)  # in sizes of the support
     known = lexicon()[groups[1].concept].seat
-    seat = known + rng.uniform(-0.04, 0.04) if known else _surface(sprites[1], dx / big) + 0.06
+    seat = known + rng.uniform(-0.04, 0.04) if known else _surface(sprites[1], dx) + 0.06
+    above = small * top.height + (1 - seat) * big * base.height  # from the support's bottom to the head of what rests on it
+    shrink = min(1.0, 0.92 / max(above, big * base.height))
+    big, small, above = big * shrink, small * shrink, above * shrink
+    base_h, top_h = big * base.height, small * top.height
+    x = 0.5 + rng.uniform(-0.12, 0.12)
+    y = 0.96 - base_h / 2 - rng.uniform(0, min(0.12, 0.94 - max(above, base_h)))
     foot = y - base_h / 2 + seat * base_h
     return [
         Thing(sprites[1], x, y, big, 0.0, False, groups[1].color, 1),
-        Thing(sprites[0], x + dx, foot - top_h / 2, small, 0.0, kind.startswith(FLIPS) and rng.random() < 0.5, groups[0].color, 0),
+        Thing(sprites[0], x + dx * big, foot - top_h / 2, small, 0.0, kind.startswith(FLIPS) and rng.random() < 0.5, groups[0].color, 0),
     ]
 
 

@@ -20,7 +20,7 @@ def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: i
     """The square pictures at SIDE pixels, row by row, each above its caption, English or Hindi."""
     if not features.check("raqm"):
         raise KalpanaError(
-            "this Pillow cannot shape Devanagari (no raqm): take the wheel from PyPI, 'pip install --force-reinstall --only-binary :all: Pillow'"
+            "this Pillow cannot shape Devanagari (no raqm): reinstall it with 'pip install --force-reinstall --only-binary :all: Pillow'"
         )
     font = ImageFont.truetype(str(FONT), 15, layout_engine=ImageFont.Layout.RAQM)
     columns = columns or math.ceil(math.sqrt(len(images)))
