@@ -142,7 +142,7 @@ class DiT(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.words.weight, std=0.5)
         nn.init.normal_(self.null, std=0.5)
-        for zero in (self.time[2], self.final, self.head):  # type: ignore[union-attr]
+        for zero in (self.time[2], self.final, self.head):
             nn.init.zeros_(zero.weight)  # type: ignore[arg-type]
         for block in [*self.text, *self.blocks]:
             with torch.no_grad():

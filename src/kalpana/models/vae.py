@@ -65,6 +65,8 @@ class VAE(nn.Module):
             nn.PixelShuffle(4),  # b 3 h w
         )
         # The least-squares map from a latent to the mean colour under it; fitted once after training, see `fit_preview`.
+        self.preview_weight: Tensor
+        self.preview_bias: Tensor
         self.register_buffer("preview_weight", torch.zeros(3, c.latent))
         self.register_buffer("preview_bias", torch.zeros(3))
 

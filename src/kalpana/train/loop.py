@@ -85,7 +85,7 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    batch, total, metrics = task.batch(state.step), 0.0, {}
+    batch, total, metrics = task.batch(state.step), 0.0, dict[str, float]()
     for part in split(batch, recipe.accumulate):
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             loss, metrics = task.loss(part, rng)
@@ -188,7 +188,7 @@ class Log:
         except ImportError:
             self.board = None
         else:
-            self.board = SummaryWriter(str(out))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(out))
 
     def write(self, step: int, metrics: Metrics) -> None:
         self.last |= metrics
@@ -196,7 +196,7 @@ class Log:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self.board:
             for name, value in metrics.items():
-                self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self.board.add_scalar(name, value, step)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,8 +36,8 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """A family at school. ``model`` learns; ``loss`` may use ``rng``, seeded by the step."""
 
-    model: nn.Module
-
+    @property
+    def model(self) -> nn.Module: ...
     def batch(self, step: int) -> Any: ...
     def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, Metrics]: ...
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -56,24 +57,18 @@ def _indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:
     return out
 
 
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
+@lru_cache(maxsize=2)
 def _order(seed: int, around: int, count: int) -> np.ndarray:
-    key = (seed, around, count)
-    if key not in _orders:
-        _orders.clear()
-        _orders[key] = np.random.default_rng([seed, around]).permutation(count)
-    return _orders[key]
+    return np.random.default_rng([seed, around]).permutation(count)
 
 
 def _config(kind: type, recipe: Recipe) -> Any:
+    """The network's configuration, its defaults changed as the recipe says."""
+    known = [field.name for field in fields(kind)]
+    for name in recipe.model:
+        if name not in known:
+            raise KalpanaError(f"recipe {recipe.name}: unknown field 'model.{name}': the fields are {', '.join(known)}")
     try:
-        unknown = sorted(set(recipe.model) - set(kind.__dataclass_fields__))  # type: ignore[attr-defined]
-        if unknown:
-            raise KalpanaError(
-                f"recipe {recipe.name}: unknown field 'model.{unknown[0]}': the fields are {', '.join(kind.__dataclass_fields__)}"
-            )  # type: ignore[attr-defined]
         return TypeAdapter(kind).validate_python(recipe.model)
     except ValidationError as error:
         first = error.errors()[0]
@@ -86,7 +81,7 @@ class Autoencode:
 
     def __init__(self, recipe: Recipe, progress: pool.Progress) -> None:
         self.recipe = recipe
-        self.model = vae.VAE(_config(vae.Config, recipe)).to(memory_format=torch.channels_last)
+        self.model = vae.VAE(_config(vae.Config, recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pictures = pool.pictures(World(recipe.seed, "train"), recipe.pool, progress)
         self.dev = pool.pictures(World(recipe.seed, "dev"), HELD_OUT, progress)
 

@@ -59,7 +59,7 @@ def _draw(things: Sequence[Thing], side: int, level: int, device: torch.device |
     rgba = art.pixels[rows].to(device).float().div_(255)  # n 4 s s
     painted = torch.tensor([i for i, thing in enumerate(things) if thing.color is not None], dtype=torch.long)
     if len(painted):
-        colors = torch.tensor([COLORS.index(things[i].color) for i in painted.tolist()])  # type: ignore[arg-type]
+        colors = torch.tensor([COLORS.index(thing.color) for thing in things if thing.color is not None])
         rgba[painted] = atlas.recolor(rgba[painted], rows[painted], colors)
     rgba[:, :3] *= rgba[:, 3:]
     if level:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from kalpana.world import atlas
 from kalpana.world.lexicon import Concept, lexicon, sprites_of
@@ -40,16 +41,11 @@ class _Vocabulary:
     resters: list[Concept]
 
 
-_words: _Vocabulary | None = None
-
-
+@cache
 def _vocabulary() -> _Vocabulary:
-    global _words
-    if _words is None:
-        every = list(lexicon().values())
-        core, tail = [c for c in every if c.core], [c for c in every if not c.core]
-        _words = _Vocabulary(core, tail, [c.weight for c in tail], [c for c in core if c.support], [c for c in core if c.can_rest])
-    return _words
+    every = list(lexicon().values())
+    core, tail = [c for c in every if c.core], [c for c in every if not c.core]
+    return _Vocabulary(core, tail, [c.weight for c in tail], [c for c in core if c.support], [c for c in core if c.can_rest])
 
 
 def _concept(rng: random.Random, tail: float) -> Concept:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from kalpana.media import to_images
 from kalpana.types import KalpanaError
-from kalpana.world.atlas import ART
+from kalpana.world.lexicon import ART
 from kalpana.world.world import World
 
 SIDE, TEXT, FONT = 256, 76, ART / "fonts" / "Mukta_400Regular.ttf"  # pixels of a picture and of the room for its caption

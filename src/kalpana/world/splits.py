@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from kalpana.world.atlas import ART
-from kalpana.world.lexicon import lexicon
+from kalpana.world.lexicon import ART, lexicon
 from kalpana.world.scene import COLORS, Scene
 
 SPLITS = ("train", "dev", "test", "unseen")
