@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.train.checkpoint import State
-from kalpana.train.loop import make_optimizers, train_step
+from kalpana.train.loop import compile_blocks, make_optimizers, train_step
 from kalpana.train.recipe import read_recipe
 from kalpana.train.tasks import FlowMatch
 
@@ -69,6 +69,8 @@ def _rows(quick: bool) -> Iterator[Row]:
 
     with FlopCounterMode(display=False) as counter:
         block(learn)
+    if recipe.compile:  # now, for what is compiled is not counted
+        compile_blocks(task.model)
     limit = peak(side, seconds / 6)
     taken = duration(lambda: block(lambda: train_step(task, state, recipe)), seconds)
     samples, arithmetic = task.SORT * recipe.batch, counter.get_total_flops()

@@ -24,6 +24,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from kalpana.hub.weights import save_weights
 from kalpana.media import grid, to_images
+from kalpana.models import dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.tasks import TASKS, Metrics, Task
@@ -38,9 +39,8 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     task = TASKS[recipe.family](recipe, _progress(echo))
-    if recipe.compile:  # one block at a time: little to compile, and any caption length will do
-        for block in (m for m in task.model.modules() if type(m).__name__ == "Block"):
-            block.compile(dynamic=True)
+    if recipe.compile:
+        compile_blocks(task.model)
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
     saved, identity = out / "checkpoint.safetensors", recipe.model_dump_json()
@@ -74,6 +74,13 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
         echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
         return None
     return ship(task, state, recipe, out, log.last)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do."""
+    for module in model.modules():
+        if isinstance(module, dit.Block | vae.Block):
+            module.compile(dynamic=True)
 
 
 def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
