@@ -70,6 +70,14 @@ def test_weights_carry_config_and_provenance(vae: Path) -> None:
     assert net.preview_weight.abs().sum() > 0
 
 
+def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) -> None:
+    """With a rate of (nearly) nothing it ends where the other did; the batch norm's own statistics move on."""
+    again = train(VAE_RECIPE.model_copy(update={"init": vae, "lr": 1e-12, "steps": 1}), tmp_path, echo=quiet)
+    assert again is not None
+    before, after = (read_weights(path, "vae").tensors for path in (vae, again))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("weight") and "preview" not in name)
+
+
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
     """Eight pictures and their captions are learned by heart: the loss falls by half in a few seconds."""
     lines: list[str] = []

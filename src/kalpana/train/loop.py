@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from kalpana.hub.weights import save_weights
+from kalpana.hub.weights import read_weights, save_weights
 from kalpana.media import grid, to_images
 from kalpana.models import dit, vae
 from kalpana.train import checkpoint
@@ -41,6 +41,8 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
     task = TASKS[recipe.family](recipe, _progress(echo))
     if recipe.compile:
         compile_blocks(task.model)
+    if recipe.init:
+        task.model.load_state_dict(read_weights(recipe.init, recipe.family).tensors)
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
     saved, identity = out / "checkpoint.safetensors", recipe.model_dump_json()

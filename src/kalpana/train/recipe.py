@@ -20,6 +20,7 @@ class Recipe(BaseModel):
     family: Literal["vae", "flow"] = Field(description="which network learns: the autoencoder or the latent flow transformer")
     model: dict[str, Any] = Field(default={}, description="fields of the network's Config that differ from its defaults")
     vae: Path | None = Field(default=None, description="flow: the trained autoencoder's weights")
+    init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
     seed: int = 0
     pool: int = Field(gt=0, description="distinct pictures; they are drawn once and kept on disk, captions are drawn anew each time round")
     steps: int = Field(gt=0)
