@@ -92,13 +92,14 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: P
 import torch
 from pathlib import Path
 from kalpana.train import checkpoint
+from kalpana.train.recipe import Recipe
 net = torch.nn.Linear(1500, 1500)
 state = checkpoint.State(net, {{k: v.clone() for k, v in net.state_dict().items()}}, [])
 print("ready", flush=True)
 while True:
     state.step += 1
     for p in net.parameters(): torch.nn.init.constant_(p, state.step)
-    checkpoint.save(Path({str(tmp_path / "c.safetensors")!r}), state, "{{}}")
+    checkpoint.save(Path({str(tmp_path / "c.safetensors")!r}), state, Recipe.model_validate_json({VAE_RECIPE.model_dump_json()!r}))
     print(state.step, flush=True)
 """
     net = torch.nn.Linear(1500, 1500)
@@ -109,7 +110,7 @@ while True:
                 process.stdout.readline()
             os.kill(process.pid, signal.SIGKILL)  # it is by now in the middle of the next save
         state = checkpoint.State(net, {}, [])
-        checkpoint.load(tmp_path / "c.safetensors", state, "{}")
+        checkpoint.load(tmp_path / "c.safetensors", state, VAE_RECIPE)
         assert state.step >= after
         assert (net.weight == state.step).all() and (net.bias == state.step).all()
 

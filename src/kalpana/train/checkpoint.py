@@ -5,7 +5,6 @@ Batches and noise are functions of the step, so model, averaged weights, optimiz
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
+from kalpana.world.world import VERSION
 
 
 @dataclass
@@ -31,14 +32,14 @@ class State:
     seconds: float = 0.0  # of training so far
 
 
-def save(path: Path, state: State, recipe: str) -> None:
+def save(path: Path, state: State, recipe: Recipe) -> None:
     """Write the checkpoint whole or not at all: a kill in the middle leaves the previous one as it was."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     for k, optimizer in enumerate(state.optimizers):
         for i, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{k}.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    about = {"format": "kalpana-checkpoint", "step": str(state.step), "seconds": str(state.seconds), "recipe": recipe}
+    about = {"format": "kalpana-checkpoint", "step": str(state.step), "seconds": str(state.seconds), "recipe": recipe.model_dump_json(), "data": VERSION}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     safetensors.torch.save_file({name: value.contiguous().clone() for name, value in tensors.items()}, beside, about)
@@ -47,7 +48,7 @@ def save(path: Path, state: State, recipe: str) -> None:
     beside.replace(path)
 
 
-def load(path: Path, state: State, recipe: str) -> None:
+def load(path: Path, state: State, recipe: Recipe) -> None:
     """Put a checkpoint back into ``state``. Raises KalpanaError if it is broken or belongs to another recipe."""
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -59,7 +60,10 @@ def load(path: Path, state: State, recipe: str) -> None:
         ) from None
     if about.get("format") != "kalpana-checkpoint":
         raise KalpanaError(f"{path} is not a checkpoint of a training run")
-    changed = sorted(k for k, v in json.loads(recipe).items() if json.loads(about["recipe"]).get(k) != v)
+    if about["data"] != VERSION:
+        raise KalpanaError(f"{path} learned from version {about['data']} of the world, and this is {VERSION}: train into another folder")
+    before = Recipe.model_validate_json(about["recipe"])
+    changed = [name for name in Recipe.model_fields if getattr(before, name) != getattr(recipe, name)]
     if changed:
         raise KalpanaError(f"{path} was made by a recipe that differs in {', '.join(changed)}: undo that, or train into another folder")
 

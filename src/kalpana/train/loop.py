@@ -45,9 +45,9 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
         task.model.load_state_dict(read_weights(recipe.init, recipe.family).tensors)
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
-    saved, identity = out / "checkpoint.safetensors", recipe.model_dump_json()
+    saved = out / "checkpoint.safetensors"
     if saved.exists():
-        checkpoint.load(saved, state, identity)
+        checkpoint.load(saved, state, recipe)
         echo(f"{recipe.name}: going on from step {state.step}")
     last = min(until or recipe.steps, recipe.steps)
     log = Log(out)
@@ -67,15 +67,15 @@ def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print
                     + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
                     + f"  {left:.0f} min left"
                 )
-            if state.step % recipe.sheet_every == 0 or state.step == recipe.steps:
+            if state.step % recipe.sheet_every == 0 and state.step < recipe.steps:
                 evaluate(task, state, recipe, out, log, echo)
             if state.step % recipe.save_every == 0:
-                checkpoint.save(saved, state, identity)
-    checkpoint.save(saved, state, identity)
+                checkpoint.save(saved, state, recipe)
+    checkpoint.save(saved, state, recipe)
     if state.step < recipe.steps:
         echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
         return None
-    return ship(task, state, recipe, out, log.last)
+    return ship(task, state, recipe, out, evaluate(task, state, recipe, out, log, echo))
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -162,13 +162,14 @@ def averaged(state: checkpoint.State) -> Iterator[None]:
         state.model.load_state_dict(own)
 
 
-def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> None:
+def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> Metrics:
     """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
     with averaged(state), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         metrics, pixels = task.evaluate()
     log.write(state.step, metrics)
     grid(to_images(pixels.clamp(-1, 1))).save(out / f"step-{state.step:06d}.png")
     echo(f"{recipe.name} {state.step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    return metrics
 
 
 def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores: Metrics) -> Path:
@@ -178,7 +179,7 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         "data_version": VERSION,
         "samples": state.step * recipe.batch,
         "hardware": f"{os.cpu_count()} x {platform.machine()} CPU, {state.seconds / 3600:.2f} h",
-        "scores": {name: round(value, 4) for name, value in scores.items() if name.startswith("dev_")},
+        "scores": {name: round(value, 4) for name, value in scores.items()},
     }
     with averaged(state):
         task.finish()
@@ -191,7 +192,6 @@ class Log:
 
     def __init__(self, out: Path) -> None:
         self.path = out / "log.jsonl"
-        self.last: Metrics = {}
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -200,7 +200,6 @@ class Log:
             self.board = SummaryWriter(str(out))
 
     def write(self, step: int, metrics: Metrics) -> None:
-        self.last |= metrics
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self.board:
