@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.train.checkpoint import State
 from kalpana.train.loop import compile_blocks, make_optimizers, train_step
+from kalpana.train.pool import silent
 from kalpana.train.recipe import read_recipe
 from kalpana.train.tasks import FlowMatch
 
@@ -50,7 +51,7 @@ def _rows(quick: bool) -> Iterator[Row]:
     side, seconds = (256, 0) if quick else (2048, 30)
     recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
     recipe = recipe.model_copy(update={"pool": 2048, "vae": ROOT / recipe.vae} | ({"pool": 16, "batch": 2} if quick else {}))
-    task = FlowMatch(recipe, lambda done, total: None)
+    task = FlowMatch(recipe, torch.device("cpu"), silent)
     state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
 
     def learn() -> None:

@@ -200,13 +200,14 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
     out: Annotated[Path | None, typer.Option(help="the run's folder, runs/NAME by default; a run found there goes on")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="stop after this many steps in all; the same command goes on later")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; a GPU is taken where there is one")] = None,
 ) -> None:
     """Train a model by a recipe, or go on training it."""
     from kalpana.train.loop import train as run
     from kalpana.train.recipe import read_recipe
 
     asked = read_recipe(recipe)
-    weights = run(asked, out or Path("runs") / asked.name, until=steps)
+    weights = run(asked, out or Path("runs") / asked.name, until=steps, device=device)
     if weights:
         print(weights)
 

@@ -16,6 +16,7 @@ from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint
 from kalpana.train.loop import make_optimizers, schedule, split, train
+from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.tasks import Captioned, FlowMatch, noise_times, psnr
 from kalpana.types import KalpanaError, Tokens
@@ -120,6 +121,7 @@ def test_sigint_saves_and_leaves(tmp_path: Path) -> None:
     recipe.write_text(yaml.safe_dump({**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}), encoding="utf-8")
     code = f"""
 from pathlib import Path
+from kalpana.train.pool import silent
 from kalpana.train.loop import train
 from kalpana.train.recipe import read_recipe
 train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), echo=lambda line: print(line, flush=True))
@@ -177,14 +179,14 @@ def test_shipped_recipes_are_valid() -> None:
 
 
 def test_batches_do_not_depend_on_what_was_asked_before(vae: Path) -> None:
-    one, two = (FlowMatch(flow_recipe(vae), lambda done, total: None) for _ in range(2))
+    one, two = (FlowMatch(flow_recipe(vae), torch.device("cpu"), silent) for _ in range(2))
     one.batch(3), one.batch(9)
     a, b = one.batch(5), two.batch(5)
     assert torch.equal(a.latents, b.latents) and torch.equal(a.tokens.ids, b.tokens.ids)
 
 
 def test_a_round_shows_every_picture_once_and_captions_match(vae: Path) -> None:
-    task = FlowMatch(flow_recipe(vae, pool=64, batch=4), lambda done, total: None)
+    task = FlowMatch(flow_recipe(vae, pool=64, batch=4), torch.device("cpu"), silent)
     shown = [pair for step in range(16) for pair in task._captions(step)]
     assert sorted(i for i, _ in shown) == list(range(64))
     assert all(words == task.world.describe(i, 0)[0] for i, words in shown)
@@ -218,7 +220,7 @@ def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
 
 
 def test_muon_takes_the_matrices_inside_blocks_and_adamw_the_rest(vae: Path) -> None:
-    model = FlowMatch(flow_recipe(vae), lambda done, total: None).model
+    model = FlowMatch(flow_recipe(vae), torch.device("cpu"), silent).model
     muon, adamw = make_optimizers(model, flow_recipe(vae))
     inside = {id(p) for group in muon.param_groups for p in group["params"]}
     outside = {id(p) for group in adamw.param_groups for p in group["params"]}

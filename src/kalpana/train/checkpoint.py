@@ -39,7 +39,13 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
     for k, optimizer in enumerate(state.optimizers):
         for i, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{k}.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    about = {"format": "kalpana-checkpoint", "step": str(state.step), "seconds": str(state.seconds), "recipe": recipe.model_dump_json(), "data": VERSION}
+    about = {
+        "format": "kalpana-checkpoint",
+        "step": str(state.step),
+        "seconds": str(state.seconds),
+        "recipe": recipe.model_dump_json(),
+        "data": VERSION,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     safetensors.torch.save_file({name: value.contiguous().clone() for name, value in tensors.items()}, beside, about)
@@ -71,7 +77,8 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
     state.model.load_state_dict(part("model."))
-    state.ema = part("ema.")
+    for name, value in part("ema.").items():
+        state.ema[name].copy_(value)
     for k, optimizer in enumerate(state.optimizers):
         values: dict[int, dict[str, Tensor]] = {}
         for name, value in part(f"optimizer.{k}.").items():

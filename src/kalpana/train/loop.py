@@ -31,14 +31,15 @@ from kalpana.train.tasks import TASKS, Metrics, Task
 from kalpana.world.world import VERSION
 
 
-def train(recipe: Recipe, out: Path, until: int | None = None, echo: Any = print) -> Path | None:
+def train(recipe: Recipe, out: Path, until: int | None = None, device: str | None = None, echo: Any = print) -> Path | None:
     """Train (or go on training) into the folder ``out``; the path of the finished weights, or None if stopped before.
 
-    ``until`` stops early, after that many steps, as Ctrl-C would. ``echo`` is given one line of text at a time.
+    ``until`` stops early, after that many steps, as Ctrl-C would. ``device`` is a GPU where there is one,
+    unless named. ``echo`` is given one line of text at a time.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    task = TASKS[recipe.family](recipe, _progress(echo))
+    task = TASKS[recipe.family](recipe, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), _progress(echo))
     if recipe.compile:
         compile_blocks(task.model)
     if recipe.init:
@@ -96,7 +97,7 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
             group["lr"] = rate
     batch, total, metrics = task.batch(state.step), 0.0, dict[str, float]()
     for part in split(batch, recipe.accumulate):
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=recipe.bf16):
             loss, metrics = task.loss(part, rng)
         (loss / recipe.accumulate).backward()
         total += loss.item() / recipe.accumulate
@@ -164,7 +165,7 @@ def averaged(state: checkpoint.State) -> Iterator[None]:
 
 def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> Metrics:
     """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
-    with averaged(state), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+    with averaged(state), torch.inference_mode(), torch.autocast(task.device.type, torch.bfloat16, enabled=recipe.bf16):
         metrics, pixels = task.evaluate()
     log.write(state.step, metrics)
     grid(to_images(pixels.clamp(-1, 1))).save(out / f"step-{state.step:06d}.png")
@@ -178,13 +179,18 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         "recipe": recipe.model_dump(mode="json"),
         "data_version": VERSION,
         "samples": state.step * recipe.batch,
-        "hardware": f"{os.cpu_count()} x {platform.machine()} CPU, {state.seconds / 3600:.2f} h",
+        "hardware": f"{hardware(task.device)}, {state.seconds / 3600:.2f} h",
         "scores": {name: round(value, 4) for name, value in scores.items()},
     }
     with averaged(state):
         task.finish()
         save_weights(out / "weights.safetensors", task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]
     return out / "weights.safetensors"
+
+
+def hardware(device: torch.device) -> str:
+    """What the run runs on, in words."""
+    return f"{os.cpu_count()} x {platform.machine()} CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 class Log:

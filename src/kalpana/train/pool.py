@@ -23,41 +23,50 @@ CHUNK = 64
 Progress = Callable[[int, int], None]
 
 
+def silent(done: int, total: int) -> None:
+    """The progress that nobody watches."""
+
+
 def folder() -> Path:
     """Where pools are kept: ``kalpana`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kalpana"
 
 
-def pictures(world: World, count: int, progress: Progress = lambda done, total: None) -> np.memmap:
+def pictures(world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
     """The first ``count`` pictures of the world, (count, 3, side, side) uint8."""
-    name = f"pictures-v{worlds.VERSION}-{world.split}-{world.seed}-{world.side}-{count}.npy"
+    name = f"pictures-{_name(world, count, device)}.npy"
 
     def draw() -> Iterator[np.ndarray]:
         for start in range(0, count, CHUNK):
-            drawn = world.images(range(start, min(start + CHUNK, count)))
-            yield drawn.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
+            drawn = world.images(range(start, min(start + CHUNK, count)), device)
+            yield drawn.add(1).mul_(127.5).round_().to(torch.uint8).cpu().numpy()
 
     return _array(folder() / name, (count, 3, world.side, world.side), np.uint8, draw(), progress)
 
 
-def latents(vae: VAE, weights: Path, world: World, count: int, progress: Progress = lambda done, total: None) -> np.memmap:
-    """Their latents under this autoencoder, (count, channels, side/8, side/8) float16."""
-    name = f"latents-v{worlds.VERSION}-{world.split}-{world.seed}-{world.side}-{count}-{fingerprint(weights)[:12]}.npy"
+def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
+    """Their latents under this autoencoder, which is on ``device``: (count, channels, side/8, side/8) float16."""
+    name = f"latents-{_name(world, count, device)}-{fingerprint(weights)[:12]}.npy"
     shape = (count, vae.config.latent, world.side // 8, world.side // 8)
 
     @torch.inference_mode()
     def encode() -> Iterator[np.ndarray]:
-        source = pictures(world, count, progress)
+        source = pictures(world, count, device, progress)
         for start in range(0, count, CHUNK):
-            with torch.autocast("cpu", torch.bfloat16):
-                yield vae.encode(floats(source[start : start + CHUNK])).to(torch.float16).numpy()
+            with torch.autocast(device.type, torch.bfloat16):
+                yield vae.encode(floats(source[start : start + CHUNK], device)).to(torch.float16).cpu().numpy()
 
     return _array(folder() / name, shape, np.float16, encode(), progress)
 
 
-def floats(pixels: np.ndarray) -> Tensor:
+def floats(pixels: np.ndarray, device: torch.device) -> Tensor:
     """uint8 pictures as float in [-1, 1]."""
-    return torch.from_numpy(np.array(pixels)).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(pixels)).to(device).float().div_(127.5).sub_(1)
+
+
+def _name(world: World, count: int, device: torch.device) -> str:
+    """All that decides the content; devices round differently."""
+    return f"v{worlds.VERSION}-{world.split}-{world.seed}-{world.side}-{count}" + ("" if device.type == "cpu" else f"-{device.type}")
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:

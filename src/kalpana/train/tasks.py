@@ -36,6 +36,8 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """A family at school. ``model`` learns; ``loss`` may use ``rng``, seeded by the step."""
 
+    device: torch.device
+
     @property
     def model(self) -> nn.Module: ...
     def batch(self, step: int) -> Any: ...
@@ -79,15 +81,15 @@ class Autoencode:
     """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
     neighbours, since drawings are edges and flat areas. No pretrained network is asked."""
 
-    def __init__(self, recipe: Recipe, progress: pool.Progress) -> None:
-        self.recipe = recipe
-        self.model = vae.VAE(_config(vae.Config, recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pictures = pool.pictures(World(recipe.seed, "train"), recipe.pool, progress)
-        self.dev = pool.pictures(World(recipe.seed, "dev"), HELD_OUT, progress)
+    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+        self.recipe, self.device = recipe, device
+        self.model = vae.VAE(_config(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pictures = pool.pictures(World(recipe.seed, "train"), recipe.pool, device, progress)
+        self.dev = pool.pictures(World(recipe.seed, "dev"), HELD_OUT, device, progress)
 
     def batch(self, step: int) -> Tensor:
         rows = [i for i, _ in _indices(self.recipe, step, len(self.pictures))]
-        return pool.floats(self.pictures[np.sort(rows)])  # sorted rows read the disk in order
+        return pool.floats(self.pictures[np.sort(rows)], self.device)  # sorted rows read the disk in order
 
     def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
         z = self.model.encode(batch)
@@ -103,7 +105,7 @@ class Autoencode:
         clean, noisy, sheet = [], [], []
         rng = torch.Generator().manual_seed(0)
         for start in range(0, len(self.dev), 64):
-            x = pool.floats(self.dev[start : start + 64])
+            x = pool.floats(self.dev[start : start + 64], self.device)
             z = self.model.encode(x)
             y = self.model.decode(z).float()
             clean.append((y.clamp(-1, 1) - x).square().mean((1, 2, 3)))
@@ -116,7 +118,7 @@ class Autoencode:
         )
 
     def finish(self) -> None:
-        self.model.fit_preview(pool.floats(self.dev[:256]))
+        self.model.fit_preview(pool.floats(self.dev[:256], self.device))
 
 
 def psnr(square: float) -> float:
@@ -138,20 +140,23 @@ class FlowMatch:
 
     SORT = 8  # steps whose captions are sorted by length together, so that little is padded
 
-    def __init__(self, recipe: Recipe, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         assert recipe.vae is not None
-        self.recipe, self.world, self.schedule = recipe, World(recipe.seed, "train"), Flow()
-        self.model = dit.DiT(_config(dit.Config, recipe))
-        self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).eval().requires_grad_(False)
+        self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train"), Flow()
+        self.model = dit.DiT(_config(dit.Config, recipe)).to(device)
+        self.decoder = (
+            load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device).eval().requires_grad_(False)
+        )
         self.tokenizer = Tokenizer.load()
-        self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, progress)
+        self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
         self.dev = World(recipe.seed, "dev")
-        self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, progress)
+        self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
 
     def batch(self, step: int) -> Captioned:
         rows, captions = zip(*self._captions(step), strict=True)
-        return Captioned(torch.from_numpy(self.latents[list(rows)]).float(), self.tokenizer.encode(captions, self.model.config.length))
+        tokens = self.tokenizer.encode(captions, self.model.config.length)
+        return Captioned(torch.from_numpy(self.latents[list(rows)]).to(self.device).float(), tokens.to(self.device))
 
     def _captions(self, step: int) -> list[tuple[int, str]]:
         """The (picture, caption) pairs of a step; SORT steps are dealt together, shortest captions first, in random order."""
@@ -169,9 +174,9 @@ class FlowMatch:
 
     def loss(self, batch: Captioned, rng: Generator) -> tuple[Tensor, Metrics]:
         x0, b = batch.latents, len(batch.latents)
-        t, eps = noise_times(b, rng), torch.randn(x0.shape, generator=rng)
+        t, eps = noise_times(b, rng), torch.randn(x0.shape, generator=rng)  # drawn on the CPU, whatever the device
         null = torch.rand(b, generator=rng) < self.recipe.drop
-        return self._velocity_error(x0, t, eps, Cond(batch.tokens, null)).mean(), {}
+        return self._velocity_error(x0, t.to(x0), eps.to(x0), Cond(batch.tokens, null.to(self.device))).mean(), {}
 
     def _velocity_error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
         """(b,) mean squared error of the velocity (x_t - x0) / t that an x0 estimate implies; near 0 the division is capped."""
@@ -182,10 +187,10 @@ class FlowMatch:
     def evaluate(self) -> tuple[Metrics, Tensor]:
         rng, errors = torch.Generator().manual_seed(0), []
         for start in range(0, HELD_OUT, 64):
-            x0 = torch.from_numpy(self.dev_latents[start : start + 64]).float()
-            tokens = self._words(range(start, start + 64))
-            errors.append(self._velocity_error(x0, noise_times(64, rng), torch.randn(x0.shape, generator=rng), Cond(tokens)).float())
-        x = torch.randn(32, *self.dev_latents.shape[1:], generator=rng)
+            x0 = torch.from_numpy(self.dev_latents[start : start + 64]).to(self.device).float()
+            t, eps = noise_times(64, rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
+            errors.append(self._velocity_error(x0, t, eps, Cond(self._words(range(start, start + 64)))))
+        x = torch.randn(32, *self.dev_latents.shape[1:], generator=rng).to(self.device)
         denoise = guide(Denoiser(self.model, self.schedule), Cond(self._words(range(32))), 3.0)
         for state in sample(denoise, x, times(20), SAMPLERS["dpmpp-2m"]):
             x = state.x
@@ -195,7 +200,7 @@ class FlowMatch:
         """Nothing is left to do."""
 
     def _words(self, indices: range) -> Tokens:
-        return self.tokenizer.encode([self.dev.describe(i)[0] for i in indices], self.model.config.length)
+        return self.tokenizer.encode([self.dev.describe(i)[0] for i in indices], self.model.config.length).to(self.device)
 
 
 def noise_times(count: int, rng: Generator) -> Tensor:
@@ -203,4 +208,4 @@ def noise_times(count: int, rng: Generator) -> Tensor:
     return torch.sigmoid(0.8 + 0.8 * torch.randn(count, generator=rng))
 
 
-TASKS: dict[str, Callable[[Recipe, pool.Progress], Task]] = {"vae": Autoencode, "flow": FlowMatch}
+TASKS: dict[str, Callable[[Recipe, torch.device, pool.Progress], Task]] = {"vae": Autoencode, "flow": FlowMatch}
