@@ -68,8 +68,8 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
         raise KalpanaError(f"{path} is not a checkpoint of a training run")
     if about["data"] != VERSION:
         raise KalpanaError(f"{path} learned from version {about['data']} of the world, and this is {VERSION}: train into another folder")
-    before = Recipe.model_validate_json(about["recipe"])
-    changed = [name for name in Recipe.model_fields if getattr(before, name) != getattr(recipe, name)]
+    before, now = (each.model_dump(mode="json") for each in (Recipe.model_validate_json(about["recipe"]), recipe))
+    changed = [name for name in now if before[name] != now[name]]
     if changed:
         raise KalpanaError(f"{path} was made by a recipe that differs in {', '.join(changed)}: undo that, or train into another folder")
 
@@ -85,4 +85,8 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
             i, _, key = name.partition(".")
             values.setdefault(int(i), {})[key] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+        for parameter, moments in optimizer.state.items():
+            for key, value in moments.items():
+                if value.shape == parameter.shape:  # laid out as the parameter (channels last), which fused kernels take for granted
+                    moments[key] = torch.empty_like(parameter).copy_(value)
     state.step, state.seconds = int(about["step"]), float(about["seconds"])

@@ -187,7 +187,7 @@ class FlowMatch:
     def evaluate(self) -> tuple[Metrics, Tensor]:
         rng, errors = torch.Generator().manual_seed(0), []
         for start in range(0, HELD_OUT, 64):
-            x0 = torch.from_numpy(self.dev_latents[start : start + 64]).to(self.device).float()
+            x0 = torch.from_numpy(np.array(self.dev_latents[start : start + 64])).to(self.device).float()
             t, eps = noise_times(64, rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
             errors.append(self._velocity_error(x0, t, eps, Cond(self._words(range(start, start + 64)))))
         x = torch.randn(32, *self.dev_latents.shape[1:], generator=rng).to(self.device)
