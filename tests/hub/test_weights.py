@@ -43,7 +43,7 @@ def test_what_is_saved_is_read(path: Path) -> None:
 
 
 def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
-    before, after = tiny().eval(), load_module(path, "vae", build, fingerprint(path))
+    before, after = tiny().eval(), load_module(path, "vae", build, {path.name: fingerprint(path)})
     assert not after.training and not any(p.requires_grad for p in after.parameters())
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
     torch.testing.assert_close(after.encode(pixels), before.encode(pixels), rtol=0.05, atol=0.05)  # bf16 is coarse
@@ -57,6 +57,28 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path: Path) -> None:
     with pytest.raises(TypeError):
         save_weights(path, tiny(), "vae", TINY, {"not JSON": object()})
     assert path.read_bytes() == old and list(path.parent.iterdir()) == [path]
+
+
+def test_large_weights_are_kept_in_shards_and_come_back_whole(tmp_path: Path) -> None:
+    net = nn.Sequential(*[nn.Linear(1500, 1500) for _ in range(9)])  # 40 MB in bf16
+    files = save_weights(tmp_path / "big.safetensors", net, "vae", TINY, {"samples": 7})
+    assert [file.name for file in files] == [f"big-{k:05}-of-00003.safetensors" for k in (1, 2, 3)]
+    assert sorted(tmp_path.iterdir()) == sorted(files) and all(file.stat().st_size <= 16 * 2**20 for file in files)
+    weights = read_weights(tmp_path / "big.safetensors", "vae", {file.name: fingerprint(file) for file in files})
+    assert weights.provenance == {"samples": 7}
+    assert all(torch.equal(weights.tensors[name], _rounded(value)) for name, value in net.state_dict().items())
+    assert weights.tensors.keys() == net.state_dict().keys()
+    with pytest.raises(KalpanaError, match="is not the file its card describes"):
+        read_weights(tmp_path / "big.safetensors", "vae", {files[1].name: "0" * 64})
+    files[2].unlink()
+    with pytest.raises(KalpanaError, match="in shards and 2 are here"):
+        read_weights(tmp_path / "big.safetensors", "vae")
+    assert save_weights(tmp_path / "big.safetensors", tiny(), "vae", TINY, {}) == (tmp_path / "big.safetensors",)
+    assert list(tmp_path.iterdir()) == [tmp_path / "big.safetensors"]  # the shards of what was there before are gone
+
+
+def _rounded(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16().float() if tensor.ndim > 1 else tensor
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, 2000, -1])
@@ -94,7 +116,7 @@ def test_a_file_with_one_bit_turned(path: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(KalpanaError, match="is not the file its card describes"):
-        read_weights(path, "vae", sha256)
+        read_weights(path, "vae", {path.name: sha256})
 
 
 def test_tensors_that_do_not_fit_the_config(tmp_path: Path) -> None:

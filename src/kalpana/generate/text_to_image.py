@@ -25,7 +25,7 @@ from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
 from kalpana.generate.upscale import load_upscaler, upscale
 from kalpana.hub.card import Card
-from kalpana.hub.weights import fingerprint, load_module
+from kalpana.hub.weights import files_of, fingerprint, load_module
 from kalpana.media import to_images
 from kalpana.models import dit, vae
 from kalpana.request import Capabilities, Request, clean
@@ -58,9 +58,9 @@ class TextToImage:
             name=card.name,
             family=card.family,
             capabilities=card.capabilities or Capabilities(),
-            network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files.get(network.name)),
-            vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files.get(decoder.name)),
-            files={path.name: card.files.get(path.name) or fingerprint(path) for path in (network, decoder, BPE)},
+            network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files),
+            vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files),
+            files={path.name: card.files.get(path.name) or fingerprint(path) for path in (*files_of(network), *files_of(decoder), BPE)},
             tokenizer=Tokenizer.load(),
         )
 

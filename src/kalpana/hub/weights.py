@@ -1,4 +1,4 @@
-"""One file of weights: safetensors, with what it takes to build the module again in its metadata.
+"""Weights in files: safetensors, with what it takes to build the module again in its metadata.
 
 Metadata: ``format`` "kalpana", ``family`` (which network), ``config`` (its dataclass as JSON) and ``provenance`` (recipe, data,
 samples, hardware, scores). Matrices are kept as bf16 and vectors, which are few and scale everything, as fp32; both are read as fp32.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = "kalpana"
+SHARD = 16 * 2**20 - 2**16  # bytes of tensors in one file at most, so that with its header it stays under 16 MiB
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -37,8 +38,9 @@ class Weights:
     tensors: dict[str, Tensor]
 
 
-def save_weights(path: Path, module: nn.Module, family: str, config: DataclassInstance, provenance: Mapping[str, Any]) -> None:
-    """Write a module's parameters and buffers, whole or not at all."""
+def save_weights(path: Path, module: nn.Module, family: str, config: DataclassInstance, provenance: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Write a module's parameters and buffers, whole or not at all: to ``path``, or, where they are more than SHARD bytes, to
+    NAME-00001-of-00002.safetensors and so on beside it. Gives back the files written."""
     tensors = {name: _small(tensor.detach().cpu()).contiguous().clone() for name, tensor in module.state_dict().items()}
     about = {
         "format": FORMAT,
@@ -46,20 +48,49 @@ def save_weights(path: Path, module: nn.Module, family: str, config: DataclassIn
         "config": json.dumps(asdict(config)),
         "provenance": json.dumps(provenance, ensure_ascii=False),
     }
+    parts: list[dict[str, Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        if parts[-1] and sum(other.nbytes for other in parts[-1].values()) + tensor.nbytes > SHARD:
+            parts.append({})
+        parts[-1][name] = tensor
+    count = len(parts)
+    paths = [path] if count == 1 else [path.with_name(f"{path.stem}-{k:05}-of-{count:05}{path.suffix}") for k in range(1, count + 1)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = [each.with_name(f".{each.name}.{os.getpid()}.part") for each in paths]
     try:
-        safetensors.torch.save_file(tensors, beside, about)
-        beside.replace(path)
+        for temporary, part in zip(beside, parts, strict=True):
+            safetensors.torch.save_file(part, temporary, about)
+        stale = set(files_of(path)) - set(paths)
+        for temporary, final in zip(beside, paths, strict=True):
+            temporary.replace(final)
+        for old in stale:
+            old.unlink(missing_ok=True)
     finally:
-        beside.unlink(missing_ok=True)
+        for temporary in beside:
+            temporary.unlink(missing_ok=True)
+    return tuple(paths)
 
 
-def read_weights(path: Path, family: str, sha256: str | None = None) -> Weights:
-    """The weights in a file, which must be of this family and, where ``sha256`` is given, have this hash.
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that hold the weights called ``path``: itself, or its shards in order."""
+    return (path,) if path.exists() else tuple(sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))) or (path,)
 
-    Raises KalpanaError where the file is missing, a pickle, cut short, another program's, another family's, or changed.
+
+def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = None) -> Weights:
+    """The weights called ``path``, in one file or in shards, which must be of this family; a file that ``hashes`` (SHA-256 by
+    file name) knows must have that hash.
+
+    Raises KalpanaError where a file is missing, a pickle, cut short, another program's, another family's, or changed.
     """
+    files = files_of(path)
+    if files != (path,) and not files[0].stem.endswith(f"-of-{len(files):05}"):
+        raise KalpanaError(f"{path} is in shards and {len(files)} are here, {', '.join(file.name for file in files)}: fetch the others")
+    parts = [_read(file, family, (hashes or {}).get(file.name)) for file in files]
+    return Weights(family, parts[0].config, parts[0].provenance, {name: value for part in parts for name, value in part.tensors.items()})
+
+
+def _read(path: Path, family: str, sha256: str | None) -> Weights:
+    """One file of ``read_weights``, with the tensors that are in it."""
     try:
         with path.open("rb") as file:
             start = file.read(2)
@@ -86,12 +117,12 @@ def read_weights(path: Path, family: str, sha256: str | None = None) -> Weights:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
 
 
-def load_module(path: Path, family: str, build: Callable[..., Module], sha256: str | None = None) -> Module:
+def load_module(path: Path, family: str, build: Callable[..., Module], hashes: Mapping[str, str] | None = None) -> Module:
     """The module in a file, as ``build(**config)`` makes it, ready to be asked and not to be trained.
 
     Raises KalpanaError as ``read_weights``, and where config and tensors do not belong together.
     """
-    weights = read_weights(path, family, sha256)
+    weights = read_weights(path, family, hashes)
     try:
         module = build(**weights.config)
         module.load_state_dict(weights.tensors)

@@ -1,7 +1,7 @@
 """The training loop, for every family: read it downward in one go.
 
 A run lives in one folder: checkpoint.safetensors to go on from, log.jsonl and TensorBoard files, sheets of pictures, and at
-the end weights.safetensors, the averaged weights with where they come from. Start it again and it goes on exactly; Ctrl-C
+the end the averaged weights, named as in a model's folder, with where they come from. Start it again and it goes on exactly; Ctrl-C
 or SIGTERM saves and leaves.
 """
 
@@ -184,8 +184,8 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     }
     with averaged(state):
         task.finish()
-        save_weights(out / "weights.safetensors", task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]
-    return out / "weights.safetensors"
+        save_weights(out / task.file, task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]
+    return out / task.file
 
 
 def hardware(device: torch.device) -> str:

@@ -37,6 +37,7 @@ class Task(Protocol):
     """A family at school. ``model`` learns; ``loss`` may use ``rng``, seeded by the step."""
 
     device: torch.device
+    file: str  # what its weights are called in a model's folder
 
     @property
     def model(self) -> nn.Module: ...
@@ -80,6 +81,8 @@ def _config(kind: type, recipe: Recipe) -> Any:
 class Autoencode:
     """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
     neighbours, since drawings are edges and flat areas. No pretrained network is asked."""
+
+    file = "vae.safetensors"
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
@@ -138,6 +141,7 @@ class FlowMatch:
     """The latent transformer: flow matching (Lipman et al. 2023) with x0 predicted and the error weighed as a velocity's,
     1/t^2, so that both say the same. Captions are worded anew each time round."""
 
+    file = "dit.safetensors"
     SORT = 8  # steps whose captions are sorted by length together, so that little is padded
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
