@@ -34,7 +34,10 @@ class Recipe(BaseModel):
     clip: float = Field(default=1.0, gt=0, description="the gradient's norm is cut to this")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay a step of the averaged weights, which are the ones shipped")
     bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
-    compile: bool = Field(default=False, description="compile the network's blocks: a quarter faster on two cores, needs a C++ compiler")
+    compile: bool = Field(
+        default=False,
+        description="compile the network's blocks: a quarter faster on two cores, needs a C++ compiler; exact resume is tested without",
+    )
     drop: float = Field(default=0.1, ge=0, le=1, description="flow: share of captions dropped, so that guidance has an unconditional side")
     noise: float = Field(default=0.1, ge=0, description="vae: standard deviation of the posterior, the noise its decoder learns to bear")
     log_every: int = Field(default=20, gt=0)
