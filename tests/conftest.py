@@ -1,11 +1,19 @@
-"""What every test shares: one quiet setting of hypothesis, and a cache folder that is gone afterwards."""
+"""What every test shares: one quiet setting of hypothesis, a cache folder that is gone afterwards, and a tiny model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+from torch import nn
+
+from kalpana.hub.card import Card, seal, write_card
+from kalpana.hub.weights import save_weights
+from kalpana.models import dit, vae
+from kalpana.request import Capabilities, Defaults
 
 # No deadline, for a busy machine is not a bug; derandomised, so that a failure on one machine is a failure on all.
 settings.register_profile("kalpana", deadline=None, derandomize=True, max_examples=50)
@@ -18,3 +26,21 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model small enough to be made afresh: real networks with random weights, saved as trained ones are."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    network = dit.DiT(dit.Config(width=32, depth=2, heads=2, text_depth=1))
+    decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
+    for parameter in [*network.parameters(), *decoder.parameters()]:
+        nn.init.normal_(parameter, std=0.2)  # as they are made they draw nothing: their last layers are zero
+    decoder.fit_preview(torch.rand(4, 3, 32, 32) * 2 - 1)
+    save_weights(folder / "dit.safetensors", network, "flow", network.config, {})
+    save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
+    capabilities = Capabilities(sizes=("32x32", "64x32"), defaults=Defaults(steps=4, size="32x32"))
+    write_card(folder, Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities))
+    seal(folder)
+    return folder

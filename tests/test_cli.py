@@ -9,34 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
-from kalpana.hub.card import Card, seal, write_card
-from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, save
-from kalpana.models import dit, vae
-from kalpana.request import Capabilities, Defaults, Request
+from kalpana.request import Request
 
 HINDI = "तीन लाल सेब"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    network = dit.DiT(dit.Config(width=32, depth=1, heads=2, text_depth=1))
-    decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
-    for parameter in [*network.parameters(), *decoder.parameters()]:
-        nn.init.normal_(parameter, std=0.2)  # as they are made they draw nothing: their last layers are zero
-    save_weights(folder / "dit.safetensors", network, "flow", network.config, {})
-    save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
-    capabilities = Capabilities(sizes=("32x32",), defaults=Defaults(steps=2, size="32x32"))
-    write_card(folder, Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities))
-    seal(folder)
+@pytest.fixture
+def model(folder: Path) -> str:
     return str(folder)
 
 
