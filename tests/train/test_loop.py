@@ -203,8 +203,7 @@ def test_accumulated_parts_cover_the_batch() -> None:
     assert torch.equal(torch.cat([p.tokens.ids for p in parts]), batch.tokens.ids)
 
 
-def test_accumulation_takes_the_same_step(tmp_path: Path) -> None:
-    """The mean over four parts is the mean over the whole, but for the batch norm, which sees the parts: so compare the flow task's."""
+def test_the_gradient_of_four_parts_is_that_of_the_whole_batch() -> None:
     x = torch.randn(8, 3)
     net = torch.nn.Linear(3, 1)
     net(x).square().mean().backward()

@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 import torch
 
-from kalpana.world import atlas
+from kalpana.world import atlas, places
 from kalpana.world.render import render
 from kalpana.world.sample import sample_scene
-from kalpana.world.scene import RELATIONS, Background, Group, Scene, Thing
+from kalpana.world.scene import BACKDROPS, PLACES, RELATIONS, Background, Group, Scene, Thing
 from kalpana.world.splits import combinations, held_out
 from kalpana.world.world import World
 
@@ -137,6 +137,11 @@ def test_two_object_scenes_of_dev_and_test_are_never_trained_on() -> None:
     train, dev, test = said("train", 4000), said("dev", 1500), said("test", 1500)
     assert dev and test
     assert train.isdisjoint(dev) and train.isdisjoint(test) and dev.isdisjoint(test)
+
+
+def test_every_backdrop_and_place_can_be_painted_and_no_other() -> None:
+    assert set(places.COLORS) == set(BACKDROPS)
+    assert set(places.PLACES) == set(PLACES)
 
 
 def test_an_unknown_split_is_an_error() -> None:

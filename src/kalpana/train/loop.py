@@ -42,11 +42,11 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
     task = TASKS[recipe.family](recipe, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), _progress(echo))
     if recipe.compile:
         compile_blocks(task.model)
-    if recipe.init:
+    saved = out / "checkpoint.safetensors"
+    if recipe.init and not saved.exists():
         task.model.load_state_dict(read_weights(recipe.init, recipe.family).tensors)
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
-    saved = out / "checkpoint.safetensors"
     if saved.exists():
         checkpoint.load(saved, state, recipe)
         echo(f"{recipe.name}: going on from step {state.step}")

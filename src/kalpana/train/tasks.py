@@ -116,9 +116,8 @@ class Autoencode:
             noisy.append((rough.clamp(-1, 1) - x).square().mean((1, 2, 3)))
             if not start:
                 sheet = [x[:32], y[:32]]
-        return {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}, torch.cat(
-            sheet
-        )
+        scores = {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}
+        return scores, torch.cat(sheet)
 
     def finish(self) -> None:
         self.model.fit_preview(pool.floats(self.dev[:256], self.device))
@@ -148,9 +147,7 @@ class FlowMatch:
         assert recipe.vae is not None
         self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train"), Flow()
         self.model = dit.DiT(_config(dit.Config, recipe)).to(device)
-        self.decoder = (
-            load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device).eval().requires_grad_(False)
-        )
+        self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
         self.tokenizer = Tokenizer.load()
         self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
         self.dev = World(recipe.seed, "dev")
