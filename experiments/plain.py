@@ -1,0 +1,186 @@
+"""A diffusion transformer over latent patches, with the words in the same stream.
+
+Caption tokens and 2x2 latent patches form one sequence that every block attends over in full, as in the single-stream
+blocks of FLUX; the clean latent is predicted outright (JiT, Li and He 2025). After Peebles and Xie 2023 (DiT), with what
+has since proved its worth: QK-norm, RMSNorm without gains, SwiGLU, rotary positions (Su et al. 2021) over three axes
+(word, row, column), and one shared modulation by the time instead of one a block (PixArt-alpha, Chen et al. 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from kalpana.types import Cond
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 256
+    depth: int = 8
+    heads: int = 4
+    text_depth: int = 2  # blocks that the words pass alone, before they meet the picture
+    vocabulary: int = 8192
+    length: int = 64  # caption tokens read at most
+    channels: int = 16  # of the latent
+    patch: int = 2
+
+
+Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (l, d/n) each
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        q, k = rotate(norm(q), rotation), rotate(norm(k), rotation)
+        # Written out: at these lengths torch's fused CPU kernel takes twenty times as long going backward.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
+        return self.out((scores.softmax(-1) @ v.to(q.dtype)).transpose(1, 2).flatten(2))  # b l d
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = math.ceil(width * 8 / 3 / 64) * 64
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each scaled, shifted and gated by the time's six vectors plus the block's own offsets."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.feed = SwiGLU(width)
+        self.offset = nn.Parameter(torch.zeros(6, width))
+
+    def forward(self, x: Tensor, time: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (time + self.offset).unsqueeze(2).unbind(1)  # each b 1 d
+        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a), rotation, bias)
+        return x + gate_f * self.feed(modulate(x, shift_f, scale_f))
+
+
+class DiT(nn.Module):
+    """``network(x_t, t, cond) -> x0`` for latents (b, channels, h, w), h and w multiples of ``patch``; t (b,) in [0, 1]."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.config = c = config or Config()
+        self.words = nn.Embedding(c.vocabulary, c.width)
+        self.null = nn.Parameter(torch.zeros(c.width))  # stands for the whole caption when there is none
+        self.text = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.text_depth)])
+        self.patches = nn.Linear(c.channels * c.patch**2, c.width)
+        self.time = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+        self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
+        self.final = nn.Linear(256, 2 * c.width)
+        self.head = nn.Linear(c.width, c.channels * c.patch**2)
+        self._init()
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        h, w = x_t.shape[-2] // self.config.patch, x_t.shape[-1] // self.config.patch
+        words, mask = self._read(cond, len(x_t))  # b l d, b l
+        grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(0, 1).to(x_t.device)
+        wave = waves(t)  # b 256
+        time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
+        length = words.shape[1]
+        angles = self._angles(length, grid)  # l+hw d/n/2
+        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, h * w))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
+
+        still, early = torch.zeros_like(time), turn(angles[:length])  # the words alone do not know the time
+        for block in self.text:
+            words = block(words, still, early, bias[..., :length])
+        image = self.patches(F.pixel_unshuffle(x_t, self.config.patch).flatten(2).transpose(1, 2))  # b hw d
+        image = image + positions(grid, self.config.width)
+        x, rotation = torch.cat((words, image), 1), turn(angles)  # b l+hw d
+        for block in self.blocks:
+            x = block(x, time, rotation, bias)
+
+        shift, scale = self.final(wave).unsqueeze(1).chunk(2, -1)
+        x = self.head(modulate(x[:, length:], shift, scale))  # b hw c·p·p
+        return F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
+
+    def _read(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
+        """Word embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
+        if cond.tokens is None:
+            return self.null.expand(b, 1, -1), torch.ones(b, 1, dtype=torch.bool, device=self.null.device)
+        words, mask = self.words(cond.tokens.ids), cond.tokens.mask
+        if cond.null is not None:
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            words = torch.where(cond.null[:, None, None], self.null, words)
+            mask = torch.where(cond.null[:, None], first, mask)
+        return words, mask
+
+    def _angles(self, length: int, grid: Tensor) -> Tensor:
+        """Rotary angles (length + hw, d/n/2): a quarter of them turn with the word's index, the rest with row and column."""
+        pairs = self.config.width // self.config.heads // 2
+        per_axis = pairs * 3 // 8
+        word = torch.arange(length, device=grid.device).unsqueeze(1) * frequencies(pairs - 2 * per_axis, 1000, grid.device)
+        image = (grid.unsqueeze(-1) * frequencies(per_axis, 100, grid.device)).flatten(1)
+        return torch.cat((F.pad(word, (0, 2 * per_axis)), F.pad(image, (pairs - 2 * per_axis, 0))))
+
+    def _init(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.words.weight, std=0.5)
+        nn.init.normal_(self.null, std=0.5)
+        for zero in (self.time[2], self.final, self.head):
+            nn.init.zeros_(zero.weight)  # type: ignore[arg-type]
+        for block in [*self.text, *self.blocks]:
+            with torch.no_grad():
+                block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)  # open gates from the first step, small enough to be stable
+
+
+def norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:])
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, norm(x), 1 + scale)
+
+
+def frequencies(n: int, base: float, device: torch.device) -> Tensor:
+    """n angular frequencies from 1 down to about 1 / base."""
+    return base ** -(torch.arange(n, device=device) / n)
+
+
+def waves(t: Tensor) -> Tensor:
+    """Sines and cosines (b, 256) of t in [0, 1]."""
+    angles = 100 * t[:, None] * frequencies(128, 1000, t.device)
+    return torch.cat((angles.sin(), angles.cos()), -1)
+
+
+def positions(grid: Tensor, width: int) -> Tensor:
+    """Fixed sines and cosines (hw, width) of row and column, strong from the first step."""
+    angles = grid.unsqueeze(-1) * frequencies(width // 4, 100, grid.device)  # hw 2 d/4
+    return torch.cat((angles.sin(), angles.cos()), -1).flatten(1)
+
+
+def turn(angles: Tensor) -> Rotation:
+    """Cosines and sines of rotary angles (l, k), laid out for `rotate`."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair (i, i + k) of the 2k features of x (b, n, l, 2k) by the angles behind ``rotation``."""
+    cos, sin = rotation
+    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * sin.to(x.dtype)
