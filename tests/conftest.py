@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model small enough to be made afresh: real networks with random weights, saved as trained ones are."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    network = dit.DiT(dit.Config(width=32, depth=2, heads=2, text_depth=1))
+    network = dit.DiT(dit.Config(width=32, depth=2, heads=2, text_depth=1, fine=8))
     decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
     for parameter in [*network.parameters(), *decoder.parameters()]:
         nn.init.normal_(parameter, std=0.2)  # as they are made they draw nothing: their last layers are zero

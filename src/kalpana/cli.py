@@ -63,6 +63,7 @@ def field(name: str, *, flags: tuple[str, ...] = ()) -> Any:
 
 
 Out: TypeAlias = Annotated[Path, typer.Option(help="folder for the pictures, made if need be")]
+Device: TypeAlias = Annotated[str | None, typer.Option(help="cpu or cuda; a GPU is taken where there is one")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -87,6 +88,7 @@ def generate(
     lenient: Annotated[bool, typer.Option("--lenient", help="go on without the settings that the model cannot use, and say so")] = False,
     file: Annotated[str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="also write all the pictures on one sheet")] = False,
+    device: Device = None,
     out: Out = Path("pictures"),
     as_json: Json = False,
 ) -> None:
@@ -100,7 +102,7 @@ def generate(
     if lenient:
         fields["strict"] = False
     asked = [Request(prompt=prompt, **fields).seeded() for prompt in _prompts(prompts or [], file)]
-    drawer = load(asked[0].model)
+    drawer = load(asked[0].model, device)
     settled = [drawer.capabilities.settle(request)[0] for request in asked]
     ready_folder(out, sum(len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536) for r in settled))
 
@@ -160,6 +162,7 @@ def show(file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")]
 def replay(
     file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")],
     model: Annotated[str | None, typer.Option(help="a folder of weights, where the receipt's is elsewhere now")] = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="folder to keep the new picture in")] = None,
 ) -> None:
     """Make a picture again from its receipt, and say whether the two agree; exit code 1 where the pixels do not."""
@@ -168,7 +171,7 @@ def replay(
     from kalpana.media import SUFFIX, read_receipt, ready_folder, save
 
     request = request_of(read_receipt(file))
-    drawer = load(model or request.model)
+    drawer = load(model or request.model, device)
     if out:
         ready_folder(out, file.stat().st_size)
     (again,) = _watch(drawer.generate(request)).pictures
@@ -200,7 +203,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
     out: Annotated[Path | None, typer.Option(help="the run's folder, runs/NAME by default; a run found there goes on")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="stop after this many steps in all; the same command goes on later")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; a GPU is taken where there is one")] = None,
+    device: Device = None,
 ) -> None:
     """Train a model by a recipe, or go on training it."""
     from kalpana.train.loop import train as run

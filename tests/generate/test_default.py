@@ -50,7 +50,7 @@ def test_the_ruler_knows_its_colours() -> None:
 
 def test_places_are_told_apart() -> None:
     """Night is dark, a beach is sand below and sky above."""
-    night, beach = draw("under a night sky"), draw("a sandy beach")
+    night, beach = draw("a starry night"), draw("a sandy beach")
     assert night.mean() < 0.35 < beach.mean()
     top, bottom = beach[:20].mean((0, 1)), beach[-20:].mean((0, 1))
     assert top[2] > top[0] and bottom[0] > bottom[2]

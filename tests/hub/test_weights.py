@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kalpana.hub.weights import fingerprint, load_module, read_weights, save_weights
+from kalpana.hub.weights import find_device, fingerprint, load_module, read_weights, save_weights
 from kalpana.models.vae import VAE, Config
 from kalpana.types import KalpanaError
 
@@ -50,6 +50,14 @@ def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
     save_weights(path.with_name("again.safetensors"), after, "vae", after.config, {})
     again = load_module(path.with_name("again.safetensors"), "vae", build)
     assert torch.equal(again.encode(pixels), after.encode(pixels))  # and rounds once only
+
+
+def test_a_device_is_found_or_named_in_the_error() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device() == torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    for name in ("cuda:99", "gpu", ""):
+        with pytest.raises(KalpanaError, match=f"no device '{name}' here: write cpu"):
+            find_device(name)
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from kalpana.hub.weights import load_module, save_weights
 from kalpana.models.dit import Config, DiT, rotate, turn
 from kalpana.types import Cond, Tokens
 
-TINY = Config(width=32, depth=2, heads=2, text_depth=1, vocabulary=50, length=16, channels=4)
+TINY = Config(fine=8, width=32, depth=2, heads=2, text_depth=1, vocabulary=50, length=16, channels=4)
 
 
 @pytest.fixture
@@ -41,6 +42,16 @@ def test_shape_and_a_gradient_for_every_parameter(net: DiT) -> None:
 
 def test_a_fresh_network_predicts_the_mean() -> None:
     assert (DiT(TINY)(X, T, Cond(words(ROWS, 8))) == 0).all()
+
+
+def test_what_is_said_aside_changes_nothing_else() -> None:
+    torch.manual_seed(0)
+    net, said = DiT(replace(TINY, aside=5)), list[torch.Tensor]()
+    cond = Cond(words(ROWS, 8))
+    assert torch.equal(net(X, T, cond), net(X, T, cond, said))
+    assert [each.shape for each in said] == [(3, 24, 5)]  # 4 x 6 patches
+    said[0].square().mean().backward()
+    assert net.blocks[0].feed.up.weight.grad is not None and net.blocks[1].feed.up.weight.grad is None  # a third of the way up
 
 
 def test_padding_does_not_matter(net: DiT) -> None:

@@ -42,6 +42,17 @@ def test_pixels_are_in_range_and_finite() -> None:
     assert pixels.min() >= -1 and pixels.max() <= 1
 
 
+def test_a_small_thing_is_small_once() -> None:
+    """The size said is the size drawn: of lone things, small ones are a fifth to two fifths of the picture, large ones nearly all."""
+    seen: dict[str, list[float]] = {"small": [], "large": []}
+    for i in range(3000):
+        scene = WORLD.scene(i)
+        if len(scene.groups) == 1 and scene.groups[0].count == 1 and scene.groups[0].size:
+            seen[scene.groups[0].size].append(scene.things[0].size)
+    assert len(seen["small"]) > 30 and len(seen["large"]) > 30
+    assert min(seen["small"]) > 0.19 and max(seen["small"]) < 0.36 and min(seen["large"]) > 0.8
+
+
 def test_masks_are_where_the_picture_changes() -> None:
     """Leaving a thing out changes the picture inside its mask, and nowhere outside its box grown by the soft edge."""
     for i in range(30):

@@ -17,27 +17,28 @@ if TYPE_CHECKING:
     from kalpana.generate.text_to_image import TextToImage
 
 
-def load(name: str = "default") -> TextToImage:
+def load(name: str = "default", device: str | None = None) -> TextToImage:
     """The model of a name that ``kalpana.list_models()`` knows, or of a folder of weights; kept, so that asking again costs nothing.
 
-    Raises KalpanaError where there is no such model, or its files are damaged, changed or of another family.
+    ``device`` is a GPU where there is one, unless named. Raises KalpanaError where there is no such model or device, or its files
+    are damaged, changed or of another family.
     """
     folder = find_model(name).resolve()
-    return _load(folder, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())))
+    return _load(folder, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())), device)
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, changed: tuple[tuple[str, int], ...]) -> TextToImage:
+def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None) -> TextToImage:
     card = read_card(folder)
     if card.family not in FAMILIES:
         raise KalpanaError(f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: try {', '.join(FAMILIES)}")
-    return FAMILIES[card.family](folder, card)
+    return FAMILIES[card.family](folder, card, device)
 
 
-def _flow(folder: Path, card: Card) -> TextToImage:
+def _flow(folder: Path, card: Card, device: str | None) -> TextToImage:
     from kalpana.generate.text_to_image import TextToImage
 
-    return TextToImage.read(folder, card)
+    return TextToImage.read(folder, card, device)
 
 
 FAMILIES = {"flow": _flow}

@@ -48,5 +48,5 @@ def compare(path: Path, again: Picture) -> Agreement:
     file = encode(again.image, receipt["resolved"]["format"], receipt)  # with the old receipt: only the picture is in question
     before, after = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file))
     largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
-    changed = tuple(name for name in ("kalpana", "torch", "model") if receipt.get(name) != again.receipt.get(name))
+    changed = tuple(name for name in ("kalpana", "torch", "device", "model") if receipt.get(name) != again.receipt.get(name))
     return Agreement(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)

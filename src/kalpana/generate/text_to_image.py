@@ -25,7 +25,7 @@ from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
 from kalpana.generate.upscale import load_upscaler, upscale
 from kalpana.hub.card import Card
-from kalpana.hub.weights import files_of, fingerprint, load_module
+from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
 from kalpana.media import to_images
 from kalpana.models import dit, vae
 from kalpana.request import Capabilities, Request, clean
@@ -49,8 +49,10 @@ class TextToImage:
     vae: vae.VAE
 
     @classmethod
-    def read(cls, folder: Path, card: Card) -> TextToImage:
-        """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises KalpanaError as ``load_module``."""
+    def read(cls, folder: Path, card: Card, device: str | None = None) -> TextToImage:
+        """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises KalpanaError as ``load_module`` and
+        ``find_device``."""
+        place = find_device(device)
         network, decoder = folder / "dit.safetensors", folder / "vae.safetensors"
         if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again")
@@ -58,11 +60,15 @@ class TextToImage:
             name=card.name,
             family=card.family,
             capabilities=card.capabilities or Capabilities(),
-            network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files),
-            vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files),
+            network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files).to(place),
+            vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files).to(place),
             files={path.name: card.files.get(path.name) or fingerprint(path) for path in (*files_of(network), *files_of(decoder), BPE)},
             tokenizer=Tokenizer.load(),
         )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def generate(self, request: Request | str, **fields: Any) -> Iterator[Step]:
         """``text_to_image`` by this model, for a request, or for a prompt and other fields of a request."""
@@ -92,7 +98,7 @@ def _draw(model: TextToImage, request: Request, account: dict[str, Any], warning
 
     for part in parts:
         seeds = part.each_seed()
-        x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(next(model.network.parameters()).device)
+        x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(model.device)
         moments = times(request.steps, model.capabilities.defaults.shift)
         for state in sample(_denoise(model, part, len(seeds)), x, moments, SAMPLERS[request.sampler]):
             index, x = index + 1, state.x
@@ -128,7 +134,7 @@ def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
 
 def _cond(model: TextToImage, text: str, b: int) -> Cond:
     """The text as a condition of b equal rows."""
-    return Cond(model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(next(model.network.parameters()).device))
+    return Cond(model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(model.device))
 
 
 def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -151,6 +157,7 @@ def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict
     account = {
         "kalpana": __version__,
         "torch": torch.__version__,
+        "device": model.device.type,
         "request": asked.asked(),
         "model": {"name": model.name, "family": model.family, "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {})},
         "read": read,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from kalpana.types import KalpanaError
@@ -115,6 +116,19 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
             return Weights(family, config, json.loads(about["provenance"]), tensors)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """Where networks are to run: the device of this name ("cpu", "cuda", "cuda:1"), or a GPU where there is one.
+
+    Raises KalpanaError where there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):  # torch raises the second where it was built without the device
+        raise KalpanaError(f"there is no device {name!r} here: write cpu{', or cuda' if torch.cuda.is_available() else ''}") from None
 
 
 def load_module(path: Path, family: str, build: Callable[..., Module], hashes: Mapping[str, str] | None = None) -> Module:

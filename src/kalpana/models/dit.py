@@ -1,8 +1,9 @@
 """A diffusion transformer over latent patches, with the words in the same stream.
 
 Caption tokens and 2x2 latent patches form one sequence that every block attends over in full, as in the single-stream
-blocks of FLUX; the clean latent is predicted outright (JiT, Li and He 2025). After Peebles and Xie 2023 (DiT), with what
-has since proved its worth: QK-norm, RMSNorm without gains, SwiGLU, rotary positions (Su et al. 2021) over three axes
+blocks of FLUX; the clean latent is predicted outright (JiT, Li and He 2025). Convolutions before the patches and after them
+draw what is smaller than a patch or crosses its edge (the long skip of U-ViT, Bao et al. 2023). After Peebles and Xie 2023
+(DiT), with what has since proved its worth: QK-norm, RMSNorm without gains, SwiGLU, rotary positions (Su et al. 2021) over three axes
 (word, row, column), and one shared modulation by the time instead of one a block (PixArt-alpha, Chen et al. 2023).
 """
 
@@ -29,6 +30,8 @@ class Config:
     length: int = 64  # caption tokens read at most
     channels: int = 16  # of the latent
     patch: int = 2
+    fine: int = 96  # width of the convolutions around the patches
+    aside: int = 0  # numbers that training asks of each patch, a third of the way up, beside the picture itself
 
 
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (l, d/n) each
@@ -76,6 +79,20 @@ class Block(nn.Module):
         return x + gate_f * self.feed(modulate(x, shift_f, scale_f))
 
 
+class Fine(nn.Module):
+    """x + conv(silu(conv(silu(x)))), the middle scaled and shifted by the time; it starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(width, width, 3, padding=1)
+        self.time = nn.Linear(256, 2 * width)
+        self.two = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, wave: Tensor) -> Tensor:
+        shift, scale = self.time(wave)[..., None, None].chunk(2, 1)  # each b c 1 1
+        return x + self.two(F.silu(torch.addcmul(shift, self.one(F.silu(x)), 1 + scale)))
+
+
 class DiT(nn.Module):
     """``network(x_t, t, cond) -> x0`` for latents (b, channels, h, w), h and w multiples of ``patch``; t (b,) in [0, 1]."""
 
@@ -85,14 +102,20 @@ class DiT(nn.Module):
         self.words = nn.Embedding(c.vocabulary, c.width)
         self.null = nn.Parameter(torch.zeros(c.width))  # stands for the whole caption when there is none
         self.text = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.text_depth)])
-        self.patches = nn.Linear(c.channels * c.patch**2, c.width)
+        self.stem = nn.Conv2d(c.channels, c.fine, 3, padding=1)
+        self.before = Fine(c.fine)
+        self.patches = nn.Linear(c.fine * c.patch**2, c.width)
         self.time = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width))
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
+        self.aside = nn.Linear(c.width, c.aside) if c.aside else None
         self.final = nn.Linear(256, 2 * c.width)
-        self.head = nn.Linear(c.width, c.channels * c.patch**2)
+        self.unpatch = nn.Linear(c.width, c.fine * c.patch**2)
+        self.after = nn.ModuleList([Fine(c.fine) for _ in range(2)])
+        self.head = nn.Conv2d(c.fine, c.channels, 3, padding=1)
         self._init()
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond, aside: list[Tensor] | None = None) -> Tensor:
+        """The x0 estimate. What is said of the patches, (b, hw, config.aside), is added to the list ``aside`` if one is given."""
         h, w = x_t.shape[-2] // self.config.patch, x_t.shape[-1] // self.config.patch
         words, mask = self._read(cond, len(x_t))  # b l d, b l
         grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(0, 1).to(x_t.device)
@@ -105,15 +128,21 @@ class DiT(nn.Module):
         still, early = torch.zeros_like(time), turn(angles[:length])  # the words alone do not know the time
         for block in self.text:
             words = block(words, still, early, bias[..., :length])
-        image = self.patches(F.pixel_unshuffle(x_t, self.config.patch).flatten(2).transpose(1, 2))  # b hw d
+        fine = self.before(self.stem(x_t.contiguous(memory_format=torch.channels_last)), wave)  # b c h·p w·p
+        image = self.patches(F.pixel_unshuffle(fine, self.config.patch).flatten(2).transpose(1, 2))  # b hw d
         image = image + positions(grid, self.config.width)
         x, rotation = torch.cat((words, image), 1), turn(angles)  # b l+hw d
-        for block in self.blocks:
+        for depth, block in enumerate(self.blocks, start=1):
             x = block(x, time, rotation, bias)
+            if aside is not None and self.aside is not None and depth == math.ceil(self.config.depth / 3):
+                aside.append(self.aside(x[:, length:]))
 
         shift, scale = self.final(wave).unsqueeze(1).chunk(2, -1)
-        x = self.head(modulate(x[:, length:], shift, scale))  # b hw c·p·p
-        return F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
+        x = self.unpatch(modulate(x[:, length:], shift, scale))  # b hw c·p·p
+        fine = fine + F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
+        for block in self.after:
+            fine = block(fine, wave)
+        return self.head(fine)
 
     def _read(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
         """Word embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
@@ -136,14 +165,15 @@ class DiT(nn.Module):
 
     def _init(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.words.weight, std=0.5)
         nn.init.normal_(self.null, std=0.5)
-        for zero in (self.time[2], self.final, self.head):
-            nn.init.zeros_(zero.weight)  # type: ignore[arg-type]
+        fine = [self.before, *self.after]
+        for zero in (self.time[2], self.final, self.head, *(b.time for b in fine), *(b.two for b in fine)):
+            nn.init.zeros_(zero.weight)
         for block in [*self.text, *self.blocks]:
             with torch.no_grad():
                 block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)  # open gates from the first step, small enough to be stable

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from kalpana.hub.weights import read_weights, save_weights
+from kalpana.hub.weights import find_device, read_weights, save_weights
 from kalpana.media import grid, to_images
 from kalpana.models import dit, vae
 from kalpana.train import checkpoint
@@ -39,12 +39,15 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    task = TASKS[recipe.family](recipe, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), _progress(echo))
+    task = TASKS[recipe.family](recipe, find_device(device), _progress(echo))
     if recipe.compile:
         compile_blocks(task.model)
     saved = out / "checkpoint.safetensors"
     if recipe.init and not saved.exists():
-        task.model.load_state_dict(read_weights(recipe.init, recipe.family).tensors)
+        given, own = read_weights(recipe.init, recipe.family).tensors, task.model.state_dict()
+        task.model.load_state_dict(own | given)
+        if fresh := own.keys() - given.keys():
+            echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
     if saved.exists():
@@ -182,6 +185,8 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         "hardware": f"{hardware(task.device)}, {state.seconds / 3600:.2f} h",
         "scores": {name: round(value, 4) for name, value in scores.items()},
     }
+    if recipe.init:
+        provenance["init"] = read_weights(recipe.init, recipe.family).provenance
     with averaged(state):
         task.finish()
         save_weights(out / task.file, task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]

@@ -39,6 +39,11 @@ class Recipe(BaseModel):
         description="compile the network's blocks: a quarter faster on two cores, needs a C++ compiler; exact resume is tested without",
     )
     drop: float = Field(default=0.1, ge=0, le=1, description="flow: share of captions dropped, so that guidance has an unconditional side")
+    layout: float = Field(
+        default=0.0,
+        ge=0,
+        description="flow: weight, falling to 0 by the end, of saying for each patch which thing it shows, where and in which colour",
+    )
     noise: float = Field(default=0.1, ge=0, description="vae: standard deviation of the posterior, the noise its decoder learns to bear")
     log_every: int = Field(default=20, gt=0)
     sheet_every: int = Field(default=1000, gt=0, description="steps between held-out losses and sample sheets")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
 from kalpana.types import Cond, KalpanaError, Tokens
+from kalpana.world.layout import layout, sizes
 from kalpana.world.world import World
 
 HELD_OUT = 512  # dev pictures that the held-out loss is taken over
@@ -130,10 +131,13 @@ def psnr(square: float) -> float:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A batch of the flow task: latents (b, c, h, w) and the words for them."""
+    """A batch of the flow task: latents (b, c, h, w), the words for them, ``layout`` (b, 4, h/patch, w/patch; empty if nothing is
+    asked of it), and ``worth`` (b,), the weight of that question at this step."""
 
     latents: Tensor
     tokens: Tokens
+    layout: Tensor
+    worth: Tensor
 
 
 class FlowMatch:
@@ -146,7 +150,8 @@ class FlowMatch:
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         assert recipe.vae is not None
         self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train"), Flow()
-        self.model = dit.DiT(_config(dit.Config, recipe)).to(device)
+        aside = sum(sizes()) + 2 if recipe.layout else 0
+        self.model = dit.DiT(replace(_config(dit.Config, recipe), aside=aside)).to(device)
         self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
         self.tokenizer = Tokenizer.load()
         self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
@@ -157,7 +162,11 @@ class FlowMatch:
     def batch(self, step: int) -> Captioned:
         rows, captions = zip(*self._captions(step), strict=True)
         tokens = self.tokenizer.encode(captions, self.model.config.length)
-        return Captioned(torch.from_numpy(self.latents[list(rows)]).to(self.device).float(), tokens.to(self.device))
+        latents = torch.from_numpy(self.latents[list(rows)]).float()
+        cells = latents.shape[-1] // self.model.config.patch
+        shown = np.stack([layout(self.world.scene(i), cells) for i in rows]) if self.recipe.layout else np.empty((len(rows), 0))
+        worth = torch.full((len(rows),), self.recipe.layout * (1 - step / self.recipe.steps))
+        return Captioned(latents.to(self.device), tokens.to(self.device), torch.from_numpy(shown).to(self.device), worth.to(self.device))
 
     def _captions(self, step: int) -> list[tuple[int, str]]:
         """The (picture, caption) pairs of a step; SORT steps are dealt together, shortest captions first, in random order."""
@@ -177,12 +186,17 @@ class FlowMatch:
         x0, b = batch.latents, len(batch.latents)
         t, eps = noise_times(b, rng), torch.randn(x0.shape, generator=rng)  # drawn on the CPU, whatever the device
         null = torch.rand(b, generator=rng) < self.recipe.drop
-        return self._velocity_error(x0, t.to(x0), eps.to(x0), Cond(batch.tokens, null.to(self.device))).mean(), {}
+        said: list[Tensor] = []
+        loss = self._velocity_error(x0, t.to(x0), eps.to(x0), Cond(batch.tokens, null.to(self.device)), said).mean()
+        if not self.recipe.layout:
+            return loss, {}
+        wrong = layout_error(said[0].float(), batch.layout).mean()
+        return loss + batch.worth.mean() * wrong, {"velocity": loss.item(), "layout": wrong.item()}
 
-    def _velocity_error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    def _velocity_error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond, said: list[Tensor] | None = None) -> Tensor:
         """(b,) mean squared error of the velocity (x_t - x0) / t that an x0 estimate implies; near 0 the division is capped."""
         time = t[:, None, None, None]
-        prediction = self.model((1 - time) * x0 + time * eps, t, cond).float()
+        prediction = self.model((1 - time) * x0 + time * eps, t, cond, said).float()
         return ((prediction - x0) / time.clamp(min=0.05)).square().mean((1, 2, 3))
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -202,6 +216,16 @@ class FlowMatch:
 
     def _words(self, indices: range) -> Tokens:
         return self.tokenizer.encode([self.dev.describe(i)[0] for i in indices], self.model.config.length).to(self.device)
+
+
+def layout_error(said: Tensor, truth: Tensor) -> Tensor:
+    """(b,) how wrong the patches are, ``said`` (b, hw, classes + colours + 2), about ``truth`` (b, 4, h, w), see ``world.layout``:
+    the cross-entropies of class and colour, and where there is a thing half the distance, in cells, to its middle."""
+    parts, of = said.transpose(1, 2).split([*sizes(), 2], 1), truth.flatten(2)  # b k hw each, b 4 hw
+    there = (of[:, 0] > 0).float()
+    away = (parts[2] - of[:, 2:]).abs().mean(1)
+    kind, color = (F.cross_entropy(parts[k], of[:, k].long(), reduction="none") for k in (0, 1))
+    return (kind + color).mean(1) + 0.5 * (away * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 def noise_times(count: int, rng: Generator) -> Tensor:

@@ -509,15 +509,20 @@ REGIONS = {
 }
 
 
-def surroundings(background: Background, rng: random.Random) -> tuple[str, str]:
-    """A background as (words that follow a fragment, what it is): ("on a beach", "a beach")."""
+def surroundings(background: Background, rng: random.Random, after: str = "") -> tuple[str, str]:
+    """A background as (words that follow the fragment ``after``, what it is): ("on a beach", "a beach").
+    A fragment that says "with" is not followed by another: "a teapot with a cup with a pink background"."""
+
+    def choice(options: Sequence[str]) -> str:
+        return rng.choice([words for words in options if not (words.startswith("with ") and " with " in after)])
+
     if background.kind == "place":
         where, what = PLACES[background.name]
-        return rng.choice(where), rng.choice(what)
+        return choice(where), rng.choice(what)
     tint = rng.choice(TINTS.get(background.name, (background.name,)))
     if background.kind == "gradient":
-        return rng.choice(GRADIENT).format(tint=tint), f"a {tint} gradient"
-    return rng.choice(FLAT).format(tint=tint), f"plain {tint}"
+        return choice(GRADIENT).format(tint=tint), f"a {tint} gradient"
+    return choice(FLAT).format(tint=tint), f"plain {tint}"
 
 
 def patterns(scene: Scene, form: str) -> Sequence[str]:
@@ -535,9 +540,9 @@ def caption(
     scene: Scene, form: str, concepts: Sequence[Concept], regions: Sequence[tuple[str | None, str | None]], rng: random.Random
 ) -> str:
     """The scene in English; see ``grammar.caption``. ``concepts`` and ``regions`` go with the scene's groups."""
-    where, what = surroundings(scene.background, rng)
     medium, manner = (rng.choice(words) for words in STYLES[scene.style]) if scene.style else ("", "")
     if not scene.groups:
+        _, what = surroundings(scene.background, rng)
         text = f"a {what} background" if scene.background.kind == "flat" else what
         return f"{medium} of {text}" if medium and rng.random() < 0.5 else text
 
@@ -546,6 +551,7 @@ def caption(
     terse = form != "dense" and not sentence and rng.random() < 0.12
     phrases = [phrase(group, concept, rng, terse) for group, concept in zip(scene.groups, concepts, strict=True)]
     text = pattern.format(**dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {}))
+    where, what = surroundings(scene.background, rng, text)
     if form == "dense":
         return _dense(text, medium, manner, where.removeprefix(", "), what, _places(scene, phrases, regions), rng)
 

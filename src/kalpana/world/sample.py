@@ -58,7 +58,7 @@ def _sample(rng: random.Random) -> Scene | None:
         return Scene((), (), Background("place", rng.choice(PLACES), rng.randrange(1 << 30)))
     relation = rng.choice(RELATIONS) if kind == "relation" else None
     if kind in ("single", "count"):
-        concepts = [_concept(rng, tail=0.45 if kind == "single" else 0.1)]
+        concepts = [_concept(rng, tail=0.3 if kind == "single" else 0.1)]
     elif relation == "on":
         concepts = [rng.choice(_vocabulary().resters), rng.choice(_vocabulary().supports)]
     else:
@@ -102,7 +102,7 @@ def _place(rng: random.Random, groups: list[Group], sprites: list[int], relation
     if relation == "on":
         return _rest(rng, groups, sprites, kinds[0])
     if len(groups) == 1:
-        return _fill(rng, 0, groups[0], sprites[0], _frame(rng, groups[0]), kinds[0])
+        return _fill(rng, 0, groups[0], sprites[0], _frame(rng, groups[0]), kinds[0], framed=True)
     gap, split = 0.02, rng.uniform(0.42, 0.58)
     share = groups[0].count / (groups[0].count + groups[1].count)
     split += 0.25 * (share - 0.5)
@@ -134,8 +134,9 @@ def _frame(rng: random.Random, group: Group) -> Region:
     return x, y, x + side, y + side
 
 
-def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Region, kind: str) -> list[Thing]:
-    """The group's things on a loose grid of rows inside the region, none touching another."""
+def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Region, kind: str, framed: bool = False) -> list[Thing]:
+    """The group's things on a loose grid of rows inside the region, none touching another. A ``framed`` region has the size
+    that was named already, any other is shared, and the named size is taken within it."""
     x0, y0, x1, y1 = region
     width, height, n = x1 - x0, y1 - y0, group.count
     ideal = (n * height / width) ** 0.5
@@ -145,10 +146,9 @@ def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Reg
     art = atlas.load().sprites[sprite]
     cell_w, cell_h = width / max(counts), height / rows
     fit = min(cell_w / art.width, cell_h / art.height)
-    scale = {"small": 0.55, "large": 0.98}.get(group.size or "", rng.uniform(0.72, 0.94)) if n == 1 else rng.uniform(0.74, 0.9)
-    if group.size is not None and n == 1 and index == 0 and width > 0.6:
-        scale = 0.98  # the frame has the size already
-    size = fit * scale
+    usual = rng.uniform(0.74, 0.9) if n > 1 else rng.uniform(0.72, 0.94)
+    named = {"small": 0.98 if framed else 0.55, "large": 0.98}
+    size = fit * (named[group.size] if group.size and n == 1 else usual)
     flips = kind.startswith(FLIPS)
     things = []
     for r, count in enumerate(counts):
