@@ -161,6 +161,8 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["world"], "Missing command"),
         (["world", "show", "--split", "exam"], "split 'exam'"),
         (["world", "show", "-n", "0"], "-n"),
+        (["world", "show", "--kind", "ghosts"], "kind 'ghosts'"),
+        (["world", "show", "--kind", "clips", "--split", "exam"], "split 'exam'"),
         (["train", "absent.yaml"], "cannot read the recipe absent.yaml"),
         (["train", "file"], "file holds no fields"),
         (["show", "absent.png"], "absent.png cannot be read"),
@@ -183,6 +185,15 @@ def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(model: 
     (here / "prompts.txt").write_text("a cat\n\x07\n")
     done = kalpana("generate", "a dog", "--file", "prompts.txt", "--model", model)
     assert done.exit_code == 2 and done.stdout == "" and not (here / "pictures").exists()
+
+
+@pytest.mark.parametrize("kind", ["objects", "text", "hands", "puppets", "depth", "paintings", "clips"])
+def test_every_kind_of_the_world_can_be_shown(kind: str, here: Path) -> None:
+    done = kalpana("world", "show", "--kind", kind, "-n", "2", "--out", "sheets")
+    assert done.exit_code == 0, done.stderr
+    written = [Path(line) for line in done.stdout.splitlines()]
+    assert [path.suffix for path in written] == ([".png", ".mp4"] if kind == "clips" else [".png"])
+    assert read_receipt(written[0])["world"]["kind"] == kind and all(path.stat().st_size > 2000 for path in written)
 
 
 def test_no_command_is_a_call_for_help() -> None:

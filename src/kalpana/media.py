@@ -1,8 +1,8 @@
-"""Pictures as files, with their receipt inside.
+"""Pictures and clips as files, with their receipt inside.
 
 A receipt is one JSON object. PNG carries it as an iTXt chunk named "kalpana" (UTF-8, so Hindi stays Hindi; tEXt would be
 Latin-1), WebP and JPEG as the EXIF UserComment (UTF-16). A JPEG has room for 64 kB of EXIF; where a receipt is longer it lies
-beside the picture as FILE.json. PNG and WebP are written lossless.
+beside the picture as FILE.json. PNG and WebP are written lossless. MP4 carries it as the comment of the container.
 """
 
 from __future__ import annotations
@@ -62,6 +62,47 @@ def encode(image: Image.Image, format: str, receipt: dict[str, Any]) -> bytes:
     else:
         image.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
     return file.getvalue()
+
+
+def encode_clip(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]) -> bytes:
+    """The bytes of an MP4 (H.264, as every browser plays it) with the receipt inside. Sides are even numbers of pixels.
+
+    Raises KalpanaError where PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise KalpanaError("writing MP4 needs PyAV: install it with pip install 'kalpana[video]'") from None
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata["comment"] = json.dumps(receipt, ensure_ascii=False, sort_keys=True)
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def decode_clip(data: bytes) -> tuple[list[Image.Image], float, dict[str, Any] | None]:
+    """The frames, the frames a second and the receipt (None where there is none) of an MP4."""
+    import av
+
+    with av.open(io.BytesIO(data), "r") as container:
+        comment = container.metadata.get("comment")
+        rate = float(container.streams.video[0].average_rate or 0)
+        return [frame.to_image() for frame in container.decode(video=0)], rate, json.loads(comment) if comment else None
+
+
+def save_clip(frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict[str, Any]) -> Path:
+    """Write an MP4 and its receipt, whole or not at all, and give back the path: PATH, or PATH-2, -3 ... where a file is there already."""
+    data, path = encode_clip(frames, fps, receipt), _claim(path)
+    try:
+        write(path, data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def save(image: Image.Image, path: Path, receipt: dict[str, Any]) -> Path:

@@ -12,7 +12,7 @@ from kalpana.types import KalpanaError
 from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.grammar import FORMS, caption, region
 from kalpana.world.lexicon import Concept, HindiNoun
-from kalpana.world.scene import BACKDROPS, COLORS, PLACES, RELATIONS, SIZES, STYLES, Background, Group, Scene, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, DEPTH_RELATIONS, PLACES, RELATIONS, SIZES, STYLES, Background, Group, Scene, Thing
 
 
 def concept(en: str, plural: str, hi: tuple[str, str, str, str, str], group: str, **more: tuple[str, ...]) -> Concept:
@@ -209,7 +209,7 @@ def rendered(language: str, relation: str | None, groups: tuple[Group, Group], s
 
 
 @pytest.mark.parametrize("language", ["en", "hi"])
-@pytest.mark.parametrize("relation", [*RELATIONS, None])
+@pytest.mark.parametrize("relation", [*RELATIONS, *DEPTH_RELATIONS, None])
 def test_every_pattern_is_whole(language: str, relation: str | None) -> None:
     assert len(set(TABLES[language][relation])) == len(TABLES[language][relation]) >= 30
     for groups in (PAIR, PAIR[::-1], (Group("apple", 3, "red"), Group("car", 2, "orange"))):

@@ -13,7 +13,7 @@ from kalpana.world.render import render
 from kalpana.world.sample import sample_scene
 from kalpana.world.scene import BACKDROPS, PLACES, RELATIONS, Background, Group, Scene, Thing
 from kalpana.world.splits import combinations, held_out
-from kalpana.world.world import World
+from kalpana.world.world import KINDS, MIX, World, kind_of
 
 WORLD = World(seed=3)
 
@@ -153,6 +153,29 @@ def test_two_object_scenes_of_dev_and_test_are_never_trained_on() -> None:
 def test_every_backdrop_and_place_can_be_painted_and_no_other() -> None:
     assert set(places.COLORS) == set(BACKDROPS)
     assert set(places.PLACES) == set(PLACES)
+
+
+def test_everything_holds_every_kind_and_words_each_as_its_own() -> None:
+    world = World(seed=8, kind="everything")
+    kinds = Counter(kind_of(world.scene(i)) for i in range(600))
+    assert set(kinds) == set(MIX) and all(abs(kinds[kind] / 600 - share) < 0.06 for kind, share in MIX.items())
+    for i in range(60):
+        scene = world.scene(i)
+        for language in ("en", "hi"):
+            said, own = (KINDS[k].caption(scene, language, "dense", random.Random(i)) for k in ("everything", kind_of(scene)))
+            assert said == own
+    together = world.images(range(24))
+    assert all(torch.equal(together[i], world[i].image) for i in range(24))
+
+
+@pytest.mark.parametrize("kind", list(MIX))
+def test_the_kind_of_a_scene_is_told_from_what_it_holds(kind: str) -> None:
+    assert {kind_of(World(seed=2, kind=kind).scene(i)) for i in range(50)} == {kind}
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match="objects, text, hands"):
+        World(kind="ghosts")
 
 
 def test_an_unknown_split_is_an_error() -> None:

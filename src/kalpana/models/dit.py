@@ -34,6 +34,7 @@ class Config:
     aside: int = 0  # numbers that training asks of each patch, a third of the way up, beside the picture itself
 
 
+GUESS = 0.1  # how far the network's own guess of x0 is taken to be off where little noise is left (docs/log.md)
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (l, d/n) each
 
 
@@ -142,7 +143,7 @@ class DiT(nn.Module):
         fine = fine + F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
         for block in self.after:
             fine = block(fine, wave)
-        return self.head(fine)
+        return combine(self.head(fine), x_t, t)
 
     def _read(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
         """Word embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
@@ -177,6 +178,17 @@ class DiT(nn.Module):
         for block in [*self.text, *self.blocks]:
             with torch.no_grad():
                 block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)  # open gates from the first step, small enough to be stable
+
+
+def combine(guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The network's guess of x0 and what x_t itself says, x_t / (1 - t) with a deviation of t / (1 - t), weighed by their precisions.
+
+    The guess is taken to be off by GUESS, whatever the time; so the nearer the data, the less of it counts, and no
+    pattern of the network's own is left on what is nearly done (the part that c_skip plays in Karras et al. 2022, eq. 7).
+    """
+    t = t[:, None, None, None].to(x_t)
+    sure, both = GUESS**2 * (1 - t), GUESS**2 * (1 - t) ** 2 + t**2
+    return (sure * x_t + t**2 * guess) / both
 
 
 def norm(x: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ def floats(pixels: np.ndarray, device: torch.device) -> Tensor:
 
 def _name(world: World, count: int, device: torch.device) -> str:
     """All that decides the content; devices round differently."""
-    return f"v{worlds.VERSION}-{world.split}-{world.seed}-{world.side}-{count}" + ("" if device.type == "cpu" else f"-{device.type}")
+    kind = "" if world.kind == "objects" else f"-{world.kind}"
+    return f"v{worlds.VERSION}{kind}-{world.split}-{world.seed}-{world.side}-{count}" + ("" if device.type == "cpu" else f"-{device.type}")
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:

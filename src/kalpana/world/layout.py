@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from kalpana.world import atlas
+from kalpana.world import tiles
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import COLORS, Scene
 
@@ -29,12 +29,12 @@ def sizes() -> tuple[int, int]:
 def layout(scene: Scene, cells: int) -> np.ndarray:
     """(4, cells, cells) float32: class, colour (0 none, then COLORS), and the way from the cell's middle to the middle of its
     thing, right and down, in cells."""
-    out, art = np.zeros((4, cells, cells), np.float32), atlas.load().sprites
+    out = np.zeros((4, cells, cells), np.float32)
     middles = (np.arange(cells, dtype=np.float32) + 0.5) / cells
     for thing in scene.things:
-        group, sprite = scene.groups[thing.group], art[thing.sprite]
+        group, (width, height) = scene.groups[thing.group], tiles.extent(thing.sprite)
         dx, dy = np.broadcast_arrays(thing.x - middles[None, :], thing.y - middles[:, None])
-        inside = (abs(dx) < thing.size * sprite.width / 2) & (abs(dy) < thing.size * sprite.height / 2)
+        inside = (abs(dx) < thing.size * width / 2) & (abs(dy) < thing.size * height / 2)
         out[0][inside] = classes().get(group.concept, len(classes()) + 1)
         out[1][inside] = 1 + COLORS.index(group.color) if group.color else 0
         out[2][inside], out[3][inside] = dx[inside] * cells, dy[inside] * cells

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kalpana.world.scene import Background
+from kalpana.world.scene import STILL, Background, View
 
 # sRGB in [0, 1], a little muted so that sprites stand out.
 COLORS = {
@@ -31,16 +31,24 @@ def paint(backgrounds: Sequence[Background], side: int, device: torch.device | s
     y, x = line.view(1, side, 1), line.view(1, 1, side)
     out = torch.empty(len(backgrounds), 3, side, side, device=device)
     painters: dict[str, Callable[..., Tensor]] = {"flat": _flat, "gradient": _gradient, **PLACES}
-    kinds = [b.name if b.kind == "place" else b.kind for b in backgrounds]
-    for kind in set(kinds):
-        some = [i for i, k in enumerate(kinds) if k == kind]
+    kinds = [(b.name if b.kind == "place" else b.kind, b.view == STILL) for b in backgrounds]
+    for kind, still in set(kinds):
+        some = [i for i, k in enumerate(kinds) if k == (kind, still)]
+        at_y, at_x = (y, x) if still else look([backgrounds[i].view for i in some], y, x)
         # Eight uniform numbers a picture, from its own seed: all the variety a place has.
         rolls = [random.Random(backgrounds[i].seed) for i in some]
         u = torch.tensor([[roll.random() for _ in range(8)] for roll in rolls], device=device)
         roll = [u[:, k].view(-1, 1, 1) for k in range(8)]
         name = torch.tensor([COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in some], device=device)
-        out[torch.tensor(some, device=device)] = painters[kind](name, roll, y, x)
+        out[torch.tensor(some, device=device)] = painters[kind](name, roll, at_y, at_x)
     return out.clamp_(0, 1)
+
+
+def look(views: Sequence[View], y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the world the picture's points (y, x) are, row and column (b, h, w), under each view."""
+    cx, cy, zoom, angle = torch.tensor(views, device=y.device).T[:, :, None, None]
+    cos, sin = torch.cos(torch.deg2rad(angle)) / zoom, torch.sin(torch.deg2rad(angle)) / zoom
+    return cy + (x - 0.5) * sin + (y - 0.5) * cos, cx + (x - 0.5) * cos - (y - 0.5) * sin
 
 
 def _rgb(top: Sequence[float], like: Tensor) -> Tensor:

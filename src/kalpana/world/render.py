@@ -13,20 +13,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.world import atlas, places
-from kalpana.world.scene import COLORS, Scene, Thing
+from kalpana.world import atlas, places, tiles
+from kalpana.world.kinds import paintings
+from kalpana.world.scene import Scene, Thing
+
+SHADOW = 0.45  # how much darker it is right under a thing
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """``pixels`` (b, 3, h, w) in [-1, 1]; ``masks``: for each scene (n_things, h, w) bool, what can be seen of each thing."""
+    """``pixels`` (b, 3, h, w) in [-1, 1]; ``plain``, the same before any painting; ``whole``: for each scene (n_things, h, w) bool,
+    where each thing is, behind others too; ``masks``: the same of what can be seen of it."""
 
     pixels: Tensor
-    masks: tuple[Tensor, ...] | None = None
+    plain: Tensor
+    whole: tuple[Tensor, ...] | None = None
+
+    @property
+    def masks(self) -> tuple[Tensor, ...] | None:
+        return None if self.whole is None else tuple(visible(each) for each in self.whole)
+
+
+def visible(whole: Tensor) -> Tensor:
+    """What can be seen of masks (n, h, w) drawn in this order."""
+    over = whole.flip(0).cumsum(0).flip(0) - whole.long()  # how many later things cover a pixel
+    return whole & (over == 0)
 
 
 def render(scenes: Sequence[Scene], side: int = 128, masks: bool = False, device: torch.device | str = "cpu") -> Rendering:
-    """The pictures of ``scenes`` at ``side`` x ``side`` pixels, with the visible mask of every thing if asked for."""
+    """The pictures of ``scenes`` at ``side`` x ``side`` pixels, with the mask of every thing if asked for."""
     canvas = places.paint([scene.background for scene in scenes], side, device)  # (b, 3, h, w) in [0, 1]
     coverage: list[list[Tensor]] = [[] for _ in scenes]
     for depth in range(max((len(scene.things) for scene in scenes), default=0)):
@@ -39,13 +54,17 @@ def render(scenes: Sequence[Scene], side: int = 128, masks: bool = False, device
             layer = _draw([scenes[i].things[depth] for i in some], side, level, device)  # (n, 4, h, w), premultiplied
             color, alpha = layer[:, :3], layer[:, 3:]
             index = torch.tensor(some, device=device)
+            if any(scenes[i].things[depth].shadow for i in some):
+                canvas[index] *= 1 - _shadows([scenes[i].things[depth] for i in some], side, device)
             canvas[index] = canvas[index] * (1 - alpha) + color
             if masks:
                 for i, mask in zip(some, alpha[:, 0] > 0.5, strict=True):
-                    coverage[i] = [below & ~mask for below in coverage[i]] + [mask]
+                    coverage[i].append(mask)
     empty = torch.zeros(0, side, side, dtype=torch.bool, device=device)
-    seen = tuple(torch.stack(each) if each else empty for each in coverage) if masks else None
-    return Rendering(canvas.clamp_(0, 1).mul_(2).sub_(1), seen)
+    whole = tuple(torch.stack(each) if each else empty for each in coverage) if masks else None
+    plain = canvas.clamp_(0, 1).mul_(2).sub_(1)
+    painted = paintings.paint(plain, [scene.painting for scene in scenes], [scene.background.seed for scene in scenes])
+    return Rendering(painted, plain, whole)
 
 
 def _level(thing: Thing, side: int) -> int:
@@ -54,19 +73,25 @@ def _level(thing: Thing, side: int) -> int:
 
 
 def _draw(things: Sequence[Thing], side: int, level: int, device: torch.device | str) -> Tensor:
-    art = atlas.load()
-    rows = torch.tensor([thing.sprite for thing in things])
-    rgba = art.pixels[rows].to(device).float().div_(255)  # n 4 s s
-    painted = torch.tensor([i for i, thing in enumerate(things) if thing.color is not None], dtype=torch.long)
-    if len(painted):
-        colors = torch.tensor([COLORS.index(thing.color) for thing in things if thing.color is not None])
-        rgba[painted] = atlas.recolor(rgba[painted], rows[painted], colors)
+    rgba = tiles.draw(things, device)  # n 4 s s
     rgba[:, :3] *= rgba[:, 3:]
     if level:
         rgba = F.avg_pool2d(rgba, 2**level)
     return F.grid_sample(
         rgba, F.affine_grid(_inverse(things, device), [len(things), 4, side, side], align_corners=False), align_corners=False
     )
+
+
+def _shadows(things: Sequence[Thing], side: int, device: torch.device | str) -> Tensor:
+    """How much darker it is under each thing's foot: (n, 1, h, w), a soft ellipse; 0 for a thing that casts no shadow."""
+    rows = []
+    for thing in things:
+        width, height = tiles.extent(thing.sprite)
+        rows.append((thing.x, thing.y + thing.size * height * 0.47, thing.size * width * 0.5, SHADOW * thing.shadow))
+    x, y, reach, dark = torch.tensor(rows, device=device)[:, :, None, None].unbind(1)  # each n 1 1
+    line = (torch.arange(side, device=device) + 0.5) / side
+    away = ((line.view(1, 1, side) - x) / reach) ** 2 + ((line.view(1, side, 1) - y) / (0.22 * reach)) ** 2
+    return (dark * torch.exp(-1.8 * away)).unsqueeze(1)
 
 
 def _inverse(things: Sequence[Thing], device: torch.device | str) -> Tensor:

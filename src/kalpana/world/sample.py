@@ -83,12 +83,13 @@ def _sample(rng: random.Random) -> Scene | None:
             return None
     if kind == "pair" and rng.random() < 0.35:
         groups = [Group(g.concept, g.count, g.color, size) for g, size in zip(groups, rng.sample(("small", "large"), 2), strict=True)]
-    background = _background(rng, {group.color for group in groups})
+    background = background_for(rng, {group.color for group in groups})
     things = _place(rng, groups, sprites, relation, [concept.group for concept in concepts])
     return Scene(tuple(things), tuple(groups), background, relation, style)
 
 
-def _background(rng: random.Random, colors: set[str | None]) -> Background:
+def background_for(rng: random.Random, colors: set[str | None]) -> Background:
+    """A background against which things of these colours can be seen."""
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     if kind == "place":
         bad = {"night"} if "black" in colors else set()

@@ -11,16 +11,66 @@ from dataclasses import dataclass
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 STYLES = ("fluent-3d", "fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1", "twemoji", "streamline-emojis")
 RELATIONS = ("left of", "right of", "above", "below", "next to", "on")
+DEPTH_RELATIONS = ("in front of", "nearer than")  # the first hides a part of the second; both in full view, the first larger and lower
 SIZES = ("small", "large")
 PLACES = ("meadow", "beach", "mountains", "room", "night")  # mountains: at sunset; room: indoors; night: under stars
+LOOKS = ("flat", "outlined", "shaded")  # how figures (hands, puppets) are drawn
 BACKDROPS = ("white", "black", "gray", "light blue", "light green", "beige", "lavender", "pink", "yellow", "dark blue")
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A word, written: on a board, or bare letters where ``board`` is None."""
+
+    text: str
+    font: str  # a key of signs.FONTS
+    ink: str  # one of COLORS
+    board: str | None  # one of BACKDROPS
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A hand that raises fingers: ``raised`` says which, from the thumb to the little finger. ``flaw`` is None, or what is wrong
+    with it ("extra finger", "fused fingers", "missing finger"): such hands only ever teach a verifier what to refuse."""
+
+    raised: tuple[bool, bool, bool, bool, bool]
+    skin: str  # a key of figures.SKINS
+    look: str  # one of LOOKS
+    seed: int = 0  # small variations of proportion and angle
+    flaw: str | None = None
+
+
+@dataclass(frozen=True)
+class Puppet:
+    """A jointed figure in a ``pose`` (one of puppets.POSES), seen from the front or from the side as the pose asks."""
+
+    pose: str
+    skin: str  # a key of figures.SKINS
+    shirt: str  # one of COLORS
+    trousers: str  # one of COLORS
+    look: str  # one of LOOKS
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A textured solid seen by a camera in front of it: a "card" with one face, or a "cube" with four around it and a lid."""
+
+    shape: str  # "card" or "cube"
+    face: int  # the row of the atlas shown on every face
+    color: str  # of the faces, one of BACKDROPS
+    yaw: float = 0.0  # degrees about the upright axis; it turns to the right, as seen from the front
+    pitch: float = 0.0  # degrees; its top leans towards the eye
+
+
+Art = int | Sign | Hand | Puppet | Solid  # a row of the atlas, or something drawn to order
 
 
 @dataclass(frozen=True)
 class Thing:
     """One drawn sprite: where it is, how it is turned, and which noun phrase of the scene it belongs to."""
 
-    sprite: int  # row of the atlas
+    sprite: Art
     x: float  # centre
     y: float
     size: float
@@ -28,6 +78,8 @@ class Thing:
     flip: bool = False
     color: str | None = None  # one of COLORS when recoloured, None for the sprite's own colours
     group: int = 0
+    depth: float = 0.5  # 0 at the eye, 1 as far as the background
+    shadow: bool = False  # a soft shadow under its foot
 
 
 @dataclass(frozen=True)
@@ -40,6 +92,10 @@ class Group:
     size: str | None = None  # one of SIZES, relative to the usual size; None when not worth saying
 
 
+View = tuple[float, float, float, float]  # of a camera: the x and y in its middle, its zoom, and how far it turns the picture, in degrees
+STILL: View = (0.5, 0.5, 1.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Background:
     """``kind`` "flat" or "gradient" with a ``name`` from BACKDROPS (gradient: the colour at the top), or "place" with one of PLACES."""
@@ -47,6 +103,7 @@ class Background:
     kind: str
     name: str
     seed: int = 0  # small variations: shade, horizon, hills, stars
+    view: View = STILL
 
 
 @dataclass(frozen=True)
@@ -59,3 +116,4 @@ class Scene:
     background: Background
     relation: str | None = None
     style: str | None = None  # one of STYLES, shared by every thing
+    painting: str | None = None  # one of paintings.PAINTINGS, over everything

@@ -1,0 +1,96 @@
+"""Near and far: a thing that hides a part of another, or one close by and one in the distance, over soft shadows.
+
+Nearer things are larger, stand lower in the picture and are drawn later; what the renderer knows of them gives depth, order
+of occlusion and the whole box of what is half hidden.
+"""
+
+from __future__ import annotations
+
+import random
+
+from kalpana.world import atlas
+from kalpana.world.lexicon import lexicon, sprites_of
+from kalpana.world.sample import FLIPS, background_for
+from kalpana.world.scene import COLORS, DEPTH_RELATIONS, Group, Scene, Thing
+from kalpana.world.splits import belongs
+
+HIDDEN = (0.12, 0.45)  # share of the box behind that the box in front may cover
+HORIZON = 0.42  # where things infinitely far away would stand
+
+
+def sample(rng: random.Random, split: str = "train") -> Scene:
+    """Two core things of one style; ``groups[0]`` is the nearer one."""
+    while True:
+        scene = _sample(rng)
+        if scene is not None and belongs(scene, split):
+            return scene
+
+
+def _sample(rng: random.Random) -> Scene | None:
+    concepts = rng.sample([c for c in lexicon().values() if c.core], 2)
+    styles = sorted(set.intersection(*(set(sprites_of(concept.id)) for concept in concepts)))
+    if not styles:
+        return None
+    style, relation = rng.choice(styles), rng.choice(DEPTH_RELATIONS)
+    groups, rows = [], []
+    for concept in concepts:
+        sprites = sprites_of(concept.id)[style]
+        paintable = [row for row in sprites if atlas.load().sprites[row].recolor]
+        color = rng.choice(COLORS) if paintable and rng.random() < 0.6 else None
+        groups.append(Group(concept.id, color=color))
+        rows.append(rng.choice(paintable if color else sprites))
+    if groups[0].color is not None and groups[0].color == groups[1].color:
+        return None
+    near, far = (_overlapping if relation == "in front of" else _apart)(rng)
+    shadow = rng.random() < 0.7
+    things = []
+    for index, (x, foot, size, depth) in ((1, far), (0, near)):
+        flip = concepts[index].group.startswith(FLIPS) and rng.random() < 0.5
+        y = foot - size * atlas.load().sprites[rows[index]].height / 2
+        things.append(Thing(rows[index], x, y, size, 0.0, flip, groups[index].color, index, depth, shadow))
+    if not all(_inside(thing) for thing in things):
+        return None
+    covered = _overlap(_box(things[0]), _box(things[1]))
+    low, high = HIDDEN if relation == "in front of" else (0.0, 0.0)
+    if not low <= covered <= high:
+        return None
+    return Scene(tuple(things), tuple(groups), background_for(rng, {group.color for group in groups}), relation, style)
+
+
+Spot = tuple[float, float, float, float]  # x, foot, size, depth
+
+
+def _overlapping(rng: random.Random) -> tuple[Spot, Spot]:
+    """The nearer one and the one behind it, overlapping by chance: the caller draws again until they do as they should."""
+    foot = rng.uniform(0.66, 0.8)
+    back = (rng.uniform(0.35, 0.65), foot, rng.uniform(0.5, 0.68), rng.uniform(0.55, 0.7))
+    front = (back[0] + rng.uniform(-0.35, 0.35), foot + rng.uniform(0.08, 0.18), rng.uniform(0.38, 0.55), rng.uniform(0.2, 0.4))
+    return front, back
+
+
+def _apart(rng: random.Random) -> tuple[Spot, Spot]:
+    """The near one and the far one, on one ground seen in perspective: size and distance below the horizon both go as 1 / z."""
+    z, ground = rng.uniform(2.2, 3.2), rng.uniform(0.44, 0.5)
+    side = rng.choice((-1, 1))
+    near = (0.5 + side * rng.uniform(0.12, 0.24), HORIZON + ground, rng.uniform(0.5, 0.62), 0.25)
+    far = (0.5 - side * rng.uniform(0.18, 0.36), HORIZON + ground / z, rng.uniform(0.5, 0.62) / z, 0.25 * z)
+    return near, far
+
+
+def _box(thing: Thing) -> tuple[float, float, float, float]:
+    assert isinstance(thing.sprite, int)
+    art = atlas.load().sprites[thing.sprite]
+    w, h = thing.size * art.width / 2, thing.size * art.height / 2
+    return thing.x - w, thing.y - h, thing.x + w, thing.y + h
+
+
+def _inside(thing: Thing) -> bool:
+    x0, y0, x1, y1 = _box(thing)
+    return min(x0, y0) >= 0.01 and max(x1, y1) <= 0.99
+
+
+def _overlap(behind: tuple[float, float, float, float], front: tuple[float, float, float, float]) -> float:
+    """The share of the box behind that the box in front covers."""
+    w = min(behind[2], front[2]) - max(behind[0], front[0])
+    h = min(behind[3], front[3]) - max(behind[1], front[1])
+    return max(w, 0) * max(h, 0) / ((behind[2] - behind[0]) * (behind[3] - behind[1]))

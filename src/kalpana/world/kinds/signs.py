@@ -1,0 +1,221 @@
+"""Words in pictures: signs and labels of one to six characters or one short word, Latin or Devanagari, alone or beside a thing.
+
+Letters are shaped by raqm, as conjuncts and matras need, and drawn large, then brought to the tile's size. Captions quote
+what is written, so that a reader of pictures can be held to it character by character.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from functools import cache, lru_cache
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, features
+from torch import Tensor
+
+from kalpana.types import KalpanaError
+from kalpana.world import atlas, grammar_en, grammar_hi, places
+from kalpana.world.lexicon import ART, lexicon, sprites_of
+from kalpana.world.recolor import PAINTS
+from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, Sign, Thing
+
+FONTS = {
+    "Mukta": "Mukta_400Regular.ttf",
+    "Mukta Bold": "Mukta_700Bold.ttf",
+    "Hind SemiBold": "Hind_600SemiBold.ttf",
+    "Noto Sans Black": "NotoSansDevanagari_900Black.ttf",
+}
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+INKS = {name: PAINTS[name][:3] for name in COLORS}
+HEIGHTS = (12.0, 24.0)  # pixels of a 128 px picture that a capital letter, or a letter under its line, may be tall
+MARGIN = 0.03  # of the picture
+_DRAWN = 160  # pixels of type before it is brought to the tile
+_CONTRAST = 0.3  # least difference of luminance between ink and what it lies on
+
+
+def tile(sign: Sign) -> Tensor:
+    """The sign as an atlas tile (4, SIDE, SIDE) uint8, RGB not premultiplied, then alpha."""
+    return _drawn(sign)[0]
+
+
+def extent(sign: Sign) -> tuple[float, float]:
+    """Width and height of the sign as shares of its longer side."""
+    return _drawn(sign)[1:3]
+
+
+def letter_share(sign: Sign) -> float:
+    """How tall its letters are, as a share of the sign's longer side."""
+    return _drawn(sign)[3]
+
+
+@lru_cache(maxsize=1024)
+def _drawn(sign: Sign) -> tuple[Tensor, float, float, float]:
+    face = _face(sign.font)
+    left, top, right, bottom = face.getbbox(sign.text)
+    pad_x, pad_y = (0.35 * _DRAWN, 0.28 * _DRAWN) if sign.board else (2, 2)
+    width, height = round(right - left + 2 * pad_x), round(bottom - top + 2 * pad_y)
+    board = tuple(round(255 * c) for c in places.COLORS[sign.board]) if sign.board else (0, 0, 0)
+    ink = tuple(round(255 * c) for c in INKS[sign.ink])
+    image = Image.new("RGBA", (width, height), (*ink, 0))
+    draw = ImageDraw.Draw(image)
+    if sign.board:
+        draw.rounded_rectangle((0, 0, width - 1, height - 1), 0.16 * _DRAWN, (*board, 255), (*ink, 255), round(0.05 * _DRAWN))
+    draw.text((pad_x - left, pad_y - top), sign.text, (*ink, 255), face)
+    square, w, h = atlas.fit(image)
+    letter, content = face.getbbox("H" if sign.text.isascii() else "क"), image.getchannel("A").getbbox() or (0, 0, width, height)
+    tall = (letter[3] - letter[1]) / max(content[2] - content[0], content[3] - content[1])
+    return torch.from_numpy(np.array(square)).movedim(-1, 0), w, h, tall
+
+
+@cache
+def _face(font: str) -> ImageFont.FreeTypeFont:
+    if not features.check("raqm"):
+        raise KalpanaError(
+            "this Pillow cannot shape Devanagari (no raqm): reinstall it with 'pip install --force-reinstall --only-binary :all: Pillow'"
+        )
+    return ImageFont.truetype(str(ART / "fonts" / FONTS[font]), _DRAWN, layout_engine=ImageFont.Layout.RAQM)
+
+
+@cache
+def words() -> dict[str, list[str]]:
+    """Short words of signs and labels, by language."""
+    return json.loads((ART / "words.json").read_text(encoding="utf-8"))
+
+
+def word(rng: random.Random, split: str) -> str:
+    """One to six characters: a short word, or letters and digits at random. Words and strings of dev and test are never trained on;
+    "unseen" writes those of test."""
+    wanted = "test" if split == "unseen" else split
+    while True:
+        roll = rng.random()
+        if roll < 0.5:
+            text = rng.choice(words()[rng.choice(("en", "hi"))])
+        elif roll < 0.85:
+            text = "".join(rng.choices(LETTERS, k=rng.randint(1, 6)))
+        else:
+            text = "".join(rng.choices(SYLLABLES, k=rng.randint(1, 3)))
+        # One character is too few to hold out.
+        if split_of(text) == wanted or len(text) == 1:
+            return text
+
+
+CONSONANTS = "कखगघचछजझटठडढतथदधनपफबभमयरलवशषसह"
+CONJUNCTS = ("क्ष", "ज्ञ", "त्र", "श्र", "स्त", "प्र", "क्त", "द्य", "न्त", "म्ब", "ल्ल", "ष्ट", "स्व", "र्म")
+SYLLABLES = tuple(base + matra for base in (*CONSONANTS, *CONJUNCTS) for matra in ("", "ा", "ि", "ी", "ु", "ू", "े", "ो", "ं"))
+
+
+def split_of(text: str) -> str:
+    """The split that may write this: 80 % train, 10 % dev, 10 % test, by a hash."""
+    slot = zlib.crc32(text.encode()) % 10
+    return "dev" if slot == 0 else "test" if slot == 1 else "train"
+
+
+def sample(rng: random.Random, split: str = "train") -> Scene:
+    """A sign alone (two thirds), or a thing and a sign beside it, above or below."""
+    while True:
+        scene = _sample(rng, split)
+        if scene is not None:
+            return scene
+
+
+def _sample(rng: random.Random, split: str) -> Scene | None:
+    board = rng.choice(BACKDROPS) if rng.random() < 0.75 else None
+    background = Background(rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30))
+    under = places.COLORS[board or background.name]
+    ink = rng.choice(COLORS)
+    if abs(_luminance(INKS[ink]) - _luminance(under)) < _CONTRAST or board == background.name:
+        return None
+    sign = Sign(word(rng, split), rng.choice(tuple(FONTS)), ink, board)
+    width, height = extent(sign)
+    size = rng.uniform(*HEIGHTS) / 128 / letter_share(sign)
+    beside = rng.random() < 1 / 3
+    room_w, room_h = (0.96, 0.4) if beside else (0.96, 0.96)
+    size = min(size, room_w / width, room_h / height)
+    if size * letter_share(sign) * 128 < HEIGHTS[0]:  # too long a word to be written so that it can be read
+        return None
+    half_w, half_h = size * width / 2, size * height / 2
+    x = rng.uniform(half_w + MARGIN, 1 - half_w - MARGIN) if half_w + MARGIN < 0.5 else 0.5
+    y = rng.uniform(half_h + MARGIN, 1 - half_h - MARGIN)
+    board_group = Group("sign", color=ink)
+    if not beside:
+        return Scene((Thing(sign, x, y, size),), (board_group,), background)
+    concept = rng.choice([c for c in lexicon().values() if c.core])
+    style, rows = rng.choice(sorted(sprites_of(concept.id).items()))
+    row = rng.choice(rows)
+    art = atlas.load().sprites[row]
+    above = rng.random() < 0.5  # the sign, seen from the thing
+    y = half_h + MARGIN + 0.02 if above else 1 - half_h - MARGIN - 0.02
+    low, high = (y + half_h + 0.02, 0.98) if above else (0.02, y - half_h - 0.02)
+    fit = min((high - low) / art.height, 0.9 / art.width) * rng.uniform(0.8, 0.98)
+    thing = Thing(row, rng.uniform(0.4, 0.6), (low + high) / 2, fit, group=1)
+    return Scene((thing, Thing(sign, x, y, size)), (board_group, Group(concept.id)), background, "above" if above else "below", style)
+
+
+def _luminance(rgb: tuple[float, float, float]) -> float:
+    return 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2]
+
+
+def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
+    """The writing, quoted, with what it is on, its colours where said, and the thing beside it."""
+    (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, Sign))
+    say = _english if language == "en" else _hindi
+    return say(scene, sign, form, rng)
+
+
+def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
+    quoted = f'"{sign.text}"'
+    board = rng.choice(grammar_en.TINTS.get(sign.board, (sign.board,))) if sign.board else ""
+    painted = form == "dense" or rng.random() < 0.4
+    if sign.board:
+        noun = rng.choice(("sign", "sign", "board", "label"))
+        named = f"{board} {noun}" if painted else noun
+        letters = f" in {sign.ink} letters" if painted else ""
+        what = f"{grammar_en.article(named)} {named} " + rng.choice(
+            (f"that says {quoted}", f"that reads {quoted}", f"with the word {quoted}", f"saying {quoted}", f"with {quoted} written on it")
+        )
+    else:
+        letters = f" in {sign.ink} letters" if painted else ""
+        what = rng.choice((f"the word {quoted}", f"the text {quoted}", f"the writing {quoted}", f"the characters {quoted}"))
+    text = what + letters
+    if len(scene.groups) > 1:
+        thing = str(grammar_en.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng))
+        other = {"above": "below", "below": "above"}[scene.relation or "above"]
+        text = rng.choice((f"{text} {scene.relation} {thing}", f"{thing} {other} {text}", f"{thing} with {text} {scene.relation} it"))
+    elif rng.random() < 0.15:
+        text = rng.choice(("a picture of ", "draw ", "write " if not sign.board else "make ")) + text
+    if form == "dense" or rng.random() < (0.25 if form == "short" else 0.4):
+        where, _ = grammar_en.surroundings(scene.background, rng, text)
+        text += where if where.startswith(",") else f", {where}"
+    return grammar_en.capital(text) + "." if form == "dense" else text
+
+
+def _hindi(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
+    quoted = f'"{sign.text}"'
+    painted = form == "dense" or rng.random() < 0.4
+    ink = " ".join(grammar_hi.inflect(word, "m", True, oblique=True) for word in rng.choice(grammar_hi.COLORS[sign.ink]).split())
+    letters = f"{ink} अक्षरों में " if painted else ""
+    if sign.board:
+        noun = rng.choice(("बोर्ड", "बोर्ड", "साइनबोर्ड", "लेबल"))
+        tint = rng.choice(grammar_hi.TINTS[sign.board]).split()
+        bent = " ".join(grammar_hi.inflect(part, "m", False, oblique=True) for part in tint)
+        plain = " ".join(tint)
+        text = rng.choice(
+            (
+                f"एक {plain + ' ' if painted else ''}{noun} जिस पर {letters}{quoted} लिखा है",
+                f"{bent + ' ' if painted else ''}{noun} पर {letters}लिखा {quoted}",
+                f"{letters}{quoted} लिखा हुआ {plain + ' ' if painted else ''}{noun}",
+            )
+        )
+    else:
+        text = rng.choice((f"{letters}लिखा हुआ {quoted}", f"{letters}{quoted} शब्द", f"{letters}{quoted} लिखा है"))
+    if len(scene.groups) > 1:
+        thing = grammar_hi.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng)
+        side, other = ("ऊपर", "नीचे") if scene.relation == "above" else ("नीचे", "ऊपर")
+        text = rng.choice((f"{thing.oblique} के {side} {text}", f"{thing}, और उसके {side} {text}", f"{other} {thing}, {side} {text}"))
+    if form == "dense" or rng.random() < (0.25 if form == "short" else 0.4):
+        where, _ = grammar_hi.surroundings(scene.background, rng)
+        text = rng.choice((f"{where} {text}", f"{text}, {where}"))
+    return text + "।" if form == "dense" else text

@@ -1,0 +1,66 @@
+"""What a thing looks like before it is placed: a row of the atlas, or a sign, a hand, a puppet or a solid drawn to order.
+
+Every tile is SIDE x SIDE with its content centred and its longer side filling SIDE - 2 pixels, whoever drew it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kalpana.world import atlas, figures
+from kalpana.world.kinds import hands, puppets, signs, solids
+from kalpana.world.scene import COLORS, Art, Hand, Puppet, Sign, Solid, Thing
+
+
+def extent(art: Art) -> tuple[float, float]:
+    """Width and height of the content as shares of its longer side: one of them is 1."""
+    if isinstance(art, Sign):
+        return signs.extent(art)
+    if isinstance(art, Hand | Puppet):
+        return figures.extent(_figure(art))
+    if isinstance(art, Solid):
+        return 1.0, 1.0  # what a whole turn may need
+    sprite = atlas.load().sprites[art]
+    return sprite.width, sprite.height
+
+
+def draw(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
+    """The tiles of these things (n, 4, SIDE, SIDE) in [0, 1], in the colours asked for, RGB not premultiplied, then alpha."""
+    out = torch.empty(len(things), 4, atlas.SIDE, atlas.SIDE, device=device)
+    for draw_all, kind in ((_sprites, int), (_signs, Sign), (_figures, Hand | Puppet), (_solids, Solid)):
+        some = [i for i, thing in enumerate(things) if isinstance(thing.sprite, kind)]
+        if len(some) == len(things):
+            return draw_all(things, device)
+        if some:
+            out[torch.tensor(some, device=device)] = draw_all([things[i] for i in some], device)
+    return out
+
+
+def _sprites(things: Sequence[Thing], device: torch.device | str) -> Tensor:
+    rows = torch.tensor([thing.sprite for thing in things])
+    rgba = atlas.load().pixels[rows].to(device).float().div_(255)
+    painted = torch.tensor([i for i, thing in enumerate(things) if thing.color is not None], dtype=torch.long)
+    if len(painted):
+        colors = torch.tensor([COLORS.index(thing.color) for thing in things if thing.color is not None])
+        rgba[painted] = atlas.recolor(rgba[painted], rows[painted], colors)
+    return rgba
+
+
+def _signs(things: Sequence[Thing], device: torch.device | str) -> Tensor:
+    return torch.stack([signs.tile(thing.sprite) for thing in things if isinstance(thing.sprite, Sign)]).to(device).float().div_(255)
+
+
+def _figures(things: Sequence[Thing], device: torch.device | str) -> Tensor:
+    drawn = [thing.sprite for thing in things if isinstance(thing.sprite, Hand | Puppet)]
+    return figures.paint([_figure(art) for art in drawn], [art.look for art in drawn], device)
+
+
+def _solids(things: Sequence[Thing], device: torch.device | str) -> Tensor:
+    return solids.draw([thing.sprite for thing in things if isinstance(thing.sprite, Solid)], device)
+
+
+def _figure(art: Hand | Puppet) -> figures.Figure:
+    return hands.figure(art) if isinstance(art, Hand) else puppets.figure(art)

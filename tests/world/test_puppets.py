@@ -1,0 +1,327 @@
+"""Puppets: the joints are where the picture shows them, the poses tell themselves apart, and captions say what is there."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+import unicodedata
+
+import pytest
+import torch
+
+from kalpana.world import figures
+from kalpana.world.grammar import FORMS
+from kalpana.world.kinds import puppets
+from kalpana.world.recolor import PAINTS
+from kalpana.world.render import render
+from kalpana.world.scene import LOOKS, Background, Puppet, Scene, Thing
+from kalpana.world.world import World
+
+WORLD = World(seed=5, kind="puppets")
+PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+NAMES = {"head", "neck", *(f"{side} {part}" for side in ("left", "right") for part in PARTS)}
+BONES = [(f"{side} {a}", f"{side} {b}") for side in ("left", "right") for a, b in (PARTS[:2], PARTS[1:3], PARTS[3:5], PARTS[4:])]
+
+# What names each pose, and only it: independent of the words that the module draws from.
+ENGLISH = {
+    "standing": "standing",
+    "waving": "waving",
+    "arms up": "(arms|hands) (up|raised)|raising both arms",
+    "arms out": "arms (spread )?wide|arms out|spreading",
+    "hands on hips": "hips",
+    "jumping": "jumping|leaping",
+    "dancing": "dancing|doing a dance",
+    "stretching": "stretch",
+    "balancing": "balanc",
+    "handstand": "handstand",
+    "pointing": "pointing",
+    "namaste": "namaste|folded hands|palms pressed",
+    "walking": "walk|strolling",
+    "running": "running|sprinting",
+    "kicking": "kick",
+    "kneeling": "kneeling|on one knee",
+    "sitting": "sitting|seated",
+    "crawling": "crawling|all fours",
+    "bowing": r"\bbow",
+    "lying down": "lying",
+}
+HINDI = {  # each at the beginning of a word
+    "standing": "खड़",
+    "waving": "हिला",
+    "arms up": "ऊपर (किए|उठा)",
+    "arms out": "फैला",
+    "hands on hips": "कमर पर",
+    "jumping": "कूद|उछल|छलाँग",
+    "dancing": "नाच|नृत्य",
+    "stretching": "अंगड़ाई|स्ट्रेचिंग|तान",
+    "balancing": "संतुलन",
+    "handstand": "हैंडस्टैंड|हाथों के बल",
+    "pointing": "इशारा",
+    "namaste": "नमस्ते|हाथ जोड़",
+    "walking": "चल(त| रह)|टहल",
+    "running": "दौड़|भाग",
+    "kicking": "लात|किक",
+    "kneeling": "घुटना",
+    "sitting": "बैठ",
+    "crawling": "रेंग",
+    "bowing": "झुक",
+    "lying down": "लेट",
+}
+HINDI_COLORS = {
+    "red": "लाल",
+    "orange": "नारंगी|संतरी",
+    "yellow": "पीली",
+    "green": "हरी",
+    "blue": "नीली",
+    "purple": "बैंगनी|जामुनी",
+    "pink": "गुलाबी",
+    "brown": "भूरी",
+    "black": "काली",
+    "white": "सफ़ेद",
+}
+
+
+def cast(scene: Scene) -> list[Puppet]:
+    """The puppets, in the order of the scene's groups."""
+    things = sorted(scene.things, key=lambda thing: thing.group)
+    return [thing.sprite for thing in things if isinstance(thing.sprite, Puppet)]
+
+
+def plain(text: str) -> str:
+    """Without the dots and with the one nasal that spelling is free in."""
+    return unicodedata.normalize("NFD", text).replace("\u093c", "").replace("ँ", "ं")
+
+
+def some_puppet(pose: str, seed: int) -> Puppet:
+    return Puppet(pose, "tan", "red", "blue", LOOKS[seed % 3], seed)
+
+
+def shape(joints: dict[str, tuple[float, float]], mirrored: bool = False) -> list[float]:
+    """The joints as numbers: measured from the hips, in lengths of the torso."""
+    hip = [(joints["left hip"][k] + joints["right hip"][k]) / 2 for k in (0, 1)]
+    torso = math.dist(hip, joints["neck"])
+    swap = {"left": "right", "right": "left"}
+    out = []
+    for name in sorted(NAMES):
+        side, _, part = name.partition(" ")
+        x, y = joints[f"{swap[side]} {part}" if mirrored and part else name]
+        out += [(x - hip[0]) / torso * (-1 if mirrored else 1), (y - hip[1]) / torso]
+    return out
+
+
+def test_there_are_twenty_poses_and_fourteen_joints() -> None:
+    assert len(puppets.POSES) == 20 and ENGLISH.keys() == HINDI.keys() == puppets.POSES.keys()
+    for pose in puppets.POSES:
+        assert puppets.joints(some_puppet(pose, 1)).keys() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("angle", "flip", "size"), [(0, False, 0.9), (0, True, 0.6), (5, False, 0.75), (-30, True, 0.7), (150, False, 0.55)]
+)
+def test_joints_lie_in_the_figure(angle: float, flip: bool, size: float) -> None:
+    """Every joint is in the mask of what was drawn."""
+    things = [Thing(some_puppet(pose, 7), 0.48, 0.53, size, angle, flip) for pose in puppets.POSES]
+    scenes = [Scene((thing,), (), Background("flat", "light green")) for thing in things]
+    masks = render(scenes, 128, masks=True).masks
+    assert masks is not None
+    for thing, mask in zip(things, masks, strict=True):
+        assert isinstance(thing.sprite, Puppet)
+        for name, (x, y) in puppets.placed(thing).items():
+            assert mask[0, int(y * 128), int(x * 128)], f"{thing.sprite.pose}: the {name} is outside the figure"
+
+
+@pytest.mark.parametrize(("angle", "flip"), [(0, False), (0, True), (35, True), (-35, False)])
+def test_a_joint_is_at_the_end_of_its_limb(angle: float, flip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure that is nothing but dots at two of its joints, one large, one small: the picture has them where ``placed`` says."""
+    for pose, seed in itertools.product(("waving", "running", "lying down"), (1, 2)):
+        puppet = some_puppet(pose, seed)
+        at = puppets.joints(puppet)
+        (ax, ay), (bx, by) = at["right wrist"], at["left ankle"]
+        dots = (figures.Stroke(ax, ay, ax, ay, 0.1, 0.1, (1, 0, 0)), figures.Stroke(bx, by, bx, by, 0.1, 0.1, (0, 0, 1), 1))
+        thing = Thing(Puppet(pose, "tan", "red", "blue", "flat", seed), 0.5, 0.5, 0.6, angle, flip)
+        with monkeypatch.context() as patch:
+            patch.setattr(puppets, "figure", lambda _, dots=dots: dots)
+            where = puppets.placed(thing)
+            pixels = render([Scene((thing,), (), Background("flat", "black"))], 128).pixels[0]
+        for channel, names in ((0, ("right wrist", "left wrist")), (2, ("left ankle", "right ankle"))):
+            y, x = (pixels[channel] > 0.5).nonzero().float().add(0.5).mean(0).div(128).tolist()
+            expected = where[names[1] if flip else names[0]]  # a mirror image has it on the other side
+            assert math.dist((x, y), expected) < 0.01, f"{pose}: {names[0]} at {(x, y)}, said {expected}"
+
+
+def test_own_left_is_on_the_right_of_a_picture_from_the_front() -> None:
+    for flip in (False, True):
+        at = puppets.placed(Thing(some_puppet("waving", 3), 0.5, 0.5, 0.8, flip=flip))
+        assert at["left shoulder"][0] > at["right shoulder"][0] and at["left hip"][0] > at["right hip"][0]
+        assert (at["right wrist"][1] < at["right shoulder"][1]) != flip
+
+
+def test_bones_keep_their_lengths_in_every_pose() -> None:
+    for seed in range(5):
+        every = []
+        for pose in puppets.POSES:
+            at = puppets.joints(some_puppet(pose, seed))
+            middle = [(at["left hip"][k] + at["right hip"][k]) / 2 for k in (0, 1)]
+            every.append([math.dist(at[a], at[b]) for a, b in BONES] + [math.dist(middle, at["neck"]), math.dist(at["neck"], at["head"])])
+        assert torch.tensor(every).std(0).max() < 1e-6
+    lengths = [math.dist(at["left hip"], at["left knee"]) for at in (puppets.joints(some_puppet("waving", s)) for s in range(20))]
+    assert max(lengths) > 1.05 * min(lengths), "puppets should differ in build"
+
+
+def test_any_two_poses_differ_by_a_limb() -> None:
+    """Some joint of one is over a third of a torso from where the other has it, mirrored or not, whatever their seeds."""
+    for one, two in itertools.combinations(puppets.POSES, 2):
+        for seed in range(3):
+            a, b = puppets.joints(some_puppet(one, seed)), puppets.joints(some_puppet(two, seed + 50))
+            for mirrored in (False, True):
+                apart = torch.tensor(shape(a)).view(-1, 2) - torch.tensor(shape(b, mirrored)).view(-1, 2)
+                assert apart.norm(dim=1).max() > 0.35, f"{one} and {two} are alike"
+
+
+def test_the_joints_tell_the_pose() -> None:
+    models = [(pose, shape(puppets.joints(some_puppet(pose, 999)), mirrored)) for pose in puppets.POSES for mirrored in (False, True)]
+    table, right, total = torch.tensor([model for _, model in models]), 0, 0
+    for i in range(250):
+        for thing in WORLD.scene(i).things:
+            assert isinstance(thing.sprite, Puppet)
+            nearest = (table - torch.tensor(shape(puppets.placed(thing)))).norm(dim=1).argmin()
+            right, total = right + (models[nearest][0] == thing.sprite.pose), total + 1
+    assert total >= 250 and right == total
+
+
+def test_same_index_same_sample() -> None:
+    for i in range(5):
+        one, two = WORLD[i], World(seed=5, kind="puppets")[i]
+        assert one.caption == two.caption and one.truth.scene == two.truth.scene and torch.equal(one.image, two.image)
+
+
+def test_a_picture_does_not_depend_on_its_batch() -> None:
+    together = WORLD.images(range(12))
+    for i in range(12):
+        assert torch.equal(together[i], render([WORLD.scene(i)]).pixels[0]), f"picture {i} differs alone and in a batch"
+
+
+def test_figures_are_whole_and_two_do_not_touch() -> None:
+    """No mask reaches the border of the picture, and two puppets share no column of it."""
+    counts = {1: 0, 2: 0}
+    for i in range(300):
+        scene = WORLD.scene(i)
+        counts[len(scene.things)] += 1
+        assert all(0.55 <= thing.size <= 0.95 for thing in scene.things)
+    assert 30 < counts[2] < 100
+    scenes = [WORLD.scene(i) for i in range(60)]
+    masks = render(scenes, 128, masks=True).masks
+    assert masks is not None
+    for scene, mask in zip(scenes, masks, strict=True):
+        assert not mask[:, [0, -1]].any() and not mask[:, :, [0, -1]].any()
+        if len(scene.things) == 2:
+            assert not (mask[0].any(0) & mask[1].any(0)).any(), "the two share a column"
+            assert scene.things[0].x < scene.things[1].x
+            assert scene.relation == ("left of" if scene.things[0].group == 0 else "right of")
+
+
+def test_clothes_stand_out_from_a_flat_background() -> None:
+    for i in range(200):
+        scene = WORLD.scene(i)
+        if scene.background.kind != "flat":
+            continue
+        behind = torch.tensor(puppets.places.COLORS[scene.background.name])
+        for puppet in cast(scene):
+            for color in (PAINTS[puppet.shirt][:3], PAINTS[puppet.trousers][:3]):
+                assert (torch.tensor(color) - behind).abs().max() > 0.15, (puppet, scene.background)
+
+
+def test_splits_share_no_pose_in_the_same_clothes() -> None:
+    seen: dict[str, set[tuple[str, str, str]]] = {}
+    for split in ("train", "dev", "test", "unseen"):
+        rng = random.Random(split)
+        scenes = [puppets.sample(rng, split) for _ in range(300)]
+        seen[split] = {(p.pose, p.shirt, p.trousers) for scene in scenes for p in cast(scene)}
+        assert len({pose for pose, _, _ in seen[split]}) == len(puppets.POSES)
+    assert not seen["train"] & seen["dev"] and not seen["train"] & seen["test"] and not seen["dev"] & seen["test"]
+    assert not seen["unseen"] & (seen["train"] | seen["dev"]) and seen["unseen"] & seen["test"]
+
+
+@pytest.mark.parametrize("language", ["en", "hi"])
+@pytest.mark.parametrize("form", FORMS)
+def test_captions_name_the_poses_and_nothing_else(language: str, form: str) -> None:
+    table = ENGLISH if language == "en" else {pose: rf"(?<!\S)({plain(words)})" for pose, words in HINDI.items()}
+    wordings = set()
+    for i in range(500):
+        scene, rng = WORLD.scene(i), random.Random(i)
+        text = puppets.caption(scene, language, form, rng)
+        assert text == puppets.caption(scene, language, form, random.Random(i))
+        assert not re.search(r"[{}*]|  | ,|,,|\.\.", text), text
+        text = plain(text) if language == "hi" else text.lower()
+        named = {pose for pose, words in table.items() if re.search(words, text)}
+        assert named == {puppet.pose for puppet in cast(scene)}, text
+        wordings.add(text)
+    assert len(wordings) > (150 if form == "short" else 300)
+
+
+@pytest.mark.parametrize("language", ["en", "hi"])
+@pytest.mark.parametrize("form", FORMS)
+def test_captions_give_the_clothes_their_colours(language: str, form: str) -> None:
+    """Whatever shirt or trousers are said have a colour of the puppet that is said to wear them; a dense caption says all of them."""
+    if language == "en":
+        colors = {name: name for name in PAINTS} | {"purple": "purple|violet"}
+        garments, clean = ("(?:t-)?shirt", "(?:trousers|pants)"), str.lower
+    else:
+        colors = {name: plain(words) for name, words in HINDI_COLORS.items()}
+        garments, clean = (plain("(?:कमीज़|टी-शर्ट)"), plain("(?:पैंट|पतलून)")), plain
+    said = 0
+    for i in range(300):
+        scene = WORLD.scene(i)
+        text = clean(puppets.caption(scene, language, form, random.Random(i)))
+        for garment, attribute in zip(garments, ("shirt", "trousers"), strict=True):
+            found = re.findall(rf"(\S+) {garment}", text)
+            worn = [getattr(puppet, attribute) for puppet in cast(scene)]
+            for word in found:
+                assert any(re.fullmatch(colors[color], word) for color in worn), text
+            said += len(found)
+            if form == "dense":
+                assert len(found) == len(worn), text
+                assert all(any(re.fullmatch(colors[color], word) for word in found) for color in worn), text
+    assert said > 50
+
+
+def test_a_dense_caption_of_two_says_who_is_where() -> None:
+    """The puppet at the left of the picture is the one said to be there."""
+    pairs = [scene for scene in map(WORLD.scene, range(600)) if len({puppet.pose for puppet in cast(scene)}) == 2]
+    assert len(pairs) > 50
+    for k, scene in enumerate(pairs):
+        text = puppets.caption(scene, "en", "dense", random.Random(k)).lower()
+        left, right = (thing.sprite.pose for thing in scene.things if isinstance(thing.sprite, Puppet))
+        at = {pose: match.start() for pose in (left, right) if (match := re.search(ENGLISH[pose], text))}
+        first, second = sorted(at, key=lambda pose: at[pose])
+        if re.search(r"on the (left|right)", text):  # with every puppet its side, before it or after
+            starts = text.index("on the left") < text.index("on the right")
+            assert (first, second) == ((left, right) if starts else (right, left)), text
+        else:
+            (side,) = re.findall(r"(?:to the |, )(left|right)", text)
+            after = re.search(r"(left|right) of", text)
+            is_left = (side == "left") == bool(after)  # "a, left of b"; "a and, to the right, b"
+            assert (first == left) == is_left, text
+
+
+def test_a_dense_caption_of_two_says_in_hindi_who_is_where() -> None:
+    pairs = [scene for scene in map(WORLD.scene, range(600)) if len({puppet.pose for puppet in cast(scene)}) == 2]
+    for k, scene in enumerate(pairs):
+        text = plain(puppets.caption(scene, "hi", "dense", random.Random(k)))
+        left, right = (thing.sprite.pose for thing in scene.things if isinstance(thing.sprite, Puppet))
+        where = {pose: re.search(rf"(?<!\S)({plain(HINDI[pose])})", text) for pose in (left, right)}
+        first, second = sorted(where, key=lambda pose: where[pose].start() if where[pose] else -1)  # type: ignore[union-attr]
+        side = re.search(r"(?<!\S)(के |की )?(बा[ईएय]|दा[ईएयह])", text)
+        assert side and all(where.values()), text
+        # "b के बाईं ओर a": the second is at that side of the first; else "बाईं ओर a, ...".
+        assert (second if side[1] else first) == (left if side[2].startswith("बा") else right), text
+
+
+def test_a_symmetric_pose_is_its_own_mirror_image() -> None:
+    alike = {pose for pose in puppets.POSES if puppets.POSES[pose].symmetric}
+    assert alike == {"standing", "arms up", "arms out", "hands on hips", "jumping", "handstand"}
+    flipped = [thing.flip for i in range(400) for thing in WORLD.scene(i).things if thing.sprite.pose not in alike]  # type: ignore[union-attr]
+    assert 0.4 < sum(flipped) / len(flipped) < 0.6
+    assert not any(thing.flip for i in range(400) for thing in WORLD.scene(i).things if thing.sprite.pose in alike)  # type: ignore[union-attr]

@@ -1,0 +1,91 @@
+"""Written words: what a caption quotes is what is drawn, large enough and plain enough to be read, and dev words are never trained on."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+import torch
+from PIL import ImageFont
+
+from kalpana.world.kinds import signs
+from kalpana.world.lexicon import ART
+from kalpana.world.render import render
+from kalpana.world.scene import BACKDROPS, Background, Group, Scene, Sign, Thing
+from kalpana.world.world import World
+
+WORLD = World(seed=5, kind="text")
+
+
+def written(scene: Scene) -> Sign:
+    (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, Sign))
+    return sign
+
+
+def test_every_caption_quotes_the_writing_and_nothing_else() -> None:
+    for i in range(300):
+        scene = WORLD.scene(i)
+        for language in ("en", "hi"):
+            for form in ("short", "natural", "dense"):
+                said = signs.caption(scene, language, form, random.Random(i))
+                assert re.findall('"([^"]*)"', said) == [written(scene).text], said
+
+
+def test_words_of_dev_and_test_are_never_trained_on() -> None:
+    words = {
+        split: {written(World(5, split, kind="text").scene(i)).text for i in range(250)} for split in ("train", "dev", "test", "unseen")
+    }
+    longer = {split: {text for text in said if len(text) > 1} for split, said in words.items()}
+    assert all(len(said) > 40 for said in longer.values())
+    assert longer["train"].isdisjoint(longer["dev"] | longer["test"] | longer["unseen"]) and longer["dev"].isdisjoint(longer["test"])
+
+
+def test_letters_are_as_tall_as_promised() -> None:
+    """A bare H of every font, drawn at the height the sampler counts with, measured in the picture."""
+    for font in signs.FONTS:
+        sign = Sign("H", font, "black", None)
+        size = 20 / 128 / signs.letter_share(sign)
+        drawn = render([Scene((Thing(sign, 0.5, 0.5, size),), (Group("sign"),), Background("flat", "white"))], 128, masks=True)
+        assert drawn.masks is not None
+        rows = drawn.masks[0][0].any(1).sum().item()
+        assert abs(rows - 20) <= 1.5, f"{font}: {rows} pixels"
+
+
+def test_letters_are_between_12_and_24_pixels_and_inside_the_picture() -> None:
+    for i in range(300):
+        scene = WORLD.scene(i)
+        for thing in scene.things:
+            if isinstance(thing.sprite, Sign):
+                low, high = signs.HEIGHTS
+                assert low - 0.01 <= thing.size * signs.letter_share(thing.sprite) * 128 <= high + 0.01
+                width, height = signs.extent(thing.sprite)
+                assert abs(thing.x - 0.5) + thing.size * width / 2 < 0.5 and abs(thing.y - 0.5) + thing.size * height / 2 < 0.5
+
+
+@pytest.mark.parametrize("text", ["क्षमा", "श्री", "त्योहार"])
+def test_conjuncts_are_shaped(text: str) -> None:
+    """Joined letters are narrower than the same code points set one after the other, as an engine without shaping sets them."""
+    face = ImageFont.truetype(str(ART / "fonts" / signs.FONTS["Mukta"]), 100, layout_engine=ImageFont.Layout.BASIC)
+    unshaped = face.getbbox(text)
+    shaped = signs._face("Mukta").getbbox(text)
+    assert shaped[2] - shaped[0] < (unshaped[2] - unshaped[0]) * signs._DRAWN / 100 * 0.95
+
+
+def test_ink_stands_out_in_the_pixels() -> None:
+    """The lettering is at least two thirds of the promised contrast away from the board, measured in the tile itself."""
+    seen = set()
+    for i in range(200):
+        sign = written(WORLD.scene(i))
+        if sign.board is None:
+            continue
+        rgba = signs.tile(sign).float() / 255
+        luminance = (rgba[:3] * torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)).sum(0)[rgba[3] > 0.9]
+        assert luminance.max() - luminance.min() > 0.2
+        seen.add(sign.board)
+    assert seen == set(BACKDROPS)
+
+
+def test_pictures_do_not_depend_on_their_batch() -> None:
+    together = WORLD.images(range(12))
+    assert all(torch.equal(together[i], WORLD[i].image) for i in range(12))
