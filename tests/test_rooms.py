@@ -18,7 +18,8 @@ FLOOR = {
     "text": 3,
     "hub": 4,
     **dict.fromkeys(("generate", "train"), 5),
-    "cli": 6,
+    "evaluate": 6,
+    "cli": 7,
 }
 
 

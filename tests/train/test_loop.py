@@ -17,16 +17,19 @@ import yaml
 from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint
+from kalpana.train.autoencoder import psnr
+from kalpana.train.flow import Captioned, FlowMatch, layout_error, noise_times
 from kalpana.train.loop import make_optimizers, schedule, split, train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
-from kalpana.train.tasks import Captioned, FlowMatch, layout_error, noise_times, psnr
 from kalpana.types import KalpanaError, Tokens
 from kalpana.world.layout import sizes
 
 TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
 VAE_RECIPE = Recipe(name="tiny", family="vae", model=TINY_VAE, pool=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sheet_every=100)
-
+DETECTOR_RECIPE = VAE_RECIPE.model_copy(
+    update={"family": "detector", "model": {"fine": 8, "coarse": 8, "depth": 1, "embedding": 4}, "pool": 100, "batch": 3}
+)
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++, and there is none here")
 
@@ -50,15 +53,16 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
 @pytest.mark.parametrize(
-    ("family", "compiled"), [("vae", False), ("flow", False), pytest.param("flow", True, marks=COMPILER, id="flow-compiled")]
+    ("family", "compiled"),
+    [("vae", False), ("flow", False), ("detector", False), pytest.param("flow", True, marks=COMPILER, id="flow-compiled")],
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, vae: Path, tmp_path: Path) -> None:
-    recipe = VAE_RECIPE if family == "vae" else flow_recipe(vae, compile=compiled, layout=0.3)
+    recipe = {"vae": VAE_RECIPE, "detector": DETECTOR_RECIPE}.get(family) or flow_recipe(vae, compile=compiled, layout=0.3)
     whole = train(recipe, tmp_path / "whole", echo=quiet)
     assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
     parts = train(recipe, tmp_path / "parts", echo=quiet)
     assert whole is not None and parts is not None
-    for file in ("checkpoint.safetensors", "vae.safetensors" if family == "vae" else "dit.safetensors"):
+    for file in ("checkpoint.safetensors", whole.name):
         one, two = (safetensors_of(tmp_path / run / file) for run in ("whole", "parts"))
         assert one.keys() == two.keys()
         for name in one:

@@ -27,7 +27,8 @@ from kalpana.media import grid, to_images
 from kalpana.models import dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
-from kalpana.train.tasks import TASKS, Metrics, Task
+from kalpana.train.task import Metrics, Task
+from kalpana.train.tasks import TASKS
 from kalpana.world.world import VERSION
 
 

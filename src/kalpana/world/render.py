@@ -23,11 +23,13 @@ SHADOW = 0.45  # how much darker it is right under a thing
 @dataclass(frozen=True)
 class Rendering:
     """``pixels`` (b, 3, h, w) in [-1, 1]; ``plain``, the same before any painting; ``whole``: for each scene (n_things, h, w) bool,
-    where each thing is, behind others too; ``masks``: the same of what can be seen of it."""
+    where each thing is, behind others too; ``masks``: the same of what can be seen of it. ``painted`` (b, h, w) in [0, 1]: what
+    carries a colour that a thing was given."""
 
     pixels: Tensor
     plain: Tensor
     whole: tuple[Tensor, ...] | None = None
+    painted: Tensor | None = None
 
     @property
     def masks(self) -> tuple[Tensor, ...] | None:
@@ -44,6 +46,7 @@ def render(scenes: Sequence[Scene], side: int = 128, masks: bool = False, device
     """The pictures of ``scenes`` at ``side`` x ``side`` pixels, with the mask of every thing if asked for."""
     canvas = places.paint([scene.background for scene in scenes], side, device)  # (b, 3, h, w) in [0, 1]
     coverage: list[list[Tensor]] = [[] for _ in scenes]
+    painted = torch.zeros(len(scenes), side, side, device=device) if masks else None
     for depth in range(max((len(scene.things) for scene in scenes), default=0)):
         rows = [i for i, scene in enumerate(scenes) if len(scene.things) > depth]
         # Sprites much smaller than the atlas's are drawn from its half or quarter copy, or they would shimmer.
@@ -51,20 +54,21 @@ def render(scenes: Sequence[Scene], side: int = 128, masks: bool = False, device
             some = [i for i in rows if _level(scenes[i].things[depth], side) == level]
             if not some:
                 continue
-            layer = _draw([scenes[i].things[depth] for i in some], side, level, device)  # (n, 4, h, w), premultiplied
+            things, index = [scenes[i].things[depth] for i in some], torch.tensor(some, device=device)
+            layer = _place(_tiles(things, level, device), things, side)  # (n, 4, h, w), premultiplied
             color, alpha = layer[:, :3], layer[:, 3:]
-            index = torch.tensor(some, device=device)
-            if any(scenes[i].things[depth].shadow for i in some):
-                canvas[index] *= 1 - _shadows([scenes[i].things[depth] for i in some], side, device)
+            if any(thing.shadow for thing in things):
+                canvas[index] *= 1 - _shadows(things, side, device)
             canvas[index] = canvas[index] * (1 - alpha) + color
-            if masks:
+            if painted is not None:
+                painted[index] = painted[index] * (1 - alpha[:, 0]) + _place(tiles.painted(things, device), things, side)[:, 0]
                 for i, mask in zip(some, alpha[:, 0] > 0.5, strict=True):
                     coverage[i].append(mask)
     empty = torch.zeros(0, side, side, dtype=torch.bool, device=device)
     whole = tuple(torch.stack(each) if each else empty for each in coverage) if masks else None
     plain = canvas.clamp_(0, 1).mul_(2).sub_(1)
-    painted = paintings.paint(plain, [scene.painting for scene in scenes], [scene.background.seed for scene in scenes])
-    return Rendering(painted, plain, whole)
+    pixels = paintings.paint(plain, [scene.painting for scene in scenes], [scene.background.seed for scene in scenes])
+    return Rendering(pixels, plain, whole, painted)
 
 
 def _level(thing: Thing, side: int) -> int:
@@ -72,14 +76,17 @@ def _level(thing: Thing, side: int) -> int:
     return 0 if shrink < 1.5 else 1 if shrink < 3 else 2
 
 
-def _draw(things: Sequence[Thing], side: int, level: int, device: torch.device | str) -> Tensor:
-    rgba = tiles.draw(things, device)  # n 4 s s
+def _tiles(things: Sequence[Thing], level: int, device: torch.device | str) -> Tensor:
+    """Tiles (n, 4, s, s), RGB premultiplied, then alpha."""
+    rgba = tiles.draw(things, device)
     rgba[:, :3] *= rgba[:, 3:]
-    if level:
-        rgba = F.avg_pool2d(rgba, 2**level)
-    return F.grid_sample(
-        rgba, F.affine_grid(_inverse(things, device), [len(things), 4, side, side], align_corners=False), align_corners=False
-    )
+    return F.avg_pool2d(rgba, 2**level) if level else rgba
+
+
+def _place(tile: Tensor, things: Sequence[Thing], side: int) -> Tensor:
+    """Tiles (n, c, s, s) where their things are in the picture: (n, c, side, side)."""
+    grid = F.affine_grid(_inverse(things, tile.device), [len(things), tile.shape[1], side, side], align_corners=False)
+    return F.grid_sample(tile, grid, align_corners=False)
 
 
 def _shadows(things: Sequence[Thing], side: int, device: torch.device | str) -> Tensor:

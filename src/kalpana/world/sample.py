@@ -88,6 +88,24 @@ def _sample(rng: random.Random) -> Scene | None:
     return Scene(tuple(things), tuple(groups), background, relation, style)
 
 
+def scene_of(rng: random.Random, groups: tuple[Group, ...], relation: str | None = None, place: str | None = None) -> Scene | None:
+    """A scene of one or two groups, of unlike concepts, in this relation, at a named place or before any background; None where no
+    style has them all, in the colours asked for. "on" asks for what can rest, and then for a support."""
+    art, choices = atlas.load().sprites, []
+    for group in groups:
+        rows = {style: [row for row in some if art[row].recolor or not group.color] for style, some in sprites_of(group.concept).items()}
+        choices.append({style: some for style, some in rows.items() if some})
+    styles = sorted(set.intersection(*(set(rows) for rows in choices)))
+    if not styles:
+        return None
+    style = rng.choice(styles)
+    sprites = [rng.choice(rows[style]) for rows in choices]
+    unnamed = background_for(rng, {group.color for group in groups})
+    background = Background("place", place, unnamed.seed) if place else unnamed
+    things = _place(rng, list(groups), sprites, relation, [lexicon()[group.concept].group for group in groups])
+    return Scene(tuple(things), groups, background, relation, style)
+
+
 def background_for(rng: random.Random, colors: set[str | None]) -> Background:
     """A background against which things of these colours can be seen."""
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]

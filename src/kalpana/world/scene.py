@@ -63,7 +63,17 @@ class Solid:
     pitch: float = 0.0  # degrees; its top leans towards the eye
 
 
-Art = int | Sign | Hand | Puppet | Solid  # a row of the atlas, or something drawn to order
+@dataclass(frozen=True)
+class Broken:
+    """A sprite broken in one of ``broken.WAYS``, perhaps with another: what a verifier must not take for a thing."""
+
+    way: str
+    sprite: int
+    other: int
+    seed: int
+
+
+Art = int | Sign | Hand | Puppet | Solid | Broken  # a row of the atlas, or something drawn to order
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a thing looks like before it is placed: a row of the atlas, or a sign, a hand, a puppet or a solid drawn to order.
+"""What a thing looks like before it is placed: a row of the atlas, or something drawn to order.
 
 Every tile is SIDE x SIDE with its content centred and its longer side filling SIDE - 2 pixels, whoever drew it.
 """
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from kalpana.world import atlas, figures
-from kalpana.world.kinds import hands, puppets, signs, solids
-from kalpana.world.scene import COLORS, Art, Hand, Puppet, Sign, Solid, Thing
+from kalpana.world.kinds import broken, hands, puppets, signs, solids
+from kalpana.world.scene import COLORS, Art, Broken, Hand, Puppet, Sign, Solid, Thing
 
 
 def extent(art: Art) -> tuple[float, float]:
@@ -21,8 +21,8 @@ def extent(art: Art) -> tuple[float, float]:
         return signs.extent(art)
     if isinstance(art, Hand | Puppet):
         return figures.extent(_figure(art))
-    if isinstance(art, Solid):
-        return 1.0, 1.0  # what a whole turn may need
+    if isinstance(art, Solid | Broken):
+        return 1.0, 1.0  # what a whole turn, or two sprites, may need
     sprite = atlas.load().sprites[art]
     return sprite.width, sprite.height
 
@@ -30,7 +30,7 @@ def extent(art: Art) -> tuple[float, float]:
 def draw(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
     """The tiles of these things (n, 4, SIDE, SIDE) in [0, 1], in the colours asked for, RGB not premultiplied, then alpha."""
     out = torch.empty(len(things), 4, atlas.SIDE, atlas.SIDE, device=device)
-    for draw_all, kind in ((_sprites, int), (_signs, Sign), (_figures, Hand | Puppet), (_solids, Solid)):
+    for draw_all, kind in ((_sprites, int), (_signs, Sign), (_figures, Hand | Puppet), (_solids, Solid), (_broken, Broken)):
         some = [i for i, thing in enumerate(things) if isinstance(thing.sprite, kind)]
         if len(some) == len(things):
             return draw_all(things, device)
@@ -60,6 +60,22 @@ def _figures(things: Sequence[Thing], device: torch.device | str) -> Tensor:
 
 def _solids(things: Sequence[Thing], device: torch.device | str) -> Tensor:
     return solids.draw([thing.sprite for thing in things if isinstance(thing.sprite, Solid)], device)
+
+
+def _broken(things: Sequence[Thing], device: torch.device | str) -> Tensor:
+    return broken.draw([thing.sprite for thing in things if isinstance(thing.sprite, Broken)], device)
+
+
+def painted(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
+    """What of each tile carries the colour its thing was given: (n, 1, SIDE, SIDE) in [0, 1], 0 everywhere for things without one."""
+    out = torch.zeros(len(things), 1, atlas.SIDE, atlas.SIDE, device=device)
+    some = [i for i, thing in enumerate(things) if thing.color is not None]
+    if some:
+        rows = torch.tensor([things[i].sprite for i in some])
+        art = atlas.load()
+        mask = art.masks[art.mask_row[rows]].float() / 255 * (art.pixels[rows, 3].float() / 255)
+        out[torch.tensor(some, device=device), 0] = mask.to(device)
+    return out
 
 
 def _figure(art: Hand | Puppet) -> figures.Figure:

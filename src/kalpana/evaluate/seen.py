@@ -1,0 +1,66 @@
+"""What a verifier says it sees in a picture, in the words of the world, and what is truly there, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from kalpana.world import tiles
+from kalpana.world.kinds import hands
+from kalpana.world.scene import Hand, Puppet, Scene, Sign
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One thing: its ``concept`` (a lexicon id), how sure that is (``score`` in [0, 1]), its ``box``, and its ``color``, one of COLORS,
+    None where it has none of them or where the verifier cannot tell."""
+
+    concept: str
+    score: float
+    box: Box
+    color: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything seen in one picture. None means that the verifier abstains, or was not asked."""
+
+    things: tuple[Detection, ...] = ()
+    fingers: tuple[int, ...] | None = None  # of each hand, from left to right
+    words: tuple[str, ...] | None = None
+    poses: tuple[str, ...] | None = None  # of each figure, from left to right
+
+
+class Verifier(Protocol):
+    """Whatever can look at pictures."""
+
+    def look(self, pixels: Tensor) -> list[Seen]:
+        """What is in each of the pictures (b, 3, h, w), in [-1, 1]."""
+        ...
+
+
+def truth(scene: Scene) -> Seen:
+    """What is in a scene, with whole boxes and certainty: what a verifier without error would see."""
+    things, order = [], sorted(scene.things, key=lambda thing: thing.x)
+    for thing in scene.things:
+        if isinstance(thing.sprite, int):
+            width, height = tiles.extent(thing.sprite)
+            half_w, half_h = thing.size * width / 2, thing.size * height / 2
+            box = (thing.x - half_w, thing.y - half_h, thing.x + half_w, thing.y + half_h)
+            things.append(Detection(scene.groups[thing.group].concept, 1.0, box, thing.color))
+    return Seen(
+        tuple(things),
+        tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand)),
+        tuple(thing.sprite.text for thing in order if isinstance(thing.sprite, Sign)),
+        tuple(thing.sprite.pose for thing in order if isinstance(thing.sprite, Puppet)),
+    )
+
+
+def best(things: Sequence[Detection], concept: str) -> list[Detection]:
+    """The detections of a concept, surest first."""
+    return sorted((thing for thing in things if thing.concept == concept), key=lambda thing: -thing.score)

@@ -1,0 +1,64 @@
+"""The autoencoder at school."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from kalpana.models import vae
+from kalpana.train import pool
+from kalpana.train.recipe import Recipe
+from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
+from kalpana.world.world import World
+
+
+class Autoencode:
+    """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
+    neighbours, since drawings are edges and flat areas. No pretrained network is asked."""
+
+    file = "vae.safetensors"
+
+    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+        self.recipe, self.device = recipe, device
+        self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pictures = pool.pictures(World(recipe.seed, "train"), recipe.pool, device, progress)
+        self.dev = pool.pictures(World(recipe.seed, "dev"), HELD_OUT, device, progress)
+
+    def batch(self, step: int) -> Tensor:
+        rows = [i for i, _ in indices(self.recipe, step, len(self.pictures))]
+        return pool.floats(self.pictures[np.sort(rows)], self.device)  # sorted rows read the disk in order
+
+    def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
+        z = self.model.encode(batch)
+        z = z + self.recipe.noise * torch.randn(z.shape, generator=rng).to(z)
+        error = self.model.decode(z).float() - batch
+        square = error.square().mean()
+        loss = error.abs().mean() + square
+        loss = loss + 0.5 * sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
+        loss = loss + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+        return loss, {"psnr": psnr(square.item())}
+
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        clean, noisy, sheet = [], [], []
+        rng = torch.Generator().manual_seed(0)
+        for start in range(0, len(self.dev), 64):
+            x = pool.floats(self.dev[start : start + 64], self.device)
+            z = self.model.encode(x)
+            y = self.model.decode(z).float()
+            clean.append((y.clamp(-1, 1) - x).square().mean((1, 2, 3)))
+            rough = self.model.decode(z + 0.1 * torch.randn(z.shape, generator=rng).to(z)).float()
+            noisy.append((rough.clamp(-1, 1) - x).square().mean((1, 2, 3)))
+            if not start:
+                sheet = [x[:32], y[:32]]
+        scores = {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}
+        return scores, torch.cat(sheet)
+
+    def finish(self) -> None:
+        self.model.fit_preview(pool.floats(self.dev[:256], self.device))
+
+
+def psnr(square: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error between pictures in [-1, 1], whose peak is 2."""
+    return 10 * float(np.log10(4 / max(square, 1e-12)))

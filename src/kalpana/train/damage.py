@@ -1,0 +1,79 @@
+"""What generators do to pictures, done to renders, so that a verifier reads generated pictures as well as drawn ones.
+
+Blur, noise and the seams of patches cost nothing. With an autoencoder in the recipe some pictures go through it and back, and with
+a transformer beside it some are noised part of the way and drawn again by our own model (SDEdit, Meng et al. 2022).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from kalpana.diffusion.denoiser import Denoise, Denoiser
+from kalpana.diffusion.samplers import SAMPLERS, sample
+from kalpana.diffusion.schedule import Flow
+from kalpana.hub.weights import load_module
+from kalpana.models import dit, vae
+from kalpana.train.recipe import Recipe
+from kalpana.types import Cond
+
+SHARES = (0.2, 0.25)  # of a batch: through the autoencoder alone, and noised and drawn again
+
+
+class Damage:
+    """``damage(pixels, rng)``: the same pictures (b, 3, h, w), about a third of them as they were; all chance is ``rng``'s."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.vae, self.dit = None, None
+        if recipe.vae:
+            self.vae = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
+        if recipe.redraw:
+            self.dit = load_module(recipe.redraw, "flow", lambda **config: dit.DiT(dit.Config(**config))).to(device)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, rng: Generator) -> Tensor:
+        out, b = pixels.clone(), len(pixels)
+        order, used = torch.randperm(b, generator=rng), 0
+        if self.vae:
+            with torch.autocast(pixels.device.type, torch.bfloat16):
+                coded, redrawn = (round(share * b) for share in SHARES)
+                rows = order[: coded + redrawn]
+                z = self.vae.encode(pixels[rows])
+                if self.dit and redrawn:
+                    z[coded:] = self._redraw(self.dit, z[coded:].float(), rng).to(z)
+                else:
+                    rows, z = rows[:coded], z[:coded]
+                out[rows] = self.vae.decode(z.float()).float().clamp(-1, 1)
+                used = len(rows)
+        rest = order[used : used + round((b - used) * 0.45)]
+        for row in rest.tolist():
+            out[row] = _cheap(out[row], rng)
+        return out
+
+    def _redraw(self, net: dit.DiT, z: Tensor, rng: Generator) -> Tensor:
+        """The latents noised to a time between 0.3 and 0.6, one for all, and brought back in four steps without words."""
+        t = 0.3 + 0.3 * torch.rand((), generator=rng).item()
+        flow = Flow()
+        denoiser = Denoiser(net, flow)
+        x = (1 - t) * z + t * torch.randn(z.shape, generator=rng).to(z)
+        denoise = Denoise(flow, lambda x_t, time: denoiser(x_t, time, Cond()))
+        for state in sample(denoise, x, [t * (1 - k / 4) for k in range(5)], SAMPLERS["euler"]):
+            x = state.x
+        return x
+
+
+def _cheap(x: Tensor, rng: Generator) -> Tensor:
+    """One of blur, noise and seams, or two, on a picture (3, h, w)."""
+    blur, noise, seams = torch.rand(3, generator=rng).tolist()
+    if blur < 0.5:
+        side = x.shape[-1]
+        small = max(side // 4, int(side / (1.2 + 1.8 * torch.rand((), generator=rng).item())))
+        x = F.interpolate(F.interpolate(x[None], (small, small), mode="area"), (side, side), mode="bicubic")[0]
+    if noise < 0.5:
+        x = x + 0.12 * torch.rand((), generator=rng).item() * torch.randn(x.shape, generator=rng).to(x)
+    if seams < 0.3:
+        cells = x.shape[-1] // 16
+        lift = 0.05 * torch.randn(3, cells, cells, generator=rng).to(x)
+        x = x + F.interpolate(lift[None], x.shape[-2:], mode="nearest")[0]
+    return x.clamp(-1, 1)

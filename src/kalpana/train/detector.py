@@ -1,0 +1,175 @@
+"""The detector at school: renders, damaged as a generator would damage them, with exact truth, and things that are none."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Generator, Tensor
+
+from kalpana.media import to_images, to_pixels
+from kalpana.models import detector
+from kalpana.models.detector import STRIDE, Maps
+from kalpana.train import pool
+from kalpana.train.damage import Damage
+from kalpana.train.recipe import Recipe
+from kalpana.train.task import HELD_OUT, Metrics, config_of
+from kalpana.world import maps
+from kalpana.world.kinds.broken import breaking
+from kalpana.world.layout import classes, sizes
+from kalpana.world.lexicon import lexicon
+from kalpana.world.render import render
+from kalpana.world.scene import COLORS, Broken, Scene
+from kalpana.world.world import World
+
+KINDS = {"objects": 0.7, "depth": 0.15, "broken": 0.15}  # broken: objects, some of them no longer
+
+
+@cache
+def tail() -> dict[str, int]:
+    """The number of each concept that is no core class, from 0."""
+    return {concept.id: k for k, concept in enumerate(c for c in lexicon().values() if not c.core)}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A batch of the detector: ``pixels`` (b, 3, h, w); ``heat`` (b, classes, h/4, w/4), 1 at the middle of every thing and less around it;
+    ``painted`` (b, 1, h/4, w/4); and ``things`` (n, 10): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
+    the tail (-1 for a core class), 1 for a whole thing or 0 for a broken one."""
+
+    pixels: Tensor
+    heat: Tensor
+    painted: Tensor
+    things: Tensor
+
+
+class Detect:
+    """CenterNet's losses (Zhou et al. 2019): a focal loss on the peaks, and beside them, at the middles of things alone, the box by
+    generalised IoU (Rezatofighi et al. 2019), colour, name and wholeness by cross-entropy."""
+
+    file = "detector.safetensors"
+
+    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+        self.recipe, self.device = recipe, device
+        kinds, colors = sizes()
+        config = replace(config_of(detector.Config, recipe), classes=kinds - 1, colors=colors, concepts=len(tail()))
+        self.model = detector.Detector(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.damage = Damage(recipe, device)
+        self.dev = shown([World(recipe.seed, "dev").scene(i) for i in range(HELD_OUT)], device)
+
+    def batch(self, step: int) -> Shown:
+        rng = random.Random(f"{self.recipe.seed}/detect/{step}")
+        scenes: list[Scene] = []
+        while len(scenes) < self.recipe.batch:
+            kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+            scene = World(self.recipe.seed, kind="objects" if kind == "broken" else kind).scene(rng.randrange(self.recipe.pool))
+            if scene.style not in self.recipe.without:
+                scenes.append(breaking(scene, rng) if kind == "broken" else scene)
+        batch = shown(scenes, self.device)
+        return replace(batch, pixels=self.damage(batch.pixels, torch.Generator().manual_seed(rng.randrange(1 << 40))))
+
+    def loss(self, batch: Shown, rng: Generator) -> tuple[Tensor, Metrics]:
+        said: Maps = self.model(batch.pixels.contiguous(memory_format=torch.channels_last))
+        parts = {"heat": focal(said.heat.float(), batch.heat)}
+        parts["painted"] = F.binary_cross_entropy_with_logits(said.painted.float(), batch.painted)
+        picture, row, column = batch.things[:, :3].long().unbind(1)
+        color, name, whole = batch.things[:, 7:].long().unbind(1)
+
+        def at(values: Tensor) -> Tensor:
+            return values[picture, :, row, column].float()  # n c
+
+        real = whole == 1
+        middle = torch.stack((column, row), 1) + 0.5
+        reach = at(said.reach)[real]
+        box = torch.cat((middle[real] - reach[:, :2], middle[real] + reach[:, 2:]), 1)
+        parts["box"] = (1 - overlap(box, batch.things[real, 3:7])).mean()
+        parts["color"] = F.cross_entropy(at(said.color)[real], color[real])
+        parts["whole"] = F.binary_cross_entropy_with_logits(at(said.whole)[:, 0], whole.float())
+        rare = name >= 0
+        if rare.any():
+            parts["name"] = 0.3 * F.cross_entropy(at(said.embedding)[rare] @ self.model.names.float().T, name[rare])
+        return torch.stack(list(parts.values())).sum(), {k: v.item() for k, v in parts.items()}
+
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        """Of dev pictures, undamaged: the share of core things whose strongest class at their middle is right, of given colours that are,
+        and the mean overlap of boxes."""
+        right: dict[str, list[Tensor]] = {"class": [], "color": [], "box": []}
+        sheet: list[Tensor] = []
+        for start in range(0, HELD_OUT, 64):
+            pixels = self.dev.pixels[start : start + 64]
+            said: Maps = self.model(pixels.contiguous(memory_format=torch.channels_last))
+            things = self.dev.things[(self.dev.things[:, 0] >= start) & (self.dev.things[:, 0] < start + 64)]
+            picture, row, column = (things[:, 0] - start).long(), things[:, 1].long(), things[:, 2].long()
+            truth = self.dev.heat[things[:, 0].long(), :, row, column]
+            right["class"].append(said.heat[picture, :, row, column].argmax(1) == truth.argmax(1))
+            given = things[:, 7] > 0
+            right["color"].append(said.color[picture, :, row, column].argmax(1)[given] == things[given, 7])
+            reach, middle = said.reach[picture, :, row, column].float(), torch.stack((column, row), 1) + 0.5
+            box = torch.cat((middle - reach[:, :2], middle + reach[:, 2:]), 1)
+            right["box"].append(overlap(box, things[:, 3:7]))
+            if not start:
+                sheet = [draw_boxes(pixels[:32], torch.cat((picture[:, None], box), 1))]
+        return {f"dev_{name}": torch.cat(values).float().mean().item() for name, values in right.items()}, sheet[0]
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
+    """The pictures of scenes and what a detector should say of them."""
+    drawn, cells = render(scenes, side, masks=True, device=device), side // STRIDE
+    assert drawn.whole is not None and drawn.painted is not None
+    heat = torch.zeros(len(scenes), sizes()[0] - 1, cells, cells)
+    rows: list[list[float]] = []
+    for i, (scene, whole) in enumerate(zip(scenes, drawn.whole, strict=True)):
+        for thing, box in zip(scene.things, maps.boxes(whole.cpu()).tolist(), strict=True):
+            x0, y0, x1, y1 = (edge / STRIDE for edge in box)
+            if x1 <= x0:
+                continue
+            row, column = (min(int((a + b) / 2), cells - 1) for a, b in ((y0, y1), (x0, x1)))
+            concept, real = scene.groups[thing.group].concept, not isinstance(thing.sprite, Broken)
+            if real:
+                kind = classes().get(concept, len(classes()) + 1) - 1
+                heat[i, kind] = torch.maximum(heat[i, kind], _bump(cells, row, column, x1 - x0, y1 - y0))
+            color = 1 + COLORS.index(thing.color) if thing.color else 0
+            rows.append([i, row, column, x0, y0, x1, y1, color, tail().get(concept, -1) if real else -1, float(real)])
+    things = torch.tensor(rows).view(-1, 10)
+    painted = F.avg_pool2d(drawn.painted.unsqueeze(1), STRIDE)
+    return Shown(drawn.pixels, heat.to(device), painted, things.to(device))
+
+
+def _bump(cells: int, row: int, column: int, width: float, height: float) -> Tensor:
+    """1 at the cell and a Gaussian around it, a tenth of the box wide (cells, cells)."""
+    line = torch.arange(cells)
+    across = ((line - column) / max(0.1 * width, 0.6)) ** 2
+    down = ((line - row) / max(0.1 * height, 0.6)) ** 2
+    return torch.exp(-0.5 * (across[None, :] + down[:, None]))
+
+
+def focal(logits: Tensor, heat: Tensor) -> Tensor:
+    """The penalty-reduced focal loss of CornerNet (Law and Deng 2018, eq. 1), over the number of peaks."""
+    peak, p = heat == 1, logits.sigmoid()
+    hit = (1 - p) ** 2 * F.logsigmoid(logits) * peak
+    miss = (1 - heat) ** 4 * p**2 * F.logsigmoid(-logits) * ~peak
+    return -(hit + miss).sum() / peak.sum().clamp(min=1)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (n,) of boxes (n, 4: x0 y0 x1 y1), in [-1, 1]: the IoU less the empty share of the box around both."""
+    inner = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
+    around = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
+    return inner / union.clamp(min=1e-6) - (around - union) / around.clamp(min=1e-6)
+
+
+def draw_boxes(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """The pictures with boxes (n, 5: picture, then x0 y0 x1 y1 in cells) drawn on them."""
+    images: list[Image.Image] = to_images(pixels)
+    for picture, *box in boxes.tolist():
+        if picture < len(images):
+            ImageDraw.Draw(images[int(picture)]).rectangle([STRIDE * edge for edge in box], outline="red")
+    return to_pixels(images)

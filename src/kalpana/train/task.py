@@ -1,0 +1,66 @@
+"""What every family brings to school, and the helpers they share.
+
+A task's batch is a function of the step alone, which is what makes a run exactly resumable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Generator, Tensor, nn
+
+from kalpana.train.recipe import Recipe
+from kalpana.types import KalpanaError
+
+HELD_OUT = 512  # dev pictures that the held-out loss is taken over
+Metrics = dict[str, float]
+
+
+class Task(Protocol):
+    """A family at school. ``model`` learns; ``loss`` may use ``rng``, seeded by the step."""
+
+    device: torch.device
+    file: str  # what its weights are called in a model's folder
+
+    @property
+    def model(self) -> nn.Module: ...
+    def batch(self, step: int) -> Any: ...
+    def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, Metrics]: ...
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        """Held-out scores and a sheet of pictures (b, 3, h, w) in [-1, 1] to look at."""
+        ...
+
+    def finish(self) -> None:
+        """The last touch before the weights are shipped, which the model then holds averaged."""
+
+
+def indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:
+    """The (picture, round) pairs of a step: the pool in a new order every round."""
+    out = []
+    for k in range(step * recipe.batch, (step + 1) * recipe.batch):
+        around, place = divmod(k, count)
+        out.append((int(_order(recipe.seed, around, count)[place]), around))
+    return out
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, around: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, around]).permutation(count)
+
+
+def config_of(kind: type, recipe: Recipe) -> Any:
+    """The network's configuration, its defaults changed as the recipe says."""
+    known = [field.name for field in fields(kind)]
+    for name in recipe.model:
+        if name not in known:
+            raise KalpanaError(f"recipe {recipe.name}: unknown field 'model.{name}': the fields are {', '.join(known)}")
+    try:
+        return TypeAdapter(kind).validate_python(recipe.model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise KalpanaError(f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}") from None

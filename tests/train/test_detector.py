@@ -1,0 +1,137 @@
+"""The detector's lessons: targets lie where things are, losses are the published ones, damage leaves the picture a picture."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from scipy import ndimage
+
+from kalpana.models.detector import STRIDE, Config, Detector
+from kalpana.train.damage import Damage
+from kalpana.train.detector import Detect, focal, overlap, shown, tail
+from kalpana.train.pool import silent
+from kalpana.train.recipe import Recipe
+from kalpana.world.kinds.broken import WAYS, breaking
+from kalpana.world.layout import classes
+from kalpana.world.render import render
+from kalpana.world.scene import Broken
+from kalpana.world.world import World
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    name="d", family="detector", model={"fine": 8, "coarse": 8, "depth": 1, "embedding": 4}, pool=50, steps=4, batch=4, lr=1e-3, bf16=False
+)
+
+
+def test_targets_lie_where_things_are() -> None:
+    scenes = [World(3).scene(i) for i in range(40)]
+    batch, drawn = shown(scenes, CPU), render(scenes, masks=True)
+    assert drawn.whole is not None
+    at = 0
+    for i, (scene, whole) in enumerate(zip(scenes, drawn.whole, strict=True)):
+        for thing, mask in zip(scene.things, whole, strict=True):
+            picture, row, column, x0, y0, x1, y1, color, name, real = batch.things[at].tolist()
+            ys, xs = mask.nonzero().unbind(1)
+            assert picture == i and real == 1
+            assert [STRIDE * e for e in (x0, y0, x1, y1)] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            concept = scene.groups[thing.group].concept
+            kind = classes().get(concept, len(classes()) + 1) - 1
+            assert batch.heat[i, kind, int(row), int(column)] == 1
+            assert (name == tail()[concept]) if concept in tail() else name == -1
+            assert (color > 0) == (thing.color is not None)
+            at += 1
+    assert at == len(batch.things)
+    assert int((batch.heat == 1).sum()) <= at and batch.heat.max() == 1 and batch.heat.min() >= 0
+
+
+def test_broken_things_have_no_peak() -> None:
+    rng = random.Random(0)
+    scenes = [breaking(World(3).scene(i), rng, 1.0) for i in range(20)]
+    batch = shown(scenes, CPU)
+    assert batch.heat.max() == 0 and (batch.things[:, 9] == 0).all() and (batch.things[:, 7] == 0).all()
+    seen = {thing.sprite.way for scene in scenes for thing in scene.things if isinstance(thing.sprite, Broken)}
+    assert seen == set(WAYS)
+
+
+def test_a_broken_sprite_looks_like_none() -> None:
+    """Its tile differs from the whole sprite's on much of what either covers, in every way of breaking."""
+    for way in WAYS:
+        for seed in range(6):
+            scene = next(s for s in (World(5).scene(i) for i in range(seed * 7, 999)) if len(s.things) == 1 and s.things[0].size > 0.5)
+            thing = scene.things[0]
+            assert isinstance(thing.sprite, int)
+            art = Broken(way, thing.sprite, (thing.sprite * 7 + 13) % 10000, seed)
+            other = type(scene)((type(thing)(art, thing.x, thing.y, thing.size),), scene.groups, scene.background)
+            plain = type(scene)((type(thing)(thing.sprite, thing.x, thing.y, thing.size),), scene.groups, scene.background)
+            one, two = render([plain], masks=True), render([other], masks=True)
+            assert one.whole is not None and two.whole is not None
+            covered = one.whole[0][0] | two.whole[0][0]
+            changed = ((one.pixels - two.pixels)[0].abs().amax(0) > 0.15) & covered
+            assert changed.sum() > 0.15 * covered.sum(), way
+
+
+def test_painted_is_where_a_change_of_colour_shows() -> None:
+    found = 0
+    for i in range(1000):
+        scene = World(3).scene(i)
+        if found > 8 or len(scene.things) != 1 or scene.things[0].color not in ("red", "green"):
+            continue
+        thing = scene.things[0]
+        other = type(thing)(thing.sprite, thing.x, thing.y, thing.size, thing.angle, thing.flip, "blue", thing.group)
+        a, b = render([scene], masks=True), render([type(scene)((other,), scene.groups, scene.background)])
+        assert a.painted is not None
+        changed = (a.pixels - b.pixels)[0].abs().amax(0) > 0.2
+        near = torch.from_numpy(ndimage.binary_dilation((a.painted[0] > 0.05).numpy(), iterations=1))
+        assert not (changed & ~near).any() and changed[a.painted[0] > 0.9].float().mean() > 0.8
+        found += 1
+    assert found > 5
+
+
+def test_overlap_of_known_boxes() -> None:
+    a = torch.tensor([[0.0, 0, 2, 2]]).repeat(3, 1)
+    b = torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [3, 0, 5, 2]])
+    assert torch.allclose(overlap(a, b), torch.tensor([1.0, 1 / 3, -0.2]), atol=1e-5)
+
+
+def test_the_focal_loss_of_one_cell() -> None:
+    """By hand: a peak at p = 0.5 costs 0.25 ln 2; a cell with heat 0.5 at p = 0.5 costs (1/2)^4 · 0.25 ln 2 more."""
+    logits, heat = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.5]]]])
+    assert focal(logits, heat).item() == pytest.approx(0.25 * 0.693147 * (1 + 1 / 16), rel=1e-5)
+
+
+def test_every_parameter_learns_and_a_step_helps() -> None:
+    task = Detect(RECIPE, CPU, silent)
+    task.model.train()
+    batch = task.batch(0)
+    optimizer = torch.optim.SGD(task.model.parameters(), 0.02)
+    first = None
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss, parts = task.loss(batch, torch.Generator())
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for n, p in task.model.named_parameters() if n != "names")
+        optimizer.step()
+        first = first or loss.item()
+    assert loss.item() < first
+    assert set(parts) >= {"heat", "box", "color", "painted", "whole"}
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_the_network_is_small_and_its_maps_are_a_quarter_of_the_side(depthwise: bool) -> None:
+    net = Detector(Config(depthwise=depthwise)).eval()
+    assert sum(p.numel() for name, p in net.named_parameters() if name != "names") <= 1_000_000
+    with torch.no_grad():
+        said = net(torch.zeros(2, 3, 64, 96))
+    assert said.heat.shape == (2, 81, 16, 24) and said.reach.shape == (2, 4, 16, 24) and (said.reach >= 0).all()
+
+
+def test_damage_is_chance_by_its_seed_alone_and_keeps_the_range() -> None:
+    pixels = World(1).images(range(12))
+    damage = Damage(RECIPE, CPU)
+    one, two, other = (damage(pixels, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert one.abs().max() <= 1 and one.isfinite().all()
+    same = (one == pixels).flatten(1).all(1)
+    assert 2 <= int(same.sum()) < 12 and (one - pixels).abs().mean() < 0.1
