@@ -14,7 +14,7 @@ from kalpana.train.detector import Detect, focal, overlap, shown, tail
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe
 from kalpana.world.kinds.broken import WAYS, breaking
-from kalpana.world.layout import classes
+from kalpana.world.labels import OTHER, label, labels, numbers
 from kalpana.world.render import render
 from kalpana.world.scene import Broken
 from kalpana.world.world import World
@@ -37,8 +37,9 @@ def test_targets_lie_where_things_are() -> None:
             assert picture == i and real == 1
             assert [STRIDE * e for e in (x0, y0, x1, y1)] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
             concept = scene.groups[thing.group].concept
-            kind = classes().get(concept, len(classes()) + 1) - 1
-            assert batch.heat[i, kind, int(row), int(column)] == 1
+            called = label(scene, thing)
+            assert called == (OTHER if concept in tail() else concept)
+            assert batch.heat[i, numbers()[called], int(row), int(column)] == 1
             assert (name == tail()[concept]) if concept in tail() else name == -1
             assert (color > 0) == (thing.color is not None)
             at += 1
@@ -120,11 +121,11 @@ def test_every_parameter_learns_and_a_step_helps() -> None:
 
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_the_network_is_small_and_its_maps_are_a_quarter_of_the_side(depthwise: bool) -> None:
-    net = Detector(Config(depthwise=depthwise)).eval()
+    net = Detector(Config(classes=len(labels()), depthwise=depthwise)).eval()
     assert sum(p.numel() for name, p in net.named_parameters() if name != "names") <= 1_000_000
     with torch.no_grad():
         said = net(torch.zeros(2, 3, 64, 96))
-    assert said.heat.shape == (2, 81, 16, 24) and said.reach.shape == (2, 4, 16, 24) and (said.reach >= 0).all()
+    assert said.heat.shape == (2, len(labels()), 16, 24) and said.reach.shape == (2, 4, 16, 24) and (said.reach >= 0).all()
 
 
 def test_damage_is_chance_by_its_seed_alone_and_keeps_the_range() -> None:

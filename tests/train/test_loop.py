@@ -30,6 +30,7 @@ VAE_RECIPE = Recipe(name="tiny", family="vae", model=TINY_VAE, pool=8, steps=10,
 DETECTOR_RECIPE = VAE_RECIPE.model_copy(
     update={"family": "detector", "model": {"fine": 8, "coarse": 8, "depth": 1, "embedding": 4}, "pool": 100, "batch": 3}
 )
+READER_RECIPE = VAE_RECIPE.model_copy(update={"family": "reader", "model": {"width": 8, "hidden": 8}, "pool": 100, "batch": 3})
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++, and there is none here")
 
@@ -54,10 +55,18 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
 @pytest.mark.parametrize(
     ("family", "compiled"),
-    [("vae", False), ("flow", False), ("detector", False), pytest.param("flow", True, marks=COMPILER, id="flow-compiled")],
+    [
+        ("vae", False),
+        ("flow", False),
+        ("detector", False),
+        ("reader", False),
+        pytest.param("flow", True, marks=COMPILER, id="flow-compiled"),
+    ],
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, vae: Path, tmp_path: Path) -> None:
-    recipe = {"vae": VAE_RECIPE, "detector": DETECTOR_RECIPE}.get(family) or flow_recipe(vae, compile=compiled, layout=0.3)
+    recipe = {"vae": VAE_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}.get(family) or flow_recipe(
+        vae, compile=compiled, layout=0.3
+    )
     whole = train(recipe, tmp_path / "whole", echo=quiet)
     assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
     parts = train(recipe, tmp_path / "parts", echo=quiet)

@@ -18,9 +18,9 @@ STRIDE = 4
 
 @dataclass(frozen=True)
 class Config:
-    classes: int = 81  # core classes and one for all other concepts
+    classes: int = 108  # labels
     colors: int = 11  # none, and the ten
-    concepts: int = 1600  # of the tail, told apart by the embedding
+    concepts: int = 1600  # that one label stands for, told apart by the embedding
     embedding: int = 64
     fine: int = 56  # width at a quarter of the side
     coarse: int = 80  # width at an eighth and a sixteenth

@@ -19,14 +19,16 @@ from kalpana.train.damage import Damage
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
+from kalpana.world.kinds import hands
 from kalpana.world.kinds.broken import breaking
-from kalpana.world.layout import classes, sizes
+from kalpana.world.labels import OTHER, label, labels, numbers
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
-from kalpana.world.scene import COLORS, Broken, Scene
+from kalpana.world.scene import COLORS, Scene
 from kalpana.world.world import World
 
-KINDS = {"objects": 0.7, "depth": 0.15, "broken": 0.15}  # broken: objects, some of them no longer
+# Of a batch; "broken" are objects that are none any longer, "flawed" malformed hands.
+KINDS = {"objects": 0.55, "depth": 0.1, "broken": 0.1, "hands": 0.09, "flawed": 0.04, "puppets": 0.07, "text": 0.05}
 
 
 @cache
@@ -39,7 +41,7 @@ def tail() -> dict[str, int]:
 class Shown:
     """A batch of the detector: ``pixels`` (b, 3, h, w); ``heat`` (b, classes, h/4, w/4), 1 at the middle of every thing and less around it;
     ``painted`` (b, 1, h/4, w/4); and ``things`` (n, 10): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
-    the tail (-1 for a core class), 1 for a whole thing or 0 for a broken one."""
+    the tail (-1 for a core class), 1 for a whole thing or 0 for what is none."""
 
     pixels: Tensor
     heat: Tensor
@@ -55,22 +57,29 @@ class Detect:
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
-        kinds, colors = sizes()
-        config = replace(config_of(detector.Config, recipe), classes=kinds - 1, colors=colors, concepts=len(tail()))
+        config = replace(config_of(detector.Config, recipe), classes=len(labels()), concepts=len(tail()))
         self.model = detector.Detector(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.damage = Damage(recipe, device)
-        self.dev = shown([World(recipe.seed, "dev").scene(i) for i in range(HELD_OUT)], device)
+        kinds = ("objects", "objects", "depth", "hands", "puppets", "text")  # by turns
+        scenes = [World(recipe.seed, "dev", kind=kinds[i % len(kinds)]).scene(i) for i in range(HELD_OUT)]
+        self.dev = shown(scenes, device)
 
     def batch(self, step: int) -> Shown:
         rng = random.Random(f"{self.recipe.seed}/detect/{step}")
         scenes: list[Scene] = []
         while len(scenes) < self.recipe.batch:
-            kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-            scene = World(self.recipe.seed, kind="objects" if kind == "broken" else kind).scene(rng.randrange(self.recipe.pool))
+            scene = self._scene(rng.choices(list(KINDS), list(KINDS.values()))[0], rng)
             if scene.style not in self.recipe.without:
-                scenes.append(breaking(scene, rng) if kind == "broken" else scene)
+                scenes.append(scene)
         batch = shown(scenes, self.device)
         return replace(batch, pixels=self.damage(batch.pixels, torch.Generator().manual_seed(rng.randrange(1 << 40))))
+
+    def _scene(self, kind: str, rng: random.Random) -> Scene:
+        if kind == "flawed":
+            return hands.sample_flawed(rng)
+        world = World(self.recipe.seed, kind="objects" if kind == "broken" else kind)
+        scene = world.scene(rng.randrange(self.recipe.pool))
+        return breaking(scene, rng) if kind == "broken" else scene
 
     def loss(self, batch: Shown, rng: Generator) -> tuple[Tensor, Metrics]:
         said: Maps = self.model(batch.pixels.contiguous(memory_format=torch.channels_last))
@@ -123,7 +132,7 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
     """The pictures of scenes and what a detector should say of them."""
     drawn, cells = render(scenes, side, masks=True, device=device), side // STRIDE
     assert drawn.whole is not None and drawn.painted is not None
-    heat = torch.zeros(len(scenes), sizes()[0] - 1, cells, cells)
+    heat = torch.zeros(len(scenes), len(labels()), cells, cells)
     rows: list[list[float]] = []
     for i, (scene, whole) in enumerate(zip(scenes, drawn.whole, strict=True)):
         for thing, box in zip(scene.things, maps.boxes(whole.cpu()).tolist(), strict=True):
@@ -131,12 +140,13 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
             if x1 <= x0:
                 continue
             row, column = (min(int((a + b) / 2), cells - 1) for a, b in ((y0, y1), (x0, x1)))
-            concept, real = scene.groups[thing.group].concept, not isinstance(thing.sprite, Broken)
-            if real:
-                kind = classes().get(concept, len(classes()) + 1) - 1
+            name = label(scene, thing)
+            if name is not None:
+                kind = numbers()[name]
                 heat[i, kind] = torch.maximum(heat[i, kind], _bump(cells, row, column, x1 - x0, y1 - y0))
             color = 1 + COLORS.index(thing.color) if thing.color else 0
-            rows.append([i, row, column, x0, y0, x1, y1, color, tail().get(concept, -1) if real else -1, float(real)])
+            rare = tail()[scene.groups[thing.group].concept] if name == OTHER else -1
+            rows.append([i, row, column, x0, y0, x1, y1, color, rare, float(name is not None)])
     things = torch.tensor(rows).view(-1, 10)
     painted = F.avg_pool2d(drawn.painted.unsqueeze(1), STRIDE)
     return Shown(drawn.pixels, heat.to(device), painted, things.to(device))

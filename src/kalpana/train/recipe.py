@@ -17,12 +17,16 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="what the run is called; its folder and its weights carry the name")
-    family: Literal["vae", "flow", "detector"] = Field(
-        description="which network learns: the autoencoder, the latent flow transformer, or the detector of the verifiers"
+    family: Literal["vae", "flow", "detector", "reader"] = Field(
+        description="which network learns: the autoencoder, the latent flow transformer, or the detector or reader of the verifiers"
     )
     model: dict[str, Any] = Field(default={}, description="fields of the network's Config that differ from its defaults")
-    vae: Path | None = Field(default=None, description="flow: the trained autoencoder's weights; detector: pictures go through it at times")
-    redraw: Path | None = Field(default=None, description="detector: a flow transformer that draws some pictures again from half-way noise")
+    vae: Path | None = Field(
+        default=None, description="flow: the trained autoencoder's weights; detector, reader: pictures go through it at times"
+    )
+    redraw: Path | None = Field(
+        default=None, description="detector, reader: a flow transformer that draws some pictures again from half-way noise"
+    )
     without: tuple[str, ...] = Field(default=(), description="detector: drawing styles it never sees in training")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
     seed: int = 0

@@ -10,7 +10,13 @@ from kalpana.train.autoencoder import Autoencode
 from kalpana.train.detector import Detect
 from kalpana.train.flow import FlowMatch
 from kalpana.train.pool import Progress
+from kalpana.train.reader import Read
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Task
 
-TASKS: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {"vae": Autoencode, "flow": FlowMatch, "detector": Detect}
+TASKS: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {
+    "vae": Autoencode,
+    "flow": FlowMatch,
+    "detector": Detect,
+    "reader": Read,
+}

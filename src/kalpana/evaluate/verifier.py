@@ -1,0 +1,134 @@
+"""A trained verifier: a detector's maps read as things with names, boxes and colours.
+
+A colour is read twice. The network says which pixels carry a given colour; of those the median in CIELAB is compared with the ten
+paints, and where it lies between two of them the verifier says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kalpana.evaluate.seen import Box, Detection, Seen
+from kalpana.hub.weights import load_module
+from kalpana.models.detector import Config, Detector, Maps
+from kalpana.world.kinds import puppets
+from kalpana.world.labels import OTHER, labels
+from kalpana.world.lexicon import lexicon
+from kalpana.world.recolor import PAINTS, lab
+from kalpana.world.scene import COLORS
+
+SIDE = 128  # pictures are looked at in this size
+FLOOR = 0.1  # what is less sure than this is not even mentioned
+MARGIN = 8.0  # CIELAB units that the nearest paint must be nearer than the next
+SURE = 0.5  # what a hand or a figure must reach to be reported
+MOST = 24  # things a picture
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A verifier by a detector. ``Trained.load(FILE)`` reads one."""
+
+    net: Detector
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Trained:
+        """The verifier in a weights file. Raises KalpanaError where it is none."""
+        return cls(load_module(path, "detector", lambda **config: Detector(Config(**config))).to(device))
+
+    @torch.inference_mode()
+    def look(self, pixels: Tensor) -> list[Seen]:
+        """What is in the pictures (b, 3, h, w) in [-1, 1]; other sizes are brought to SIDE first."""
+        device = next(self.net.parameters()).device
+        pixels = pixels.to(device).float()
+        if pixels.shape[-2:] != (SIDE, SIDE):
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+        said: Maps = self.net(pixels.contiguous(memory_format=torch.channels_last))
+        return [sorted_out(self._things(said, pixels[i], i)) for i in range(len(pixels))]
+
+    def _things(self, said: Maps, pixels: Tensor, i: int) -> list[Detection]:
+        """Everything found in picture i, by label, surest first."""
+        heat, (found, kinds, rows, columns) = said.heat[i].sigmoid(), peaks(said.heat[i].sigmoid())
+        sure = found * said.whole[i, 0].sigmoid()[rows, columns]
+        things: list[tuple[float, int, int, int, Box]] = []
+        for k in sure.argsort(descending=True).tolist():
+            row, column = int(rows[k]), int(columns[k])
+            left, top, right, bottom = said.reach[i, :, row, column].tolist()
+            cells = heat.shape[-1]
+            box = (
+                (column + 0.5 - left) / cells,
+                (row + 0.5 - top) / cells,
+                (column + 0.5 + right) / cells,
+                (row + 0.5 + bottom) / cells,
+            )
+            if sure[k] < FLOOR or len(things) == MOST:
+                break
+            if all(iou(box, other) < 0.5 for *_, other in things):
+                things.append((float(sure[k]), int(kinds[k]), row, column, box))
+        painted = F.interpolate(said.painted[i : i + 1].sigmoid(), pixels.shape[-2:], mode="bilinear")[0, 0] > 0.5
+        picture = lab((pixels.movedim(0, -1).cpu().numpy() + 1) / 2)
+        return [
+            Detection(self._name(said, i, kind, row, column), score, box, self._color(said, i, row, column, box, painted, picture))
+            for score, kind, row, column, box in things
+        ]
+
+    def _name(self, said: Maps, i: int, kind: int, row: int, column: int) -> str:
+        if labels()[kind] != OTHER:
+            return labels()[kind]
+        return rare()[int((self.net.names @ said.embedding[i, :, row, column]).argmax())]
+
+    def _color(self, said: Maps, i: int, row: int, column: int, box: Box, painted: Tensor, picture: np.ndarray) -> str | None:
+        if int(said.color[i, :, row, column].argmax()) == 0:
+            return None
+        x0, y0, x1, y1 = (round(edge * SIDE) for edge in box)
+        inside = np.s_[max(y0, 0) : y1, max(x0, 0) : x1]
+        return nearest(picture[inside][painted.cpu().numpy()[inside]])
+
+
+def sorted_out(found: list[Detection]) -> Seen:
+    """Detections by label as what was seen: objects, and hands and figures that are more likely there than not, from left to right."""
+    sure = sorted((thing for thing in found if thing.score >= SURE), key=lambda thing: thing.box[0] + thing.box[2])
+    fingers = tuple(int(thing.concept[0]) for thing in sure if thing.concept.endswith(" fingers"))
+    poses = tuple(thing.concept for thing in sure if thing.concept in puppets.POSES)
+    return Seen(tuple(thing for thing in found if thing.concept in lexicon()), fingers, None, poses)
+
+
+def peaks(heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The cells of ``heat`` (classes, h, w) where the strongest class is the strongest around: its value, the class, row and column."""
+    best, kind = heat.max(0)
+    top = best == F.max_pool2d(best[None, None], 3, 1, 1)[0, 0]
+    rows, columns = (top & (best > FLOOR)).nonzero().unbind(1)
+    return best[rows, columns], kind[rows, columns], rows, columns
+
+
+def nearest(points: np.ndarray) -> str | None:
+    """The paint nearest to the median of CIELAB points (n, 3), None where there are under four, or two paints are about as near."""
+    if len(points) < 4:
+        return None
+    away = np.linalg.norm(_paints() - np.median(points, 0), axis=1)
+    order = away.argsort()
+    return COLORS[order[0]] if away[order[1]] - away[order[0]] >= MARGIN else None
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inner = max(w, 0.0) * max(h, 0.0)
+    return inner / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner, 1e-9)
+
+
+@cache
+def _paints() -> np.ndarray:
+    return lab(np.array([PAINTS[color][:3] for color in COLORS]))
+
+
+@cache
+def rare() -> tuple[str, ...]:
+    """The ids of the concepts that are no core class, in the order of the detector's names."""
+    return tuple(concept.id for concept in lexicon().values() if not concept.core)

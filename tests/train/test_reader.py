@@ -1,0 +1,79 @@
+"""The reader's lessons: strips show the sign and nothing else, its words come back from a perfect path, and it can learn."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from kalpana.models.reader import HEIGHT, WIDTH, Config, Reader
+from kalpana.train.pool import silent
+from kalpana.train.reader import Read, characters
+from kalpana.train.recipe import Recipe
+from kalpana.world.kinds import signs
+from kalpana.world.strips import strips
+from kalpana.world.world import World
+
+RECIPE = Recipe(name="r", family="reader", model={"width": 16, "hidden": 16}, pool=50, steps=4, batch=4, lr=1e-3, bf16=False)
+
+
+def test_every_word_of_the_world_can_be_written() -> None:
+    rng = random.Random(0)
+    assert all(set(signs.word(rng, split)) <= set(characters()) for split in ("train", "test") for _ in range(200))
+    assert len(set(characters())) == len(characters())
+
+
+def test_a_strip_is_the_box() -> None:
+    """A picture whose red is its column and whose green is its row, cut: the strip's corners say which box was cut."""
+    line = (torch.arange(64) + 0.5) / 64
+    picture = torch.stack((line.expand(64, 64), line[:, None].expand(64, 64), torch.zeros(64, 64)))[None]
+    (strip,) = strips(picture, [(0.25, 0.5, 0.75, 0.625)], 8, 16)
+    assert torch.allclose(strip[0, 0], 0.25 + 0.5 * (torch.arange(16) + 0.5) / 16, atol=1e-3)
+    assert torch.allclose(strip[1, :, 0], 0.5 + 0.125 * (torch.arange(8) + 0.5) / 8, atol=1e-3)
+
+
+def test_the_best_path_is_read_as_ctc_says() -> None:
+    """Repeats melt, blanks part: a a _ a b is "aab"."""
+
+    class Path(Reader):
+        def forward(self, strips: torch.Tensor) -> torch.Tensor:
+            return 20.0 * torch.nn.functional.one_hot(torch.tensor([[1, 1, 0, 1, 2]]), 3).float()
+
+    ((word, sure),) = Path(Config("ab", 8, 8)).words(torch.zeros(1, 3, HEIGHT, WIDTH))
+    assert word == "aab" and sure > 0.99
+
+
+def test_it_learns_a_handful_of_words_by_heart() -> None:
+    torch.manual_seed(0)
+    task = Read(RECIPE.model_copy(update={"model": {"width": 32, "hidden": 32}, "batch": 6}), torch.device("cpu"), silent)
+    batch = task.batch(0)
+    optimizer = torch.optim.AdamW(task.model.parameters(), 5e-3)
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss, _ = task.loss(batch, torch.Generator())
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.05:
+            break
+    said = [word for word, _ in task.model.words(batch.strips)]
+    truth = ["".join(characters()[n - 1] for n in row if n) for row in batch.numbers.tolist()]
+    assert said == truth
+
+
+def test_every_parameter_has_a_gradient() -> None:
+    task = Read(RECIPE, torch.device("cpu"), silent)
+    loss, _ = task.loss(task.batch(1), torch.Generator())
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in task.model.parameters())
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_strips_of_the_world_hold_the_ink(i: int) -> None:
+    """Both the ink's colour and the ground's are in the strip."""
+    scene = World(3, kind="text").scene(i)
+    task = Read(RECIPE, torch.device("cpu"), silent)
+    strip = task._written([scene], None).strips[0]
+    (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, signs.Sign))
+    ink = torch.tensor(signs.INKS[sign.ink]).view(3, 1, 1) * 2 - 1
+    assert ((strip - ink).abs().amax(0) < 0.35).float().mean() > 0.02 and strip.std() > 0.1
