@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -215,6 +216,52 @@ def train(
         print(weights)
 
 
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a name from `kalpana models`, or a folder of weights")] = "default",
+    suite: Annotated[
+        str, typer.Option(help="spriteeval, spriteeval-hi, unseen, counts58, hard, hands, words-latin or words-devanagari")
+    ] = "spriteeval",
+    dev: Annotated[bool, typer.Option("--dev", help="the suite's twin of other prompts, by which choices are made")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many prompts of each task, the first ones")] = None,
+    verifier: Annotated[Path | None, typer.Option(help="a verifier's folder; verifier-b, or verifier-a with --dev")] = None,
+    images: Annotated[Path | None, typer.Option(help="score the pictures in this folder instead of drawing any")] = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="the run's folder, runs/SUITE-MODEL by default; a run found there goes on")] = None,
+) -> None:
+    """Draw a suite of prompts, judge the pictures by a verifier, and print the score between its floor and its ceiling."""
+    from kalpana.evaluate import run as running
+    from kalpana.evaluate.suites import Prompt
+    from kalpana.evaluate.suites import load as load_suite
+    from kalpana.evaluate.verifier import Trained
+    from kalpana.generate import load
+    from kalpana.hub.card import shelf
+    from kalpana.hub.weights import fingerprint
+
+    prompts = running.first(load_suite(suite, dev), limit)
+    judge_by = verifier or shelf() / ("verifier-a" if dev else "verifier-b")
+    judging = Trained.load(judge_by)
+    twin = f"{suite}-dev" if dev else suite
+    if images:
+        folder = out or Path("runs") / f"{twin}-{images.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        report = running.judge(prompts, list(running.pictures_of(images, prompts)), judging, folder)
+    else:
+        drawer = load(model, device)
+        folder = out or Path("runs") / f"{twin}-{drawer.name}"
+        about = {"model": drawer.name, "files": drawer.files, "suite": twin, "prompts": len(prompts)}
+        about["verifier"] = {path.name: fingerprint(path) for path in sorted(judge_by.glob("*.safetensors"))}
+
+        def draw(prompt: Prompt, seeds: Sequence[int]) -> Sequence[Picture]:
+            (last,) = deque(drawer.generate(prompt.text, model=model, seeds=tuple(seeds)), maxlen=1)
+            return last.result.pictures if last.result else ()
+
+        with _counting(suite) as progress:
+            report = running.run(prompts, draw, about, judging, folder, progress)
+    print(report.markdown(), end="")
+    print(folder / "report.json", file=sys.stderr)
+
+
 @world.command("show")
 def world_show(
     n: Annotated[int, typer.Option("-n", "--n", min=1, max=1024, help="how many scenes")] = 64,
@@ -308,6 +355,19 @@ def _watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) ->
     for warning in step.result.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     return step.result
+
+
+@contextmanager
+def _counting(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr with the time to go; inside, call ``progress(done, total)``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_json(value: Any) -> None:

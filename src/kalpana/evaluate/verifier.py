@@ -17,12 +17,15 @@ from torch import Tensor
 
 from kalpana.evaluate.seen import Box, Detection, Seen
 from kalpana.hub.weights import load_module
-from kalpana.models.detector import Config, Detector, Maps
+from kalpana.models import detector, reader
+from kalpana.models.detector import Detector, Maps
+from kalpana.models.reader import Reader
 from kalpana.world.kinds import puppets
-from kalpana.world.labels import OTHER, labels
+from kalpana.world.labels import OTHER, SIGN, labels
 from kalpana.world.lexicon import lexicon
 from kalpana.world.recolor import PAINTS, lab
 from kalpana.world.scene import COLORS
+from kalpana.world.strips import strips
 
 SIDE = 128  # pictures are looked at in this size
 FLOOR = 0.1  # what is less sure than this is not even mentioned
@@ -33,14 +36,18 @@ MOST = 24  # things a picture
 
 @dataclass(frozen=True)
 class Trained:
-    """A verifier by a detector. ``Trained.load(FILE)`` reads one."""
+    """A verifier by a detector and, where signs are to be read, a reader. ``Trained.load(FOLDER)`` finds both."""
 
     net: Detector
+    reader: Reader | None = None
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> Trained:
-        """The verifier in a weights file. Raises KalpanaError where it is none."""
-        return cls(load_module(path, "detector", lambda **config: Detector(Config(**config))).to(device))
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Trained:
+        """The verifier in a folder: detector.safetensors, and reader.safetensors if it is there. Raises KalpanaError where one is none."""
+        net = load_module(folder / "detector.safetensors", "detector", lambda **config: Detector(detector.Config(**config)))
+        path = folder / "reader.safetensors"
+        read = load_module(path, "reader", lambda **config: Reader(reader.Config(**config))) if path.exists() else None
+        return cls(net.to(device), read.to(device) if read else None)
 
     @torch.inference_mode()
     def look(self, pixels: Tensor) -> list[Seen]:
@@ -50,7 +57,18 @@ class Trained:
         if pixels.shape[-2:] != (SIDE, SIDE):
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
         said: Maps = self.net(pixels.contiguous(memory_format=torch.channels_last))
-        return [sorted_out(self._things(said, pixels[i], i)) for i in range(len(pixels))]
+        found = [self._things(said, pixels[i], i) for i in range(len(pixels))]
+        return [sorted_out(things, words) for things, words in zip(found, self._words(pixels, found), strict=True)]
+
+    def _words(self, pixels: Tensor, found: list[list[Detection]]) -> list[tuple[str, ...] | None]:
+        """What is written on the signs of each picture, from left to right; None without a reader."""
+        if self.reader is None:
+            return [None] * len(found)
+        boards = [(i, thing.box) for i, things in enumerate(found) for thing in ordered(things) if thing.concept == SIGN]
+        if not boards:
+            return [()] * len(found)
+        said = self.reader.words(strips(pixels[[i for i, _ in boards]], [box for _, box in boards]))
+        return [tuple(word for (i, _), (word, _) in zip(boards, said, strict=True) if i == k) for k in range(len(found))]
 
     def _things(self, said: Maps, pixels: Tensor, i: int) -> list[Detection]:
         """Everything found in picture i, by label, surest first."""
@@ -91,12 +109,17 @@ class Trained:
         return nearest(picture[inside][painted.cpu().numpy()[inside]])
 
 
-def sorted_out(found: list[Detection]) -> Seen:
-    """Detections by label as what was seen: objects, and hands and figures that are more likely there than not, from left to right."""
-    sure = sorted((thing for thing in found if thing.score >= SURE), key=lambda thing: thing.box[0] + thing.box[2])
+def ordered(found: list[Detection]) -> list[Detection]:
+    """What is more likely there than not, from left to right."""
+    return sorted((thing for thing in found if thing.score >= SURE), key=lambda thing: thing.box[0] + thing.box[2])
+
+
+def sorted_out(found: list[Detection], words: tuple[str, ...] | None) -> Seen:
+    """Detections by label as what was seen: objects, and hands and figures from left to right."""
+    sure = ordered(found)
     fingers = tuple(int(thing.concept[0]) for thing in sure if thing.concept.endswith(" fingers"))
     poses = tuple(thing.concept for thing in sure if thing.concept in puppets.POSES)
-    return Seen(tuple(thing for thing in found if thing.concept in lexicon()), fingers, None, poses)
+    return Seen(tuple(thing for thing in found if thing.concept in lexicon()), fingers, words, poses)
 
 
 def peaks(heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

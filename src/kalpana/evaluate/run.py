@@ -1,0 +1,239 @@
+"""A suite, run: draw every prompt, look, judge, and set the score between its floor, its baseline and its ceiling.
+
+A run lives in one folder. Its pictures are kept, so a run that was stopped goes on where it was; ``run.json`` says of what it is, and a
+run of something else is refused there. Pictures made elsewhere are scored in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from kalpana.evaluate.score import Table, markdown, right, rows, table
+from kalpana.evaluate.seen import Seen, Verifier
+from kalpana.evaluate.suites import Prompt
+from kalpana.media import read_receipt, save, to_pixels, write
+from kalpana.types import KalpanaError, Picture
+from kalpana.world.render import render
+from kalpana.world.sheet import captioned
+from kalpana.world.world import World
+
+SEEDS = 4  # pictures a prompt
+BATCH = 64  # pictures looked at together
+CAPTIONS = 20_000  # training captions that the retrieval baseline chooses from
+Draw = Callable[[Prompt, Sequence[int]], Sequence[Picture]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished run: the share of right pictures beside what costs nothing (each prompt judged on the pictures of another of its
+    task), the pictures of the nearest training captions, and true renders of the prompts, all through one verifier."""
+
+    score: Table
+    strict: Table
+    floor: Table
+    baseline: Table
+    ceiling: Table
+
+    def markdown(self) -> str:
+        """The table, and below it the strict overall score."""
+        strict = self.strict.overall
+        return (
+            markdown(rows(self.score, self.floor, self.baseline, self.ceiling))
+            + f"\nStrict (nothing else in the picture): {100 * strict.right:.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n"
+        )
+
+
+def run(prompts: Sequence[Prompt], draw: Draw, about: dict[str, Any], verifier: Verifier, out: Path, progress: Progress) -> Report:
+    """Draw what is not drawn yet into ``out``, judge all of it, and write report.json, report.md and sheet.png there.
+
+    ``about`` says of what the run is: model, hashes, suite. Raises KalpanaError where ``out`` holds a run of something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out / "run.json", about)
+    for i, prompt in enumerate(prompts):
+        seeds = prompt.seeds(SEEDS)
+        missing = [k for k in range(SEEDS) if not _path(out, i, k).exists()]
+        if missing:
+            pictures = draw(prompt, [seeds[k] for k in missing])
+            for k, picture in zip(missing, pictures, strict=True):
+                save(picture.image, _path(out, i, k), picture.receipt)
+        progress(i + 1, len(prompts))
+    images = [[_open(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
+    return judge(prompts, images, verifier, out)
+
+
+def first(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    """The first ``limit`` prompts of each task, all where it is None."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for prompt in prompts:
+        counts[prompt.task] += 1
+        if limit is None or counts[prompt.task] <= limit:
+            kept.append(prompt)
+    return kept
+
+
+def judge(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], verifier: Verifier, out: Path) -> Report:
+    """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``."""
+    seen = look(verifier, images)
+    verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
+    other = _exchanged(prompts)
+    nearest = retrieve([prompt.text for prompt in prompts])
+    report = Report(
+        table(prompts, verdicts),
+        table(prompts, {i: [right(prompt, one, strict=True) for one in seen[i]] for i, prompt in enumerate(prompts)}),
+        table(prompts, {i: [right(prompt, one) for one in seen[other[i]]] for i, prompt in enumerate(prompts)}),
+        table(prompts, _of_scenes(prompts, verifier, [[World().scene(k)] for k in nearest])),
+        table(prompts, ceiling(prompts, verifier)),
+    )
+    write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
+    write(out / "report.md", report.markdown().encode())
+    if not (out / "sheet.png").exists():
+        sheet(prompts, images, seen, verdicts).save(out / "sheet.png")
+    return report
+
+
+def look(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Seen]]:
+    """What the verifier sees in each picture."""
+    flat = [image for row in images for image in row]
+    size = max({image.size for image in flat}, key=lambda size: size[0])
+    flat = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in flat]
+    said = iter([one for start in range(0, len(flat), BATCH) for one in verifier.look(to_pixels(flat[start : start + BATCH]))])
+    return [[next(said) for _ in row] for row in images]
+
+
+def ceiling(prompts: Sequence[Prompt], verifier: Verifier) -> dict[int, list[bool]]:
+    """The verdicts on true renders of the prompts, as many for each as it has pictures."""
+    scenes = [[prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)] for prompt in prompts]
+    return _of_scenes(prompts, verifier, scenes)
+
+
+def _of_scenes(prompts: Sequence[Prompt], verifier: Verifier, scenes: Sequence[Sequence[Any]]) -> dict[int, list[bool]]:
+    flat = [scene for row in scenes for scene in row]
+    said = iter([one for start in range(0, len(flat), BATCH) for one in verifier.look(render(flat[start : start + BATCH]).pixels)])
+    return {i: [right(prompt, next(said)) for _ in scenes[i]] for i, prompt in enumerate(prompts)}
+
+
+def _exchanged(prompts: Sequence[Prompt]) -> list[int]:
+    """For each prompt another of its task (itself only where a task has one prompt): a turn through a random order."""
+    other = list(range(len(prompts)))
+    for task in {prompt.task for prompt in prompts}:
+        mine = [i for i, prompt in enumerate(prompts) if prompt.task == task]
+        random.Random(task).shuffle(mine)
+        for a, b in zip(mine, mine[1:] + mine[:1], strict=True):
+            other[a] = b
+    return other
+
+
+def retrieve(texts: Sequence[str]) -> list[int]:
+    """The training picture whose caption is nearest to each text: by the cosine of their words' tf-idf."""
+    places, norms = _index()
+    nearest = []
+    for text in texts:
+        likeness = np.zeros(CAPTIONS)
+        for word in set(_words(text)):
+            captions = places.get(word, np.empty(0, int))
+            likeness[captions] += np.log(CAPTIONS / max(len(captions), 1)) ** 2
+        nearest.append(int((likeness / norms).argmax()))
+    return nearest
+
+
+@cache
+def _index() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Which of the first training captions hold each word, and the length of every caption's tf-idf vector."""
+    world, held = World(), defaultdict[str, list[int]](list)
+    for i in range(CAPTIONS):
+        for word in set(_words(world.describe(i)[0])):
+            held[word].append(i)
+    places = {word: np.array(captions) for word, captions in held.items()}
+    squares = np.zeros(CAPTIONS)
+    for captions in places.values():
+        squares[captions] += np.log(CAPTIONS / len(captions)) ** 2
+    return places, np.sqrt(np.maximum(squares, 1e-9))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w\u0900-\u097f]+", text.lower())
+
+
+def sheet(
+    prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], seen: Sequence[Sequence[Seen]], verdicts: dict[int, list[bool]]
+) -> Image.Image:
+    """Up to eight right and eight wrong pictures of each task, the first ones, with the verifier's boxes: green right, red wrong."""
+    shown, texts = [], []
+    for task in dict.fromkeys(prompt.task for prompt in prompts):
+        for wanted in (True, False):
+            chosen = [(i, k) for i, row in verdicts.items() if prompts[i].task == task for k, so in enumerate(row) if so == wanted]
+            for i, k in chosen[:8]:
+                shown.append(boxed(images[i][k], seen[i][k], "green" if wanted else "red"))
+                texts.append(f"{'right' if wanted else 'wrong'}: {prompts[i].text}")
+    return captioned(shown, texts, columns=8)
+
+
+def boxed(image: Image.Image, seen: Seen, color: str) -> Image.Image:
+    """The picture with a box around everything that counts as seen."""
+    out = image.resize((256, 256), Image.Resampling.LANCZOS)
+    for thing in seen.things:
+        if thing.score > 0.3:
+            ImageDraw.Draw(out).rectangle([256 * edge for edge in thing.box], outline=color, width=2)
+    return out
+
+
+def pictures_of(folder: Path, prompts: Sequence[Prompt]) -> Iterator[list[Image.Image]]:
+    """The pictures of each prompt in a folder of pictures made elsewhere: those whose receipt holds its text, or whose names begin with
+    its number in the suite ("0007-1.png"). Raises KalpanaError where a prompt has none, or a picture cannot be read."""
+    by_text: dict[str, list[Path]] = {}
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg"))
+    if not files:
+        raise KalpanaError(f"there are no pictures in {folder}: name a folder of PNG, WebP or JPEG files")
+    for path in files:
+        if match := re.match(r"(\d+)-", path.name):
+            by_text.setdefault(f"#{int(match[1])}", []).append(path)
+        else:
+            try:
+                by_text.setdefault(read_receipt(path)["request"]["prompt"], []).append(path)
+            except (KalpanaError, KeyError):
+                continue
+    for i, prompt in enumerate(prompts):
+        paths = by_text.get(f"#{i}") or by_text.get(prompt.text)
+        if not paths:
+            raise KalpanaError(f"no picture in {folder} is of prompt {i}, {prompt.text!r}: call it {i:04d}-0.png")
+        yield [_open(path) for path in paths[:SEEDS]]
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise KalpanaError(f"{path} cannot be read: {error}") from None
+
+
+def _path(out: Path, prompt: int, k: int) -> Path:
+    return out / f"{prompt:04d}-{k}.png"
+
+
+def _claim(path: Path, about: dict[str, Any]) -> None:
+    """Write what the run is of, or see that it is the same."""
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        different = [name for name in before.keys() | about.keys() if before.get(name) != about.get(name)]
+        if different:
+            name = sorted(different)[0]
+            raise KalpanaError(
+                f"{path.parent} holds a run with {name} {before.get(name)!r}, not {about.get(name)!r}: name another folder with --out"
+            )
+    else:
+        write(path, json.dumps(about, ensure_ascii=False, sort_keys=True).encode())

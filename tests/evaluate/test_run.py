@@ -1,0 +1,140 @@
+"""A suite, run: true pictures score as the ceiling, exchanged ones as the floor; a run goes on where it was and refuses another's."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kalpana.evaluate import publish
+from kalpana.evaluate.publish import blurred, errors, noisy, tables, wrong
+from kalpana.evaluate.run import SEEDS, first, pictures_of, retrieve, run
+from kalpana.evaluate.seen import Seen, truth
+from kalpana.evaluate.suites import Prompt, load
+from kalpana.media import save, to_images
+from kalpana.types import KalpanaError, Picture
+from kalpana.world.render import render
+from kalpana.world.scene import Scene
+from kalpana.world.world import World
+
+PROMPTS = first(load("spriteeval", dev=True), 3)
+
+
+class Knows:
+    """A verifier without error: it knows every picture that was drawn for it, by its pixels."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Scene] = {}
+
+    def learn(self, scenes: Sequence[Scene]) -> list[Image.Image]:
+        images = to_images(render(scenes).pixels)
+        self.known.update(zip((image.tobytes() for image in images), scenes, strict=True))
+        return images
+
+    def look(self, pixels: Tensor) -> list[Seen]:
+        return [truth(self.known[image.tobytes()]) if image.tobytes() in self.known else Seen() for image in to_images(pixels)]
+
+
+def teach(verifier: Knows, prompts: Sequence[Prompt]) -> None:
+    """All that a report looks at besides the pictures themselves."""
+    for prompt in prompts:
+        verifier.learn([prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)])
+    verifier.learn([World().scene(k) for k in retrieve([prompt.text for prompt in prompts])])
+
+
+def test_true_pictures_score_as_the_ceiling_and_a_run_goes_on(tmp_path: Path) -> None:
+    verifier, drawn = Knows(), []
+    teach(verifier, PROMPTS)
+
+    def draw(prompt: Prompt, seeds: Sequence[int]) -> list[Picture]:
+        drawn.append((prompt.text, tuple(seeds)))
+        images = verifier.learn([prompt.scene(random.Random(seed)) for seed in seeds])
+        return [Picture(image, seed, {"request": {"prompt": prompt.text}}) for image, seed in zip(images, seeds, strict=True)]
+
+    about = {"model": "truth", "suite": "spriteeval-dev"}
+    report = run(PROMPTS, draw, about, verifier, tmp_path, lambda done, total: None)
+    assert report.score.overall.right == report.ceiling.overall.right == report.strict.overall.right == 1
+    assert report.floor.overall.right < 0.35 and report.baseline.overall.right < 1
+    assert json.loads((tmp_path / "report.json").read_text())["score"]["overall"]["right"] == 1
+    assert (tmp_path / "report.md").read_text() == report.markdown()
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 1000
+    assert drawn == [(prompt.text, tuple(prompt.seeds(SEEDS))) for prompt in PROMPTS]
+
+    (tmp_path / "0001-2.png").unlink()
+    again = run(PROMPTS, draw, about, verifier, tmp_path, lambda done, total: None)
+    assert again == report and drawn[-1] == (PROMPTS[1].text, (PROMPTS[1].seeds(SEEDS)[2],)) and len(drawn) == len(PROMPTS) + 1
+    with pytest.raises(KalpanaError, match="model 'truth', not 'lies'"):
+        run(PROMPTS, draw, about | {"model": "lies"}, verifier, tmp_path, lambda done, total: None)
+
+
+def test_pictures_made_elsewhere_are_found_by_number_or_receipt(tmp_path: Path) -> None:
+    image = Image.new("RGB", (128, 128), "red")
+    with pytest.raises(KalpanaError, match="no pictures"):
+        list(pictures_of(tmp_path, PROMPTS[:2]))
+    image.save(tmp_path / "0000-0.png")
+    image.save(tmp_path / "0000-1.png")
+    with pytest.raises(KalpanaError, match="call it 0001-0"):
+        list(pictures_of(tmp_path, PROMPTS[:2]))
+    save(image, tmp_path / "any-name.png", {"request": {"prompt": PROMPTS[1].text}})
+    assert [len(found) for found in pictures_of(tmp_path, PROMPTS[:2])] == [2, 1]
+    (tmp_path / "0000-0.png").write_bytes(b"no picture")
+    with pytest.raises(KalpanaError, match="cannot be read"):
+        list(pictures_of(tmp_path, PROMPTS[:2]))
+
+
+def test_a_training_caption_is_its_own_nearest() -> None:
+    world = World()
+    asked = [world.describe(i)[0] for i in (5, 77, 901)]
+    found = retrieve(asked)
+    assert [world.describe(k)[0] for k in found] == asked
+
+
+def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
+    """No verifier without error accepts one, whatever its kind."""
+    rng = random.Random(0)
+    prompts = [p for name in ("spriteeval", "hands", "words-latin", "words-devanagari") for p in first(load(name, dev=True), 8)]
+    for prompt in prompts:
+        other = wrong(prompt, rng)
+        assert other is not None and other != prompt
+        seen = truth(prompt.scene(rng))
+        assert publish.right(prompt, seen) and not publish.right(other, seen), (prompt, other)
+
+
+def test_the_errors_of_a_verifier_without_error_are_none() -> None:
+    class Perfect(Knows):
+        def look(self, pixels: Tensor) -> list[Seen]:
+            return [truth(scene) for scene in self.scenes[: len(pixels)]]
+
+    verifier = Perfect()
+    original = publish.render
+
+    def spying(scenes: Sequence[Scene], *rest: object) -> object:
+        verifier.scenes = list(scenes)
+        return original(scenes)
+
+    publish.render = spying  # type: ignore[assignment]
+    try:
+        clean = errors(verifier, first(load("spriteeval", dev=True), 4), 12)
+    finally:
+        publish.render = original
+    assert all(error.recall == 1 and error.false_accepts == 0 and error.verified for error in clean.values())
+    said = tables({"as drawn": clean, "blur": {**clean, "single": replace(clean["single"], recall=0.5)}}, 1.0, 1.0)
+    assert "not verified" not in said and "50 / 0" in said
+
+
+def test_damage_is_what_it_says() -> None:
+    pixels = torch.zeros(1, 3, 64, 64)
+    pixels[:, :, 32, 32] = 1.0
+    soft = blurred(2.0)(pixels)
+    line = torch.arange(64) - 32.0
+    spread = ((soft[0, 0].sum(0) * line**2).sum() / soft[0, 0].sum()).sqrt()
+    assert abs(spread - 2.0) < 0.05 and soft[0, 0].sum() == pytest.approx(1.0, abs=1e-4)
+    assert (noisy(0.1)(torch.zeros(2, 3, 64, 64))).std() == pytest.approx(0.1, rel=0.05)

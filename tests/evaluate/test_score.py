@@ -1,0 +1,259 @@
+"""Scores: true scenes are right, minimally wrong ones are wrong, GenEval's formulas are GenEval's, and intervals are intervals."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from kalpana.evaluate.score import Row, Share, Thresholds, atoms, letters, markdown, ned, relations, right, rows, table
+from kalpana.evaluate.seen import Box, Detection, Seen, truth
+from kalpana.evaluate.suites import SUITES, Prompt, load
+from kalpana.types import KalpanaError
+from kalpana.world.scene import COLORS, Group
+
+OBJECTS = ("spriteeval", "spriteeval-hi", "unseen", "counts58", "hard")
+APPLE, CAR = "1f34e", "1f697"
+
+
+@cache
+def true(name: str, dev: bool = False) -> list[tuple[Prompt, Seen]]:
+    """Every prompt with what is in a scene of it."""
+    return [(prompt, truth(prompt.scene(random.Random(i)))) for i, prompt in enumerate(load(name, dev))]
+
+
+def objects() -> Iterator[tuple[Prompt, Seen]]:
+    for name in OBJECTS:
+        yield from true(name)
+
+
+def thing(concept: str, x: float = 0.5, y: float = 0.5, color: str | None = None, score: float = 1.0, side: float = 0.2) -> Detection:
+    return Detection(concept, score, (x - side / 2, y - side / 2, x + side / 2, y + side / 2), color)
+
+
+def prompt_of(*groups: Group, relation: str | None = None, exact: bool = False) -> Prompt:
+    return Prompt("", "en", "", groups, relation, exact=exact)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_perfect_verifier_finds_every_true_scene_right(name: str) -> None:
+    for prompt, seen in true(name):
+        assert right(prompt, seen), prompt.text
+        assert right(prompt, seen, strict=True), prompt.text
+        assert not right(prompt, Seen())
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_so_for_dev(name: str) -> None:
+    assert all(right(prompt, seen, strict=True) and all(atoms(prompt, seen)) for prompt, seen in true(name, True))
+
+
+def test_a_missing_object_and_another_class_are_wrong() -> None:
+    for prompt, seen in objects():
+        for i, one in enumerate(seen.things):
+            others = seen.things[:i] + seen.things[i + 1 :]
+            assert not right(prompt, Seen(others)), prompt.text
+            other_class = next(c for c in (APPLE, CAR, "1f415") if c not in {group.concept for group in prompt.groups})
+            assert not right(prompt, Seen((*others, replace(one, concept=other_class)))), prompt.text
+
+
+def test_one_too_many_is_wrong_where_the_count_or_the_rule_is_exact() -> None:
+    tasks = {"counting", "counts58", "unseen count"}
+    for prompt, seen in objects():
+        more = Seen((*seen.things, replace(seen.things[0], score=0.9)))
+        exact = prompt.task in tasks or prompt.task.startswith("hard")
+        assert right(prompt, more) != exact, prompt.text
+        assert not right(prompt, more, strict=True)
+        bystander = Seen((*seen.things, thing("1f9a9")))  # a flamingo is asked for nowhere
+        assert right(prompt, bystander) and not right(prompt, bystander, strict=True)
+
+
+def test_wrong_colors_are_wrong() -> None:
+    for prompt, seen in objects():
+        named = {group.concept: group.color for group in prompt.groups if group.color}
+        for i, one in enumerate(seen.things):
+            for color in (None, *COLORS):
+                if one.concept in named and color != named[one.concept]:
+                    painted = (*seen.things[:i], replace(one, color=color), *seen.things[i + 1 :])
+                    assert not right(prompt, Seen(painted)), prompt.text
+        if len(named) == 2:
+            swap = dict(zip(named, reversed(named.values()), strict=True))
+            assert not right(prompt, Seen(tuple(replace(t, color=swap[t.concept]) for t in seen.things))), prompt.text
+
+
+def test_a_mirrored_relation_is_wrong() -> None:
+    seen_relations = set()
+    for prompt, seen in objects():
+        if prompt.relation is None:
+            continue
+        seen_relations.add(prompt.relation)
+        across = prompt.relation in ("left of", "right of")
+        for mirror in (True, False):  # along the relation's axis, then across it
+            turned = []
+            for t in seen.things:
+                x0, y0, x1, y1 = t.box
+                turned.append(replace(t, box=(1 - x1, y0, 1 - x0, y1) if across == mirror else (x0, 1 - y1, x1, 1 - y0)))
+            assert right(prompt, Seen(tuple(turned))) != mirror, prompt.text
+    assert seen_relations == {"left of", "right of", "above", "below"}
+
+
+def test_a_wrong_size_is_wrong() -> None:
+    sized = [(prompt, seen) for prompt, seen in true("hard") if prompt.groups[0].size]
+    assert len(sized) > 20
+    for prompt, seen in sized:
+        swap = {"small": "large", "large": "small"}
+        other = replace(prompt, groups=tuple(replace(group, size=swap[str(group.size)]) for group in prompt.groups))
+        assert not right(other, seen), prompt.text
+
+
+def test_hands_need_one_hand_with_just_these_fingers() -> None:
+    for prompt, seen in true("hands"):
+        n = prompt.fingers
+        assert n is not None and seen.fingers == (n,)
+        for wrong in ((n + 1,), (n - 1,), (), (n, n), None):
+            assert not right(prompt, Seen(fingers=wrong))
+
+
+def test_words_are_read_letter_for_letter() -> None:
+    for name in ("words-latin", "words-devanagari"):
+        for prompt, _ in true(name):
+            word = prompt.word or ""
+            for wrong in ((word[:-1],), (word + word[-1],), (word[1:],), (), None):
+                assert not right(prompt, Seen(words=wrong)), prompt.text
+            both = Seen(words=("XYZZY", word))
+            assert right(prompt, both) and not right(prompt, both, strict=True)
+    assert not right(replace(load("words-latin")[0], word="Ab"), Seen(words=("AB",)))
+    composed = replace(load("words-devanagari")[0], word="लड\u093cका")
+    assert right(composed, Seen(words=("ल\u095cका",))), "the same letters in another encoding"
+
+
+def test_only_sure_detections_count_and_counting_has_a_threshold_of_its_own() -> None:
+    lone = prompt_of(Group(APPLE))
+    assert right(lone, Seen((thing(APPLE, score=0.31),)))
+    assert not right(lone, Seen((thing(APPLE, score=0.3),)))
+    three = prompt_of(Group(APPLE, 3), exact=True)
+    unsure = Seen((*(thing(APPLE) for _ in range(3)), thing(APPLE, score=0.5)))
+    assert not right(three, unsure)
+    assert right(three, unsure, thresholds=Thresholds(counting=0.9))
+    assert not right(three, unsure, thresholds=Thresholds(include=0.9))
+
+
+def test_the_surest_are_judged() -> None:
+    red = prompt_of(Group(APPLE, color="red"))
+    assert right(red, Seen((thing(APPLE, color="green", score=0.6), thing(APPLE, color="red", score=0.7))))
+    assert not right(red, Seen((thing(APPLE, color="green", score=0.8), thing(APPLE, color="red", score=0.7))))
+    left = prompt_of(Group(APPLE), Group(CAR), relation="left of")
+    things = (thing(APPLE, x=0.2, score=0.8), thing(APPLE, x=0.9, score=0.7), thing(CAR, x=0.6))
+    assert right(left, Seen(things))
+    assert not right(left, Seen((*things, thing(APPLE, x=0.9, score=0.9))))
+
+
+def test_atoms_fall_one_by_one() -> None:
+    asked = prompt_of(Group(APPLE, 2, "red"), Group(CAR, 1, "blue"), relation="left of", exact=True)
+    whole = (thing(APPLE, 0.1, 0.4, "red"), thing(APPLE, 0.1, 0.7, "red"), thing(CAR, 0.8, 0.5, "blue"))
+    assert atoms(asked, Seen(whole)) == [True] * 7
+    assert atoms(asked, Seen(whole[1:])) == [True, False, True, True, True, True, True]
+    assert atoms(asked, Seen(whole[:2])) == [True, True, True, False, False, False, False]
+    assert atoms(asked, Seen((*whole[:2], replace(whole[2], color="red")))) == [True, True, True, True, True, False, True]
+    assert atoms(asked, Seen((*whole[:2], thing(CAR, 0.1, 0.05, "blue")))) == [True] * 6 + [False]
+    assert atoms(asked, Seen()) == [False] * 7
+
+
+def geneval(a: Box, b: Box) -> set[str]:
+    """GenEval's formula once more, in plain numbers."""
+    dx, dy = (a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2
+    near_x, near_y = 0.1 * (a[2] - a[0] + b[2] - b[0]), 0.1 * (a[3] - a[1] + b[3] - b[1])
+    length = math.hypot(dx, dy)
+    found = set()
+    if dx < 0 and -dx - near_x > 0.5 * length:
+        found.add("left of")
+    if dx > 0 and dx - near_x > 0.5 * length:
+        found.add("right of")
+    if dy < 0 and -dy - near_y > 0.5 * length:
+        found.add("above")
+    if dy > 0 and dy - near_y > 0.5 * length:
+        found.add("below")
+    return found
+
+
+def test_relations_are_genevals() -> None:
+    rng = random.Random(0)
+    sizes = []
+    for _ in range(3000):
+        boxes = []
+        for _ in range(2):
+            x, y, w, h = rng.random(), rng.random(), rng.uniform(0.01, 0.8), rng.uniform(0.01, 0.8)
+            boxes.append((x, y, x + w, y + h))
+        found = relations(boxes[0], boxes[1])
+        assert found == geneval(boxes[0], boxes[1])
+        sizes.append(len(found))
+    assert {0, 1, 2} == set(sizes), "the boxes show all there is to show"
+
+
+def test_relations_by_hand() -> None:
+    a, b = (0.0, 0.4, 0.2, 0.6), (0.7, 0.4, 0.9, 0.6)
+    assert relations(a, b) == {"left of"} and relations(b, a) == {"right of"}
+    assert relations((0.4, 0.0, 0.6, 0.2), (0.4, 0.7, 0.6, 0.9)) == {"above"}
+    assert relations((0.4, 0.7, 0.6, 0.9), (0.4, 0.0, 0.6, 0.2)) == {"below"}
+    assert relations((0.0, 0.0, 0.1, 0.1), (0.8, 0.8, 0.9, 0.9)) == {"left of", "above"}
+    assert relations(a, a) == set()
+
+
+def test_ned_of_known_words() -> None:
+    assert ned("SALE", "SALE") == 0 and ned("", "") == 0
+    assert ned("SALE", "") == ned("", "SALE") == ned("AB", "CD") == 1
+    assert ned("SALE", "SALT") == 0.25
+    assert ned("kitten", "sitting") == 3 / 7
+    assert ned("OPEN", "OPENS") == 0.2
+    assert letters("किताब") == ["कि", "ता", "ब"] and letters("क्त") == ["क्", "त"]
+    assert ned("किताब", "कीताब") == 1 / 3, "a wrong sign is one wrong letter"
+    assert ned("ड\u093c", "\u095c") == 0
+
+
+def test_the_interval_is_that_of_the_normal_distribution() -> None:
+    rng = random.Random(1)
+    asked = [Prompt(str(i), "en", "single", ()) for i in range(2000)]
+    results = {i: [rng.random() < 0.7 for _ in range(4)] for i in range(2000)}
+    share = table(asked, results).tasks["single"]
+    means = np.array([sum(some) / 4 for some in results.values()])
+    half = 1.96 * means.std() / math.sqrt(2000)
+    assert share.right == pytest.approx(means.mean()) and share.prompts == 2000
+    assert share.low == pytest.approx(share.right - half, abs=0.08 * half)
+    assert share.high == pytest.approx(share.right + half, abs=0.08 * half)
+
+
+def test_overall_is_the_plain_mean_of_tasks() -> None:
+    asked = [Prompt(str(i), "en", task, ()) for i, task in enumerate(["two"] * 90 + ["single"] * 10)]
+    results = {i: [i % 3 == 0, False] if i < 90 else [True, True] for i in range(100)}
+    scored = table(asked, results)
+    assert list(scored.tasks) == ["two", "single"]
+    assert scored.tasks["two"].right == pytest.approx(1 / 6) and scored.tasks["two"].any_right == pytest.approx(1 / 3)
+    assert scored.tasks["single"] == Share(1.0, 1.0, 1.0, 1.0, 10)
+    assert scored.overall.right == pytest.approx(7 / 12) and scored.overall.any_right == pytest.approx(0.4)
+    assert scored.overall.low < 7 / 12 < scored.overall.high
+    two = scored.tasks["two"]
+    assert scored.overall.high - scored.overall.low == pytest.approx((two.high - two.low) / 2), "halved by a task without variance"
+    assert table(asked, dict(reversed(results.items()))).overall.right == scored.overall.right
+    assert table(asked, results) == scored
+    for empty in ({}, {0: []}):
+        with pytest.raises(KalpanaError, match="at least one picture"):
+            table(asked, empty)
+
+
+def test_a_report_shows_the_columns_that_are_given() -> None:
+    share = Share(0.5, 0.45, 0.55, 0.75, 80)
+    text = markdown([Row("single", share, floor=0.01, ceiling=1.0), Row("overall", share)])
+    assert text.splitlines() == [
+        "| task | floor | score (95 %) | ceiling | any seed | prompts |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| single | 1.0 | 50.0 (45.0 to 55.0) | 100.0 | 75.0 | 80 |",
+        "| overall |  | 50.0 (45.0 to 55.0) |  | 75.0 | 80 |",
+    ]
+    asked = [Prompt("", "en", "two", ())]
+    score, floor = table(asked, {0: [True, False]}), table(asked, {0: [False]})
+    assert rows(score, floor=floor) == [Row(name, score.tasks["two"], floor=0.0) for name in ("two", "overall")]
