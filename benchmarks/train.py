@@ -26,6 +26,7 @@ from kalpana.train.recipe import read_recipe
 ROOT = Path(__file__).parents[1]
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward"),
     "casts and copies": ("aten::copy_", "aten::cat", "aten::fill_"),
 }
 

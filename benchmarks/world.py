@@ -1,4 +1,4 @@
-"""Scenes a second on one core: sampling the scene, drawing it at 128 px, and saying it."""
+"""Scenes a second on one core, of every kind: sampling the scene, drawing it at 128 px, and saying it; and frames of clips at 64 px."""
 
 from __future__ import annotations
 
@@ -7,26 +7,52 @@ from collections.abc import Iterator
 import torch
 from measure import Row, duration, main
 
-from kalpana.world.world import World
+from kalpana.world.clips import Clips
+from kalpana.world.world import MIX, World
 
 
 def rows(quick: bool) -> Iterator[Row]:
     torch.set_num_threads(1)
-    world, batch, seconds = World(), 4 if quick else 256, 0 if quick else 20
-    start = 0
+    batch, seconds = 4 if quick else 256, 0 if quick else 20
+    for kind in (*MIX, "everything"):
+        target = "≥ 400" if kind in ("objects", "everything") else "–"
+        how = f"128 px, batches of {batch}, fresh scenes, one thread"
+        yield Row(f"world: {kind}", f"{_rate(kind, batch, seconds if target != '–' else seconds / 3):.0f} scenes/s a core", target, how)
+
+    def say() -> None:
+        for i in range(batch):
+            World().describe(i)
+
+    yield Row(
+        "world: captions", f"{batch / duration(say, seconds / 2):.0f} captions/s a core", "–", "scene sampled and described, nothing drawn"
+    )
+    clips, taken, frames = Clips(), 0, 0
+
+    def film() -> None:
+        nonlocal taken, frames
+        for _ in range(1 if quick else 16):
+            frames += len(clips.frames(taken))
+            taken += 1
+
+    each = duration(film, seconds / 2)
+    yield Row(
+        "world: clips",
+        f"{frames / taken * (1 if quick else 16) / each:.0f} frames/s a core",
+        "≥ 400",
+        "64 px, fresh clips of 8 to 64 frames",
+    )
+
+
+def _rate(kind: str, batch: int, seconds: float) -> float:
+    """Pictures a second."""
+    world, start = World(kind=kind), 0
 
     def draw() -> None:
         nonlocal start
         world.images(range(start, start + batch))
         start += batch
 
-    def say() -> None:
-        for i in range(batch):
-            world.describe(i)
-
-    drawn, said = batch / duration(draw, seconds), batch / duration(say, seconds / 2)
-    yield Row("world: pictures", f"{drawn:.0f} scenes/s a core", "≥ 400", f"128 px, batches of {batch}, fresh scenes, one thread")
-    yield Row("world: captions", f"{said:.0f} captions/s a core", "–", "scene sampled and described, nothing drawn")
+    return batch / duration(draw, seconds)
 
 
 if __name__ == "__main__":
