@@ -24,6 +24,7 @@ from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.types import KalpanaError, Tokens
 from kalpana.world.layout import sizes
+from kalpana.world.world import kind_of
 
 TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
 VAE_RECIPE = Recipe(name="tiny", family="vae", model=TINY_VAE, pool=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sheet_every=100)
@@ -182,6 +183,7 @@ def test_broken_and_foreign_checkpoints_are_clear_errors(tmp_path: Path) -> None
         ("name: x\nfamily: vae\npool: 8\nsteps: many\nbatch: 1\nlr: 1", "field 'steps'"),
         ("name: x\nfamily: gan\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'family'"),
         ("name: x\nfamily: flow\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'vae'"),
+        ("name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nkind: ghosts", "'kind'.*ghosts.*is not one of objects"),
         ("name: [x", "not YAML"),
         ("", "no fields"),
     ],
@@ -202,6 +204,14 @@ def test_an_unknown_model_field_is_an_error(tmp_path: Path) -> None:
 def test_shipped_recipes_are_valid() -> None:
     for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"):
         read_recipe(path)
+
+
+def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
+    task = FlowMatch(flow_recipe(vae, pool=64, kind="everything", layout=0.3), torch.device("cpu"), silent)
+    assert {kind_of(task.world.scene(i)) for i in range(64)} > {"objects", "hands", "text"}
+    batch = task.batch(2)
+    loss, _ = task.loss(batch, torch.Generator().manual_seed(0))
+    assert loss.isfinite() and batch.layout.shape[1] == 4
 
 
 def test_batches_do_not_depend_on_what_was_asked_before(vae: Path) -> None:

@@ -23,8 +23,8 @@ class Autoencode:
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pictures = pool.pictures(World(recipe.seed, "train"), recipe.pool, device, progress)
-        self.dev = pool.pictures(World(recipe.seed, "dev"), HELD_OUT, device, progress)
+        self.pictures = pool.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, device, progress)
+        self.dev = pool.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, device, progress)
 
     def batch(self, step: int) -> Tensor:
         rows = [i for i, _ in indices(self.recipe, step, len(self.pictures))]

@@ -45,13 +45,13 @@ class FlowMatch:
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         assert recipe.vae is not None
-        self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train"), Flow()
+        self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train", kind=recipe.kind), Flow()
         aside = sum(sizes()) + 2 if recipe.layout else 0
         self.model = dit.DiT(replace(config_of(dit.Config, recipe), aside=aside)).to(device)
         self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
         self.tokenizer = Tokenizer.load()
         self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
-        self.dev = World(recipe.seed, "dev")
+        self.dev = World(recipe.seed, "dev", kind=recipe.kind)
         self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kalpana.types import KalpanaError
+from kalpana.world.world import KINDS
 
 
 class Recipe(BaseModel):
@@ -29,6 +30,7 @@ class Recipe(BaseModel):
     )
     without: tuple[str, ...] = Field(default=(), description="detector: drawing styles it never sees in training")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
+    kind: str = Field(default="objects", description="vae, flow: the kind of pictures of the world, or everything")
     seed: int = 0
     pool: int = Field(
         default=1,
@@ -78,6 +80,8 @@ def read_recipe(path: Path) -> Recipe:
         first = error.errors()[0]
         known = f"; the fields are {', '.join(Recipe.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise KalpanaError(f"{path}: field '{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}{known}") from None
+    if recipe.kind not in KINDS:
+        raise KalpanaError(f"{path}: field 'kind': {recipe.kind!r} is not one of {', '.join(KINDS)}")
     if recipe.family == "flow" and recipe.vae is None:
         raise KalpanaError(f"{path}: field 'vae': a flow recipe names its autoencoder's weights, such as weights/default/vae.safetensors")
     return recipe
