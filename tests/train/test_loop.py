@@ -294,7 +294,7 @@ def test_muon_takes_the_matrices_inside_blocks_and_adamw_the_rest(vae: Path) -> 
 def test_times_lean_to_noise_as_said() -> None:
     t = noise_times(200_000, torch.Generator().manual_seed(0))
     low, middle, high = t.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-    assert (round(low, 2), round(middle, 2), round(high, 2)) == (0.56, 0.69, 0.79)
+    assert (round(low, 2), round(middle, 2), round(high, 2)) == (0.53, 0.69, 0.81)
 
 
 def test_psnr_of_a_known_error() -> None:
