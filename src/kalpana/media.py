@@ -65,7 +65,8 @@ def encode(image: Image.Image, format: str, receipt: dict[str, Any]) -> bytes:
 
 
 def encode_clip(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]) -> bytes:
-    """The bytes of an MP4 (H.264, as every browser plays it) with the receipt inside. Sides are even numbers of pixels.
+    """The bytes of an MP4 (H.264, as every browser plays it) with the receipt inside. Sides are even numbers of pixels. The same frames
+    may give other bytes now and then (once in 200 times, as measured): the encoder is not exact.
 
     Raises KalpanaError where PyAV is not installed.
     """
