@@ -49,8 +49,7 @@ def truth(scene: Scene) -> Seen:
     things, order = [], sorted(scene.things, key=lambda thing: thing.x)
     for thing in scene.things:
         if isinstance(thing.sprite, int):
-            width, height = tiles.extent(thing.sprite)
-            half_w, half_h = thing.size * width / 2, thing.size * height / 2
+            half_w, half_h = tiles.half(thing)
             box = (thing.x - half_w, thing.y - half_h, thing.x + half_w, thing.y + half_h)
             things.append(Detection(scene.groups[thing.group].concept, 1.0, box, thing.color))
     return Seen(

@@ -193,7 +193,7 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
         (scene, motions[0]) = _along(rng, scene, event, word, seconds)
     elif event == "bounce":
         motions[0] = Motion(hop=rng.uniform(0.15, 0.3), hops=max(1, round(seconds * rng.uniform(0.8, 1.6))))
-        scene = _move(scene, 0, scene.things[0].x, 0.97 - _half(scene.things[0])[1])
+        scene = _move(scene, 0, scene.things[0].x, 0.97 - tiles.half(scene.things[0])[1])
     elif event in ("grow", "shrink"):
         ratio = rng.uniform(1.6, 2.4)
         motions[0] = Motion(grow=ratio if event == "grow" else 1 / ratio)
@@ -254,11 +254,6 @@ def _solid(rng: random.Random) -> Scene:
     return Scene((thing,), (Group(concept.id),), Background("flat", ground, rng.randrange(1 << 30)), None, style)
 
 
-def _half(thing: Thing) -> tuple[float, float]:
-    w, h = tiles.extent(thing.sprite)
-    return thing.size * w / 2, thing.size * h / 2
-
-
 def _move(scene: Scene, index: int, x: float, y: float) -> Scene:
     return replace(scene, things=tuple(replace(t, x=x, y=y) if k == index else t for k, t in enumerate(scene.things)))
 
@@ -269,7 +264,7 @@ def _resize(scene: Scene, index: int, size: float) -> Scene:
 
 def _along(rng: random.Random, scene: Scene, event: str, word: str, seconds: float) -> tuple[Scene, Motion]:
     """A straight way, or one of hops, that stays in the picture; or out of it and back."""
-    (ux, uy), (half_w, half_h) = DIRECTIONS[word], _half(scene.things[0])
+    (ux, uy), (half_w, half_h) = DIRECTIONS[word], tiles.half(scene.things[0])
     reach = half_w if ux else half_h
     if event == "return":
         start = 0.5 + rng.uniform(-0.1, 0.1)
@@ -290,7 +285,7 @@ def _along(rng: random.Random, scene: Scene, event: str, word: str, seconds: flo
 def _behind(rng: random.Random, scene: Scene, word: str) -> tuple[Scene, list[Motion]]:
     """groups[0] passes behind groups[1], which is large, and comes out again; things[0] is drawn first."""
     scene = _resize(_resize(scene, 1, rng.uniform(0.45, 0.55)), 0, rng.uniform(0.2, 0.26))
-    half = _half(scene.things[0])[0] + 0.02
+    half = tiles.half(scene.things[0])[0] + 0.02
     scene = _move(_move(scene, 1, 0.5, rng.uniform(0.45, 0.55)), 0, half if word == "right" else 1 - half, scene.things[1].y)
     scene = _move(scene, 0, scene.things[0].x, scene.things[1].y + rng.uniform(-0.05, 0.1))
     return scene, [Motion(dx=(1 - 2 * half) * (1 if word == "right" else -1)), Motion()]
@@ -323,14 +318,14 @@ def _plain(clip: Clip) -> bool:
         return all(0.1 < thing.x < 0.9 and 0.1 < thing.y < 0.9 for thing in ends)
     if clip.event == "hide" and not _covers(clip.at(0.5)):
         return False
-    return all(w <= thing.x <= 1 - w and h <= thing.y <= 1 - h for thing in ends for w, h in [_half(thing)])
+    return all(w <= thing.x <= 1 - w and h <= thing.y <= 1 - h for thing in ends for w, h in [tiles.half(thing)])
 
 
 def _covers(scene: Scene) -> bool:
     """Whether the second thing, drawn over the first, hides nearly all of it: no gap in its alpha lies over the first one's box."""
     small, large = scene.things
     assert isinstance(large.sprite, int)
-    half_w, half_h = _half(small)
+    half_w, half_h = tiles.half(small)
     x0, y0, x1, y1 = (
         round(atlas.SIDE * (0.5 + d / large.size))
         for d in (small.x - half_w - large.x, small.y - half_h - large.y, small.x + half_w - large.x, small.y + half_h - large.y)

@@ -32,9 +32,9 @@ def layout(scene: Scene, cells: int) -> np.ndarray:
     out = np.zeros((4, cells, cells), np.float32)
     middles = (np.arange(cells, dtype=np.float32) + 0.5) / cells
     for thing in scene.things:
-        group, (width, height) = scene.groups[thing.group], tiles.extent(thing.sprite)
+        group, (half_w, half_h) = scene.groups[thing.group], tiles.half(thing)
         dx, dy = np.broadcast_arrays(thing.x - middles[None, :], thing.y - middles[:, None])
-        inside = (abs(dx) < thing.size * width / 2) & (abs(dy) < thing.size * height / 2)
+        inside = (abs(dx) < half_w) & (abs(dy) < half_h)
         out[0][inside] = classes().get(group.concept, len(classes()) + 1)
         out[1][inside] = 1 + COLORS.index(group.color) if group.color else 0
         out[2][inside], out[3][inside] = dx[inside] * cells, dy[inside] * cells

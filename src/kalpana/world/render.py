@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class Rendering:
     whole: tuple[Tensor, ...] | None = None
     painted: Tensor | None = None
 
-    @property
+    @cached_property
     def masks(self) -> tuple[Tensor, ...] | None:
         return None if self.whole is None else tuple(visible(each) for each in self.whole)
 

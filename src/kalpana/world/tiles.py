@@ -27,6 +27,12 @@ def extent(art: Art) -> tuple[float, float]:
     return sprite.width, sprite.height
 
 
+def half(thing: Thing) -> tuple[float, float]:
+    """Half the width and half the height of an unturned thing in the unit square of the picture."""
+    width, height = extent(thing.sprite)
+    return thing.size * width / 2, thing.size * height / 2
+
+
 def draw(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
     """The tiles of these things (n, 4, SIDE, SIDE) in [0, 1], in the colours asked for, RGB not premultiplied, then alpha."""
     out = torch.empty(len(things), 4, atlas.SIDE, atlas.SIDE, device=device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from kalpana.world import atlas
+from kalpana.world import atlas, tiles
 from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.sample import FLIPS, background_for
 from kalpana.world.scene import COLORS, DEPTH_RELATIONS, Group, Scene, Thing
@@ -78,9 +78,7 @@ def _apart(rng: random.Random) -> tuple[Spot, Spot]:
 
 
 def _box(thing: Thing) -> tuple[float, float, float, float]:
-    assert isinstance(thing.sprite, int)
-    art = atlas.load().sprites[thing.sprite]
-    w, h = thing.size * art.width / 2, thing.size * art.height / 2
+    w, h = tiles.half(thing)
     return thing.x - w, thing.y - h, thing.x + w, thing.y + h
 
 
