@@ -27,7 +27,7 @@ def test_cells_full_of_a_thing_name_it_and_empty_cells_name_none() -> None:
             cover = torch.maximum(cover, share)
         bare = cover[0] == 0
         empty, quiet = empty + int(bare.sum()), quiet + int((bare & (shown[0] == 0)).sum())
-    assert full > 300 and agree > 0.98 * full, f"{agree} of {full}"
+    assert full > 200 and agree > 0.98 * full, f"{agree} of {full}"
     assert empty > 1000 and quiet > 0.95 * empty, f"{quiet} of {empty}"  # a box has corners that its thing does not fill
 
 

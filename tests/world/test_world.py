@@ -54,7 +54,8 @@ def test_a_small_thing_is_small_once() -> None:
 
 
 def test_masks_are_where_the_picture_changes() -> None:
-    """Leaving a thing out changes the picture inside its mask, and nowhere outside its box grown by the soft edge."""
+    """Leaving a thing out changes the picture inside its mask, and outside its box, grown by the soft edge, only as faintly as the
+    shadows that some sprites have of their own."""
     for i in range(30):
         sample = WORLD[i]
         scene, top = sample.truth.scene, len(sample.truth.scene.things) - 1
@@ -63,7 +64,7 @@ def test_masks_are_where_the_picture_changes() -> None:
         x0, y0, x1, y1 = sample.truth.boxes[top].tolist()
         outside = torch.ones_like(change, dtype=torch.bool)
         outside[max(y0 - 6, 0) : y1 + 6, max(x0 - 6, 0) : x1 + 6] = False
-        assert change[outside].max() < 0.12, f"picture {i}: something was drawn outside the box"
+        assert change[outside].max() < 0.3, f"picture {i}: something was drawn outside the box"
         assert (change[sample.truth.masks[top]] > 0.02).float().mean() > 0.5, f"picture {i}: the mask covers what was not drawn"
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from kalpana.world import world as worlds
 from kalpana.world.world import World
 
 CHUNK = 64
+ALONE = 40  # chunks: fewer are drawn sooner than processes start
 Progress = Callable[[int, int], None]
 
 
@@ -33,15 +37,24 @@ def folder() -> Path:
 
 
 def pictures(world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
-    """The first ``count`` pictures of the world, (count, 3, side, side) uint8."""
+    """The first ``count`` pictures of the world, (count, 3, side, side) uint8. Large pools are drawn by a process on each core."""
     name = f"pictures-{_name(world, count, device)}.npy"
+    draw = partial(_drawn, world, count, device)
 
-    def draw() -> Iterator[np.ndarray]:
-        for start in range(0, count, CHUNK):
-            drawn = world.images(range(start, min(start + CHUNK, count)), device)
-            yield drawn.add(1).mul_(127.5).round_().to(torch.uint8).cpu().numpy()
+    def chunks() -> Iterator[np.ndarray]:
+        starts = range(0, count, CHUNK)
+        if device.type != "cpu" or len(starts) < ALONE:
+            yield from map(draw, starts)
+            return
+        with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+            yield from workers.map(draw, starts)
 
-    return _array(folder() / name, (count, 3, world.side, world.side), np.uint8, draw(), progress)
+    return _array(folder() / name, (count, 3, world.side, world.side), np.uint8, chunks(), progress)
+
+
+def _drawn(world: World, count: int, device: torch.device, start: int) -> np.ndarray:
+    pixels = world.images(range(start, min(start + CHUNK, count)), device)
+    return pixels.add(1).mul_(127.5).round_().to(torch.uint8).cpu().numpy()
 
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:

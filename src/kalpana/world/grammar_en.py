@@ -514,10 +514,10 @@ STYLES = {  # style: (what such a picture is, how it is drawn)
     "fluent-3d": (("a 3D render", "a glossy 3D render", "a 3D model"), ("3D render", "in 3D", "3D style", "rendered in 3D")),
     "fluent-emoji": (("a smooth gradient illustration", "a gradient icon"), ("smooth gradient style", "in smooth gradients")),
     "fluent-emoji-flat": (("a flat illustration", "a flat design"), ("flat style", "flat design", "in flat colours")),
-    "noto": (("a soft shaded drawing", "a soft shaded illustration"), ("soft shaded style", "with soft shading")),
+    "noto": (("a soft shaded drawing", "a soft shaded illustration"), ("soft shaded style", "softly shaded")),
     "noto-v1": (("a blob cartoon", "a retro blob emoji drawing"), ("blob cartoon style", "retro blob emoji style")),
     "twemoji": (("a flat icon", "a flat emoji"), ("flat style", "flat emoji style", "simple flat icon")),
-    "streamline-emojis": (("an outlined cartoon", "a cartoon with dark outlines"), ("outlined cartoon style", "with dark outlines")),
+    "streamline-emojis": (("an outlined cartoon", "a cartoon with dark outlines"), ("outlined cartoon style", "in dark outlines")),
 }
 
 TINTS = {
@@ -562,6 +562,18 @@ PLACES = {  # place: (where things are, what the place itself is)
     "night": (
         ("at night", "under a night sky", "under a starry night sky", "at night under the stars", "under the stars"),
         ("a starry night", "a night sky full of stars", "a starry night sky", "a dark night with stars"),
+    ),
+    "garden": (
+        ("in a garden", "in a flower garden", "in a garden full of flowers", "in the garden", "on a lawn in a garden"),
+        ("a garden", "a flower garden", "a garden full of flowers", "a garden behind a hedge"),
+    ),
+    "city": (
+        ("in a city at night", "in a city street at night", "in front of a city at night", "in a town at night", "downtown at night"),
+        ("a city at night", "a city street at night", "tall buildings at night", "a city skyline at night"),
+    ),
+    "lounge": (
+        ("in a living room", "in a room with a sofa", "in front of a sofa", "in a lounge", "in a living room with a couch"),
+        ("a living room", "a room with a sofa", "a living room with a couch"),
     ),
 }
 

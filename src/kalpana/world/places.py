@@ -1,4 +1,4 @@
-"""Backgrounds: flat colours, gradients and five simple drawn places, a batch at a time, in closed form."""
+"""Backgrounds: flat colours, gradients and eight simple drawn places, a batch at a time, in closed form."""
 
 from __future__ import annotations
 
@@ -145,10 +145,91 @@ def _night(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     return _over(star, ground, y - (0.78 + 0.06 * u[1] + 0.03 * _hills(u[2], u[3], x)))
 
 
+def _chance(cell: Tensor, u: Tensor) -> Tensor:
+    """A number in [0, 1) for each cell and picture, by a cheap hash: as good as random to the eye."""
+    return torch.frac((torch.sin(cell * 12.99 + u * 41.0) * 43758.5).abs())
+
+
+def _block(y: Tensor, x: Tensor, top: Tensor | float, bottom: Tensor | float, left: Tensor | float, right: Tensor | float) -> Tensor:
+    """How far inside an upright rectangle with round corners the points are, negative outside."""
+    radius = 0.025
+    dy = torch.maximum(top + radius - y, y - (bottom - radius)).clamp(min=0)
+    dx = torch.maximum(left + radius - x, x - (right - radius)).clamp(min=0)
+    return radius - (dx**2 + dy**2).sqrt()
+
+
+def _garden(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """A lawn before a hedge, with a bed of round flowers along the bottom."""
+    hedge, bed = 0.34 + 0.06 * u[0], 0.78 + 0.05 * u[1]
+    sky = _ramp((0.58, 0.81, 0.97), (0.90, 0.96, 1.0), y / hedge + 0 * x)
+    leaves = _ramp((0.24, 0.50, 0.24), (0.18, 0.40, 0.20), (y - hedge) * 6 + 0 * x)
+    lawn = _ramp((0.56, 0.80, 0.42), (0.45, 0.71, 0.33), (y - hedge - 0.16) * 2 + 0 * x)
+    ground = _over(sky, leaves, y - (hedge + 0.012 * (_hills(9 + 2 * u[2], u[3], x) + _hills(5 + 2 * u[3], u[2], x))))
+    ground = _over(ground, lawn, y - hedge - 0.16 + 0 * x)
+    ground = _over(ground, _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4 + 0 * x), y - bed - 0.01 * _hills(u[4], u[5], x))
+    for row, middle in enumerate((0.055, 0.15)):  # one flower in each eighth of the bed, every other row shifted
+        cell = (x * 8 + 0.5 * row).floor()
+        chance = _chance(cell + 17 * row, u[6])
+        across = (x * 8 + 0.5 * row - cell - 0.35 - 0.3 * chance) / 8
+        away = (across**2 + (y - bed - middle - 0.02 * torch.frac(chance * 7.1)) ** 2).sqrt()
+        hue = torch.frac(chance * 3.7 + u[7]).unsqueeze(1)
+        petals = torch.where(
+            hue < 0.34, _rgb((0.94, 0.42, 0.56), y), torch.where(hue < 0.67, _rgb((0.99, 0.84, 0.35), y), _rgb((0.97, 0.97, 0.98), y))
+        )
+        ground = _over(ground, petals.expand_as(ground), 0.035 - away)
+        ground = _over(ground, _rgb((0.85, 0.55, 0.20), y).expand_as(ground), 0.012 - away)
+    return ground
+
+
+def _city(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """Two rows of houses with lit windows under a dark sky, and a street."""
+    street = 0.84 + 0.04 * u[0]
+    scene = _ramp((0.06, 0.06, 0.20), (0.33, 0.22, 0.45), y / 0.7 + 0 * x)
+    for row, (wide, low, color, light) in enumerate(((7, 0.52, (0.17, 0.16, 0.33), 0.35), (5, 0.66, (0.10, 0.10, 0.22), 0.6))):
+        place = x * wide + u[1 + row]
+        house = place.floor()
+        top = low - 0.28 * _chance(house + 31 * row, u[3 + row])
+        within = torch.minimum(place - house - 0.04, house + 0.96 - place) / wide
+        scene = _over(scene, _rgb(color, y).expand_as(scene), torch.minimum(y - top, within))
+        at_x, at_y = (place - house) * 4, (y - top) * 18  # windows: three across
+        lit = _chance(house * 7 + at_x.round() + 13 * at_y.round(), u[5 + row]) < light
+        pane = torch.minimum(0.26 - (at_x - at_x.round()).abs(), 0.28 - (at_y - at_y.round()).abs()) / 18
+        shown = lit & (at_x.round() > 0) & (at_x.round() < 4) & (at_y.round() > 0)
+        scene = _over(scene, _rgb((0.98, 0.83, 0.45), y).expand_as(scene), torch.where(shown, pane, -1.0))
+    road = _ramp((0.20, 0.20, 0.27), (0.14, 0.14, 0.19), (y - street) * 5 + 0 * x)
+    return _over(scene, road, y - street + 0 * x)
+
+
+def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """A wall, a carpet and a sofa with two cushions."""
+    floor, left = 0.68 + 0.05 * u[0], 0.10 + 0.12 * u[1]
+    right, seat = left + 0.62 + 0.08 * u[2], floor - 0.08
+    wall = torch.cat((0.86 + 0.10 * u[3], 0.84 + 0.10 * u[4], 0.80 + 0.12 * u[5]), 1).unsqueeze(-1)  # b 3 1 1
+    scene = wall.expand(-1, -1, y.shape[1], x.shape[2])
+    boards = _ramp((0.76, 0.62, 0.48), (0.64, 0.49, 0.36), (y - floor) / (1 - floor) + 0 * x)
+    scene = _over(scene, boards, y - floor + 0 * x)
+    cloth = torch.where(u[6] < 0.5, torch.tensor((0.30, 0.50, 0.55), device=y.device), torch.tensor((0.62, 0.36, 0.34), device=y.device))
+    cloth = cloth.view(-1, 3, 1, 1)
+    parts = (  # shade, top, bottom, left, right
+        (0.90, seat - 0.20, floor + 0.04, left + 0.03, right - 0.03),
+        (1.12, seat, floor + 0.07, left + 0.05, right - 0.05),
+        (1.0, seat - 0.07, floor + 0.10, left, left + 0.09),
+        (1.0, seat - 0.07, floor + 0.10, right - 0.09, right),
+    )
+    for shade, *edges in parts:
+        scene = _over(scene, (cloth * shade).expand_as(scene), _block(y, x, *edges))
+    for cushion in (left + 0.14, right - 0.28):
+        scene = _over(scene, _rgb((0.95, 0.88, 0.70), y).expand_as(scene), _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14))
+    return scene
+
+
 PLACES: dict[str, Callable[..., Tensor]] = {
     "meadow": _meadow,
     "beach": _beach,
     "mountains": _mountains,
     "room": _room,
     "night": _night,
+    "garden": _garden,
+    "city": _city,
+    "lounge": _lounge,
 }

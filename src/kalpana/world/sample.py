@@ -14,7 +14,7 @@ from kalpana.world.lexicon import Concept, lexicon, sprites_of
 from kalpana.world.scene import BACKDROPS, COLORS, PLACES, RELATIONS, Background, Group, Scene, Thing
 from kalpana.world.splits import SPLITS, belongs
 
-MIX = {"place": 0.02, "single": 0.27, "count": 0.22, "relation": 0.35, "pair": 0.14}
+MIX = {"place": 0.03, "single": 0.22, "count": 0.20, "relation": 0.38, "pair": 0.17}
 CLASHES = {"white": {"white"}, "black": {"black", "dark blue"}, "pink": {"pink"}, "yellow": {"yellow"}, "blue": {"dark blue"}}
 FLIPS = ("animal", "transport", "food", "plant", "household", "sport", "clothing", "person")  # mirror images are as good
 
@@ -110,7 +110,7 @@ def background_for(rng: random.Random, colors: set[str | None]) -> Background:
     """A background against which things of these colours can be seen."""
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     if kind == "place":
-        bad = {"night"} if "black" in colors else set()
+        bad = {"night", "city"} if "black" in colors else set()
         return Background(kind, rng.choice([p for p in PLACES if p not in bad]), rng.randrange(1 << 30))
     bad = set().union(*(CLASHES.get(color, set()) for color in colors if color))
     return Background(kind, rng.choice([b for b in BACKDROPS if b not in bad]), rng.randrange(1 << 30))

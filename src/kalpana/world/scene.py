@@ -13,7 +13,8 @@ STYLES = ("fluent-3d", "fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1", "
 RELATIONS = ("left of", "right of", "above", "below", "next to", "on")
 DEPTH_RELATIONS = ("in front of", "nearer than")  # the first hides a part of the second; both in full view, the first larger and lower
 SIZES = ("small", "large")
-PLACES = ("meadow", "beach", "mountains", "room", "night")  # mountains: at sunset; room: indoors; night: under stars
+# mountains: at sunset; room: indoors, with a window; night: under stars; city: at night; lounge: a room with a sofa
+PLACES = ("meadow", "beach", "mountains", "room", "night", "garden", "city", "lounge")
 LOOKS = ("flat", "outlined", "shaded")  # how figures (hands, puppets) are drawn
 BACKDROPS = ("white", "black", "gray", "light blue", "light green", "beige", "lavender", "pink", "yellow", "dark blue")
 

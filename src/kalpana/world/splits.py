@@ -20,6 +20,7 @@ from kalpana.world.scene import COLORS, Scene
 
 SPLITS = ("train", "dev", "test", "unseen")
 FILE = ART / "held_out.json"
+MIRRORS = {"right of": "left of", "below": "above"}  # "A right of B" says what "B left of A" says
 Combination = tuple[str, str, str | int]  # ("color", concept, color), ("pair", concept, concept) or ("count", concept, n)
 
 
@@ -47,9 +48,18 @@ def split_of(scene: Scene) -> str:
         return "unseen"
     if len(scene.groups) < 2:
         return "train"
-    said = repr((sorted((g.concept, g.count, g.color, g.size) for g in scene.groups), scene.relation))
-    slot = zlib.crc32(said.encode()) % 100
+    slot = zlib.crc32(said(scene).encode()) % 100
     return "dev" if slot < 4 else "test" if slot < 8 else "train"
+
+
+def said(scene: Scene) -> str:
+    """What a scene of two groups says, in one form however it is said: "A right of B" is "B left of A"."""
+    groups, relation = [repr((g.concept, g.count, g.color, g.size)) for g in scene.groups], scene.relation
+    if relation in MIRRORS:
+        groups, relation = groups[::-1], MIRRORS[relation]
+    if relation is None or relation == "next to":
+        groups.sort()
+    return repr((groups, relation))
 
 
 def belongs(scene: Scene, split: str) -> bool:

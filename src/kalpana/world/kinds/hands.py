@@ -39,10 +39,10 @@ COUNTING = {_raised(digits) for digits in ("01000", "01100", "11000", "01110", "
 PAIRS = 0.15  # share of pictures with two hands
 CLASHES = {  # places that a skin is lost in, unless a line is drawn around it
     "yellow": (),
-    "pale": ("beach", "room"),
-    "tan": ("beach", "room"),
-    "brown": ("mountains", "room"),
-    "dark": ("mountains", "night"),
+    "pale": ("beach", "room", "lounge"),
+    "tan": ("beach", "room", "lounge"),
+    "brown": ("mountains", "room", "lounge"),
+    "dark": ("mountains", "night", "city"),
 }
 MARGIN = 0.02  # of the picture
 
@@ -232,7 +232,7 @@ def _background(rng: random.Random, hand: Hand) -> Background:
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     outlined = hand.look == "outlined"
     if kind == "place":
-        fit = [p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p != "night")]
+        fit = [p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in ("night", "city"))]
         return Background(kind, rng.choice(fit), rng.randrange(1 << 30))
     enough = 0.45 if hand.skin == "dark" else 0.2 if outlined else 0.27  # lines are dark, and little help to what is dark itself
     lighter = (0.0, 0.3, 0.6) if kind == "gradient" else (0.0,)  # how far the colour runs to white, at least, from top to bottom

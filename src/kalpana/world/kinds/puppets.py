@@ -292,6 +292,9 @@ PLACE_COLORS: dict[str, tuple[RGB, ...]] = {  # what a puppet stands before
     "mountains": ((0.60, 0.38, 0.44), (0.22, 0.15, 0.30)),
     "room": ((0.86, 0.85, 0.80), (0.62, 0.43, 0.27)),
     "night": ((0.06, 0.09, 0.22), (0.06, 0.11, 0.13)),
+    "garden": ((0.21, 0.45, 0.22), (0.52, 0.76, 0.38)),
+    "city": ((0.24, 0.17, 0.38), (0.10, 0.10, 0.22)),
+    "lounge": ((0.90, 0.89, 0.86), (0.30, 0.50, 0.55), (0.62, 0.36, 0.34), (0.70, 0.56, 0.42)),
 }
 _CONTRAST, _SKIN_CONTRAST = 36, 20  # least distances in CIELAB, of clothes and of skin
 
