@@ -13,8 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
+from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, save
+from kalpana.models import detector
+from kalpana.models.detector import Detector
 from kalpana.request import Request
+from kalpana.world.labels import labels
 
 HINDI = "तीन लाल सेब"
 
@@ -220,3 +224,50 @@ def test_the_installed_command_is_this_one(here: Path) -> None:
     done = subprocess.run([command, "generate", "a", "--steps", "0"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: steps '0': should be greater than or equal to 1\n"
+
+
+@pytest.fixture
+def verifier(tmp_path: Path) -> str:
+    """A verifier of random weights: it judges, if badly."""
+    net = Detector(detector.Config(classes=len(labels()), fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1)))
+    (tmp_path / "verifier").mkdir()
+    save_weights(tmp_path / "verifier" / "detector.safetensors", net, "detector", net.config, {})
+    return str(tmp_path / "verifier")
+
+
+def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str) -> None:
+    asking = ["evaluate", model, "--suite", "spriteeval", "--dev", "--limit", "1", "--verifier", verifier, "--steps", "1", "--out", "run"]
+    done = kalpana(*asking)
+    assert done.exit_code == 0, done.stderr
+    assert "| overall |" in done.stdout and "Strict" in done.stdout and "report.json" in done.stderr
+    pictures = {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")}
+    assert len(pictures) == 6 * 4
+    assert kalpana(*asking).stdout == done.stdout
+    assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
+    scored = kalpana("evaluate", "--images", "run", "--dev", "--limit", "1", "--verifier", verifier, "--out", "again")
+    assert scored.stdout == done.stdout
+    refused = kalpana(*asking[:-3], "2", "--out", "run")
+    assert refused.exit_code == 2 and "holds a run with steps 1, not 2" in refused.stderr
+
+
+def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
+    asking = ["evaluate", "compare", model, "--dev", "--limit", "1", "--verifier", verifier]
+    done = kalpana(*asking, "--steps", "1,2", "--out", "table")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == Path("table/compare.md").read_text() and done.stdout.count("\n| tiny | ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
+        (["default", "default"], "kalpana evaluate compare default default"),
+        (["compare"], "nothing to compare"),
+        (["default", "--steps", "0"], "--steps '0' should be numbers"),
+        (["default", "--steps", "1,4"], "one number of steps"),
+        (["--images", "nowhere"], "no pictures in nowhere"),
+    ],
+)
+def test_a_wrong_way_to_evaluate_is_one_line(arguments: list[str], said: str, verifier: str) -> None:
+    done = kalpana("evaluate", *arguments, "--verifier", verifier)
+    assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1

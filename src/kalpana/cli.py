@@ -7,19 +7,25 @@ is one line and exit code 2, Ctrl-C is 130.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from typer.core import TyperGroup
 
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Picture, Result, Step
+
+if TYPE_CHECKING:
+    from kalpana.evaluate.suites import Prompt
+    from kalpana.generate.text_to_image import TextToImage
 
 
 class OneLineErrors(TyperGroup):
@@ -218,7 +224,10 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="a name from `kalpana models`, or a folder of weights")] = "default",
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="a name from `kalpana models` or a folder of weights, default by default; or the word compare and several"),
+    ] = None,
     suite: Annotated[
         str, typer.Option(help="spriteeval, spriteeval-hi, unseen, counts58, hard, hands, words-latin or words-devanagari")
     ] = "spriteeval",
@@ -226,40 +235,72 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="only so many prompts of each task, the first ones")] = None,
     verifier: Annotated[Path | None, typer.Option(help="a verifier's folder; verifier-b, or verifier-a with --dev")] = None,
     images: Annotated[Path | None, typer.Option(help="score the pictures in this folder instead of drawing any")] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="numbers of denoising steps, as 1,4,8,20,50: these for compare, else the model's own")
+    ] = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder, runs/SUITE-MODEL by default; a run found there goes on")] = None,
 ) -> None:
-    """Draw a suite of prompts, judge the pictures by a verifier, and print the score between its floor and its ceiling."""
+    """Draw a suite of prompts, judge the pictures by a verifier, and print the score between its floor and its ceiling; or, as
+    `kalpana evaluate compare A B C`, one table of several models by their steps and seconds."""
     from kalpana.evaluate import run as running
-    from kalpana.evaluate.suites import Prompt
+    from kalpana.evaluate.compare import STEPS, compare
     from kalpana.evaluate.suites import load as load_suite
     from kalpana.evaluate.verifier import Trained
     from kalpana.generate import load
     from kalpana.hub.card import shelf
     from kalpana.hub.weights import fingerprint
 
+    comparing = bool(models) and models[0] == "compare"  # type: ignore[index]
+    names = models[1:] if models and comparing else models or ["default"]
+    counts = _steps(steps)
+    if comparing and not names:
+        raise KalpanaError("there is nothing to compare: name models, as in kalpana evaluate compare default runs/mine")
+    if not comparing and (len(names) > 1 or len(counts) > 1):
+        raise KalpanaError(
+            f"one model is scored at one number of steps: write kalpana evaluate compare {' '.join(names)} for a table of several"
+        )
     prompts = running.first(load_suite(suite, dev), limit)
     judge_by = verifier or shelf() / ("verifier-a" if dev else "verifier-b")
     judging = Trained.load(judge_by)
     twin = f"{suite}-dev" if dev else suite
+    about: dict[str, Any] = {"suite": twin, "limit": limit, "prompts": len(prompts)}
+    about["verifier"] = {path.name: fingerprint(path) for path in sorted(judge_by.glob("*.safetensors"))}
     if images:
         folder = out or Path("runs") / f"{twin}-{images.name}"
         folder.mkdir(parents=True, exist_ok=True)
         report = running.judge(prompts, list(running.pictures_of(images, prompts)), judging, folder)
+    elif comparing:
+        folder = out or Path("runs") / f"{twin}-compare"
+        cast = [(drawer, partial(_draw, drawer, name)) for name, drawer in ((name, load(name, device)) for name in names)]
+        with _counting("") as progress:
+            compare(cast, prompts, counts or STEPS, about, judging, folder, lambda label: partial(progress, label=label))
+        print((folder / "compare.md").read_text(encoding="utf-8"), end="")
+        return
     else:
-        drawer = load(model, device)
-        folder = out or Path("runs") / f"{twin}-{drawer.name}"
-        about = {"model": drawer.name, "files": drawer.files, "suite": twin, "prompts": len(prompts)}
-        about["verifier"] = {path.name: fingerprint(path) for path in sorted(judge_by.glob("*.safetensors"))}
-
-        def draw(prompt: Prompt, seeds: Sequence[int]) -> Sequence[Picture]:
-            (last,) = deque(drawer.generate(prompt.text, model=model, seeds=tuple(seeds)), maxlen=1)
-            return last.result.pictures if last.result else ()
-
+        drawer = load(names[0], device)
+        (count,) = counts or (None,)
+        folder = out or Path("runs") / (f"{twin}-{drawer.name}" + (f"-{count}" if count else ""))
+        about |= {"model": drawer.name, "files": drawer.files, "steps": count}
         with _counting(suite) as progress:
-            report = running.run(prompts, draw, about, judging, folder, progress)
+            report = running.run(prompts, partial(_draw, drawer, names[0], steps=count), about, judging, folder, progress)
     print(report.markdown(), end="")
     print(folder / "report.json", file=sys.stderr)
+
+
+def _draw(model: TextToImage, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
+    """The pictures of a suite's prompt by a model that was asked for by this name."""
+    (last,) = deque(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps), maxlen=1)
+    return last.result.pictures if last.result else ()
+
+
+def _steps(given: str | None) -> tuple[int, ...]:
+    """ "1,4,8" as numbers of steps."""
+    if given is None:
+        return ()
+    if not re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", given):
+        raise KalpanaError(f"--steps {given!r} should be numbers from 1 to 999 with commas between, such as 1,4,8,20,50")
+    return tuple(dict.fromkeys(int(count) for count in given.split(",")))
 
 
 @world.command("show")
@@ -358,8 +399,9 @@ def _watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) ->
 
 
 @contextmanager
-def _counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr with the time to go; inside, call ``progress(done, total)``."""
+def _counting(label: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr with the time to go; inside, call ``progress(done, total)``, perhaps with another
+    ``label``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -367,7 +409,11 @@ def _counting(label: str) -> Iterator[Callable[[int, int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def progress(done: int, total: int, label: str = label) -> None:
+            bar.update(task, completed=done, total=total, description=label)
+
+        yield progress
 
 
 def _print_json(value: Any) -> None:

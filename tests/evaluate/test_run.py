@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate import publish
+from kalpana.evaluate.compare import Clock, compare
 from kalpana.evaluate.publish import blurred, errors, noisy, tables, wrong
 from kalpana.evaluate.run import SEEDS, first, pictures_of, retrieve, run
 from kalpana.evaluate.seen import Seen, truth
 from kalpana.evaluate.suites import Prompt, load
 from kalpana.media import save, to_images
+from kalpana.request import Capabilities
 from kalpana.types import KalpanaError, Picture
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
@@ -138,3 +140,60 @@ def test_damage_is_what_it_says() -> None:
     spread = ((soft[0, 0].sum(0) * line**2).sum() / soft[0, 0].sum()).sqrt()
     assert abs(spread - 2.0) < 0.05 and soft[0, 0].sum() == pytest.approx(1.0, abs=1e-4)
     assert (noisy(0.1)(torch.zeros(2, 3, 64, 64))).std() == pytest.approx(0.1, rel=0.05)
+
+
+@dataclass
+class Named:
+    name: str
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def quiet(label: str) -> Callable[[int, int], None]:
+    return lambda done, total: None
+
+
+def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
+    verifier, drawn = Knows(), []
+    teach(verifier, PROMPTS)
+
+    def true(prompt: Prompt, seeds: Sequence[int], steps: int | None) -> list[Picture]:
+        drawn.append(("true", steps))
+        images = verifier.learn([prompt.scene(random.Random(f"{seed}/{steps}")) for seed in seeds])
+        return [Picture(image, seed, {}) for image, seed in zip(images, seeds, strict=True)]
+
+    def blank(prompt: Prompt, seeds: Sequence[int], steps: int | None) -> list[Picture]:
+        drawn.append(("blank", steps))
+        return [Picture(Image.new("RGB", (128, 128)), seed, {}) for seed in seeds]
+
+    one_shot = Named("blank", Capabilities(uses=("guidance",)))
+    models = [(Named("true"), true), (one_shot, blank)]
+    entries = compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet)
+    assert [(entry.model, entry.steps, entry.score.right) for entry in entries] == [
+        ("true", 1, 1.0),
+        ("true", 4, 1.0),
+        ("blank", None, 0.0),
+    ]
+    assert all(entry.seconds > 0 and entry.ceiling == 1 for entry in entries)
+    assert len(drawn) == 3 * len(PROMPTS)
+    said = (tmp_path / "compare.md").read_text()
+    assert "| true | 4 | 100.0 (100.0 to 100.0) |" in said and "| blank |  | 0.0" in said
+
+    assert compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet) == entries
+    assert len(drawn) == 3 * len(PROMPTS), "what was drawn is not drawn again"
+    with pytest.raises(KalpanaError, match="another folder"):
+        compare(models, PROMPTS, (1, 4), {"suite": "other"}, verifier, tmp_path, quiet)
+    with pytest.raises(KalpanaError, match="two of the models are called 'true'"):
+        compare([models[0], models[0]], PROMPTS, (1,), {}, verifier, tmp_path / "twice", quiet)
+
+
+def test_a_clock_goes_on_from_its_file(tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "seconds.json")
+    with clock:
+        pass
+    clock.note(3)
+    again = Clock(tmp_path / "seconds.json")
+    assert (again.pictures, again.seconds) == (3, clock.seconds) and again.each == clock.seconds / 3
+    with again:
+        pass
+    assert again.seconds > clock.seconds

@@ -106,6 +106,6 @@ def test_iou_of_known_boxes() -> None:
 
 
 def test_any_size_is_looked_at() -> None:
-    verifier = Trained(Detector(Config(fine=8, coarse=8, depth=1, concepts=len(tail()))).eval())
+    verifier = Trained(Detector(Config(fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1), concepts=len(tail()))).eval())
     for side in (64, SIDE, 200):
         assert len(verifier.look(torch.rand(2, 3, side, side) * 2 - 1)) == 2

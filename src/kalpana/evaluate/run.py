@@ -30,6 +30,7 @@ from kalpana.world.world import World
 
 SEEDS = 4  # pictures a prompt
 BATCH = 64  # pictures looked at together
+VERDICTS = "verdicts.json"  # in a run's folder: whether each picture is right
 CAPTIONS = 20_000  # training captions that the retrieval baseline chooses from
 Draw = Callable[[Prompt, Sequence[int]], Sequence[Picture]]
 Progress = Callable[[int, int], None]
@@ -99,6 +100,8 @@ def judge(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], ve
         table(prompts, ceiling(prompts, verifier)),
     )
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
+    named = {_path(out, i, k).name: so for i, row in verdicts.items() for k, so in enumerate(row)}
+    write(out / VERDICTS, json.dumps(named, indent=1).encode())
     write(out / "report.md", report.markdown().encode())
     if not (out / "sheet.png").exists():
         sheet(prompts, images, seen, verdicts).save(out / "sheet.png")

@@ -21,10 +21,11 @@ class Config:
     classes: int = 108  # labels
     colors: int = 11  # none, and the ten
     concepts: int = 1600  # that one label stands for, told apart by the embedding
-    embedding: int = 64
-    fine: int = 56  # width at a quarter of the side
-    coarse: int = 80  # width at an eighth and a sixteenth
-    depth: int = 2  # blocks at each size, down and up
+    embedding: int = 48
+    fine: int = 48  # width at a quarter of the side
+    coarse: int = 80  # width at an eighth
+    deep: int = 80  # width at a sixteenth
+    depth: tuple[int, int, int, int] = (1, 2, 2, 2)  # blocks: down at a quarter, an eighth and a sixteenth, and up at an eighth
     depthwise: bool = False  # blocks of 7x7 depthwise convolutions (ConvNeXt, Liu et al. 2022) instead of residual ones
 
 
@@ -75,18 +76,18 @@ class Detector(nn.Module):
         self.config = c = config or Config()
         block = Depthwise if c.depthwise else Residual
 
-        def blocks(width: int) -> nn.Sequential:
-            return nn.Sequential(*[block(width) for _ in range(c.depth)])
+        def blocks(width: int, n: int) -> nn.Sequential:
+            return nn.Sequential(*[block(width) for _ in range(n)])
 
         def shrink(a: int, b: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
 
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), shrink(12, c.fine), blocks(c.fine))  # b fine h/4 w/4
-        self.eighth = nn.Sequential(shrink(c.fine, c.coarse), blocks(c.coarse))
-        self.sixteenth = nn.Sequential(shrink(c.coarse, c.coarse), blocks(c.coarse))
-        self.lift = nn.Conv2d(c.coarse, c.coarse, 1)
-        self.join = nn.Conv2d(c.coarse, c.fine, 1)
-        self.up, self.out = block(c.coarse), blocks(c.fine)
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), shrink(12, c.fine), blocks(c.fine, c.depth[0]))  # b fine h/4 w/4
+        self.eighth = nn.Sequential(shrink(c.fine, c.coarse), blocks(c.coarse, c.depth[1]))
+        self.sixteenth = nn.Sequential(shrink(c.coarse, c.deep), blocks(c.deep, c.depth[2]))
+        self.lift = nn.Conv2d(c.deep, c.coarse, 1)
+        self.up = blocks(c.coarse, c.depth[3])
+        self.grow = nn.Sequential(nn.Conv2d(c.coarse, 4 * c.fine, 1), nn.PixelShuffle(2))  # b fine h/4 w/4
         self.parts = (c.classes, 4, c.colors, 1, c.embedding, 1)
         self.head = nn.Conv2d(c.fine, sum(self.parts), 1)
         self.names = nn.Parameter(0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_())  # of the tail's concepts
@@ -97,6 +98,5 @@ class Detector(nn.Module):
         eighth = self.eighth(fine)
         sixteenth = self.sixteenth(eighth)
         eighth = self.up(eighth + F.interpolate(self.lift(sixteenth), scale_factor=2.0))
-        x = self.out(fine + F.interpolate(self.join(eighth), scale_factor=2.0))
-        heat, reach, *rest = self.head(x).split(self.parts, 1)
+        heat, reach, *rest = self.head(F.relu(fine + self.grow(eighth))).split(self.parts, 1)
         return Maps(heat, F.softplus(reach), *rest)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from kalpana.hub.weights import load_module
 from kalpana.models import vae
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
@@ -16,13 +19,17 @@ from kalpana.world.world import World
 
 class Autoencode:
     """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
-    neighbours, since drawings are edges and flat areas. No pretrained network is asked."""
+    neighbours, since drawings are edges and flat areas. No pretrained network is asked.
+
+    With an ``anchor`` the latents also stay near those of the weights it began with, so that a model which has learned on those
+    can go on with these."""
 
     file = "vae.safetensors"
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.before = _load(recipe.init).to(device, memory_format=torch.channels_last) if recipe.anchor and recipe.init else None  # type: ignore[call-overload]
         self.pictures = pool.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, device, progress)
         self.dev = pool.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, device, progress)
 
@@ -32,31 +39,47 @@ class Autoencode:
 
     def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
         z = self.model.encode(batch)
+        apart = self._apart(z, batch)
         z = z + self.recipe.noise * torch.randn(z.shape, generator=rng).to(z)
         error = self.model.decode(z).float() - batch
         square = error.square().mean()
         loss = error.abs().mean() + square
         loss = loss + 0.5 * sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
         loss = loss + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
-        return loss, {"psnr": psnr(square.item())}
+        return loss + self.recipe.anchor * apart, {"psnr": psnr(square.item()), "apart": apart.item()}
+
+    def _apart(self, z: Tensor, batch: Tensor) -> Tensor:
+        """The mean square of how far these latents are from those before."""
+        if self.before is None:
+            return z.new_zeros(())
+        with torch.no_grad():
+            old = self.before.encode(batch)
+        return (z - old).float().square().mean()
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
-        clean, noisy, sheet = [], [], []
+        clean, noisy, apart, sheet = [], [], [], []
         rng = torch.Generator().manual_seed(0)
         for start in range(0, len(self.dev), 64):
             x = pool.floats(self.dev[start : start + 64], self.device)
             z = self.model.encode(x)
             y = self.model.decode(z).float()
+            apart.append(self._apart(z, x).item())
             clean.append((y.clamp(-1, 1) - x).square().mean((1, 2, 3)))
             rough = self.model.decode(z + 0.1 * torch.randn(z.shape, generator=rng).to(z)).float()
             noisy.append((rough.clamp(-1, 1) - x).square().mean((1, 2, 3)))
             if not start:
                 sheet = [x[:32], y[:32]]
         scores = {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}
+        if self.before is not None:
+            scores["dev_apart"] = float(np.mean(apart))
         return scores, torch.cat(sheet)
 
     def finish(self) -> None:
         self.model.fit_preview(pool.floats(self.dev[:256], self.device))
+
+
+def _load(path: Path) -> vae.VAE:
+    return load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
 
 
 def psnr(square: float) -> float:

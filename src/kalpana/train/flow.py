@@ -51,6 +51,7 @@ class FlowMatch:
         self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
         self.tokenizer = Tokenizer.load()
         self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
+        self.harvest, self.said = pool.harvested(self.decoder, recipe.harvest, device) if recipe.harvest else (self.latents[:0], [])
         self.dev = World(recipe.seed, "dev", kind=recipe.kind)
         self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
@@ -58,7 +59,8 @@ class FlowMatch:
     def batch(self, step: int) -> Captioned:
         rows, captions = zip(*self._captions(step), strict=True)
         tokens = self.tokenizer.encode(captions, self.model.config.length)
-        latents = torch.from_numpy(self.latents[list(rows)]).float()
+        own = len(self.latents)  # rows beyond the pool are of the harvest
+        latents = torch.from_numpy(np.stack([self.latents[i] if i < own else self.harvest[i - own] for i in rows])).float()
         cells = latents.shape[-1] // self.model.config.patch
         shown = np.stack([layout(self.world.scene(i), cells) for i in rows]) if self.recipe.layout else np.empty((len(rows), 0))
         worth = torch.full((len(rows),), self.recipe.layout * (1 - step / self.recipe.steps))
@@ -68,8 +70,9 @@ class FlowMatch:
         """The (picture, caption) pairs of a step; SORT steps are dealt together, shortest captions first, in random order."""
         block = step // self.SORT
         if self.sorted[0] != block:
-            pairs = [pair for s in range(block * self.SORT, (block + 1) * self.SORT) for pair in indices(self.recipe, s, len(self.latents))]
-            words = [(i, self.world.describe(i, take)[0]) for i, take in pairs]
+            own = len(self.latents)
+            pairs = [p for s in range(block * self.SORT, (block + 1) * self.SORT) for p in indices(self.recipe, s, own + len(self.said))]
+            words = [(i, self.world.describe(i, take)[0] if i < own else self.said[i - own]) for i, take in pairs]
             words.sort(key=lambda pair: len(pair[1].encode()))
             dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
             random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)

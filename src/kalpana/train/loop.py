@@ -27,7 +27,7 @@ from kalpana.media import grid, to_images
 from kalpana.models import dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import Metrics, Task
+from kalpana.train.task import Metrics, Task, autocast, has_bf16
 from kalpana.train.tasks import TASKS
 from kalpana.world.world import VERSION
 
@@ -49,6 +49,8 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
         task.model.load_state_dict(own | given)
         if fresh := own.keys() - given.keys():
             echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
+    if recipe.bf16 and not has_bf16(task.device):
+        echo(f"{recipe.name}: this CPU has no bfloat16, so all is computed in fp32, some six times slower")
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
     if saved.exists():
@@ -101,7 +103,7 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
             group["lr"] = rate
     batch, total, metrics = task.batch(state.step), 0.0, dict[str, float]()
     for part in split(batch, recipe.accumulate):
-        with torch.autocast(task.device.type, torch.bfloat16, enabled=recipe.bf16):
+        with autocast(task.device, recipe.bf16):
             loss, metrics = task.loss(part, rng)
         (loss / recipe.accumulate).backward()
         total += loss.item() / recipe.accumulate
@@ -169,7 +171,7 @@ def averaged(state: checkpoint.State) -> Iterator[None]:
 
 def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> Metrics:
     """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
-    with averaged(state), torch.inference_mode(), torch.autocast(task.device.type, torch.bfloat16, enabled=recipe.bf16):
+    with averaged(state), torch.inference_mode(), autocast(task.device, recipe.bf16):
         metrics, pixels = task.evaluate()
     log.write(state.step, metrics)
     grid(to_images(pixels.clamp(-1, 1))).save(out / f"step-{state.step:06d}.png")
@@ -196,7 +198,9 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
 
 def hardware(device: torch.device) -> str:
     """What the run runs on, in words."""
-    return f"{os.cpu_count()} x {platform.machine()} CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} x {platform.machine()} CPU, {'bf16' if has_bf16(device) else 'fp32 alone'}"
 
 
 class Log:

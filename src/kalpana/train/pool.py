@@ -6,23 +6,30 @@ renamed when whole, so a pool that exists is complete.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kalpana.hub.weights import fingerprint
+from kalpana.media import to_pixels
 from kalpana.models.vae import VAE
+from kalpana.train.task import autocast
+from kalpana.types import KalpanaError
 from kalpana.world import world as worlds
 from kalpana.world.world import World
 
 CHUNK = 64
+HARVEST = "harvest.jsonl"
 ALONE = 40  # chunks: fewer are drawn sooner than processes start
 Progress = Callable[[int, int], None]
 
@@ -66,10 +73,34 @@ def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.dev
     def encode() -> Iterator[np.ndarray]:
         source = pictures(world, count, device, progress)
         for start in range(0, count, CHUNK):
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 yield vae.encode(floats(source[start : start + CHUNK], device)).to(torch.float16).cpu().numpy()
 
     return _array(folder() / name, shape, np.float16, encode(), progress)
+
+
+def harvest_lines(folder: Path) -> list[dict[str, Any]]:
+    """The list of a harvest, see ``evaluate/harvest.py``; a last line that was cut off is taken away."""
+    path = folder / HARVEST
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+@torch.inference_mode()
+def harvested(vae: VAE, folder: Path, device: torch.device) -> tuple[np.ndarray, list[str]]:
+    """The latents (n, channels, h, w) float16 and the captions of a harvest's pictures. Raises KalpanaError where there are none."""
+    found = [(folder / name, line["caption"]) for line in harvest_lines(folder) for name in line["kept"]]
+    if not found:
+        raise KalpanaError(f"there is no harvest in {folder}: make one with python -m kalpana.evaluate.harvest --out {folder}")
+    coded = []
+    for start in range(0, len(found), CHUNK):
+        pixels = to_pixels([Image.open(path).convert("RGB") for path, _ in found[start : start + CHUNK]]).to(device)
+        with autocast(device):
+            coded.append(vae.encode(pixels).to(torch.float16).cpu().numpy())
+    return np.concatenate(coded), [caption for _, caption in found]
 
 
 def floats(pixels: np.ndarray, device: torch.device) -> Tensor:

@@ -59,6 +59,12 @@ class Recipe(BaseModel):
         description="flow: weight, falling to 0 by the end, of saying for each patch which thing it shows, where and in which colour",
     )
     noise: float = Field(default=0.1, ge=0, description="vae: standard deviation of the posterior, the noise its decoder learns to bear")
+    harvest: Path | None = Field(
+        default=None, description="flow: a folder of the model's own pictures that a verifier found right, learned from beside the pool"
+    )
+    anchor: float = Field(
+        default=0.0, ge=0, description="vae: weight of staying near the latents of init, so that what has learned on those can go on"
+    )
     log_every: int = Field(default=20, gt=0)
     sheet_every: int = Field(default=1000, gt=0, description="steps between held-out losses and sample sheets")
     save_every: int = Field(default=500, gt=0, description="steps between checkpoints")
@@ -82,6 +88,10 @@ def read_recipe(path: Path) -> Recipe:
         raise KalpanaError(f"{path}: field '{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}{known}") from None
     if recipe.kind not in KINDS:
         raise KalpanaError(f"{path}: field 'kind': {recipe.kind!r} is not one of {', '.join(KINDS)}")
+    if recipe.anchor and recipe.init is None:
+        raise KalpanaError(f"{path}: field 'anchor': there is nothing to stay near to: name the autoencoder in init")
+    if recipe.harvest and recipe.layout:
+        raise KalpanaError(f"{path}: field 'layout': nobody knows the layout of harvested pictures: leave it out")
     if recipe.family == "flow" and recipe.vae is None:
         raise KalpanaError(f"{path}: field 'vae': a flow recipe names its autoencoder's weights, such as weights/default/vae.safetensors")
     return recipe

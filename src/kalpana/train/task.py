@@ -39,6 +39,17 @@ class Task(Protocol):
         """The last touch before the weights are shipped, which the model then holds averaged."""
 
 
+def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """Autocast to bfloat16 where it is ``wanted`` and the hardware computes in it: on a CPU without (AVX2 only), a convolution in
+    bfloat16 takes some fifteen times as long as in fp32, and a matrix product five hundred times."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:
     """The (picture, round) pairs of a step: the pool in a new order every round."""
     out = []
