@@ -1,7 +1,8 @@
-"""Training samples a second of the flow transformer, as a share of this machine's bf16 matrix-product peak, and where the rest goes.
+"""Training samples a second of the flow transformer, as a share of this machine's matrix-product peak, and where the rest goes.
 
-The peak is the fastest of many large square products in the same process. The arithmetic of a step is what torch counts for
-its matrix products, forward and backward; a step also has captions, an optimizer, casts and elementwise work.
+Peak and training are in bf16 where the CPU computes in it, else in fp32. The peak is the fastest of many large square products in
+the same process. The arithmetic of a step is what torch counts for its matrix products, forward and backward; a step also has
+captions, an optimizer, casts and elementwise work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kalpana.train.flow import FlowMatch
 from kalpana.train.loop import compile_blocks, make_optimizers, train_step
 from kalpana.train.pool import silent
 from kalpana.train.recipe import read_recipe
+from kalpana.train.task import autocast, has_bf16
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -31,9 +33,9 @@ KINDS = {
 }
 
 
-def peak(side: int, seconds: float) -> float:
-    """The most bf16 operations a second seen in ``side`` x ``side`` matrix products that together fill ``seconds``."""
-    a, b = torch.randn(2, side, side).bfloat16()
+def peak(side: int, seconds: float, precision: torch.dtype) -> float:
+    """The most operations a second seen in ``side`` x ``side`` matrix products that together fill ``seconds``."""
+    a, b = torch.randn(2, side, side).to(precision)
     best, until = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < until:
         start = time.perf_counter()
@@ -56,7 +58,7 @@ def _rows(quick: bool) -> Iterator[Row]:
     state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
 
     def learn() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        with autocast(task.device, recipe.bf16):
             loss, _ = task.loss(task.batch(state.step), torch.Generator().manual_seed(0))
         loss.backward()
 
@@ -73,14 +75,15 @@ def _rows(quick: bool) -> Iterator[Row]:
         block(learn)
     if recipe.compile:  # now, for what is compiled is not counted
         compile_blocks(task.model)
-    limit = peak(side, seconds / 6)
+    precision, name = (torch.bfloat16, "bf16") if recipe.bf16 and has_bf16(task.device) else (torch.float32, "fp32")
+    limit = peak(side, seconds / 6, precision)
     taken = duration(lambda: block(lambda: train_step(task, state, recipe)), seconds)
     samples, arithmetic = task.SORT * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
     how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
     yield Row("training: samples", f"{samples / taken:.0f} samples/s", "–", how)
     yield Row(
-        "training: peak", f"{limit / 1e9:.0f} GFLOP/s", "–", f"bf16 product of {side} x {side} matrices, the best of many, same process"
+        "training: peak", f"{limit / 1e9:.0f} GFLOP/s", "–", f"{name} product of {side} x {side} matrices, the best of many, same process"
     )
     yield Row(
         "training: share of the peak", f"{arithmetic / taken / limit:.0%}", "≥ 50 %", f"{arithmetic / samples / 1e9:.1f} GFLOP a sample"

@@ -8,6 +8,7 @@ import torch
 from measure import Row, duration, main
 
 from kalpana.models.vae import VAE
+from kalpana.train.task import has_bf16
 
 
 @torch.inference_mode()
@@ -16,8 +17,11 @@ def rows(quick: bool) -> Iterator[Row]:
     vae = VAE().eval()
     pixels, latents = torch.rand(batch, 3, 128, 128) * 2 - 1, torch.randn(batch, 16, 16, 16)
     how = f"128 px, batch {batch}, {torch.get_num_threads()} threads"
-    for name, precision in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+    for name in ("float32", "bfloat16"):
+        if name == "bfloat16" and not has_bf16(torch.device("cpu")):
+            yield Row("autoencoder: bfloat16", "–", "–", "this CPU does not compute in it")
+            return
+        with torch.autocast("cpu", torch.bfloat16, enabled=name == "bfloat16"):
             for what, work in (("encode", lambda: vae.encode(pixels)), ("decode", lambda: vae.decode(latents))):
                 yield Row(f"autoencoder: {what}, {name}", f"{batch / duration(work, seconds):.0f} images/s", "–", how)
 

@@ -16,20 +16,26 @@ import yaml
 
 from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE, Config
-from kalpana.train import checkpoint
-from kalpana.train.autoencoder import psnr
+from kalpana.train import checkpoint, pool
+from kalpana.train.autoencoder import Autoencode, psnr
 from kalpana.train.flow import Captioned, FlowMatch, layout_error, noise_times
 from kalpana.train.loop import make_optimizers, schedule, split, train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
+from kalpana.train.task import autocast
 from kalpana.types import KalpanaError, Tokens
 from kalpana.world.layout import sizes
-from kalpana.world.world import kind_of
+from kalpana.world.world import World, kind_of
 
 TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
 VAE_RECIPE = Recipe(name="tiny", family="vae", model=TINY_VAE, pool=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sheet_every=100)
 DETECTOR_RECIPE = VAE_RECIPE.model_copy(
-    update={"family": "detector", "model": {"fine": 8, "coarse": 8, "depth": 1, "embedding": 4}, "pool": 100, "batch": 3}
+    update={
+        "family": "detector",
+        "model": {"fine": 8, "coarse": 8, "deep": 8, "depth": (1, 1, 1, 1), "embedding": 4},
+        "pool": 100,
+        "batch": 3,
+    }
 )
 READER_RECIPE = VAE_RECIPE.model_copy(update={"family": "reader", "model": {"width": 8, "hidden": 8}, "pool": 100, "batch": 3})
 
@@ -104,6 +110,43 @@ def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) 
     assert again is not None
     before, after = (read_weights(path, "vae").tensors for path in (vae, again))
     assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("weight") and "preview" not in name)
+
+
+def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(vae: Path, tmp_path: Path) -> None:
+    """Nothing on the weights it began with; a recipe with nothing to stay near to is refused."""
+    recipe = VAE_RECIPE.model_copy(update={"init": vae, "noise": 0.0})
+    free, held = (Autoencode(recipe.model_copy(update={"anchor": anchor}), torch.device("cpu"), silent) for anchor in (0.0, 3.0))
+    batch, rng = held.batch(0), torch.Generator()
+    for task in (free, held):
+        task.model.load_state_dict(read_weights(vae, "vae").tensors)
+        task.model.eval()
+    assert held.loss(batch, rng)[0].item() == pytest.approx(free.loss(batch, rng)[0].item(), rel=1e-6)
+    for task in (free, held):
+        task.model.norm.running_mean += 0.5 * task.model.norm.running_var.sqrt()  # every latent falls by a half
+    loss, said = held.loss(batch, rng)
+    assert said["apart"] == pytest.approx(0.25, rel=1e-3)
+    assert loss.item() == pytest.approx(free.loss(batch, rng)[0].item() + 3 * 0.25, rel=1e-3)
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: v\nfamily: vae\nanchor: 1\nsteps: 1\nbatch: 1\nlr: 1.0e-3\n")
+    with pytest.raises(KalpanaError, match="'anchor'"):
+        read_recipe(path)
+
+
+def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name, alone in (("one", 1000), ("several", 1)):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        monkeypatch.setattr(pool, "ALONE", alone)
+        drawn.append(pool.pictures(World(2), 150, torch.device("cpu")))
+    assert drawn[0].shape == (150, 3, 128, 128) and (drawn[0] == drawn[1]).all() and drawn[0].std() > 10
+
+
+def test_bfloat16_is_left_alone_where_the_hardware_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = torch.nn.Linear(4, 4), torch.randn(2, 4)
+    for has, wanted, dtype in ((True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)):
+        monkeypatch.setattr("kalpana.train.task.has_bf16", lambda device, has=has: has)
+        with autocast(torch.device("cpu"), wanted):
+            assert layer(x).dtype == dtype
 
 
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
