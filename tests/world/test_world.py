@@ -59,6 +59,8 @@ def test_masks_are_where_the_picture_changes() -> None:
     for i in range(30):
         sample = WORLD[i]
         scene, top = sample.truth.scene, len(sample.truth.scene.things) - 1
+        if not scene.things:  # a place alone
+            continue
         fewer = Scene(scene.things[:-1], scene.groups, scene.background, scene.relation, scene.style)
         change = (render([fewer]).pixels[0] - sample.image).abs().amax(0)
         x0, y0, x1, y1 = sample.truth.boxes[top].tolist()
