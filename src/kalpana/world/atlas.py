@@ -54,12 +54,20 @@ class Atlas:
     sprites: tuple[Sprite, ...]
 
 
+_SEEN = [255 if alpha > 8 else 0 for alpha in range(256)]  # what alpha counts as content
+
+
+def fitted(width: int, height: int) -> tuple[int, int]:
+    """The size in pixels, its longer side SIDE - 2, at which a tile shows content of this size."""
+    scale = (SIDE - 2) / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def fit(image: Image.Image) -> tuple[Image.Image, float, float]:
     """The content of an RGBA image, centred and filling SIDE - 2 pixels, and its width and height as shares of the longer side."""
-    box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox() or (0, 0, *image.size)
+    box = image.getchannel("A").point(_SEEN).getbbox() or (0, 0, *image.size)
     content = image.crop(box)
-    scale = (SIDE - 2) / max(content.size)
-    width, height = (max(1, round(side * scale)) for side in content.size)
+    width, height = fitted(*content.size)
     square = Image.new("RGBA", (SIDE, SIDE))
     # Resize premultiplied, or the colour hidden under alpha 0 bleeds into the edges.
     small = content.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
@@ -163,7 +171,7 @@ def recolor(rgba: Tensor, rows: Tensor, color: Tensor) -> Tensor:
     mask_row = art.mask_row[rows.cpu()]
     if (mask_row < 0).any():
         raise ValueError(f"{art.sprites[int(rows[mask_row < 0][0])].id} cannot be recoloured: choose a sprite whose `recolor` is True")
-    masks = art.masks[mask_row].to(rgba.device).to(rgba.dtype).div_(255)
+    masks = art.masks.index_select(0, mask_row).to(rgba.device).to(rgba.dtype).div_(255)
     return repaint(rgba, masks, art.reference[rows.cpu()].to(rgba.device), color.to(rgba.device))
 
 

@@ -1,4 +1,4 @@
-"""Drawn figures: hands and puppets as round-ended bars, painted a batch at a time from their distance fields.
+"""Drawn figures: hands and puppets as round-ended bars, painted from their distance fields.
 
 A figure is a tuple of strokes in any units, back to front. Strokes of one ``part`` are one body: they melt together and
 share one outline. Nothing here knows what a hand is.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,6 @@ SKINS = {
 }
 OUTLINE = 0.022  # thickness of the line around a part, as a share of the figure's longer side
 LINE = (0.16, 0.12, 0.14)
-TOGETHER = 4  # figures painted at once on a CPU: what fits its caches
 
 RGB = tuple[float, float, float]
 
@@ -75,44 +75,48 @@ def extent(figure: Figure) -> tuple[float, float]:
 
 def paint(figures: Sequence[Figure], looks: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
     """The figures as (n, 4, SIDE, SIDE) in [0, 1], RGB not premultiplied, then alpha; ``looks`` are of LOOKS."""
-    n, most = len(figures), max(len(figure) for figure in figures)
-    if n > TOGETHER and torch.device(device).type == "cpu":
-        parts = range(0, n, TOGETHER)
-        return torch.cat([paint(figures[k : k + TOGETHER], looks[k : k + TOGETHER], device) for k in parts])
-    rows = torch.zeros(n, most, 9)
-    ends = torch.zeros(n, most, dtype=torch.bool)  # the last stroke of a part
-    for i, figure in enumerate(figures):
-        cx, cy, k = scale(figure)
-        rows[i, : len(figure)] = torch.tensor(
-            [((s.ax - cx) * k, (s.ay - cy) * k, (s.bx - cx) * k, (s.by - cy) * k, s.ra * k, s.rb * k, *s.color) for s in figure]
-        )
-        owners = [s.part for s in figure] + [None]
-        ends[i, : len(figure)] = torch.tensor([a != b for a, b in pairwise(owners)])
-    rows, ends = rows.to(device), ends.to(device)
-    outlined, shaded = (torch.tensor([look == name for look in looks], device=device).view(n, 1, 1) for name in ("outlined", "shaded"))
+    return torch.from_numpy(np.stack([_paint(figure, look) for figure, look in zip(figures, looks, strict=True)])).to(device)
 
-    line = (torch.arange(SIDE, device=device) + 0.5 - SIDE / 2) / (SIDE - 2)
-    y, x = line.view(1, SIDE, 1), line.view(1, 1, SIDE)
-    rgb, alpha = torch.zeros(n, 3, SIDE, SIDE, device=device), torch.zeros(n, SIDE, SIDE, device=device)
-    far = torch.full((n, SIDE, SIDE), 9.0, device=device)
-    inside, hue = far, torch.zeros(n, 3, SIDE, SIDE, device=device)
-    for k in range(most):
-        ax, ay, bx, by, ra, rb = rows[:, k, :6, None, None].unbind(1)  # each n 1 1
-        along = (((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2).clamp(min=1e-9)).clamp(0, 1)
-        away = ((x - ax - along * (bx - ax)) ** 2 + (y - ay - along * (by - ay)) ** 2).sqrt() - torch.lerp(ra, rb, along)
-        nearer = away < inside
-        inside = torch.where(nearer, away, inside)
-        hue = torch.where(nearer.unsqueeze(1), rows[:, k, 6:, None, None], hue)
-        if not ends[:, k].any():
-            continue
-        end = ends[:, k].view(n, 1, 1)
+
+def _paint(figure: Figure, look: str) -> np.ndarray:
+    """One figure (4, SIDE, SIDE), part over part, each in the rows and columns that it can reach."""
+    (cx, cy, k), pixels = scale(figure), SIDE - 2
+    bars = np.array([((s.ax - cx) * k, (s.ay - cy) * k, (s.bx - cx) * k, (s.by - cy) * k, s.ra * k, s.rb * k) for s in figure], np.float32)
+    hues = np.array([s.color for s in figure], np.float32)
+    low = np.minimum(bars[:, :2] - bars[:, 4:5], bars[:, 2:4] - bars[:, 5:])  # the corners of the box around each bar
+    high = np.maximum(bars[:, :2] + bars[:, 4:5], bars[:, 2:4] + bars[:, 5:])
+    starts = np.floor(low * pixels + SIDE / 2 - 0.5).astype(int).clip(0)  # half a pixel more for the soft edge
+    stops = np.ceil(high * pixels + SIDE / 2 + 0.5).astype(int)
+    line = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2) / pixels
+    rgb, alpha = np.zeros((3, SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.float32)
+    changes = [i for i in range(1, len(figure)) if figure[i].part != figure[i - 1].part]
+    for some in (slice(first, last) for first, last in pairwise((0, *changes, len(figure)))):
+        (x0, y0), (x1, y1) = starts[some].min(0), stops[some].max(0)
+        y, x = line[y0:y1, None], line[x0:x1]
+        inside, hue = _nearest(bars[some], hues[some], y, x)
         # Half a pixel of softness at each edge; light comes from the upper left, by the slope of the distance.
-        body = (0.5 - inside * (SIDE - 2)).clamp(0, 1) * end
-        rim = (0.5 - (inside + OUTLINE / 2).abs() * (SIDE - 2) + OUTLINE / 2 * (SIDE - 2)).clamp(0, 1) * body * outlined
-        light = torch.where(shaded, (-inside * 6).clamp(0, 0.5) * 0.5 - 0.12 + 0.25 * (-x - y), 0.0).unsqueeze(1)
-        color = torch.where(light > 0, hue + (1 - hue) * light.clamp(max=0.5), hue * (1 + light.clamp(min=-0.4)))
-        color = color + (torch.tensor(LINE, device=device).view(1, 3, 1, 1) - color) * rim.unsqueeze(1)
-        rgb = rgb + (color - rgb) * body.unsqueeze(1)
-        alpha = alpha + (1 - alpha) * body
-        inside = torch.where(end, far, inside)
-    return torch.cat((rgb / alpha.clamp(min=1e-4).unsqueeze(1), alpha.unsqueeze(1)), 1)  # layers add up premultiplied
+        body = (0.5 - inside * pixels).clip(0, 1)
+        if look == "shaded":
+            light = (-inside * 6).clip(0, 0.5) * 0.5 - 0.12 + 0.25 * (-x - y)
+            hue = np.where(light > 0, hue + (1 - hue) * light.clip(max=0.5), hue * (1 + light.clip(min=-0.4)))
+        if look == "outlined":
+            rim = (0.5 - abs(inside + OUTLINE / 2) * pixels + OUTLINE / 2 * pixels).clip(0, 1) * body
+            hue = hue + (np.array(LINE, np.float32)[:, None, None] - hue) * rim
+        below, covered = rgb[:, y0:y1, x0:x1], alpha[y0:y1, x0:x1]
+        below += (hue - below) * body
+        covered += (1 - covered) * body
+    return np.concatenate((rgb / alpha.clip(1e-4), alpha[None]))  # layers add up premultiplied
+
+
+def _nearest(bars: np.ndarray, hues: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far the points are from the nearest of the bars (h, w), less than 0 inside of it, and its colour (3, h, w) or (3, 1, 1)."""
+    ax, ay, bx, by, ra, rb = bars.T[:, :, None, None]  # each k 1 1
+    right, down, dx, dy = x - ax, y - ay, bx - ax, by - ay
+    along = ((right * dx + down * dy) / (dx * dx + dy * dy).clip(1e-9)).clip(0, 1)  # k h w
+    off_x, off_y = right - along * dx, down - along * dy
+    # These two round in torch's own way, which the pictures of the world have always had.
+    distance = torch.from_numpy(off_x * off_x + off_y * off_y).sqrt_()
+    away = (distance - torch.lerp(*(torch.from_numpy(each) for each in (ra, rb, along)))).numpy()
+    if (hues == hues[0]).all():
+        return away.min(0), hues[0, :, None, None]
+    return away.min(0), hues.T[:, away.argmin(0)]

@@ -40,8 +40,11 @@ def paint(backgrounds: Sequence[Background], side: int, device: torch.device | s
         u = torch.tensor([[roll.random() for _ in range(8)] for roll in rolls], device=device)
         roll = [u[:, k].view(-1, 1, 1) for k in range(8)]
         name = torch.tensor([COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in some], device=device)
-        out[torch.tensor(some, device=device)] = painters[kind](name, roll, at_y, at_x)
-    return out.clamp_(0, 1)
+        # What does not change along a row or a column is painted once for all of it.
+        painted = painters[kind](name, roll, at_y, at_x).clamp(0, 1).expand(len(some), 3, -1, -1)
+        for i, picture in zip(some, painted, strict=True):
+            out[i] = picture
+    return out
 
 
 def look(views: Sequence[View], y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,21 +65,21 @@ def _ramp(top: Sequence[float], bottom: Sequence[float], y: Tensor) -> Tensor:
 
 
 def _over(below: Tensor, above: Tensor, where: Tensor) -> Tensor:
-    """``above`` where ``where`` (b, h, w), a signed distance in pixels-like units, is positive: edges are one pixel soft."""
-    alpha = (where * below.shape[-1] + 0.5).clamp(0, 1).unsqueeze(1)
+    """``above`` where ``where`` (b, h, w), a signed distance in sides of the picture, is positive: edges are one pixel soft."""
+    alpha = (where * where.shape[1] + 0.5).clamp(0, 1).unsqueeze(1)
     return below * (1 - alpha) + above * alpha
 
 
 def _flat(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     shade = 1 + 0.06 * (u[0] - 0.5)
-    return (name[:, :, None, None] * shade.unsqueeze(1)).expand(-1, -1, y.shape[1], x.shape[2])
+    return name[:, :, None, None] * shade.unsqueeze(1)
 
 
 def _gradient(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """The named colour at the top, running to a lighter one (dark colours: a less dark one) below."""
     top = name[:, :, None, None]
     bottom = top + (0.97 - top) * (0.45 + 0.3 * u[0]).unsqueeze(1)
-    return torch.lerp(top, bottom, (y + 0 * x).unsqueeze(1))
+    return torch.lerp(top, bottom, y.unsqueeze(1))
 
 
 def _hills(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
@@ -85,20 +88,20 @@ def _hills(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
 
 def _meadow(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     horizon = 0.48 + 0.12 * u[0]
-    sky = _ramp((0.45, 0.73, 0.96), (0.86, 0.95, 1.0), y / horizon + 0 * x)
-    far = _ramp((0.55, 0.80, 0.45), (0.45, 0.72, 0.36), (y - horizon) * 4 + 0 * x)
-    near = _ramp((0.47, 0.76, 0.33), (0.30, 0.58, 0.22), (y - horizon) / (1 - horizon) + 0 * x)
+    sky = _ramp((0.45, 0.73, 0.96), (0.86, 0.95, 1.0), y / horizon)
+    far = _ramp((0.55, 0.80, 0.45), (0.45, 0.72, 0.36), (y - horizon) * 4)
+    near = _ramp((0.47, 0.76, 0.33), (0.30, 0.58, 0.22), (y - horizon) / (1 - horizon))
     ground = _over(sky, far, y - (horizon + 0.03 * _hills(u[1], u[2], x)))
     return _over(ground, near, y - (horizon + 0.10 + 0.03 * _hills(u[3], u[4], x)))
 
 
 def _beach(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     horizon, shore = 0.36 + 0.10 * u[0], 0.58 + 0.10 * u[1]
-    sky = _ramp((0.50, 0.78, 0.97), (0.88, 0.96, 1.0), y / horizon + 0 * x)
-    sea = _ramp((0.10, 0.47, 0.72), (0.35, 0.77, 0.82), (y - horizon) / (shore - horizon) + 0 * x)
-    sand = _ramp((0.95, 0.87, 0.66), (0.88, 0.76, 0.52), (y - shore) / (1 - shore) + 0 * x)
+    sky = _ramp((0.50, 0.78, 0.97), (0.88, 0.96, 1.0), y / horizon)
+    sea = _ramp((0.10, 0.47, 0.72), (0.35, 0.77, 0.82), (y - horizon) / (shore - horizon))
+    sand = _ramp((0.95, 0.87, 0.66), (0.88, 0.76, 0.52), (y - shore) / (1 - shore))
     wave = shore + 0.015 * _hills(u[2], u[3], x)
-    wet = _over(_over(sky, sea, y - horizon + 0 * x), _rgb((0.96, 0.98, 0.98), y).expand_as(sea), y - wave)
+    wet = _over(_over(sky, sea, y - horizon), _rgb((0.96, 0.98, 0.98), y), y - wave)
     return _over(wet, sand, y - wave - 0.025)
 
 
@@ -110,11 +113,11 @@ def _ridge(u: Tensor, v: Tensor, x: Tensor, peaks: float) -> Tensor:
 
 
 def _mountains(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
-    sky = _ramp((0.36, 0.24, 0.52), (0.98, 0.62, 0.30), y / 0.62 + 0 * x)
+    sky = _ramp((0.36, 0.24, 0.52), (0.98, 0.62, 0.30), y / 0.62)
     distance = ((x - 0.2 - 0.6 * u[0]) ** 2 + (y - 0.36 - 0.12 * u[1]) ** 2).sqrt()
-    sun = _over(sky, _rgb((1.0, 0.88, 0.50), y).expand_as(sky), 0.10 - distance)
-    far = _ramp((0.50, 0.31, 0.48), (0.62, 0.38, 0.44), (y - 0.4) * 3 + 0 * x)
-    near = _ramp((0.27, 0.18, 0.34), (0.17, 0.12, 0.25), (y - 0.5) * 2 + 0 * x)
+    sun = _over(sky, _rgb((1.0, 0.88, 0.50), y), 0.10 - distance)
+    far = _ramp((0.50, 0.31, 0.48), (0.62, 0.38, 0.44), (y - 0.4) * 3)
+    near = _ramp((0.27, 0.18, 0.34), (0.17, 0.12, 0.25), (y - 0.5) * 2)
     back = _over(sun, far, y - (0.36 + 0.28 * _ridge(u[2], u[3], x, 1.6)))
     return _over(back, near, y - (0.58 + 0.22 * _ridge(u[4], u[5], x, 2.1)))
 
@@ -126,22 +129,22 @@ def _room(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     left = 0.08 + 0.55 * u[4]
     frame = torch.minimum(0.15 - (x - left - 0.15).abs(), 0.14 - (y - 0.24).abs())
     pane = torch.minimum(0.13 - (x - left - 0.15).abs(), 0.12 - (y - 0.24).abs())
-    wall = _over(wall, _rgb((0.98, 0.97, 0.94), y).expand_as(wall), frame)
-    wall = _over(wall, _ramp((0.60, 0.82, 0.97), (0.85, 0.94, 0.99), (y - 0.12) * 4 + 0 * x).expand_as(wall), pane)
-    boards = _ramp((0.70, 0.50, 0.32), (0.55, 0.37, 0.22), (y - floor) / (1 - floor) + 0 * x)
-    skirting = _over(wall, _rgb((0.97, 0.95, 0.91), y).expand_as(wall), y - floor + 0.03 + 0 * x)
-    return _over(skirting, boards, y - floor + 0 * x)
+    wall = _over(wall, _rgb((0.98, 0.97, 0.94), y), frame)
+    wall = _over(wall, _ramp((0.60, 0.82, 0.97), (0.85, 0.94, 0.99), (y - 0.12) * 4), pane)
+    boards = _ramp((0.70, 0.50, 0.32), (0.55, 0.37, 0.22), (y - floor) / (1 - floor))
+    skirting = _over(wall, _rgb((0.97, 0.95, 0.91), y), y - floor + 0.03)
+    return _over(skirting, boards, y - floor)
 
 
 def _night(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
-    sky = _ramp((0.03, 0.05, 0.16), (0.16, 0.20, 0.42), y / 0.8 + 0 * x)
+    sky = _ramp((0.03, 0.05, 0.16), (0.16, 0.20, 0.42), y / 0.8)
     # Stars: one in each cell of a 6 x 6 lattice, placed and dimmed by a cheap hash of the cell and the picture.
     cx, cy = (x * 6).floor(), (y * 6).floor()
     hashed = torch.frac((torch.sin(cx * 12.99 + cy * 78.23 + u[0] * 41.0) * 43758.5).abs())
     other = torch.frac(hashed * 57.3)
     distance = ((x * 6 - cx - 0.2 - 0.6 * hashed) ** 2 + (y * 6 - cy - 0.2 - 0.6 * other) ** 2).sqrt() / 6
-    star = _over(sky, _rgb((0.95, 0.95, 0.80), y).expand_as(sky), 0.006 + 0.006 * torch.frac(other * 31.7) - distance)
-    ground = _ramp((0.08, 0.14, 0.16), (0.04, 0.08, 0.10), (y - 0.75) * 4 + 0 * x)
+    star = _over(sky, _rgb((0.95, 0.95, 0.80), y), 0.006 + 0.006 * torch.frac(other * 31.7) - distance)
+    ground = _ramp((0.08, 0.14, 0.16), (0.04, 0.08, 0.10), (y - 0.75) * 4)
     return _over(star, ground, y - (0.78 + 0.06 * u[1] + 0.03 * _hills(u[2], u[3], x)))
 
 
@@ -161,12 +164,12 @@ def _block(y: Tensor, x: Tensor, top: Tensor | float, bottom: Tensor | float, le
 def _garden(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """A lawn before a hedge, with a bed of round flowers along the bottom."""
     hedge, bed = 0.34 + 0.06 * u[0], 0.78 + 0.05 * u[1]
-    sky = _ramp((0.58, 0.81, 0.97), (0.90, 0.96, 1.0), y / hedge + 0 * x)
-    leaves = _ramp((0.24, 0.50, 0.24), (0.18, 0.40, 0.20), (y - hedge) * 6 + 0 * x)
-    lawn = _ramp((0.56, 0.80, 0.42), (0.45, 0.71, 0.33), (y - hedge - 0.16) * 2 + 0 * x)
+    sky = _ramp((0.58, 0.81, 0.97), (0.90, 0.96, 1.0), y / hedge)
+    leaves = _ramp((0.24, 0.50, 0.24), (0.18, 0.40, 0.20), (y - hedge) * 6)
+    lawn = _ramp((0.56, 0.80, 0.42), (0.45, 0.71, 0.33), (y - hedge - 0.16) * 2)
     ground = _over(sky, leaves, y - (hedge + 0.012 * (_hills(9 + 2 * u[2], u[3], x) + _hills(5 + 2 * u[3], u[2], x))))
-    ground = _over(ground, lawn, y - hedge - 0.16 + 0 * x)
-    ground = _over(ground, _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4 + 0 * x), y - bed - 0.01 * _hills(u[4], u[5], x))
+    ground = _over(ground, lawn, y - hedge - 0.16)
+    ground = _over(ground, _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4), y - bed - 0.01 * _hills(u[4], u[5], x))
     for row, middle in enumerate((0.055, 0.15)):  # one flower in each eighth of the bed, every other row shifted
         cell = (x * 8 + 0.5 * row).floor()
         chance = _chance(cell + 17 * row, u[6])
@@ -176,28 +179,28 @@ def _garden(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
         petals = torch.where(
             hue < 0.34, _rgb((0.94, 0.42, 0.56), y), torch.where(hue < 0.67, _rgb((0.99, 0.84, 0.35), y), _rgb((0.97, 0.97, 0.98), y))
         )
-        ground = _over(ground, petals.expand_as(ground), 0.035 - away)
-        ground = _over(ground, _rgb((0.85, 0.55, 0.20), y).expand_as(ground), 0.012 - away)
+        ground = _over(ground, petals, 0.035 - away)
+        ground = _over(ground, _rgb((0.85, 0.55, 0.20), y), 0.012 - away)
     return ground
 
 
 def _city(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """Two rows of houses with lit windows under a dark sky, and a street."""
     street = 0.84 + 0.04 * u[0]
-    scene = _ramp((0.06, 0.06, 0.20), (0.33, 0.22, 0.45), y / 0.7 + 0 * x)
+    scene = _ramp((0.06, 0.06, 0.20), (0.33, 0.22, 0.45), y / 0.7)
     for row, (wide, low, color, light) in enumerate(((7, 0.52, (0.17, 0.16, 0.33), 0.35), (5, 0.66, (0.10, 0.10, 0.22), 0.6))):
         place = x * wide + u[1 + row]
         house = place.floor()
         top = low - 0.28 * _chance(house + 31 * row, u[3 + row])
         within = torch.minimum(place - house - 0.04, house + 0.96 - place) / wide
-        scene = _over(scene, _rgb(color, y).expand_as(scene), torch.minimum(y - top, within))
+        scene = _over(scene, _rgb(color, y), torch.minimum(y - top, within))
         at_x, at_y = (place - house) * 4, (y - top) * 18  # windows: three across
         lit = _chance(house * 7 + at_x.round() + 13 * at_y.round(), u[5 + row]) < light
         pane = torch.minimum(0.26 - (at_x - at_x.round()).abs(), 0.28 - (at_y - at_y.round()).abs()) / 18
         shown = lit & (at_x.round() > 0) & (at_x.round() < 4) & (at_y.round() > 0)
-        scene = _over(scene, _rgb((0.98, 0.83, 0.45), y).expand_as(scene), torch.where(shown, pane, -1.0))
-    road = _ramp((0.20, 0.20, 0.27), (0.14, 0.14, 0.19), (y - street) * 5 + 0 * x)
-    return _over(scene, road, y - street + 0 * x)
+        scene = _over(scene, _rgb((0.98, 0.83, 0.45), y), torch.where(shown, pane, -1.0))
+    road = _ramp((0.20, 0.20, 0.27), (0.14, 0.14, 0.19), (y - street) * 5)
+    return _over(scene, road, y - street)
 
 
 def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
@@ -206,8 +209,8 @@ def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     right, seat = left + 0.62 + 0.08 * u[2], floor - 0.08
     wall = torch.cat((0.86 + 0.10 * u[3], 0.84 + 0.10 * u[4], 0.80 + 0.12 * u[5]), 1).unsqueeze(-1)  # b 3 1 1
     scene = wall.expand(-1, -1, y.shape[1], x.shape[2])
-    boards = _ramp((0.76, 0.62, 0.48), (0.64, 0.49, 0.36), (y - floor) / (1 - floor) + 0 * x)
-    scene = _over(scene, boards, y - floor + 0 * x)
+    boards = _ramp((0.76, 0.62, 0.48), (0.64, 0.49, 0.36), (y - floor) / (1 - floor))
+    scene = _over(scene, boards, y - floor)
     cloth = torch.where(u[6] < 0.5, torch.tensor((0.30, 0.50, 0.55), device=y.device), torch.tensor((0.62, 0.36, 0.34), device=y.device))
     cloth = cloth.view(-1, 3, 1, 1)
     parts = (  # shade, top, bottom, left, right
@@ -217,9 +220,9 @@ def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
         (1.0, seat - 0.07, floor + 0.10, right - 0.09, right),
     )
     for shade, *edges in parts:
-        scene = _over(scene, (cloth * shade).expand_as(scene), _block(y, x, *edges))
+        scene = _over(scene, cloth * shade, _block(y, x, *edges))
     for cushion in (left + 0.14, right - 0.28):
-        scene = _over(scene, _rgb((0.95, 0.88, 0.70), y).expand_as(scene), _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14))
+        scene = _over(scene, _rgb((0.95, 0.88, 0.70), y), _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14))
     return scene
 
 

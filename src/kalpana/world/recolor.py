@@ -86,9 +86,11 @@ def repaint(rgba: Tensor, mask: Tensor, reference: Tensor, color: Tensor) -> Ten
     table = torch.tensor([PAINTS[name] for name in COLORS], dtype=rgba.dtype, device=rgba.device)[color]
     paint, shades, tints = table[:, :3, None, None], table[:, 3, None, None, None], table[:, 4, None, None, None]
     ref = reference.to(rgba)[:, None, None, None]
-    luma = (rgba[:, :3] * rgba.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    shade = 1 - (1 - luma / ref).clamp(0, 1) * shades
-    tint = ((luma - ref) / (1 - ref).clamp(min=0.25)).clamp(0, 1) * tints
-    new = paint * shade + (1 - paint) * tint
-    weight = mask[:, None]
-    return torch.cat((rgba[:, :3] + (new - rgba[:, :3]) * weight, rgba[:, 3:]), 1)
+    red, green, blue = rgba[:, :3].split(1, dim=1)
+    luma = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    shade = 1 - (1 - luma / ref).clamp_(0, 1) * shades
+    tint = ((luma - ref) / (1 - ref).clamp(min=0.25)).clamp_(0, 1) * tints
+    out = rgba.clone()
+    change = (paint * shade).add_((1 - paint) * tint).sub_(rgba[:, :3]).mul_(mask[:, None])
+    out[:, :3] += change
+    return out

@@ -41,17 +41,20 @@ def draw(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
         if len(some) == len(things):
             return draw_all(things, device)
         if some:
-            out[torch.tensor(some, device=device)] = draw_all([things[i] for i in some], device)
+            for i, tile in zip(some, draw_all([things[i] for i in some], device), strict=True):
+                out[i] = tile
     return out
 
 
 def _sprites(things: Sequence[Thing], device: torch.device | str) -> Tensor:
     rows = torch.tensor([thing.sprite for thing in things])
-    rgba = atlas.load().pixels[rows].to(device).float().div_(255)
-    painted = torch.tensor([i for i, thing in enumerate(things) if thing.color is not None], dtype=torch.long)
-    if len(painted):
+    rgba = atlas.load().pixels.index_select(0, rows).to(device).float().div_(255)
+    painted = [i for i, thing in enumerate(things) if thing.color is not None]
+    if painted:
         colors = torch.tensor([COLORS.index(thing.color) for thing in things if thing.color is not None])
-        rgba[painted] = atlas.recolor(rgba[painted], rows[painted], colors)
+        some = torch.tensor(painted)
+        for i, tile in zip(painted, atlas.recolor(rgba.index_select(0, some.to(device)), rows[some], colors), strict=True):
+            rgba[i] = tile
     return rgba
 
 

@@ -7,9 +7,10 @@ of occlusion and the whole box of what is half hidden.
 from __future__ import annotations
 
 import random
+from functools import cache
 
 from kalpana.world import atlas, tiles
-from kalpana.world.lexicon import lexicon, sprites_of
+from kalpana.world.lexicon import Concept, lexicon, sprites_of
 from kalpana.world.sample import FLIPS, background_for
 from kalpana.world.scene import COLORS, DEPTH_RELATIONS, Group, Scene, Thing
 from kalpana.world.splits import belongs
@@ -26,8 +27,13 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
             return scene
 
 
+@cache
+def _core() -> tuple[Concept, ...]:
+    return tuple(concept for concept in lexicon().values() if concept.core)
+
+
 def _sample(rng: random.Random) -> Scene | None:
-    concepts = rng.sample([c for c in lexicon().values() if c.core], 2)
+    concepts = rng.sample(_core(), 2)
     styles = sorted(set.intersection(*(set(sprites_of(concept.id)) for concept in concepts)))
     if not styles:
         return None

@@ -12,6 +12,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kalpana.world import figures, grammar_en, grammar_hi, places
 from kalpana.world.figures import RGB, SKINS, Figure, Stroke
@@ -81,6 +82,7 @@ def flaws_of(raised: Sequence[bool]) -> tuple[str, ...]:
     return tuple(flaw for flaw, fits in zip(FLAWS, (True, neighbours, any(raised)), strict=True) if fits)
 
 
+@lru_cache(maxsize=1024)
 def figure(hand: Hand) -> Figure:
     """The hand, its palm to the viewer and its thumb on the left; a lone thumb points up."""
     if hand.flaw and hand.flaw not in flaws_of(hand.raised):

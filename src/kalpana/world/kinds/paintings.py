@@ -36,9 +36,10 @@ def paint(pixels: Tensor, styles: Sequence[str | None], seeds: Sequence[int]) ->
     for style, brush in BRUSHES.items():
         some = [i for i, each in enumerate(styles) if each == style]
         if some:
-            index = torch.tensor(some, device=pixels.device)
-            rows = pixels[index].add(1).div(2)
-            out[index] = brush(rows, Noise([seeds[i] for i in some], rows)).clamp(0, 1).mul(2).sub(1)
+            rows = torch.stack([pixels[i] for i in some]).add_(1).div_(2)
+            painted = brush(rows, Noise([seeds[i] for i in some], rows)).clamp(0, 1).mul_(2).sub_(1)
+            for i, picture in zip(some, painted, strict=True):
+                out[i] = picture
     return out
 
 
@@ -83,16 +84,19 @@ def _strokes(x: Tensor, cell: int, noise: Noise) -> tuple[Tensor, Tensor]:
     right = inside.view(1, 1, 1, -1, 1, 1) - step.repeat(3).view(1, 9, 1, 1, 1, 1) - near[:, 0]  # n 9 1 c g g, in cells
     down = inside.view(1, 1, -1, 1, 1, 1) - step.repeat_interleave(3).view(1, 9, 1, 1, 1, 1) - near[:, 1]  # n 9 c 1 g g
     cos, sin = near[:, 2], near[:, 3]
-    along, across = (right * cos + down * sin) / 1.5, (down * cos - right * sin) / 0.55  # n 9 c c g g, 1 where the stroke ends
-    height = 1.5 * near[:, 4] - along * along - across * across
+    along = (right * cos + down * sin).div_(1.5)  # n 9 c c g g, 1 where the stroke ends
+    across = (down * cos - right * sin).div_(0.55)
+    height = (1.5 * near[:, 4] - along.square_()).sub_(across * across)
     # The index of the highest, kept in the last four bits: several times faster than argmax, which this comes down to.
-    top = ((height * 2**16).int() * 16 + torch.arange(9, device=x.device).view(1, 9, 1, 1, 1, 1)).amax(1, keepdim=True).long() % 16
+    places = torch.arange(9, device=x.device, dtype=torch.int32).view(1, 9, 1, 1, 1, 1)
+    top = height.mul_(2**16).int().mul_(16).add_(places).amax(1, keepdim=True).long() % 16
 
     def seen(values: Tensor) -> Tensor:
         return values.expand(-1, -1, cell, cell, -1, -1).gather(1, top)
 
     light = seen((0.6 * sin - 0.8 * cos).sign())
-    relief = 0.7 * torch.sin(7 * seen(across) + 20 * seen(near[:, 5])) + seen(across).clamp(-1, 1) * light
+    beside = seen(across)
+    relief = 0.7 * torch.sin(7 * beside + 20 * seen(near[:, 5])) + beside.clamp(-1, 1) * light
     drawn = torch.cat([*(seen(near[:, k]) for k in (6, 7, 8)), relief], 1)  # n 4 c c g g
     drawn = drawn.permute(0, 1, 4, 2, 5, 3).reshape(n, 4, grid * cell, grid * cell)[..., :side, :side]
     return drawn[:, :3], drawn[:, 3:]
@@ -149,8 +153,9 @@ def _pixel_art(x: Tensor, noise: Noise) -> Tensor:
     cells = F.avg_pool2d(padded, cell)
     flat = cells.flatten(2)  # n 3 g*g
     palette = flat.mean(2, keepdim=True)
+    distance = torch.full_like(flat[:, 0], torch.inf)  # from the nearest colour of the palette
     for _ in range(15):  # each new colour is the one farthest from all so far
-        distance = (flat[:, :, :, None] - palette[:, :, None]).square().sum(1).amin(2)
+        distance = torch.minimum(distance, (flat - palette[:, :, -1:]).square().sum(1))
         palette = torch.cat((palette, flat.gather(2, distance.argmax(1).view(-1, 1, 1).expand(-1, 3, 1))), 2)
     for _ in range(3):  # Lloyd's iterations
         member = F.one_hot(_nearest(flat, palette), 16).to(x)  # n g*g 16
@@ -241,7 +246,7 @@ def _windows(x: Tensor, size: int) -> Tensor:
         for k in range(1, size):
             total += x.narrow(axis, k, length)
         x = total
-    return x / size**2
+    return x.div_(size**2)
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
@@ -277,7 +282,8 @@ def _kuwahara(x: Tensor, radius: int) -> Tensor:
     for i in (0, radius):
         for j in (0, radius):
             each = weight[..., i : i + h, j : j + w]
-            total, weights = total + mean[..., i : i + h, j : j + w] * each, weights + each
+            total += mean[..., i : i + h, j : j + w] * each
+            weights += each
     return total / weights
 
 

@@ -43,31 +43,61 @@ def tile(sign: Sign) -> Tensor:
 
 def extent(sign: Sign) -> tuple[float, float]:
     """Width and height of the sign as shares of its longer side."""
-    return _drawn(sign)[1:3]
+    return _measured(sign)[:2]
 
 
 def letter_share(sign: Sign) -> float:
     """How tall its letters are, as a share of the sign's longer side."""
-    return _drawn(sign)[3]
+    return _measured(sign)[2]
+
+
+@lru_cache(maxsize=1024)
+def _measured(sign: Sign) -> tuple[float, float, float]:
+    """Width and height as shares of the sign's longer side, and how tall its letters are. A board is as large as its word asks for,
+    only bare letters must be drawn to be measured."""
+    if not sign.board:
+        return _drawn(sign)[1:]
+    size = _size(sign)
+    width, height = atlas.fitted(*size)
+    return width / (atlas.SIDE - 2), height / (atlas.SIDE - 2), _letter(sign.font, sign.text.isascii()) / max(size)
 
 
 @lru_cache(maxsize=1024)
 def _drawn(sign: Sign) -> tuple[Tensor, float, float, float]:
-    face = _face(sign.font)
-    left, top, right, bottom = face.getbbox(sign.text)
-    pad_x, pad_y = (0.35 * _DRAWN, 0.28 * _DRAWN) if sign.board else (2, 2)
-    width, height = round(right - left + 2 * pad_x), round(bottom - top + 2 * pad_y)
+    (left, top, _, _), (pad_x, pad_y), (width, height) = _box(sign.font, sign.text), _padding(sign), _size(sign)
     board = tuple(round(255 * c) for c in places.COLORS[sign.board]) if sign.board else (0, 0, 0)
     ink = tuple(round(255 * c) for c in INKS[sign.ink])
     image = Image.new("RGBA", (width, height), (*ink, 0))
     draw = ImageDraw.Draw(image)
     if sign.board:
         draw.rounded_rectangle((0, 0, width - 1, height - 1), 0.16 * _DRAWN, (*board, 255), (*ink, 255), round(0.05 * _DRAWN))
-    draw.text((pad_x - left, pad_y - top), sign.text, (*ink, 255), face)
+    draw.text((pad_x - left, pad_y - top), sign.text, (*ink, 255), _face(sign.font))
     square, w, h = atlas.fit(image)
-    letter, content = face.getbbox("H" if sign.text.isascii() else "क"), image.getchannel("A").getbbox() or (0, 0, width, height)
-    tall = (letter[3] - letter[1]) / max(content[2] - content[0], content[3] - content[1])
+    content = image.getchannel("A").getbbox() or (0, 0, width, height)
+    tall = _letter(sign.font, sign.text.isascii()) / max(content[2] - content[0], content[3] - content[1])
     return torch.from_numpy(np.array(square)).movedim(-1, 0), w, h, tall
+
+
+def _size(sign: Sign) -> tuple[int, int]:
+    """Pixels across and down of the sign before it is brought to the tile."""
+    (left, top, right, bottom), (pad_x, pad_y) = _box(sign.font, sign.text), _padding(sign)
+    return round(right - left + 2 * pad_x), round(bottom - top + 2 * pad_y)
+
+
+def _padding(sign: Sign) -> tuple[float, float]:
+    return (0.35 * _DRAWN, 0.28 * _DRAWN) if sign.board else (2, 2)
+
+
+@lru_cache(maxsize=1024)
+def _box(font: str, text: str) -> tuple[float, float, float, float]:
+    """Where the text's ink is, in pixels: left, top, right, bottom."""
+    return _face(font).getbbox(text)
+
+
+def _letter(font: str, latin: bool) -> float:
+    """How tall a capital letter, or a letter under its line, is before it is brought to the tile."""
+    _, top, _, bottom = _box(font, "H" if latin else "क")
+    return bottom - top
 
 
 @cache
