@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import ImageFont
 
+from kalpana.world import atlas
 from kalpana.world.kinds import signs
 from kalpana.world.lexicon import ART
 from kalpana.world.render import render
@@ -61,6 +62,16 @@ def test_letters_are_between_12_and_24_pixels_and_inside_the_picture() -> None:
                 assert low - 0.01 <= thing.size * signs.letter_share(thing.sprite) * 128 <= high + 0.01
                 width, height = signs.extent(thing.sprite)
                 assert abs(thing.x - 0.5) + thing.size * width / 2 < 0.5 and abs(thing.y - 0.5) + thing.size * height / 2 < 0.5
+
+
+def test_a_sign_is_measured_as_it_is_drawn() -> None:
+    """What is measured without drawing, by ``atlas.fitted``, is what the tile shows."""
+    for i in range(100):
+        sign = written(WORLD.scene(i))
+        seen = signs.tile(sign)[3] > 0
+        drawn = torch.tensor([seen.any(0).sum(), seen.any(1).sum()])
+        measured = torch.tensor(signs.extent(sign)) * (atlas.SIDE - 2)
+        assert (drawn - measured).abs().max() < (0.01 if sign.board else 1.5), sign
 
 
 @pytest.mark.parametrize("text", ["क्षमा", "श्री", "त्योहार"])
