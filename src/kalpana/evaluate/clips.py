@@ -391,9 +391,8 @@ def _same(shown: _Shown) -> bool:
 
 
 def _usual(colors: Sequence[str | None]) -> str | None:
-    """The most frequent colour, None where there is none."""
-    named = Counter(color for color in colors if color is not None)
-    return named.most_common(1)[0][0] if named else None
+    """What is said most often."""
+    return Counter(colors).most_common(1)[0][0] if colors else None
 
 
 def _filmed(clip: Clip, camera: Camera) -> bool:

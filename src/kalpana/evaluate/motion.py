@@ -30,7 +30,7 @@ KEYS = 9  # frames of a clip, evenly spaced, to which it is fitted
 SCATTER = 0.2  # difference of pixels in [-1, 1] above which they show something else, and count less and less
 RIDGE = 0.25  # (0.05 / 0.1)²: noise of pixels over a usual shift; where nothing can be told the camera stays where it was
 GAIN = 0.15  # share of the misfit of a camera that stands still which any other must explain,
-CLEAR = 0.01  # and how much of it at least, so that no camera is read into an encoder's noise
+CLEAR = 0.004  # and how much of it at least, so that no camera is read into an encoder's noise
 SURE = 0.3  # score above which a detection counts, as in score.THRESHOLDS
 JUMP = 0.25  # widths that a thing may go between two frames
 STEP = 0.25  # seconds between the places whose distances add up to the way of a thing: shorter ones would add up its box's trembling
@@ -242,15 +242,17 @@ class Track:
 def tracks(seen: Sequence[Seen], concept: str) -> list[Track]:
     """Everything of a concept that is seen in the frames, each thing by itself, the one seen in most frames first.
 
-    From frame to frame the nearest are linked first; what is lost may come back, the farther away the longer it was gone.
+    From frame to frame the nearest are linked first, and what was just seen before what was lost; that may come back, the farther away
+    the longer it was gone.
     """
     paths: list[list[tuple[int, Detection]]] = []
     for frame, found in enumerate(_confirmed(seen, concept)):
-        pairs = sorted((_apart(path[-1][1], thing), i, k) for i, path in enumerate(paths) for k, thing in enumerate(found))
+        gone = [frame - path[-1][0] for path in paths]
+        pairs = ((gone[i] > 2, _apart(path[-1][1], thing), i, k) for i, path in enumerate(paths) for k, thing in enumerate(found))
         grown: set[int] = set()
         taken: set[int] = set()
-        for away, i, k in pairs:
-            if i not in grown and k not in taken and away <= JUMP * (frame - paths[i][-1][0]):
+        for _, away, i, k in sorted(pairs):
+            if i not in grown and k not in taken and away <= JUMP * gone[i]:
                 paths[i].append((frame, found[k]))
                 grown.add(i)
                 taken.add(k)
