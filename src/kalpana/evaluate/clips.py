@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kalpana.evaluate import motion, score
 from kalpana.evaluate.motion import Camera, Track
-from kalpana.evaluate.score import RESAMPLES, THRESHOLDS, Share, Table
+from kalpana.evaluate.score import RESAMPLES, Share, Table
 from kalpana.evaluate.seen import Detection, Seen, Verifier, best
 from kalpana.evaluate.suites import Prompt
 from kalpana.media import decode_clip, to_pixels
@@ -270,7 +270,7 @@ def _colors(prompt: ClipPrompt, seen: Sequence[Seen]) -> bool | None:
 
 
 def _surest(seen: Seen, group: Group) -> list[Detection]:
-    return [thing for thing in best(seen.things, group.concept) if thing.score > THRESHOLDS.counting]
+    return [thing for thing in best(seen.things, group.concept) if thing.score > motion.SURE]
 
 
 @dataclass(frozen=True)

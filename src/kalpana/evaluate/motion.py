@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.evaluate.score import THRESHOLDS
 from kalpana.evaluate.seen import Detection, Seen
 
 KINDS = ("x", "y", "zoom", "roll")  # what a camera can do to the picture, one number each
@@ -31,7 +32,7 @@ SCATTER = 0.2  # difference of pixels in [-1, 1] above which they show something
 RIDGE = 0.25  # (0.05 / 0.1)²: noise of pixels over a usual shift; where nothing can be told the camera stays where it was
 GAIN = 0.15  # share of the misfit of a camera that stands still which any other must explain,
 CLEAR = 0.004  # and how much of it at least, so that no camera is read into an encoder's noise
-SURE = 0.3  # score above which a detection counts, as in score.THRESHOLDS
+SURE = THRESHOLDS.counting  # score above which a detection counts
 JUMP = 0.25  # widths that a thing may go between two frames
 STEP = 0.25  # seconds between the places whose distances add up to the way of a thing: shorter ones would add up its box's trembling
 LAG = 0.125  # seconds between frames of which a turn is told
