@@ -270,6 +270,7 @@ def _colors(prompt: ClipPrompt, seen: Sequence[Seen]) -> bool | None:
 
 
 def _surest(seen: Seen, group: Group) -> list[Detection]:
+    """The detections of a group that count, surest first."""
     return [thing for thing in best(seen.things, group.concept) if thing.score > motion.SURE]
 
 
@@ -535,7 +536,7 @@ def clips_of(folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = No
                 f"no clip in {folder} is of prompt {i}, {prompt.text!r}: call it {i:04d}.mp4, or put its frames into {i:04d}/000.png, ..."
             )
         try:
-            yield Video(_frames(path), fps or prompt.clip.fps) if path.is_dir() else _video(path)
+            yield Video(_frames(path), prompt.clip.fps if fps is None else fps) if path.is_dir() else _video(path)
         except KalpanaError as error:
             raise KalpanaError(f"{path}: {error}") from None
 

@@ -129,7 +129,7 @@ def _two_colors(points: Tensor) -> tuple[Tensor, Tensor]:
     a, b = points[:, away.argmin()], points[:, away.argmax()]
     for _ in range(8):
         first = _nearer(points, a, b)
-        if first.all():
+        if first.all() or not first.any():
             break
         a, b = points[:, first].median(1).values, points[:, ~first].median(1).values
     return (a, b) if _nearer(points, a, b).float().mean() >= 0.5 else (b, a)

@@ -74,7 +74,8 @@ def extent(figure: Figure) -> tuple[float, float]:
 
 
 def paint(figures: Sequence[Figure], looks: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-    """The figures as (n, 4, SIDE, SIDE) in [0, 1], RGB not premultiplied, then alpha; ``looks`` are of LOOKS."""
+    """The figures as (n, 4, SIDE, SIDE) in [0, 1], RGB not premultiplied, then alpha; ``looks`` are of LOOKS. The
+    processor paints them for every device: a part is too small to be worth more."""
     return torch.from_numpy(np.stack([_paint(figure, look) for figure, look in zip(figures, looks, strict=True)])).to(device)
 
 

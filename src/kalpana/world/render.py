@@ -21,7 +21,7 @@ from kalpana.world.kinds import paintings
 from kalpana.world.scene import Scene, Thing
 
 SHADOW = 0.45  # how much darker it is right under a thing
-FADED = 3.1  # half-widths of a shadow from its middle, it is lost in the rounding of a float
+FADED = 3.1  # half-widths from its middle, a shadow is less than the rounding of a float
 
 
 @dataclass(frozen=True)
