@@ -198,7 +198,7 @@ def test_what_comes_back_in_another_color_is_not_the_same() -> None:
 
 
 def test_lost_and_doubled_things_are_wrong_things() -> None:
-    for prompt, frames, seen in shown("move", "bounce", "grow", "turn", "swap", "pan up", "clockwise"):
+    for prompt, frames, seen in shown("move", "bounce", "grow", "turn", "swap", "pan up", "clockwise")[::2]:
         lost = [Seen(one.things if 2 * k < len(seen) else one.things[1:]) for k, one in enumerate(seen)]
         twice = [Seen((*one.things, replace(one.things[0], box=(0.02, 0.02, 0.2, 0.2)))) for one in seen]
         other = [changed(one, lambda thing: replace(thing, concept="none")) for one in seen]
