@@ -10,7 +10,6 @@ import json
 import re
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -272,7 +271,8 @@ def evaluate(
         report = running.judge(prompts, list(running.pictures_of(images, prompts)), judging, folder)
     elif comparing:
         folder = out or Path("runs") / f"{twin}-compare"
-        cast = [(drawer, partial(_draw, drawer, name)) for name, drawer in ((name, load(name, device)) for name in names)]
+        drawers = [load(name, device) for name in names]
+        cast = [(drawer, partial(_draw, drawer, name)) for drawer, name in zip(drawers, names, strict=True)]
         with _counting("") as progress:
             compare(cast, prompts, counts or STEPS, about, judging, folder, lambda label: partial(progress, label=label))
         print((folder / "compare.md").read_text(encoding="utf-8"), end="")
@@ -290,8 +290,9 @@ def evaluate(
 
 def _draw(model: TextToImage, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
     """The pictures of a suite's prompt by a model that was asked for by this name."""
-    (last,) = deque(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps), maxlen=1)
-    return last.result.pictures if last.result else ()
+    from kalpana.generate import last
+
+    return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).pictures
 
 
 def _steps(given: str | None) -> tuple[int, ...]:

@@ -138,6 +138,15 @@ def write(path: Path, data: bytes) -> None:
         raise
 
 
+def read_picture(path: Path) -> Image.Image:
+    """The picture in a file, RGB. Raises KalpanaError where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise KalpanaError(f"{path} cannot be read: {error}") from None
+
+
 def read_receipt(path: Path) -> dict[str, Any]:
     """The receipt in a picture file, or in the JSON file beside it. Raises KalpanaError where there is none."""
     try:

@@ -14,10 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from kalpana.evaluate.run import VERDICTS, first
 from kalpana.evaluate.suites import Prompt, load
+from kalpana.media import read_picture
 from kalpana.types import KalpanaError
 from kalpana.world.sheet import captioned
 
@@ -43,7 +42,7 @@ def ask(run: Path, prompts: Sequence[Prompt], verdicts: dict[str, bool], count: 
     chosen = choose(prompts, list(verdicts), count)
     for k in range(0, len(chosen), A_SHEET):
         some = chosen[k : k + A_SHEET]
-        images = [Image.open(run / name).convert("RGB") for name in some]
+        images = [read_picture(run / name) for name in some]
         texts = [f"{k + i + 1}. {prompts[int(name.split('-')[0])].text}" for i, name in enumerate(some)]
         captioned(images, texts, columns=5).save(run / f"audit-{k // A_SHEET + 1}.png")
     path = run / "audit.csv"

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate import motion, score
@@ -31,7 +30,7 @@ from kalpana.evaluate.motion import Camera, Track
 from kalpana.evaluate.score import RESAMPLES, Share, Table
 from kalpana.evaluate.seen import Detection, Seen, Verifier, best
 from kalpana.evaluate.suites import Prompt
-from kalpana.media import decode_clip, to_pixels
+from kalpana.media import decode_clip, read_picture, to_pixels
 from kalpana.types import KalpanaError
 from kalpana.world import clips as world
 from kalpana.world import maps
@@ -559,15 +558,7 @@ def _frames(folder: Path) -> Tensor:
     files = [path for path in folder.iterdir() if path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")]
     if not files:
         raise KalpanaError("there are no frames in it: put PNG, WebP or JPEG files there, 000.png and so on")
-    images = [_picture(path) for path in sorted(files, key=lambda path: (len(path.stem), path.stem))]
+    images = [read_picture(path) for path in sorted(files, key=lambda path: (len(path.stem), path.stem))]
     if len({image.size for image in images}) > 1:
         raise KalpanaError("its frames are of unlike sizes: give all of one size")
     return to_pixels(images)
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise KalpanaError(f"{path.name} cannot be read: {error}") from None

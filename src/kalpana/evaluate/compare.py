@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from kalpana.evaluate.run import Progress, run
+from kalpana.evaluate.run import Bounds, Progress, run
 from kalpana.evaluate.score import Share
 from kalpana.evaluate.seen import Verifier
 from kalpana.evaluate.suites import Prompt
@@ -66,7 +66,7 @@ def compare(
     names = [model.name for model, _ in models]
     if len(set(names)) < len(names):
         raise KalpanaError(f"two of the models are called {max(names, key=names.count)!r}: compare models of different names")
-    entries = []
+    entries, bounds = [], Bounds.of(prompts, verifier)
     for model, draw in models:
         for count in steps if "steps" in model.capabilities.uses else (None,):
             folder = out / (model.name if count is None else f"{model.name}-{count}")
@@ -81,7 +81,7 @@ def compare(
                 return pictures
 
             this = about | {"model": model.name, "files": model.files, "steps": count}
-            report = run(prompts, timed, this, verifier, folder, progress(folder.name))
+            report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
             entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())

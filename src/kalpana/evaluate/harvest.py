@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from kalpana.evaluate.score import right
 from kalpana.evaluate.seen import Verifier
 from kalpana.evaluate.suites import POSITION, Prompt
 from kalpana.evaluate.verifier import Trained
-from kalpana.generate import load
+from kalpana.generate import last, load
 from kalpana.media import save, to_pixels
 from kalpana.train.pool import HARVEST, harvest_lines
 from kalpana.types import Picture
@@ -84,8 +83,7 @@ def main() -> None:
     model = load(options.model)
 
     def draw(text: str, seeds: Sequence[int]) -> Sequence[Picture]:
-        (last,) = deque(model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps), maxlen=1)
-        return last.result.pictures if last.result else ()
+        return last(model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)).pictures
 
     def progress(done: int, total: int) -> None:
         if done % 20 == 0 or done == total:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from kalpana.evaluate.score import Table, markdown, right, rows, table
 from kalpana.evaluate.seen import Seen, Verifier
 from kalpana.evaluate.suites import Prompt
-from kalpana.media import read_receipt, save, to_pixels, write
+from kalpana.media import read_picture, read_receipt, save, to_pixels, write
 from kalpana.types import KalpanaError, Picture
 from kalpana.world.render import render
 from kalpana.world.sheet import captioned
@@ -56,7 +56,28 @@ class Report:
         )
 
 
-def run(prompts: Sequence[Prompt], draw: Draw, about: dict[str, Any], verifier: Verifier, out: Path, progress: Progress) -> Report:
+@dataclass(frozen=True)
+class Bounds:
+    """What no model has a part in: the pictures of the nearest training captions, and true renders, through the verifier."""
+
+    baseline: Table
+    ceiling: Table
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> Bounds:
+        nearest = [[World().scene(k)] for k in retrieve([prompt.text for prompt in prompts])]
+        return cls(table(prompts, _of_scenes(prompts, verifier, nearest)), table(prompts, ceiling(prompts, verifier)))
+
+
+def run(
+    prompts: Sequence[Prompt],
+    draw: Draw,
+    about: dict[str, Any],
+    verifier: Verifier,
+    out: Path,
+    progress: Progress,
+    bounds: Bounds | None = None,
+) -> Report:
     """Draw what is not drawn yet into ``out``, judge all of it, and write report.json, report.md and sheet.png there.
 
     ``about`` says of what the run is: model, hashes, suite. Raises KalpanaError where ``out`` holds a run of something else.
@@ -71,8 +92,8 @@ def run(prompts: Sequence[Prompt], draw: Draw, about: dict[str, Any], verifier: 
             for k, picture in zip(missing, pictures, strict=True):
                 save(picture.image, _path(out, i, k), picture.receipt)
         progress(i + 1, len(prompts))
-    images = [[_open(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
-    return judge(prompts, images, verifier, out)
+    images = [[read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
+    return judge(prompts, images, verifier, out, bounds)
 
 
 def first(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
@@ -86,18 +107,24 @@ def first(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
     return kept
 
 
-def judge(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], verifier: Verifier, out: Path) -> Report:
-    """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``."""
+def judge(
+    prompts: Sequence[Prompt],
+    images: Sequence[Sequence[Image.Image]],
+    verifier: Verifier,
+    out: Path,
+    bounds: Bounds | None = None,
+) -> Report:
+    """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``; ``bounds`` where they are known already."""
     seen = look(verifier, images)
     verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
     other = _exchanged(prompts)
-    nearest = retrieve([prompt.text for prompt in prompts])
+    bounds = bounds or Bounds.of(prompts, verifier)
     report = Report(
         table(prompts, verdicts),
         table(prompts, {i: [right(prompt, one, strict=True) for one in seen[i]] for i, prompt in enumerate(prompts)}),
         table(prompts, {i: [right(prompt, one) for one in seen[other[i]]] for i, prompt in enumerate(prompts)}),
-        table(prompts, _of_scenes(prompts, verifier, [[World().scene(k)] for k in nearest])),
-        table(prompts, ceiling(prompts, verifier)),
+        bounds.baseline,
+        bounds.ceiling,
     )
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     named = {_path(out, i, k).name: so for i, row in verdicts.items() for k, so in enumerate(row)}
@@ -213,15 +240,7 @@ def pictures_of(folder: Path, prompts: Sequence[Prompt]) -> Iterator[list[Image.
         paths = by_text.get(f"#{i}") or by_text.get(prompt.text)
         if not paths:
             raise KalpanaError(f"no picture in {folder} is of prompt {i}, {prompt.text!r}: call it {i:04d}-0.png")
-        yield [_open(path) for path in paths[:SEEDS]]
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise KalpanaError(f"{path} cannot be read: {error}") from None
+        yield [read_picture(path) for path in paths[:SEEDS]]
 
 
 def _path(out: Path, prompt: int, k: int) -> Path:

@@ -24,7 +24,7 @@ from kalpana.world.figures import SKINS
 from kalpana.world.kinds import hands, signs
 from kalpana.world.lexicon import lexicon
 from kalpana.world.sample import scene_of
-from kalpana.world.scene import COLORS, PLACES, SIZES, Background, Group, Hand, Scene, Sign, Thing
+from kalpana.world.scene import COLORS, DARK_PLACES, PLACES, SIZES, Background, Group, Hand, Scene, Sign, Thing
 from kalpana.world.splits import Combination, belongs, combinations, held_out, said
 
 COUNTING = {2: 26, 3: 28, 4: 26}  # GenEval's numbers of prompts for each count
@@ -268,7 +268,7 @@ def _places(groups: Groups) -> list[str]:
     """Where these can be told from the background."""
     dark = any(group.color == "black" for group in groups)
     clear = [place for place in PLACES if HOLDS.get(place, set()).isdisjoint(group.concept for group in groups)]
-    return [place for place in clear if not (dark and place in ("night", "city"))]
+    return [place for place in clear if not (dark and place in DARK_PLACES)]
 
 
 def counts58(dev: bool = False) -> list[Prompt]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kalpana.hub.card import Card, find_model, read_card
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Result
+from kalpana.types import KalpanaError, Result, Step
 
 if TYPE_CHECKING:
     from kalpana.generate.text_to_image import TextToImage
@@ -41,6 +42,13 @@ def _flow(folder: Path, card: Card, device: str | None) -> TextToImage:
     return TextToImage.read(folder, card, device)
 
 
+def last(stream: Iterator[Step]) -> Result:
+    """The result that a stream of steps ends with."""
+    (step,) = deque(stream, maxlen=1)
+    assert step.result is not None
+    return step.result
+
+
 FAMILIES = {"flow": _flow}
 
 
@@ -49,9 +57,7 @@ class Generate(ModuleType):
 
     def __call__(self, prompt: str | Request, **fields: Any) -> Result:
         request = prompt.but(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
-        (last,) = deque(load(request.model).generate(request), maxlen=1)
-        assert last.result is not None
-        return last.result
+        return last(load(request.model).generate(request))
 
 
 sys.modules[__name__].__class__ = Generate

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kalpana.hub.weights import fingerprint
-from kalpana.media import to_pixels
+from kalpana.media import read_picture, to_pixels
 from kalpana.models.vae import VAE
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
@@ -97,7 +96,7 @@ def harvested(vae: VAE, folder: Path, device: torch.device) -> tuple[np.ndarray,
         raise KalpanaError(f"there is no harvest in {folder}: make one with python -m kalpana.evaluate.harvest --out {folder}")
     coded = []
     for start in range(0, len(found), CHUNK):
-        pixels = to_pixels([Image.open(path).convert("RGB") for path, _ in found[start : start + CHUNK]]).to(device)
+        pixels = to_pixels([read_picture(path) for path, _ in found[start : start + CHUNK]]).to(device)
         with autocast(device):
             coded.append(vae.encode(pixels).to(torch.float16).cpu().numpy())
     return np.concatenate(coded), [caption for _, caption in found]

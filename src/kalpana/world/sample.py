@@ -11,7 +11,7 @@ from functools import cache
 
 from kalpana.world import atlas
 from kalpana.world.lexicon import Concept, lexicon, sprites_of
-from kalpana.world.scene import BACKDROPS, COLORS, PLACES, RELATIONS, Background, Group, Scene, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, DARK_PLACES, PLACES, RELATIONS, Background, Group, Scene, Thing
 from kalpana.world.splits import SPLITS, belongs
 
 MIX = {"place": 0.03, "single": 0.22, "count": 0.20, "relation": 0.38, "pair": 0.17}
@@ -110,8 +110,8 @@ def background_for(rng: random.Random, colors: set[str | None]) -> Background:
     """A background against which things of these colours can be seen."""
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     if kind == "place":
-        bad = {"night", "city"} if "black" in colors else set()
-        return Background(kind, rng.choice([p for p in PLACES if p not in bad]), rng.randrange(1 << 30))
+        lost = DARK_PLACES if "black" in colors else ()
+        return Background(kind, rng.choice([p for p in PLACES if p not in lost]), rng.randrange(1 << 30))
     bad = set().union(*(CLASHES.get(color, set()) for color in colors if color))
     return Background(kind, rng.choice([b for b in BACKDROPS if b not in bad]), rng.randrange(1 << 30))
 

@@ -15,6 +15,7 @@ DEPTH_RELATIONS = ("in front of", "nearer than")  # the first hides a part of th
 SIZES = ("small", "large")
 # mountains: at sunset; room: indoors, with a window; night: under stars; city: at night; lounge: a room with a sofa
 PLACES = ("meadow", "beach", "mountains", "room", "night", "garden", "city", "lounge")
+DARK_PLACES = ("night", "city")  # in which black things, and dark ones, are lost
 LOOKS = ("flat", "outlined", "shaded")  # how figures (hands, puppets) are drawn
 BACKDROPS = ("white", "black", "gray", "light blue", "light green", "beige", "lavender", "pink", "yellow", "dark blue")
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from kalpana.world import figures, grammar_en, grammar_hi, places
 from kalpana.world.figures import RGB, SKINS, Figure, Stroke
-from kalpana.world.scene import BACKDROPS, LOOKS, PLACES, Background, Group, Hand, Scene, Thing
+from kalpana.world.scene import BACKDROPS, DARK_PLACES, LOOKS, PLACES, Background, Group, Hand, Scene, Thing
 
 Raised = tuple[bool, bool, bool, bool, bool]  # thumb, index, middle, ring and little finger
 
@@ -234,7 +234,7 @@ def _background(rng: random.Random, hand: Hand) -> Background:
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     outlined = hand.look == "outlined"
     if kind == "place":
-        fit = [p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in ("night", "city"))]
+        fit = [p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in DARK_PLACES)]
         return Background(kind, rng.choice(fit), rng.randrange(1 << 30))
     enough = 0.45 if hand.skin == "dark" else 0.2 if outlined else 0.27  # lines are dark, and little help to what is dark itself
     lighter = (0.0, 0.3, 0.6) if kind == "gradient" else (0.0,)  # how far the colour runs to white, at least, from top to bottom
