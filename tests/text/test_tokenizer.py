@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import unicodedata
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalpana.text.tokenizer import BOS, EOS, NULL, PAD, Tokenizer, fertility, language, normalize, train, words
+from kalpana.text.tokenizer import BOS, EOS, NULL, PAD, Tokenizer, corpus, fertility, language, meet, normalize, train, words
 from kalpana.types import KalpanaError
 from kalpana.world.grammar import FORMS, caption
 from kalpana.world.lexicon import lexicon
@@ -202,6 +203,21 @@ def test_training_is_repeatable(tmp_path: Path) -> None:
         assert trained.decode(trained.encode([captions[2]]).ids[0]) == captions[2]
     for name in ("bpe.json", "words.txt.gz"):
         assert files[0].with_name(name).read_bytes() == files[1].with_name(name).read_bytes()
+
+
+def test_words_can_be_met_without_new_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "bpe.json"
+    train(iter(["a red apple"] * 20), file, size=700)
+    merges = file.read_bytes()
+    again = meet(["violet", "violet", "a"], file)
+    assert again.known == Tokenizer.load(file).known == {"violet", "a"}
+    assert file.read_bytes() == merges
+
+
+def test_captions_are_of_the_kind_that_is_asked_for() -> None:
+    names = sum(1 for _ in corpus(0))
+    hands = [text for text in list(corpus(80, kind="hands"))[names:] if language(text) == "en"]
+    assert len(hands) > 20 and all(re.search("hand|finger|fist|palm|V sign", text) for text in hands)
 
 
 def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ A word with all its vowel signs is one piece before merging (the usual ``\\p{L}+
 digits never merge with each other, and quoted text is read a character at a time, since it is to be drawn rather than
 understood. Outside quotes case does not matter. Sennrich et al. 2016 (BPE), Radford et al. 2019 (bytes).
 
-``python -m kalpana.text.tokenizer`` trains it again from the captions of the world.
+``python -m kalpana.text.tokenizer`` trains it again from the captions of the world; with ``--words-only --kind everything`` the
+tokens stay, so that weights stay good, and what counts as a known word is drawn up anew, for a model that has seen other pictures.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from kalpana.media import write
 from kalpana.types import KalpanaError, Tokens
 
 PAD, BOS, EOS, NULL = range(4)
@@ -150,7 +152,12 @@ def train(captions: Iterable[str], path: Path = BPE, size: int = SIZE) -> Tokeni
     bpe.train_from_iterator(read(), trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
     bpe.save(str(path), pretty=False)
-    _words_file(path).write_bytes(gzip.compress("\n".join(sorted(known)).encode("utf-8"), mtime=0))
+    return meet(known, path)
+
+
+def meet(known: Iterable[str], path: Path = BPE) -> Tokenizer:
+    """Save these as the words that training captions held, beside the merges at ``path``, which stay as they are."""
+    write(_words_file(path), gzip.compress("\n".join(sorted(set(known))).encode("utf-8"), mtime=0))
     return Tokenizer.load(path)
 
 
@@ -158,19 +165,19 @@ def _words_file(path: Path) -> Path:
     return path.with_name("words.txt.gz")
 
 
-def corpus(count: int, seed: int = 0) -> Iterator[str]:
-    """Every name in the lexicon, then ``count`` captions of random training scenes, in both languages and all forms."""
-    from kalpana.world.grammar import FORMS, LANGUAGES, caption  # the world is needed to train, not to read a prompt
+def corpus(count: int, seed: int = 0, kind: str = "objects") -> Iterator[str]:
+    """Every name in the lexicon, then ``count`` captions of random training scenes of this kind, in both languages and all forms."""
+    from kalpana.world.grammar import FORMS, LANGUAGES  # the world is needed to train, not to read a prompt
     from kalpana.world.grammar_hi import casual, names
     from kalpana.world.lexicon import lexicon
-    from kalpana.world.sample import sample_scene
+    from kalpana.world.world import KINDS
 
     for concept in lexicon().values():
         yield from (concept.en, concept.en_plural, *concept.synonyms_en)
         yield from (spelling for name in names(concept) for spelling in (name, casual(name)))
     rng = random.Random(seed)
     for _ in range(count):
-        yield caption(sample_scene(rng), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng)
+        yield KINDS[kind].caption(KINDS[kind].sample(rng, "train"), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng)
 
 
 def fertility(tokenizer: Tokenizer, captions: Iterable[str]) -> float:
@@ -184,9 +191,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=BPE, help="where the merges go; words.txt.gz is written beside it")
     parser.add_argument("--captions", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", default="objects", help="the kind of the world's pictures whose captions are read")
+    parser.add_argument("--words-only", action="store_true", help="keep the merges, and list the known words anew")
     options = parser.parse_args()
-    tokenizer = train(corpus(options.captions, options.seed), options.out)
-    fresh = list(corpus(4000, options.seed + 1))[-4000:]
+    captions = corpus(options.captions, options.seed, options.kind)
+    if options.words_only:
+        tokenizer = meet((word for caption in captions for word in words(caption)), options.out)
+    else:
+        tokenizer = train(captions, options.out)
+    fresh = list(corpus(4000, options.seed + 1, options.kind))[-4000:]
     for name in ("en", "hi"):
         print(f"{name}: {fertility(tokenizer, (text for text in fresh if language(text) == name)):.2f} tokens a word")
     print(f"{len(tokenizer)} tokens, {len(tokenizer.known)} words: {options.out}")

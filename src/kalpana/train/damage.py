@@ -19,11 +19,11 @@ from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast
 from kalpana.types import Cond
 
-SHARES = (0.2, 0.125)  # of a batch: through the autoencoder alone, and noised and drawn again
+SHARES = (0.125, 0.0625)  # of a batch: through the autoencoder alone, and noised and drawn again
 
 
 class Damage:
-    """``damage(pixels, rng)``: the same pictures (b, 3, h, w), about a third of them as they were; all chance is ``rng``'s."""
+    """``damage(pixels, rng)``: the same pictures (b, 3, h, w), nearly half of them as they were; all chance is ``rng``'s."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.vae, self.dit = None, None

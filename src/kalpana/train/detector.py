@@ -51,7 +51,7 @@ class Shown:
 
 class Detect:
     """CenterNet's losses (Zhou et al. 2019): a focal loss on the peaks, and beside them, at the middles of things alone, the box by
-    generalised IoU (Rezatofighi et al. 2019), colour, name and wholeness by cross-entropy."""
+    generalised IoU (Rezatofighi et al. 2019), class, colour, name and wholeness by cross-entropy."""
 
     file = "detector.safetensors"
 
@@ -92,6 +92,8 @@ class Detect:
             return values[picture, :, row, column].float()  # n c
 
         real = whole == 1
+        kind = batch.heat[picture, :, row, column].argmax(1)
+        parts["class"] = F.cross_entropy(at(said.heat)[real], kind[real])
         middle = torch.stack((column, row), 1) + 0.5
         reach = at(said.reach)[real]
         box = torch.cat((middle[real] - reach[:, :2], middle[real] + reach[:, 2:]), 1)
