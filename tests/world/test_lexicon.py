@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from kalpana.world.lexicon import Concept, decline, lexicon, plural, sprites_of
+from kalpana.world.lexicon import Concept, decline, keywords, lexicon, plural, sprites_of
 
 CORE = [concept for concept in lexicon().values() if concept.core]
 
@@ -29,6 +29,16 @@ def test_no_two_concepts_share_a_name() -> None:
         [name for c in lexicon().values() for name in (c.hi.singular, *c.synonyms_hi)],
     ):
         assert [name for name, times in Counter(names).items() if times > 1] == []
+
+
+def test_keywords_are_words_and_never_the_names_themselves() -> None:
+    assert keywords().keys() == lexicon().keys()
+    for concept in lexicon().values():
+        words = keywords()[concept.id]
+        assert not {concept.en, concept.hi.singular} & {*words["en"], *words["hi"]}
+        assert all(word.strip() == word and word and "," not in word for some in words.values() for word in some)
+    assert {"fruit", "ripe"} <= set(keywords()["1f34e"]["en"]) and "फल" in keywords()["1f34e"]["hi"]
+    assert sum(bool(words["en"] and words["hi"]) for words in keywords().values()) > 0.9 * len(lexicon())
 
 
 def test_names_are_clean() -> None:

@@ -1,7 +1,8 @@
 """The sprite atlas: every picture of the art pack, cropped to its content and packed into WebP sheets, and how to repaint it.
 
 ``python -m kalpana.world.atlas PACK`` makes ``art/`` again from the art pack: ``build`` packs the sheets and their index,
-``build_masks`` adds what a recolouring changes. ``load`` decodes all of it into tensors; ``recolor`` paints sprites.
+``build_masks`` adds what a recolouring changes, ``build_keywords`` the words that people look for things by. ``load`` decodes all
+of it into tensors; ``recolor`` paints sprites.
 A sprite's content is scaled so that its longer side fills SIDE - 2 pixels and centred in a SIDE x SIDE square, so the
 size of a drawn thing is known without looking at pixels.
 """
@@ -122,6 +123,22 @@ def build_masks(out: Path = ART) -> None:
     load.cache_clear()
 
 
+def build_keywords(pack: Path, out: Path = ART) -> None:
+    """Write ``keywords.jsonl``: for every concept of the lexicon its Unicode CLDR keywords, less the names it has there."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        for language in ("en", "hi"):
+            words = (word.strip() for keyword in record[f"keywords_{language}"] for word in keyword.split(","))  # some are lists in one
+            found.setdefault(record["base"], {"en": [], "hi": []})[language] += filter(None, words)
+    lines = []
+    for concept in lexicon(out / "lexicon.jsonl").values():
+        names = {concept.en, *concept.synonyms_en, concept.hi.singular, *concept.synonyms_hi}
+        words = {language: sorted(set(every) - names) for language, every in found[concept.id].items()}
+        lines.append(json.dumps({"id": concept.id, **words}, ensure_ascii=False) + "\n")
+    (out / "keywords.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def _corner(cell: int) -> tuple[int, int]:
     return cell % COLUMNS * SIDE, cell // COLUMNS * SIDE
 
@@ -182,3 +199,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     build(arguments.pack, arguments.out)
     build_masks(arguments.out)
+    build_keywords(arguments.pack, arguments.out)

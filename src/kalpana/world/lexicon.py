@@ -222,6 +222,14 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
 
 
 @cache
+def keywords(folder: Path = ART) -> dict[str, dict[str, tuple[str, ...]]]:
+    """For every concept the words that people look for it by (Unicode CLDR), by language "en" and "hi": looser than its names, "fruit"
+    and "healthy" for an apple, and shared with others."""
+    rows = (json.loads(line) for line in (folder / "keywords.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["id"]: {language: tuple(row[language]) for language in ("en", "hi")} for row in rows}
+
+
+@cache
 def sprites_of(concept: str, folder: Path = ART) -> dict[str, tuple[int, ...]]:
     """The rows of the atlas that show this concept, by style; sprites that the lexicon sets aside are left out."""
     return _rows(folder).get(concept, {})
