@@ -18,8 +18,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="what the run is called; its folder and its weights carry the name")
-    family: Literal["vae", "flow", "detector", "reader"] = Field(
-        description="which network learns: the autoencoder, the latent flow transformer, or the detector or reader of the verifiers"
+    family: Literal["vae", "flow", "clip", "detector", "reader"] = Field(
+        description="which network learns: the autoencoder, the latent flow transformer, the two towers of pictures and words, or the "
+        "detector or reader of the verifiers"
     )
     model: dict[str, Any] = Field(default={}, description="fields of the network's Config that differ from its defaults")
     vae: Path | None = Field(
@@ -28,18 +29,21 @@ class Recipe(BaseModel):
     redraw: Path | None = Field(
         default=None, description="detector, reader: a flow transformer that draws some pictures again from half-way noise"
     )
-    without: tuple[str, ...] = Field(default=(), description="detector: drawing styles it never sees in training")
+    without: tuple[str, ...] = Field(default=(), description="detector, clip: drawing styles it never sees in training")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
-    kind: str = Field(default="objects", description="vae, flow: the kind of pictures of the world, or everything")
+    kind: str = Field(default="objects", description="vae, flow, clip: the kind of pictures of the world, or everything")
     seed: int = 0
     pool: int = Field(
         default=1,
         gt=0,
-        description="vae, flow: distinct pictures; they are drawn once and kept on disk, captions are drawn anew each time round",
+        description="vae, flow, clip: distinct pictures; they are drawn once and kept on disk, captions are drawn anew each time round",
     )
     steps: int = Field(gt=0)
     batch: int = Field(gt=0, description="pictures a step")
     accumulate: int = Field(default=1, gt=0, description="parts a batch is computed in, for small memories")
+    chunk: int = Field(
+        default=0, ge=0, description="clip: pairs whose way through the towers is kept at a time, for small memories; 0: all"
+    )
     optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: for matrices inside blocks, adamw for the rest")
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -90,6 +94,8 @@ def read_recipe(path: Path) -> Recipe:
         raise KalpanaError(f"{path}: field 'kind': {recipe.kind!r} is not one of {', '.join(KINDS)}")
     if recipe.anchor and recipe.init is None:
         raise KalpanaError(f"{path}: field 'anchor': there is nothing to stay near to: name the autoencoder in init")
+    if recipe.family == "clip" and recipe.accumulate > 1:
+        raise KalpanaError(f"{path}: field 'accumulate': pairs learn from the whole batch at once: write chunk instead")
     if recipe.harvest and recipe.layout:
         raise KalpanaError(f"{path}: field 'layout': nobody knows the layout of harvested pictures: leave it out")
     if recipe.family == "flow" and recipe.vae is None:

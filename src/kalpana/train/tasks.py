@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from kalpana.train.autoencoder import Autoencode
+from kalpana.train.clip import Contrast
 from kalpana.train.detector import Detect
 from kalpana.train.flow import FlowMatch
 from kalpana.train.pool import Progress
@@ -17,6 +18,7 @@ from kalpana.train.task import Task
 TASKS: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {
     "vae": Autoencode,
     "flow": FlowMatch,
+    "clip": Contrast,
     "detector": Detect,
     "reader": Read,
 }

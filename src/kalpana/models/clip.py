@@ -1,0 +1,291 @@
+"""Two towers, one for pictures and one for words, whose features point the same way where the two belong together.
+
+CLIP (Radford et al. 2021) learns them by a softmax over the batch, SigLIP (Zhai et al. 2023) by a sigmoid over every pair. One config
+covers both, in the forms that OpenAI, open_clip and Google published, and our own small model. Simplified: transformers alone (no
+ResNets), pictures of one size, no dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from kalpana.types import KalpanaError, Tokens
+
+
+@dataclass(frozen=True)
+class Config:
+    """The defaults are our own small model. Its words look at each other both ways and are averaged: in four layers one token has
+    little time to gather what the others say, and so every word reaches the feature in one step. Its patches are averaged too (Beyer et
+    al. 2022)."""
+
+    side: int = 64  # of the pictures
+    patch: int = 8
+    width: int = 192
+    depth: int = 6
+    heads: int = 3
+    hidden: int = 768
+    image_pool: Literal["mean", "class", "attention"] = "mean"  # of all patches; a token of its own (CLIP); a learned query (SigLIP)
+    vocabulary: int = 8192
+    length: int = 64  # tokens read at most
+    text_width: int = 192
+    text_depth: int = 4
+    text_heads: int = 3
+    text_hidden: int = 768
+    text_pool: Literal["mean", "end", "last"] = "mean"  # of all words; causal, the end token (CLIP); the last place, be it padding (SigLIP)
+    end: int | None = None  # id of the end token; None where it is the highest in the row, as OpenAI had it
+    features: int = 192  # of the space that both towers share; the width itself where image_pool is "attention"
+    activation: Literal["gelu", "quick_gelu", "gelu_tanh"] = "gelu"
+    eps: float = 1e-6  # of the layer norms
+    loss: Literal["softmax", "sigmoid"] = "softmax"  # the sigmoid brings a bias
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of red, green and blue in [0, 1]: what the image tower takes for 0
+    deviation: tuple[float, ...] = (0.5, 0.5, 0.5)  # and for 1 more
+
+
+BASE = Config(
+    side=224, patch=32, width=768, depth=12, heads=12, hidden=3072, image_pool="class",
+    vocabulary=49408, length=77, text_width=512, text_depth=12, text_heads=8, text_hidden=2048, text_pool="end", end=49407,
+    features=512, activation="quick_gelu", eps=1e-5,
+    mean=(0.48145466, 0.4578275, 0.40821073), deviation=(0.26862954, 0.26130258, 0.27577711),
+)  # fmt: skip
+PRESETS = {
+    "small": Config(),
+    "vit-b/32": BASE,
+    "vit-b/16": replace(BASE, patch=16),
+    "vit-l/14": replace(
+        BASE, patch=14, width=1024, depth=24, heads=16, hidden=4096, text_width=768, text_heads=12, text_hidden=3072, features=768
+    ),
+    "siglip-b/16-224": replace(
+        BASE, patch=16, image_pool="attention", vocabulary=32000, length=64, text_width=768, text_heads=12, text_hidden=3072,
+        text_pool="last", features=768, activation="gelu_tanh", eps=1e-6, loss="sigmoid", mean=(0.5,) * 3, deviation=(0.5,) * 3,
+    ),
+}  # fmt: skip
+LIMIT = 100.0  # what a softmax's scale may reach (Radford et al. 2021, section 2.5)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu, "gelu_tanh": gelu_tanh}
+
+
+class Attention(nn.Module):
+    """Full attention; causal where asked; with a ``bias`` (b, 1, 1, l) added to the scores where one is given."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool = False, bias: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        if bias is None:
+            x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        else:  # written out: masked, torch's fused CPU kernel takes twenty times as long going backward
+            x = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)).softmax(-1).to(v.dtype) @ v
+        return self.out(x.transpose(1, 2).flatten(2))  # b l d
+
+
+class Feed(nn.Module):
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float) -> None:
+        super().__init__()
+        self.norm_one, self.norm_two = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.attention = Attention(width, heads)
+        self.feed = Feed(width, hidden, activation)
+
+    def forward(self, x: Tensor, causal: bool = False, bias: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm_one(x), causal, bias)
+        return x + self.feed(self.norm_two(x))
+
+
+class Gather(nn.Module):
+    """Patches (b, l, d) to one feature (b, d): a learned query attends to all, then a feed-forward (Lee et al. 2019, section 3.2)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.probe = nn.Parameter(torch.zeros(1, 1, width))
+        self.query, self.keys, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.feed = Feed(width, hidden, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.query(self.probe).expand(len(x), -1, -1).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
+        k, v = self.keys(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        x = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))  # b d
+        return x + self.feed(self.norm(x))
+
+
+class ImageTower(nn.Module):
+    """Pixels (b, 3, side, side) in [-1, 1] to features (b, features)."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.config = c
+        marked = c.image_pool == "class"
+        self.patches = nn.Conv2d(3, c.width, c.patch, c.patch, bias=not marked)
+        self.mark = nn.Parameter(torch.zeros(c.width)) if marked else None
+        self.positions = nn.Parameter(torch.zeros((c.side // c.patch) ** 2 + marked, c.width))
+        self.before = nn.LayerNorm(c.width, c.eps) if marked else nn.Identity()
+        self.blocks = nn.ModuleList([Block(c.width, c.heads, c.hidden, c.activation, c.eps) for _ in range(c.depth)])
+        self.norm = nn.LayerNorm(c.width, c.eps)
+        gathers = c.image_pool == "attention"
+        self.gather = Gather(c.width, c.heads, c.hidden, c.activation, c.eps) if gathers else None
+        self.project = nn.Identity() if gathers else nn.Linear(c.width, c.features, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        c = self.config
+        if pixels.shape[1:] != (3, c.side, c.side):
+            raise ValueError(f"pixels are {tuple(pixels.shape)}: give (b, 3, {c.side}, {c.side})")
+        mean, deviation = (pixels.new_tensor(levels)[:, None, None] for levels in (c.mean, c.deviation))
+        x = pixels * (0.5 / deviation) + (0.5 - mean) / deviation
+        x = self.patches(x).flatten(2).transpose(1, 2)  # b hw d
+        if self.mark is not None:
+            x = torch.cat((self.mark.expand(len(x), 1, -1), x), 1)  # b 1+hw d
+        x = self.before(x + self.positions)
+        for block in self.blocks:
+            x = block(x)
+        if self.mark is not None:
+            return self.project(self.norm(x[:, 0]))
+        x = self.norm(x)
+        return self.project(x.mean(1) if self.gather is None else self.gather(x))
+
+
+class TextTower(nn.Module):
+    """Tokens of at most ``length`` to features (b, features)."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.config = c
+        self.words = nn.Embedding(c.vocabulary, c.text_width)
+        self.positions = nn.Parameter(torch.zeros(c.length, c.text_width))
+        self.blocks = nn.ModuleList([Block(c.text_width, c.text_heads, c.text_hidden, c.activation, c.eps) for _ in range(c.text_depth)])
+        self.norm = nn.LayerNorm(c.text_width, c.eps)
+        self.project = nn.Linear(c.text_width, c.features, bias=c.text_pool == "last")
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        c, ids = self.config, tokens.ids
+        x = self.words(ids) + self.positions[: ids.shape[1]]  # b l d
+        bias = torch.where(tokens.mask, 0.0, -1e4)[:, None, None, :] if c.text_pool == "mean" else None  # b 1 1 l
+        for block in self.blocks:
+            x = block(x, c.text_pool == "end", bias)
+        if c.text_pool == "mean":
+            mask = tokens.mask[..., None].to(x.dtype)
+            return self.project((self.norm(x) * mask).sum(1) / mask.sum(1))
+        place = (ids if c.end is None else (ids == c.end).int()).argmax(1) if c.text_pool == "end" else -1  # the first of several
+        return self.project(self.norm(x[torch.arange(len(x), device=x.device), place]))
+
+
+class CLIP(nn.Module):
+    """``image`` and ``text`` give features (b, features), of any length; ``logits`` say how well each picture and each text agree."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.config = c = config or Config()
+        if c.image_pool == "attention" and c.features != c.width:
+            raise KalpanaError(f"features is {c.features}: write {c.width}, the width, where image_pool is 'attention'")
+        self.see, self.read = ImageTower(c), TextTower(c)
+        sigmoid = c.loss == "sigmoid"
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))  # as both papers start
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if sigmoid else None
+        self._init()
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """Features (b, features) of pixels (b, 3, side, side) in [-1, 1]."""
+        return self.see(pixels)
+
+    def text(self, tokens: Tokens) -> Tensor:
+        """Features (b, features) of tokens; where text_pool is "last", all rows must be ``length`` long."""
+        return self.read(tokens)
+
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """Logits (images, texts) of features (images, d) and (texts, d), for a softmax over texts or, with a bias, for a sigmoid."""
+        logits = self.logit_scale.exp() * cosines(unit(image), unit(text))
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def loss(self, image: Tensor, text: Tensor, true: Tensor | None = None) -> Tensor:
+        """The config's loss of features (images, d) and (texts, d); ``true`` as in the losses below."""
+        if self.logit_bias is not None:
+            return sigmoid(unit(image), unit(text), self.logit_scale.exp(), self.logit_bias, true)
+        with torch.no_grad():  # moved back rather than clamped on the way, which would leave it without a gradient
+            self.logit_scale.clamp_(max=math.log(LIMIT))
+        return contrastive(unit(image), unit(text), self.logit_scale.exp(), true)
+
+    def _init(self) -> None:
+        """After the code of CLIP: each block adds little at first, the less the deeper the tower."""
+        c = self.config
+        for tower, width, depth in ((self.see, c.width, c.depth), (self.read, c.text_width, c.text_depth)):
+            nn.init.normal_(tower.positions, std=0.01)
+            if isinstance(tower.project, nn.Linear):
+                nn.init.normal_(tower.project.weight, std=width**-0.5)
+            for block in tower.blocks:
+                nn.init.normal_(block.attention.qkv.weight, std=width**-0.5)
+                nn.init.normal_(block.attention.out.weight, std=width**-0.5 * (2 * depth) ** -0.5)
+                nn.init.normal_(block.feed.up.weight, std=(2 * width) ** -0.5)
+                nn.init.normal_(block.feed.down.weight, std=width**-0.5 * (2 * depth) ** -0.5)
+        nn.init.normal_(self.read.words.weight, std=0.02)
+        if self.see.mark is not None:
+            nn.init.normal_(self.see.mark, std=c.width**-0.5)
+        if self.see.gather is not None:
+            nn.init.normal_(self.see.gather.probe, std=c.width**-0.5)
+
+
+def unit(features: Tensor) -> Tensor:
+    """The features (…, d) brought to length 1."""
+    return F.normalize(features, dim=-1)
+
+
+def cosines(image: Tensor, text: Tensor) -> Tensor:
+    """Products (images, texts) of unit features in fp32, under autocast too: bf16 would be off by 0.4 once they are scaled by 100."""
+    with torch.autocast(image.device.type, enabled=False):
+        return image.float() @ text.float().T
+
+
+def contrastive(image: Tensor, text: Tensor, scale: Tensor, true: Tensor | None = None) -> Tensor:
+    """InfoNCE of unit features (images, d) and (texts, d), a number: the cross-entropy of each picture's own text among all, and of each
+    text's picture (Radford et al. 2021, figure 3). Of b pairs that say nothing it is log b.
+
+    ``true`` (images, texts) says what belongs together; the i-th of both where it is None. Where a picture has several texts, or a
+    text several pictures, the probability is to be shared evenly among them (UniCL, Yang et al. 2022); a text that has no picture is only
+    ever among the wrong ones. A bias would move all logits alike, which a softmax does not see.
+    """
+    logits, true = scale * cosines(image, text), _true(image, true)
+    own, theirs = true.sum(1, keepdim=True), true.sum(0)
+    across = -(true / own * logits.log_softmax(1)).sum() / len(image)
+    down = -(true / theirs.clamp(min=1) * logits.log_softmax(0)).sum() / (theirs > 0).sum()
+    return (across + down) / 2
+
+
+def sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, true: Tensor | None = None) -> Tensor:
+    """The sigmoid loss of unit features (images, d) and (texts, d), a number: minus the sum over i, j of log sigmoid(z (scale cos + bias)),
+    z being 1 where picture i and text j belong together and -1 elsewhere, over the number of pictures (Zhai et al. 2023, equation 1).
+    ``true`` as in ``contrastive``."""
+    sign = 2 * _true(image, true) - 1
+    return -F.logsigmoid(sign * (scale * cosines(image, text) + bias)).sum() / len(image)
+
+
+def _true(image: Tensor, true: Tensor | None) -> Tensor:
+    return torch.eye(len(image), device=image.device) if true is None else true.float()

@@ -1,0 +1,268 @@
+"""The two towers and their losses; that they are what others publish is tested in tests/hub/test_clip.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kalpana.hub.weights import load_module, save_weights
+from kalpana.models.clip import CLIP, LIMIT, PRESETS, Attention, Config, contrastive, sigmoid, unit
+from kalpana.types import KalpanaError, Tokens
+
+OURS = Config(
+    side=16, patch=8, width=32, depth=2, heads=2, hidden=48, vocabulary=50, length=12,
+    text_width=24, text_depth=2, text_heads=2, text_hidden=40, features=20,
+)  # fmt: skip
+TINY = {
+    "ours": OURS,
+    "clip": replace(OURS, image_pool="class", text_pool="end", end=2, activation="quick_gelu"),
+    "siglip": replace(OURS, image_pool="attention", text_pool="last", features=32, activation="gelu_tanh", loss="sigmoid"),
+}
+PIXELS = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
+
+
+def net(kind: str) -> CLIP:
+    torch.manual_seed(0)
+    return CLIP(TINY[kind]).eval()
+
+
+def words(rows: list[list[int]], length: int = 12) -> Tokens:
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    return Tokens(ids, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None])
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_shapes_and_a_gradient_for_every_parameter(kind: str) -> None:
+    clip = net(kind)
+    image, text = clip.image(PIXELS), clip.text(words(ROWS))
+    assert image.shape == text.shape == (3, clip.config.features)
+    assert clip.logits(image[:2], text).shape == (2, 3)
+    clip.loss(image, text).backward()
+    for name, p in clip.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+
+
+# As published: OpenAI's by open_clip's model profile, SigLIP's by its file of weights.
+@pytest.mark.parametrize(
+    "name, count", [("vit-b/32", 151_277_313), ("vit-b/16", 149_620_737), ("vit-l/14", 427_616_513), ("siglip-b/16-224", 203_155_970)]
+)
+def test_presets_have_as_many_parameters_as_the_models_they_are_named_after(name: str, count: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in CLIP(PRESETS[name]).parameters()) == count
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_batch_of_three_equals_three_singles(kind: str) -> None:
+    clip = net(kind)
+    image, text = clip.image(PIXELS), clip.text(words(ROWS))
+    for i in range(3):
+        assert torch.allclose(clip.image(PIXELS[i : i + 1])[0], image[i], atol=1e-6)
+        assert torch.allclose(clip.text(words(ROWS[i : i + 1]))[0], text[i], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ours", "clip"])
+def test_padding_does_not_matter(kind: str) -> None:
+    clip, long = net(kind), words(ROWS)
+    assert torch.allclose(clip.text(words(ROWS, 6)), clip.text(long), atol=1e-6)
+    other = Tokens(torch.where(long.mask, long.ids, 33), long.mask)
+    assert torch.allclose(clip.text(other), clip.text(long), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_word_order_and_the_place_of_patches_matter(kind: str) -> None:
+    clip = net(kind)
+    assert not torch.allclose(clip.text(words([[1, 5, 6, 2]])), clip.text(words([[1, 6, 5, 2]])), atol=1e-4)
+    assert not torch.allclose(clip.image(PIXELS), clip.image(PIXELS.roll(8, -1)), atol=1e-4)
+
+
+def test_the_first_end_token_is_read_and_nothing_after_it() -> None:
+    clip = net("clip")
+    assert torch.allclose(clip.text(words([[1, 5, 2, 7, 2]])), clip.text(words([[1, 5, 2]])), atol=1e-6)
+    assert not torch.allclose(clip.text(words([[1, 5, 2]])), clip.text(words([[1, 7, 2]])), atol=1e-4)
+
+
+def test_without_an_end_token_the_highest_id_is_the_end() -> None:
+    torch.manual_seed(0)
+    highest, named = CLIP(replace(TINY["clip"], end=None)), net("clip")
+    highest.load_state_dict(named.state_dict())
+    assert torch.equal(highest.text(words([[1, 5, 49, 3]])), CLIP_with_end(named, 49).text(words([[1, 5, 49, 3]])))
+
+
+def CLIP_with_end(clip: CLIP, end: int) -> CLIP:
+    other = CLIP(replace(clip.config, end=end))
+    other.load_state_dict(clip.state_dict())
+    return other
+
+
+def test_the_last_place_is_read_even_where_it_is_padding() -> None:
+    clip = net("siglip")
+    assert not torch.allclose(clip.text(words(ROWS, 6)), clip.text(words(ROWS, 12)), atol=1e-4)
+
+
+def test_attention_written_out_is_the_fused_one() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(24, 3), torch.randn(2, 7, 24)
+    assert torch.allclose(attention(x, bias=torch.zeros(2, 1, 1, 7)), attention(x), atol=1e-6)
+
+
+def test_inputs_are_unchanged() -> None:
+    clip, pixels, tokens = net("ours"), PIXELS.clone(), words(ROWS)
+    clip.logits(clip.image(pixels), clip.text(tokens))
+    assert torch.equal(pixels, PIXELS) and torch.equal(tokens.ids, words(ROWS).ids)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_saved_and_loaded_it_is_the_same_function(kind: str, tmp_path: Path) -> None:
+    clip = net(kind)
+    clip.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in clip.state_dict().items()})  # files keep bf16
+    save_weights(tmp_path / "clip.safetensors", clip, "clip", clip.config, {})
+    again = load_module(tmp_path / "clip.safetensors", "clip", lambda **config: CLIP(Config(**config)))
+    assert again.config == clip.config
+    assert torch.equal(clip.image(PIXELS), again.image(PIXELS)) and torch.equal(clip.text(words(ROWS)), again.text(words(ROWS)))
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_bf16_is_close_to_fp32(kind: str) -> None:
+    clip = net(kind)
+    image, text = unit(clip.image(PIXELS)), unit(clip.text(words(ROWS)))
+    with torch.autocast("cpu", torch.bfloat16):
+        near = unit(clip.image(PIXELS).float()), unit(clip.text(words(ROWS)).float())
+        logits = clip.logits(image, text)
+    assert (near[0] - image).abs().max() < 0.02 and (near[1] - text).abs().max() < 0.02
+    assert torch.equal(logits, clip.logits(image, text))  # what is scaled by up to 100 is not rounded to three digits first
+
+
+def test_pictures_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"pixels are \(1, 3, 16, 24\): give \(b, 3, 16, 16\)"):
+        net("ours").image(torch.zeros(1, 3, 16, 24))
+
+
+def test_a_config_that_contradicts_itself() -> None:
+    with pytest.raises(KalpanaError, match="features is 20: write 32"):
+        CLIP(replace(OURS, image_pool="attention"))
+
+
+# The losses, on 5 pairs of features of length 1.
+
+
+def pairs(n: int = 5, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(2)
+    return unit(torch.randn(n, d, generator=rng)), unit(torch.randn(n, d, generator=rng))
+
+
+SCALE = torch.tensor(7.0)
+TRUE = torch.eye(5, dtype=torch.bool)
+TRUE[0, 3] = TRUE[3, 0] = TRUE[1, 4] = True
+
+
+def test_contrastive_is_the_cross_entropy_both_ways() -> None:
+    image, text = pairs()
+    logits, own = SCALE * image @ text.T, torch.arange(5)
+    wanted = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    assert contrastive(image, text, SCALE) == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_contrastive_in_closed_form() -> None:
+    same = unit(torch.ones(5, 8))
+    assert contrastive(same, same, SCALE) == pytest.approx(math.log(5), rel=1e-6)  # nothing is told apart
+    apart = torch.eye(5)  # every pair agrees fully, and no other at all
+    assert contrastive(apart, apart, SCALE) == pytest.approx(math.log(1 + 4 * math.exp(-7)), rel=1e-4)
+
+
+def test_contrastive_shares_each_row_among_all_that_is_true() -> None:
+    image, text = pairs()
+    logits, true = (SCALE * image @ text.T).tolist(), TRUE.tolist()
+    total = 0.0
+    for i in range(5):
+        row, column = logits[i], [logits[k][i] for k in range(5)]
+        for line, mine in ((row, true[i]), (column, [true[k][i] for k in range(5)])):
+            all_of_it = math.log(sum(map(math.exp, line)))
+            total -= sum(line[j] - all_of_it for j in range(5) if mine[j]) / sum(mine)
+    assert contrastive(image, text, SCALE, TRUE) == pytest.approx(total / 10, rel=1e-5)
+
+
+def test_contrastive_of_two_that_are_alike_is_least_where_they_share() -> None:
+    """Rows 0 and 1 say the same: with the mask the loss can fall to log 2 for them, and its gradient is zero there."""
+    image = torch.eye(4)[[0, 0, 2, 3]].requires_grad_()
+    true = torch.eye(4, dtype=torch.bool)
+    true[0, 1] = true[1, 0] = True
+    loss = contrastive(image, image.detach(), torch.tensor(50.0), true)
+    assert loss.item() == pytest.approx(math.log(2) / 2, rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, image)
+    assert gradient.abs().max() < 1e-6
+
+
+def test_a_text_of_no_picture_is_only_ever_among_the_wrong_ones() -> None:
+    image, text = pairs()
+    seven = torch.cat((text, unit(torch.ones(2, 8))))
+    true = torch.eye(5, 7, dtype=torch.bool)
+    own, logits = torch.arange(5), SCALE * image @ seven.T
+    wanted = (F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :5].T, own)) / 2
+    assert contrastive(image, seven, SCALE, true).item() == pytest.approx(wanted.item(), rel=1e-6)
+    alone = sigmoid(image, text, SCALE, torch.tensor(-3.0)) - F.logsigmoid(3 - logits[:, 5:]).sum() / 5
+    assert sigmoid(image, seven, SCALE, torch.tensor(-3.0), true).item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_sigmoid_is_the_sum_over_all_pairs() -> None:
+    image, text = pairs()
+    for true in (None, TRUE):
+        total = 0.0
+        for i in range(5):
+            for j in range(5):
+                sign = 1 if (i == j if true is None else true[i, j]) else -1
+                total += math.log(1 + math.exp(-sign * (7.0 * (image[i] @ text[j]).item() - 3.0)))
+        assert sigmoid(image, text, SCALE, torch.tensor(-3.0), true).item() == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_sigmoid_in_closed_form() -> None:
+    image = torch.eye(6)
+    nothing = sigmoid(image, image, torch.tensor(0.0), torch.tensor(0.0))
+    assert nothing.item() == pytest.approx(6 * math.log(2), rel=1e-6)  # 6 pairs a picture, each undecided
+
+
+def test_losses_do_not_depend_on_the_order_of_the_batch() -> None:
+    image, text = pairs()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    bias = torch.tensor(-1.0)
+    shuffled = image[order], text[order], SCALE
+    assert contrastive(*shuffled, TRUE[order][:, order]).item() == pytest.approx(contrastive(image, text, SCALE, TRUE).item(), rel=1e-6)
+    mixed = sigmoid(*shuffled, bias, TRUE[order][:, order])
+    assert mixed.item() == pytest.approx(sigmoid(image, text, SCALE, bias, TRUE).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ours", "siglip"])
+def test_the_model_s_loss_is_that_of_its_logits(kind: str) -> None:
+    clip, own = net(kind), torch.arange(3)
+    image, text = clip.image(PIXELS), clip.text(words(ROWS))
+    logits = clip.logits(image, text)
+    if kind == "ours":
+        wanted = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    else:
+        wanted = F.binary_cross_entropy_with_logits(logits, torch.eye(3), reduction="sum") / 3
+    assert clip.loss(image, text).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_softmax_s_scale_is_kept_at_100_and_can_come_down_again() -> None:
+    clip = net("ours")
+    with torch.no_grad():
+        clip.logit_scale.fill_(math.log(300))
+    clip.loss(clip.image(PIXELS), clip.text(words(ROWS))).backward()
+    assert clip.logit_scale.exp().item() == pytest.approx(LIMIT) and clip.logit_scale.grad != 0
+
+
+def test_it_learns_to_tell_pictures_apart() -> None:
+    clip = net("ours").train()
+    optimizer = torch.optim.AdamW(clip.parameters(), lr=3e-3)
+    for _ in range(40):
+        loss = clip.loss(clip.image(PIXELS), clip.text(words(ROWS)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+    assert clip.logits(clip.image(PIXELS), clip.text(words(ROWS))).argmax(1).tolist() == [0, 1, 2]
