@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kalpana.evaluate.seen import truth
+from kalpana.evaluate.ocr import ENGINES, reader
+from kalpana.evaluate.score import right
+from kalpana.evaluate.seen import Box, Reader, Reading, truth
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifier import SIDE, Trained, iou, nearest, peaks
+from kalpana.hub.weights import save_weights
+from kalpana.models import reader as readers
 from kalpana.models.detector import STRIDE, Config, Detector, Maps
 from kalpana.train.detector import Shown, shown, tail
 from kalpana.world.kinds import hands
 from kalpana.world.recolor import PAINTS, lab
-from kalpana.world.scene import COLORS
+from kalpana.world.scene import COLORS, Background, Group, Scene, Sign, Thing
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
@@ -41,7 +49,7 @@ class Oracle(nn.Module):
                 name[at][int(rare)] = 1
             whole[at] = 9.0 if real else -9.0
         heat = torch.logit(self.batch.heat.clamp(1e-4, 1 - 1e-4))
-        return Maps(heat, reach, color, torch.logit(self.batch.painted.clamp(1e-4, 1 - 1e-4)), name, whole)
+        return Maps(heat, reach, color, torch.logit(self.batch.painted.clamp(1e-4, 1 - 1e-4)), name, whole, heat)
 
 
 def test_hands_and_figures_are_read_from_left_to_right() -> None:
@@ -79,6 +87,61 @@ def test_the_truth_comes_back_from_true_maps(kind: str) -> None:
                 assert match.color is None
         assert not left, f"seen and not there: {left}"
     assert found / wanted > 0.97 and right / colors > 0.95, (found / wanted, right / colors)
+
+
+def signs(*words: str) -> Scene:
+    """Signs side by side, given from right to left."""
+    places = [(k + 0.5) / len(words) for k in range(len(words))]
+    things = tuple(Thing(Sign(word, "Mukta", "black", "white"), x, 0.5, 0.9 / len(words)) for word, x in zip(words, places, strict=True))
+    return Scene(things[::-1], (Group("sign"),), Background("flat", "light blue", 0))
+
+
+def test_every_reader_reads_the_signs_from_left_to_right() -> None:
+    batch = shown([signs("EXIT", "MILK"), World(9, "dev").scene(0), signs("HOTEL")], CPU)
+    asked = []
+
+    def where(pixels: Tensor, boxes: Sequence[Box]) -> list[str]:
+        asked.append((pixels, boxes))
+        return ["left" if x1 < 0.5 else "right" if x0 > 0.5 else "alone" for x0, _, x1, _ in boxes]
+
+    two = (Reader("where", where), Reader("mute", lambda pixels, boxes: [""] * len(boxes), alike=True))
+    seen = Trained(Oracle(batch), two).look(batch.pixels)  # type: ignore[arg-type]
+    ((pixels, boxes),) = asked
+    assert torch.equal(pixels, batch.pixels[[0, 0, 2]]) and len(boxes) == 3
+    said = [("left", "right"), (), ("alone",)]
+    assert [one.readings for one in seen] == [
+        (Reading(words, "where"), Reading(("",) * len(words), "mute (0 as O, 1 as I)", alike=True)) for words in said
+    ]
+    assert all(one.readings == () for one in Trained(Oracle(batch)).look(batch.pixels))  # type: ignore[arg-type]
+    empty = shown([World(9, "dev").scene(0)], CPU)
+    (one,) = Trained(Oracle(empty), two[:1]).look(empty.pixels)  # type: ignore[arg-type]
+    assert one.readings == (Reading((), "where"),) and len(asked) == 1, "where there is no sign nobody is asked"
+
+
+@pytest.mark.parametrize("suite", ENGINES)
+def test_an_engine_reads_what_the_detector_finds(suite: str) -> None:
+    engine = ENGINES[suite]
+    if missing := engine.available():
+        pytest.skip(missing)
+    prompts = load(suite, dev=True)[:12]
+    batch = shown([prompt.scene(random.Random(prompt.text)) for prompt in prompts], CPU)
+    seen = Trained(Oracle(batch), (reader(engine),)).look(batch.pixels)  # type: ignore[arg-type]
+    assert all(len(one.readings[0].words) == 1 for one in seen)
+    assert sum(right(prompt, one) for prompt, one in zip(prompts, seen, strict=True)) >= 9, [one.readings for one in seen]
+    assert not any(right(replace(prompt, word=f"{prompt.word}क"), one) for prompt, one in zip(prompts, seen, strict=True))
+
+
+def test_a_folder_has_a_reader_of_its_own_or_none(tmp_path: Path) -> None:
+    net = Detector(Config(fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1), concepts=len(tail())))
+    save_weights(tmp_path / "detector.safetensors", net, "detector", net.config, {})
+    assert Trained.load(tmp_path).readers == ()
+    torch.manual_seed(0)
+    other = readers.Reader(readers.Config("ABC", 8, 8))
+    save_weights(tmp_path / "reader.safetensors", other, "reader", other.config, {})
+    (mine,) = Trained.load(tmp_path).readers
+    pixels, boxes = torch.rand(3, 3, 64, 64) * 2 - 1, [(0.1, 0.2, 0.9, 0.6)] * 3
+    assert (mine.title, mine.alike) == ("the verifier's reader", False)
+    assert mine.read(pixels, boxes) == [word for k in range(3) for word in mine.read(pixels[k : k + 1], boxes[:1])]
 
 
 def test_paints_are_told_apart_and_what_lies_between_is_not() -> None:

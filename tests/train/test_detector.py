@@ -54,10 +54,31 @@ def test_targets_lie_where_things_are() -> None:
     assert int((batch.heat == 1).sum()) <= at and batch.heat.max() == 1 and batch.heat.min() >= 0
 
 
+def test_cells_show_what_covers_half_of_them() -> None:
+    """By hand from the masks, cell by cell: a class where half is one thing's, nothing where nothing is, and no answer in between."""
+    scenes = [World(3).scene(i) for i in range(6)]
+    batch, drawn = shown(scenes, CPU), render(scenes, masks=True)
+    assert drawn.masks is not None
+    answers = {-1: 0, 0: 0, 1: 0}
+    for i, (scene, masks) in enumerate(zip(scenes, drawn.masks, strict=True)):
+        for row in range(0, 128 // STRIDE, 3):
+            for column in range(0, 128 // STRIDE, 3):
+                cell = masks[:, row * STRIDE : (row + 1) * STRIDE, column * STRIDE : (column + 1) * STRIDE].float().mean((1, 2))
+                said = int(batch.shows[i, row, column])
+                most = int(cell.argmax()) if len(cell) else 0
+                if len(cell) and cell[most] >= 0.5:
+                    assert said == 1 + numbers()[label(scene, scene.things[most]) or ""]
+                else:
+                    assert said == (-1 if cell.sum() > 0.1 else 0)
+                answers[min(said, 1)] += 1
+    assert min(answers.values()) > 5
+
+
 def test_broken_things_have_no_peak() -> None:
     rng = random.Random(0)
     scenes = [breaking(World(3).scene(i), rng, 1.0) for i in range(20)]
     batch = shown(scenes, CPU)
+    assert batch.shows.max() == 0 and batch.shows.min() == -1
     assert batch.heat.max() == 0 and (batch.things[:, 9] == 0).all() and (batch.things[:, 7] == 0).all()
     seen = {thing.sprite.way for scene in scenes for thing in scene.things if isinstance(thing.sprite, Broken)}
     assert seen == set(WAYS)
@@ -113,6 +134,7 @@ def test_every_parameter_learns_and_a_step_helps() -> None:
     task = Detect(RECIPE, CPU, silent)
     task.model.train()
     batch = task.batch(0)
+    assert (batch.shows > 0).any()
     optimizer = torch.optim.SGD(task.model.parameters(), 0.02)
     first = None
     for _ in range(8):
@@ -123,7 +145,7 @@ def test_every_parameter_learns_and_a_step_helps() -> None:
         optimizer.step()
         first = first or loss.item()
     assert loss.item() < first
-    assert set(parts) >= {"heat", "box", "color", "painted", "whole"}
+    assert set(parts) >= {"heat", "shows", "class", "box", "color", "painted", "whole"}
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

@@ -58,7 +58,9 @@ class Depthwise(nn.Module):
 class Maps:
     """What the network says at every cell, at a quarter of the side: ``heat`` (b, classes, h, w) logits; ``reach`` (b, 4, h, w), from the
     cell's middle to the left, top, right and bottom of the box, in cells; ``color`` (b, colors, h, w) logits; ``painted`` (b, 1, h, w)
-    logits: is this of the colour its object was given; ``embedding`` (b, embedding, h, w); ``whole`` (b, 1, h, w) logits."""
+    logits: is this of the colour its object was given; ``embedding`` (b, embedding, h, w); ``whole`` (b, 1, h, w) logits; ``shows``
+    (b, 1 + classes, h, w) logits: what the cell shows, 0 being the background. The last is there to be learned: a thing has one middle,
+    but many cells that tell what it is."""
 
     heat: Tensor
     reach: Tensor
@@ -66,6 +68,7 @@ class Maps:
     painted: Tensor
     embedding: Tensor
     whole: Tensor
+    shows: Tensor
 
 
 class Detector(nn.Module):
@@ -88,7 +91,7 @@ class Detector(nn.Module):
         self.lift = nn.Conv2d(c.deep, c.coarse, 1)
         self.up = blocks(c.coarse, c.depth[3])
         self.grow = nn.Sequential(nn.Conv2d(c.coarse, 4 * c.fine, 1), nn.PixelShuffle(2))  # b fine h/4 w/4
-        self.parts = (c.classes, 4, c.colors, 1, c.embedding, 1)
+        self.parts = (c.classes, 4, c.colors, 1, c.embedding, 1, 1 + c.classes)
         self.head = nn.Conv2d(c.fine, sum(self.parts), 1)
         self.names = nn.Parameter(0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_())  # of the tail's concepts
         nn.init.constant_(self.head.bias[: c.classes], -4.0)  # type: ignore[index]

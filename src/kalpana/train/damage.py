@@ -23,7 +23,8 @@ SHARES = (0.125, 0.0625)  # of a batch: through the autoencoder alone, and noise
 
 
 class Damage:
-    """``damage(pixels, rng)``: the same pictures (b, 3, h, w), nearly half of them as they were; all chance is ``rng``'s."""
+    """``damage(pixels, rng)``: the same pictures (b, 3, h, w), nearly half of them as they were; all chance is ``rng``'s. ``coded`` is
+    whether the autoencoder, which takes long, is used."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.vae, self.dit = None, None
@@ -33,18 +34,18 @@ class Damage:
             self.dit = load_module(recipe.redraw, "flow", lambda **config: dit.DiT(dit.Config(**config))).to(device)
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, rng: Generator) -> Tensor:
+    def __call__(self, pixels: Tensor, rng: Generator, coded: bool = True) -> Tensor:
         out, b = pixels.clone(), len(pixels)
         order, used = torch.randperm(b, generator=rng), 0
-        if self.vae:
+        if self.vae and coded:
             with autocast(pixels.device):
-                coded, redrawn = (round(share * b) for share in SHARES)
-                rows = order[: coded + redrawn]
+                plain, redrawn = (round(share * b) for share in SHARES)
+                rows = order[: plain + redrawn]
                 z = self.vae.encode(pixels[rows])
                 if self.dit and redrawn:
-                    z[coded:] = self._redraw(self.dit, z[coded:].float(), rng).to(z)
+                    z[plain:] = self._redraw(self.dit, z[plain:].float(), rng).to(z)
                 else:
-                    rows, z = rows[:coded], z[:coded]
+                    rows, z = rows[:plain], z[:plain]
                 out[rows] = self.vae.decode(z.float()).float().clamp(-1, 1)
                 used = len(rows)
         rest = order[used : used + round((b - used) * 0.45)]

@@ -40,18 +40,21 @@ def tail() -> dict[str, int]:
 @dataclass(frozen=True)
 class Shown:
     """A batch of the detector: ``pixels`` (b, 3, h, w); ``heat`` (b, classes, h/4, w/4), 1 at the middle of every thing and less around it;
-    ``painted`` (b, 1, h/4, w/4); and ``things`` (n, 10): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
+    ``painted`` (b, 1, h/4, w/4); ``shows`` (b, h/4, w/4), 1 + the class of what covers half of a cell or more, 0 where nothing does, -1 in
+    between and where it is no thing; and ``things`` (n, 10): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
     the tail (-1 for a core class), 1 for a whole thing or 0 for what is none."""
 
     pixels: Tensor
     heat: Tensor
     painted: Tensor
+    shows: Tensor
     things: Tensor
 
 
 class Detect:
     """CenterNet's losses (Zhou et al. 2019): a focal loss on the peaks, and beside them, at the middles of things alone, the box by
-    generalised IoU (Rezatofighi et al. 2019), class, colour, name and wholeness by cross-entropy."""
+    generalised IoU (Rezatofighi et al. 2019), class, colour, name and wholeness by cross-entropy; and the class once more at every cell
+    that shows a thing. In the first half of the run pictures are not sent through the autoencoder."""
 
     file = "detector.safetensors"
 
@@ -72,7 +75,8 @@ class Detect:
             if scene.style not in self.recipe.without:
                 scenes.append(scene)
         batch = shown(scenes, self.device)
-        return replace(batch, pixels=self.damage(batch.pixels, torch.Generator().manual_seed(rng.randrange(1 << 40))))
+        chance, late = torch.Generator().manual_seed(rng.randrange(1 << 40)), step >= self.recipe.steps // 2
+        return replace(batch, pixels=self.damage(batch.pixels, chance, coded=late))
 
     def _scene(self, kind: str, rng: random.Random) -> Scene:
         if kind == "flawed":
@@ -85,6 +89,8 @@ class Detect:
         said: Maps = self.model(batch.pixels.contiguous(memory_format=torch.channels_last))
         parts = {"heat": focal(said.heat.float(), batch.heat)}
         parts["painted"] = F.binary_cross_entropy_with_logits(said.painted.float(), batch.painted)
+        shown = F.cross_entropy(said.shows.float(), batch.shows, reduction="none", ignore_index=-1)
+        parts["shows"] = sum((shown[cells].mean() for cells in (batch.shows > 0, batch.shows == 0)), torch.zeros(()).to(shown))
         picture, row, column = batch.things[:, :3].long().unbind(1)
         color, name, whole = batch.things[:, 7:].long().unbind(1)
 
@@ -102,7 +108,7 @@ class Detect:
         parts["whole"] = F.binary_cross_entropy_with_logits(at(said.whole)[:, 0], whole.float())
         rare = name >= 0
         if rare.any():
-            parts["name"] = 0.3 * F.cross_entropy(at(said.embedding)[rare] @ self.model.names.float().T, name[rare])
+            parts["name"] = 0.1 * F.cross_entropy(at(said.embedding)[rare] @ self.model.names.float().T, name[rare])
         return torch.stack(list(parts.values())).sum(), {k: v.item() for k, v in parts.items()}
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -133,16 +139,22 @@ class Detect:
 def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
     """The pictures of scenes and what a detector should say of them."""
     drawn, cells = render(scenes, side, masks=True, device=device), side // STRIDE
-    assert drawn.whole is not None and drawn.painted is not None
+    assert drawn.whole is not None and drawn.masks is not None and drawn.painted is not None
+    shows = torch.zeros(len(scenes), cells, cells, dtype=torch.long)
     heat = torch.zeros(len(scenes), len(labels()), cells, cells)
     rows: list[list[float]] = []
-    for i, (scene, whole) in enumerate(zip(scenes, drawn.whole, strict=True)):
-        for thing, box in zip(scene.things, maps.boxes(whole.cpu()).tolist(), strict=True):
+    for i, (scene, whole, masks) in enumerate(zip(scenes, drawn.whole, drawn.masks, strict=True)):
+        names = [label(scene, thing) for thing in scene.things]
+        if scene.things:
+            covered = F.avg_pool2d(masks[:, None].float(), STRIDE)[:, 0].cpu()  # n h/4 w/4
+            most, which = covered.max(0)
+            kinds = torch.tensor([-1 if name is None else 1 + numbers()[name] for name in names])
+            shows[i] = torch.where(most >= 0.5, kinds[which], -(covered.sum(0) > 0.1).long())
+        for thing, name, box in zip(scene.things, names, maps.boxes(whole.cpu()).tolist(), strict=True):
             x0, y0, x1, y1 = (edge / STRIDE for edge in box)
             if x1 <= x0:
                 continue
             row, column = (min(int((a + b) / 2), cells - 1) for a, b in ((y0, y1), (x0, x1)))
-            name = label(scene, thing)
             if name is not None:
                 kind = numbers()[name]
                 heat[i, kind] = torch.maximum(heat[i, kind], _bump(cells, row, column, x1 - x0, y1 - y0))
@@ -151,7 +163,7 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
             rows.append([i, row, column, x0, y0, x1, y1, color, rare, float(name is not None)])
     things = torch.tensor(rows).view(-1, 10)
     painted = F.avg_pool2d(drawn.painted.unsqueeze(1), STRIDE)
-    return Shown(drawn.pixels, heat.to(device), painted, things.to(device))
+    return Shown(drawn.pixels, heat.to(device), painted, shows.to(device), things.to(device))
 
 
 def _bump(cells: int, row: int, column: int, width: float, height: float) -> Tensor:
