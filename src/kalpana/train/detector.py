@@ -19,7 +19,7 @@ from kalpana.train.damage import Damage
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
-from kalpana.world.kinds import hands
+from kalpana.world.kinds import crowd, hands
 from kalpana.world.kinds.broken import breaking
 from kalpana.world.labels import OTHER, label, labels, numbers
 from kalpana.world.lexicon import lexicon
@@ -27,8 +27,8 @@ from kalpana.world.render import render
 from kalpana.world.scene import COLORS, Scene
 from kalpana.world.world import World
 
-# Of a batch; "broken" are objects that are none any longer, "flawed" malformed hands.
-KINDS = {"objects": 0.55, "depth": 0.1, "broken": 0.1, "hands": 0.09, "flawed": 0.04, "puppets": 0.07, "text": 0.05}
+# Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer, "flawed" malformed hands.
+KINDS = {"crowd": 0.43, "objects": 0.2, "depth": 0.07, "broken": 0.1, "hands": 0.08, "flawed": 0.03, "puppets": 0.05, "text": 0.04}
 
 
 @cache
@@ -81,9 +81,10 @@ class Detect:
     def _scene(self, kind: str, rng: random.Random) -> Scene:
         if kind == "flawed":
             return hands.sample_flawed(rng)
-        world = World(self.recipe.seed, kind="objects" if kind == "broken" else kind)
-        scene = world.scene(rng.randrange(self.recipe.pool))
-        return breaking(scene, rng) if kind == "broken" else scene
+        if kind in ("crowd", "broken"):
+            scene = crowd.sample(rng)
+            return breaking(scene, rng) if kind == "broken" else scene
+        return World(self.recipe.seed, kind=kind).scene(rng.randrange(self.recipe.pool))
 
     def loss(self, batch: Shown, rng: Generator) -> tuple[Tensor, Metrics]:
         said: Maps = self.model(batch.pixels.contiguous(memory_format=torch.channels_last))

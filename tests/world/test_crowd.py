@@ -1,0 +1,43 @@
+"""Crowds: everything is where it is said to be, unlike the rest, and nearly all of it can be seen."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from kalpana.world.atlas import load
+from kalpana.world.kinds.crowd import SIDES, sample
+from kalpana.world.lexicon import lexicon
+from kalpana.world.render import render
+from kalpana.world.scene import STYLES
+
+SCENES = [sample(random.Random(i)) for i in range(60)]
+
+
+def test_many_things_of_one_style_as_they_are_called() -> None:
+    for scene in SCENES:
+        assert 1 <= len(scene.things) <= max(SIDES) ** 2 and len(scene.groups) == len(scene.things)
+        for thing in scene.things:
+            sprite, group = load().sprites[thing.sprite], scene.groups[thing.group]
+            assert (sprite.style, sprite.concept, thing.color) == (scene.style, group.concept, group.color)
+            assert thing.color is None or sprite.recolor
+    assert {scene.style for scene in SCENES} == set(STYLES)
+
+
+def test_core_classes_are_drawn_about_evenly_and_others_seldom() -> None:
+    scenes = [sample(random.Random(f"even/{i}")) for i in range(600)]
+    counts = Counter(group.concept for scene in scenes for group in scene.groups)
+    core = [counts[concept.id] for concept in lexicon().values() if concept.core]
+    assert min(core) > 0.3 * sum(core) / len(core) and max(core) < 2 * sum(core) / len(core)
+    assert 0.05 < 1 - sum(core) / sum(counts.values()) < 0.2
+
+
+def test_nearly_all_of_each_thing_can_be_seen() -> None:
+    drawn = render(SCENES[:24], masks=True)
+    assert drawn.masks is not None and drawn.whole is not None
+    shares = [
+        (mask.sum() / whole.sum()).item()
+        for masks, wholes in zip(drawn.masks, drawn.whole, strict=True)
+        for mask, whole in zip(masks, wholes, strict=True)
+    ]
+    assert min(shares) > 0.5 and sum(share > 0.95 for share in shares) > 0.9 * len(shares)
