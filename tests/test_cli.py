@@ -13,10 +13,15 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
+from kalpana.evaluate.clips import load as load_clips
+from kalpana.evaluate.clips import truth
+from kalpana.evaluate.ocr import ENGINES
+from kalpana.evaluate.run import first
 from kalpana.hub.weights import save_weights
-from kalpana.media import read_receipt, save
-from kalpana.models import detector
+from kalpana.media import read_receipt, save, to_images
+from kalpana.models import detector, reader
 from kalpana.models.detector import Detector
+from kalpana.models.reader import Reader
 from kalpana.request import Request
 from kalpana.world.labels import labels
 
@@ -239,7 +244,7 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str) -> None:
     asking = ["evaluate", model, "--suite", "spriteeval", "--dev", "--limit", "1", "--verifier", verifier, "--steps", "1", "--out", "run"]
     done = kalpana(*asking)
     assert done.exit_code == 0, done.stderr
-    assert "| overall |" in done.stdout and "Strict" in done.stdout and "report.json" in done.stderr
+    assert "| overall (not verified) |" in done.stdout and "Strict" in done.stdout and "report.json" in done.stderr
     pictures = {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")}
     assert len(pictures) == 6 * 4
     assert kalpana(*asking).stdout == done.stdout
@@ -257,9 +262,80 @@ def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     assert done.stdout == Path("table/compare.md").read_text() and done.stdout.count("\n| tiny | ") == 2
 
 
+@pytest.mark.parametrize("suite", ENGINES)
+def test_words_are_read_by_the_engine_of_their_script(suite: str, model: str, verifier: str) -> None:
+    asking = ["evaluate", model, "--suite", suite, "--dev", "--limit", "2", "--verifier", verifier, "--steps", "1", "--out", "words"]
+    if missing := ENGINES[suite].available():
+        pytest.skip(missing)
+    done = kalpana(*asking)
+    assert done.exit_code == 0, done.stderr
+    assert f"Words as read by {ENGINES[suite].name}" in done.stdout and "Mean edit distance" in done.stdout
+    assert ("(0 as O, 1 as I):" in done.stdout) == (suite == "words-latin")
+    assert done.stdout == Path("words/report.md").read_text()
+
+    add_reader(verifier)
+    done = kalpana(*asking[:-1], "both")
+    assert done.exit_code == 0 and done.stdout.startswith("Words as read by the verifier's reader:"), done.stderr
+    assert done.stdout.count("| overall (not verified) |") == 2 and f"Words as read by {ENGINES[suite].name}" in done.stdout
+
+
+def add_reader(verifier: str) -> None:
+    net = Reader(reader.Config("AB", 8, 8))
+    save_weights(Path(verifier) / "reader.safetensors", net, "reader", net.config, {})
+
+
+def test_without_the_engine_words_need_the_verifiers_own_reader(
+    model: str, verifier: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setenv("PATH", str(here))
+    for suite, install in (("words-latin", "pip install 'kalpana[ocr]'"), ("words-devanagari", "apt install tesseract-ocr ")):
+        done = kalpana("evaluate", model, "--suite", suite, "--dev", "--limit", "1", "--verifier", verifier)
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not Path("runs").exists()
+        assert "words cannot be read: " in done.stderr and install in done.stderr
+    add_reader(verifier)
+    asking = [
+        "evaluate",
+        model,
+        "--suite",
+        "words-latin",
+        "--dev",
+        "--limit",
+        "1",
+        "--verifier",
+        verifier,
+        "--steps",
+        "1",
+        "--out",
+        "words",
+    ]
+    done = kalpana(*asking)
+    assert done.exit_code == 0 and done.stdout.startswith("Words as read by the verifier's reader:"), done.stderr
+    assert (
+        "warning: no second reader: RapidOCR needs onnxruntime: pip install" in done.stderr
+        and done.stdout.count("| overall (not verified) |") == 1
+    )
+
+
+def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
+    for prompt in first(load_clips(dev=True), 1):
+        (here / "films" / f"{prompt.number:04d}").mkdir(parents=True)
+        for k, image in enumerate(to_images(truth(prompt.clip).frames[::4])):
+            image.save(here / "films" / f"{prompt.number:04d}" / f"{k}.png")
+    done = kalpana("evaluate", "--suite", "clips", "--images", "films", "--dev", "--limit", "1", "--verifier", verifier)
+    assert done.exit_code == 0, done.stderr
+    assert "| task | other clip | frozen | score (95 %) | ceiling |" in done.stdout and "| dynamic degree |" in done.stdout
+    folder = here / "runs" / "clips-dev-films"
+    assert done.stderr == f"{folder.relative_to(here)}/report.json\n" and done.stdout == (folder / "report.md").read_text()
+    assert (folder / "sheet.png").exists() and json.loads((folder / "report.json").read_text())["ceiling"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--suite", "clips"], "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate --suite clips --images"),
+        (["compare", "default", "--suite", "clips"], "no model here draws clips yet"),
+        (["--suite", "clips", "--images", "nowhere"], "no clip in nowhere is of prompt 0"),
         (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
         (["default", "default"], "kalpana evaluate compare default default"),
         (["compare"], "nothing to compare"),

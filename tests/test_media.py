@@ -193,6 +193,14 @@ def test_a_clip_comes_back_with_its_frames_its_rate_and_its_receipt() -> None:
         assert np.abs(np.asarray(one).astype(int) - np.asarray(two).astype(int)).mean() < 4
 
 
+@pytest.mark.parametrize("comment", [b"made by a phone", b"caf\xe9, at 3 p.m.", b"[1, 2, 3, 4, 5]", b"               "])
+def test_a_clip_with_another_programs_comment_has_no_receipt(comment: bytes) -> None:
+    ours = media.encode_clip([Image.new("RGB", (32, 32), "red")] * 3, 8, {"note": "abc"})
+    assert ours.count(b'{"note": "abc"}') == 1 and len(comment) == 15
+    frames, fps, receipt = media.decode_clip(ours.replace(b'{"note": "abc"}', comment))
+    assert (len(frames), fps, receipt) == (3, 8, None)
+
+
 def test_a_clip_file_is_never_written_over(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (32, 32), "red")] * 8
     one, two = (media.save_clip(frames, 8, tmp_path / "a.mp4", {}) for _ in range(2))

@@ -17,7 +17,7 @@ FLOOR = {
     "world": 2,
     "text": 3,
     "hub": 4,
-    **dict.fromkeys(("generate", "train"), 5),
+    **dict.fromkeys(("generate", "train", "understand"), 5),
     "evaluate": 6,
     "cli": 7,
 }

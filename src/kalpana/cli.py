@@ -7,12 +7,15 @@ is one line and exit code 2, Ctrl-C is 130.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -23,6 +26,8 @@ from kalpana.request import Request
 from kalpana.types import KalpanaError, Picture, Result, Step
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from kalpana.evaluate.suites import Prompt
     from kalpana.generate.text_to_image import TextToImage
 
@@ -55,6 +60,17 @@ app = typer.Typer(
 )
 world = typer.Typer(help="The scene engine that the models learn from.")
 app.add_typer(world, name="world")
+
+
+class QueryByDefault(TyperGroup):
+    """A group in which ``search "a cat"`` means ``search query "a cat"``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if not args or args[0] in (*self.commands, "--help") else ["query", *args])
+
+
+searching = typer.Typer(cls=QueryByDefault, help='Search the pictures of a folder by what they show: kalpana search "a cat".')
+app.add_typer(searching, name="search")
 
 
 @app.callback()
@@ -228,12 +244,12 @@ def evaluate(
         typer.Argument(help="a name from `kalpana models` or a folder of weights, default by default; or the word compare and several"),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="spriteeval, spriteeval-hi, unseen, counts58, hard, hands, words-latin or words-devanagari")
+        str, typer.Option(help="spriteeval, spriteeval-hi, unseen, counts58, hard, hands, words-latin, words-devanagari or clips")
     ] = "spriteeval",
     dev: Annotated[bool, typer.Option("--dev", help="the suite's twin of other prompts, by which choices are made")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many prompts of each task, the first ones")] = None,
     verifier: Annotated[Path | None, typer.Option(help="a verifier's folder; verifier-b, or verifier-a with --dev")] = None,
-    images: Annotated[Path | None, typer.Option(help="score the pictures in this folder instead of drawing any")] = None,
+    images: Annotated[Path | None, typer.Option(help="score the pictures, or clips, in this folder instead of drawing any")] = None,
     steps: Annotated[
         str | None, typer.Option(help="numbers of denoising steps, as 1,4,8,20,50: these for compare, else the model's own")
     ] = None,
@@ -244,6 +260,8 @@ def evaluate(
     `kalpana evaluate compare A B C`, one table of several models by their steps and seconds."""
     from kalpana.evaluate import run as running
     from kalpana.evaluate.compare import STEPS, compare
+    from kalpana.evaluate.ocr import readers
+    from kalpana.evaluate.publish import verified
     from kalpana.evaluate.suites import load as load_suite
     from kalpana.evaluate.verifier import Trained
     from kalpana.generate import load
@@ -259,16 +277,26 @@ def evaluate(
         raise KalpanaError(
             f"one model is scored at one number of steps: write kalpana evaluate compare {' '.join(names)} for a table of several"
         )
-    prompts = running.first(load_suite(suite, dev), limit)
     judge_by = verifier or shelf() / ("verifier-a" if dev else "verifier-b")
-    judging = Trained.load(judge_by)
     twin = f"{suite}-dev" if dev else suite
+    if suite == "clips":
+        _evaluate_clips(twin, dev, limit, judge_by, images, out)
+        return
+    prompts = running.first(load_suite(suite, dev), limit)
+    judging = Trained.load(judge_by)
+    reading, missing = readers(suite, judging.readers)
+    if missing and not reading:
+        raise KalpanaError(f"words cannot be read: {judge_by} holds no reader.safetensors, and {missing}")
+    if missing:
+        print(f"warning: no second reader: {missing}", file=sys.stderr)
+    judging = replace(judging, readers=reading)
+    trusted = verified(judge_by, suite, {prompt.task for prompt in prompts})
     about: dict[str, Any] = {"suite": twin, "limit": limit, "prompts": len(prompts)}
     about["verifier"] = {path.name: fingerprint(path) for path in sorted(judge_by.glob("*.safetensors"))}
     if images:
         folder = out or Path("runs") / f"{twin}-{images.name}"
         folder.mkdir(parents=True, exist_ok=True)
-        report = running.judge(prompts, list(running.pictures_of(images, prompts)), judging, folder)
+        report = running.judge(prompts, list(running.pictures_of(images, prompts)), judging, folder, verified=trusted)
     elif comparing:
         folder = out or Path("runs") / f"{twin}-compare"
         drawers = [load(name, device) for name in names]
@@ -283,7 +311,25 @@ def evaluate(
         folder = out or Path("runs") / (f"{twin}-{drawer.name}" + (f"-{count}" if count else ""))
         about |= {"model": drawer.name, "files": drawer.files, "steps": count}
         with _counting(suite) as progress:
-            report = running.run(prompts, partial(_draw, drawer, names[0], steps=count), about, judging, folder, progress)
+            report = running.run(prompts, partial(_draw, drawer, names[0], steps=count), about, judging, folder, progress, verified=trusted)
+    print(report.markdown(), end="")
+    print(folder / "report.json", file=sys.stderr)
+
+
+def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, clips: Path | None, out: Path | None) -> None:
+    """Judge a folder of clips by a verifier and print the tables; they are written to ``out``, or to runs/NAME-FOLDER."""
+    from kalpana.evaluate.clips import clips_of, judge, load
+    from kalpana.evaluate.run import first
+    from kalpana.evaluate.verifier import Trained
+
+    if clips is None:
+        raise KalpanaError(
+            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate --suite clips --images FOLDER"
+        )
+    prompts, folder = first(load(dev), limit), out or Path("runs") / f"{name}-{clips.name}"
+    judging = replace(Trained.load(verifier), readers=())
+    with _counting(name) as progress:
+        report = judge(prompts, clips_of(clips, prompts), judging, folder, progress)
     print(report.markdown(), end="")
     print(folder / "report.json", file=sys.stderr)
 
@@ -334,6 +380,187 @@ def world_show(
         print(save(sheet(scenes, n), path, about))
 
 
+Seer: TypeAlias = Annotated[str, typer.Option(help="the model that looks at the pictures, a name or a folder of weights")]
+Kept: TypeAlias = Annotated[Path | None, typer.Option("--index", help="where the index lies, .kalpana in the folder by default")]
+
+
+@searching.command("index")
+def search_index(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder with pictures at any depth")],
+    model: Seer = "clip",
+    at: Kept = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Look at the pictures of a folder that are new or changed, so that they can be found; a run that was stopped goes on."""
+    from kalpana.understand.encoder import load
+    from kalpana.understand.folder import shown
+    from kalpana.understand.index import index
+
+    encoder, done, total = load(model, device), 0, 0
+    try:
+        with _asked_to_stop() as stop, _counting("") as bar:
+
+            def progress(stage: str, so_far: int, of: int) -> None:
+                nonlocal done, total
+                bar(so_far, of, label=stage)
+                if stage == "pictures":
+                    done, total = so_far, of
+                    if stop:
+                        raise KeyboardInterrupt
+
+            report = index(folder, encoder, at=at, progress=progress)
+    except KeyboardInterrupt:
+        print(f"stopped: {done:,} of {total:,} new pictures are in the index; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for each in report.broken:
+        print(f"not indexed: {shown(each.path)}: {each.reason}", file=sys.stderr)
+    if as_json:
+        broken = [{"path": shown(each.path), "reason": each.reason} for each in report.broken]
+        _print_json(asdict(report) | {"broken": broken})
+        return
+    changes = {"new": report.added, "changed": report.changed, "moved": report.moved, "gone": report.removed}
+    print(f"{report.pictures:,} pictures: " + ", ".join(f"{number:,} {what}" for what, number in changes.items()))
+    if report.tuned:
+        found = f"{report.tuned.pictures:.1%} for pictures and {report.tuned.words:.1%} for words"
+        print(f"approximate index: it finds {found} of the best ten")
+
+
+@searching.command("query")
+def search_query(
+    query: Annotated[str | None, typer.Argument(help='what the pictures show, as "a cat", or "cat + night - street"')] = None,
+    folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="the folder that was indexed")] = Path("."),
+    image: Annotated[list[Path] | None, typer.Option(help="a picture like those wanted; added to the query")] = None,
+    without: Annotated[list[str] | None, typer.Option("--not", metavar="TEXT", help="what they do not show; taken off the query")] = None,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, max=10_000, help="how many")] = 10,
+    part: Annotated[Path | None, typer.Option("--folder", help="only pictures in this folder within")] = None,
+    since: Annotated[str | None, typer.Option(metavar="DATE", help="only from this day on, as 2026-03-01, or 2026")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="only up to this day, or month, or year")] = None,
+    min_size: Annotated[int | None, typer.Option(min=1, help="only with so many pixels on both sides")] = None,
+    max_size: Annotated[int | None, typer.Option(min=1, help="only with no more pixels on both sides")] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="only made from a prompt with these words")] = None,
+    made_by: Annotated[str | None, typer.Option(metavar="MODEL", help="only made by this model")] = None,
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="groups of pictures that are nearly the same; without a query")] = False,
+    alike: Annotated[float, typer.Option(min=0.0, max=1.0, help="cosine from which on they are")] = 0.95,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="write a sheet of the pictures, as png, webp or jpg")] = None,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="show them in the terminal")] = True,
+    model: Seer = "clip",
+    at: Kept = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Find pictures by words, by pictures, by sums of both, and by their receipts: score, size, date and path of each."""
+    from rich.console import Console
+
+    from kalpana.media import SUFFIX, ready_folder, save
+    from kalpana.understand import search as seek
+    from kalpana.understand.encoder import load
+
+    asked = [*(seek.parse(query) if query is not None else ()), *(seek.Term(picture=path) for path in image or ())]
+    asked += [replace(term, weight=-term.weight) for text in without or () for term in seek.parse(text)]
+    if sheet and sheet.suffix not in SUFFIX.values():
+        raise KalpanaError(f"--sheet {sheet} should end in {', '.join(SUFFIX.values())}")
+    if duplicates and asked:
+        raise KalpanaError("--duplicates compares all pictures with each other: leave out the query")
+    only = seek.Only(part, since, until, min_size, max_size, prompt, made_by)
+    encoder = load(model, device)
+    for warning in seek.overlooked(asked, encoder):
+        print(f"warning: {warning}", file=sys.stderr)
+    if duplicates:
+        with _counting("") as bar:
+            groups = seek.duplicates(
+                folder, encoder, alike=alike, only=only, at=at, progress=lambda stage, done, of: bar(done, of, label=stage)
+            )
+    else:
+        groups = [seek.search(folder, asked, encoder, n=n, only=only, at=at)]
+    hits = [hit for group in groups for hit in group]
+    if as_json:
+        listed = [[hit.facts() for hit in group] for group in groups]
+        _print_json(listed if duplicates else listed[0])
+    else:
+        print("\n\n".join(seek.table(group) for group in groups) if hits else "", end="\n" if hits else "")
+    if not hits:
+        print("no two pictures are that much alike" if duplicates else "no picture fits", file=sys.stderr)
+        return
+    if sheet:
+        paper = seek.sheet(hits)
+        ready_folder(sheet.parent, 65536 * len(hits))
+        print(save(paper, sheet, {"search": [hit.facts() for hit in hits]}), file=sys.stderr)
+    if pictures and not as_json and sys.stdout.isatty():
+        drawn = seek.drawn(hits, os.environ, Console().width)
+        if isinstance(drawn, str):
+            print(drawn, end="")
+        else:
+            Console().print(drawn, end="")
+
+
+@app.command()
+def classify(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="pictures, or folders with pictures at any depth")],
+    labels: Annotated[str | None, typer.Option(help='what they may show, as "a cat, a dog, a person"')] = None,
+    labels_file: Annotated[str | None, typer.Option(help="a text file of labels, one a line; - is stdin")] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many labels of each picture to print, the likeliest first")] = 5,
+    sigmoid: Annotated[
+        bool | None, typer.Option("--sigmoid/--softmax", help="each label by itself, or one out of all; by default as the model learned")
+    ] = None,
+    model: Seer = "clip",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Say which of the given labels fits each picture best, and how likely; exit code 1 where some pictures cannot be read."""
+    from kalpana.request import shorten
+    from kalpana.understand.classify import checked, directions, sentences
+    from kalpana.understand.encoder import PICTURES, load
+    from kalpana.understand.folder import shown
+
+    listed = [label for label in (labels or "").split(",") if label.strip()]
+    given = checked([*listed, *(_lines(labels_file, "labels") if labels_file else ())])
+    encoder = load(model, device)
+    vectors = directions(encoder, given, sigmoid=sigmoid)
+    for label in given:
+        if cut := encoder.words.cut(max(sentences(label), key=len)):
+            print(f"warning: label {shorten(label)} is too long for model {model!r}, which does not read {shorten(cut)}", file=sys.stderr)
+    if unknown := dict.fromkeys(word for label in given for word in encoder.unknown(label)):
+        print(f"warning: model {model!r} never met {', '.join(unknown)}; it may miss them", file=sys.stderr)
+    found, broken, reading = list[dict[str, Any]](), 0, _opened(pictures)
+    while batch := list(islice(reading, PICTURES)):
+        images = []
+        for path, picture in batch:
+            if isinstance(picture, str):
+                print(f"not read: {shown(path)}: {picture}", file=sys.stderr)
+                broken += 1
+            else:
+                images.append((path, picture))
+        chances = encoder.probabilities(encoder.images([picture for _, picture in images]), vectors, sigmoid)
+        for (path, _), row in zip(images, chances, strict=True):
+            best = row.topk(min(top, len(given)))
+            said = [{"label": given[k], "probability": p} for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+            found.append({"path": path.encode("utf-8", "backslashreplace").decode(), "labels": said})
+            if not as_json:
+                print(f"{shown(path)}: " + ", ".join(f"{each['label']} {each['probability']:.1%}" for each in said), flush=True)
+    if as_json:
+        _print_json(found)
+    if not found:
+        raise KalpanaError(f"none of the pictures can be read ({broken} tried)")
+    raise typer.Exit(1 if broken else 0)
+
+
+def _opened(given: Sequence[Path]) -> Iterator[tuple[str, Image | str]]:
+    """Each picture, and those in each folder by path, read as it is asked for; or why it cannot be read."""
+    from kalpana.understand.folder import read_image, walk
+
+    for path in given:
+        files, closed = walk(path) if path.is_dir() else ([], [])
+        yield from ((str(path / os.fsdecode(each.path)), each.reason) for each in closed)
+        if path.is_dir() and not files:
+            yield str(path), "there are no pictures in it"
+        for each in [path / os.fsdecode(file.path) for file in files] if path.is_dir() else [path]:
+            try:
+                yield str(each), read_image(each)
+            except KalpanaError as error:
+                yield str(each), str(error).removeprefix(f"{each} cannot be read: ")
+
+
 def _prompts(given: list[str], file: str | None) -> list[str]:
     """All the prompts of a command line, in order; "-" and ``file`` stand for one a line."""
     prompts: list[str] = []
@@ -348,15 +575,15 @@ def _prompts(given: list[str], file: str | None) -> list[str]:
     return prompts
 
 
-def _lines(name: str) -> list[str]:
+def _lines(name: str, what: str = "prompts") -> list[str]:
     """The lines of a UTF-8 text file that are not blank; "-" is stdin."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
-        raise KalpanaError(f"prompts cannot be read from {name}: {error.strerror}") from None
+        raise KalpanaError(f"{what} cannot be read from {name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise KalpanaError(f"prompts cannot be read from {name}: it is not UTF-8 text") from None
+        raise KalpanaError(f"{what} cannot be read from {name}: it is not UTF-8 text") from None
 
 
 @contextmanager

@@ -89,10 +89,15 @@ def decode_clip(data: bytes) -> tuple[list[Image.Image], float, dict[str, Any] |
     """The frames, the frames a second and the receipt (None where there is none) of an MP4."""
     import av
 
-    with av.open(io.BytesIO(data), "r") as container:
-        comment = container.metadata.get("comment")
+    with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
+        comment = container.metadata.get("comment", "")
         rate = float(container.streams.video[0].average_rate or 0)
-        return [frame.to_image() for frame in container.decode(video=0)], rate, json.loads(comment) if comment else None
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    try:
+        receipt = json.loads(comment)
+    except ValueError:  # none, or another program's words
+        receipt = None
+    return frames, rate, receipt if isinstance(receipt, dict) else None
 
 
 def save_clip(frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict[str, Any]) -> Path:

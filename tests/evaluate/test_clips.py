@@ -3,6 +3,7 @@ part concerned; and camera, turns, tracks and flicker are held to closed forms, 
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import sys
@@ -22,6 +23,7 @@ from torch import Tensor
 from kalpana.evaluate import clips, motion
 from kalpana.evaluate.clips import AMOUNTS, ClipPrompt, Verdict, Video, clips_of, judge, load, right, table, truth, truth_seen
 from kalpana.evaluate.motion import Track, tracks
+from kalpana.evaluate.run import first
 from kalpana.evaluate.seen import Box, Detection, Seen
 from kalpana.media import save_clip, to_images
 from kalpana.types import KalpanaError
@@ -358,9 +360,10 @@ class Knows:
         return [self.known[frame.numpy().tobytes()] for frame in pixels]
 
 
-def test_true_clips_score_as_the_ceiling_and_others_nothing() -> None:
-    prompts = [prompt for prompt, *_ in shown("move", "grow", "pan left")]
-    report = judge(prompts, (truth(prompt.clip) for prompt in prompts), Knows(prompts))
+def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> None:
+    prompts, done = [prompt for prompt, *_ in shown("move", "grow", "pan left")], []
+    out = tmp_path / "runs" / "clips"
+    report = judge(prompts, (truth(prompt.clip) for prompt in prompts), Knows(prompts), out, lambda k, n: done.append((k, n)))
     assert report.score == report.ceiling and report.score.tasks.overall.right == 1
     assert report.other.tasks.overall.right == report.frozen.tasks.overall.right == 0
     assert report.frozen.measured["dynamic"].value == 0 < report.score.measured["dynamic"].low
@@ -368,8 +371,26 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing() -> None:
     said = report.markdown()
     for words in ("other clip | frozen", "| pan left | 0.0 | 0.0 | 100.0 (100.0 to 100.0) | 100.0 | 3 |", "| camera |", "dynamic degree"):
         assert words in said, said
+    assert (out / "report.md").read_text() == said and done == [(k + 1, 9) for k in range(9)]
+    kept = json.loads((out / "report.json").read_text())
+    assert kept["score"]["tasks"]["overall"]["right"] == 1 and kept["frozen"]["measured"]["dynamic"]["value"] == 0
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.size[0] > 2000, "nine clips, each of four frames"
     with pytest.raises(ValueError, match="shorter"):
-        judge(prompts, [truth(prompts[0].clip)], Knows(prompts[:1]))
+        judge(prompts, [truth(prompts[0].clip)], Knows(prompts[:1]), out, lambda k, n: None)
+
+
+def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> None:
+    """A thing before everything: no background is left to flicker. JSON knows no NaN."""
+    prompt, frames, seen = shown("grow")[0]
+
+    class Filled:
+        def look(self, pixels: Tensor) -> list[Seen]:
+            return [Seen((replace(seen[0].things[0], box=(0.0, 0.0, 1.0, 1.0)),))] * len(pixels)
+
+    judge([prompt], [Video(frames, 8)], Filled(), tmp_path, lambda k, n: None)
+    kept = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert kept["score"]["measured"]["flicker"] == {"value": None, "low": None, "high": None}
 
 
 def test_a_table_counts_parts_where_they_are_asked_for() -> None:
@@ -407,6 +428,18 @@ def test_clips_made_elsewhere_are_found_by_number(tmp_path: Path) -> None:
     assert pictures.fps == two[1].clip.fps and (pictures.frames - frames).abs().max() < 0.005
     assert next(iter(clips_of(tmp_path, two[:1], fps=30))).fps == 12
     assert [video.fps for video in clips_of(tmp_path, two, fps=30)] == [12, 30]
+
+
+def test_clips_are_found_by_their_number_in_the_suite_whatever_is_left_out(tmp_path: Path) -> None:
+    assert [prompt.number for prompt in PROMPTS()] == list(range(200))
+    some = first(PROMPTS(), 1)
+    last = some[-1]
+    assert last.number > len(some)
+    save_clip(to_images(filmed()), 12, tmp_path / f"{last.number:04d}.mp4", {})
+    assert [video.fps for video in clips_of(tmp_path, [last])] == [12]
+    (tmp_path / f"{some[0].number:04d}.mp4").write_bytes(b"no film")
+    with pytest.raises(KalpanaError, match=f"of prompt {some[1].number}, "):  # before any is read
+        next(clips_of(tmp_path, some))
 
 
 def test_clips_that_cannot_be_read_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

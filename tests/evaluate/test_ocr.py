@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kalpana.evaluate import ocr
-from kalpana.evaluate.ocr import ENGINES, Ocr, RapidOcr, Tesseract, cut, devanagari, lifted, measure, table
-from kalpana.evaluate.publish import wrong
+from kalpana.evaluate.ocr import ENGINES, Ocr, RapidOcr, Tesseract, cut, devanagari, lifted, measure, reader, readers, table
 from kalpana.evaluate.score import letters, ned
+from kalpana.evaluate.seen import Reader
 from kalpana.evaluate.suites import load
+from kalpana.evaluate.trials import wrong
 from kalpana.types import KalpanaError
 from kalpana.world import tiles
 from kalpana.world.render import render
@@ -124,7 +125,7 @@ def test_a_batch_is_its_signs_one_by_one_and_blank_ones_are_empty(engine: Ocr) -
 
 @pytest.mark.parametrize("engine", REAL)
 def test_signs_of_the_suites_are_read(engine: Ocr) -> None:
-    suite = next(suite for suite, (_, one) in ENGINES.items() if one == engine)
+    suite = next(suite for suite, one in ENGINES.items() if one == engine)
     score = measure(engine, load(suite, dev=True)[:10])
     assert score.signs == 10 and score.alike >= 0.7 and score.distance <= 0.15 and score.fooled == 0, score
 
@@ -205,3 +206,32 @@ def test_the_table_names_what_is_missing_and_goes_on(tmp_path: Path, monkeypatch
     lines = table(signs=1).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     assert all("**not available**" in line and "install" in line for line in lines[2:])
+
+
+OWN = Reader("own", lambda pixels, boxes: [])
+
+
+def test_the_verifiers_own_reader_counts_and_the_engine_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RapidOcr, "available", lambda self: None)
+    assert [[one.title for one in readers("words-latin", own)[0]] for own in ((), (OWN,))] == [
+        ["RapidOCR (0 as O, 1 as I)"],
+        ["own", "RapidOCR (0 as O, 1 as I)"],
+    ]
+    assert readers("hands", (OWN,)) == ((), None), "where no words are asked for, none are read"
+
+
+def test_an_engine_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    missing = RapidOcr().available()
+    assert missing and readers("words-latin", ()) == ((), missing) and readers("words-latin", (OWN,)) == ((OWN,), missing)
+
+
+@pytest.mark.parametrize("engine", REAL)
+def test_as_a_reader_an_engine_reads_boxes_of_pictures(engine: Ocr) -> None:
+    word, *_ = WORDS[engine.name]
+    things = [Thing(Sign(word, "Mukta", "black", "white"), 0.5, y, 0.8) for y in (0.25, 0.75)]
+    scene = Scene(tuple(things), (Group("sign"),), Background("flat", "light blue", 0))
+    halves = [tiles.half(thing) for thing in things]
+    boxes = [(t.x - w, t.y - h, t.x + w, t.y + h) for t, (w, h) in zip(things, halves, strict=True)]
+    pixels = render([scene, replace(scene, things=())]).pixels
+    assert reader(engine).read(pixels[[0, 0, 1]], [*boxes, boxes[0]]) == [word, word, ""]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
-from kalpana.evaluate import publish
-from kalpana.evaluate.compare import Clock, compare
-from kalpana.evaluate.publish import blurred, errors, noisy, tables, wrong
-from kalpana.evaluate.run import SEEDS, first, pictures_of, retrieve, run
-from kalpana.evaluate.seen import Seen, truth
+from kalpana.evaluate.compare import Clock, compare, markdown
+from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
+from kalpana.evaluate.score import ALIKE
+from kalpana.evaluate.seen import Reading, Seen, truth
 from kalpana.evaluate.suites import Prompt, load
 from kalpana.media import save, to_images
 from kalpana.request import Capabilities
@@ -92,6 +90,14 @@ def test_pictures_made_elsewhere_are_found_by_number_or_receipt(tmp_path: Path) 
         list(pictures_of(tmp_path, PROMPTS[:2]))
 
 
+def test_every_prompt_is_exchanged_for_another_of_its_task() -> None:
+    prompts = first(load("spriteeval", dev=True), 5)
+    other = exchanged(prompts)
+    assert sorted(other) == list(range(len(prompts))) and all(k != i for i, k in enumerate(other))
+    assert [prompts[k].task for k in other] == [prompt.task for prompt in prompts]
+    assert exchanged(prompts[:1]) == [0]
+
+
 def test_a_training_caption_is_its_own_nearest() -> None:
     world = World()
     asked = [world.describe(i)[0] for i in (5, 77, 901)]
@@ -99,47 +105,42 @@ def test_a_training_caption_is_its_own_nearest() -> None:
     assert [world.describe(k)[0] for k in found] == asked
 
 
-def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
-    """No verifier without error accepts one, whatever its kind."""
-    rng = random.Random(0)
-    prompts = [p for name in ("spriteeval", "hands", "words-latin", "words-devanagari") for p in first(load(name, dev=True), 8)]
-    for prompt in prompts:
-        other = wrong(prompt, rng)
-        assert other is not None and other != prompt
-        seen = truth(prompt.scene(rng))
-        assert publish.right(prompt, seen) and not publish.right(other, seen), (prompt, other)
+class Reads(Knows):
+    """It knows what is written too, and reads it thrice: as it is; with O for 0 and I for 1, as it says; and without the last letter."""
+
+    def look(self, pixels: Tensor) -> list[Seen]:
+        return [replace(one, readings=tuple(self.readings(one.readings))) for one in super().look(pixels)]
+
+    def readings(self, true: tuple[Reading, ...]) -> Iterator[Reading]:
+        words = true[0].words if true else ()
+        yield Reading(words, "exact")
+        yield Reading(tuple(word.translate(ALIKE) for word in words), "plain", alike=True)
+        yield Reading(tuple(word[:-1] for word in words), "short")
 
 
-def test_the_errors_of_a_verifier_without_error_are_none() -> None:
-    class Perfect(Knows):
-        def look(self, pixels: Tensor) -> list[Seen]:
-            return [truth(scene) for scene in self.scenes[: len(pixels)]]
-
-    verifier = Perfect()
-    original = publish.render
-
-    def spying(scenes: Sequence[Scene], *rest: object) -> object:
-        verifier.scenes = list(scenes)
-        return original(scenes)
-
-    publish.render = spying  # type: ignore[assignment]
-    try:
-        clean = errors(verifier, first(load("spriteeval", dev=True), 4), 12)
-    finally:
-        publish.render = original
-    assert all(error.recall == 1 and error.false_accepts == 0 and error.verified for error in clean.values())
-    said = tables({"as drawn": clean, "blur": {**clean, "single": replace(clean["single"], recall=0.5)}}, 1.0, 1.0)
-    assert "not verified" not in said and "50 / 0" in said
-
-
-def test_damage_is_what_it_says() -> None:
-    pixels = torch.zeros(1, 3, 64, 64)
-    pixels[:, :, 32, 32] = 1.0
-    soft = blurred(2.0)(pixels)
-    line = torch.arange(64) - 32.0
-    spread = ((soft[0, 0].sum(0) * line**2).sum() / soft[0, 0].sum()).sqrt()
-    assert abs(spread - 2.0) < 0.05 and soft[0, 0].sum() == pytest.approx(1.0, abs=1e-4)
-    assert (noisy(0.1)(torch.zeros(2, 3, 64, 64))).std() == pytest.approx(0.1, rel=0.05)
+def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_path: Path) -> None:
+    numbered = [prompt for prompt in load("words-latin", dev=True) if set("01") & set(prompt.word or "")]
+    prompts = first([replace(prompt, task=f"words {k}") for k, prompt in enumerate(numbered[:4])], 1)
+    verifier = Reads()
+    teach(verifier, prompts)
+    images = [verifier.learn([prompt.scene(random.Random(seed)) for seed in prompt.seeds(2)]) for prompt in prompts]
+    report = judge(prompts, images, verifier, tmp_path)
+    assert (report.reader, *(other.reader for other in report.others)) == ("exact", "plain", "short")
+    for one in (report, report.others[0]):
+        assert one.score.overall.right == one.strict.overall.right == one.ceiling.overall.right == 1
+        assert one.score.distance == one.ceiling.distance == 0
+    short = report.others[1]
+    assert short.score.overall.right == 0
+    assert short.score.distance == pytest.approx(sum(1 / len(prompt.word or "") for prompt in prompts) / len(prompts))
+    assert report.baseline.distance is not None and report.baseline.distance > 0.5
+    said = report.markdown()
+    for words in ("Words as read by exact:", "Words as read by plain:", "alike): floor 0.000, baseline", "score 0.000, ceiling 0.000."):
+        assert words in said, said
+    assert said.count("| overall |") == 3 and (tmp_path / "report.md").read_text() == said
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["others"][1]["score"]["distance"] == short.score.distance and kept["others"][0]["reader"] == "plain"
+    deaf = judge(prompts, [[Image.new("RGB", (128, 128))]] * len(prompts), Knows(), tmp_path)
+    assert (deaf.score.distance, deaf.score.overall.right, deaf.others) == (1, 0, ()) and "read by nobody" in deaf.markdown()
 
 
 @dataclass
@@ -177,7 +178,8 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     assert all(entry.seconds > 0 and entry.ceiling == 1 for entry in entries)
     assert len(drawn) == 3 * len(PROMPTS)
     said = (tmp_path / "compare.md").read_text()
-    assert "| true | 4 | 100.0 (100.0 to 100.0) |" in said and "| blank |  | 0.0" in said
+    assert "| true | 4 | 100.0 (100.0 to 100.0) |" in said and "| blank |  | 0.0" in said and "read by" not in said
+    assert markdown([replace(entries[0], reader="Tesseract")]).endswith("Words are as read by Tesseract.\n")
 
     assert compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet) == entries
     assert len(drawn) == 3 * len(PROMPTS), "what was drawn is not drawn again"

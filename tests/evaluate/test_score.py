@@ -11,8 +11,23 @@ from functools import cache
 import numpy as np
 import pytest
 
-from kalpana.evaluate.score import Row, Share, Thresholds, atoms, letters, markdown, ned, relations, right, rows, table
-from kalpana.evaluate.seen import Box, Detection, Seen, truth
+from kalpana.evaluate.score import (
+    Row,
+    Share,
+    Table,
+    Thresholds,
+    atoms,
+    distance,
+    judged,
+    letters,
+    markdown,
+    ned,
+    relations,
+    right,
+    rows,
+    table,
+)
+from kalpana.evaluate.seen import Box, Detection, Reading, Seen, truth
 from kalpana.evaluate.suites import SUITES, Prompt, load
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS, Group
@@ -38,6 +53,14 @@ def thing(concept: str, x: float = 0.5, y: float = 0.5, color: str | None = None
 
 def prompt_of(*groups: Group, relation: str | None = None, exact: bool = False) -> Prompt:
     return Prompt("", "en", "", groups, relation, exact=exact)
+
+
+def written(word: str) -> Prompt:
+    return Prompt("", "en", "words", (Group("sign"),), word=word)
+
+
+def read(*words: str, alike: bool = False) -> Seen:
+    return Seen(readings=(Reading(words, alike=alike),))
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -123,13 +146,30 @@ def test_words_are_read_letter_for_letter() -> None:
     for name in ("words-latin", "words-devanagari"):
         for prompt, _ in true(name):
             word = prompt.word or ""
-            for wrong in ((word[:-1],), (word + word[-1],), (word[1:],), (), None):
-                assert not right(prompt, Seen(words=wrong)), prompt.text
-            both = Seen(words=("XYZZY", word))
+            for wrong in ((word[:-1],), (word + word[-1],), (word[1:],), ()):
+                assert not right(prompt, read(*wrong)), prompt.text
+            both = read("XYZZY", word)
             assert right(prompt, both) and not right(prompt, both, strict=True)
-    assert not right(replace(load("words-latin")[0], word="Ab"), Seen(words=("AB",)))
-    composed = replace(load("words-devanagari")[0], word="लड\u093cका")
-    assert right(composed, Seen(words=("ल\u095cका",))), "the same letters in another encoding"
+            assert not right(prompt, Seen()) and distance(prompt, Seen()) == distance(prompt, read()) == 1
+            assert distance(prompt, both) == 0 and distance(prompt, read("", word[:-1])) == pytest.approx(ned(word, word[:-1]))
+    assert not right(written("Ab"), read("AB"))
+    assert right(written("लड\u093cका"), read("ल\u095cका")), "the same letters in another encoding"
+
+
+def test_digits_are_taken_for_letters_only_where_the_reader_that_counts_does_so() -> None:
+    word, said = written("B10"), ("BIO",)
+    assert not right(word, read(*said)) and distance(word, read(*said)) == pytest.approx(2 / 3)
+    assert right(word, read(*said, alike=True)) and distance(word, read(*said, alike=True)) == 0
+    assert right(word, read("B10", alike=True), strict=True) and not right(word, read("B7O", alike=True))
+    both = Seen(readings=(Reading(said, "exact"), Reading(said, "other", alike=True)))
+    assert [right(word, both.read_by(k)) for k in range(3)] == [False, True, False] and not right(word, both)
+
+
+def test_words_have_a_mean_distance_and_a_prompt_counts_once() -> None:
+    asked = [written("AB"), written("CD")]
+    made = judged(asked, [[read("AB"), read("A"), read("XY"), read()], [read("CD")]])
+    assert made.distance == pytest.approx(((0 + 1 / 2 + 1 + 1) / 4 + 0) / 2) and made.overall.right == pytest.approx((1 / 4 + 1) / 2)
+    assert judged([prompt_of(Group(APPLE))], [[Seen((thing(APPLE),))]]).distance is None
 
 
 def test_only_sure_detections_count_and_counting_has_a_threshold_of_its_own() -> None:
@@ -243,6 +283,14 @@ def test_overall_is_the_plain_mean_of_tasks() -> None:
     for empty in ({}, {0: []}):
         with pytest.raises(KalpanaError, match="at least one picture"):
             table(asked, empty)
+
+
+def test_what_the_verifier_may_not_be_trusted_with_is_marked() -> None:
+    share = Share(0.5, 0.45, 0.55, 0.75, 80)
+    scored = Table({"single": share, "two": share}, share)
+    names = [line.split("|")[1].strip() for line in markdown(rows(scored, verified={"single": True, "two": False})).splitlines()]
+    assert names[2:] == ["single", "two (not verified)", "overall (not verified)"]
+    assert "not verified" not in markdown(rows(scored, verified={"single": True, "two": True})) + markdown(rows(scored))
 
 
 def test_a_report_shows_the_columns_that_are_given() -> None:

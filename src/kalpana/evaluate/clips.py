@@ -11,26 +11,29 @@ world's pans, give or take 30 %. Where no word is said the prompt does not ask; 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate import motion, score
 from kalpana.evaluate.motion import Camera, Track
+from kalpana.evaluate.run import Progress, boxed, exchanged
 from kalpana.evaluate.score import RESAMPLES, Share, Table
 from kalpana.evaluate.seen import Detection, Seen, Verifier, best
 from kalpana.evaluate.suites import Prompt
-from kalpana.media import decode_clip, read_picture, to_pixels
+from kalpana.media import decode_clip, grid, read_picture, to_images, to_pixels, write
 from kalpana.types import KalpanaError
 from kalpana.world import clips as world
 from kalpana.world import maps
@@ -38,6 +41,7 @@ from kalpana.world.clips import CAMERAS, DIRECTIONS, FAST, SLOW, Clip
 from kalpana.world.grammar import FORMS
 from kalpana.world.render import Rendering, render
 from kalpana.world.scene import Group
+from kalpana.world.sheet import captioned
 
 SIDE = 64  # pixels of a true clip
 BATCH = 64  # frames looked at together
@@ -55,6 +59,7 @@ SPUN = 20.0  # degrees a second; the world's turns have at least 60
 PLACE = 0.2  # widths: what is nearer to a place has come there
 AWAY, EDGE = 0.95, 0.7  # where the middle of a thing is when it counts as gone; and when it is seen for the last time before it is
 DYNAMIC = 0.02  # widths a second below which a clip stands still; the slowest pans of the world have 0.05
+SHEET = 4  # right clips of each task on the sheet, and wrong ones
 
 
 # ------------------------------------------------------------------------------------------------------------------- suite
@@ -63,13 +68,14 @@ DYNAMIC = 0.02  # widths a second below which a clip stands still; the slowest p
 @dataclass(frozen=True)
 class ClipPrompt:
     """A prompt for a clip: its ``text``, in the ``language`` "en" or "hi", a ``clip`` of the world that it describes, and the ``pace``
-    that it names: "slow", "fast" or "". ``task`` is the event, or the camera's move."""
+    that it names: "slow", "fast" or "". ``task`` is the event, or the camera's move; ``number`` its place in the suite."""
 
     text: str
     language: str
     task: str
     clip: Clip
-    pace: str = ""
+    pace: str
+    number: int
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -110,7 +116,7 @@ def _load(dev: bool) -> tuple[ClipPrompt, ...]:
             mine = len(clip.scene.groups) > 1 or zlib.crc32(said.encode()) % 2 == dev
             if mine and said not in asked and world.speed(clip) == pace and len(clip.scene.groups) == things:
                 text = world.caption(clip, language, form, words)
-                prompts.setdefault(text, ClipPrompt(text, language, task, clip, pace))
+                prompts.setdefault(text, ClipPrompt(text, language, task, clip, pace, i))
                 asked.add(said)
     return tuple(prompts.values())
 
@@ -490,18 +496,43 @@ def _line(name: str, score: Share, other: Share, frozen: Share, ceiling: Share) 
     return f"| {' | '.join((name, *shares, str(score.prompts)))} |\n"
 
 
-def judge(prompts: Sequence[ClipPrompt], videos: Iterable[Video], verifier: Verifier) -> Report:
-    """The report on clips, one for each prompt and in their order."""
-    mine = [right(prompt, video.frames, video.fps, look(verifier, video)) for prompt, video in zip(prompts, videos, strict=True)]
-    true, frozen, other = [], [], dict[int, Verdict]()
-    for prompt, k in zip(prompts, _next(prompts), strict=True):
+def judge(prompts: Sequence[ClipPrompt], videos: Iterable[Video], verifier: Verifier, out: Path, progress: Progress) -> Report:
+    """The report on clips, one for each prompt and in their order; report.json, report.md and sheet.png are written into ``out``."""
+    mine, true, frozen, other = [], [], [], dict[int, Verdict]()
+    tasks = dict.fromkeys(prompt.task for prompt in prompts)
+    shown: dict[tuple[str, str], list[tuple[Image.Image, str]]] = {(task, so): [] for task in tasks for so in ("right", "wrong")}
+    for i, (prompt, video, k) in enumerate(zip(prompts, videos, exchanged(prompts), strict=True)):
+        seen = look(verifier, video)
+        mine.append(right(prompt, video.frames, video.fps, seen))
+        so = "right" if mine[i].right else "wrong"
+        if len(shown[prompt.task, so]) < SHEET:
+            shown[prompt.task, so].append((tile(video, seen, "green" if mine[i].right else "red"), f"{so}: {prompt.text}"))
         video = truth(prompt.clip)
         seen, n = look(verifier, video), len(video.frames)
         true.append(right(prompt, video.frames, video.fps, seen))
         frozen.append(right(prompt, video.frames[:1].expand(n, -1, -1, -1), video.fps, seen[:1] * n))
         other[k] = right(prompts[k], video.frames, video.fps, seen)
+        progress(i + 1, len(prompts))
     others = [other[k] for k in range(len(prompts))]
-    return Report(*(table(prompts, verdicts) for verdicts in (mine, others, frozen, true)))
+    report = Report(*(table(prompts, verdicts) for verdicts in (mine, others, frozen, true)))
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / "report.json", json.dumps(asdict(report, dict_factory=_known), indent=1).encode())
+    write(out / "report.md", report.markdown().encode())
+    tiles, texts = zip(*(each for some in shown.values() for each in some), strict=True)
+    captioned(tiles, texts, columns=2 * SHEET).save(out / "sheet.png")
+    return report
+
+
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields for JSON, which has no word for what is not a number."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields}
+
+
+def tile(video: Video, seen: Sequence[Seen], color: str) -> Image.Image:
+    """Four frames of a clip, from the first to the last, with what is seen in boxes of this colour."""
+    chosen = [round(k * (len(seen) - 1) / 3) for k in range(4)]
+    frames = to_images(video.frames[chosen])
+    return grid([boxed(frame, seen[k], color) for frame, k in zip(frames, chosen, strict=True)])
 
 
 def look(verifier: Verifier, video: Video) -> list[Seen]:
@@ -509,31 +540,27 @@ def look(verifier: Verifier, video: Video) -> list[Seen]:
     return [seen for some in video.frames.split(BATCH) for seen in verifier.look(some)]
 
 
-def _next(prompts: Sequence[ClipPrompt]) -> list[int]:
-    """For each prompt the next of its task, for the last of them the first."""
-    after = list(range(len(prompts)))
-    for task in {prompt.task for prompt in prompts}:
-        mine = [i for i, prompt in enumerate(prompts) if prompt.task == task]
-        for one, two in zip(mine, mine[1:] + mine[:1], strict=True):
-            after[one] = two
-    return after
-
-
 # -------------------------------------------------------------------------------------------------------------------- files
 
 
 def clips_of(folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = None) -> Iterator[Video]:
-    """The clip of each prompt among clips made elsewhere: 0007.mp4, or frames in a folder 0007 in the order of their names, for prompt 7.
+    """The clip of each prompt among clips made elsewhere: 0007.mp4, or frames in a folder 0007 in the order of their names, for prompt 7
+    of the suite.
 
     Folders say no frame rate: ``fps`` does, or else it is that of the prompt's true clip. Raises KalpanaError where a prompt has no
-    clip, or one cannot be read.
+    clip, before any is read, or where one cannot be read.
     """
-    for i, prompt in enumerate(prompts):
-        path = next((path for path in (folder / f"{i:04d}.mp4", folder / f"{i:04d}") if path.exists()), None)
+    paths = []
+    for prompt in prompts:
+        name = f"{prompt.number:04d}"
+        path = next((path for path in (folder / f"{name}.mp4", folder / name) if path.exists()), None)
         if path is None:
             raise KalpanaError(
-                f"no clip in {folder} is of prompt {i}, {prompt.text!r}: call it {i:04d}.mp4, or put its frames into {i:04d}/000.png, ..."
+                f"no clip in {folder} is of prompt {prompt.number}, {prompt.text!r}: "
+                f"call it {name}.mp4, or put its frames into {name}/000.png, ..."
             )
+        paths.append(path)
+    for path, prompt in zip(paths, prompts, strict=True):
         try:
             yield Video(_frames(path), prompt.clip.fps if fps is None else fps) if path.is_dir() else _video(path)
         except KalpanaError as error:

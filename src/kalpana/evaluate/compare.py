@@ -39,7 +39,7 @@ class Model(Protocol):
 @dataclass(frozen=True)
 class Entry:
     """A model at a number of steps (None: it takes none): its overall score, that of nothing (the floor) and of true renders (the
-    ceiling), and the seconds a picture took on this machine."""
+    ceiling), the seconds a picture took on this machine and, where words are asked for, their ``reader``."""
 
     model: str
     steps: int | None
@@ -47,6 +47,7 @@ class Entry:
     floor: float
     ceiling: float
     seconds: float
+    reader: str = ""
 
 
 def compare(
@@ -83,7 +84,7 @@ def compare(
             this = about | {"model": model.name, "files": model.files, "steps": count}
             report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
-            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each))
+            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each, report.reader))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
     return entries
@@ -122,4 +123,6 @@ def markdown(entries: Sequence[Entry]) -> str:
     floors, ceilings = [entry.floor for entry in entries], [entry.ceiling for entry in entries]
     lines += ["", f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, ceiling {100 * max(ceilings):.1f}; "]
     lines[-1] += f"{entries[0].score.prompts} prompts, the same seeds and verifier for all."
+    if entries[0].reader:
+        lines[-1] += f" Words are as read by {entries[0].reader}."
     return "\n".join(lines) + "\n"

@@ -1,4 +1,5 @@
-"""Second readers of words in pictures, beside our own: RapidOCR for Latin, Tesseract for Devanagari.
+"""Readers of words in pictures that were made elsewhere: RapidOCR for Latin, Tesseract for Devanagari. Where a verifier has a reader of
+its own they are the second ones; where it has none they are the only ones.
 
 Both learned from print and photographs that have nothing to do with this world, so a score of words that they agree with does not
 hang on one reader. Neither is used to letters of 12 pixels, in colours, in a frame: a sign is cut out, its letters are lifted off
@@ -30,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.evaluate.publish import Damage, blurred, wrong
-from kalpana.evaluate.score import ned, right
-from kalpana.evaluate.seen import Box, Seen
+from kalpana.evaluate.score import ALIKE, ned, right
+from kalpana.evaluate.seen import Box, Reader, Reading, Seen
 from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.trials import Damage, blurred, wrong
 from kalpana.media import to_images
 from kalpana.types import KalpanaError
 from kalpana.world import tiles
@@ -51,7 +52,6 @@ BATCH = 16  # signs read together by the recogniser
 LEAST = 320  # columns of the recogniser's input, padded if there are fewer, as it was trained
 SIGNS = 200  # of each script that are measured
 CAPITALS = str.maketrans("cosuvwxz", "COSUVWXZ")  # small letters that only their size tells from capitals, and signs are in capitals
-ALIKE = str.maketrans("01", "OI")  # capitals and digits that few typefaces tell apart
 
 
 class Ocr(Protocol):
@@ -59,6 +59,14 @@ class Ocr(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def script(self) -> str: ...
+
+    @property
+    def alike(self) -> bool:
+        """Whether it takes 0 for O and 1 for I."""
+        ...
 
     def available(self) -> str | None:
         """None where it can read; else one line that says what is missing and how to install it."""
@@ -170,6 +178,8 @@ class RapidOcr:
     """PP-OCRv4's recogniser, held to Latin letters and digits."""
 
     name: str = "RapidOCR"
+    script: str = "Latin"
+    alike: bool = True
 
     def available(self) -> str | None:
         try:
@@ -219,6 +229,8 @@ class Tesseract:
     """Tesseract's networks for Devanagari, the script's and Hindi's."""
 
     name: str = "Tesseract"
+    script: str = "Devanagari"
+    alike: bool = False
     data: str = "Devanagari+hin"
     page: int = 8  # a page that is one word
 
@@ -274,15 +286,31 @@ def _insist(ocr: Ocr) -> None:
         raise KalpanaError(missing)
 
 
-# ----------------------------------------------------------------------------------------------------------------- measured
+ENGINES: dict[str, Ocr] = {"words-latin": RapidOcr(), "words-devanagari": Tesseract()}  # by suite
 
-ENGINES: dict[str, tuple[str, Ocr]] = {"words-latin": ("Latin", RapidOcr()), "words-devanagari": ("Devanagari", Tesseract())}
+
+def readers(suite: str, own: Sequence[Reader]) -> tuple[tuple[Reader, ...], str | None]:
+    """Who reads the words of a suite (none where it asks for no words): a verifier's own reader, if it has one, then the engine for the
+    script. Second, the line that says how to install the engine, if that is missing."""
+    if suite not in ENGINES:
+        return (), None
+    engine = ENGINES[suite]
+    missing = engine.available()
+    return (tuple(own) if missing else (*own, reader(engine))), missing
+
+
+def reader(engine: Ocr) -> Reader:
+    """The engine as a verifier's reader: it is given signs cut out by their boxes."""
+    return Reader(engine.name, lambda pixels, boxes: engine.read(cut(pixels, boxes)), engine.alike)
+
+
+# ----------------------------------------------------------------------------------------------------------------- measured
 
 
 @dataclass(frozen=True)
 class Score:
     """How a reader does on true renders. Shares in [0, 1] of words: ``exact``; ``alike``, with 0 taken for O and 1 for I; accepted
-    though one character asked for is another (``fooled``, as in publish.py); read as they should be, where the picture has one
+    though one character asked for is another (``fooled``, see trials.wrong); read as they should be, where the picture has one
     character wrong (``mended``). ``distance`` is the mean normalised edit distance (see score.ned)."""
 
     exact: float
@@ -300,8 +328,9 @@ def measure(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, o
     """
     rng = random.Random("ocr")
     others = [other for prompt in prompts if (other := wrong(prompt, rng)) is not None]
-    seen, misspelt = ([Seen(words=(word,)) for word in _read(ocr, these, damage, off)] for these in (prompts, others))
-    said, asked = [one.words[0] for one in seen if one.words], [prompt.word or "" for prompt in prompts]
+    said, mended = (_read(ocr, these, damage, off) for these in (prompts, others))
+    seen, misspelt = ([Seen(readings=(Reading((word,)),)) for word in words] for words in (said, mended))
+    asked = [prompt.word or "" for prompt in prompts]
 
     def share(so: Iterable[bool]) -> float:
         return sum(so) / len(prompts)
@@ -317,7 +346,7 @@ def measure(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, o
 
 
 def _read(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None, off: float) -> list[str]:
-    """What the reader says is on the lone sign of each prompt's first true render (run.ceiling's)."""
+    """What the reader says is on the lone sign of each prompt's first true render, as in run.Bounds."""
     scenes = [prompt.scene(random.Random(f"ceiling/{prompt.seeds(1)[0]}")) for prompt in prompts]
     rng, signs = random.Random("boxes"), []
     for start in range(0, len(scenes), 64):
@@ -338,17 +367,17 @@ def table(signs: int = SIGNS, dev: bool = False) -> str:
     heads += ["accepts one character wrong", "mends one character wrong", "signs"]
     lines = [heads, ["---"] * 3 + ["---:"] * 6]
     conditions = {"as drawn": (None, 0.0), "blur 1 px": (blurred(1.0), 0.0), "box off by 1/24": (None, 1 / 24)}
-    for suite, (script, ocr) in ENGINES.items():
+    for suite, ocr in ENGINES.items():
         missing = ocr.available()
         if missing:
-            lines.append([ocr.name, script, f"**not available**: {missing}", *[""] * 6])
+            lines.append([ocr.name, ocr.script, f"**not available**: {missing}", *[""] * 6])
             continue
         prompts = load(suite, dev)[:signs]
         for condition, (damage, off) in conditions.items():
             s = measure(ocr, prompts, damage, off)
             shares = [f"{100 * share:.1f} %" for share in (s.exact, s.alike)]
             shares += [f"{s.distance:.3f}", f"{100 * s.fooled:.1f} %", f"{100 * s.mended:.1f} %", str(s.signs)]
-            lines.append([ocr.name, script, condition, *shares])
+            lines.append([ocr.name, ocr.script, condition, *shares])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

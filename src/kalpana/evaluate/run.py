@@ -10,21 +10,23 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from kalpana.evaluate.score import Table, markdown, right, rows, table
+from kalpana.evaluate.score import Table, judged, markdown, right, rows
 from kalpana.evaluate.seen import Seen, Verifier
 from kalpana.evaluate.suites import Prompt
 from kalpana.media import read_picture, read_receipt, save, to_pixels, write
 from kalpana.types import KalpanaError, Picture
 from kalpana.world.render import render
+from kalpana.world.scene import Scene
 from kalpana.world.sheet import captioned
 from kalpana.world.world import World
 
@@ -36,37 +38,60 @@ Draw = Callable[[Prompt, Sequence[int]], Sequence[Picture]]
 Progress = Callable[[int, int], None]
 
 
+class Asked(Protocol):
+    """A prompt of any kind: for a picture, or for a clip."""
+
+    @property
+    def task(self) -> str: ...
+
+
+A = TypeVar("A", bound=Asked)
+
+
 @dataclass(frozen=True)
 class Report:
     """A finished run: the share of right pictures beside what costs nothing (each prompt judged on the pictures of another of its
-    task), the pictures of the nearest training captions, and true renders of the prompts, all through one verifier."""
+    task), the pictures of the nearest training captions, and true renders of the prompts, all through one verifier. Where words are
+    asked for, they are as ``reader`` reads them, and ``others`` are the same by the verifier's other readers. ``verified`` says of
+    each task whether the verifier's published errors are small enough; None where nobody asked."""
 
     score: Table
     strict: Table
     floor: Table
     baseline: Table
     ceiling: Table
+    reader: str = ""
+    others: tuple[Report, ...] = ()
+    verified: dict[str, bool] | None = None
 
     def markdown(self) -> str:
-        """The table, and below it the strict overall score."""
+        """The table, and below it the strict overall score; of words also the reader and the edit distance, then the others'."""
         strict = self.strict.overall
-        return (
-            markdown(rows(self.score, self.floor, self.baseline, self.ceiling))
-            + f"\nStrict (nothing else in the picture): {100 * strict.right:.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n"
-        )
+        parts = [
+            markdown(rows(self.score, self.floor, self.baseline, self.ceiling, self.verified)),
+            f"Strict (nothing else in the picture): {100 * strict.right:.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n",
+        ]
+        if self.score.distance is not None:
+            named = {"floor": self.floor, "baseline": self.baseline, "score": self.score, "ceiling": self.ceiling}
+            far = ", ".join(f"{name} {table.distance:.3f}" for name, table in named.items())
+            reader = f"Words as read by {self.reader or 'nobody'}:\n"
+            parts = [reader, *parts, f"Mean edit distance (0 as asked, 1 nothing alike): {far}.\n"]
+        return "\n".join(parts + [other.markdown() for other in self.others])
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What no model has a part in: the pictures of the nearest training captions, and true renders, through the verifier."""
+    """What no model has a part in, as the verifier sees it: of each prompt the picture of the nearest training caption (``baseline``),
+    and true renders, as many as it has pictures (``ceiling``)."""
 
-    baseline: Table
-    ceiling: Table
+    baseline: list[list[Seen]]
+    ceiling: list[list[Seen]]
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> Bounds:
         nearest = [[World().scene(k)] for k in retrieve([prompt.text for prompt in prompts])]
-        return cls(table(prompts, _of_scenes(prompts, verifier, nearest)), table(prompts, ceiling(prompts, verifier)))
+        true = [[prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)] for prompt in prompts]
+        return cls(look_at(verifier, nearest), look_at(verifier, true))
 
 
 def run(
@@ -77,10 +102,12 @@ def run(
     out: Path,
     progress: Progress,
     bounds: Bounds | None = None,
+    verified: Mapping[str, bool] | None = None,
 ) -> Report:
     """Draw what is not drawn yet into ``out``, judge all of it, and write report.json, report.md and sheet.png there.
 
-    ``about`` says of what the run is: model, hashes, suite. Raises KalpanaError where ``out`` holds a run of something else.
+    ``about`` says of what the run is: model, hashes, suite; for ``bounds`` and ``verified`` see ``judge``. Raises KalpanaError where
+    ``out`` holds a run of something else.
     """
     out.mkdir(parents=True, exist_ok=True)
     _claim(out / "run.json", about)
@@ -93,10 +120,10 @@ def run(
                 save(picture.image, _path(out, i, k), picture.receipt)
         progress(i + 1, len(prompts))
     images = [[read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
-    return judge(prompts, images, verifier, out, bounds)
+    return judge(prompts, images, verifier, out, bounds, verified)
 
 
-def first(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+def first(prompts: Sequence[A], limit: int | None) -> list[A]:
     """The first ``limit`` prompts of each task, all where it is None."""
     counts: Counter[str] = Counter()
     kept = []
@@ -113,19 +140,16 @@ def judge(
     verifier: Verifier,
     out: Path,
     bounds: Bounds | None = None,
+    verified: Mapping[str, bool] | None = None,
 ) -> Report:
-    """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``; ``bounds`` where they are known already."""
+    """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``; ``bounds`` where they are known already; ``verified``
+    says with which tasks the verifier can be trusted (see publish.verified)."""
     seen = look(verifier, images)
     verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
-    other = _exchanged(prompts)
     bounds = bounds or Bounds.of(prompts, verifier)
-    report = Report(
-        table(prompts, verdicts),
-        table(prompts, {i: [right(prompt, one, strict=True) for one in seen[i]] for i, prompt in enumerate(prompts)}),
-        table(prompts, {i: [right(prompt, one) for one in seen[other[i]]] for i, prompt in enumerate(prompts)}),
-        bounds.baseline,
-        bounds.ceiling,
-    )
+    readings = max(len(one.readings) for row in seen for one in row)
+    report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readings, 1)))
+    report = replace(report, others=tuple(others))
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     named = {_path(out, i, k).name: so for i, row in verdicts.items() for k, so in enumerate(row)}
     write(out / VERDICTS, json.dumps(named, indent=1).encode())
@@ -135,28 +159,39 @@ def judge(
     return report
 
 
+def _report(
+    prompts: Sequence[Prompt], seen: Sequence[Sequence[Seen]], bounds: Bounds, k: int, verified: Mapping[str, bool] | None
+) -> Report:
+    """The report by the words of reader k."""
+    mine, nearest, true = ([[one.read_by(k) for one in row] for row in each] for each in (seen, bounds.baseline, bounds.ceiling))
+    exchange = [mine[other] for other in exchanged(prompts)]
+    score, strict, floor = judged(prompts, mine), judged(prompts, mine, strict=True), judged(prompts, exchange)
+    reader = next((reading.by for row in mine for one in row for reading in one.readings), "")
+    trusted = None if verified is None else {task: verified.get(f"{task} by {reader}", verified.get(task, False)) for task in score.tasks}
+    return Report(score, strict, floor, judged(prompts, nearest), judged(prompts, true), reader, verified=trusted)
+
+
 def look(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Seen]]:
     """What the verifier sees in each picture."""
     flat = [image for row in images for image in row]
     size = max({image.size for image in flat}, key=lambda size: size[0])
     flat = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in flat]
-    said = iter([one for start in range(0, len(flat), BATCH) for one in verifier.look(to_pixels(flat[start : start + BATCH]))])
-    return [[next(said) for _ in row] for row in images]
+    return _rows(verifier, (to_pixels(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)), images)
 
 
-def ceiling(prompts: Sequence[Prompt], verifier: Verifier) -> dict[int, list[bool]]:
-    """The verdicts on true renders of the prompts, as many for each as it has pictures."""
-    scenes = [[prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)] for prompt in prompts]
-    return _of_scenes(prompts, verifier, scenes)
-
-
-def _of_scenes(prompts: Sequence[Prompt], verifier: Verifier, scenes: Sequence[Sequence[Any]]) -> dict[int, list[bool]]:
+def look_at(verifier: Verifier, scenes: Sequence[Sequence[Scene]]) -> list[list[Seen]]:
+    """What the verifier sees in the picture of each scene."""
     flat = [scene for row in scenes for scene in row]
-    said = iter([one for start in range(0, len(flat), BATCH) for one in verifier.look(render(flat[start : start + BATCH]).pixels)])
-    return {i: [right(prompt, next(said)) for _ in scenes[i]] for i, prompt in enumerate(prompts)}
+    return _rows(verifier, (render(flat[start : start + BATCH]).pixels for start in range(0, len(flat), BATCH)), scenes)
 
 
-def _exchanged(prompts: Sequence[Prompt]) -> list[int]:
+def _rows(verifier: Verifier, batches: Iterable[Tensor], like: Sequence[Sequence[object]]) -> list[list[Seen]]:
+    """What is seen in batches of pictures, in rows as long as those of ``like``."""
+    said = iter([one for pixels in batches for one in verifier.look(pixels)])
+    return [[next(said) for _ in row] for row in like]
+
+
+def exchanged(prompts: Sequence[Asked]) -> list[int]:
     """For each prompt another of its task (itself only where a task has one prompt): a turn through a random order."""
     other = list(range(len(prompts)))
     for task in {prompt.task for prompt in prompts}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from kalpana.world.scene import Group
 NEAR = 0.1  # of both things' sides: closer than this along an axis is not apart (GenEval's POSITION_THRESHOLD)
 SMALL, LARGE = 0.4, 0.75  # of the picture's side: longer side of a lone thing that is small, or large
 RESAMPLES = 1000
+ALIKE = str.maketrans("01", "OI")  # digits and capitals that few typefaces tell apart
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,13 @@ def right(prompt: Prompt, seen: Seen, strict: bool = False, thresholds: Threshol
     """Whether the picture holds what was asked for; ``strict``: and not one thing more.
 
     Objects: for each group its n surest detections, which have its colour; exactly n where the prompt is exact; and they stand in
-    the relation. The place is not judged. Hands: one hand, with so many fingers up. Words: the word is among those read, letter
-    for letter; strict: alone.
+    the relation. The place is not judged. Hands: one hand, with so many fingers up. Words: the word is among those that the first
+    reader reads, letter for letter; strict: alone.
     """
     if prompt.fingers is not None:
         return seen.fingers == (prompt.fingers,)
     if prompt.word is not None:
-        read = [unicodedata.normalize("NFC", word) for word in seen.words or ()]
-        word = unicodedata.normalize("NFC", prompt.word)
+        word, read = _spelt(prompt.word, seen)
         return read == [word] if strict else word in read
     if strict:
         there = Counter(thing.concept for thing in seen.things if thing.score > thresholds.counting)
@@ -70,6 +70,20 @@ def atoms(prompt: Prompt, seen: Seen, thresholds: Thresholds = THRESHOLDS) -> li
     if prompt.relation is not None:
         so.append(all(needed) and prompt.relation in relations(around(needed[0]), around(needed[1])))
     return so
+
+
+def distance(prompt: Prompt, seen: Seen) -> float:
+    """The normalised edit distance (see ned) from the prompt's word to the nearest that the first reader reads, 1 where it reads none."""
+    word, read = _spelt(prompt.word or "", seen)
+    return min((ned(word, one) for one in read), default=1.0)
+
+
+def _spelt(word: str, seen: Seen) -> tuple[str, list[str]]:
+    """A word, and those that the first reader reads, in one spelling: NFC, and without 0 and 1 where it takes them for O and I."""
+    first = seen.readings[0] if seen.readings else None
+    spelt = [unicodedata.normalize("NFC", one) for one in (word, *(first.words if first else ()))]
+    mine, *read = [one.translate(ALIKE) for one in spelt] if first and first.alike else spelt
+    return mine, read
 
 
 def relations(a: Box, b: Box) -> set[str]:
@@ -148,10 +162,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Table:
-    """The shares of each task, in the order of the prompts, and overall: the plain mean of the tasks, whatever their sizes."""
+    """The shares of each task, in the order of the prompts, and overall: the plain mean of the tasks, whatever their sizes. Where words
+    are asked for also the mean of their edit ``distance``."""
 
     tasks: dict[str, Share]
     overall: Share
+    distance: float | None = None
 
 
 def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[bool]]) -> Table:
@@ -174,6 +190,13 @@ def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[bool]]) -> T
     return Table(tasks, _share(mean, np.mean(draws, axis=0), results.values()))
 
 
+def judged(prompts: Sequence[Prompt], seen: Sequence[Sequence[Seen]], strict: bool = False) -> Table:
+    """The table of pictures by what was seen in them, ``seen[i]`` in those of ``prompts[i]``; ``strict`` as in right."""
+    verdicts = {i: [right(prompt, one, strict) for one in seen[i]] for i, prompt in enumerate(prompts)}
+    far = [np.mean([distance(prompt, one) for one in seen[i]]) for i, prompt in enumerate(prompts) if prompt.word is not None]
+    return replace(table(prompts, verdicts), distance=float(np.mean(far)) if far else None)
+
+
 def _share(mean: float, resampled: np.ndarray, results: Iterable[Sequence[bool]]) -> Share:
     low, high = np.percentile(resampled, (2.5, 97.5))
     lucky = [any(pictures) for pictures in results]
@@ -189,18 +212,33 @@ class Row:
     floor: float | None = None
     baseline: float | None = None
     ceiling: float | None = None
+    verified: bool | None = field(
+        default=None, kw_only=True
+    )  # whether the verifier's own errors are small enough to trust it; None where nobody asks
 
 
-def rows(score: Table, floor: Table | None = None, baseline: Table | None = None, ceiling: Table | None = None) -> list[Row]:
-    """A row for each task and one for all of them; the tables must have the same tasks."""
+def rows(
+    score: Table,
+    floor: Table | None = None,
+    baseline: Table | None = None,
+    ceiling: Table | None = None,
+    verified: Mapping[str, bool] | None = None,
+) -> list[Row]:
+    """A row for each task and one for all of them; the tables must have the same tasks. ``verified`` says of each task whether the verifier
+    may be trusted with it; all of them together only where it may with each."""
     others = [None if other is None else {**other.tasks, "overall": other.overall} for other in (floor, baseline, ceiling)]
     mine = {**score.tasks, "overall": score.overall}
-    return [Row(name, share, *(None if other is None else other[name].right for other in others)) for name, share in mine.items()]
+    trusted = {} if verified is None else {**verified, "overall": all(verified.values())}
+    return [
+        Row(name, share, *(None if other is None else other[name].right for other in others), verified=trusted.get(name))
+        for name, share in mine.items()
+    ]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table in per cent: floor, baseline, score (interval), ceiling; a column that no row fills is left out."""
-    columns = {"task": [row.name for row in rows]}
+    """The rows as a table in per cent: floor, baseline, score (interval), ceiling; a column that no row fills is left out. What
+    the verifier may not be trusted with is marked."""
+    columns = {"task": [row.name + (" (not verified)" if row.verified is False else "") for row in rows]}
     columns |= {"floor": [_percent(row.floor) for row in rows], "baseline": [_percent(row.baseline) for row in rows]}
     columns["score (95 %)"] = [f"{_percent(s.right)} ({_percent(s.low)} to {_percent(s.high)})" for s in (row.score for row in rows)]
     columns |= {"ceiling": [_percent(row.ceiling) for row in rows], "any seed": [_percent(row.score.any_right) for row in rows]}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -27,13 +27,40 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What one reader, called ``by``, says is written, sign by sign from left to right. ``alike``: it takes 0 for O and 1 for I, so that
+    these are not told apart when its words are judged."""
+
+    words: tuple[str, ...]
+    by: str = ""
+    alike: bool = False
+
+
+@dataclass(frozen=True)
 class Seen:
     """Everything seen in one picture. None means that the verifier abstains, or was not asked."""
 
     things: tuple[Detection, ...] = ()
-    fingers: tuple[int, ...] | None = None  # of each hand, from left to right
-    words: tuple[str, ...] | None = None
+    fingers: tuple[int, ...] | None = None  # of each whole hand, from left to right
+    readings: tuple[Reading, ...] = ()  # of each reader; the first one counts
     poses: tuple[str, ...] | None = None  # of each figure, from left to right
+
+    def read_by(self, k: int) -> Seen:
+        """The same with the words of reader k alone, if there is one."""
+        return replace(self, readings=self.readings[k : k + 1])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Whoever reads words: ``read(pixels, boxes)`` gives what is written in box k of picture k (b, 3, h, w). For ``alike`` see Reading."""
+
+    name: str
+    read: Callable[[Tensor, Sequence[Box]], list[str]]
+    alike: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} (0 as O, 1 as I)" if self.alike else self.name
 
 
 class Verifier(Protocol):
@@ -54,8 +81,8 @@ def truth(scene: Scene) -> Seen:
             things.append(Detection(scene.groups[thing.group].concept, 1.0, box, thing.color))
     return Seen(
         tuple(things),
-        tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand)),
-        tuple(thing.sprite.text for thing in order if isinstance(thing.sprite, Sign)),
+        tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand) and not thing.sprite.flaw),
+        (Reading(tuple(thing.sprite.text for thing in order if isinstance(thing.sprite, Sign))),),
         tuple(thing.sprite.pose for thing in order if isinstance(thing.sprite, Puppet)),
     )
 

@@ -1,4 +1,4 @@
-"""A trained verifier: a detector's maps read as things with names, boxes and colours.
+"""A trained verifier: a detector's maps read as things with names, boxes and colours, and its signs by whoever reads words.
 
 A colour is read twice. The network says which pixels carry a given colour; of those the median in CIELAB is compared with the ten
 paints, and where it lies between two of them the verifier says nothing.
@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.evaluate.seen import Box, Detection, Seen
+from kalpana.evaluate.seen import Box, Detection, Reader, Reading, Seen
 from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector, Maps
-from kalpana.models.reader import Reader
 from kalpana.world.kinds import puppets
 from kalpana.world.labels import OTHER, SIGN, labels
 from kalpana.world.lexicon import lexicon
@@ -36,18 +35,20 @@ MOST = 24  # things a picture
 
 @dataclass(frozen=True)
 class Trained:
-    """A verifier by a detector and, where signs are to be read, a reader. ``Trained.load(FOLDER)`` finds both."""
+    """A verifier by a detector and, where signs are to be read, by readers, of which the first one counts."""
 
     net: Detector
-    reader: Reader | None = None
+    readers: tuple[Reader, ...] = ()
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Trained:
         """The verifier in a folder: detector.safetensors, and reader.safetensors if it is there. Raises KalpanaError where one is none."""
         net = load_module(folder / "detector.safetensors", "detector", lambda **config: Detector(detector.Config(**config)))
         path = folder / "reader.safetensors"
-        read = load_module(path, "reader", lambda **config: Reader(reader.Config(**config))) if path.exists() else None
-        return cls(net.to(device), read.to(device) if read else None)
+        if not path.exists():
+            return cls(net.to(device))
+        read = load_module(path, "reader", lambda **config: reader.Reader(reader.Config(**config)))
+        return cls(net.to(device), (own(read.to(device)),))
 
     @torch.inference_mode()
     def look(self, pixels: Tensor) -> list[Seen]:
@@ -58,17 +59,19 @@ class Trained:
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
         said: Maps = self.net(pixels.contiguous(memory_format=torch.channels_last))
         found = [self._things(said, pixels[i], i) for i in range(len(pixels))]
-        return [sorted_out(things, words) for things, words in zip(found, self._words(pixels, found), strict=True)]
+        return [sorted_out(things, readings) for things, readings in zip(found, self._readings(pixels, found), strict=True)]
 
-    def _words(self, pixels: Tensor, found: list[list[Detection]]) -> list[tuple[str, ...] | None]:
-        """What is written on the signs of each picture, from left to right; None without a reader."""
-        if self.reader is None:
-            return [None] * len(found)
+    def _readings(self, pixels: Tensor, found: list[list[Detection]]) -> list[tuple[Reading, ...]]:
+        """What each reader says is written on the signs of each picture, from left to right."""
         boards = [(i, thing.box) for i, things in enumerate(found) for thing in ordered(things) if thing.concept == SIGN]
-        if not boards:
-            return [()] * len(found)
-        said = self.reader.words(strips(pixels[[i for i, _ in boards]], [box for _, box in boards]))
-        return [tuple(word for (i, _), (word, _) in zip(boards, said, strict=True) if i == k) for k in range(len(found))]
+        places, boxes = [i for i, _ in boards], [box for _, box in boards]
+        said = [(who, who.read(pixels[places], boxes) if boards else []) for who in self.readers]
+        return [
+            tuple(
+                Reading(tuple(word for k, word in zip(places, words, strict=True) if k == i), who.title, who.alike) for who, words in said
+            )
+            for i in range(len(found))
+        ]
 
     def _things(self, said: Maps, pixels: Tensor, i: int) -> list[Detection]:
         """Everything found in picture i, by label, surest first."""
@@ -90,7 +93,7 @@ class Trained:
             if all(iou(box, other) < 0.5 for *_, other in things):
                 things.append((float(sure[k]), int(kinds[k]), row, column, box))
         painted = F.interpolate(said.painted[i : i + 1].sigmoid(), pixels.shape[-2:], mode="bilinear")[0, 0] > 0.5
-        picture = lab((pixels.movedim(0, -1).cpu().numpy() + 1) / 2)
+        picture = (pixels.movedim(0, -1).cpu().numpy() + 1) / 2
         return [
             Detection(self._name(said, i, kind, row, column), score, box, self._color(said, i, row, column, box, painted, picture))
             for score, kind, row, column, box in things
@@ -106,7 +109,12 @@ class Trained:
             return None
         x0, y0, x1, y1 = (round(edge * SIDE) for edge in box)
         inside = np.s_[max(y0, 0) : y1, max(x0, 0) : x1]
-        return nearest(picture[inside][painted.cpu().numpy()[inside]])
+        return nearest(lab(picture[inside][painted.cpu().numpy()[inside]]))
+
+
+def own(net: reader.Reader) -> Reader:
+    """The verifier's own reader, by this network."""
+    return Reader("the verifier's reader", lambda pixels, boxes: [word for word, _ in net.words(strips(pixels, boxes))])
 
 
 def ordered(found: list[Detection]) -> list[Detection]:
@@ -114,12 +122,12 @@ def ordered(found: list[Detection]) -> list[Detection]:
     return sorted((thing for thing in found if thing.score >= SURE), key=lambda thing: thing.box[0] + thing.box[2])
 
 
-def sorted_out(found: list[Detection], words: tuple[str, ...] | None) -> Seen:
+def sorted_out(found: list[Detection], readings: tuple[Reading, ...]) -> Seen:
     """Detections by label as what was seen: objects, and hands and figures from left to right."""
     sure = ordered(found)
     fingers = tuple(int(thing.concept[0]) for thing in sure if thing.concept.endswith(" fingers"))
     poses = tuple(thing.concept for thing in sure if thing.concept in puppets.POSES)
-    return Seen(tuple(thing for thing in found if thing.concept in lexicon()), fingers, words, poses)
+    return Seen(tuple(thing for thing in found if thing.concept in lexicon()), fingers, readings, poses)
 
 
 def peaks(heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -242,6 +242,7 @@ class CLIP(nn.Module):
             if isinstance(tower.project, nn.Linear):
                 nn.init.normal_(tower.project.weight, std=width**-0.5)
             for block in tower.blocks:
+                assert isinstance(block, Block)
                 nn.init.normal_(block.attention.qkv.weight, std=width**-0.5)
                 nn.init.normal_(block.attention.out.weight, std=width**-0.5 * (2 * depth) ** -0.5)
                 nn.init.normal_(block.feed.up.weight, std=(2 * width) ** -0.5)

@@ -149,7 +149,7 @@ def in_chunks(tower: Callable[..., Tensor], given: tuple[Tensor, ...], size: int
     if not size or size >= len(given[0]):
         return tower(*given)
     chunks = zip(*(each.split(size) for each in given), strict=True)
-    return torch.cat([checkpoint(tower, *chunk, use_reentrant=False) for chunk in chunks])  # type: ignore[list-item]
+    return torch.cat([checkpoint(tower, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def gathered(part: Tensor) -> Tensor:

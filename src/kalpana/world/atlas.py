@@ -129,8 +129,8 @@ def build_keywords(pack: Path, out: Path = ART) -> None:
     for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         for language in ("en", "hi"):
-            words = (word.strip() for keyword in record[f"keywords_{language}"] for word in keyword.split(","))  # some are lists in one
-            found.setdefault(record["base"], {"en": [], "hi": []})[language] += filter(None, words)
+            every = (word.strip() for keyword in record[f"keywords_{language}"] for word in keyword.split(","))  # some are lists in one
+            found.setdefault(record["base"], {"en": [], "hi": []})[language] += filter(None, every)
     lines = []
     for concept in lexicon(out / "lexicon.jsonl").values():
         names = {concept.en, *concept.synonyms_en, concept.hi.singular, *concept.synonyms_hi}

@@ -92,8 +92,9 @@ def _pose(scene: Scene, split: str) -> Iterator[Scene]:
                 yield _drawn(scene, figure, replace(figure, pose=pose))
 
 
-_OBJECTS = {"count": _count, "relation": _relation, "color": _color, "colors": _colors}
-WAYS: dict[str, dict[str, Callable[[Scene, str], Iterator[Scene]]]] = {
+Ways = dict[str, Callable[[Scene, str], Iterator[Scene]]]
+_OBJECTS: Ways = {"count": _count, "relation": _relation, "color": _color, "colors": _colors}
+WAYS: dict[str, Ways] = {
     "objects": _OBJECTS,
     "depth": _OBJECTS,
     "paintings": _OBJECTS,

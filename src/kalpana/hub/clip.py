@@ -1,0 +1,416 @@
+"""Public CLIP and SigLIP checkpoints, in the layout of 🤗 transformers, read into ``models/clip.py``.
+
+    checkpoint = read(find("openai/clip-vit-base-patch32"))
+
+A folder holds config.json, the weights as safetensors, preprocessor_config.json and tokenizer.json, perhaps with tokenizer_config.json.
+What in them this version cannot follow is an error that names the field; so is a tensor too many or too few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import tokenizers
+import torch
+from torch import Tensor
+
+from kalpana.hub.weights import fingerprint
+from kalpana.models.clip import CLIP, PRESETS, Config
+from kalpana.types import KalpanaError, Tokens
+
+SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+CONFIG, PICTURES, TEXTS, TEXTS_TOO = "config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"
+
+# What a config.json leaves out stands in transformers' own defaults, which are these models.
+MODELS = {"clip": PRESETS["vit-b/32"], "siglip": PRESETS["siglip-b/16-224"]}
+TOKENIZERS = {"clip": ("CLIPTokenizer", "CLIPTokenizerFast"), "siglip": ("SiglipTokenizer", "SiglipTokenizerFast")}
+ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+FIELDS = {
+    "vision_config.image_size": "side",
+    "vision_config.patch_size": "patch",
+    "vision_config.hidden_size": "width",
+    "vision_config.num_hidden_layers": "depth",
+    "vision_config.num_attention_heads": "heads",
+    "vision_config.intermediate_size": "hidden",
+    "text_config.vocab_size": "vocabulary",
+    "text_config.max_position_embeddings": "length",
+    "text_config.hidden_size": "text_width",
+    "text_config.num_hidden_layers": "text_depth",
+    "text_config.num_attention_heads": "text_heads",
+    "text_config.intermediate_size": "text_hidden",
+}
+ONLY = {"quantization_config": None, "vision_config.num_channels": 3, "vision_config.vision_use_head": True}
+
+# Our names and theirs, by their beginnings; then what is inside a block.
+NAMES = {
+    "see.patches.": "vision_model.embeddings.patch_embedding.",
+    "see.mark": "vision_model.embeddings.class_embedding",
+    "see.positions": "vision_model.embeddings.position_embedding.weight",
+    "see.before.": "vision_model.pre_layrnorm.",  # so spelled
+    "see.blocks.": "vision_model.encoder.layers.",
+    "see.norm.": "vision_model.post_layernorm.",
+    "see.gather.out.": "vision_model.head.attention.out_proj.",
+    "see.gather.norm.": "vision_model.head.layernorm.",
+    "see.gather.": "vision_model.head.",
+    "see.project.": "visual_projection.",
+    "read.words.": "text_model.embeddings.token_embedding.",
+    "read.positions": "text_model.embeddings.position_embedding.weight",
+    "read.blocks.": "text_model.encoder.layers.",
+    "read.norm.": "text_model.final_layer_norm.",
+}
+READ = {"end": {"read.project.": "text_projection."}, "last": {"read.project.": "text_model.head."}}
+INNER = {
+    "norm_one.": "layer_norm1.",
+    "norm_two.": "layer_norm2.",
+    "attention.out.": "self_attn.out_proj.",
+    "attention.qkv.": "self_attn.{}_proj.",
+    "feed.up.": "mlp.fc1.",
+    "feed.down.": "mlp.fc2.",
+}
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture is brought to the size a model looks at: resized so that its shorter side is ``resize``, or to ``resize`` (height,
+    width), by Pillow's filter of this number; then ``crop`` (height, width) of its middle, black beyond its edges."""
+
+    resize: int | tuple[int, int] | None
+    crop: tuple[int, int] | None
+    resample: int = 3  # Pillow's bicubic
+
+
+@dataclass(frozen=True)
+class Words:
+    """A checkpoint's own tokenizer. SigLIP's canonical texts have no capitals and no punctuation, and are all ``length`` long."""
+
+    bpe: tokenizers.Tokenizer
+    length: int
+    pad: int
+    siglip: bool
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Tokens (b, l) of the texts, cut so that the end token stays, padded to the longest, or for SigLIP to ``length``."""
+        rows = [self.bpe.encode(self._read(text)).ids for text in texts]
+        rows = [row if len(row) <= self.length else [*row[: self.length - 1], row[-1]] for row in rows]
+        width = self.length if self.siglip else max(map(len, rows), default=0)
+        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
+        return Tokens(ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1))
+
+    def cut(self, text: str) -> str:
+        """What ``encode([text])`` leaves out of the text, for SigLIP in its canonical form; empty where it fits."""
+        read = self._read(text)
+        whole = self.bpe.encode(read)
+        return "" if len(whole.ids) <= self.length else read[whole.offsets[self.length - 2][1] :].strip()
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of the text that hold letters the tokenizer has no token for, each once."""
+        unk = self.bpe.token_to_id("<unk>")  # SigLIP's; CLIP's knows every byte
+        words = [] if unk is None else self._read(text).split()
+        return tuple(dict.fromkeys(word for word in words if unk in self.bpe.encode(word).ids))
+
+    def _read(self, text: str) -> str:
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # halves of characters, which no tokenizer takes
+        return canonical(text) if self.siglip else text
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder, read: the ``model``, how it wants pictures and texts, and a hash of its weights."""
+
+    model: CLIP
+    framing: Framing
+    words: Words
+    fingerprint: str
+
+
+def canonical(text: str) -> str:
+    """The text as SigLIP was trained to read it: lower case, without ASCII punctuation, single spaces."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def find(name: str) -> Path:
+    """The folder of a checkpoint: itself, or, by a name like openai/clip-vit-base-patch32, the one in the Hugging Face cache, into which
+    it is downloaded where it is not there yet, HF_HUB_OFFLINE is not set and there is a network. Raises KalpanaError.
+    """
+    if name and Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise KalpanaError(f"there is no checkpoint {name!r}: name a folder, or a model as openai/clip-vit-base-patch32 is named")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def get(file: str, commit: str | None = None) -> Path:
+        try:
+            return Path(hf_hub_download(name, file, revision=commit, local_files_only=True))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(name, file, revision=commit))
+
+    try:
+        folder = get(CONFIG).parent
+        commit = folder.name  # all files of one state of the repository
+        for file in (PICTURES, TEXTS):
+            get(file, commit)
+        with suppress(EntryNotFoundError):
+            get(TEXTS_TOO, commit)
+        try:
+            get(SINGLE, commit)
+        except EntryNotFoundError:
+            get(INDEX, commit)
+            for file in _shards(folder):
+                get(file, commit)
+    except KalpanaError:
+        raise
+    except Exception as error:  # no network, no such model, no such file, no leave: the library has a kind of its own for each
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise KalpanaError(
+            f"{name} is not in the Hugging Face cache and could not be fetched ({reason}): download {CONFIG}, {SINGLE} "
+            f"({PICKLE} where it has none), {PICTURES}, {TEXTS} and {TEXTS_TOO} of https://huggingface.co/{name} into a folder, "
+            f"such as {name.split('/')[1]}, and name the folder"
+        ) from None
+    return folder
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, in fp32 on the CPU. Raises KalpanaError where a file is missing or damaged, or asks for what is not
+    to be had."""
+    missing = [file for file in (CONFIG, PICTURES, TEXTS) if not (folder / file).is_file()]
+    if missing:
+        raise KalpanaError(f"{folder} lacks {', '.join(missing)}: put there all of {CONFIG}, {SINGLE}, {PICTURES} and {TEXTS}")
+    files = weights_of(folder)
+    config = to_config(folder / CONFIG)
+    framing, config = to_framing(folder / PICTURES, config)
+    words = to_words(folder, config)
+    with torch.device("meta"):  # nothing is drawn at random only to be written over
+        model = CLIP(config)
+    model.load_state_dict(translate(_tensors(files), config, folder), assign=True)
+    return Checkpoint(model.eval().requires_grad_(False), framing, words, hashed(files))
+
+
+def hashed(files: Sequence[Path]) -> str:
+    """The SHA-256 of weights: that of their file or, where they are in several, of these files' own."""
+    hashes = [fingerprint(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def weights_of(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint. Raises KalpanaError where some or all are missing, or only a pickle is there."""
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        files = [folder / file for file in _shards(folder)]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise KalpanaError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names: fetch what is missing")
+        return files
+    if (folder / PICKLE).is_file():
+        raise KalpanaError(
+            f"{folder} has its weights as {PICKLE} alone, a pickle, which can run code when it is read: where you trust it, write {SINGLE} "
+            f'with python -c "from transformers import AutoModel as M; f = {str(folder)!r}; M.from_pretrained(f).save_pretrained(f)"'
+        )
+    raise KalpanaError(f"{folder} holds no weights: put its {SINGLE} there, or {INDEX} and the files that it names")
+
+
+def to_config(path: Path) -> Config:
+    """Our config of a config.json of model_type clip or siglip. Raises KalpanaError, which names the field, where there is none."""
+    given = _json(path)
+    kind = given.get("model_type")
+    if kind not in MODELS:
+        raise _bad(path, "model_type", kind, "only clip and siglip can be read")
+    base, settings = MODELS[kind], dict(given)
+    for part in ("vision_config", "text_config"):
+        whole = given.get(f"{part}_dict")  # old files say some things twice, and this is what counts
+        whole = given.get(part, {}) if whole is None else whole
+        if not isinstance(whole, dict):
+            raise _bad(path, part, whole, "it should be an object")
+        settings |= {f"{part}.{name}": value for name, value in whole.items()}
+
+    def count(name: str, default: int | None) -> int:
+        value = settings.get(name, default)
+        if type(value) is not int or value < 1:
+            raise _bad(path, name, value, "only a whole number of 1 or more can be read")
+        return value
+
+    for name, only in ONLY.items():
+        if settings.get(name, only) != only:
+            raise _bad(path, name, settings[name], f"only {json.dumps(only)} can be read")
+    changes: dict[str, Any] = {ours: count(theirs, getattr(base, ours)) for theirs, ours in FIELDS.items()}
+    for part, width, heads in (("vision_config", "width", "heads"), ("text_config", "text_width", "text_heads")):
+        if changes[width] % changes[heads]:
+            raise _bad(path, f"{part}.num_attention_heads", changes[heads], f"it should divide hidden_size, {changes[width]}")
+    usual = {"hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation), "layer_norm_eps": base.eps}
+    shared = {name: settings.get(f"vision_config.{name}", default) for name, default in usual.items()}
+    for name, value in shared.items():
+        if (other := settings.get(f"text_config.{name}", usual[name])) != value:
+            raise _bad(path, f"text_config.{name}", other, f"only that of vision_config can be read, {json.dumps(value)}")
+    if shared["hidden_act"] not in ACTIVATIONS:
+        raise _bad(path, "vision_config.hidden_act", shared["hidden_act"], f"only {', '.join(ACTIVATIONS)} can be read")
+    changes |= {"activation": ACTIVATIONS[shared["hidden_act"]], "eps": shared["layer_norm_eps"]}
+    if kind == "clip":
+        end = count("text_config.eos_token_id", base.end)
+        changes["end"] = None if end == 2 else end  # 2 is an old mistake, and stands for the highest id
+        changes["features"] = count("projection_dim", base.features)
+    else:
+        changes["features"] = changes["width"]
+        if (other := settings.get("text_config.projection_size") or changes["text_width"]) != changes["width"]:
+            raise _bad(path, "text_config.projection_size", other, f"only vision_config.hidden_size can be read, {changes['width']}")
+    return replace(base, **changes)
+
+
+def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
+    """The framing that a preprocessor_config.json describes, and the config with its mean and deviation. Raises KalpanaError, which
+    names the field, where it cannot be followed."""
+    given, side = _json(path), config.side
+    clip = config.text_pool == "end"
+
+    def ask(name: str, usual: Any) -> Any:
+        value = given.get(name)
+        return usual if value is None else value
+
+    def area(name: str) -> int | tuple[int, int]:
+        """The length of the shorter side, or height and width."""
+        value = ask(name, 224 if clip and name == "size" else {"height": 224, "width": 224})
+        if isinstance(value, dict) and set(value) == {"shortest_edge"}:
+            value = value["shortest_edge"]
+        two = isinstance(value, dict) and set(value) == {"height", "width"}
+        sides = (value["height"], value["width"]) if two else (value,)
+        if not all(type(each) is int and each > 0 for each in sides):
+            raise _bad(path, name, value, "only a shortest_edge or a height and width can be read")
+        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+    if ask("do_rescale", True) is not True:
+        raise _bad(path, "do_rescale", given["do_rescale"], "only true can be read")
+    if not math.isclose(float(ask("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-6):
+        raise _bad(path, "rescale_factor", given["rescale_factor"], "only 1/255 can be read")
+    if ask("do_pad", False):
+        raise _bad(path, "do_pad", given["do_pad"], "only false can be read")
+    resize = area("size") if ask("do_resize", True) else None
+    crop = area("crop_size") if ask("do_center_crop", clip) else None
+    crop = (crop, crop) if isinstance(crop, int) else crop
+    if (crop or resize) != (side, side):
+        name = "crop_size" if crop else "size"
+        raise _bad(path, name, given.get(name), f"pictures should come out {side} x {side}, which is vision_config.image_size")
+    resample = ask("resample", 3)
+    if resample not in range(6):
+        raise _bad(path, "resample", resample, "only 0 to 5, the filters of Pillow, can be read")
+    levels: dict[str, tuple[float, ...]] = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+    if ask("do_normalize", True):
+        levels = {"image_mean": tuple(ask("image_mean", config.mean)), "image_std": tuple(ask("image_std", config.deviation))}
+    for name, three in levels.items():
+        if len(three) != 3 or not all(isinstance(level, int | float) for level in three) or (name == "image_std" and min(three) <= 0):
+            raise _bad(path, name, given.get(name), "it should be a number for each of red, green and blue")
+    return Framing(resize, crop, resample), replace(config, mean=levels["image_mean"], deviation=levels["image_std"])
+
+
+def to_words(folder: Path, config: Config) -> Words:
+    """The tokenizer in a checkpoint's folder. Raises KalpanaError where it is none, or another model's."""
+    kind, path = ("siglip" if config.text_pool == "last" else "clip"), folder / TEXTS
+    about = _json(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
+    if (name := about.get("tokenizer_class", TOKENIZERS[kind][0])) not in TOKENIZERS[kind]:
+        raise _bad(folder / TEXTS_TOO, "tokenizer_class", name, f"only {TOKENIZERS[kind][0]} can be read")
+    if about.get("do_lower_case", True) is not True:
+        raise _bad(folder / TEXTS_TOO, "do_lower_case", about["do_lower_case"], "only true can be read")
+    try:
+        bpe = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise KalpanaError(f"{path} is no tokenizer: {error}") from None
+    bpe.no_truncation()
+    bpe.no_padding()
+    if bpe.get_vocab_size() > config.vocabulary:
+        raise KalpanaError(
+            f"{path} has {bpe.get_vocab_size()} tokens, more than the {config.vocabulary} of {CONFIG}: take both from one model"
+        )
+    nothing = bpe.encode("").ids
+    end = bpe.token_to_id(_token(about, "eos_token", "</s>")) if kind == "siglip" else config.end
+    if not nothing or (end is not None and nothing[-1] != end):
+        raise KalpanaError(f"{path} does not end a text with token {end}, the end token: take it from the model's own folder")
+    pad = bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0  # CLIP never sees it
+    if pad is None:
+        raise _bad(folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token")
+    return Words(bpe, config.length, pad, kind == "siglip")
+
+
+def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict[str, Tensor]:
+    """The state dict of our model from that of 🤗 transformers' ``CLIPModel`` or ``SiglipModel``. Raises KalpanaError where a tensor is
+    missing, left over or of another shape."""
+    left = {name: tensor for name, tensor in given.items() if not name.endswith("position_ids")}  # those only count 0, 1, 2
+    for leaf in ("weight", "bias"):  # one matrix for query, key and value, of which the query's is asked of the probe alone
+        if (whole := left.pop(f"vision_model.head.attention.in_proj_{leaf}", None)) is not None:
+            left[f"vision_model.head.query.{leaf}"], left[f"vision_model.head.keys.{leaf}"] = whole.tensor_split([config.width])
+    with torch.device("meta"):
+        wanted = CLIP(config).state_dict()
+    state = {}
+    for name, like in wanted.items():
+        parts = [left.pop(theirs, None) for theirs in _theirs(name, config)]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts):
+            raise KalpanaError(f"the weights in {folder} lack {', '.join(_theirs(name, config))}: they are not those of its {CONFIG}")
+        tensor = torch.cat(found).float() if like.ndim else found[0].float().reshape(-1)[0]
+        if tensor.shape != like.shape:
+            shapes = f"{tuple(tensor.shape)}, and {CONFIG} asks for {tuple(like.shape)}"
+            raise KalpanaError(f"{_theirs(name, config)[0]} in {folder} is {shapes}: take both from one model")
+        state[name] = tensor
+    if left:
+        raise KalpanaError(f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which a model of its {CONFIG} does not have")
+    return state
+
+
+def _theirs(name: str, config: Config) -> list[str]:
+    """What the tensors are called there that make up ours."""
+    for ours, other in (NAMES | READ[config.text_pool]).items():
+        if name.startswith(ours):
+            name = other + name.removeprefix(ours)
+            break
+    for ours, other in INNER.items():
+        name = name.replace(ours, other)
+    return [name.format(letter) for letter in "qkv"] if "{}" in name else [name]
+
+
+def _tensors(files: Sequence[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+    return tensors
+
+
+def _shards(folder: Path) -> list[str]:
+    """The files that an index of weights names, each once."""
+    files = _json(folder / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
+        raise _bad(folder / INDEX, "weight_map", files, "it should say of each tensor which file beside it holds it")
+    return sorted(set(files.values()))
+
+
+def _token(about: dict[str, Any], name: str, usual: str) -> str:
+    """A special token of a tokenizer_config.json, which says it as a text or as an object."""
+    given = about.get(name, usual)
+    return str(given["content"] if isinstance(given, dict) else given)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise KalpanaError(f"{path} is no JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise KalpanaError(f"{path} should hold an object, as {{...}}")
+    return given
+
+
+def _bad(path: Path, field: str, value: Any, hint: str) -> KalpanaError:
+    return KalpanaError(f"{path}: field {field} is {json.dumps(value, ensure_ascii=False)[:80]}: {hint}")
