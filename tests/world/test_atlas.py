@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from scipy.spatial.distance import cdist
 
 from kalpana.world import atlas
-from kalpana.world.lexicon import lexicon, sprites_of
+from kalpana.world.lexicon import keywords, lexicon, sprites_of
 from kalpana.world.recolor import PAINTS, lab, recolor_mask
 from kalpana.world.scene import COLORS, STYLES
 
@@ -113,7 +113,8 @@ def tiny_pack(folder: Path) -> Path:
             info = tarfile.TarInfo(f"noto/{name}.webp")
             info.size = len(file.getvalue())
             tar.addfile(info, io.BytesIO(file.getvalue()))
-            records.append({"id": f"noto/{name}", "style": "noto", "base": name, "file": f"noto/{name}.webp"})
+            words = {"keywords_en": ["box", "red box", "tall, thin"], "keywords_hi": ["डिब्बा", "छड़"]}
+            records.append({"id": f"noto/{name}", "style": "noto", "base": name, "file": f"noto/{name}.webp", **words})
     (folder / "captions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return folder
 
@@ -131,9 +132,14 @@ def test_the_atlas_is_built_the_same_twice_and_by_its_command(tmp_path: Path) ->
     pack, one, two = tiny_pack(tmp_path / "pack"), tiny_lexicon(tmp_path / "one"), tiny_lexicon(tmp_path / "two")
     atlas.build(pack, one)
     atlas.build_masks(one)
+    atlas.build_keywords(pack, one)
     subprocess.run([sys.executable, "-m", "kalpana.world.atlas", str(pack), "--out", str(two)], check=True)
     assert {file.name: file.read_bytes() for file in one.iterdir()} == {file.name: file.read_bytes() for file in two.iterdir()}
 
+    assert keywords(one) == {
+        "a": {"en": ("box", "tall", "thin"), "hi": ("छड़", "डिब्बा")},
+        "b": {"en": ("box", "red box", "tall", "thin"), "hi": ("डिब्बा",)},
+    }
     small = atlas.load(one)
     assert [sprite.recolor for sprite in small.sprites] == [True, False] and small.mask_row.tolist() == [0, -1]
     assert small.sprites[0].height == 1.0 and small.sprites[0].width == pytest.approx(57 / 201, abs=0.01)

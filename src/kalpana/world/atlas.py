@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import tarfile
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,12 +126,12 @@ def build_masks(out: Path = ART) -> None:
 
 def build_keywords(pack: Path, out: Path = ART) -> None:
     """Write ``keywords.jsonl``: for every concept of the lexicon its Unicode CLDR keywords, less the names it has there."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"en": [], "hi": []})
     for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         for language in ("en", "hi"):
             every = (word.strip() for keyword in record[f"keywords_{language}"] for word in keyword.split(","))  # some are lists in one
-            found.setdefault(record["base"], {"en": [], "hi": []})[language] += filter(None, every)
+            found[record["base"]][language] += filter(None, every)
     lines = []
     for concept in lexicon(out / "lexicon.jsonl").values():
         names = {concept.en, *concept.synonyms_en, concept.hi.singular, *concept.synonyms_hi}
