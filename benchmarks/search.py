@@ -48,7 +48,7 @@ class Synthetic:
         return out[rng.permutation(n)]
 
     def images(self, pictures: list[Image.Image]) -> torch.Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # of the protocol, and never called: here vectors are written, and nobody looks at a picture
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         return torch.from_numpy(self.vectors(len(texts), seed=2))

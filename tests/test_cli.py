@@ -260,6 +260,7 @@ def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     done = kalpana(*asking, "--steps", "1,2", "--out", "table")
     assert done.exit_code == 0, done.stderr
     assert done.stdout == Path("table/compare.md").read_text() and done.stdout.count("\n| tiny | ") == 2
+    assert done.stdout.count(" (not verified) | ") == 2
 
 
 @pytest.mark.parametrize("suite", ENGINES)

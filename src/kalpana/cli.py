@@ -302,7 +302,7 @@ def evaluate(
         drawers = [load(name, device) for name in names]
         cast = [(drawer, partial(_draw, drawer, name)) for drawer, name in zip(drawers, names, strict=True)]
         with _counting("") as progress:
-            compare(cast, prompts, counts or STEPS, about, judging, folder, lambda label: partial(progress, label=label))
+            compare(cast, prompts, counts or STEPS, about, judging, folder, lambda label: partial(progress, label=label), trusted)
         print((folder / "compare.md").read_text(encoding="utf-8"), end="")
         return
     else:

@@ -178,6 +178,7 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     assert all(entry.seconds > 0 and entry.ceiling == 1 for entry in entries)
     assert len(drawn) == 3 * len(PROMPTS)
     said = (tmp_path / "compare.md").read_text()
+    assert "not verified" not in said, "nobody asked"
     assert "| true | 4 | 100.0 (100.0 to 100.0) |" in said and "| blank |  | 0.0" in said and "read by" not in said
     assert markdown([replace(entries[0], reader="Tesseract")]).endswith("Words are as read by Tesseract.\n")
 

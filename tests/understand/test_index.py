@@ -365,19 +365,24 @@ def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(tmp_pa
     assert_whole(tmp_path, replace(colours))
 
 
-def test_a_run_that_is_stopped_keeps_all_that_it_has_reported(
-    tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(indexing, "BATCH", 2)
+def stopped_after_four(folder: Path, paint: Paint, colours: Any) -> None:
+    """A picture of every colour, and a run that is stopped after the fourth."""
     for name in colours.named:
-        paint(tmp_path / f"{name}.png", name)
+        paint(folder / f"{name}.png", name)
 
     def stop(stage: str, done: int, total: int) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        index(tmp_path, colours, progress=stop)
+        index(folder, colours, progress=stop)
+
+
+def test_a_run_that_is_stopped_keeps_all_that_it_has_reported(
+    tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "BATCH", 2)
+    stopped_after_four(tmp_path, paint, colours)
     assert len(listed(tmp_path, colours)) == 4
     assert index(tmp_path, colours).seen == 4
     assert_whole(tmp_path, colours)
@@ -400,15 +405,7 @@ def small_disk(room: int) -> Iterator[None]:
 def test_a_full_disk_is_told_and_what_was_done_is_kept(tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexing, "BATCH", 1)
     monkeypatch.setattr(indexing, "COMMIT", 2)
-    for name in colours.named:
-        paint(tmp_path / f"{name}.png", name)
-
-    def stop(stage: str, done: int, total: int) -> None:
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        index(tmp_path, colours, progress=stop)
+    stopped_after_four(tmp_path, paint, colours)
     kept = listed(tmp_path, colours)
     assert len(kept) == 4
     with (

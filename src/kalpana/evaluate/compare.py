@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +39,8 @@ class Model(Protocol):
 @dataclass(frozen=True)
 class Entry:
     """A model at a number of steps (None: it takes none): its overall score, that of nothing (the floor) and of true renders (the
-    ceiling), the seconds a picture took on this machine and, where words are asked for, their ``reader``."""
+    ceiling), the seconds a picture took on this machine, where words are asked for their ``reader``, and whether the verifier can be
+    trusted with all of the tasks (None: nobody asked)."""
 
     model: str
     steps: int | None
@@ -48,6 +49,7 @@ class Entry:
     ceiling: float
     seconds: float
     reader: str = ""
+    verified: bool | None = None
 
 
 def compare(
@@ -58,9 +60,10 @@ def compare(
     verifier: Verifier,
     out: Path,
     progress: Callable[[str], Progress],
+    verified: Mapping[str, bool] | None = None,
 ) -> list[Entry]:
-    """An entry for each model and number of steps, also written to compare.json and compare.md in ``out``; ``about`` as in `run`, and
-    ``progress`` gives for a label what is called with (done, total).
+    """An entry for each model and number of steps, also written to compare.json and compare.md in ``out``; ``about`` and ``verified`` as in
+    `run`, and ``progress`` gives for a label what is called with (done, total).
 
     A model that has no steps has one entry. Raises KalpanaError where two models have one name, or a folder holds a run of something else.
     """
@@ -82,9 +85,10 @@ def compare(
                 return pictures
 
             this = about | {"model": model.name, "files": model.files, "steps": count}
-            report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds)
+            report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
-            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each, report.reader))
+            trusted = None if report.verified is None else all(report.verified.values())
+            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each, report.reader, trusted))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
     return entries
@@ -119,6 +123,7 @@ def markdown(entries: Sequence[Entry]) -> str:
     lines = ["| model | steps | score (95 %) | seconds a picture |", "|---|---:|---:|---:|"]
     for entry in entries:
         score = f"{100 * entry.score.right:.1f} ({100 * entry.score.low:.1f} to {100 * entry.score.high:.1f})"
+        score += " (not verified)" if entry.verified is False else ""
         lines.append(f"| {entry.model} | {'' if entry.steps is None else entry.steps} | {score} | {entry.seconds:.2f} |")
     floors, ceilings = [entry.floor for entry in entries], [entry.ceiling for entry in entries]
     lines += ["", f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, ceiling {100 * max(ceilings):.1f}; "]

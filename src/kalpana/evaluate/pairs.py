@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from kalpana.evaluate.run import BATCH
 from kalpana.media import to_images
 from kalpana.world.grammar import LANGUAGES
 from kalpana.world.lexicon import lexicon, sprites_of
@@ -171,12 +172,12 @@ def lone(concept: str, style: str, seed: str) -> Scene:
 
 def pictured(encoder: Encoder, scenes: Sequence[Scene]) -> Tensor:
     """The features (n, d) of the pictures of scenes."""
-    return torch.cat([encoder.images(to_images(render(scenes[k : k + 64]).pixels)) for k in range(0, len(scenes), 64)])
+    return torch.cat([encoder.images(to_images(pixels)) for pixels in _drawn(scenes)])
 
 
 def worded(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     """The features (n, d) of texts."""
-    return torch.cat([encoder.texts(texts[k : k + 64]) for k in range(0, len(texts), 64)])
+    return torch.cat([encoder.texts(texts[k : k + BATCH]) for k in range(0, len(texts), BATCH)])
 
 
 def alike(texts: Sequence[str]) -> Tensor:
@@ -188,8 +189,11 @@ def alike(texts: Sequence[str]) -> Tensor:
 
 def small(scenes: Sequence[Scene]) -> Tensor:
     """The pictures of scenes as 16 x 16 pixels (n, 768)."""
-    parts = (render(scenes[k : k + 64]).pixels for k in range(0, len(scenes), 64))
-    return torch.cat([F.interpolate(part, (16, 16), mode="area").flatten(1) for part in parts])
+    return torch.cat([F.interpolate(pixels, (16, 16), mode="area").flatten(1) for pixels in _drawn(scenes)])
+
+
+def _drawn(scenes: Sequence[Scene]) -> Iterator[Tensor]:
+    return (render(scenes[k : k + BATCH]).pixels for k in range(0, len(scenes), BATCH))
 
 
 def _label(encoder: Encoder, concept: str, language: str) -> Tensor:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from kalpana.evaluate.ocr import ENGINES, readers
-from kalpana.evaluate.run import look_at
+from kalpana.evaluate.run import BATCH, look_at
 from kalpana.evaluate.seen import Seen, Verifier, truth
 from kalpana.evaluate.suites import Prompt, load
 from kalpana.evaluate.trials import Damage, Trial, blurred, coded, noisy, of_malformed_hands, of_poses, of_prompts
@@ -29,7 +29,6 @@ from kalpana.world.world import World
 
 RENDERS = 2000  # of each attribute, at least
 FEWER = 5  # times fewer are damaged, in each way
-BATCH = 64  # rendered and looked at together
 RECALL, FALSE = 0.97, 0.02  # the bar
 DRAWN = "as drawn"
 

@@ -22,8 +22,8 @@ from kalpana.models import vae
 from kalpana.world.kinds import hands, puppets, signs
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import COLORS, Puppet, Scene
+from kalpana.world.twist import OPPOSITE
 
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 Question = Callable[[Seen], bool]  # is it so, by what was seen?
 Damage = Callable[[Tensor], Tensor]
 

@@ -65,10 +65,11 @@ class Contrast:
         scenes = [self.world.scene(i) for i, _ in pairs]
         said = [[described(scene, self.recipe.kind, language, rng) for scene in scenes] for language in LANGUAGES]
         wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][: round(WRONG * len(scenes))]
-        numbers = torch.tensor([_number(text) for text in [*(text for texts in said for text in texts), *wrong]])
+        every = [*(text for texts in said for text in texts), *wrong]
+        numbers = torch.tensor([_number(text) for text in every])
         return Paired(
             pool.floats(np.stack([self.pictures[i] for i, _ in pairs]), self.device),
-            self._tokens([*(text for texts in said for text in texts), *wrong]),
+            self._tokens(every),
             numbers.to(self.device),
             numbers[: len(LANGUAGES) * len(scenes)].view(len(LANGUAGES), -1).T.to(self.device),
         )
