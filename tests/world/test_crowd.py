@@ -6,10 +6,10 @@ import random
 from collections import Counter
 
 from kalpana.world.atlas import load
-from kalpana.world.kinds.crowd import SIDES, sample
+from kalpana.world.kinds.crowd import SIDES, sample, sample_figures, sample_hands
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
-from kalpana.world.scene import STYLES
+from kalpana.world.scene import STYLES, Hand, Puppet
 
 SCENES = [sample(random.Random(i)) for i in range(60)]
 
@@ -41,3 +41,19 @@ def test_nearly_all_of_each_thing_can_be_seen() -> None:
         for mask, whole in zip(masks, wholes, strict=True)
     ]
     assert min(shares) > 0.5 and sum(share > 0.95 for share in shares) > 0.9 * len(shares)
+
+
+def test_hands_and_figures_stand_whole_in_their_places() -> None:
+    """Every one can be seen whole in its own quarter, or fills the picture alone; a quarter of the hands are malformed."""
+    rng = random.Random(5)
+    scenes = [draw(rng) for _ in range(40) for draw in (sample_hands, sample_figures)]
+    drawn = render(scenes, masks=True)
+    assert drawn.masks is not None and drawn.whole is not None
+    for masks, wholes in zip(drawn.masks, drawn.whole, strict=True):
+        assert 1 <= len(masks) <= 4
+        assert all(whole.any() and (mask.sum() / whole.sum()).item() > 0.9 for mask, whole in zip(masks, wholes, strict=True))
+    cast = [thing.sprite for scene in scenes for thing in scene.things if isinstance(thing.sprite, Hand)]
+    assert 0.1 < sum(bool(hand.flaw) for hand in cast) / len(cast) < 0.4
+    assert {sum(hand.raised) for hand in cast} == set(range(6))
+    figures = [[thing.sprite.pose for thing in scene.things if isinstance(thing.sprite, Puppet)] for scene in scenes]
+    assert len({pose for poses in figures for pose in poses}) > 15 and any(len(poses) == 4 for poses in figures)

@@ -7,8 +7,10 @@ pixels carry that colour, an embedding that names rarer concepts, and whether th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,7 +53,9 @@ class Depthwise(nn.Module):
         self.up, self.down = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(F.gelu(self.up(self.norm(self.spread(x)))))
+        with torch.autocast(x.device.type, enabled=False):  # on a CPU, its way back takes three times as long in bfloat16
+            spread = self.spread(x.float())
+        return x + self.down(F.gelu(self.up(self.norm(spread))))
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,12 @@ class Detector(nn.Module):
         self.head = nn.Conv2d(c.fine, sum(self.parts), 1)
         self.names = nn.Parameter(0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_())  # of the tail's concepts
         nn.init.constant_(self.head.bias[: c.classes], -4.0)  # type: ignore[index]
+        nn.init.constant_(self.head.bias[c.classes : c.classes + 4], math.log(4))  # type: ignore[index]
 
     def forward(self, pixels: Tensor) -> Maps:
         fine = self.stem(pixels)
         eighth = self.eighth(fine)
         sixteenth = self.sixteenth(eighth)
         eighth = self.up(eighth + F.interpolate(self.lift(sixteenth), scale_factor=2.0))
-        heat, reach, *rest = self.head(F.relu(fine + self.grow(eighth))).split(self.parts, 1)
-        return Maps(heat, F.softplus(reach), *rest)
+        heat, reach, *rest = self.head(F.relu(fine + self.grow(eighth))).contiguous().split(self.parts, 1)
+        return Maps(heat, reach.float().clamp(-4, 4).exp(), *rest)  # scale by scale: a small error of a large box is as small (FCOS, Tian et al. 2019)

@@ -35,7 +35,7 @@ class Config:
 
 
 GUESS = 0.1  # how far the network's own guess of x0 is taken to be off where little noise is left (docs/log.md)
-Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (l, d/n) each
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (l, d/n/2) each
 
 
 class Attention(nn.Module):
@@ -217,12 +217,12 @@ def positions(grid: Tensor, width: int) -> Tensor:
 
 
 def turn(angles: Tensor) -> Rotation:
-    """Cosines and sines of rotary angles (l, k), laid out for `rotate`."""
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+    """Cosines and sines of rotary angles (l, k)."""
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair (i, i + k) of the 2k features of x (b, n, l, 2k) by the angles behind ``rotation``."""
-    cos, sin = rotation
-    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * sin.to(x.dtype)
+    cos, sin = (each.to(x.dtype) for each in rotation)
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

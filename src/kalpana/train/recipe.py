@@ -29,7 +29,8 @@ class Recipe(BaseModel):
     redraw: Path | None = Field(
         default=None, description="detector, reader: a flow transformer that draws some pictures again from half-way noise"
     )
-    without: tuple[str, ...] = Field(default=(), description="detector, clip: drawing styles it never sees in training")
+    without: tuple[str, ...] = Field(default=(), description="clip: drawing styles it never sees in training")
+    seldom: tuple[str, ...] = Field(default=(), description="detector: drawing styles of which it sees a third of the pictures")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
     kind: str = Field(default="objects", description="vae, flow, clip: the kind of pictures of the world, or everything")
     seed: int = 0

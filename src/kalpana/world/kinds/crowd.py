@@ -1,22 +1,25 @@
 """Many unlike things in one picture, each in a place of its own: what no caption says, but a verifier learns much from at a time.
 
-A scene of a caption has one thing or two; here are four to sixteen, of classes drawn evenly. No generator sees any, so
-the combinations that are held out from generators are shown too: a verifier has to know them.
+A scene of a caption has one thing or two; here are up to sixteen, of classes drawn evenly, or up to four hands or figures. No generator
+sees any, so the combinations that are held out from generators are shown too: a verifier has to know them.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 
 from kalpana.world import atlas
+from kalpana.world.kinds import hands, puppets
 from kalpana.world.lexicon import Concept, lexicon, sprites_of
 from kalpana.world.sample import FLIPS, background_for
-from kalpana.world.scene import COLORS, STYLES, Group, Scene, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, PLACES, STYLES, Art, Background, Group, Scene, Thing
 
-SIDES = {2: 0.4, 3: 0.45, 4: 0.15}  # places along each side, and how often
+SIDES = {1: 0.08, 2: 0.37, 3: 0.4, 4: 0.15}  # places along each side, and how often
 TAIL = 0.12  # share of things that are no core class
 EMPTY = 0.1  # of places
+FLAWED = 0.25  # of hands
 
 
 @cache
@@ -39,12 +42,39 @@ def sample(rng: random.Random) -> Scene:
         paintable = [row for row in rows if art[row].recolor]
         color = rng.choice(COLORS) if paintable and rng.random() < 0.6 else None
         row = rng.choice(paintable if color else rows)
-        size = rng.uniform(0.55, 1.05) / side
-        slack = max(0.0, 1 / side - size) / 2
-        x, y = ((k + 0.5) / side + rng.uniform(-slack, slack) for k in (place % side, place // side))
         angle = rng.uniform(-10, 10) if rng.random() < 0.25 else 0.0
         flip = concept.group.startswith(FLIPS) and rng.random() < 0.5
-        things.append(Thing(row, x, y, size, angle, flip, color, len(groups)))
+        things.append(_put(rng, row, place, side, rng.uniform(0.55, 1.05), angle, flip, color, len(groups)))
         groups.append(Group(concept.id, color=color))
     rng.shuffle(things)  # which of two that touch is in front
     return Scene(tuple(things), tuple(groups), background_for(rng, {group.color for group in groups}), None, style)
+
+
+def sample_hands(rng: random.Random) -> Scene:
+    """Up to four hands in one skin and look, a quarter of them malformed."""
+    side = rng.choice((1, 2))
+    cast = [hands.one_flawed(rng) if rng.random() < FLAWED else hands.one(rng) for _ in range(side * side)]
+    cast = [replace(hand, skin=cast[0].skin, look=cast[0].look) for hand in cast]
+    turns = [rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0 for _ in cast]
+    things = [_put(rng, hand, k, side, rng.uniform(0.7, 1.0), turns[k], rng.random() < 0.5, None, k) for k, hand in enumerate(cast)]
+    return Scene(tuple(things), (Group("hand"),) * len(cast), hands.background(rng, cast[0]))
+
+
+def sample_figures(rng: random.Random) -> Scene:
+    """Up to four figures in unlike clothes and poses."""
+    side, look = rng.choice((1, 2)), rng.choice(LOOKS)
+    kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
+    background = Background(kind, rng.choice(PLACES if kind == "place" else BACKDROPS), rng.randrange(1 << 30))
+    tries = (puppets.one(rng, "train", look) for _ in range(12 * side * side))
+    cast = [puppet for puppet in tries if puppets.stands_out(puppet, background)][: side * side]
+    things = [_put(rng, puppet, k, side, rng.uniform(0.8, 1.0), 0.0, rng.random() < 0.5, None, k) for k, puppet in enumerate(cast)]
+    return Scene(tuple(things), tuple(Group("puppet", color=puppet.shirt) for puppet in cast), background)
+
+
+def _put(
+    rng: random.Random, art: Art, place: int, side: int, share: float, angle: float, flip: bool, color: str | None, group: int
+) -> Thing:
+    """The thing somewhere in its place, of whose side its longer side has this share."""
+    slack = max(0.0, 1 - share) / 2
+    x, y = ((k + 0.5 + rng.uniform(-slack, slack)) / side for k in (place % side, place // side))
+    return Thing(art, x, y, share / side, angle, flip, color, group)

@@ -183,7 +183,7 @@ def _turned(strokes: Sequence[Stroke], degrees: float) -> list[Stroke]:
 def sample(rng: random.Random, split: str = "train") -> Scene:
     """One hand, or two side by side. A tenth of all ways to draw a gesture (in a skin and a look) are kept for "unseen"."""
     while True:
-        hands = [_hand(rng) for _ in range(2 if rng.random() < PAIRS else 1)]
+        hands = [one(rng) for _ in range(2 if rng.random() < PAIRS else 1)]
         if len(hands) == 2:  # of one person
             hands[1] = replace(hands[1], skin=hands[0].skin, look=hands[0].look)
         if any(held_out(hand) for hand in hands) == (split == "unseen"):
@@ -192,11 +192,7 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
 
 def sample_flawed(rng: random.Random) -> Scene:
     """One hand with something wrong about it; its caption, as of any hand, says what was asked for."""
-    while True:
-        hand = _hand(rng)
-        flaw = rng.choice(FLAWS)
-        if flaw in flaws_of(hand.raised):
-            return _scene(rng, [replace(hand, flaw=flaw)])
+    return _scene(rng, [one_flawed(rng)])
 
 
 def held_out(hand: Hand) -> bool:
@@ -204,17 +200,26 @@ def held_out(hand: Hand) -> bool:
     return zlib.crc32(repr((hand.raised, hand.skin, hand.look)).encode()) % 10 == 0
 
 
-def _hand(rng: random.Random) -> Hand:
+def one(rng: random.Random) -> Hand:
+    """Any hand; every count of fingers is as frequent."""
     gestures = rng.choice(GESTURES)
     digits = rng.choices(list(gestures), list(gestures.values()))[0]
     return Hand(_raised(digits), rng.choice(tuple(SKINS)), rng.choice(LOOKS), rng.randrange(1 << 30))
+
+
+def one_flawed(rng: random.Random) -> Hand:
+    """Any hand with something wrong about it; every flaw is as frequent."""
+    flaw = rng.choice(FLAWS)
+    while flaw not in flaws_of((hand := one(rng)).raised):
+        pass
+    return replace(hand, flaw=flaw)
 
 
 def _scene(rng: random.Random, hands: Sequence[Hand]) -> Scene:
     flip, width = rng.random() < 0.5, 1 / len(hands)
     things = [_place(rng, hand, k * width, (k + 1) * width, flip != (k == 1), k) for k, hand in enumerate(hands)]
     groups = tuple(Group("hand") for _ in hands)
-    return Scene(tuple(things), groups, _background(rng, hands[0]), "left of" if len(hands) == 2 else None)
+    return Scene(tuple(things), groups, background(rng, hands[0]), "left of" if len(hands) == 2 else None)
 
 
 def _place(rng: random.Random, hand: Hand, left: float, right: float, flip: bool, group: int) -> Thing:
@@ -229,7 +234,7 @@ def _place(rng: random.Random, hand: Hand, left: float, right: float, flip: bool
     return Thing(hand, x, y, size, angle, flip, group=group)
 
 
-def _background(rng: random.Random, hand: Hand) -> Background:
+def background(rng: random.Random, hand: Hand) -> Background:
     """Any background that the hand stands out from."""
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     outlined = hand.look == "outlined"

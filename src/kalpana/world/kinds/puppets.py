@@ -318,8 +318,8 @@ def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
     kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
     background = Background(kind, rng.choice(PLACE_NAMES if kind == "place" else BACKDROPS), rng.randrange(1 << 30))
     look = rng.choice(LOOKS)
-    cast = [_puppet(rng, split, look) for _ in range(count)]
-    if not all(_stands_out(puppet, background) for puppet in cast):
+    cast = [one(rng, split, look) for _ in range(count)]
+    if not all(stands_out(puppet, background) for puppet in cast):
         return None
     if count == 1:
         return Scene((_alone(rng, cast[0], kind == "place"),), (Group("puppet", color=cast[0].shirt),), background)
@@ -331,14 +331,15 @@ def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
     return Scene(things, groups, background, "right of" if first else "left of") if things else None
 
 
-def _puppet(rng: random.Random, split: str, look: str) -> Puppet:
+def one(rng: random.Random, split: str, look: str) -> Puppet:
+    """Any puppet of this split, drawn in this way, whose skin can be told from its clothes."""
     while True:
         pose, skin, (shirt, trousers) = rng.choice(tuple(POSES)), rng.choice(tuple(SKINS)), rng.sample(COLORS, 2)
         if split_of(pose, shirt, trousers) == split and min(_apart(SKINS[skin], PAINTS[c][:3]) for c in (shirt, trousers)) > _SKIN_CONTRAST:
             return Puppet(pose, skin, shirt, trousers, look, rng.randrange(1 << 30))
 
 
-def _stands_out(puppet: Puppet, background: Background) -> bool:
+def stands_out(puppet: Puppet, background: Background) -> bool:
     """Whether clothes and skin can be told from what is behind them."""
     if background.kind == "place":
         behind = PLACE_COLORS[background.name]
