@@ -12,7 +12,7 @@ from torch import nn
 
 from kalpana.hub.card import Card, seal, write_card
 from kalpana.hub.weights import save_weights
-from kalpana.models import dit, vae
+from kalpana.models import clip, dit, vae
 from kalpana.request import Capabilities, Defaults
 
 # No deadline, for a busy machine is not a bug; derandomised, so that a failure on one machine is a failure on all.
@@ -42,5 +42,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
     capabilities = Capabilities(sizes=("32x32", "64x32"), defaults=Defaults(steps=4, size="32x32"))
     write_card(folder, Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities))
+    seal(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP as small, of random weights: it ranks and scores, if by nothing."""
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    torch.manual_seed(0)
+    towers = {"width": 32, "depth": 1, "heads": 2, "hidden": 64, "text_width": 32, "text_depth": 1, "text_heads": 2, "text_hidden": 64}
+    network = clip.CLIP(clip.Config(side=32, features=24, **towers))
+    save_weights(folder / "clip.safetensors", network, "clip", network.config, {})
+    write_card(folder, Card(name="tiny-clip", family="clip", tasks=("classify", "search")))
     seal(folder)
     return folder

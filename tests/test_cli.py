@@ -94,6 +94,17 @@ def test_nothing_is_written_over_and_a_seed_is_drawn_anew(model: str) -> None:
     assert len(names) == 3
 
 
+def test_the_best_of_several_is_kept_and_comes_again_without_the_others(model: str, clip_folder: Path) -> None:
+    asking = ["generate", HINDI, "--model", model, "--seed", "4", "-n", "2", "--steps", "2"]
+    paths = made(kalpana(*asking, "--best-of", "6", "--rank-by", str(clip_folder)))
+    receipts = [read_receipt(path) for path in paths]
+    assert [receipt["best_of"]["seed"] for receipt in receipts] == [4, 5]
+    for path, receipt in zip(paths, receipts, strict=True):
+        kept = max(receipt["best_of"]["candidates"], key=lambda each: each["score"])
+        assert path.stem.endswith(f"-{kept['seed']}") and len(receipt["best_of"]["candidates"]) == 6
+        assert kalpana("replay", str(path)).stdout == "the same bytes\n"
+
+
 def test_a_grid_is_a_sheet_of_all_the_pictures(model: str) -> None:
     *pictures, sheet = made(kalpana("generate", "a", "--model", model, "-n", "3", "--grid", "--seed", "4"))
     assert len(pictures) == 3 and sheet.name == "a-4-grid.png"
@@ -159,6 +170,10 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["generate", "a", "--size", "64x64", "--model", "MODEL"], "size '64x64' cannot be used"),
         (["generate", "a", "--sampler", "ddpm", "--model", "MODEL"], "it knows euler, heun, dpmpp-2m"),
         (["generate", "a", "--model", "no-such"], "there is no model 'no-such'"),
+        (["generate", "a", "--best-of", "65"], "best_of '65'"),
+        (["generate", "a", "--best-of", "2", "--rank-by", "clop", "--model", "MODEL"], "--rank-by FOLDER: there is no checkpoint 'clop'"),
+        (["generate", "a", "--best-of", "2", "--rank-by", "MODEL", "--model", "MODEL"], "does not compare pictures with words"),
+        (["generate", "a", "--rank-by", "clip", "--model", "MODEL"], "such as --best-of 8"),
         (["generate", "a", "--language", "fr"], "language 'fr'"),
         (["generate", "a", "--seed", "9223372036854775808"], "seed '9223372036854775808'"),
         (["generate", "a", "--out", "file/x", "--model", "MODEL"], "nothing can be written to the folder file/x"),
@@ -188,6 +203,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str, 
     assert done.exit_code == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and told in done.stderr, done.stderr
     assert sorted(here.iterdir()) == before
+
+
+def test_without_a_clip_on_the_shelf_one_is_asked_for(model: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalpana.understand.encoder.shelf", lambda: here)
+    done = kalpana("generate", "a", "--best-of", "2", "--model", model)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not (here / "pictures").exists()
+    assert done.stderr.startswith("error: --best-of needs a CLIP, as by --rank-by FOLDER: no weights of a CLIP come with this version")
 
 
 def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(model: str, here: Path) -> None:
@@ -240,7 +262,7 @@ def verifier(tmp_path: Path) -> str:
     return str(tmp_path / "verifier")
 
 
-def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str) -> None:
+def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_folder: Path) -> None:
     asking = ["evaluate", model, "--suite", "spriteeval", "--dev", "--limit", "1", "--verifier", verifier, "--steps", "1", "--out", "run"]
     done = kalpana(*asking)
     assert done.exit_code == 0, done.stderr
@@ -251,6 +273,10 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
     scored = kalpana("evaluate", "--images", "run", "--dev", "--limit", "1", "--verifier", verifier, "--out", "again")
     assert scored.stdout == done.stdout
+    near = kalpana(*asking, "--clip-score", str(clip_folder))
+    assert near.exit_code == 0 and near.stdout.startswith(done.stdout) and "CLIP score by tiny-clip (100 cos" in near.stdout, near.stderr
+    assert "| task | floor | baseline | score (95 %) | ceiling | any seed | prompts |" in near.stdout.removeprefix(done.stdout)
+    assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
     refused = kalpana(*asking[:-3], "2", "--out", "run")
     assert refused.exit_code == 2 and "holds a run with steps 1, not 2" in refused.stderr
 
@@ -343,6 +369,9 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
         (["default", "--steps", "0"], "--steps '0' should be numbers"),
         (["default", "--steps", "1,4"], "one number of steps"),
         (["--images", "nowhere"], "no pictures in nowhere"),
+        (["default", "--clip-score", "nowhere"], "--clip-score nowhere: there is no checkpoint 'nowhere'"),
+        (["compare", "default", "--clip-score", "clip"], "leave it out of kalpana evaluate compare"),
+        (["--suite", "clips", "--clip-score", "clip"], "and of --suite clips"),
     ],
 )
 def test_a_wrong_way_to_evaluate_is_one_line(arguments: list[str], said: str, verifier: str) -> None:

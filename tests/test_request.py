@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Any
 
 import pytest
@@ -27,6 +28,9 @@ from kalpana.types import KalpanaError
         ({"model": ""}, "model"),
         ({"n": 0}, "n 0"),
         ({"n": 257}, "n 257"),
+        ({"best_of": 0}, "best_of 0: should be greater than or equal to 1"),
+        ({"best_of": 65}, "best_of 65: should be less than or equal to 64"),
+        ({"best_of": "all"}, "best_of 'all'"),
         ({"steps": 0}, "steps 0: should be greater than or equal to 1"),
         ({"steps": -1}, "steps -1"),
         ({"steps": 10_000}, "less than or equal to 1000"),
@@ -103,12 +107,20 @@ def test_seeds_count_up_and_zero_is_a_seed() -> None:
     assert drawn.each_seed() == (drawn.seed, drawn.seed + 1)
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.booleans())
-def test_parts_are_the_same_pictures_in_order(n: int, most: int, listed: bool) -> None:
-    request = Request(prompt="a", seeds=tuple(range(n, 0, -1))) if listed else Request(prompt="a", seed=7, n=n)
+@given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.integers(1, 12))
+def test_parts_are_the_same_pictures_in_order(n: int, most: int, listed: bool, best_of: int) -> None:
+    seeds: dict[str, Any] = {"seeds": tuple(range(n, 0, -1))} if listed else {"seed": 7}
+    request = Request(prompt="a", n=n, best_of=best_of, **seeds)
     parts = list(request.parts(most))
     assert sum((part.each_seed() for part in parts), ()) == request.each_seed()
-    assert all(len(part.each_seed()) == most for part in parts[:-1])
+    assert all(len(part.each_seed()) == max(most // best_of, 1) and part.best_of == best_of for part in parts[:-1])
+
+
+@given(st.integers(0, SEED_LIMIT - 1))
+def test_the_candidates_of_a_picture_are_its_seed_and_others_that_more_only_add_to(seed: int) -> None:
+    few, many = (Request(prompt="a", best_of=count).candidates(seed) for count in (7, 64))
+    assert few == many[:7] and few[0] == seed and len(many) == 64 and all(0 <= each < 2**32 for each in many[1:])
+    assert few[3] == zlib.crc32(b"%d/3" % seed)
 
 
 def test_a_model_fills_in_what_was_not_said() -> None:

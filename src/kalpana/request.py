@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import secrets
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -89,6 +90,9 @@ class Request(BaseModel):
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] | None = Field(
         None, min_length=1, max_length=256, description="each picture's own seed, as 3,1,4; instead of n and seed"
     )
+    best_of: int = Field(
+        1, ge=1, le=64, description="draw so many for each picture and keep the one that fits the prompt best, 1 to 64; 1 is off"
+    )
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, 1 to 1000")
     guidance: float | None = Field(
         None, ge=0, le=30, allow_inf_nan=False, description="how strongly to follow the prompt, 0 to 30; 1 is off"
@@ -150,15 +154,21 @@ class Request(BaseModel):
         assert self.seeds or self.seed is not None, "seeded() comes first"
         return self.seeds or tuple(range(self.seed, self.seed + self.n))  # type: ignore[arg-type, operator]
 
+    def candidates(self, seed: int) -> tuple[int, ...]:
+        """The ``best_of`` seeds of what is drawn for one picture: its own, then the CRC-32 of "SEED/1", "SEED/2" and so on, in UTF-8. They
+        are scattered, so that two pictures do not choose among the same ones."""
+        return (seed, *(zlib.crc32(f"{seed}/{k}".encode()) for k in range(1, self.best_of)))
+
     def parts(self, most: int) -> Iterator[Request]:
-        """The same pictures as requests for at most ``most`` each, in order; the request must be ``seeded``."""
-        seeds = self.each_seed()
+        """The same pictures as requests for which at most ``most`` are drawn each, or as many as one of them takes, in order; the request
+        must be ``seeded``."""
+        seeds, most = self.each_seed(), max(most // self.best_of, 1)
         if len(seeds) <= most:
             yield self
             return
         for start in range(0, len(seeds), most):
             some = seeds[start : start + most]
-            yield self.but(seeds=some) if self.seeds else self.but(seed=some[0], n=len(some))
+            yield self.but(n=len(some), **({"seeds": some} if self.seeds else {"seed": some[0]}))
 
     def but(self, **fields: Any) -> Request:
         """A copy with some fields given anew, checked again."""

@@ -1,17 +1,21 @@
-"""Guidance around a small real network that reads its tokens, their mask and the null rows."""
+"""Guidance around a small real network that reads its tokens, their mask and the null rows; steering against the closed forms of
+Gaussian data."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from scipy.special import dawsn
 from torch import Tensor
 
-from kalpana.diffusion.denoiser import Denoiser
-from kalpana.diffusion.guidance import guide
-from kalpana.diffusion.samplers import euler, sample
-from kalpana.diffusion.schedule import Flow, times
+from kalpana.diffusion.denoiser import Denoise, Denoiser
+from kalpana.diffusion.guidance import guide, steer
+from kalpana.diffusion.samplers import SAMPLERS, Sampler, euler, sample
+from kalpana.diffusion.schedule import Cosine, Flow, Schedule, times
 from kalpana.types import Cond, Tokens
 
 NULL = -0.5
@@ -112,3 +116,113 @@ def test_inputs_are_unchanged_by_a_call(network: Network) -> None:
     null = torch.tensor([False, False])
     list(sample(guide(denoiser(network), Cond(COND.tokens, null), 3.0, negative=words([1], [2])), X, times(3), euler))
     assert torch.equal(X, x) and torch.equal(COND.tokens.ids, ids) and torch.equal(COND.tokens.mask, mask) and not null.any()
+
+
+# Steering. Data are N(MU, V), so the best denoiser, and what x0 is given x_t, are known.
+
+MU, V = 0.7, 0.25
+every_schedule = pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=["flow", "cosine"])
+every_sampler = pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def gaussian(schedule: Schedule) -> Denoise:
+    """E[x0 | x_t]."""
+
+    def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return MU + alpha * V / (alpha**2 * V + sigma**2) * (x_t - alpha * MU)
+
+    return Denoise(schedule, estimate)
+
+
+def left(schedule: Schedule, t: Tensor) -> Tensor:
+    """Var[x0 | x_t]."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return sigma**2 * V / (alpha**2 * V + sigma**2)
+
+
+def drawn(denoise: Denoise, step: Sampler) -> tuple[float, float]:
+    """Mean and variance of all that can be drawn. What is linear at each time takes noise z to mean + deviation * z, so two tell them."""
+    *_, state = sample(denoise, torch.tensor([[0.0], [1.0]], dtype=torch.float64), times(400), step)
+    mean, more = state.x.flatten().tolist()
+    return mean, (more - mean) ** 2
+
+
+@every_schedule
+@every_sampler
+@pytest.mark.parametrize("weight", [1.0, -2.0])
+def test_a_linear_score_draws_from_the_tilted_gaussian(schedule: Schedule, step: Sampler, weight: float) -> None:
+    """N(MU, V) times exp(w c x0) is N(MU + w c V, V)."""
+    mean, variance = drawn(steer(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight), step)
+    assert mean == pytest.approx(MU + weight * 1.5 * V, abs=0.01) and variance == pytest.approx(V, rel=0.02)
+
+
+@every_schedule
+@every_sampler
+def test_the_likelihood_of_an_observation_draws_from_the_posterior(schedule: Schedule, step: Sampler) -> None:
+    """Of y ~ N(x0, S). Seen from the estimate at time t, y is as far again as x0 itself may be: y ~ N(estimate, S + Var[x0 | x_t])."""
+    y, noisy = 1.6, 0.1
+
+    def observed(x_t: Tensor, t: Tensor) -> Tensor:
+        spread = noisy + left(schedule, t)
+        return steer(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * spread))(x_t, t)
+
+    mean, variance = drawn(Denoise(schedule, observed), step)
+    assert mean == pytest.approx((MU * noisy + y * V) / (V + noisy), abs=0.01)
+    assert variance == pytest.approx(V * noisy / (V + noisy), rel=0.02)
+
+
+@every_schedule
+@every_sampler
+def test_a_score_that_takes_the_estimate_for_the_truth_is_followed_too_far(schedule: Schedule, step: Sampler) -> None:
+    """The same without that variance, as any score of pictures is. Over u = x / alpha and w = V + (sigma / alpha)^2 the ODE is
+    de / dw = e / 2w + e V^2 / (2 S w^2) - (y - MU) V / (2 S w), with e = u - MU; it is solved from w = infinity to V with an integrating
+    factor, sqrt(w) exp(-V^2 / (2 S w)), and what is left is Dawson's integral."""
+    y, noisy = 1.6, 0.1
+    mean, variance = drawn(steer(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * noisy)), step)
+    root = math.sqrt(V / (2 * noisy))
+    assert mean == pytest.approx(MU + V / noisy * (y - MU) * dawsn(root) / root, abs=0.01)
+    assert variance == pytest.approx(V * math.exp(-V / noisy), rel=0.02) and variance < V * noisy / (V + noisy)
+
+
+@every_schedule
+def test_the_shift_is_the_covariance_of_x0_times_the_gradient(schedule: Schedule) -> None:
+    """By Tweedie's formula, in a plane whose two directions belong together, and for a score that bends."""
+    cov = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)
+    x_t = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    given = x_t.clone()
+
+    def estimate(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return alpha * x @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(2, dtype=x.dtype)) @ cov
+
+    for moment in (0.9, 0.5, 0.1):
+        t = torch.tensor(moment, dtype=torch.float64)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        x0, precision = estimate(x_t, t), torch.linalg.inv(cov) + alpha**2 / sigma**2 * torch.eye(2, dtype=x_t.dtype)
+        shift = -3 * torch.sin(3 * x0) @ torch.linalg.inv(precision)  # the gradient of sum cos(3 x0), and (prior + likelihood)^-1
+        steered = steer(Denoise(schedule, estimate), lambda x0: torch.cos(3 * x0).sum(1), 2.0)(x_t, t)
+        torch.testing.assert_close(steered, x0 + 2 * shift)
+        assert not steered.requires_grad
+    assert torch.equal(x_t, given) and not x_t.requires_grad
+
+
+def test_rows_are_steered_alone_and_under_no_grad_too(network: Network) -> None:
+    denoise = steer(guide(denoiser(network), COND, 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)
+    with torch.no_grad():
+        both = denoise(X, T)
+    first = steer(guide(denoiser(network), words([3, 5]), 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)(X[:1], T)
+    torch.testing.assert_close(both[:1], first)
+    assert torch.equal(
+        steer(guide(denoiser(network), COND), lambda x0: x0.mean((1, 2, 3)), 0.0)(X, T), guide(denoiser(network), COND)(X, T)
+    )
+
+
+def test_pure_noise_is_not_steered_and_a_score_is_one_number_a_row() -> None:
+    one = torch.ones((), dtype=torch.float64)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(steer(gaussian(Flow()), lambda x0: x0.sum(1))(x, one), gaussian(Flow())(x, one))
+    scores: list[Callable[[Tensor], Tensor]] = [lambda x0: x0, lambda x0: x0.sum()]
+    for score in scores:
+        with pytest.raises(ValueError, match="one number a row"):
+            steer(gaussian(Flow()), score)(x, one / 2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -17,9 +18,14 @@ from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, re
 from kalpana.evaluate.score import ALIKE
 from kalpana.evaluate.seen import Reading, Seen, truth
 from kalpana.evaluate.suites import Prompt, load
-from kalpana.media import save, to_images
+from kalpana.hub.card import Card, seal, write_card
+from kalpana.hub.weights import save_weights
+from kalpana.media import save, to_images, to_pixels
+from kalpana.models import clip
 from kalpana.request import Capabilities
+from kalpana.text.tokenizer import Tokenizer
 from kalpana.types import KalpanaError, Picture
+from kalpana.understand.encoder import load as load_encoder
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
 from kalpana.world.world import World
@@ -141,6 +147,68 @@ def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_pa
     assert kept["others"][1]["score"]["distance"] == short.score.distance and kept["others"][0]["reader"] == "plain"
     deaf = judge(prompts, [[Image.new("RGB", (128, 128))]] * len(prompts), Knows(), tmp_path)
     assert (deaf.score.distance, deaf.score.overall.right, deaf.others) == (1, 0, ()) and "read by nobody" in deaf.markdown()
+
+
+def turned(folder: Path, made: Path) -> Path:
+    """The CLIP in a folder with every text the other way round: all cosines change their sign."""
+    network = clip.CLIP(load_encoder(str(folder), "cpu").model.config)
+    network.load_state_dict(load_encoder(str(folder), "cpu").model.state_dict())
+    with torch.no_grad():
+        network.read.project.weight.neg_()
+    save_weights(made / "clip.safetensors", network, "clip", network.config, {})
+    write_card(made, Card(name="turned", family="clip"))
+    seal(made)
+    return made
+
+
+def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(clip_folder: Path, tmp_path: Path) -> None:
+    prompts, verifier, encoder = first(load("spriteeval", dev=True), 2), Knows(), load_encoder(str(clip_folder), "cpu")
+    teach(verifier, prompts)
+    colours = random.Random(0)
+    images = [[Image.new("RGB", (64, 64), tuple(colours.randbytes(3))) for _ in range(1 + i % 3)] for i in range(len(prompts))]
+
+    def cosine(image: Image.Image, text: str) -> float:
+        pixels = to_pixels([image.resize((32, 32), Image.Resampling.BICUBIC)])
+        tokens = Tokenizer.load().encode([text], encoder.model.config.length)
+        with torch.no_grad():
+            return torch.cosine_similarity(encoder.model.image(pixels), encoder.model.text(tokens)).item()
+
+    def overall(scores: list[list[float]]) -> float:
+        """The mean over tasks of the mean over prompts of the mean over pictures, in per cent."""
+        tasks = {prompt.task: [] for prompt in prompts}  # type: dict[str, list[float]]
+        for prompt, row in zip(prompts, scores, strict=True):
+            tasks[prompt.task].append(sum(row) / len(row))
+        return 100 * sum(sum(each) / len(each) for each in tasks.values()) / len(tasks)
+
+    for name in ("run", "bare"):
+        (tmp_path / name).mkdir()
+    report = judge(prompts, images, verifier, tmp_path / "run", encoder=encoder)
+    back = judge(prompts, images, verifier, tmp_path / "run", encoder=load_encoder(str(turned(clip_folder, tmp_path / "turned")), "cpu"))
+    assert report.clip is not None and back.clip is not None
+    true = [
+        to_images(render([prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]).pixels) for prompt in prompts
+    ]
+    shuffled = [images[k] for k in exchanged(prompts)]
+    for pictures, forth, other in (
+        (images, report.clip.score, back.clip.score),
+        (shuffled, report.clip.floor, back.clip.floor),
+        (true, report.clip.ceiling, back.clip.ceiling),
+    ):
+        cosines = [[cosine(image, prompt.text) for image in row] for prompt, row in zip(prompts, pictures, strict=True)]
+        for table, sign in ((forth, 1), (other, -1)):
+            wanted = overall([[max(sign * each, 0) for each in row] for row in cosines])
+            assert 100 * table.overall.right == pytest.approx(wanted, abs=1e-3)
+            assert table.overall.low <= table.overall.right <= table.overall.high <= 1
+    best = [max(cosine(image, prompt.text) for image in row) for prompt, row in zip(prompts, images, strict=True)]
+    assert max(report.clip.score.overall.right, back.clip.score.overall.right) > 0.01, "there is something to see"
+    assert report.clip.score.overall.any_right == pytest.approx(sum(max(each, 0) for each in best) / len(best), abs=1e-5)
+    assert report.clip.score.overall.prompts == len(prompts)
+
+    assert (report.clip.name, report.clip.sha256) == ("tiny-clip", encoder.fingerprint) and back.clip.sha256 != encoder.fingerprint
+    assert replace(back, clip=None) == replace(report, clip=None) == judge(prompts, images, verifier, tmp_path / "bare")
+    said = back.markdown()
+    assert said.count("| overall |") == 2 and "CLIP score by turned (100 cos, 0 where it is negative" in said
+    assert json.loads((tmp_path / "run/report.json").read_text())["clip"]["sha256"] == back.clip.sha256, "the last CLIP asked for"
 
 
 @dataclass

@@ -92,7 +92,7 @@ def test_one_too_many_is_wrong_where_the_count_or_the_rule_is_exact() -> None:
         exact = prompt.task in tasks or prompt.task.startswith("hard")
         assert right(prompt, more) != exact, prompt.text
         assert not right(prompt, more, strict=True)
-        bystander = Seen((*seen.things, thing("1f9a9")))  # a flamingo is asked for nowhere
+        bystander = Seen((*seen.things, thing("1f9a9", 0.04, 0.04, side=0.08)))  # a flamingo is asked for nowhere
         assert right(prompt, bystander) and not right(prompt, bystander, strict=True)
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from kalpana.evaluate.ocr import ENGINES, reader
 from kalpana.evaluate.score import right
-from kalpana.evaluate.seen import Box, Reader, Reading, truth
+from kalpana.evaluate.seen import Box, Detection, Reader, Reading, iou, surest, truth
 from kalpana.evaluate.suites import load
-from kalpana.evaluate.verifier import SIDE, Trained, iou, nearest, peaks
+from kalpana.evaluate.verifier import SIDE, Trained, nearest, peaks
 from kalpana.hub.weights import save_weights
 from kalpana.models import reader as readers
 from kalpana.models.detector import STRIDE, Config, Detector, Maps
@@ -150,17 +150,25 @@ def test_paints_are_told_apart_and_what_lies_between_is_not() -> None:
         assert nearest(points) == color
         assert nearest(points[:3]) is None
     a, b = (lab(np.array([PAINTS[color][:3]])) for color in ("red", "orange"))
-    assert nearest(np.repeat((a + b) / 2, 10, 0)) is None
+    between = np.repeat((a + b) / 2, 10, 0)
+    assert nearest(between) is None and nearest(between, "blue") is None
+    assert nearest(between, "red") == "red" and nearest(between, "orange") == "orange" and nearest(between[:3], "blue") == "blue"
 
 
-def test_peaks_are_the_strongest_around() -> None:
+def test_peaks_are_the_strongest_around_of_each_class() -> None:
     heat = torch.zeros(2, 8, 8)
-    heat[0, 2, 3], heat[1, 2, 4], heat[1, 6, 6] = 0.9, 0.8, 0.5
+    heat[0, 2, 3], heat[0, 2, 4], heat[1, 2, 4], heat[1, 6, 6], heat[1, 0, 0] = 0.9, 0.7, 0.8, 0.5, 0.05
     value, kind, row, column = peaks(heat)
     assert list(zip(value.tolist(), kind.tolist(), row.tolist(), column.tolist(), strict=True)) == [
         (pytest.approx(0.9), 0, 2, 3),
+        (pytest.approx(0.8), 1, 2, 4),
         (pytest.approx(0.5), 1, 6, 6),
     ]
+
+
+def test_of_two_labels_in_one_place_the_surer_is_kept() -> None:
+    a, b, c = Detection("a", 0.4, (0, 0, 2, 2)), Detection("b", 0.9, (0, 0, 2, 2.1)), Detection("c", 0.2, (1, 0, 3, 2))
+    assert surest((a, b, c)) == [b, c]
 
 
 def test_iou_of_known_boxes() -> None:

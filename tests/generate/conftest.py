@@ -1,4 +1,4 @@
-"""The tiny model of tests/conftest.py, loaded."""
+"""The tiny models of tests/conftest.py, loaded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import pytest
 
 from kalpana.generate import load
 from kalpana.generate.text_to_image import TextToImage
+from kalpana.understand import encoder
 
 
 @pytest.fixture
 def model(folder: Path) -> TextToImage:
     return load(str(folder))
+
+
+@pytest.fixture
+def ranker(clip_folder: Path) -> encoder.Encoder:
+    return encoder.load(str(clip_folder), "cpu")

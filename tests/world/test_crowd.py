@@ -44,7 +44,7 @@ def test_nearly_all_of_each_thing_can_be_seen() -> None:
 
 
 def test_hands_and_figures_stand_whole_in_their_places() -> None:
-    """Every one can be seen whole in its own quarter, or fills the picture alone; a quarter of the hands are malformed."""
+    """Every one can be seen whole in its own quarter, or fills the picture alone; some of the hands are malformed."""
     rng = random.Random(5)
     scenes = [draw(rng) for _ in range(40) for draw in (sample_hands, sample_figures)]
     drawn = render(scenes, masks=True)
@@ -53,7 +53,7 @@ def test_hands_and_figures_stand_whole_in_their_places() -> None:
         assert 1 <= len(masks) <= 4
         assert all(whole.any() and (mask.sum() / whole.sum()).item() > 0.9 for mask, whole in zip(masks, wholes, strict=True))
     cast = [thing.sprite for scene in scenes for thing in scene.things if isinstance(thing.sprite, Hand)]
-    assert 0.1 < sum(bool(hand.flaw) for hand in cast) / len(cast) < 0.4
+    assert 0.2 < sum(bool(hand.flaw) for hand in cast) / len(cast) < 0.6
     assert {sum(hand.raised) for hand in cast} == set(range(6))
     figures = [[thing.sprite.pose for thing in scene.things if isinstance(thing.sprite, Puppet)] for scene in scenes]
     assert len({pose for poses in figures for pose in poses}) > 15 and any(len(poses) == 4 for poses in figures)

@@ -1,6 +1,9 @@
-"""Guidance: follow what the prompt changes, further than the network would. It wraps a denoiser; samplers and networks never hear of it."""
+"""Guidance: follow what the prompt changes, further than the network would, or what raises a score. It wraps a denoiser; samplers and
+networks never hear of it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -34,6 +37,34 @@ def guide(
         return x0_other + scale * (x0 - x0_other)  # Ho & Salimans 2022, eq. 6 with w = scale - 1; affine, so on x0 as on eps
 
     return Denoise(denoiser.schedule, guided)
+
+
+def steer(denoise: Denoise, score: Callable[[Tensor], Tensor], weight: float = 1.0) -> Denoise:
+    """The denoiser with its estimate moved to where ``score(x0) -> (b,)``, any differentiable function of (b, ...), is larger.
+
+    As a classifier guides, ``eps' = eps - weight * sigma * gradient`` (Dhariwal & Nichol 2021, algorithm 2), that is
+    ``x0' = x0 + weight * sigma^2 / alpha * gradient``, here of the score of the estimate (Bansal et al. 2023, forward guidance). The
+    gradient is with respect to x_t: it passes through the denoiser, which costs a pass backward, and which by Tweedie's formula makes
+    the shift the covariance of x0 given x_t times the gradient at x0. So it goes only where data can go, and fades as the noise does.
+    Exact for a linear score of Gaussian data; a score that bends is followed too far, as the estimate is taken for x0 itself.
+
+    Where alpha is 0 the noise says nothing of x0, and the estimate stays.
+    """
+
+    def steered(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = denoise.schedule.alpha(t), denoise.schedule.sigma(t)
+        if alpha == 0:
+            return denoise(x_t, t)
+        with torch.enable_grad():
+            start = x_t.detach().requires_grad_()
+            x0 = denoise(start, t)
+            scores = score(x0)
+            if scores.shape != (len(x_t),):
+                raise ValueError(f"score() gave {tuple(scores.shape)}: give one number a row, ({len(x_t)},)")
+            (gradient,) = torch.autograd.grad(scores.sum(), start)
+        return x0.detach() + weight * sigma**2 / alpha * gradient
+
+    return Denoise(denoise.schedule, steered)
 
 
 def _tokens(cond: Cond) -> Tokens:

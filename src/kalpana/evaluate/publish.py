@@ -16,10 +16,10 @@ from pathlib import Path
 
 from kalpana.evaluate.ocr import ENGINES, readers
 from kalpana.evaluate.run import BATCH, look_at
-from kalpana.evaluate.seen import Seen, Verifier, truth
+from kalpana.evaluate.seen import Seen, Verifier, iou, surest, truth
 from kalpana.evaluate.suites import Prompt, load
 from kalpana.evaluate.trials import Damage, Trial, blurred, coded, noisy, of_malformed_hands, of_poses, of_prompts
-from kalpana.evaluate.verifier import Trained, iou
+from kalpana.evaluate.verifier import Trained
 from kalpana.hub.weights import fingerprint
 from kalpana.media import write
 from kalpana.types import KalpanaError
@@ -91,7 +91,7 @@ def detections(verifier: Verifier, renders: int = RENDERS, least: float = 0.3) -
     hits = said = there = 0
     (seen,) = look_at(verifier, [scenes])
     for scene, one in zip(scenes, seen, strict=True):
-        left = [thing for thing in one.things if thing.score > least and lexicon()[thing.concept].core]
+        left = [thing for thing in surest(one.things) if thing.score > least and lexicon()[thing.concept].core]
         wanted = [thing for thing in truth(scene).things if lexicon()[thing.concept].core]
         said, there = said + len(left), there + len(wanted)
         for thing in wanted:

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from kalpana.evaluate.score import Table, judged, markdown, right, rows
+from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
 from kalpana.evaluate.seen import Seen, Verifier
 from kalpana.evaluate.suites import Prompt
-from kalpana.media import read_picture, read_receipt, save, to_pixels, write
+from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Picture
+from kalpana.understand.encoder import Encoder
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
 from kalpana.world.sheet import captioned
@@ -49,11 +51,30 @@ A = TypeVar("A", bound=Asked)
 
 
 @dataclass(frozen=True)
+class Nearness:
+    """How near pictures are to their prompts by a CLIP of this ``name`` and hash: its CLIP score (Hessel et al. 2021, equation 1), the
+    cosine of both vectors, and 0 where that is negative. Tables hold it in [0, 1] and print it times 100, which is the w of torchmetrics
+    (that of the paper is 2.5; the code of torchmetrics, unlike its formula, takes 0 for a negative mean, not for each picture)."""
+
+    name: str
+    sha256: str
+    score: Table
+    floor: Table
+    baseline: Table
+    ceiling: Table
+
+    def markdown(self) -> str:
+        about = f"CLIP score by {self.name} (100 cos, 0 where it is negative; any seed: the best of a prompt's):\n"
+        return f"{about}\n{markdown(rows(self.score, self.floor, self.baseline, self.ceiling))}"
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished run: the share of right pictures beside what costs nothing (each prompt judged on the pictures of another of its
     task), the pictures of the nearest training captions, and true renders of the prompts, all through one verifier. Where words are
     asked for, they are as ``reader`` reads them, and ``others`` are the same by the verifier's other readers. ``verified`` says of
-    each task whether the verifier's published errors are small enough; None where nobody asked."""
+    each task whether the verifier's published errors are small enough; None where nobody asked. ``clip`` is the same by a CLIP instead
+    of the verifier, where one is given."""
 
     score: Table
     strict: Table
@@ -63,9 +84,11 @@ class Report:
     reader: str = ""
     others: tuple[Report, ...] = ()
     verified: dict[str, bool] | None = None
+    clip: Nearness | None = None
 
     def markdown(self) -> str:
-        """The table, and below it the strict overall score; of words also the reader and the edit distance, then the others'."""
+        """The table, and below it the strict overall score; of words also the reader and the edit distance, then the others'; then the CLIP
+        score."""
         strict = self.strict.overall
         parts = [
             markdown(rows(self.score, self.floor, self.baseline, self.ceiling, self.verified)),
@@ -76,7 +99,8 @@ class Report:
             far = ", ".join(f"{name} {table.distance:.3f}" for name, table in named.items())
             reader = f"Words as read by {self.reader or 'nobody'}:\n"
             parts = [reader, *parts, f"Mean edit distance (0 as asked, 1 nothing alike): {far}.\n"]
-        return "\n".join(parts + [other.markdown() for other in self.others])
+        parts += [other.markdown() for other in self.others]
+        return "\n".join([*parts, self.clip.markdown()] if self.clip else parts)
 
 
 @dataclass(frozen=True)
@@ -89,9 +113,17 @@ class Bounds:
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> Bounds:
-        nearest = [[World().scene(k)] for k in retrieve([prompt.text for prompt in prompts])]
-        true = [[prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)] for prompt in prompts]
-        return cls(look_at(verifier, nearest), look_at(verifier, true))
+        return cls(look_at(verifier, nearest_scenes(prompts)), look_at(verifier, true_scenes(prompts)))
+
+
+def nearest_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
+    """Of each prompt the scene of the nearest training caption."""
+    return [[World().scene(k)] for k in retrieve([prompt.text for prompt in prompts])]
+
+
+def true_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
+    """Of each prompt as many scenes that it describes as it has pictures."""
+    return [[prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)] for prompt in prompts]
 
 
 def run(
@@ -103,11 +135,12 @@ def run(
     progress: Progress,
     bounds: Bounds | None = None,
     verified: Mapping[str, bool] | None = None,
+    encoder: Encoder | None = None,
 ) -> Report:
     """Draw what is not drawn yet into ``out``, judge all of it, and write report.json, report.md and sheet.png there.
 
-    ``about`` says of what the run is: model, hashes, suite; for ``bounds`` and ``verified`` see ``judge``. Raises KalpanaError where
-    ``out`` holds a run of something else.
+    ``about`` says of what the run is: model, hashes, suite; for ``bounds``, ``verified`` and ``encoder`` see ``judge``. Raises
+    KalpanaError where ``out`` holds a run of something else.
     """
     out.mkdir(parents=True, exist_ok=True)
     _claim(out / "run.json", about)
@@ -120,7 +153,7 @@ def run(
                 save(picture.image, _path(out, i, k), picture.receipt)
         progress(i + 1, len(prompts))
     images = [[read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
-    return judge(prompts, images, verifier, out, bounds, verified)
+    return judge(prompts, images, verifier, out, bounds, verified, encoder)
 
 
 def first(prompts: Sequence[A], limit: int | None) -> list[A]:
@@ -141,15 +174,16 @@ def judge(
     out: Path,
     bounds: Bounds | None = None,
     verified: Mapping[str, bool] | None = None,
+    encoder: Encoder | None = None,
 ) -> Report:
     """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``; ``bounds`` where they are known already; ``verified``
-    says with which tasks the verifier can be trusted (see publish.verified)."""
+    says with which tasks the verifier can be trusted (see publish.verified); ``encoder`` is the CLIP whose score is to be given too."""
     seen = look(verifier, images)
     verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
     bounds = bounds or Bounds.of(prompts, verifier)
     readings = max(len(one.readings) for row in seen for one in row)
     report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readings, 1)))
-    report = replace(report, others=tuple(others))
+    report = replace(report, others=tuple(others), clip=nearness(prompts, images, encoder) if encoder else None)
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     named = {_path(out, i, k).name: so for i, row in verdicts.items() for k, so in enumerate(row)}
     write(out / VERDICTS, json.dumps(named, indent=1).encode())
@@ -169,6 +203,25 @@ def _report(
     reader = next((reading.by for row in mine for one in row for reading in one.readings), "")
     trusted = None if verified is None else {task: verified.get(f"{task} by {reader}", verified.get(task, False)) for task in score.tasks}
     return Report(score, strict, floor, judged(prompts, nearest), judged(prompts, true), reader, verified=trusted)
+
+
+def nearness(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder) -> Nearness:
+    """How near pictures are to their prompts, ``images[i]`` to ``prompts[i]``, by a CLIP. Nothing of it is kept, so a run's pictures can be
+    scored by another CLIP later."""
+    words = encoder.texts([prompt.text for prompt in prompts])  # prompts d
+
+    def vectors(scenes: Sequence[Sequence[Scene]]) -> list[Tensor]:
+        flat = [scene for row in scenes for scene in row]
+        batches = (to_images(render(flat[start : start + BATCH]).pixels) for start in range(0, len(flat), BATCH))
+        return list(torch.cat([encoder.images(batch) for batch in batches]).split([len(row) for row in scenes]))
+
+    def score(rows: Sequence[Tensor]) -> Table:
+        return table(prompts, {i: (row @ words[i]).clamp(min=0).tolist() for i, row in enumerate(rows)})
+
+    mine = list(encoder.images([image for row in images for image in row]).split([len(row) for row in images]))  # of each prompt (k, d)
+    exchange = [mine[other] for other in exchanged(prompts)]
+    baseline, ceiling = score(vectors(nearest_scenes(prompts))), score(vectors(true_scenes(prompts)))
+    return Nearness(encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling)
 
 
 def look(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Seen]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kalpana.evaluate.seen import Box, Detection, Seen, best
+from kalpana.evaluate.seen import Box, Detection, Seen, best, surest
 from kalpana.evaluate.suites import Prompt
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
@@ -48,7 +48,7 @@ def right(prompt: Prompt, seen: Seen, strict: bool = False, thresholds: Threshol
         word, read = _spelt(prompt.word, seen)
         return read == [word] if strict else word in read
     if strict:
-        there = Counter(thing.concept for thing in seen.things if thing.score > thresholds.counting)
+        there = Counter(thing.concept for thing in surest(seen.things) if thing.score > thresholds.counting)
         if there != Counter({group.concept: group.count for group in prompt.groups}):
             return False
     return all(atoms(prompt, seen, thresholds))
@@ -151,7 +151,8 @@ def ned(word: str, read: str) -> float:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of right pictures with its 95 % interval, and the share of prompts that any picture is right for; all in [0, 1]."""
+    """A share of right pictures with its 95 % interval, and the share of prompts that any picture is right for; all in [0, 1]. Of scores
+    between right and wrong: their mean, and the mean of each prompt's best."""
 
     right: float
     low: float
@@ -170,8 +171,8 @@ class Table:
     distance: float | None = None
 
 
-def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[bool]]) -> Table:
-    """The table of these results: for each prompt (by its index) whether its pictures are right, one for each seed.
+def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> Table:
+    """The table of these results: for each prompt (by its index) whether its pictures are right, or how much so, one for each seed.
 
     A prompt counts once, however many pictures it has. The intervals are the 2.5th and 97.5th percentile of 1,000 bootstrap samples
     of prompts; for the overall mean, of prompts within each task.
@@ -197,9 +198,9 @@ def judged(prompts: Sequence[Prompt], seen: Sequence[Sequence[Seen]], strict: bo
     return replace(table(prompts, verdicts), distance=float(np.mean(far)) if far else None)
 
 
-def _share(mean: float, resampled: np.ndarray, results: Iterable[Sequence[bool]]) -> Share:
+def _share(mean: float, resampled: np.ndarray, results: Iterable[Sequence[float]]) -> Share:
     low, high = np.percentile(resampled, (2.5, 97.5))
-    lucky = [any(pictures) for pictures in results]
+    lucky = [max(pictures) for pictures in results]
     return Share(mean, float(low), float(high), sum(lucky) / len(lucky), len(lucky))
 
 

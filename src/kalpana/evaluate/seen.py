@@ -40,7 +40,7 @@ class Reading:
 class Seen:
     """Everything seen in one picture. None means that the verifier abstains, or was not asked."""
 
-    things: tuple[Detection, ...] = ()
+    things: tuple[Detection, ...] = ()  # what may be two things stands here as both
     fingers: tuple[int, ...] | None = None  # of each whole hand, from left to right
     readings: tuple[Reading, ...] = ()  # of each reader; the first one counts
     poses: tuple[str, ...] | None = None  # of each figure, from left to right
@@ -90,3 +90,19 @@ def truth(scene: Scene) -> Seen:
 def best(things: Sequence[Detection], concept: str) -> list[Detection]:
     """The detections of a concept, surest first."""
     return sorted((thing for thing in things if thing.concept == concept), key=lambda thing: -thing.score)
+
+
+def surest(things: Sequence[Detection]) -> list[Detection]:
+    """The detections, surest first, without those that stand where a surer one of another concept does."""
+    kept: list[Detection] = []
+    for thing in sorted(things, key=lambda thing: -thing.score):
+        if all(thing.concept == other.concept or iou(thing.box, other.box) < 0.5 for other in kept):
+            kept.append(thing)
+    return kept
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inner = max(w, 0.0) * max(h, 0.0)
+    return inner / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner, 1e-9)

@@ -1,7 +1,7 @@
 """A trained verifier: a detector's maps read as things with names, boxes and colours, and its signs by whoever reads words.
 
 A colour is read twice. The network says which pixels carry a given colour; of those the median in CIELAB is compared with the ten
-paints, and where it lies between two of them the verifier says nothing.
+paints, and where it lies between two of them the network's own answer decides, if it is one of the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.evaluate.seen import Box, Detection, Reader, Reading, Seen
+from kalpana.evaluate.seen import Box, Detection, Reader, Reading, Seen, iou
 from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector, Maps
@@ -29,7 +29,8 @@ from kalpana.world.strips import strips
 SIDE = 128  # pictures are looked at in this size
 FLOOR = 0.1  # what is less sure than this is not even mentioned
 MARGIN = 8.0  # CIELAB units that the nearest paint must be nearer than the next
-SURE = 0.5  # what a hand or a figure must reach to be reported
+HINT = 0.05  # how likely a colour must be; whether a red rose was painted red or grew so, nobody can see
+SURE = 0.4  # what a hand or a figure must reach to be reported
 MOST = 24  # things a picture
 
 
@@ -74,7 +75,7 @@ class Trained:
         ]
 
     def _things(self, said: Maps, pixels: Tensor, i: int) -> list[Detection]:
-        """Everything found in picture i, by label, surest first."""
+        """Everything found in picture i, by label, surest first. One thing can stand there under two labels, if either may be right."""
         heat, (found, kinds, rows, columns) = said.heat[i].sigmoid(), peaks(said.heat[i].sigmoid())
         sure = found * said.whole[i, 0].sigmoid()[rows, columns]
         things: list[tuple[float, int, int, int, Box]] = []
@@ -90,7 +91,7 @@ class Trained:
             )
             if sure[k] < FLOOR or len(things) == MOST:
                 break
-            if all(iou(box, other) < 0.5 for *_, other in things):
+            if all(iou(box, other) < 0.5 for _, kind, *_, other in things if kind == kinds[k]):
                 things.append((float(sure[k]), int(kinds[k]), row, column, box))
         painted = F.interpolate(said.painted[i : i + 1].sigmoid(), pixels.shape[-2:], mode="bilinear")[0, 0] > 0.5
         picture = (pixels.movedim(0, -1).cpu().numpy() + 1) / 2
@@ -105,11 +106,12 @@ class Trained:
         return rare()[int((self.net.names @ said.embedding[i, :, row, column]).argmax())]
 
     def _color(self, said: Maps, i: int, row: int, column: int, box: Box, painted: Tensor, picture: np.ndarray) -> str | None:
-        if int(said.color[i, :, row, column].argmax()) == 0:
+        chance, color = said.color[i, :, row, column].float().softmax(0)[1:].max(0)
+        if chance < HINT:
             return None
         x0, y0, x1, y1 = (round(edge * SIDE) for edge in box)
         inside = np.s_[max(y0, 0) : y1, max(x0, 0) : x1]
-        return nearest(lab(picture[inside][painted.cpu().numpy()[inside]]))
+        return nearest(lab(picture[inside][painted.cpu().numpy()[inside]]), COLORS[int(color)])
 
 
 def own(net: reader.Reader) -> Reader:
@@ -131,27 +133,22 @@ def sorted_out(found: list[Detection], readings: tuple[Reading, ...]) -> Seen:
 
 
 def peaks(heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The cells of ``heat`` (classes, h, w) where the strongest class is the strongest around: its value, the class, row and column."""
-    best, kind = heat.max(0)
-    top = best == F.max_pool2d(best[None, None], 3, 1, 1)[0, 0]
-    rows, columns = (top & (best > FLOOR)).nonzero().unbind(1)
-    return best[rows, columns], kind[rows, columns], rows, columns
+    """The cells of ``heat`` (classes, h, w) where a class is stronger than anywhere around: its value, the class, row and column."""
+    top = heat == F.max_pool2d(heat[None], 3, 1, 1)[0]
+    kinds, rows, columns = (top & (heat > FLOOR)).nonzero().unbind(1)
+    return heat[kinds, rows, columns], kinds, rows, columns
 
 
-def nearest(points: np.ndarray) -> str | None:
-    """The paint nearest to the median of CIELAB points (n, 3), None where there are under four, or two paints are about as near."""
+def nearest(points: np.ndarray, said: str | None = None) -> str | None:
+    """The paint nearest to the median of CIELAB points (n, 3). Where two are about as near, that of them which is ``said``, else None;
+    under four points are none, and what is ``said`` counts."""
     if len(points) < 4:
-        return None
+        return said
     away = np.linalg.norm(_paints() - np.median(points, 0), axis=1)
-    order = away.argsort()
-    return COLORS[order[0]] if away[order[1]] - away[order[0]] >= MARGIN else None
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    inner = max(w, 0.0) * max(h, 0.0)
-    return inner / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner, 1e-9)
+    one, two = away.argsort()[:2]
+    if away[two] - away[one] >= MARGIN:
+        return COLORS[one]
+    return said if said in (COLORS[one], COLORS[two]) else None
 
 
 @cache

@@ -15,6 +15,7 @@ from kalpana.request import Request
 from kalpana.types import KalpanaError, Result, Step
 
 if TYPE_CHECKING:
+    from kalpana.generate.best import Ranker
     from kalpana.generate.text_to_image import TextToImage
 
 
@@ -55,9 +56,9 @@ FAMILIES = {"flow": _flow}
 class Generate(ModuleType):
     """The type of this module, so that the public name ``kalpana.generate`` can be both a room and the verb it is named after."""
 
-    def __call__(self, prompt: str | Request, **fields: Any) -> Result:
+    def __call__(self, prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Any) -> Result:
         request = prompt.but(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
-        return last(load(request.model).generate(request))
+        return last(load(request.model).generate(request, rank_by=rank_by))
 
 
 sys.modules[__name__].__class__ = Generate

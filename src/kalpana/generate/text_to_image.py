@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kalpana.diffusion.denoiser import Denoise, Denoiser
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
+from kalpana.generate.best import Ranker, best
 from kalpana.generate.upscale import load_upscaler, upscale
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
@@ -70,16 +72,19 @@ class TextToImage:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def generate(self, request: Request | str, **fields: Any) -> Iterator[Step]:
+    def generate(self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any) -> Iterator[Step]:
         """``text_to_image`` by this model, for a request, or for a prompt and other fields of a request."""
-        return text_to_image(self, request if isinstance(request, Request) else Request(prompt=request, **fields))
+        return text_to_image(self, request if isinstance(request, Request) else Request(prompt=request, **fields), rank_by)
 
 
-def text_to_image(model: TextToImage, request: Request) -> Iterator[Step]:
+def text_to_image(model: TextToImage, request: Request, rank_by: Ranker | None = None) -> Iterator[Step]:
     """A Step for each denoising step and each decoding; the last one carries the Result. Closing the iterator cancels.
 
-    Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do.
+    Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do, or for the best of several
+    without a ranker.
     """
+    if request.best_of > 1:
+        return best(partial(text_to_image, model), request, rank_by, TOGETHER)
     request = request.seeded()
     settled, ignored = model.capabilities.settle(request)
     return _draw(model, settled, *_account(model, request, settled, ignored))

@@ -68,21 +68,28 @@ PRESETS = {
     ),
 }  # fmt: skip
 LIMIT = 100.0  # what a softmax's scale may reach (Radford et al. 2021, section 2.5)
+PARTS, ROWS = 4, 64  # texts of about one length go together: in so many parts at most, of so many rows at least
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
+def silu(x: Tensor) -> Tensor:
+    return F.silu(x, inplace=not x.requires_grad)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu, "gelu_tanh": gelu_tanh}
+# As f and s, the activation being f(s x) / s. Quick GELU, x sigmoid(1.702 x), is the SiLU of 1.702 x, over 1.702.
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "gelu": (F.gelu, 1),
+    "quick_gelu": (silu, 1.702),
+    "gelu_tanh": (gelu_tanh, 1),
+}
 
 
 class Attention(nn.Module):
-    """Full attention; causal where asked; with a ``bias`` (b, 1, 1, l) added to the scores where one is given."""
+    """Full attention, with a ``bias`` (b or 1, 1, l or 1, l) added to the scores where one is given. Only the token at ``place`` (b,) of
+    each row looks at the others where one is given, and (b, 1, d) comes out."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -90,12 +97,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, causal: bool = False, bias: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
-        if bias is None:
-            x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        else:  # written out: masked, torch's fused CPU kernel takes twenty times as long going backward
-            x = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)).softmax(-1).to(v.dtype) @ v
+    def forward(self, x: Tensor, bias: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        if place is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        else:
+            sizes = x.shape[-1], 2 * x.shape[-1]
+            (one, two), (first, second) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
+            q = F.linear(at(x, place), one, first).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
+            k, v = F.linear(x, two, second).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        bias = None if bias is None else bias.to(q.dtype)
+        if x.requires_grad and x.device.type == "cpu":  # going back, torch's fused kernel takes five times as long in bf16, masked twenty
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # b n l l
+            x = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, bias)
         return self.out(x.transpose(1, 2).flatten(2))  # b l d
 
 
@@ -103,10 +118,15 @@ class Feed(nn.Module):
     def __init__(self, width: int, hidden: int, activation: str) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.activation = ACTIVATIONS[activation]
+        self.activation, self.scale = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """x plus what the layer makes of norm(x). The activation's scale goes into vectors and into the sum, which costs nothing: what is
+        widest is passed through once."""
+        s = self.scale
+        y = F.layer_norm(x, norm.normalized_shape, s * norm.weight, s * norm.bias, norm.eps)
+        y = self.activation(F.linear(y, self.up.weight, s * self.up.bias))  # b l hidden
+        return torch.add(x, F.linear(y, self.down.weight, s * self.down.bias), alpha=1 / s)  # b l d
 
 
 class Block(nn.Module):
@@ -116,9 +136,15 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.feed = Feed(width, hidden, activation)
 
-    def forward(self, x: Tensor, causal: bool = False, bias: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm_one(x), causal, bias)
-        return x + self.feed(self.norm_two(x))
+    def forward(self, x: Tensor, bias: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """(b, l, d) to the same, or to what comes out at ``place`` (b,) of each row alone, (b, 1, d)."""
+        y = self.attention(self.norm_one(x), bias, place)
+        return self.feed((x if place is None else at(x, place)) + y, self.norm_two)
+
+
+def at(x: Tensor, place: Tensor) -> Tensor:
+    """What is at ``place`` (b,) of each row of x (b, l, d): (b, 1, d)."""
+    return x[torch.arange(len(x), device=x.device), place][:, None]
 
 
 class Gather(nn.Module):
@@ -136,7 +162,18 @@ class Gather(nn.Module):
         q = self.query(self.probe).expand(len(x), -1, -1).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
         k, v = self.keys(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
         x = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))  # b d
-        return x + self.feed(self.norm(x))
+        return self.feed(x, self.norm)
+
+
+class Patches(nn.Conv2d):
+    """Pixels (b, 3, h, w) to a feature (b, l, d) for each patch, row by row: a convolution whose stride is its size, as one matrix product.
+    On a CPU in bf16 the way back of the convolution itself takes nine times as long as in fp32."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels
+        for axis in (2, 3):
+            x = x.unfold(axis, self.stride[0], self.stride[0])  # in the end b 3 h/p w/p p p
+        return F.linear(x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
 
 
 class ImageTower(nn.Module):
@@ -146,7 +183,7 @@ class ImageTower(nn.Module):
         super().__init__()
         self.config = c
         marked = c.image_pool == "class"
-        self.patches = nn.Conv2d(3, c.width, c.patch, c.patch, bias=not marked)
+        self.patches = Patches(3, c.width, c.patch, c.patch, bias=not marked)
         self.mark = nn.Parameter(torch.zeros(c.width)) if marked else None
         self.positions = nn.Parameter(torch.zeros((c.side // c.patch) ** 2 + marked, c.width))
         self.before = nn.LayerNorm(c.width, c.eps) if marked else nn.Identity()
@@ -162,20 +199,21 @@ class ImageTower(nn.Module):
             raise ValueError(f"pixels are {tuple(pixels.shape)}: give (b, 3, {c.side}, {c.side})")
         mean, deviation = (pixels.new_tensor(levels)[:, None, None] for levels in (c.mean, c.deviation))
         x = pixels * (0.5 / deviation) + (0.5 - mean) / deviation
-        x = self.patches(x).flatten(2).transpose(1, 2)  # b hw d
+        x = self.patches(x.to(self.positions.dtype))  # b hw d
         if self.mark is not None:
             x = torch.cat((self.mark.expand(len(x), 1, -1), x), 1)  # b 1+hw d
         x = self.before(x + self.positions)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        if self.mark is not None:
-            return self.project(self.norm(x[:, 0]))
-        x = self.norm(x)
+        if self.mark is not None:  # nothing else is read, so the last block works out nothing else
+            return self.project(self.norm(last(x, place=torch.zeros(len(x), dtype=torch.int64, device=x.device))[:, 0]))
+        x = self.norm(last(x))
         return self.project(x.mean(1) if self.gather is None else self.gather(x))
 
 
 class TextTower(nn.Module):
-    """Tokens of at most ``length`` to features (b, features)."""
+    """Tokens of at most ``length`` to features (b, features). What lies behind a row's last token that counts is left out."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -187,16 +225,40 @@ class TextTower(nn.Module):
         self.project = nn.Linear(c.text_width, c.features, bias=c.text_pool == "last")
 
     def forward(self, tokens: Tokens) -> Tensor:
+        last = self._last(tokens)
+        order, features = last.argsort(), list[Tensor]()
+        for part in order.chunk(max(min(PARTS, len(order) // ROWS), 1)):
+            length = max(last[part].tolist(), default=0) + 1
+            features.append(self._features(Tokens(tokens.ids[part, :length], tokens.mask[part, :length]), last[part]))
+        return torch.cat(features)[order.argsort()]
+
+    def _last(self, tokens: Tokens) -> Tensor:
+        """The place (b,) in each row behind which nothing counts."""
         c, ids = self.config, tokens.ids
-        x = self.words(ids) + self.positions[: ids.shape[1]]  # b l d
-        bias = torch.where(tokens.mask, 0.0, -1e4)[:, None, None, :] if c.text_pool == "mean" else None  # b 1 1 l
-        for block in self.blocks:
-            x = block(x, c.text_pool == "end", bias)
         if c.text_pool == "mean":
+            return tokens.mask.sum(1) - 1
+        if c.text_pool == "end":
+            return (ids if c.end is None else (ids == c.end).int()).argmax(1)  # the first of several
+        return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
+
+    def _features(self, tokens: Tokens, last: Tensor) -> Tensor:
+        pool, places = self.config.text_pool, torch.arange(tokens.ids.shape[1], device=last.device)
+        x = self.words(tokens.ids) + self.positions[: len(places)]  # b l d
+        bias = None
+        if pool != "last":
+            bias = hidden(~tokens.mask[:, None] if pool == "mean" else (places > places[:, None])[None])[:, None]  # b or 1, 1, 1 or l, l
+        *blocks, final = self.blocks
+        for block in blocks:
+            x = block(x, bias)
+        if pool == "mean":
             mask = tokens.mask[..., None].to(x.dtype)
-            return self.project((self.norm(x) * mask).sum(1) / mask.sum(1))
-        place = (ids if c.end is None else (ids == c.end).int()).argmax(1) if c.text_pool == "end" else -1  # the first of several
-        return self.project(self.norm(x[torch.arange(len(x), device=x.device), place]))
+            return self.project((self.norm(final(x, bias)) * mask).sum(1) / mask.sum(1))
+        return self.project(self.norm(final(x, hidden(places > last[:, None])[:, None, None], last)[:, 0]))
+
+
+def hidden(where: Tensor) -> Tensor:
+    """What to add to scores where a token is not to be seen."""
+    return torch.where(where, -1e4, 0.0)
 
 
 class CLIP(nn.Module):

@@ -24,11 +24,12 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from kalpana.hub.weights import find_device, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import dit, vae
+from kalpana.models import dit, vae, vqgan
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Metrics, Task, autocast, has_bf16
 from kalpana.train.tasks import TASKS
+from kalpana.train.vqgan import Players
 from kalpana.world.world import VERSION
 
 
@@ -45,8 +46,8 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
         compile_blocks(task.model)
     saved = out / "checkpoint.safetensors"
     if recipe.init and not saved.exists():
-        given, own = read_weights(recipe.init, recipe.family).tensors, task.model.state_dict()
-        task.model.load_state_dict(own | given)
+        given, own = read_weights(recipe.init, recipe.family).tensors, shipped(task).state_dict()
+        shipped(task).load_state_dict(own | given)
         if fresh := own.keys() - given.keys():
             echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
     if recipe.bf16 and not has_bf16(task.device):
@@ -88,7 +89,7 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
 def compile_blocks(model: nn.Module) -> None:
     """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do."""
     for module in model.modules():
-        if isinstance(module, dit.Block | vae.Block):
+        if isinstance(module, dit.Block | vae.Block | vqgan.Block):
             module.compile(dynamic=True)
 
 
@@ -192,8 +193,14 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         provenance["init"] = read_weights(recipe.init, recipe.family).provenance
     with averaged(state):
         task.finish()
-        save_weights(out / task.file, task.model, recipe.family, task.model.config, provenance)  # type: ignore[arg-type]
+        network = shipped(task)
+        save_weights(out / task.file, network, recipe.family, network.config, provenance)  # type: ignore[arg-type]
     return out / task.file
+
+
+def shipped(task: Task) -> nn.Module:
+    """What weights begin with and end as: the model, without what it plays against while it learns."""
+    return task.model.network if isinstance(task.model, Players) else task.model
 
 
 def hardware(device: torch.device) -> str:

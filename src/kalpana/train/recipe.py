@@ -18,9 +18,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="what the run is called; its folder and its weights carry the name")
-    family: Literal["vae", "flow", "clip", "detector", "reader"] = Field(
-        description="which network learns: the autoencoder, the latent flow transformer, the two towers of pictures and words, or the "
-        "detector or reader of the verifiers"
+    family: Literal["vae", "vqgan", "flow", "clip", "detector", "reader"] = Field(
+        description="which network learns: the autoencoder, the one whose latents are tokens, the latent flow transformer, the two towers "
+        "of pictures and words, or the detector or reader of the verifiers"
     )
     model: dict[str, Any] = Field(default={}, description="fields of the network's Config that differ from its defaults")
     vae: Path | None = Field(
@@ -32,12 +32,12 @@ class Recipe(BaseModel):
     without: tuple[str, ...] = Field(default=(), description="clip: drawing styles it never sees in training")
     seldom: tuple[str, ...] = Field(default=(), description="detector: drawing styles of which it sees a third of the pictures")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
-    kind: str = Field(default="objects", description="vae, flow, clip: the kind of pictures of the world, or everything")
+    kind: str = Field(default="objects", description="vae, vqgan, flow, clip: the kind of pictures of the world, or everything")
     seed: int = 0
     pool: int = Field(
         default=1,
         gt=0,
-        description="vae, flow, clip: distinct pictures; they are drawn once and kept on disk, captions are drawn anew each time round",
+        description="vae, vqgan, flow, clip: distinct pictures, drawn once and kept on disk; captions are drawn anew each time round",
     )
     steps: int = Field(gt=0)
     batch: int = Field(gt=0, description="pictures a step")
@@ -69,6 +69,20 @@ class Recipe(BaseModel):
     )
     anchor: float = Field(
         default=0.0, ge=0, description="vae: weight of staying near the latents of init, so that what has learned on those can go on"
+    )
+    features: Path | None = Field(
+        default=None, description="vqgan: a detector's weights; a picture drawn again should look to it as the true one does"
+    )
+    perceptual: float = Field(default=0.5, ge=0, description="vqgan: weight of that likeness, where there are features")
+    judge: float = Field(
+        default=0.1,
+        ge=0,
+        description="vqgan: weight of fooling the discriminator; with 1 it moves the decoder's last layer as much as all else together, "
+        "with 0 there is none",
+    )
+    judge_from: float = Field(default=0.5, ge=0, le=1, description="vqgan: share of the run after which the discriminator takes part")
+    lecam: float = Field(
+        default=0.001, ge=0, description="vqgan: weight of holding the discriminator back, lest it learn pictures by heart"
     )
     log_every: int = Field(default=20, gt=0)
     sheet_every: int = Field(default=1000, gt=0, description="steps between held-out losses and sample sheets")

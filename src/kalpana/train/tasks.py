@@ -14,9 +14,11 @@ from kalpana.train.pool import Progress
 from kalpana.train.reader import Read
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Task
+from kalpana.train.vqgan import Tokenise
 
 TASKS: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {
     "vae": Autoencode,
+    "vqgan": Tokenise,
     "flow": FlowMatch,
     "clip": Contrast,
     "detector": Detect,

@@ -19,7 +19,8 @@ from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, PLACES, STYLES, Art, B
 SIDES = {1: 0.08, 2: 0.37, 3: 0.4, 4: 0.15}  # places along each side, and how often
 TAIL = 0.12  # share of things that are no core class
 EMPTY = 0.1  # of places
-FLAWED = 0.25  # of hands
+PAINTED = 0.75  # of what can be
+FLAWED = 0.4  # of hands
 
 
 @cache
@@ -40,7 +41,7 @@ def sample(rng: random.Random) -> Scene:
         concept = rng.choice(tail if rng.random() < TAIL else core)
         rows = sprites_of(concept.id)[style]
         paintable = [row for row in rows if art[row].recolor]
-        color = rng.choice(COLORS) if paintable and rng.random() < 0.6 else None
+        color = rng.choice(COLORS) if paintable and rng.random() < PAINTED else None
         row = rng.choice(paintable if color else rows)
         angle = rng.uniform(-10, 10) if rng.random() < 0.25 else 0.0
         flip = concept.group.startswith(FLIPS) and rng.random() < 0.5
@@ -51,7 +52,7 @@ def sample(rng: random.Random) -> Scene:
 
 
 def sample_hands(rng: random.Random) -> Scene:
-    """Up to four hands in one skin and look, a quarter of them malformed."""
+    """Up to four hands in one skin and look, some of them malformed."""
     side = rng.choice((1, 2))
     cast = [hands.one_flawed(rng) if rng.random() < FLAWED else hands.one(rng) for _ in range(side * side)]
     cast = [replace(hand, skin=cast[0].skin, look=cast[0].look) for hand in cast]

@@ -1,0 +1,5 @@
+"""``python -m kalpana.cli``."""
+
+from kalpana.cli import app
+
+app()

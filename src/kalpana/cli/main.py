@@ -1,0 +1,56 @@
+"""The commands put together, in the order in which help lists them, and what a mistake in any of them looks like."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from kalpana.cli.classify import classify
+from kalpana.cli.evaluate import evaluate
+from kalpana.cli.generate import generate, replay
+from kalpana.cli.search import searching
+from kalpana.cli.show import models, show, tokens
+from kalpana.cli.train import train
+from kalpana.cli.world import world
+from kalpana.types import KalpanaError
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose every mistake ends in one line on stderr."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            code = super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except (KalpanaError, typer.TyperException) as error:
+            print(f"error: {error.format_message() if isinstance(error, typer.TyperException) else error}", file=sys.stderr)
+            code = 2
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+        except (KeyboardInterrupt, typer.Abort):
+            print("stopped", file=sys.stderr)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Kalpana: pictures from words, in English and Hindi.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (generate, models, show, replay, tokens, train, evaluate, classify):
+    app.command()(command)
+app.add_typer(world, name="world")
+app.add_typer(searching, name="search")
+
+
+@app.callback()
+def start(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -1,0 +1,53 @@
+"""What there is to read: the models, a picture's receipt, the tokens of a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kalpana.cli.console import print_json
+from kalpana.cli.options import Json
+
+
+def models(as_json: Json = False) -> None:
+    """List the models that come with Kalpana."""
+    from kalpana.hub.card import list_models
+
+    cards = list_models()
+    if as_json:
+        print_json([card.model_dump(mode="json") for card in cards])
+        return
+    for card in cards:
+        size = f"{card.parameters / 1e6:.1f} million parameters"
+        languages = f", {' and '.join(card.capabilities.languages)}" if card.capabilities else ""
+        print(f"{card.name}: {card.family}, {', '.join(card.tasks)}{languages}, {size}, {card.licence}")
+
+
+def show(file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False) -> None:
+    """Print the receipt inside a picture: what was asked, and all that it takes to make it again."""
+    import yaml
+
+    from kalpana.media import read_receipt
+
+    receipt = read_receipt(file)
+    if as_json:
+        print_json(receipt)
+    else:
+        print(yaml.safe_dump(receipt, allow_unicode=True, sort_keys=False, width=120), end="")
+
+
+def tokens(prompt: str, as_json: Json = False) -> None:
+    """Show how a prompt is cut into tokens, and which of its words no training caption held."""
+    from kalpana.request import clean
+    from kalpana.text.tokenizer import Tokenizer
+
+    tokenizer, text = Tokenizer.load(), clean(prompt)
+    encoded, report = tokenizer.encode([text]), tokenizer.report(text)
+    pieces = [tokenizer.decode([int(token)]) for token in encoded.ids[0][encoded.mask[0]]]
+    if as_json:
+        print_json({"tokens": pieces, "language": report.language, "cut": report.cut, "unknown": list(report.unknown)})
+    else:
+        print(f"{len(pieces)} tokens, {report.language}: {' | '.join(pieces)}")
+        print(f"cut: {report.cut or 'nothing'}; unknown words: {', '.join(report.unknown) or 'none'}")

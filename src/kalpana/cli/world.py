@@ -1,0 +1,43 @@
+"""The world, to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kalpana.cli.options import Out
+from kalpana.types import KalpanaError
+
+world = typer.Typer(help="The scene engine that the models learn from.")
+
+
+@world.command("show")
+def world_show(
+    n: Annotated[int, typer.Option("-n", "--n", min=1, max=1024, help="how many scenes")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the world")] = 0,
+    split: Annotated[str, typer.Option(help="train, dev, test, or unseen: combinations that training never shows")] = "train",
+    kind: Annotated[str, typer.Option(help="objects, text, hands, puppets, depth, paintings, everything, or clips")] = "objects",
+    out: Out = Path("pictures"),
+) -> None:
+    """Draw scenes on one sheet, with their captions and boxes; clips also as one MP4."""
+    from kalpana.media import ready_folder, save, save_clip
+    from kalpana.world.clips import Clips
+    from kalpana.world.sheet import clip_sheet, clip_wall, sheet
+    from kalpana.world.world import KINDS, World
+
+    if kind not in (*KINDS, "clips"):
+        raise KalpanaError(f"kind {kind!r} is not one of {', '.join((*KINDS, 'clips'))}")
+    about = {"world": {"seed": seed, "split": split, "kind": kind, "n": n}}
+    path = out / f"world-{kind}-{split}-{seed}.png"
+    try:
+        scenes = Clips(seed, split) if kind == "clips" else World(seed, split, kind=kind)
+    except ValueError as error:
+        raise KalpanaError(str(error)) from None
+    ready_folder(out, n * 65536)
+    if isinstance(scenes, Clips):
+        print(save(clip_sheet(scenes, n), path, about))
+        print(save_clip(clip_wall(scenes, n), 24, path.with_suffix(".mp4"), about))
+    else:
+        print(save(sheet(scenes, n), path, about))

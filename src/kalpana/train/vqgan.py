@@ -1,0 +1,175 @@
+"""The VQGAN at school: pictures drawn again from tokens, and later in the run against a judge that tells drawn patches from real ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+
+from kalpana.hub.weights import load_module
+from kalpana.models import detector, vqgan
+from kalpana.models.vqgan import Anchors, Codebook, Discriminator, balance, count, fooling, hinge, lecam, perplexity, used
+from kalpana.train import pool
+from kalpana.train.autoencoder import faults, pictures_of, psnr, ssim
+from kalpana.train.recipe import Recipe
+from kalpana.train.task import HELD_OUT, Metrics, config_of
+from kalpana.types import KalpanaError
+from kalpana.world.world import World
+
+COMMIT = 0.25  # weight of the encoder's keeping near the codes (van den Oord et al. 2017)
+JUDGE = 32  # the discriminator's width
+FIRST = 8  # batches that the first codes are made of
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch: pixels (b, 3, h, w), and ``worth`` (b,), what fooling the judge weighs at this step; before it takes part, 0."""
+
+    pixels: Tensor
+    worth: Tensor
+
+
+class Players(nn.Module):
+    """A ``network`` and the ``judge`` of what it draws, both learning: a checkpoint has both, the network alone is shipped. Beside them
+    stands what no gradient changes: the judge's mean logits for real and for drawn pictures, ``anchors`` (2,), and whether the codes
+    have ``started``."""
+
+    def __init__(self, network: vqgan.VQGAN, judge: Discriminator, started: bool) -> None:
+        super().__init__()
+        self.network, self.judge = network, judge
+        self.anchors: Tensor
+        self.started: Tensor
+        self.register_buffer("anchors", torch.zeros(2))
+        self.register_buffer("started", torch.tensor(started))
+
+
+class Tokenise:
+    """VQGAN (Esser et al. 2021): what an autoencoder learns from, by pixels; the distance of what a detector of ours sees in both pictures
+    (after LPIPS, Zhang et al. 2018, on no weights made elsewhere); and, from the share ``judge_from`` of the run on, a patch
+    discriminator to be fooled. One way back serves both players: where the network learns, the judge is held fixed, and where the judge
+    learns, the pictures are.
+
+    The first codes are made of the first batches; from then on they follow what chooses them."""
+
+    file = "vqgan.safetensors"
+
+    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+        self.recipe, self.device = recipe, device
+        train, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
+        network = vqgan.VQGAN(config_of(vqgan.Config, recipe))
+        _check(recipe, network, train.side)
+        started = recipe.init is not None or not isinstance(network.quantiser, Codebook)
+        players = Players(network, Discriminator(JUDGE), started)
+        self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
+        self.pictures = pool.pictures(train, recipe.pool, device, progress)
+        self.dev = pool.pictures(dev, HELD_OUT, device, progress)
+
+    def batch(self, step: int) -> Judged:
+        pixels = pictures_of(self.recipe, step, self.pictures, self.device)
+        late = step >= self.recipe.judge_from * self.recipe.steps
+        return Judged(pixels, pixels.new_full((len(pixels),), self.recipe.judge if late else 0.0))
+
+    def loss(self, batch: Judged, rng: Generator) -> tuple[Tensor, Metrics]:
+        network, x = self.model.network, batch.pixels
+        if not self.model.started:
+            self._start(rng)
+        drawn = network(x)
+        y = drawn.pixels.float()
+        rebuilt = faults(y - x)
+        metrics = {"psnr": psnr((y - x).square().mean().item()), "commit": drawn.loss.item()}
+        if self.eyes:
+            apart = unlike(self.eyes, y, x)
+            rebuilt = rebuilt + self.recipe.perceptual * apart
+            metrics["unlike"] = apart.item()
+        loss = rebuilt + COMMIT * drawn.loss
+        if worth := batch.worth[0].item():
+            against = fooling(self._judge_fixed(y))
+            share = balance(rebuilt, against, network.last)
+            judging, said = self._judge(x, y.detach())
+            loss = loss + worth * share * against + judging
+            metrics |= {"balance": share.item(), **said}
+        if isinstance(network.quantiser, Codebook):
+            network.quantiser.learn(drawn.latents, drawn.indices, rng)
+            metrics["used"] = used(count(drawn.indices, network.quantiser.size)).item()
+        return loss, metrics
+
+    @torch.no_grad()
+    def _start(self, rng: Generator) -> None:
+        """Make the first codes."""
+        network = self.model.network
+        assert isinstance(network.quantiser, Codebook)
+        network.quantiser.start(torch.cat([network.look(self.batch(step).pixels) for step in range(FIRST)]), rng)
+        self.model.started.fill_(True)
+
+    def _judge_fixed(self, drawn: Tensor) -> Tensor:
+        """The judge's logits for pictures that may learn from them, while it may not."""
+        fixed = {name: parameter.detach() for name, parameter in self.model.judge.named_parameters()}
+        return functional_call(self.model.judge, fixed, (drawn,)).float()
+
+    def _judge(self, real: Tensor, drawn: Tensor) -> tuple[Tensor, Metrics]:
+        """The judge's own loss of pictures that are none of its making; its anchors follow."""
+        on_real, on_drawn = (self.model.judge(pixels).float() for pixels in (real, drawn))
+        anchors = Anchors(*self.model.anchors)
+        loss = hinge(on_real, on_drawn) + self.recipe.lecam * lecam(on_real, on_drawn, anchors)
+        after = anchors.follow(on_real, on_drawn)
+        self.model.anchors.copy_(torch.stack((after.real, after.fake)))
+        return loss, {"judge": loss.item(), "real": on_real.mean().item(), "drawn": on_drawn.mean().item()}
+
+    def evaluate(self) -> tuple[Metrics, Tensor]:
+        """PSNR and SSIM of dev pictures drawn again, the share of the codes that these use, and their perplexity; some of the pictures, and
+        below them the same, drawn again."""
+        network, squares, alike, sheet = self.model.network, [], [], []
+        counts = torch.zeros(network.quantiser.size, device=self.device)
+        for start in range(0, len(self.dev), 64):
+            x = pool.floats(self.dev[start : start + 64], self.device)
+            drawn = network(x)
+            y = drawn.pixels.float().clamp(-1, 1)
+            squares.append((y - x).square().mean((1, 2, 3)))
+            alike.append(ssim(y, x))
+            counts += count(drawn.indices, network.quantiser.size)
+            if not start:
+                sheet = [x[:32], y[:32]]
+        scores = {"dev_psnr": psnr(torch.cat(squares).mean().item()), "dev_ssim": torch.cat(alike).mean().item()}
+        return {**scores, "dev_used": used(counts).item(), "dev_perplexity": perplexity(counts).item()}, torch.cat(sheet)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+def unlike(eyes: detector.Detector, y: Tensor, x: Tensor) -> Tensor:
+    """How unlike two batches of pictures (b, 3, h, w) look to a detector, from 0 to 4: the mean squared distance of what it sees at a
+    quarter, an eighth and a sixteenth of the side, each cell's features taken as a direction. Of ``x`` nothing learns."""
+    with torch.no_grad():
+        truth = looks(eyes, x)
+    apart = [(one - two).square().sum(1).mean() for one, two in zip(looks(eyes, y), truth, strict=True)]
+    return torch.stack(apart).mean()
+
+
+def looks(eyes: detector.Detector, pixels: Tensor) -> list[Tensor]:
+    """Features (b, c, h/s, w/s) of length 1 for s = 4, 8 and 16."""
+    fine = eyes.stem(pixels)
+    eighth = eyes.eighth(fine)
+    return [F.normalize(stage.float(), dim=1, eps=0.01) for stage in (fine, eighth, eyes.sixteenth(eighth))]
+
+
+def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
+    """Raises KalpanaError where pictures of this side do not fit the network, or a few batches are too few to make its codes of."""
+    factor, size = network.config.factor, network.quantiser.size
+    if network.encoder is None or side % factor:
+        raise KalpanaError(f"recipe {recipe.name}: field 'model': it needs an encoder, and a factor that divides {side} px, not {factor}")
+    tokens = (side // factor) ** 2
+    if isinstance(network.quantiser, Codebook) and FIRST * recipe.batch * tokens < size:
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'batch': {FIRST} times {recipe.batch} pictures of {tokens} tokens are too few to make {size} "
+            f"codes of: try {math.ceil(size / (FIRST * tokens))}"
+        )
+
+
+def _load(path: Path) -> detector.Detector:
+    return load_module(path, "detector", lambda **config: detector.Detector(detector.Config(**config)))

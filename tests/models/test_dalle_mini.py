@@ -1,0 +1,163 @@
+"""DALL-E mini by what must hold of any such network; ``tests/hub/test_dalle_mini.py`` compares it with min-dalle's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kalpana.hub.weights import load_module, save_weights
+from kalpana.models.dalle_mini import Config, DalleMini, silence
+from kalpana.types import Tokens
+
+TINY = Config(
+    vocabulary=50, length=16, width=32, heads=2, hidden=48, text_depth=2, depth=2, codes=20, start=20, image_vocabulary=23, image_length=12
+)
+ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
+IMAGE = torch.randint(0, 20, (3, 12), generator=torch.Generator().manual_seed(1))
+
+
+def words(rows: list[list[int]], length: int) -> Tokens:
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    return Tokens(ids, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None])
+
+
+@pytest.fixture
+def net() -> DalleMini:
+    torch.manual_seed(0)
+    net = DalleMini(TINY)
+    with torch.no_grad():  # as it is made, it says nearly the same to everything
+        for p in net.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return net.eval()
+
+
+def own_dice(seeds: list[int]) -> Callable[[Tensor], Tensor]:
+    """Draw each row by a generator of its own."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return lambda logits: torch.cat([row.softmax(0).multinomial(1, generator=rng) for row, rng in zip(logits, generators, strict=True)])
+
+
+def drawn(net: DalleMini, tokens: Tokens, draw: Callable[[Tensor], Tensor], factor: float = 1.0) -> Tensor:
+    return torch.stack(list(net.generate(tokens, draw, factor)), 1)
+
+
+def test_shape_and_a_gradient_for_every_parameter(net: DalleMini) -> None:
+    logits = net(words(ROWS, 16), IMAGE, torch.tensor([False, True, False]))
+    assert logits.shape == (3, 12, 23)
+    F.cross_entropy(logits.flatten(0, 1), IMAGE.flatten()).backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+
+
+def test_a_fresh_network_finds_all_codes_nearly_as_likely() -> None:
+    torch.manual_seed(0)
+    logits = DalleMini(TINY)(words(ROWS, 8), IMAGE)
+    assert F.cross_entropy(logits.flatten(0, 1), IMAGE.flatten()).item() == pytest.approx(torch.tensor(23.0).log().item(), abs=0.1)
+
+
+def test_a_token_changes_what_comes_after_it_alone(net: DalleMini) -> None:
+    other = IMAGE.clone()
+    other[:, 5] = (other[:, 5] + 1) % 20
+    one, two = net(words(ROWS, 8), IMAGE), net(words(ROWS, 8), other)
+    assert torch.equal(one[:, :6], two[:, :6])
+    assert ((one - two)[:, 6:].abs().amax((0, 2)) > 1e-3).all()
+
+
+def test_words_and_their_order_matter(net: DalleMini) -> None:
+    base = net(words(ROWS, 8), IMAGE)
+    assert not torch.allclose(base, net(words([[1, 6, 5, 2], *ROWS[1:]], 8), IMAGE), atol=1e-3)
+
+
+def test_padding_does_not_matter(net: DalleMini) -> None:
+    assert torch.allclose(net(words(ROWS, 6), IMAGE), net(words(ROWS, 16), IMAGE), atol=1e-5)
+
+
+def test_a_batch_of_three_equals_three_singles(net: DalleMini) -> None:
+    together = net(words(ROWS, 8), IMAGE)
+    for i in range(3):
+        assert torch.allclose(together[i : i + 1], net(words(ROWS[i : i + 1], 8), IMAGE[i : i + 1]), atol=1e-5)
+
+
+def test_null_rows_read_an_empty_text_whatever_they_say(net: DalleMini) -> None:
+    tokens, null = words(ROWS, 8), torch.tensor([True, False, True])
+    assert torch.allclose(net(tokens, IMAGE, null), net(words([[1, 2], ROWS[1], [1, 2]], 8), IMAGE), atol=1e-5)
+    quiet = silence(tokens, null)
+    assert [row[mask].tolist() for row, mask in zip(quiet.ids, quiet.mask, strict=True)] == [[1, 2], ROWS[1], [1, 2]]
+
+
+def test_inputs_are_unchanged(net: DalleMini) -> None:
+    tokens, image = words(ROWS, 8), IMAGE.clone()
+    net(tokens, image, torch.tensor([False, True, False]))
+    drawn(net, tokens, lambda logits: logits.argmax(1), 2.0)
+    assert torch.equal(tokens.ids, words(ROWS, 8).ids) and torch.equal(tokens.mask, words(ROWS, 8).mask) and torch.equal(image, IMAGE)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.0, 3.5])
+def test_token_by_token_the_logits_are_those_of_the_whole(factor: float, net: DalleMini) -> None:
+    """With keys and values kept: those of no text, and from them ``factor`` times the way to those of the text."""
+    heard: list[Tensor] = []
+
+    def draw(logits: Tensor) -> Tensor:
+        heard.append(logits)
+        return IMAGE[:, len(heard) - 1]
+
+    tokens = words(ROWS, 8)
+    assert torch.equal(drawn(net, tokens, draw, factor), IMAGE)
+    with torch.no_grad():
+        told, untold = net(tokens, IMAGE), net(tokens, IMAGE, torch.ones(3, dtype=torch.bool))
+    wanted = (untold + factor * (told - untold))[..., :20]  # the codes, and neither start nor padding
+    assert (told - untold).abs().max() > 0.1
+    assert torch.allclose(torch.stack(heard, 1), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_a_row_is_the_same_in_any_batch(factor: float, net: DalleMini) -> None:
+    together = drawn(net, words(ROWS, 16), own_dice([3, 4, 5]), factor)
+    assert together.shape == (3, 12) and len(together.unique()) > 5 and together.min() >= 0 and together.max() < 20
+    for i in range(3):
+        alone = drawn(net, words(ROWS[i : i + 1], 8), own_dice([3 + i]), factor)
+        assert torch.equal(alone[0], together[i])
+
+
+def test_tokens_come_one_by_one_and_leave_gradients_as_they_were(net: DalleMini) -> None:
+    asked = []
+    stream = net.generate(words(ROWS, 8), lambda logits: asked.append(logits) or logits.argmax(1))
+    assert not asked
+    for count, ids in zip(range(1, 4), stream, strict=False):
+        assert len(asked) == count and ids.shape == (3,)
+        assert torch.is_grad_enabled() and not asked[-1].requires_grad
+    stream.close()
+
+
+def test_it_learns_which_picture_a_text_asks_for() -> None:
+    torch.manual_seed(0)
+    net, tokens = DalleMini(TINY), words(ROWS, 8)
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    rng = torch.Generator().manual_seed(2)
+    for _ in range(120):
+        null = torch.rand(3, generator=rng) < 0.1
+        optimizer.zero_grad()
+        F.cross_entropy(net(tokens, IMAGE, null).flatten(0, 1), IMAGE.flatten()).backward()
+        optimizer.step()
+    for factor in (1.0, 2.0):
+        assert torch.equal(drawn(net, tokens, lambda logits: logits.argmax(1), factor), IMAGE)
+
+
+def test_saved_and_loaded_it_is_the_same_function(net: DalleMini, tmp_path: Path) -> None:
+    net.load_state_dict({k: v.to(torch.bfloat16).float() if v.ndim > 1 else v for k, v in net.state_dict().items()})  # as files keep it
+    save_weights(tmp_path / "dalle-mini.safetensors", net, "dalle-mini", TINY, {})
+    again = load_module(tmp_path / "dalle-mini.safetensors", "dalle-mini", lambda **config: DalleMini(Config(**config)))
+    assert torch.equal(net(words(ROWS, 8), IMAGE), again(words(ROWS, 8), IMAGE))
+
+
+def test_bf16_is_close_to_fp32(net: DalleMini) -> None:
+    full = net(words(ROWS, 8), IMAGE)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = net(words(ROWS, 8), IMAGE).float()
+        assert drawn(net, words(ROWS, 8), lambda logits: logits.argmax(1), 2.0).shape == (3, 12)
+    assert (full - half).abs().max() < 0.05 * full.abs().max()

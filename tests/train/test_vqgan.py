@@ -1,0 +1,269 @@
+"""The VQGAN's lessons: who learns from what, when the judge comes in, where the codes come from, and what is left in the file."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kalpana.hub.weights import load_module, read_weights, save_weights
+from kalpana.models.detector import Config as DetectorConfig
+from kalpana.models.detector import Detector
+from kalpana.models.vqgan import VQGAN, Config, balance
+from kalpana.train.autoencoder import faults, ssim
+from kalpana.train.loop import train
+from kalpana.train.pool import silent
+from kalpana.train.recipe import Recipe, read_recipe
+from kalpana.train.task import autocast
+from kalpana.train.vqgan import Judged, Tokenise, unlike
+from kalpana.types import KalpanaError
+
+MODEL = {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)}
+RECIPE = Recipe(
+    name="q", family="vqgan", model=MODEL, pool=8, steps=10, batch=4, lr=3e-3, warmup=2, bf16=False, log_every=1, sheet_every=100
+)  # fmt: skip
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(b: int, side: int = 32, seed: int = 0) -> Tensor:
+    return torch.rand(b, 3, side, side, generator=rng(seed)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector that has learned nothing: random features are features too."""
+    torch.manual_seed(5)
+    network = Detector(DetectorConfig(classes=3, concepts=3, embedding=4, fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1)))
+    path = tmp_path_factory.mktemp("eyes") / "detector.safetensors"
+    save_weights(path, network, "detector", network.config, {})
+    return path
+
+
+def build(eyes: Path | None = None, **fields: object) -> Tokenise:
+    torch.manual_seed(0)
+    return Tokenise(RECIPE.model_copy(update={"features": eyes, **fields}), torch.device("cpu"), silent)
+
+
+def gradients(module: nn.Module) -> list[Tensor | None]:
+    return [p.grad for p in module.parameters()]
+
+
+@pytest.mark.parametrize("codes", [{}, {"unit": False}, {"fsq": (5, 4, 3)}], ids=["unit", "euclidean", "fsq"])
+def test_each_player_learns_from_its_own_loss_and_from_nothing_else(codes: dict[str, object], eyes: Path) -> None:
+    """The gradients are those of two losses, each computed alone and for one player's weights."""
+    task = build(eyes, model=MODEL | codes, lecam=0.2)
+    task.loss(task.batch(0), rng())  # the codes have started
+    network, judge, batch = task.model.network, task.model.judge, task.batch(7)
+    for p in judge.parameters():
+        p.data *= 3  # that it has something to say
+    task.model.anchors.copy_(torch.tensor([0.3, -0.2]))
+    before = deepcopy(task.model.state_dict())
+    loss, _ = task.loss(batch, rng())
+    loss.backward()
+    after = task.model.anchors.clone()
+
+    task.model.load_state_dict(before)
+    drawn, x = network(batch.pixels), batch.pixels
+    rebuilt = faults(drawn.pixels - x) + 0.5 * unlike(task.eyes, drawn.pixels, x)
+    against = -judge(drawn.pixels).mean()
+    mine = rebuilt + 0.25 * drawn.loss + 0.1 * balance(rebuilt, against, network.last) * against
+    real, fake = judge(x), judge(drawn.pixels.detach())
+    held = F.relu(real + 0.2).square().mean() + F.relu(0.3 - fake).square().mean()
+    yours = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2 + 0.2 * held
+    assert torch.allclose(loss, mine + yours)
+    for player, own in ((network, mine), (judge, yours)):
+        wanted = torch.autograd.grad(own, list(player.parameters()), retain_graph=True)
+        for (name, p), gradient in zip(player.named_parameters(), wanted, strict=True):
+            assert p.grad is not None and torch.allclose(p.grad, gradient, rtol=1e-3, atol=1e-6 * gradient.abs().max().item()), name
+    assert all(p.grad is None for p in task.eyes.parameters())
+    assert torch.allclose(after, torch.stack((0.99 * 0.3 + 0.01 * real.mean(), 0.99 * -0.2 + 0.01 * fake.mean())))
+
+
+def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
+    task = build(eyes, judge_from=0.3, judge=0.2)
+    assert [task.batch(step).worth.unique().item() for step in (0, 2, 3, 9)] == pytest.approx([0, 0, 0.2, 0.2])
+    for p in task.model.judge.parameters():
+        p.data.fill_(float("nan"))
+    task.loss(task.batch(0), rng())
+    batch, network = task.batch(2), task.model.network
+    drawn = network(batch.pixels)
+    wanted = faults(drawn.pixels - batch.pixels) + 0.5 * unlike(task.eyes, drawn.pixels, batch.pixels) + 0.25 * drawn.loss
+    loss, said = task.loss(batch, rng())
+    assert loss == wanted and set(said) == {"psnr", "commit", "unlike", "used"}
+    loss.backward()
+    assert all(gradient is None for gradient in gradients(task.model.judge))
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network))
+    assert task.model.anchors.tolist() == [0, 0]
+    never = build(judge=0.0)
+    assert not never.batch(9).worth.any()
+
+
+def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> None:
+    task = build()
+    task.loss(task.batch(0), rng())
+    for p in task.model.judge.parameters():
+        p.data *= 5
+    before, pixels, found = deepcopy(task.model.state_dict()), task.batch(0).pixels, []
+    for worth in (0.0, 0.3):
+        task.model.load_state_dict(before)
+        loss, said = task.loss(Judged(pixels, torch.full((4,), worth)), rng())
+        found.append(torch.autograd.grad(loss, task.model.network.last)[0])
+    assert said["balance"] > 0
+    assert (found[1] - found[0]).norm().item() == pytest.approx(0.3 * found[0].norm().item(), rel=0.02)
+
+
+def test_codes_start_once_and_always_the_same() -> None:
+    one, two = build(), build()
+    assert not one.model.started
+    for task in (one, two):
+        task.loss(task.batch(0), rng())
+    assert one.model.started
+    book = one.model.network.quantiser
+    assert torch.equal(book.vectors, two.model.network.quantiser.vectors)
+    pixels = torch.cat([one.batch(step).pixels for step in range(8)])
+    found = one.model.network(pixels)
+    assert len(found.indices.unique()) == 32  # of k-means, each code is somebody's nearest
+    other = deepcopy(book)
+    torch.nn.init.normal_(other.vectors, generator=rng(3))
+    assert found.loss < 0.5 * other(found.latents).loss
+    # From now on they follow what chose them.
+    batch, other = one.batch(1), deepcopy(book)
+    drawn = one.model.network(batch.pixels)
+    one.loss(batch, rng(4))
+    other.learn(drawn.latents, drawn.indices, rng(4))
+    assert torch.equal(book.vectors, other.vectors) and torch.equal(book.ages, other.ages)
+
+
+def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(eyes: Path, tmp_path: Path) -> None:
+    """To the last bit, with batches in two parts too."""
+    recipe = RECIPE.model_copy(update={"features": eyes, "steps": 12, "judge_from": 0.5, "accumulate": 2})
+    for run, stops in (("whole", (10,)), ("parts", (4, 10))):
+        for stop in stops:
+            assert train(recipe, tmp_path / run, until=stop, echo=lambda line: None) is None
+    one, two = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "parts"))
+    assert one.keys() == two.keys() and any(name.startswith("model.judge") for name in one)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert one["model.started"] and one["model.anchors"].abs().min() > 0
+
+
+@pytest.fixture(scope="module")
+def run(eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    """A short run, and what its pictures and their tokens cost at each step."""
+    lines: list[str] = []
+    recipe = RECIPE.model_copy(update={"features": eyes, "steps": 60, "judge_from": 0.8, "ema": 0.9})
+    weights = train(recipe, tmp_path_factory.mktemp("run"), echo=lines.append)
+    assert weights is not None and any("balance" in line for line in lines)
+    return weights, [float(line.split("loss ")[1].split()[0]) for line in lines if "  loss " in line and "balance" not in line]
+
+
+def test_it_learns(run: tuple[Path, list[float]]) -> None:
+    weights, losses = run
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    scores = read_weights(weights, "vqgan").provenance["scores"]
+    assert set(scores) == {"dev_psnr", "dev_ssim", "dev_used", "dev_perplexity"}
+    assert scores["dev_used"] > 0.5 and 4 < scores["dev_perplexity"] <= 32 and 0 < scores["dev_ssim"] < 1 and scores["dev_psnr"] > 10
+
+
+def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(run: tuple[Path, list[float]]) -> None:
+    weights = read_weights(run[0], "vqgan")
+    assert weights.config == VQGAN(Config(**MODEL)).config.__dict__
+    net = load_module(run[0], "vqgan", lambda **config: VQGAN(Config(**config)))
+    assert weights.tensors.keys() == net.state_dict().keys()
+    x = pictures(3, 64)
+    tokens = net.encode(x)
+    assert tokens.shape == (3, 8, 8) and tokens.min() >= 0 and tokens.max() < 32
+    assert torch.allclose(net.decode(tokens), net(x).pixels, atol=1e-5)
+    assert torch.equal(net.encode(x[1:2]), tokens[1:2])
+
+
+def test_a_run_goes_on_from_weights_and_their_codes(run: tuple[Path, list[float]], tmp_path: Path) -> None:
+    """With a rate of nearly nothing it ends where the other did, but for one batch's hundredth in the codes."""
+    again = train(RECIPE.model_copy(update={"init": run[0], "lr": 1e-12, "steps": 1}), tmp_path, echo=lambda line: None)
+    assert again is not None
+    before, after = (read_weights(path, "vqgan").tensors for path in (run[0], again))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if name not in ("quantiser.sizes", "quantiser.ages"):
+            assert torch.allclose(value, after[name], atol=0.05 if name == "quantiser.vectors" else 1e-6), name
+
+
+def test_pictures_that_look_alike_to_a_detector(eyes: Path) -> None:
+    """The squared distance of unit vectors is 2 - 2 cos; only the first of the two pictures learns."""
+    net = load_module(eyes, "detector", lambda **config: Detector(DetectorConfig(**config)))
+    x, y = pictures(2).requires_grad_(), pictures(2, seed=1).requires_grad_()
+    apart = unlike(net, y, x)
+    fine, other = net.stem(y), net.stem(x)
+    stages = [(fine, other), (net.eighth(fine), net.eighth(other))]
+    stages.append((net.sixteenth(stages[1][0]), net.sixteenth(stages[1][1])))
+    assert torch.allclose(apart, torch.stack([(2 - 2 * F.cosine_similarity(a, b)).mean() for a, b in stages]).mean(), atol=1e-5)
+    apart.backward()
+    assert x.grad is None and y.grad is not None and y.grad.abs().sum() > 0
+    assert unlike(net, x, x) == 0
+
+
+def test_structural_similarity() -> None:
+    """Beside scipy's Gaussian, whose 11 px are cut out of the middle; of flat pictures in closed form; and of pictures with themselves."""
+    a = pictures(2, 24)
+    b = (a + 0.4 * pictures(2, 24, seed=1)).clamp(-1, 1)
+
+    def mean(x: Tensor) -> Tensor:
+        blurred = [[torch.from_numpy(gaussian_filter(c.double().numpy(), 1.5, truncate=3.5)) for c in one] for one in x]
+        return torch.stack([torch.stack(one) for one in blurred])[..., 5:-5, 5:-5]
+
+    m, n = mean(a), mean(b)
+    va, vb, both = mean(a * a) - m * m, mean(b * b) - n * n, mean(a * b) - m * n
+    wanted = (2 * m * n + 0.0004) * (2 * both + 0.0036) / ((m * m + n * n + 0.0004) * (va + vb + 0.0036))
+    with autocast(torch.device("cpu")):
+        assert torch.allclose(ssim(a, b).double(), wanted.mean((1, 2, 3)), atol=1e-4)
+    flat = [torch.full((1, 3, 16, 16), level) for level in (0.5, -0.25)]
+    assert ssim(*flat).item() == pytest.approx((2 * 0.5 * -0.25 + 0.0004) / (0.25 + 0.0625 + 0.0004), abs=1e-4)
+    assert torch.allclose(ssim(a, a), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("judge_from: 2", "'judge_from'"),
+        ("judge: -1", "'judge'"),
+        ("perceptual: much", "'perceptual'"),
+        ("lecam: -0.1", "'lecam'"),
+        ("discriminator: 3", "'discriminator'.*the fields are name"),
+    ],
+)
+def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"name: q\nfamily: vqgan\nsteps: 1\nbatch: 1\nlr: 1\n{text}\n", encoding="utf-8")
+    with pytest.raises(KalpanaError, match=message) as error:
+        read_recipe(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"features": Path("nowhere/detector.safetensors")}, "nowhere/detector.safetensors cannot be read"),
+        ({"model": {"codebok": 3}}, "'model.codebok': the fields are stem"),
+        ({"model": MODEL | {"codebook": (100_000, 4)}}, "'batch': 8 times 4 pictures of 256 tokens are too few to .*: try 49"),
+        ({"model": MODEL | {"widths": (6, 6)}}, "groups is 4"),
+        ({"model": MODEL | {"stem": 3}}, "'model': .*128 px"),
+        ({"model": MODEL | {"encoder": False}}, "'model': it needs an encoder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before_anything_is_drawn(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(KalpanaError, match=message) as error:
+        Tokenise(RECIPE.model_copy(update={"pool": 10**9, **fields}), torch.device("cpu"), silent)
+    assert "\n" not in str(error.value)
+
+
+def test_features_are_a_detectors(run: tuple[Path, list[float]]) -> None:
+    with pytest.raises(KalpanaError, match="holds weights of family 'vqgan', not 'detector'"):
+        build(run[0])
