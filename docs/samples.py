@@ -33,19 +33,20 @@ EVERYDAY = (
 )
 
 
-def dev_prompts(language: str, n: int = 32) -> list[str]:
-    """The first n captions in a language of the dev split's world 0."""
-    world, found, i = World(seed=0, split="dev"), [], 0
+def dev_prompts(languages: tuple[str, ...], kind: str = "objects", n: int = 32) -> list[str]:
+    """The first n captions in these languages of the dev split's world 0 of this kind."""
+    world, found, i = World(seed=0, split="dev", kind=kind), [], 0
     while len(found) < n:
         caption, spoken, _ = world.describe(i)
-        found += [caption] if spoken == language else []
+        found += [caption] if spoken in languages else []
         i += 1
     return found
 
 
 def main() -> None:
     model, here = load("default"), Path(__file__).parent
-    sheets = {"samples": README, "everyday": EVERYDAY, "dev-en": dev_prompts("en"), "dev-hi": dev_prompts("hi")}
+    sheets = {"samples": README, "everyday": EVERYDAY, "dev-en": dev_prompts(("en",)), "dev-hi": dev_prompts(("hi",))}
+    sheets["dev-kinds"] = dev_prompts(("en", "hi"), "everything")
     for name, prompts in sheets.items():
         images = []
         for prompt in prompts:

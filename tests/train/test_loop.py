@@ -37,6 +37,14 @@ DETECTOR_RECIPE = VAE_RECIPE.model_copy(
         "batch": 3,
     }
 )
+VQGAN_RECIPE = VAE_RECIPE.model_copy(
+    update={
+        "family": "vqgan",
+        "model": {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)},
+        "features": Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors",
+        "judge_from": 0.3,
+    }
+)
 READER_RECIPE = VAE_RECIPE.model_copy(update={"family": "reader", "model": {"width": 8, "hidden": 8}, "pool": 100, "batch": 3})
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++, and there is none here")
@@ -64,16 +72,17 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
     ("family", "compiled"),
     [
         ("vae", False),
+        ("vqgan", False),
         ("flow", False),
         ("detector", False),
         ("reader", False),
         pytest.param("flow", True, marks=COMPILER, id="flow-compiled"),
+        pytest.param("vqgan", True, marks=COMPILER, id="vqgan-compiled"),
     ],
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, vae: Path, tmp_path: Path) -> None:
-    recipe = {"vae": VAE_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}.get(family) or flow_recipe(
-        vae, compile=compiled, layout=0.3
-    )
+    recipes = {"vae": VAE_RECIPE, "vqgan": VQGAN_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}
+    recipe = (recipes.get(family) or flow_recipe(vae, layout=0.3)).model_copy(update={"compile": compiled})
     whole = train(recipe, tmp_path / "whole", echo=quiet)
     assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
     parts = train(recipe, tmp_path / "parts", echo=quiet)

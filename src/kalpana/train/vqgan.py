@@ -50,7 +50,7 @@ class Players(nn.Module):
 
 class Tokenise:
     """VQGAN (Esser et al. 2021): what an autoencoder learns from, by pixels; the distance of what a detector of ours sees in both pictures
-    (after LPIPS, Zhang et al. 2018, on no weights made elsewhere); and, from the share ``judge_from`` of the run on, a patch
+    (after LPIPS, Zhang et al. 2018, with no weights made elsewhere); and, from the share ``judge_from`` of the run on, a patch
     discriminator to be fooled. One way back serves both players: where the network learns, the judge is held fixed, and where the judge
     learns, the pictures are.
 
@@ -108,12 +108,12 @@ class Tokenise:
         self.model.started.fill_(True)
 
     def _judge_fixed(self, drawn: Tensor) -> Tensor:
-        """The judge's logits for pictures that may learn from them, while it may not."""
+        """The judge's logits, from which the pictures learn and the judge does not."""
         fixed = {name: parameter.detach() for name, parameter in self.model.judge.named_parameters()}
         return functional_call(self.model.judge, fixed, (drawn,)).float()
 
     def _judge(self, real: Tensor, drawn: Tensor) -> tuple[Tensor, Metrics]:
-        """The judge's own loss of pictures that are none of its making; its anchors follow."""
+        """What the judge learns from, of pictures that do not; its anchors follow."""
         on_real, on_drawn = (self.model.judge(pixels).float() for pixels in (real, drawn))
         anchors = Anchors(*self.model.anchors)
         loss = hinge(on_real, on_drawn) + self.recipe.lecam * lecam(on_real, on_drawn, anchors)
