@@ -77,7 +77,6 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
         ("detector", False),
         ("reader", False),
         pytest.param("flow", True, marks=COMPILER, id="flow-compiled"),
-        pytest.param("vqgan", True, marks=COMPILER, id="vqgan-compiled"),
     ],
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, vae: Path, tmp_path: Path) -> None:

@@ -49,15 +49,17 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
     task = Read(RECIPE.model_copy(update={"model": {"width": 32, "hidden": 32}, "batch": 3}), torch.device("cpu"), silent)
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 5e-3)
-    for _ in range(1500):
+    truth = ["".join(characters()[n - 1] for n in row if n) for row in batch.numbers.tolist()]
+    said = [""]
+    for step in range(1, 4001):  # CTC rests on a plateau first, for how long depends on the processor
         optimizer.zero_grad()
         loss, _ = task.loss(batch, torch.Generator())
         loss.backward()
         optimizer.step()
-        if loss.item() < 0.005:
+        if step % 100 == 0 and loss.item() < 0.01:
+            said = [word for word, _ in task.model.words(batch.strips)]
+        if said == truth:
             break
-    said = [word for word, _ in task.model.words(batch.strips)]
-    truth = ["".join(characters()[n - 1] for n in row if n) for row in batch.numbers.tolist()]
     assert said == truth
 
 

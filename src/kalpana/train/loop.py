@@ -24,7 +24,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from kalpana.hub.weights import find_device, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import dit, vae, vqgan
+from kalpana.models import dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Metrics, Task, autocast, has_bf16
@@ -89,7 +89,7 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
 def compile_blocks(model: nn.Module) -> None:
     """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do."""
     for module in model.modules():
-        if isinstance(module, dit.Block | vae.Block | vqgan.Block):
+        if isinstance(module, dit.Block | vae.Block):
             module.compile(dynamic=True)
 
 

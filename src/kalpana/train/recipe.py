@@ -55,7 +55,7 @@ class Recipe(BaseModel):
     bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
     compile: bool = Field(
         default=False,
-        description="compile the network's blocks: a quarter faster on two cores, needs a C++ compiler",
+        description="vae, flow: compile the network's blocks: a quarter faster on two cores, needs a C++ compiler",
     )
     drop: float = Field(default=0.1, ge=0, le=1, description="flow: share of captions dropped, so that guidance has an unconditional side")
     layout: float = Field(
