@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.clip import CLIP, LIMIT, PRESETS, Attention, Config, contrastive, sigmoid, unit
+from kalpana.models.clip import CLIP, LIMIT, PRESETS, ROWS, Block, Config, Patches, contrastive, sigmoid, unit, unseen
 from kalpana.types import KalpanaError, Tokens
 
 OURS = Config(
@@ -24,7 +26,7 @@ TINY = {
     "siglip": replace(OURS, image_pool="attention", text_pool="last", features=32, activation="gelu_tanh", loss="sigmoid"),
 }
 PIXELS = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
+SAID = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
 
 
 def net(kind: str) -> CLIP:
@@ -40,7 +42,7 @@ def words(rows: list[list[int]], length: int = 12) -> Tokens:
 @pytest.mark.parametrize("kind", TINY)
 def test_shapes_and_a_gradient_for_every_parameter(kind: str) -> None:
     clip = net(kind)
-    image, text = clip.image(PIXELS), clip.text(words(ROWS))
+    image, text = clip.image(PIXELS), clip.text(words(SAID))
     assert image.shape == text.shape == (3, clip.config.features)
     assert clip.logits(image[:2], text).shape == (2, 3)
     clip.loss(image, text).backward()
@@ -60,16 +62,16 @@ def test_presets_have_as_many_parameters_as_the_models_they_are_named_after(name
 @pytest.mark.parametrize("kind", TINY)
 def test_a_batch_of_three_equals_three_singles(kind: str) -> None:
     clip = net(kind)
-    image, text = clip.image(PIXELS), clip.text(words(ROWS))
+    image, text = clip.image(PIXELS), clip.text(words(SAID))
     for i in range(3):
         assert torch.allclose(clip.image(PIXELS[i : i + 1])[0], image[i], atol=1e-6)
-        assert torch.allclose(clip.text(words(ROWS[i : i + 1]))[0], text[i], atol=1e-6)
+        assert torch.allclose(clip.text(words(SAID[i : i + 1]))[0], text[i], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ours", "clip"])
 def test_padding_does_not_matter(kind: str) -> None:
-    clip, long = net(kind), words(ROWS)
-    assert torch.allclose(clip.text(words(ROWS, 6)), clip.text(long), atol=1e-6)
+    clip, long = net(kind), words(SAID)
+    assert torch.allclose(clip.text(words(SAID, 6)), clip.text(long), atol=1e-6)
     other = Tokens(torch.where(long.mask, long.ids, 33), long.mask)
     assert torch.allclose(clip.text(other), clip.text(long), atol=1e-6)
 
@@ -102,19 +104,121 @@ def CLIP_with_end(clip: CLIP, end: int) -> CLIP:
 
 def test_the_last_place_is_read_even_where_it_is_padding() -> None:
     clip = net("siglip")
-    assert not torch.allclose(clip.text(words(ROWS, 6)), clip.text(words(ROWS, 12)), atol=1e-4)
+    assert not torch.allclose(clip.text(words(SAID, 6)), clip.text(words(SAID, 12)), atol=1e-4)
 
 
-def test_attention_written_out_is_the_fused_one() -> None:
+# What is left out, or worked out another way, changes nothing.
+
+
+def words_of_many_lengths() -> Tokens:
+    """Enough of them to go through in parts."""
+    rng = torch.Generator().manual_seed(3)
+    lengths = torch.randint(3, 13, (3 * ROWS,), generator=rng).tolist()
+    return words([[1, *torch.randint(3, 50, (length - 2,), generator=rng).tolist(), 2] for length in lengths])
+
+
+def whole(clip: CLIP, tokens: Tokens) -> Tensor:
+    """Text features with every place worked out in every block, padding too."""
+    tower, pool, (b, length) = clip.read, clip.config.text_pool, tokens.ids.shape
+    bias = torch.zeros(b, 1, length, length)
+    if pool == "mean":
+        bias.masked_fill_(~tokens.mask[:, None, None], -torch.inf)
+    if pool == "end":
+        bias += torch.full((length, length), -torch.inf).triu(1)
+    x = tower.words(tokens.ids) + tower.positions[:length]
+    for block in tower.blocks:
+        x = block(x, bias)
+    x = tower.norm(x)
+    if pool == "mean":
+        return tower.project(torch.stack([row[mask].mean(0) for row, mask in zip(x, tokens.mask, strict=True)]))
+    return tower.project(x[torch.arange(b), tokens.mask.sum(1) - 1] if pool == "end" else x[:, -1])
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_texts_are_cut_and_sorted_and_stay_what_they_are(kind: str) -> None:
+    clip, tokens = net(kind), words_of_many_lengths()
+    wanted = whole(clip, tokens)
+    assert torch.allclose(clip.text(tokens), wanted, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(clip.text(tokens), wanted, atol=1e-5)
+    assert clip.text(Tokens(tokens.ids[:0], tokens.mask[:0])).shape == (0, clip.config.features)
+
+
+@pytest.mark.parametrize("kind", ["ours", "clip"])
+def test_padding_costs_nothing(kind: str) -> None:
+    def cost(length: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            clip.text(words(SAID, length))
+        return counter.get_total_flops()
+
+    clip = net(kind)
+    assert cost(12) == cost(6) > 0
+
+
+def test_the_image_tower_reads_the_class_token_of_whole_blocks() -> None:
+    clip = net("clip")
+    tower = clip.see
+    mean, deviation = (torch.tensor(levels)[:, None, None] for levels in (clip.config.mean, clip.config.deviation))
+    x = tower.patches(((PIXELS + 1) / 2 - mean) / deviation)
+    x = tower.before(torch.cat((tower.mark.expand(3, 1, -1), x), 1) + tower.positions)
+    for block in tower.blocks:
+        x = block(x)
+    assert torch.allclose(clip.image(PIXELS), tower.project(tower.norm(x[:, 0])), atol=1e-5)
+
+
+FUNCTIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu_tanh": nn.GELU("tanh")}
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_a_block_is_torch_s_own_layer_there_and_back(activation: str) -> None:
     torch.manual_seed(0)
-    attention, x = Attention(24, 3), torch.randn(2, 7, 24)
-    assert torch.allclose(attention(x, torch.zeros(2, 1, 1, 7)), attention(x), atol=1e-6)
+    block = Block(24, 3, 40, activation, 1e-5)
+    for p in block.parameters():
+        nn.init.normal_(p, 1.0 if p.ndim == 1 else 0.0, 0.3)
+    names = {
+        "norm_one": "norm1", "norm_two": "norm2", "attention.qkv.": "self_attn.in_proj_", "attention.out": "self_attn.out_proj",
+        "feed.up": "linear1", "feed.down": "linear2",
+    }  # fmt: skip
+    layer = nn.TransformerEncoderLayer(24, 3, 40, 0.0, FUNCTIONS[activation], 1e-5, batch_first=True, norm_first=True)
+    state = block.state_dict()
+    for ours, theirs in names.items():
+        state = {name.replace(ours, theirs): p for name, p in state.items()}
+    layer.load_state_dict(state)
+
+    x, way, place = torch.randn(3, 7, 24, requires_grad=True), torch.randn(3, 7, 24), torch.tensor([0, 3, 6])
+    padding = torch.arange(7) >= torch.tensor([7, 4, 2])[:, None]
+    after = torch.ones(7, 7, dtype=torch.bool).triu(1)
+    for bias, given in (
+        (None, {}), (unseen(padding)[:, None, None], {"src_key_padding_mask": padding}), (unseen(after)[None, None], {"src_mask": after})
+    ):  # fmt: skip
+        wanted, found = layer(x, **given), block(x, bias)
+        assert torch.allclose(found, wanted, atol=1e-4)
+        with torch.no_grad():
+            assert torch.allclose(block(x, bias), wanted, atol=1e-4)
+        back = [torch.autograd.grad(y, (x, *net.parameters()), way) for y, net in ((found, block), (wanted, layer))]
+        own = {name: p for (name, _), p in zip(block.named_parameters(), back[0][1:], strict=True)}
+        theirs = {name: p for (name, _), p in zip(layer.named_parameters(), back[1][1:], strict=True)}
+        assert torch.allclose(back[0][0], back[1][0], atol=1e-4)
+        for name, gradient in own.items():
+            for a, b in names.items():
+                name = name.replace(a, b)
+            assert torch.allclose(gradient, theirs[name], atol=1e-3), name
+        if bias is None or len(bias) > 1:  # at one place of each row, which is not among the padding of those looked at
+            assert torch.allclose(block(x, bias, place)[:, 0], wanted[torch.arange(3), place], atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [16, 21])
+def test_patches_are_a_convolution(side: int) -> None:
+    torch.manual_seed(0)
+    patches, pixels = Patches(3, 5, 8, 8), torch.rand(2, 3, side, side)
+    wanted = F.conv2d(pixels, patches.weight, patches.bias, 8).flatten(2).transpose(1, 2)
+    assert torch.allclose(patches(pixels), wanted, atol=1e-6)
 
 
 def test_inputs_are_unchanged() -> None:
-    clip, pixels, tokens = net("ours"), PIXELS.clone(), words(ROWS)
+    clip, pixels, tokens = net("ours"), PIXELS.clone(), words(SAID)
     clip.logits(clip.image(pixels), clip.text(tokens))
-    assert torch.equal(pixels, PIXELS) and torch.equal(tokens.ids, words(ROWS).ids)
+    assert torch.equal(pixels, PIXELS) and torch.equal(tokens.ids, words(SAID).ids)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -125,18 +229,29 @@ def test_saved_and_loaded_it_is_the_same_function(kind: str, tmp_path: Path) -> 
     again = load_module(tmp_path / "clip.safetensors", "clip", lambda **config: CLIP(Config(**config)))
     assert again.config == clip.config
     with torch.no_grad():
-        assert torch.equal(clip.image(PIXELS), again.image(PIXELS)) and torch.equal(clip.text(words(ROWS)), again.text(words(ROWS)))
+        assert torch.equal(clip.image(PIXELS), again.image(PIXELS)) and torch.equal(clip.text(words(SAID)), again.text(words(SAID)))
 
 
 @pytest.mark.parametrize("kind", TINY)
 def test_bf16_is_close_to_fp32(kind: str) -> None:
     clip = net(kind)
-    image, text = unit(clip.image(PIXELS)), unit(clip.text(words(ROWS)))
+    image, text = unit(clip.image(PIXELS)), unit(clip.text(words(SAID)))
     with torch.autocast("cpu", torch.bfloat16):
-        near = unit(clip.image(PIXELS).float()), unit(clip.text(words(ROWS)).float())
+        near = unit(clip.image(PIXELS).float()), unit(clip.text(words(SAID)).float())
         logits = clip.logits(image, text)
     assert (near[0] - image).abs().max() < 0.02 and (near[1] - text).abs().max() < 0.02
     assert torch.equal(logits, clip.logits(image, text))  # what is scaled by up to 100 is not rounded to three digits first
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_towers_kept_in_bf16_are_close_to_fp32(kind: str) -> None:
+    clip = net(kind)
+    image, text = unit(clip.image(PIXELS)), unit(clip.text(words(SAID)))
+    clip.see.bfloat16(), clip.read.bfloat16()
+    near = clip.image(PIXELS), clip.text(words(SAID))
+    assert near[0].dtype == near[1].dtype == torch.bfloat16
+    for features, exact in zip(near, (image, text), strict=True):
+        assert F.cosine_similarity(features.float(), exact).min() > 0.999
 
 
 def test_pictures_of_another_size_are_refused() -> None:
@@ -240,7 +355,7 @@ def test_losses_do_not_depend_on_the_order_of_the_batch() -> None:
 @pytest.mark.parametrize("kind", ["ours", "siglip"])
 def test_the_model_s_loss_is_that_of_its_logits(kind: str) -> None:
     clip, own = net(kind), torch.arange(3)
-    image, text = clip.image(PIXELS), clip.text(words(ROWS))
+    image, text = clip.image(PIXELS), clip.text(words(SAID))
     logits = clip.logits(image, text)
     if kind == "ours":
         wanted = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -253,7 +368,7 @@ def test_a_softmax_s_scale_is_kept_at_100_and_can_come_down_again() -> None:
     clip = net("ours")
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(300))
-    clip.loss(clip.image(PIXELS), clip.text(words(ROWS))).backward()
+    clip.loss(clip.image(PIXELS), clip.text(words(SAID))).backward()
     assert clip.logit_scale.exp().item() == pytest.approx(LIMIT) and clip.logit_scale.grad != 0
 
 
@@ -261,9 +376,9 @@ def test_it_learns_to_tell_pictures_apart() -> None:
     clip = net("ours").train()
     optimizer = torch.optim.AdamW(clip.parameters(), lr=3e-3)
     for _ in range(40):
-        loss = clip.loss(clip.image(PIXELS), clip.text(words(ROWS)))
+        loss = clip.loss(clip.image(PIXELS), clip.text(words(SAID)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 0.05
-    assert clip.logits(clip.image(PIXELS), clip.text(words(ROWS))).argmax(1).tolist() == [0, 1, 2]
+    assert clip.logits(clip.image(PIXELS), clip.text(words(SAID))).argmax(1).tolist() == [0, 1, 2]

@@ -42,6 +42,7 @@ VQGAN_RECIPE = VAE_RECIPE.model_copy(
         "family": "vqgan",
         "model": {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)},
         "features": Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors",
+        "batch": 2,
         "judge_from": 0.3,
     }
 )

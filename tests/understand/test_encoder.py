@@ -247,6 +247,24 @@ def test_probabilities_of_a_sigmoid(tmp_path: Path) -> None:
     assert torch.allclose(encoder.probabilities(image, text, sigmoid=False).sum(1), torch.ones(2))
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU does not compute in bfloat16")
+def test_in_bf16_vectors_are_nearly_the_same(tmp_path: Path) -> None:
+    folder = str(shelve(tmp_path / "model"))
+    half, exact = load(folder, "cpu", bf16=True), load(folder, "cpu")
+    assert half.model.see.positions.dtype == torch.bfloat16
+    assert exact.model.see.positions.dtype == half.model.logit_scale.dtype == torch.float32
+    assert half.fingerprint == exact.fingerprint  # so that vectors of both are compared
+    for near, wanted in ((half.images(PICTURES), exact.images(PICTURES)), (half.texts(SAID), exact.texts(SAID))):
+        assert near.dtype == torch.float32 and torch.allclose(near.norm(dim=1), torch.ones(len(near)), atol=1e-6)
+        assert (near * wanted).sum(1).min() > 0.999
+
+
+def test_bf16_where_the_cpu_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(KalpanaError, match="this CPU does not compute in bfloat16: leave out bf16"):
+        load(str(shelve(tmp_path / "model")), "cpu", bf16=True)
+
+
 def test_asked_again_it_is_the_same_and_after_a_change_another(tmp_path: Path) -> None:
     folder = shelve(tmp_path / "model")
     first = load(str(folder), "cpu")

@@ -68,7 +68,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 LIMIT = 100.0  # what a softmax's scale may reach (Radford et al. 2021, section 2.5)
-PARTS, ROWS = 4, 64  # texts of about one length go together: in so many parts at most, of so many rows at least
+PARTS, ROWS = 4, 64  # texts go through in so many parts at most, of so many rows at least
 
 
 def silu(x: Tensor) -> Tensor:
@@ -101,10 +101,9 @@ class Attention(nn.Module):
         if place is None:
             q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
         else:
-            sizes = x.shape[-1], 2 * x.shape[-1]
-            (one, two), (first, second) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
-            q = F.linear(at(x, place), one, first).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
-            k, v = F.linear(x, two, second).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+            width, weight, shift = x.shape[-1], self.qkv.weight, self.qkv.bias
+            q = F.linear(at(x, place), weight[:width], shift[:width]).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
+            k, v = F.linear(x, weight[width:], shift[width:]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
         bias = None if bias is None else bias.to(q.dtype)
         if x.requires_grad and x.device.type == "cpu":  # going back, torch's fused kernel takes five times as long in bf16, masked twenty
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # b n l l
@@ -115,14 +114,15 @@ class Attention(nn.Module):
 
 
 class Feed(nn.Module):
+    """A feed-forward layer with the norm before it and the sum after it, which take its activation's scale into their vectors: so what is
+    widest is passed through once."""
+
     def __init__(self, width: int, hidden: int, activation: str) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.activation, self.scale = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """x plus what the layer makes of norm(x). The activation's scale goes into vectors and into the sum, which costs nothing: what is
-        widest is passed through once."""
         s = self.scale
         y = F.layer_norm(x, norm.normalized_shape, s * norm.weight, s * norm.bias, norm.eps)
         y = self.activation(F.linear(y, self.up.weight, s * self.up.bias))  # b l hidden
@@ -213,7 +213,8 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Tokens of at most ``length`` to features (b, features). What lies behind a row's last token that counts is left out."""
+    """Tokens of at most ``length`` to features (b, features). Texts of about one length go through together, and what lies behind the
+    last token that counts in any of them is left out."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -246,17 +247,17 @@ class TextTower(nn.Module):
         x = self.words(tokens.ids) + self.positions[: len(places)]  # b l d
         bias = None
         if pool != "last":
-            bias = hidden(~tokens.mask[:, None] if pool == "mean" else (places > places[:, None])[None])[:, None]  # b or 1, 1, 1 or l, l
+            bias = unseen(~tokens.mask[:, None] if pool == "mean" else (places > places[:, None])[None])[:, None]  # b or 1, 1, 1 or l, l
         *blocks, final = self.blocks
         for block in blocks:
             x = block(x, bias)
         if pool == "mean":
             mask = tokens.mask[..., None].to(x.dtype)
             return self.project((self.norm(final(x, bias)) * mask).sum(1) / mask.sum(1))
-        return self.project(self.norm(final(x, hidden(places > last[:, None])[:, None, None], last)[:, 0]))
+        return self.project(self.norm(final(x, unseen(places > last[:, None])[:, None, None], last)[:, 0]))
 
 
-def hidden(where: Tensor) -> Tensor:
+def unseen(where: Tensor) -> Tensor:
     """What to add to scores where a token is not to be seen."""
     return torch.where(where, -1e4, 0.0)
 

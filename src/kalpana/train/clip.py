@@ -78,7 +78,10 @@ class Contrast:
         """The loss of the whole batch, of all processes where there are several, each of which computes it all."""
         tokens, size = batch.tokens, self.recipe.chunk
         image = in_chunks(self.model.image, (batch.pixels,), size)
-        text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids, tokens.mask), size)
+        order = tokens.mask.sum(1).argsort()  # so that texts of about one length share a chunk, which then is no longer than they are
+        text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)[
+            order.argsort()
+        ]
         image, text, texts, own = (gathered(part) for part in (image, text, batch.texts, batch.own))
         loss = self.model.loss(image, text, (own[:, :, None] == texts).any(1))
         return loss, {"scale": self.model.logit_scale.exp().item()}

@@ -115,12 +115,13 @@ class Encoder:
         return logits.sigmoid() if (trained if sigmoid is None else sigmoid) else logits.softmax(1)
 
 
-def load(name: str = FAMILY, device: str | None = None) -> Encoder:
+def load(name: str = FAMILY, device: str | None = None, bf16: bool = False) -> Encoder:
     """The encoder of a name: of a CLIP that comes with Kalpana, a folder of weights, a folder of a public checkpoint, or such a checkpoint
     by its name, as openai/clip-vit-base-patch32. Kept, so that asking again costs nothing.
 
-    ``device`` is a GPU where there is one, unless named. Raises KalpanaError where there is no such model or device, or its files are
-    damaged, changed or of another family.
+    ``device`` is a GPU where there is one, unless named. In ``bf16`` the model takes half the memory and less time, and vectors have a
+    cosine of about 0.9999 to those in fp32. Raises KalpanaError where there is no such model or device, a CPU does not compute in
+    bfloat16, or the files are damaged, changed or of another family.
     """
     folder = shelf() / name if name and (shelf() / name / CARD).is_file() else Path(name)
     if not (name and (folder / CARD).is_file()):
@@ -132,15 +133,17 @@ def load(name: str = FAMILY, device: str | None = None) -> Encoder:
         folder = public.find(name)
     folder = folder.resolve()
     named = name if "/" in name and not Path(name).is_dir() else folder.name
-    return _load(folder, named, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())), device)
+    return _load(folder, named, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())), device, bf16)
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, name: str, changed: tuple[tuple[str, int], ...], device: str | None) -> Encoder:
+def _load(folder: Path, name: str, changed: tuple[tuple[str, int], ...], device: str | None, bf16: bool) -> Encoder:
     where = find_device(device)
+    if bf16 and where.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise KalpanaError("this CPU does not compute in bfloat16: leave out bf16")
     if not (folder / CARD).is_file():
         checkpoint = public.read(folder)
-        return Encoder(name, checkpoint.fingerprint, checkpoint.model.to(where), checkpoint.framing, checkpoint.words)
+        return Encoder(name, checkpoint.fingerprint, placed(checkpoint.model, where, bf16), checkpoint.framing, checkpoint.words)
     card, tokenizer = read_card(folder), Tokenizer.load()
     if card.family != FAMILY:
         raise KalpanaError(f"model {card.name!r} is of family {card.family!r}, which does not compare pictures with words: name a CLIP")
@@ -150,7 +153,16 @@ def _load(folder: Path, name: str, changed: tuple[tuple[str, int], ...], device:
             f"model {card.name!r} reads {model.config.vocabulary} tokens, not the {len(tokenizer)} of this version of Kalpana"
         )
     framing = Framing((model.config.side, model.config.side), None)  # squeezed rather than cropped: what is at the edge is seen too
-    return Encoder(card.name, hashed(files_of(folder / FILE)), model.to(where), framing, OurWords(tokenizer, model.config.length))
+    return Encoder(
+        card.name, hashed(files_of(folder / FILE)), placed(model, where, bf16), framing, OurWords(tokenizer, model.config.length)
+    )
+
+
+def placed(model: CLIP, device: torch.device, bf16: bool) -> CLIP:
+    """The model on the device; in bf16 its towers alone, as a scale of 100 would come out as 99."""
+    for tower in (model.see, model.read) if bf16 else ():
+        tower.to(torch.bfloat16)
+    return model.to(device)
 
 
 def framed(image: Image.Image, framing: Framing) -> Image.Image:
