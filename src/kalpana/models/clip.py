@@ -68,7 +68,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 LIMIT = 100.0  # what a softmax's scale may reach (Radford et al. 2021, section 2.5)
-PARTS, ROWS = 4, 64  # texts go through in so many parts at most, of so many rows at least
+PARTS, ROWS = 4, 16  # texts go through in so many parts at most, of so many rows at least
 
 
 def silu(x: Tensor) -> Tensor:
