@@ -45,7 +45,8 @@ def main() -> None:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
-                lines.append(line.rstrip())
+                if line.startswith("|"):  # a row, and nothing that the profiler says of itself
+                    lines.append(line.rstrip())
         if process.returncode:
             raise SystemExit(f"benchmarks/{script}.py failed; docs/benchmarks.md is as it was")
     if not quick:
