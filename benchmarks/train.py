@@ -23,7 +23,7 @@ from kalpana.train.flow import FlowMatch
 from kalpana.train.loop import compile_blocks, make_optimizers, train_step
 from kalpana.train.pool import silent
 from kalpana.train.recipe import read_recipe
-from kalpana.train.task import autocast, has_bf16
+from kalpana.train.task import SORT, autocast, has_bf16
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -67,7 +67,7 @@ def _rows(quick: bool) -> Iterator[Row]:
             optimizer.step()
 
     def block(work: Callable[[], object]) -> None:  # the steps whose captions are dealt together, shorter ones and longer ones
-        for _ in range(task.SORT):
+        for _ in range(SORT):
             work()
             state.step += 1
 
@@ -78,7 +78,7 @@ def _rows(quick: bool) -> Iterator[Row]:
     precision, name = (torch.bfloat16, "bf16") if recipe.bf16 and has_bf16(task.device) else (torch.float32, "fp32")
     limit = peak(side, seconds / 6, precision)
     taken = duration(lambda: block(lambda: train_step(task, state, recipe)), seconds)
-    samples, arithmetic = task.SORT * recipe.batch, counter.get_total_flops()
+    samples, arithmetic = SORT * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
     how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
     yield Row("training: samples", f"{samples / taken:.0f} samples/s", "–", how)
@@ -89,7 +89,7 @@ def _rows(quick: bool) -> Iterator[Row]:
         "training: share of the peak", f"{arithmetic / taken / limit:.0%}", "≥ 50 %", f"{arithmetic / samples / 1e9:.1f} GFLOP a sample"
     )
 
-    optimizing = duration(optimize, seconds / 5) * task.SORT / taken
+    optimizing = duration(optimize, seconds / 5) * SORT / taken
     with profile(activities=[ProfilerActivity.CPU]) as record:
         block(learn)
     spent = {event.key: event.self_cpu_time_total for event in record.key_averages()}

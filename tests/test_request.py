@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalpana.diffusion.samplers import SAMPLERS
-from kalpana.request import SEED_LIMIT, Capabilities, Request, clean
+from kalpana.request import SEED_LIMIT, USUAL, Capabilities, Request, ask, clean
 from kalpana.types import KalpanaError
 
 
@@ -40,6 +40,13 @@ from kalpana.types import KalpanaError
         ({"guidance": float("inf")}, "guidance inf"),
         ({"guidance": -1}, "guidance -1"),
         ({"guidance": 31}, "guidance 31"),
+        ({"temperature": -0.1}, "temperature -0.1: should be greater than or equal to 0"),
+        ({"temperature": float("nan")}, "temperature nan: should be a finite number"),
+        ({"temperature": 101}, "temperature 101"),
+        ({"top_k": 0}, "top_k 0: should be greater than or equal to 1"),
+        ({"top_k": 2.5}, "top_k 2.5"),
+        ({"top_p": 0}, "top_p 0: should be greater than 0"),
+        ({"top_p": 1.01}, "top_p 1.01: should be less than or equal to 1"),
         ({"size": "500x500"}, "try 496x496"),
         ({"size": "0x128"}, "try 8x128"),
         ({"size": "99999999x8"}, "try 2048x8"),
@@ -90,6 +97,8 @@ def test_words_from_a_command_line_mean_what_numbers_mean() -> None:
     typed = Request(prompt="a", n="3", seed="5", steps="20", guidance="2.5", upscale="4", size="128X64")  # type: ignore[arg-type]
     assert typed == Request(prompt="a", n=3, seed=5, steps=20, guidance=2.5, upscale=4, size=(128, 64))  # type: ignore[arg-type]
     assert (typed.width, typed.height) == (128, 64)
+    drawn = Request(prompt="a", temperature="0", top_k="7", top_p="0.9")  # type: ignore[arg-type]
+    assert (drawn.temperature, drawn.top_k, drawn.top_p) == (0, 7, 0.9)
     assert Request(prompt="a", seeds="4,2").seeds == (4, 2)  # type: ignore[arg-type]
 
 
@@ -126,7 +135,17 @@ def test_the_candidates_of_a_picture_are_its_seed_and_others_that_more_only_add_
 def test_a_model_fills_in_what_was_not_said() -> None:
     settled, ignored = Capabilities().settle(Request(prompt="a", guidance=2))
     assert (settled.steps, settled.guidance, settled.sampler, settled.size) == (20, 2, "dpmpp-2m", "128x128")
-    assert settled.seed is not None and not ignored
+    assert settled.seed is not None and not ignored and settled.temperature is settled.top_k is settled.top_p is None
+    for family, steps in (("dalle", None), ("dalle-mini", None), ("maskgit", 10)):
+        settled, ignored = USUAL[family].settle(Request(prompt="a", top_k=5))
+        assert (settled.steps, settled.sampler, settled.temperature, settled.top_k, settled.top_p) == (steps, None, 1, 5, 1) and not ignored
+
+
+def test_a_request_is_asked_anew_with_other_fields() -> None:
+    request = Request(prompt="a", seed=1)
+    assert ask(request, steps=3) == ask("a", seed=1, steps=3) == Request(prompt="a", seed=1, steps=3) and ask(request) == request
+    with pytest.raises(KalpanaError, match="no field 'step'"):
+        ask(request, step=3)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +156,10 @@ def test_a_model_fills_in_what_was_not_said() -> None:
         ({"negative_prompt": "blur", "guidance": 1}, {}),
         ({"negative_prompt": "blur"}, {"uses": ["steps"]}),
         ({"steps": 4}, {"uses": []}),
+        ({"temperature": 0.5}, {}),
+        ({"top_k": 5}, {}),
+        ({"top_p": 0.5}, {}),
+        ({"top_k": 21}, {"uses": ["top_k"], "tokens": 20}),
         ({"language": "hi"}, {"languages": ["en"]}),
     ],
 )

@@ -15,10 +15,11 @@ import secrets
 import tempfile
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
 
 from kalpana.types import KalpanaError
 
@@ -44,6 +45,23 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
 
     levels = torch.from_numpy(np.stack([np.array(image.convert("RGB")) for image in images]))
     return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB, on white where it is transparent, 16 bits brought to 8 from its darkest to its lightest. What was just opened
+    from a file is turned upright as its EXIF says; what has been worked on since is taken for upright."""
+    import numpy as np
+
+    if isinstance(image, ImageFile.ImageFile):
+        with suppress(Exception):  # of damaged EXIF Pillow raises nearly anything, and a picture can be seen without
+            image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
+        image = Image.fromarray(((levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-12))).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def encode(image: Image.Image, format: str, receipt: dict[str, Any]) -> bytes:

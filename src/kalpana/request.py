@@ -93,11 +93,18 @@ class Request(BaseModel):
     best_of: int = Field(
         1, ge=1, le=64, description="draw so many for each picture and keep the one that fits the prompt best, 1 to 64; 1 is off"
     )
-    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, 1 to 1000")
+    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, or looks at all tokens at once, 1 to 1000")
     guidance: float | None = Field(
         None, ge=0, le=30, allow_inf_nan=False, description="how strongly to follow the prompt, 0 to 30; 1 is off"
     )
     sampler: str | None = Field(None, description="the solver: euler, heun or dpmpp-2m")
+    temperature: float | None = Field(
+        None, ge=0, le=100, allow_inf_nan=False, description="how bold the choice of tokens is, 0 to 100; 0 always takes the likeliest"
+    )
+    top_k: int | None = Field(None, ge=1, description="how many tokens, the likeliest, one is chosen among; all when left out")
+    top_p: float | None = Field(
+        None, gt=0, le=1, allow_inf_nan=False, description="or as few as have this part of the probability together, up to 1; 1 is off"
+    )
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, multiples of 8")
     language: Literal["auto", "en", "hi"] = Field("auto", description="language of the prompt; auto detects it")
     strict: bool = Field(True, description="a field the model cannot use is an error; otherwise the receipt lists it as ignored")
@@ -179,22 +186,30 @@ class Request(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
+def ask(prompt: str | Request, **fields: Any) -> Request:
+    """The request for a prompt and other fields; or a request with some of its fields given anew."""
+    return prompt.but(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
+
+
 class Defaults(BaseModel):
-    """How a model likes to be asked: what it takes where a request says nothing."""
+    """How a model likes to be asked: what it takes where a request says nothing. None is a setting that it does without."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = 20
+    steps: int | None = 20
     guidance: float = 3.0
-    sampler: str = "dpmpp-2m"
+    sampler: str | None = "dpmpp-2m"
     size: str = "128x128"
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     shift: float = 1.0  # of the times a sampler visits; above 1 spends more of them near noise
     interval: tuple[float, float] = (0.0, 1.0)  # the times that are guided
 
 
 class Capabilities(BaseModel):
     """What a model can do with a request: the optional fields it uses (the others stay at its defaults), the sizes, samplers and
-    languages it knows."""
+    languages it knows, and how many ``tokens`` it chooses among, where it draws with tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -202,6 +217,7 @@ class Capabilities(BaseModel):
     sizes: tuple[str, ...] = ("128x128",)
     samplers: tuple[str, ...] = ("euler", "heun", "dpmpp-2m")
     languages: tuple[str, ...] = ("en", "hi")
+    tokens: int | None = None
     defaults: Defaults = Defaults()
 
     def settle(self, request: Request) -> tuple[Request, dict[str, str]]:
@@ -209,7 +225,7 @@ class Capabilities(BaseModel):
 
         Raises KalpanaError naming those fields where the request is strict.
         """
-        names = ("negative_prompt", "steps", "guidance", "sampler", "size", "language")
+        names = ("negative_prompt", "steps", "guidance", "sampler", "temperature", "top_k", "top_p", "size", "language")
         usual = {name: getattr(self.defaults, name, Request.model_fields[name].default) for name in names}
         asked = {name: getattr(request, name) for name in names}
         settled = {name: usual[name] if asked[name] is None else asked[name] for name in names}
@@ -224,6 +240,8 @@ class Capabilities(BaseModel):
                 ignored[name] = f"it knows {', '.join(known[name])}" + (
                     " (for a larger picture ask to upscale it)" if name == "size" else ""
                 )
+            elif name == "top_k" and self.tokens is not None and value > self.tokens:
+                ignored[name] = f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
             elif name == "negative_prompt" and settled["guidance"] == 1:
                 ignored[name] = "guidance 1 is off, and without guidance nothing is avoided"
         if ignored and request.strict:
@@ -232,3 +250,16 @@ class Capabilities(BaseModel):
         return request.seeded().but(**(settled | {name: usual[name] for name in ignored})), ignored
 
     _one_line = model_validator(mode="wrap")(one_line)
+
+
+_TOKENS = Capabilities(
+    uses=("guidance", "temperature", "top_k", "top_p", "size"),
+    samplers=(),
+    defaults=Defaults(steps=None, sampler=None, temperature=1.0, top_p=1.0),
+)
+USUAL = {  # what models of each family that answers requests can do, where their card does not say
+    "flow": Capabilities(),
+    "dalle": _TOKENS,
+    "dalle-mini": _TOKENS,
+    "maskgit": _TOKENS.model_copy(update={"uses": ("steps", *_TOKENS.uses), "defaults": _TOKENS.defaults.model_copy(update={"steps": 10})}),
+}

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import kalpana
+from kalpana.generate.drawer import TOGETHER
 from kalpana.generate.replay import compare, request_of
-from kalpana.generate.text_to_image import TOGETHER, TextToImage
+from kalpana.generate.text_to_image import TextToImage
 from kalpana.media import read_receipt, save
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Picture, Result

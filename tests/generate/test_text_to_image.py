@@ -19,7 +19,8 @@ from torch import Tensor
 import kalpana
 from kalpana.diffusion.samplers import SAMPLERS
 from kalpana.generate import load
-from kalpana.generate.text_to_image import TOGETHER, TextToImage, noise
+from kalpana.generate.drawer import TOGETHER
+from kalpana.generate.text_to_image import TextToImage, noise
 from kalpana.media import to_images, to_pixels
 from kalpana.request import Request
 from kalpana.types import Cond, KalpanaError, Picture, Result, Step

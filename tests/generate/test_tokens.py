@@ -158,6 +158,8 @@ def test_guidance() -> None:
     assert torch.equal(guide(both, 0), null)
     assert torch.allclose(guide(both, 1.0000001), asked, atol=1e-5)
     assert torch.allclose(guide(both, 3), 3 * asked - 2 * null, atol=1e-5)
+    half = both.bfloat16()
+    assert torch.equal(guide(half, 16), guide(half.float(), 16))  # not rounded after what is far apart is drawn apart further
 
 
 # Pictures, cell by cell.

@@ -103,6 +103,15 @@ def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
             read_weights(tmp_path / name, "vae")
 
 
+@pytest.mark.parametrize("length", [0x10280, 0x10480, 0x4B50])
+def test_weights_whose_first_bytes_are_those_of_a_pickle_are_none(length: int, path: Path) -> None:
+    """They are the length of the header, which spaces fill up."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    path.write_bytes(length.to_bytes(8, "little") + data[8:end].ljust(length) + data[end:])
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"PK") and read_weights(path, "vae").tensors
+
+
 def test_a_file_of_another_family(path: Path) -> None:
     with pytest.raises(KalpanaError, match="holds weights of family 'vae', not 'flow'"):
         read_weights(path, "flow")

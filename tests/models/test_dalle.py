@@ -328,6 +328,21 @@ def test_bf16_is_close_to_fp32(net: DALLE, git: MaskGIT) -> None:
     assert loss.total().item() == pytest.approx(net.loss(COND, IMAGE).total().item(), rel=0.02)
 
 
+def test_weights_in_bf16_say_nearly_the_same(net: DALLE, git: MaskGIT) -> None:
+    ids = torch.cat((torch.full((3, 1), TINY.codes), IMAGE.flatten(1)), 1)
+
+    def said() -> list[Tensor]:
+        drawing, speaking = net.start_image(NULL, 3), net.start_text(IMAGE)
+        net.step(drawing, ids[:, :4])
+        return [*net(NULL, IMAGE, MIXED), git(NULL, hid(IMAGE)), net.step(drawing, ids[:, 4:5]), net.step(speaking, ids[:, :2] % 4)]
+
+    whole = said()
+    for each in (net, git):
+        each.to(torch.bfloat16)
+    for one, two in zip(whole, said(), strict=True):
+        assert two.dtype == torch.bfloat16 and (one - two).abs().max() < 0.1 * one.abs().max()
+
+
 def test_inputs_are_unchanged(net: DALLE, git: MaskGIT) -> None:
     image, cond = IMAGE.clone(), Cond(words(ROWS), torch.tensor([False, True, False]))
     net.loss(cond, image, MIXED)

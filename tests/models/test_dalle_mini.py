@@ -150,6 +150,7 @@ def test_it_learns_which_picture_a_text_asks_for() -> None:
 
 def test_saved_and_loaded_it_is_the_same_function(net: DalleMini, tmp_path: Path) -> None:
     net.load_state_dict({k: v.to(torch.bfloat16).float() if v.ndim > 1 else v for k, v in net.state_dict().items()})  # as files keep it
+    net.requires_grad_(False)  # as what is loaded: with gradients, attention is another kernel
     save_weights(tmp_path / "dalle-mini.safetensors", net, "dalle-mini", TINY, {})
     again = load_module(tmp_path / "dalle-mini.safetensors", "dalle-mini", lambda **config: DalleMini(Config(**config)))
     assert torch.equal(net(words(ROWS, 8), IMAGE), again(words(ROWS, 8), IMAGE))
@@ -161,3 +162,17 @@ def test_bf16_is_close_to_fp32(net: DalleMini) -> None:
         half = net(words(ROWS, 8), IMAGE).float()
         assert drawn(net, words(ROWS, 8), lambda logits: logits.argmax(1), 2.0).shape == (3, 12)
     assert (full - half).abs().max() < 0.05 * full.abs().max()
+
+
+def test_weights_in_bf16_say_nearly_the_same(net: DalleMini) -> None:
+    """And guided: what is drawn from is in fp32."""
+
+    def heard() -> Tensor:
+        logits: list[Tensor] = []
+        drawn(net, words(ROWS, 8), lambda each: logits.append(each) or IMAGE[:, len(logits) - 1], 2.0)
+        return torch.stack(logits)
+
+    full = heard()
+    net.to(torch.bfloat16)
+    assert heard().dtype == torch.float32
+    assert (full - heard()).abs().max() < 0.1 * full.abs().max()

@@ -19,10 +19,10 @@ from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from kalpana.hub.card import Card, seal, write_card
 from kalpana.hub.clip import Framing
 from kalpana.hub.weights import fingerprint, save_weights
-from kalpana.media import to_pixels
+from kalpana.media import rgb, to_pixels
 from kalpana.models.clip import CLIP, PRESETS, Config, ImageTower
 from kalpana.types import KalpanaError
-from kalpana.understand.encoder import Encoder, framed, load, rgb
+from kalpana.understand.encoder import Encoder, framed, load
 
 TINY = Config(side=32, width=32, depth=1, heads=2, hidden=64, text_width=32, text_depth=1, text_heads=2, text_hidden=64, features=24)
 

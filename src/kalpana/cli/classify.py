@@ -46,7 +46,7 @@ def classify(
             print(f"warning: label {shorten(label)} is too long for model {model!r}, which does not read {shorten(cut)}", file=sys.stderr)
     if unknown := dict.fromkeys(word for label in given for word in encoder.unknown(label)):
         print(f"warning: model {model!r} never met {', '.join(unknown)}; it may miss them", file=sys.stderr)
-    found, broken, reading = list[dict[str, Any]](), 0, _opened(pictures)
+    found, broken, reading = list[dict[str, Any]](), 0, opened(pictures)
     while batch := list(islice(reading, PICTURES)):
         images = []
         for path, picture in batch:
@@ -69,7 +69,7 @@ def classify(
     raise typer.Exit(1 if broken else 0)
 
 
-def _opened(given: Sequence[Path]) -> Iterator[tuple[str, Image | str]]:
+def opened(given: Sequence[Path]) -> Iterator[tuple[str, Image | str]]:
     """Each picture, and those in each folder by path, read as it is asked for; or why it cannot be read."""
     from kalpana.understand.folder import read_image, walk
 

@@ -19,7 +19,7 @@ from kalpana.types import KalpanaError, Picture
 
 if TYPE_CHECKING:
     from kalpana.evaluate.suites import Prompt
-    from kalpana.generate.text_to_image import TextToImage
+    from kalpana.generate.drawer import Drawer
     from kalpana.understand.encoder import Encoder
 
 
@@ -141,7 +141,7 @@ def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, cli
     print(folder / "report.json", file=sys.stderr)
 
 
-def _draw(model: TextToImage, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
+def _draw(model: Drawer, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
     """The pictures of a suite's prompt by a model that was asked for by this name."""
     from kalpana.generate import last
 

@@ -32,6 +32,9 @@ def generate(
     steps: Annotated[str | None, field("steps")] = None,
     guidance: Annotated[str | None, field("guidance")] = None,
     sampler: Annotated[str | None, field("sampler")] = None,
+    temperature: Annotated[str | None, field("temperature")] = None,
+    top_k: Annotated[str | None, field("top_k")] = None,
+    top_p: Annotated[str | None, field("top_p")] = None,
     size: Annotated[str | None, field("size")] = None,
     negative_prompt: Annotated[str | None, field("negative_prompt", flags=("--negative", "--negative-prompt"))] = None,
     model: Annotated[str | None, field("model")] = None,
@@ -47,7 +50,7 @@ def generate(
 ) -> None:
     """Draw pictures from prompts, and print the path of each as soon as it is finished."""
     from kalpana.generate import load
-    from kalpana.generate.text_to_image import TOGETHER
+    from kalpana.generate.drawer import TOGETHER
     from kalpana.media import SUFFIX, ready_folder, save, slug
     from kalpana.media import grid as contact_sheet
 
@@ -94,18 +97,19 @@ def replay(
 ) -> None:
     """Make a picture again from its receipt, and say whether the two agree; exit code 1 where the pixels do not."""
     from kalpana.generate import load
-    from kalpana.generate.replay import compare, request_of
+    from kalpana.generate.replay import again, compare, request_of
     from kalpana.media import SUFFIX, read_receipt, ready_folder, save
 
-    request = request_of(read_receipt(file))
+    receipt = read_receipt(file)
+    request = request_of(receipt)
     drawer = load(model or request.model, device)
     if out:
         ready_folder(out, file.stat().st_size)
-    (again,) = watch(drawer.generate(request)).pictures
-    agreement = compare(file, again)
+    (picture,) = watch(again(drawer, receipt)).pictures
+    agreement = compare(file, picture)
     print(agreement)
     if out:
-        print(save(again.image, out / (file.stem + SUFFIX[request.format]), again.receipt))
+        print(save(picture.image, out / (file.stem + SUFFIX[request.format]), picture.receipt))
     raise typer.Exit(0 if agreement.pixels else 1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from kalpana.cli.caption import caption
 from kalpana.cli.classify import classify
 from kalpana.cli.evaluate import evaluate
 from kalpana.cli.generate import generate, replay
@@ -44,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, models, show, replay, tokens, train, evaluate, classify):
+for command in (generate, models, show, replay, tokens, train, evaluate, classify, caption):
     app.command()(command)
 app.add_typer(world, name="world")
 app.add_typer(searching, name="search")

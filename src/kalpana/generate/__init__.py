@@ -4,43 +4,77 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kalpana.hub.card import Card, find_model, read_card
-from kalpana.request import Request
+from kalpana.hub.card import CARD, TOKENS, Card, find_model, list_models, read_card, shelf
+from kalpana.request import Request, ask
 from kalpana.types import KalpanaError, Result, Step
 
 if TYPE_CHECKING:
     from kalpana.generate.best import Ranker
-    from kalpana.generate.text_to_image import TextToImage
+    from kalpana.generate.drawer import Drawer
 
 
-def load(name: str = "default", device: str | None = None) -> TextToImage:
-    """The model of a name that ``kalpana.list_models()`` knows, or of a folder of weights; kept, so that asking again costs nothing.
+def load(name: str = "default", device: str | None = None) -> Drawer:
+    """The model of a name that ``kalpana.list_models()`` knows, of a folder of weights, or of a folder of the public dalle-mini or
+    dalle-mega; kept, so that asking again costs nothing.
 
     ``device`` is a GPU where there is one, unless named. Raises KalpanaError where there is no such model or device, or its files
     are damaged, changed or of another family.
     """
+    if name in FAMILIES and not (shelf() / name / CARD).is_file() and not Path(name).is_dir():
+        raise KalpanaError(
+            f"model {name!r} is not here: no weights of it come with this version of Kalpana, where what draws from words is "
+            f"{_drawing()}; name one of these or a folder of weights, or train it by recipes/{name}.yaml"
+        )
     folder = find_model(name).resolve()
-    return _load(folder, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())), device)
+    files = sorted((*folder.iterdir(), *folder.glob("vqgan/*")))
+    return _load(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files), device)
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None) -> TextToImage:
+def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None) -> Drawer:
+    if not (folder / CARD).is_file() and (public := _public(folder, device)):
+        return public
     card = read_card(folder)
     if card.family not in FAMILIES:
-        raise KalpanaError(f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: try {', '.join(FAMILIES)}")
+        raise KalpanaError(f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: try {_drawing()}")
     return FAMILIES[card.family](folder, card, device)
 
 
-def _flow(folder: Path, card: Card, device: str | None) -> TextToImage:
+def _drawing() -> str:
+    """The names of the models here that draw from words."""
+    return ", ".join(card.name for card in list_models() if card.family in FAMILIES) or "nothing"
+
+
+def _flow(folder: Path, card: Card, device: str | None) -> Drawer:
     from kalpana.generate.text_to_image import TextToImage
 
     return TextToImage.read(folder, card, device)
+
+
+def _tokens(folder: Path, card: Card, device: str | None) -> Drawer:
+    from kalpana.generate.text_to_tokens import TextToTokens
+
+    return TextToTokens.read(folder, card, device)
+
+
+def _public(folder: Path, device: str | None) -> Drawer | None:
+    """The public checkpoint in a folder, None where it is none. Raises KalpanaError where it is one that does not draw alone."""
+    from kalpana.generate.text_to_tokens import TextToTokens
+    from kalpana.hub.dalle_mini import VQGAN, holds
+
+    if holds(folder):
+        return TextToTokens.read_public(folder, device)
+    if list(folder.glob("*.yaml")) and list(folder.glob("*.safetensors")):
+        raise KalpanaError(
+            f"{folder} is a VQGAN, which draws nothing from words: put it, as a folder {VQGAN}, into that of the public dalle-mini"
+        )
+    return None
 
 
 def last(stream: Iterator[Step]) -> Result:
@@ -50,14 +84,14 @@ def last(stream: Iterator[Step]) -> Result:
     return step.result
 
 
-FAMILIES = {"flow": _flow}
+FAMILIES: dict[str, Callable[[Path, Card, str | None], Drawer]] = {"flow": _flow, **dict.fromkeys(TOKENS, _tokens)}
 
 
 class Generate(ModuleType):
     """The type of this module, so that the public name ``kalpana.generate`` can be both a room and the verb it is named after."""
 
     def __call__(self, prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Any) -> Result:
-        request = prompt.but(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
+        request = ask(prompt, **fields)
         return last(load(request.model).generate(request, rank_by=rank_by))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kalpana.generate.drawer import Drawer
 from kalpana.media import encode, read_receipt
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Picture, Step
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ def request_of(receipt: dict[str, Any]) -> Request:
         raise KalpanaError(
             "this receipt cannot be replayed: it is not of one picture (replay the pictures of a sheet one by one)"
         ) from None
+
+
+def again(model: Drawer, receipt: dict[str, Any]) -> Iterator[Step]:
+    """The stream that makes the picture of a receipt again, below the same top where one was given. Raises KalpanaError as ``request_of``
+    and ``Drawer.generate``."""
+    return model.generate(request_of(receipt), **({"top": receipt["top"]} if "top" in receipt else {}))
 
 
 def compare(path: Path, again: Picture) -> Agreement:

@@ -8,8 +8,6 @@ we measured (x86, one and two threads), while a CPU or GPU whose matrix kernels 
 
 from __future__ import annotations
 
-import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,23 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kalpana import __version__
 from kalpana.diffusion.denoiser import Denoise, Denoiser
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
-from kalpana.generate.best import Ranker, best
-from kalpana.generate.upscale import load_upscaler, upscale
+from kalpana.generate.best import Ranker
+from kalpana.generate.drawer import Beat, answer
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
-from kalpana.media import to_images
 from kalpana.models import dit, vae
-from kalpana.request import Capabilities, Request, clean
-from kalpana.text.tokenizer import BPE, Tokenizer
-from kalpana.types import Cond, KalpanaError, Picture, Result, Step
-
-TOGETHER = 8  # pictures drawn as one batch at most: more take memory and gain no speed
-TOLD = 12  # unknown words that a warning names
+from kalpana.request import USUAL, Capabilities, Request, ask, clean
+from kalpana.text.tokenizer import BPE, Tokenizer, Window
+from kalpana.types import Cond, KalpanaError, Step
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class TextToImage:
         return cls(
             name=card.name,
             family=card.family,
-            capabilities=card.capabilities or Capabilities(),
+            capabilities=card.capabilities or USUAL[card.family],
             network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files).to(place),
             vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files).to(place),
             files={path.name: card.files.get(path.name) or fingerprint(path) for path in (*files_of(network), *files_of(decoder), BPE)},
@@ -73,8 +66,8 @@ class TextToImage:
         return next(self.network.parameters()).device
 
     def generate(self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any) -> Iterator[Step]:
-        """``text_to_image`` by this model, for a request, or for a prompt and other fields of a request."""
-        return text_to_image(self, request if isinstance(request, Request) else Request(prompt=request, **fields), rank_by)
+        """``text_to_image`` by this model, for a request, or for a prompt, and other fields of a request."""
+        return text_to_image(self, ask(request, **fields), rank_by)
 
 
 def text_to_image(model: TextToImage, request: Request, rank_by: Ranker | None = None) -> Iterator[Step]:
@@ -83,40 +76,19 @@ def text_to_image(model: TextToImage, request: Request, rank_by: Ranker | None =
     Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do, or for the best of several
     without a ranker.
     """
-    if request.best_of > 1:
-        return best(partial(text_to_image, model), request, rank_by, TOGETHER)
-    request = request.seeded()
-    settled, ignored = model.capabilities.settle(request)
-    return _draw(model, settled, *_account(model, request, settled, ignored))
+    return answer(model, Window(model.tokenizer, model.network.config.length), request, partial(_draw, model), rank_by)
 
 
-@torch.no_grad()
-def _draw(model: TextToImage, request: Request, account: dict[str, Any], warnings: tuple[str, ...]) -> Iterator[Step]:
+def _draw(model: TextToImage, request: Request) -> Iterator[Beat]:
     assert request.steps and request.sampler and request.width and request.height  # settled
-    parts = list(request.parts(TOGETHER))
-    total = len(parts) * (request.steps + 1)
-    began, index = time.perf_counter(), 0
-    pictures: list[Picture] = []
-
-    def eta() -> float:
-        return (time.perf_counter() - began) / index * (total - index)
-
-    for part in parts:
-        seeds = part.each_seed()
-        x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(model.device)
-        moments = times(request.steps, model.capabilities.defaults.shift)
-        for state in sample(_denoise(model, part, len(seeds)), x, moments, SAMPLERS[request.sampler]):
-            index, x = index + 1, state.x
-            yield Step(index, total, model.vae.preview(state.x0), eta())
-        pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])  # one by one: the widest layers set the peak of memory
-        if request.upscale > 1:
-            pixels = upscale(pixels.clamp(-1, 1), request.upscale)
-        for image, seed in zip(to_images(pixels), seeds, strict=True):
-            pictures.append(Picture(image, seed, account | {"seed": seed, "resolved": _resolved(request, seed)}))
-        index += 1
-        if index < total:
-            yield Step(index, total, model.vae.preview(x), eta(), stage="decode")
-    yield Step(total, total, None, 0.0, stage="decode", result=Result(tuple(pictures), warnings))
+    seeds, total = request.each_seed(), request.steps + 1
+    x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(model.device)
+    moments = times(request.steps, model.capabilities.defaults.shift)
+    for state in sample(_denoise(model, request, len(seeds)), x, moments, SAMPLERS[request.sampler]):
+        x = state.x
+        yield Beat("denoise", total, model.vae.preview(state.x0))
+    pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])  # one by one: the widest layers set the peak of memory
+    yield Beat("decode", total, model.vae.preview(x), pixels)
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -140,38 +112,3 @@ def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
 def _cond(model: TextToImage, text: str, b: int) -> Cond:
     """The text as a condition of b equal rows."""
     return Cond(model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(model.device))
-
-
-def _account(model: TextToImage, asked: Request, settled: Request, ignored: dict[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the receipts of all pictures of a request share, and what its asker should be told."""
-    warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
-    read = {}
-    for name, text in (("prompt", settled.prompt), ("negative_prompt", settled.negative_prompt)):
-        if text is None:
-            continue
-        if controls := sum(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
-            warnings.append(f"{name}: control characters ({controls}) were read as spaces")
-        report = model.tokenizer.report(clean(text), model.network.config.length)
-        unknown = [word[:40] for word in report.unknown[:TOLD]]
-        if report.cut:
-            warnings.append(f"{name}: too long; the last {len(report.cut):,} characters were not read, from {report.cut[:40]!r} on")
-        if unknown:
-            more = ", ..." if len(report.unknown) > TOLD else ""
-            warnings.append(f"{name}: no training caption held {', '.join(unknown)}{more}; the picture may miss them")
-        read[name] = {"language": report.language, "cut_characters": len(report.cut), "unknown": unknown}
-    account = {
-        "kalpana": __version__,
-        "torch": torch.__version__,
-        "device": model.device.type,
-        "request": asked.asked(),
-        "model": {"name": model.name, "family": model.family, "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {})},
-        "read": read,
-        "ignored": ignored,
-        "warnings": warnings,
-    }
-    return account, tuple(warnings)
-
-
-def _resolved(settled: Request, seed: int) -> dict[str, Any]:
-    """All fields, but for the prompt, of the request that makes one of the pictures again, alone."""
-    return settled.but(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})

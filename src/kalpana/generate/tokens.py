@@ -31,22 +31,27 @@ def draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float, ge
     """Ids (b, ...) drawn from logits (b, ..., v), row i by luck from ``generators[i]``, which is on the CPU wherever the logits are.
 
     ``temperature`` 0 takes the likeliest token and needs no luck. Otherwise it is one of the ``top_k`` likeliest (None: of all), and of
-    those one of the fewest that together have ``top_p`` of the probability (Holtzman et al. 2020). Raises KalpanaError as ``check``.
+    those one of the fewest that together have ``top_p`` of the probability (Holtzman et al. 2020). Every token has luck of its own, and the
+    largest log-probability minus the log of an exponential number wins (Gumbel's way): a last bit that another size of batch rounds the
+    other way then changes a token once in millions, where along a running sum of probabilities it would change a picture in a hundred.
+    Raises KalpanaError as ``check``.
     """
     check(temperature, top_k, top_p, logits.shape[-1])
     if len(generators) != len(logits):
         raise ValueError(f"there are {len(generators)} generators for {len(logits)} rows: give one a row")
     if temperature == 0:
         return logits.argmax(-1)
-    luck = torch.stack([torch.rand(logits.shape[1:-1], generator=each, dtype=torch.float64) for each in generators])
-    values, ids = logits.double(), None
+    luck = torch.stack([torch.empty(logits.shape[1:]).exponential_(generator=each) for each in generators]).to(logits.device)
+    values, ids = logits, None
     if top_k is not None or top_p < 1:
         values, ids = values.topk(top_k or logits.shape[-1])  # the likeliest first
-    chance = ((values - values.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        luck = luck.gather(-1, ids)
+    values = values.double()
+    scores = (values - values.amax(-1, keepdim=True)) / temperature
     if top_p < 1:
-        chance = chance * (chance.cumsum(-1) - chance < top_p)  # a token stays unless those before it are enough
-    below = chance.cumsum(-1)
-    place = torch.searchsorted(below, luck.to(below)[..., None] * below[..., -1:], right=True)  # the first whose sum is more
+        chance = scores.softmax(-1)
+        scores = scores.masked_fill(chance.cumsum(-1) - chance >= top_p, -math.inf)  # a token stays unless those before it are enough
+    place = (scores - luck.clamp(min=torch.finfo(luck.dtype).tiny).log()).argmax(-1, keepdim=True)
     return (place if ids is None else ids.gather(-1, place)).squeeze(-1)
 
 
@@ -65,7 +70,7 @@ def guide(logits: Tensor, scale: float) -> Tensor:
     them. ``scale`` 1 is off, and needs the first b rows alone."""
     if scale == 1:
         return logits
-    asked, null = logits.chunk(2)
+    asked, null = logits.float().chunk(2)  # in bf16 their difference, drawn out, would be coarse
     return null + scale * (asked - null)
 
 
@@ -94,13 +99,14 @@ def stream(
     @torch.no_grad()
     def rows() -> Iterator[Drawn]:
         cache = network.start_image(_beside_null(cond, b, times), times * b)
-        ids = new = torch.cat((upper.new_full((b, 1), c.codes), upper.flatten(1)), 1)  # b 1+k: the begin token, then what is given
+        ids = [upper.new_full((b, 1), c.codes), upper.flatten(1)]  # the begin token, what is given, and then what is drawn, b 1 each
+        new = torch.cat(ids, 1)
         for row in range(upper.shape[1] + 1, c.rows + 1):
             for _ in range(c.columns):
-                logits = guide(network.step(cache, new.repeat(times, 1)), guidance)
+                logits = guide(network.step(cache, torch.cat((new,) * times)), guidance)
                 new = draw(logits, temperature, top_k, top_p, generators)[:, None]
-                ids = torch.cat((ids, new), 1)
-            yield Drawn(row - upper.shape[1], c.rows - upper.shape[1], ids[:, 1:].unflatten(1, (row, c.columns)))
+                ids.append(new)
+            yield Drawn(row - upper.shape[1], c.rows - upper.shape[1], torch.cat(ids[1:], 1).unflatten(1, (row, c.columns)))
 
     return rows()
 
@@ -161,10 +167,12 @@ def caption(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float = 1.0,
+    first: Tensor | None = None,
 ) -> Tokens:
     """Words for image ids (b, rows, columns), from the begin token to the end token, or as many as the network's ``length``.
 
-    Raises KalpanaError where a setting is out of bounds, or something else than image ids is given.
+    ``first`` (vocabulary,) bool are the tokens that may come first (None: any). Raises KalpanaError where a setting is out of bounds, or
+    something else than image ids is given.
     """
     c, b = network.config, len(image)
     check(temperature, top_k, top_p, c.vocabulary)
@@ -175,6 +183,8 @@ def caption(
     while going.any() and ids.shape[1] < c.length:
         logits = network.step(cache, new)
         logits[:, [PAD, BOS, NULL]] = -math.inf  # no words
+        if first is not None and ids.shape[1] == 1:
+            logits = logits.masked_fill(~first, -math.inf)
         new = torch.where(going, draw(logits, temperature, top_k, top_p, generators)[:, None], PAD)
         ids, mask = torch.cat((ids, new), 1), torch.cat((mask, going), 1)
         going = going & (new != EOS)

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kalpana.media import write
-from kalpana.request import Capabilities, one_line
+from kalpana.request import USUAL, Capabilities, one_line
 from kalpana.types import KalpanaError
 
-CARD = "card.json"
+CARD, VQGAN = "card.json", "vqgan.safetensors"
+TOKENS = ("dalle", "maskgit", "dalle-mini")  # the families that draw the tokens of a VQGAN
 
 
 class Card(BaseModel):
@@ -79,11 +80,26 @@ def write_card(folder: Path, card: Card) -> None:
     write(folder / CARD, (json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n").encode())
 
 
+def vqgan_of(folder: Path) -> Path:
+    """The weights of the VQGAN whose tokens a model in this folder draws: those in the folder, or else those that come with Kalpana.
+    Raises KalpanaError where there are none."""
+    from kalpana.hub.weights import files_of
+
+    for path in (folder / VQGAN, shelf() / "vqgan" / VQGAN):
+        if files_of(path)[0].is_file():
+            return path
+    raise KalpanaError(
+        f"nothing turns the tokens of the model in {folder} into pictures, and no VQGAN comes with this version of Kalpana: "
+        f"put there the {VQGAN} that it learned with"
+    )
+
+
 def seal(folder: Path) -> Card:
-    """Hash the weights in a folder and count their parameters into its card; a folder without a card gets a plain one."""
+    """Hash the weights in a folder, and those elsewhere that it is worth nothing without, and count its parameters into its card; a folder
+    without a card gets a plain one. Raises KalpanaError where weights are missing."""
     import safetensors
 
-    from kalpana.hub.weights import fingerprint
+    from kalpana.hub.weights import files_of, fingerprint
     from kalpana.text.tokenizer import BPE
 
     paths = sorted(folder.glob("*.safetensors"))
@@ -94,15 +110,17 @@ def seal(folder: Path) -> Card:
         with safetensors.safe_open(path, "pt") as file:
             families.append((file.metadata() or {}).get("family", "unknown"))
             parameters += sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (it is no dict)
-    family = next((family for family in families if family != "vae"), "vae")  # the autoencoder only serves
+    family = next((family for family in families if family not in ("vae", "vqgan")), families[0])  # those only serve
     if (folder / CARD).exists():
         card = read_card(folder)
-    elif family == "flow":
-        card = Card(name=folder.resolve().name, family=family, tasks=("text-to-image",), capabilities=Capabilities())
+    elif family in USUAL:
+        tasks = ("text-to-image", "caption") if family == "dalle" else ("text-to-image",)
+        card = Card(name=folder.resolve().name, family=family, tasks=tasks, capabilities=USUAL[family])
     else:
         card = Card(name=folder.resolve().name, family=family)
-    read_with = [BPE] if card.capabilities else []  # a model is worth nothing with another tokenizer
-    card = card.model_copy(update={"files": {path.name: fingerprint(path) for path in [*paths, *read_with]}, "parameters": parameters})
+    needed = [*paths, *([BPE] if card.capabilities else []), *(files_of(vqgan_of(folder)) if card.family in TOKENS else [])]
+    files = {path.name: fingerprint(path) for path in dict.fromkeys(needed)}
+    card = card.model_copy(update={"files": files, "parameters": parameters})
     write_card(folder, card)
     return card
 

@@ -4,8 +4,10 @@
 
 A folder holds the weights as safetensors, in one of two layouts, and the words. min-dalle's is encoder.safetensors and
 decoder.safetensors, with the tensors of its encoder.pt and decoder.pt; the original is flax_model.safetensors, with those of
-flax_model.msgpack, and its config.json. The words are vocab.json and merges.txt, or the tokenizer.json that has both in it. What of
-these this version cannot follow is an error that names the field or the tensor, or says how to write the file that is asked for.
+flax_model.msgpack, and its config.json. The words are vocab.json and merges.txt, or the tokenizer.json that has both in it. What turns
+its tokens into pictures is detoker.safetensors, with the tensors of min-dalle's detoker.pt, or a folder vqgan with a VQGAN of 16,384
+codes, as ``hub/vqgan.py`` reads it. What of these this version cannot follow is an error that names the field or the tensor, or says how
+to write the file that is asked for.
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ from kalpana.types import KalpanaError, Tokens
 
 ENCODER, DECODER, FLAX, CONFIG = "encoder.safetensors", "decoder.safetensors", "flax_model.safetensors", "config.json"
 PICKLES, MSGPACK = ("encoder.pt", "decoder.pt"), "flax_model.msgpack"
+DETOKER, VQGAN = "detoker.safetensors", "vqgan"
 VOCABULARY, MERGES, TEXTS = "vocab.json", "merges.txt", "tokenizer.json"
 
 # To be put in ``python -c``. The first reads tensors and runs no pickled code.
 UNPICKLE = (
     "import torch; from safetensors.torch import save_file; f = {!r}; "
     "[save_file({{k: v.contiguous() for k, v in torch.load(f'{{f}}/{{n}}.pt', 'cpu', weights_only=True).items()}}, "
-    "f'{{f}}/{{n}}.safetensors') for n in ('encoder', 'decoder')]"
+    "f'{{f}}/{{n}}.safetensors') for n in {!r}]"
 )
 UNPACK = (
     "from flax import serialization, traverse_util; from safetensors.numpy import save_file; f = {!r}; "
@@ -188,13 +191,35 @@ def weights_of(folder: Path) -> list[Path]:
     if any((folder / name).is_file() for name in PICKLES):
         raise KalpanaError(
             f"{folder} has its weights as {' and '.join(PICKLES)} alone, pickles, which can run code when they are read: "
-            f'write {ENCODER} and {DECODER} with python -c "{UNPICKLE.format(str(folder))}"'
+            f'write {ENCODER} and {DECODER} with python -c "{UNPICKLE.format(str(folder), ("encoder", "decoder"))}"'
         )
     if (folder / MSGPACK).is_file():
         raise KalpanaError(
             f'{folder} has its weights as {MSGPACK} alone: write {FLAX} with pip install flax and python -c "{UNPACK.format(str(folder))}"'
         )
     raise KalpanaError(f"{folder} holds no whole weights of DALL-E mini: put {ENCODER} and {DECODER} there, or {FLAX} and {CONFIG}")
+
+
+def detokenizer_of(folder: Path) -> Path:
+    """What ``hub.vqgan.read`` is to read for a checkpoint. Raises KalpanaError where it is missing, or there as a pickle alone, and then
+    says how to write it."""
+    for path in (folder / VQGAN, folder / DETOKER):
+        if path.exists():
+            return path
+    if (folder / DETOKER).with_suffix(".pt").is_file():
+        raise KalpanaError(
+            f"{folder} has what turns its tokens into pictures as a pickle alone, detoker.pt, which can run code when it is read: "
+            f'write {DETOKER} with python -c "{UNPICKLE.format(str(folder), ("detoker",))}"'
+        )
+    raise KalpanaError(
+        f"{folder} lacks what turns its tokens into pictures: put {DETOKER} there, which is min-dalle's detoker.pt as safetensors, "
+        f"or a folder {VQGAN} with the weights of vqgan_imagenet_f16_16384 and their config"
+    )
+
+
+def holds(folder: Path) -> bool:
+    """Whether a folder looks like such a checkpoint, whole or not, in this format or another."""
+    return any((folder / name).is_file() for name in (ENCODER, DECODER, FLAX, *PICKLES, MSGPACK))
 
 
 def to_config(path: Path) -> Config:

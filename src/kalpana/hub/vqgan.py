@@ -3,8 +3,8 @@
     checkpoint = read(Path("vqgan-f16-16384"))
 
 A folder holds one file of safetensors, and what stands beside it tells the layout: a .yaml is the model.yaml of taming-transformers, a
-config.json that of VQModel in 🤗 diffusers, and nothing is needed for min-dalle's detoker, which is the decoder of DALL-E mini. What this
-version cannot follow is an error that names the field; so is a tensor too many or too few.
+config.json that of VQModel in 🤗 diffusers, and nothing is needed for min-dalle's detoker, which is the decoder of DALL-E mini and may be
+named as a file. What this version cannot follow is an error that names the field; so is a tensor too many or too few.
 """
 
 from __future__ import annotations
@@ -152,24 +152,26 @@ class Settings:
 
 
 def read(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, or in the folder vqvae in it. Raises KalpanaError where something is missing or damaged, or asks for
-    what is not to be had."""
+    """The checkpoint in a folder, or in the folder vqvae in it; or a file of min-dalle's detoker. Raises KalpanaError where something is
+    missing or damaged, or asks for what is not to be had."""
     folder = folder / "vqvae" if (folder / "vqvae").is_dir() else folder
-    weights = weights_of(folder)
+    weights = folder if folder.is_file() else weights_of(folder)
+    folder = weights.parent
     yamls = sorted(folder.glob("*.yaml"))
     try:
         with safetensors.safe_open(weights, "pt") as file:
             given = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (safetensors.SafetensorError, OSError) as error:
         raise KalpanaError(f"{weights} is damaged or cut short ({error}): fetch it again") from None
-    if len(yamls) > 1:
+    detoker = "embedding.weight" in given  # what stands beside it belongs to others
+    if len(yamls) > 1 and not detoker:
         raise KalpanaError(f"{folder} holds {', '.join(path.name for path in yamls)}: leave there the one that belongs to {weights.name}")
-    if yamls:
+    if detoker:
+        config, layout = replace(PRESETS["f16-16384"], eps=1e-5, encoder=False), DETOKENIZER  # its group norms have torch's own eps
+    elif yamls:
         config, layout = from_yaml(yamls[0]), TAMING
     elif (folder / CONFIG).is_file():
         config, layout = from_json(folder / CONFIG), DIFFUSERS
-    elif "embedding.weight" in given:
-        config, layout = replace(PRESETS["f16-16384"], eps=1e-5, encoder=False), DETOKENIZER  # its group norms have torch's own eps
     else:
         raise KalpanaError(f"{folder} does not say what its weights are: put the model.yaml of taming-transformers or {CONFIG} beside them")
     state = translate(given, config, layout, weights)

@@ -94,10 +94,11 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
     """One file of ``read_weights``, with the tensors that are in it."""
     try:
         with path.open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise KalpanaError(f"weights {path} cannot be read: {error.strerror}") from None
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # Safetensors begin with the length of their header, which may be any eight bytes, and the header with a brace.
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and start[8:] != b"{":
         raise KalpanaError(f"{path} is a pickle, which can run code when it is read: give a .safetensors file")
     if sha256 is not None and (found := fingerprint(path)) != sha256:
         raise KalpanaError(

@@ -51,10 +51,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
-        q = rotate(norm(q) * self.gain[:, None, None], rotation).to(v.dtype)
-        k = rotate(norm(k), rotation).to(v.dtype)
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))  # b l d
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 b n l d/n
+        q, k = rotate(norm(qkv[:2]), rotation).to(qkv.dtype)  # both at once: a step of one token is so short that each call counts
+        q = q * self.gain.to(q.dtype)[:, None, None]
+        return self.out(attend(q, k, qkv[2]).transpose(1, 2).flatten(2))  # b l d
 
 
 class Block(nn.Module):
@@ -110,14 +110,14 @@ class Cache:
     kept: list[Tensor] = field(default_factory=list)  # keys and values of each block, (2, b, n, L, d/n)
     length: int = 0  # tokens read so far, padding among them
 
-    def attend(self, depth: int, look: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keep the m new keys and values of the block at this depth, and let m queries look at all so far where ``look`` (b, 1, m, l)."""
+    def attend(self, depth: int, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keep the m new keys and values of the block at this depth, and let m queries look at all so far with a ``bias`` (b, 1, m, l)."""
         if depth == len(self.kept):
             self.kept.append(k.new_zeros(2, *k.shape[:2], self.mask.shape[1], k.shape[-1]))
-        end = look.shape[-1]
+        end = bias.shape[-1]
         keys, values = self.kept[depth][..., :end, :]
         keys[:, :, self.length :], values[:, :, self.length :] = k, v
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=look)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
 class DALLE(nn.Module):
@@ -146,7 +146,7 @@ class DALLE(nn.Module):
         late = torch.zeros_like(mask[:, :1]) if swapped is None else swapped[:, None]
         part = F.pad(torch.where(mask, 2 * late, 3), (0, 1 + c.rows * c.columns), value=1)  # a caption is 0 or 2, the picture 1, padding 3
         order = part.argsort(stable=True)  # b l+1+hw
-        x = torch.take_along_dim(x + positions(places[:, 1:], c.width), order[..., None], 1)
+        x = torch.take_along_dim(x + positions(places[:, 1:], c.width).to(x), order[..., None], 1)
         rotation = turn(angles(places, c)[order].unsqueeze(1))  # b 1 l+1+hw d/n/2
         for block in self.blocks:
             x = block(x, rotation, causal)
@@ -193,7 +193,7 @@ class DALLE(nn.Module):
         return self.codes(F.pad(_flat(image, self.config), (1, 0), value=self.config.codes))
 
     def _cache(self, text: bool, mask: Tensor, places: Tensor) -> Cache:
-        return Cache(text, mask, positions(places[:, 1:], self.config.width), turn(angles(places, self.config)))
+        return Cache(text, mask, positions(places[:, 1:], self.config.width).to(self.codes.weight), turn(angles(places, self.config)))
 
     def _read(self, cache: Cache, x: Tensor) -> Tensor:
         """Features (b, m, d) of the next m tokens, from their embeddings (b, m, d)."""
@@ -201,11 +201,12 @@ class DALLE(nn.Module):
         if end > cache.mask.shape[1]:
             raise ValueError(f"the stream ends after {cache.mask.shape[1]} tokens: give {cache.mask.shape[1] - start} more at most")
         count = torch.arange(end, device=x.device)
-        look = cache.mask[:, None, None, :end] & (count <= count[start:, None])  # b 1 m end
-        cos, sin = cache.rotation
+        look = cache.mask[:, None, None, :end] & (count <= count[start:, None])
+        bias = torch.where(look, 0.0, -math.inf).to(x.dtype)  # b 1 m end
+        cos, sin = (each[start:end] for each in cache.rotation)
         x = x + cache.positions[start:end]
         for depth, block in enumerate(self.blocks):
-            x = block(x, (cos[start:end], sin[start:end]), partial(cache.attend, depth, look))
+            x = block(x, (cos, sin), partial(cache.attend, depth, bias))
         cache.length = end
         return x
 
@@ -228,7 +229,7 @@ class MaskGIT(nn.Module):
         length = words.shape[1]
         x = torch.cat((words, self.codes(_flat(image, c))), 1)  # b l+hw d
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)[1:]))  # l+hw 3
-        x, rotation = x + positions(places[:, 1:], c.width), turn(angles(places, c))
+        x, rotation = x + positions(places[:, 1:], c.width).to(x), turn(angles(places, c))
         bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
         for block in self.blocks:
             x = block(x, rotation, partial(full, bias=bias))

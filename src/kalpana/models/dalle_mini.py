@@ -62,10 +62,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
         q, (k, v) = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), seen  # b n l d/n, and twice b n L d/n
-        if bias is None:
-            x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        else:  # written out: masked, torch's fused CPU kernel takes twenty times as long going backward
-            x = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)).softmax(-1).to(v.dtype) @ v
+        bias = None if bias is None else bias.to(q.dtype)
+        if bias is not None and x.requires_grad and x.device.type == "cpu":  # going back, torch's fused kernel takes twenty times as long
+            x = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, bias, is_causal=causal)
         return self.after(self.out(x.transpose(1, 2).flatten(2)))  # b l d
 
 
@@ -190,12 +191,12 @@ class DalleMini(nn.Module):
         if guided:
             both = Tokens(tokens.ids.repeat(2, 1), tokens.mask.repeat(2, 1))
             tokens = silence(both, torch.arange(2 * b, device=both.ids.device) >= b)
-        text, bias = self.decoder.look(self.encoder(tokens)), hide(tokens.mask)
+        text, bias = [seen.contiguous() for seen in self.decoder.look(self.encoder(tokens))], hide(tokens.mask)
         past = [seen.new_empty(*seen.shape[:3], c.image_length, seen.shape[-1]) for seen in text]
         ids = tokens.ids.new_full((b,), c.start)
         for place in range(c.image_length):
             last = ids.repeat(2) if guided else ids
-            logits = self.decoder(last[:, None], text, bias, past, place)[:, 0, : c.codes]  # b codes, or 2b codes
+            logits = self.decoder(last[:, None], text, bias, past, place)[:, 0, : c.codes].float()  # b codes, or 2b codes
             if guided:
                 told, untold = logits.chunk(2)
                 logits = untold + condition_factor * (told - untold)

@@ -131,6 +131,23 @@ class Tokenizer:
         return [encoding.ids for encoding in self.bpe.encode_batch([_split(prompt) for prompt in prompts], is_pretokenized=True)]
 
 
+@dataclass(frozen=True)
+class Window:
+    """A tokenizer at the length that a model reads: tokens of texts, what of a text is left out, and words in it that were never met."""
+
+    tokenizer: Tokenizer
+    length: int
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        return self.tokenizer.encode(texts, self.length)
+
+    def cut(self, text: str) -> str:
+        return self.tokenizer.report(text, self.length).cut
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        return self.tokenizer.report(text, self.length).unknown
+
+
 def train(captions: Iterable[str], path: Path = BPE, size: int = SIZE) -> Tokenizer:
     """Train on the captions and save: the merges at ``path``, the words met beside it. The same captions give the same files."""
     bpe = tokenizers.Tokenizer(models.BPE())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +18,7 @@ from kalpana.models import dit, vae
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
+from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of
 from kalpana.types import Cond, Tokens
 from kalpana.world.layout import layout, sizes
 from kalpana.world.world import World
@@ -41,7 +40,6 @@ class FlowMatch:
     1/t^2, so that both say the same. Captions are worded anew each time round."""
 
     file = "dit.safetensors"
-    SORT = 8  # steps whose captions are sorted by length together, so that little is padded
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         assert recipe.vae is not None
@@ -54,7 +52,7 @@ class FlowMatch:
         self.harvest, self.said = pool.harvested(self.decoder, recipe.harvest, device) if recipe.harvest else (self.latents[:0], [])
         self.dev = World(recipe.seed, "dev", kind=recipe.kind)
         self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
-        self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
+        self._captions = Captions(recipe, self.world, recipe.pool, self.said)
 
     def batch(self, step: int) -> Captioned:
         rows, captions = zip(*self._captions(step), strict=True)
@@ -65,19 +63,6 @@ class FlowMatch:
         shown = np.stack([layout(self.world.scene(i), cells) for i in rows]) if self.recipe.layout else np.empty((len(rows), 0))
         worth = torch.full((len(rows),), self.recipe.layout * (1 - step / self.recipe.steps))
         return Captioned(latents.to(self.device), tokens.to(self.device), torch.from_numpy(shown).to(self.device), worth.to(self.device))
-
-    def _captions(self, step: int) -> list[tuple[int, str]]:
-        """The (picture, caption) pairs of a step; SORT steps are dealt together, shortest captions first, in random order."""
-        block = step // self.SORT
-        if self.sorted[0] != block:
-            own = len(self.latents)
-            pairs = [p for s in range(block * self.SORT, (block + 1) * self.SORT) for p in indices(self.recipe, s, own + len(self.said))]
-            words = [(i, self.world.describe(i, take)[0] if i < own else self.said[i - own]) for i, take in pairs]
-            words.sort(key=lambda pair: len(pair[1].encode()))
-            dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
-            random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
-            self.sorted = (block, dealt)
-        return self.sorted[1][step % self.SORT]
 
     def loss(self, batch: Captioned, rng: Generator) -> tuple[Tensor, Metrics]:
         x0, b = batch.latents, len(batch.latents)

@@ -22,15 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from kalpana.hub.weights import find_device, read_weights, save_weights
+from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import dit, vae
+from kalpana.models import dalle, dalle_mini, dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Metrics, Task, autocast, has_bf16
 from kalpana.train.tasks import TASKS
 from kalpana.train.vqgan import Players
+from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
+
+BLOCKS = (dit.Block, vae.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock)  # what ``compile`` compiles
 
 
 def train(recipe: Recipe, out: Path, until: int | None = None, device: str | None = None, echo: Any = print) -> Path | None:
@@ -47,7 +50,11 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
     saved = out / "checkpoint.safetensors"
     if recipe.init and not saved.exists():
         given, own = read_weights(recipe.init, recipe.family).tensors, shipped(task).state_dict()
-        shipped(task).load_state_dict(own | given)
+        try:
+            shipped(task).load_state_dict(own | given)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise KalpanaError(f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: {reason}") from None
         if fresh := own.keys() - given.keys():
             echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
     if recipe.bf16 and not has_bf16(task.device):
@@ -89,7 +96,7 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
 def compile_blocks(model: nn.Module) -> None:
     """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do."""
     for module in model.modules():
-        if isinstance(module, dit.Block | vae.Block):
+        if isinstance(module, BLOCKS):
             module.compile(dynamic=True)
 
 
@@ -191,6 +198,8 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     }
     if recipe.init:
         provenance["init"] = read_weights(recipe.init, recipe.family).provenance
+    if recipe.vqgan:  # whose codes these are
+        provenance["vqgan"] = {file.name: fingerprint(file) for file in files_of(recipe.vqgan)}
     with averaged(state):
         task.finish()
         network = shipped(task)

@@ -1,4 +1,4 @@
-"""Pictures and latents kept on disk, so that a run pays for each of them once.
+"""Pictures, and what encoders make of them, kept on disk, so that a run pays for each of them once.
 
 A pool is an array file in the cache folder, named after all that decides its content. It is written beside its place and
 renamed when whole, so a pool that exists is complete.
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kalpana.hub.weights import fingerprint
+from kalpana.hub.weights import files_of, fingerprint
 from kalpana.media import read_picture, to_pixels
 from kalpana.models.vae import VAE
+from kalpana.models.vqgan import VQGAN
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
 from kalpana.world import world as worlds
@@ -65,7 +66,7 @@ def _drawn(world: World, count: int, device: torch.device, start: int) -> np.nda
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
     """Their latents under this autoencoder, which is on ``device``: (count, channels, side/8, side/8) float16."""
-    name = f"latents-{_name(world, count, device)}-{fingerprint(weights)[:12]}.npy"
+    name = f"latents-{_name(world, count, device)}-{_mark(weights)}.npy"
     shape = (count, vae.config.latent, world.side // 8, world.side // 8)
 
     @torch.inference_mode()
@@ -76,6 +77,21 @@ def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.dev
                 yield vae.encode(floats(source[start : start + CHUNK], device)).to(torch.float16).cpu().numpy()
 
     return _array(folder() / name, shape, np.float16, encode(), progress)
+
+
+def codes(vqgan: VQGAN, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
+    """Their tokens under this VQGAN, of 65,536 codes at most, which is on ``device``: (count, side/f, side/f) uint16."""
+    name = f"codes-{_name(world, count, device)}-{_mark(weights)}.npy"
+    shape = (count, *2 * (world.side // vqgan.config.factor,))
+
+    @torch.inference_mode()
+    def encode() -> Iterator[np.ndarray]:
+        source = pictures(world, count, device, progress)
+        for start in range(0, count, CHUNK):
+            with autocast(device):
+                yield vqgan.encode(floats(source[start : start + CHUNK], device)).cpu().numpy().astype(np.uint16)
+
+    return _array(folder() / name, shape, np.uint16, encode(), progress)
 
 
 def harvest_lines(folder: Path) -> list[dict[str, Any]]:
@@ -111,6 +127,11 @@ def _name(world: World, count: int, device: torch.device) -> str:
     """All that decides the content; devices round differently."""
     kind = "" if world.kind == "objects" else f"-{world.kind}"
     return f"v{worlds.VERSION}{kind}-{world.split}-{world.seed}-{world.side}-{count}" + ("" if device.type == "cpu" else f"-{device.type}")
+
+
+def _mark(weights: Path) -> str:
+    """What tells these weights from all others."""
+    return "-".join(fingerprint(file)[:12] for file in files_of(weights))
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kalpana.types import KalpanaError
 from kalpana.world.world import KINDS
 
+TOKENS = ("dalle", "maskgit", "dalle-mini")  # families that learn to say the tokens of a VQGAN
+
 
 class Recipe(BaseModel):
     """One run. Shares are of the whole run; a sample is one picture seen once."""
@@ -18,13 +20,16 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="what the run is called; its folder and its weights carry the name")
-    family: Literal["vae", "vqgan", "flow", "clip", "detector", "reader"] = Field(
-        description="which network learns: the autoencoder, the one whose latents are tokens, the latent flow transformer, the two towers "
-        "of pictures and words, or the detector or reader of the verifiers"
+    family: Literal["vae", "vqgan", "flow", "dalle", "maskgit", "dalle-mini", "clip", "detector", "reader"] = Field(
+        description="which network learns: the autoencoder, the one whose latents are tokens, the latent flow transformer, one of three "
+        "that say a picture's tokens, the two towers of pictures and words, or the detector or reader of the verifiers"
     )
     model: dict[str, Any] = Field(default={}, description="fields of the network's Config that differ from its defaults")
     vae: Path | None = Field(
         default=None, description="flow: the trained autoencoder's weights; detector, reader: pictures go through it at times"
+    )
+    vqgan: Path | None = Field(
+        default=None, description="dalle, maskgit, dalle-mini: the trained VQGAN's weights, which turn pictures into tokens and back"
     )
     redraw: Path | None = Field(
         default=None, description="detector, reader: a flow transformer that draws some pictures again from half-way noise"
@@ -32,12 +37,12 @@ class Recipe(BaseModel):
     without: tuple[str, ...] = Field(default=(), description="clip: drawing styles it never sees in training")
     seldom: tuple[str, ...] = Field(default=(), description="detector: drawing styles of which it sees a third of the pictures")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
-    kind: str = Field(default="objects", description="vae, vqgan, flow, clip: the kind of pictures of the world, or everything")
+    kind: str = Field(default="objects", description="all but detector, reader: the kind of pictures of the world, or everything")
     seed: int = 0
     pool: int = Field(
         default=1,
         gt=0,
-        description="vae, vqgan, flow, clip: distinct pictures, drawn once and kept on disk; captions are drawn anew each time round",
+        description="all but detector, reader: distinct pictures, drawn once and kept on disk; captions are drawn anew each time round",
     )
     steps: int = Field(gt=0)
     batch: int = Field(gt=0, description="pictures a step")
@@ -55,9 +60,17 @@ class Recipe(BaseModel):
     bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
     compile: bool = Field(
         default=False,
-        description="vae, flow: compile the network's blocks: a quarter faster on two cores, needs a C++ compiler",
+        description="vae, flow, dalle, maskgit, dalle-mini: compile the blocks: a quarter faster on two cores, needs a C++ compiler",
     )
-    drop: float = Field(default=0.1, ge=0, le=1, description="flow: share of captions dropped, so that guidance has an unconditional side")
+    drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="flow, dalle, maskgit, dalle-mini: share of captions dropped, so that guidance has an unconditional side",
+    )
+    swap: float = Field(
+        default=0.25, ge=0, le=1, description="dalle: share of pictures that come before their caption, so that captioning is learned too"
+    )
     layout: float = Field(
         default=0.0,
         ge=0,
@@ -115,4 +128,9 @@ def read_recipe(path: Path) -> Recipe:
         raise KalpanaError(f"{path}: field 'layout': nobody knows the layout of harvested pictures: leave it out")
     if recipe.family == "flow" and recipe.vae is None:
         raise KalpanaError(f"{path}: field 'vae': a flow recipe names its autoencoder's weights, such as weights/default/vae.safetensors")
+    if recipe.family in TOKENS and recipe.vqgan is None:
+        raise KalpanaError(
+            f"{path}: field 'vqgan': a {recipe.family} recipe names the weights that turn pictures into tokens, such as "
+            "weights/vqgan/vqgan.safetensors"
+        )
     return recipe

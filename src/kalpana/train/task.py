@@ -5,6 +5,8 @@ A task's batch is a function of the step alone, which is what makes a run exactl
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,8 +18,10 @@ from torch import Generator, Tensor, nn
 
 from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
+from kalpana.world.world import World
 
 HELD_OUT = 512  # dev pictures that the held-out loss is taken over
+SORT = 8  # steps whose captions are sorted by length together, so that little is padded
 Metrics = dict[str, float]
 
 
@@ -62,6 +66,26 @@ def indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:
 @lru_cache(maxsize=2)
 def _order(seed: int, around: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, around]).permutation(count)
+
+
+class Captions:
+    """The (picture, caption) pairs of each step: of the world's first ``count`` pictures, whose captions are worded anew each time round,
+    and of those behind them that the texts ``said`` tell of. SORT steps are dealt together, shortest captions first, in random order."""
+
+    def __init__(self, recipe: Recipe, world: World, count: int, said: Sequence[str] = ()) -> None:
+        self.recipe, self.world, self.count, self.said = recipe, world, count, said
+        self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
+
+    def __call__(self, step: int) -> list[tuple[int, str]]:
+        block = step // SORT
+        if self.sorted[0] != block:
+            pairs = [p for s in range(block * SORT, (block + 1) * SORT) for p in indices(self.recipe, s, self.count + len(self.said))]
+            words = [(i, self.world.describe(i, take)[0] if i < self.count else self.said[i - self.count]) for i, take in pairs]
+            words.sort(key=lambda pair: len(pair[1].encode()))
+            dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
+            random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
+            self.sorted = (block, dealt)
+        return self.sorted[1][step % SORT]
 
 
 def config_of(kind: type, recipe: Recipe) -> Any:

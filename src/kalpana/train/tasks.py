@@ -14,12 +14,16 @@ from kalpana.train.pool import Progress
 from kalpana.train.reader import Read
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Task
+from kalpana.train.tokens import Continue, Translate, Unmask
 from kalpana.train.vqgan import Tokenise
 
 TASKS: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {
     "vae": Autoencode,
     "vqgan": Tokenise,
     "flow": FlowMatch,
+    "dalle": Continue,
+    "maskgit": Unmask,
+    "dalle-mini": Translate,
     "clip": Contrast,
     "detector": Detect,
     "reader": Read,

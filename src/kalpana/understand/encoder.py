@@ -9,24 +9,22 @@ By a CLIP of our own or by a public CLIP or SigLIP, whose pictures are prepared 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from kalpana.hub import clip as public
 from kalpana.hub.card import CARD, read_card, shelf
 from kalpana.hub.clip import Framing, hashed
 from kalpana.hub.weights import files_of, find_device, load_module
-from kalpana.media import to_pixels
+from kalpana.media import rgb, to_pixels
 from kalpana.models.clip import CLIP, Config, unit
-from kalpana.text.tokenizer import Tokenizer
+from kalpana.text.tokenizer import Tokenizer, Window
 from kalpana.types import KalpanaError, Tokens
 
 FILE, FAMILY = "clip.safetensors", "clip"
@@ -40,23 +38,6 @@ class Words(Protocol):
     def encode(self, texts: Sequence[str], /) -> Tokens: ...
     def cut(self, text: str, /) -> str: ...
     def unknown(self, text: str, /) -> tuple[str, ...]: ...
-
-
-@dataclass(frozen=True)
-class OurWords:
-    """Our own tokenizer, at a model's length."""
-
-    tokenizer: Tokenizer
-    length: int
-
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        return self.tokenizer.encode(texts, self.length)
-
-    def cut(self, text: str) -> str:
-        return self.tokenizer.report(text, self.length).cut
-
-    def unknown(self, text: str) -> tuple[str, ...]:
-        return self.tokenizer.report(text, self.length).unknown
 
 
 @dataclass(frozen=True)
@@ -153,9 +134,7 @@ def _load(folder: Path, name: str, changed: tuple[tuple[str, int], ...], device:
             f"model {card.name!r} reads {model.config.vocabulary} tokens, not the {len(tokenizer)} of this version of Kalpana"
         )
     framing = Framing((model.config.side, model.config.side), None)  # squeezed rather than cropped: what is at the edge is seen too
-    return Encoder(
-        card.name, hashed(files_of(folder / FILE)), placed(model, where, bf16), framing, OurWords(tokenizer, model.config.length)
-    )
+    return Encoder(card.name, hashed(files_of(folder / FILE)), placed(model, where, bf16), framing, Window(tokenizer, model.config.length))
 
 
 def placed(model: CLIP, device: torch.device, bf16: bool) -> CLIP:
@@ -184,18 +163,3 @@ def cropped(image: Image.Image, height: int, width: int) -> Image.Image:
     """The middle of the picture, black beyond its edges; of a middle between two pixels the upper and left one."""
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent, 16 bits brought to 8 from its darkest to its lightest. What was just opened
-    from a file is turned upright as its EXIF says; what has been worked on since is taken for upright."""
-    if isinstance(image, ImageFile.ImageFile):
-        with suppress(Exception):  # of damaged EXIF Pillow raises nearly anything, and a picture can be seen without
-            image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
-        levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        image = Image.fromarray(((levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-12))).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

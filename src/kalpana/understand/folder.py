@@ -17,9 +17,8 @@ from typing import Any
 import PIL
 from PIL import ExifTags, Image
 
-from kalpana.media import read_receipt
+from kalpana.media import read_receipt, rgb
 from kalpana.types import KalpanaError
-from kalpana.understand.encoder import rgb
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # as Pillow calls them
