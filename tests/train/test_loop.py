@@ -260,7 +260,7 @@ def test_shipped_recipes_are_valid() -> None:
 
 def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
     task = FlowMatch(flow_recipe(vae, pool=64, kind="everything", layout=0.3), torch.device("cpu"), silent)
-    assert {kind_of(task.world.scene(i)) for i in range(64)} > {"objects", "hands", "text"}
+    assert {kind_of(task.world.scene(i)) for i in range(256)} > {"objects", "hands", "text"}
     batch = task.batch(2)
     loss, _ = task.loss(batch, torch.Generator().manual_seed(0))
     assert loss.isfinite() and batch.layout.shape[1] == 4
