@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -24,11 +23,10 @@ from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import torch
 import torch.nn.functional as F
-from measure import Row, main
+from measure import Row, main, stand_ins
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW
@@ -309,12 +307,8 @@ def opened(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
     """That of open_clip, which takes the weights of ours."""
     with suppress(ImportError):
         import transformers  # noqa: F401  (before there is a stand-in, which it would take for torchvision)
-    sys.modules |= {name: MagicMock() for name in STOOD_IN_FOR if name not in sys.modules}
-    import open_clip
-
-    for name in STOOD_IN_FOR:
-        if isinstance(sys.modules[name], MagicMock):
-            del sys.modules[name]
+    with stand_ins(STOOD_IN_FOR):
+        import open_clip
     c = config
     vision = {"image_size": c.side, "patch_size": c.patch, "width": c.width, "layers": c.depth, "head_width": c.width // c.heads}
     text = {"context_length": c.length, "vocab_size": c.vocabulary, "width": c.text_width, "heads": c.text_heads, "layers": c.text_depth}

@@ -6,8 +6,10 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import MagicMock
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,16 @@ def duration(work: Callable[[], object], seconds: float) -> float:
         work()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken)
+
+
+@contextmanager
+def stand_ins(names: Sequence[str]) -> Iterator[None]:
+    """Inside, a peer can be imported that imports modules of these names and calls nothing of them here; those there already stay."""
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules |= {name: MagicMock() for name in absent}
+    yield
+    for name in absent:
+        del sys.modules[name]
 
 
 def main(rows: Callable[[bool], Iterator[Row]]) -> None:

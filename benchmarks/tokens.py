@@ -14,7 +14,6 @@ dalle-pytorch is imported with stand-ins for what only its ready-made tokenizers
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,11 +23,10 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import torch
 from embed import where
-from measure import Row, main
+from measure import Row, main, stand_ins
 from torch import Generator, Tensor, nn
 from train import peak
 
@@ -267,11 +265,8 @@ def draw_ours(network: dalle.DALLE, words: Tensor, batch: int) -> Iterator[objec
 
 def dalle_pytorch(c: dalle.Config) -> nn.Module:
     """Its transformer of these sizes, with a feed-forward of ours instead of one that is half as wide again."""
-    absent = [name for name in STOOD_IN_FOR if name not in sys.modules and (name.startswith("taming.") or not find_spec(name))]
-    sys.modules |= {name: MagicMock() for name in absent}
-    module, blocks = (import_module(f"dalle_pytorch.{name}") for name in ("dalle_pytorch", "transformer"))
-    for name in absent:
-        del sys.modules[name]
+    with stand_ins([name for name in STOOD_IN_FOR if name.startswith("taming.") or not find_spec(name)]):
+        module, blocks = (import_module(f"dalle_pytorch.{name}") for name in ("dalle_pytorch", "transformer"))
     vae = module.DiscreteVAE(image_size=2 * c.rows, num_layers=1, num_tokens=c.codes, codebook_dim=8, hidden_dim=8)
     sizes = {"dim": c.width, "depth": c.depth, "heads": c.heads, "dim_head": c.width // c.heads}
     model = module.DALLE(vae=vae, num_text_tokens=c.vocabulary, text_seq_len=PADDED, **sizes)

@@ -107,6 +107,5 @@ class Detector(nn.Module):
         sixteenth = self.sixteenth(eighth)
         eighth = self.up(eighth + F.interpolate(self.lift(sixteenth), scale_factor=2.0))
         heat, reach, *rest = self.head(F.relu(fine + self.grow(eighth))).contiguous().split(self.parts, 1)
-        return Maps(
-            heat, reach.float().clamp(-4, 4).exp(), *rest
-        )  # scale by scale: a small error of a large box is as small (FCOS, Tian et al. 2019)
+        # The reach is an exponential, so that a small error of a large box is as small (FCOS, Tian et al. 2019).
+        return Maps(heat, reach.float().clamp(-4, 4).exp(), *rest)

@@ -79,9 +79,8 @@ class Contrast:
         tokens, size = batch.tokens, self.recipe.chunk
         image = in_chunks(self.model.image, (batch.pixels,), size)
         order = tokens.mask.sum(1).argsort()  # so that texts of about one length share a chunk, which then is no longer than they are
-        text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)[
-            order.argsort()
-        ]
+        text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)
+        text = text[order.argsort()]
         image, text, texts, own = (gathered(part) for part in (image, text, batch.texts, batch.own))
         loss = self.model.loss(image, text, (own[:, :, None] == texts).any(1))
         return loss, {"scale": self.model.logit_scale.exp().item()}
