@@ -17,9 +17,11 @@ FLOOR = {
     "world": 2,
     "text": 3,
     "hub": 4,
-    **dict.fromkeys(("generate", "train", "understand"), 5),
-    "evaluate": 6,
-    "cli": 7,
+    "understand": 5,
+    "generate": 6,  # what draws may ask a CLIP
+    "train": 7,  # what learns to draw shows how it draws
+    "evaluate": 8,
+    "cli": 9,
 }
 
 

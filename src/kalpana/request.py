@@ -93,7 +93,9 @@ class Request(BaseModel):
     best_of: int = Field(
         1, ge=1, le=64, description="draw so many for each picture and keep the one that fits the prompt best, 1 to 64; 1 is off"
     )
-    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, or looks at all tokens at once, 1 to 1000")
+    steps: int | None = Field(
+        None, ge=1, le=1000, description="steps of denoising or of optimising, or looks at all tokens at once, 1 to 1000"
+    )
     guidance: float | None = Field(
         None, ge=0, le=30, allow_inf_nan=False, description="how strongly to follow the prompt, 0 to 30; 1 is off"
     )
@@ -242,7 +244,7 @@ class Capabilities(BaseModel):
                 )
             elif name == "top_k" and self.tokens is not None and value > self.tokens:
                 ignored[name] = f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
-            elif name == "negative_prompt" and settled["guidance"] == 1:
+            elif name == "negative_prompt" and "guidance" in self.uses and settled["guidance"] == 1:
                 ignored[name] = "guidance 1 is off, and without guidance nothing is avoided"
         if ignored and request.strict:
             wrong = (f"{name} {shorten(asked[name])} cannot be used by model {request.model!r}: {why}" for name, why in ignored.items())
@@ -261,5 +263,11 @@ USUAL = {  # what models of each family that answers requests can do, where thei
     "flow": Capabilities(),
     "dalle": _TOKENS,
     "dalle-mini": _TOKENS,
+    "vqgan-clip": Capabilities(
+        uses=("negative_prompt", "steps", "size"),
+        sizes=("128x128", "192x128", "128x192", "256x256"),
+        samplers=(),
+        defaults=Defaults(steps=100, guidance=1.0, sampler=None),
+    ),
     "maskgit": _TOKENS.model_copy(update={"uses": ("steps", *_TOKENS.uses), "defaults": _TOKENS.defaults.model_copy(update={"steps": 10})}),
 }

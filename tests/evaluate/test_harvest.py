@@ -104,6 +104,10 @@ def test_the_transformer_sees_the_harvest_with_its_captions(tmp_path: Path, monk
     assert {text for i, text in shown if i >= 10} == set(said)
     (step, row) = next((s, r) for s in range(8) for r, (i, _) in enumerate(task._captions(s)) if i == 12)
     assert np.allclose(task.batch(step).latents[row].numpy(), latents[2].astype(np.float32))
+    often = FlowMatch(recipe.model_copy(update={"harvest_often": 9, "steps": 16}), CPU, silent)
+    shown = [(i, text) for step in range(16) for i, text in often._captions(step)]  # one round: 10 of the pool and 6 kept, nine times
+    assert sorted(i for i, _ in shown) == sorted([*range(10), *[*range(10, 16)] * 9])
+    assert {text for i, text in shown if i == 12} == {said[2]}
 
 
 def test_a_missing_harvest_and_a_harvest_with_layout_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate.compare import Clock, compare, markdown
+from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
 from kalpana.evaluate.score import ALIKE
 from kalpana.evaluate.seen import Reading, Seen, truth
@@ -236,7 +237,7 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
         return [Picture(Image.new("RGB", (128, 128)), seed, {}) for seed in seeds]
 
     one_shot = Named("blank", Capabilities(uses=("guidance",)))
-    models = [(Named("true"), true), (one_shot, blank)]
+    models = [(Named("true"), true, Cost(14_400_000, 7.25e15, 2**29)), (one_shot, blank, Cost(None, None, None))]
     entries = compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet)
     assert [(entry.model, entry.steps, entry.score.right) for entry in entries] == [
         ("true", 1, 1.0),
@@ -248,6 +249,7 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     said = (tmp_path / "compare.md").read_text()
     assert "not verified" not in said, "nobody asked"
     assert "| true | 4 | 100.0 (100.0 to 100.0) |" in said and "| blank |  | 0.0" in said and "read by" not in said
+    assert said.count(" | 0.50 GiB | 14.4 M | 7.25 PFLOP |\n") == 2 and said.count(" | – | – | – |\n") == 1
     assert markdown([replace(entries[0], reader="Tesseract")]).endswith("Words are as read by Tesseract.\n")
 
     assert compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet) == entries

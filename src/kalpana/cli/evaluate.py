@@ -48,6 +48,7 @@ def evaluate(
     `kalpana evaluate compare A B C`, one table of several models by their steps and seconds."""
     from kalpana.evaluate import run as running
     from kalpana.evaluate.compare import STEPS, compare
+    from kalpana.evaluate.cost import Cost
     from kalpana.evaluate.ocr import readers
     from kalpana.evaluate.publish import verified
     from kalpana.evaluate.suites import load as load_suite
@@ -91,7 +92,8 @@ def evaluate(
     elif comparing:
         folder = out or Path("runs") / f"{twin}-compare"
         drawers = [load(name, device) for name in names]
-        cast = [(drawer, partial(_draw, drawer, name)) for drawer, name in zip(drawers, names, strict=True)]
+        costs = [Cost.of(name, prompts[0].text) for name in names]
+        cast = [(drawer, partial(_draw, drawer, name), cost) for drawer, name, cost in zip(drawers, names, costs, strict=True)]
         with counting("") as progress:
             compare(cast, prompts, counts or STEPS, about, judging, folder, lambda label: partial(progress, label=label), trusted)
         print((folder / "compare.md").read_text(encoding="utf-8"), end="")

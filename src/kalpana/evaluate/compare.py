@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import Bounds, Progress, run
 from kalpana.evaluate.score import Share
 from kalpana.evaluate.seen import Verifier
@@ -39,8 +40,8 @@ class Model(Protocol):
 @dataclass(frozen=True)
 class Entry:
     """A model at a number of steps (None: it takes none): its overall score, that of nothing (the floor) and of true renders (the
-    ceiling), the seconds a picture took on this machine, where words are asked for their ``reader``, and whether the verifier can be
-    trusted with all of the tasks (None: nobody asked)."""
+    ceiling), the seconds a picture took on this machine, what it ``cost`` beside them, where words are asked for their ``reader``, and
+    whether the verifier can be trusted with all of the tasks (None: nobody asked)."""
 
     model: str
     steps: int | None
@@ -48,12 +49,13 @@ class Entry:
     floor: float
     ceiling: float
     seconds: float
+    cost: Cost
     reader: str = ""
     verified: bool | None = None
 
 
 def compare(
-    models: Sequence[tuple[Model, Draw]],
+    models: Sequence[tuple[Model, Draw, Cost]],
     prompts: Sequence[Prompt],
     steps: Sequence[int],
     about: dict[str, Any],
@@ -67,11 +69,11 @@ def compare(
 
     A model that has no steps has one entry. Raises KalpanaError where two models have one name, or a folder holds a run of something else.
     """
-    names = [model.name for model, _ in models]
+    names = [model.name for model, *_ in models]
     if len(set(names)) < len(names):
         raise KalpanaError(f"two of the models are called {max(names, key=names.count)!r}: compare models of different names")
     entries, bounds = [], Bounds.of(prompts, verifier)
-    for model, draw in models:
+    for model, draw, cost in models:
         for count in steps if "steps" in model.capabilities.uses else (None,):
             folder = out / (model.name if count is None else f"{model.name}-{count}")
             clock = Clock(folder / "seconds.json")
@@ -88,7 +90,7 @@ def compare(
             report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
-            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each, report.reader, trusted))
+            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
     return entries
@@ -120,14 +122,22 @@ class Clock:
 
 def markdown(entries: Sequence[Entry]) -> str:
     """The entries as a table, and below it the floor and the ceiling, which all of them share but for chance."""
-    lines = ["| model | steps | score (95 %) | seconds a picture |", "|---|---:|---:|---:|"]
+    lines = ["| model | steps | score (95 %) | seconds a picture | memory | parameters | training |", "|---|---:|---:|---:|---:|---:|---:|"]
     for entry in entries:
         score = f"{100 * entry.score.right:.1f} ({100 * entry.score.low:.1f} to {100 * entry.score.high:.1f})"
         score += " (not verified)" if entry.verified is False else ""
-        lines.append(f"| {entry.model} | {'' if entry.steps is None else entry.steps} | {score} | {entry.seconds:.2f} |")
+        steps, cost = "" if entry.steps is None else entry.steps, " | ".join(_told(entry.cost))
+        lines.append(f"| {entry.model} | {steps} | {score} | {entry.seconds:.2f} | {cost} |")
     floors, ceilings = [entry.floor for entry in entries], [entry.ceiling for entry in entries]
     lines += ["", f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, ceiling {100 * max(ceilings):.1f}; "]
     lines[-1] += f"{entries[0].score.prompts} prompts, the same seeds and verifier for all."
     if entries[0].reader:
         lines[-1] += f" Words are as read by {entries[0].reader}."
     return "\n".join(lines) + "\n"
+
+
+def _told(cost: Cost) -> tuple[str, str, str]:
+    """Memory, parameters and training as the table has them."""
+    memory = "–" if cost.memory is None else f"{cost.memory / 2**30:.2f} GiB"
+    parameters = "–" if cost.parameters is None else f"{cost.parameters / 1e6:.1f} M"
+    return memory, parameters, "–" if cost.flops is None else f"{cost.flops / 1e15:.2f} PFLOP"

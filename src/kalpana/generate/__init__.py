@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kalpana.hub.card import CARD, TOKENS, Card, find_model, list_models, read_card, shelf
+from kalpana.hub.card import BY_CLIP, CARD, TOKENS, Card, find_model, list_models, read_card, shelf
 from kalpana.request import Request, ask
 from kalpana.types import KalpanaError, Result, Step
 
@@ -63,6 +63,12 @@ def _tokens(folder: Path, card: Card, device: str | None) -> Drawer:
     return TextToTokens.read(folder, card, device)
 
 
+def _by_clip(folder: Path, card: Card, device: str | None) -> Drawer:
+    from kalpana.generate.text_by_clip import TextByClip
+
+    return TextByClip.read(folder, card, device)
+
+
 def _public(folder: Path, device: str | None) -> Drawer | None:
     """The public checkpoint in a folder, None where it is none. Raises KalpanaError where it is one that does not draw alone."""
     from kalpana.generate.text_to_tokens import TextToTokens
@@ -84,7 +90,7 @@ def last(stream: Iterator[Step]) -> Result:
     return step.result
 
 
-FAMILIES: dict[str, Callable[[Path, Card, str | None], Drawer]] = {"flow": _flow, **dict.fromkeys(TOKENS, _tokens)}
+FAMILIES: dict[str, Callable[[Path, Card, str | None], Drawer]] = {"flow": _flow, **dict.fromkeys(TOKENS, _tokens), BY_CLIP: _by_clip}
 
 
 class Generate(ModuleType):

@@ -57,25 +57,31 @@ class Beat:
     pixels: Tensor | None = None
 
 
-Draw = Callable[[Request], Iterator[Beat]]  # of a settled request for at most TOGETHER pictures
+Draw = Callable[[Request], Iterator[Beat]]  # of a settled request for at most so many pictures as are drawn together
 
 
 def answer(
-    model: Drawer, words: Words, request: Request, draw: Draw, rank_by: Ranker | None = None, more: Mapping[str, Any] | None = None
+    model: Drawer,
+    words: Words,
+    request: Request,
+    draw: Draw,
+    rank_by: Ranker | None = None,
+    more: Mapping[str, Any] | None = None,
+    together: int = TOGETHER,
 ) -> Iterator[Step]:
-    """The stream that ``Drawer.generate`` promises, of a model that reads by these ``words`` and draws by ``draw``; receipts hold what is
-    in ``more`` too."""
+    """The stream that ``Drawer.generate`` promises, of a model that reads by these ``words`` and draws at most ``together`` pictures by
+    ``draw``; receipts hold what is in ``more`` too."""
     if request.best_of > 1:
-        return best(lambda each: answer(model, words, each, draw, more=more), request, rank_by, TOGETHER)
+        return best(lambda each: answer(model, words, each, draw, more=more, together=together), request, rank_by, together)
     request = request.seeded()
     settled, ignored = model.capabilities.settle(request)
     account, warnings = _account(model, words, request, settled, ignored)
-    return _steps(settled, draw, account | dict(more or {}), warnings)
+    return _steps(settled, draw, account | dict(more or {}), warnings, together)
 
 
 @torch.no_grad()
-def _steps(request: Request, draw: Draw, account: dict[str, Any], warnings: tuple[str, ...]) -> Iterator[Step]:
-    parts = list(request.parts(TOGETHER))
+def _steps(request: Request, draw: Draw, account: dict[str, Any], warnings: tuple[str, ...], together: int) -> Iterator[Step]:
+    parts = list(request.parts(together))
     began, index, total = time.perf_counter(), 0, 0
     pictures: list[Picture] = []
     for part in parts:

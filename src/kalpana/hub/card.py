@@ -19,6 +19,7 @@ from kalpana.types import KalpanaError
 
 CARD, VQGAN = "card.json", "vqgan.safetensors"
 TOKENS = ("dalle", "maskgit", "dalle-mini")  # the families that draw the tokens of a VQGAN
+BY_CLIP = "vqgan-clip"  # the family that draws by what a CLIP makes of a VQGAN's pictures, and has no weights of its own
 
 
 class Card(BaseModel):
@@ -94,35 +95,61 @@ def vqgan_of(folder: Path) -> Path:
     )
 
 
-def seal(folder: Path) -> Card:
-    """Hash the weights in a folder, and those elsewhere that it is worth nothing without, and count its parameters into its card; a folder
-    without a card gets a plain one. Raises KalpanaError where weights are missing."""
-    import safetensors
+def clip_of(folder: Path) -> Path:
+    """The folder of the CLIP that a model in this folder asks: its own ``clip``, or else the one that comes with Kalpana. Raises
+    KalpanaError where there is none."""
+    for path in (folder / "clip", shelf() / "clip"):
+        if (path / CARD).is_file():
+            return path
+    raise KalpanaError(
+        f"the model in {folder} asks a CLIP, and none comes with this version of Kalpana: put one, with its {CARD}, into {folder / 'clip'}"
+    )
 
-    from kalpana.hub.weights import files_of, fingerprint
-    from kalpana.text.tokenizer import BPE
+
+def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
+    """All files of weights that a model in this folder draws with: its own, and those elsewhere that it is worth nothing without.
+    Raises KalpanaError where some are missing."""
+    from kalpana.hub.weights import files_of
 
     paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
+    if family in (*TOKENS, BY_CLIP):
+        paths += files_of(vqgan_of(folder))
+    if family == BY_CLIP:
+        paths += sorted(clip_of(folder).glob("*.safetensors"))
+    return tuple(dict.fromkeys(paths))
+
+
+def seal(folder: Path) -> Card:
+    """Hash the weights that the model in a folder draws with, and count their parameters into its card; a folder without a card gets a
+    plain one. Raises KalpanaError where weights are missing."""
+    from kalpana.hub.weights import fingerprint
+    from kalpana.text.tokenizer import BPE
+
+    own = sorted(folder.glob("*.safetensors"))
+    card = read_card(folder) if (folder / CARD).exists() else None
+    if not own and (card is None or card.family != BY_CLIP):
         raise KalpanaError(f"there are no .safetensors files in {folder}")
-    parameters, families = 0, []
-    for path in paths:
-        with safetensors.safe_open(path, "pt") as file:
-            families.append((file.metadata() or {}).get("family", "unknown"))
-            parameters += sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (it is no dict)
-    family = next((family for family in families if family not in ("vae", "vqgan")), families[0])  # those only serve
-    if (folder / CARD).exists():
-        card = read_card(folder)
-    elif family in USUAL:
-        tasks = ("text-to-image", "caption") if family == "dalle" else ("text-to-image",)
-        card = Card(name=folder.resolve().name, family=family, tasks=tasks, capabilities=USUAL[family])
-    else:
+    if card is None:
+        families = [_inside(path)[0] for path in own]
+        family = next((family for family in families if family not in ("vae", "vqgan")), families[0])  # those only serve
         card = Card(name=folder.resolve().name, family=family)
-    needed = [*paths, *([BPE] if card.capabilities else []), *(files_of(vqgan_of(folder)) if card.family in TOKENS else [])]
-    files = {path.name: fingerprint(path) for path in dict.fromkeys(needed)}
-    card = card.model_copy(update={"files": files, "parameters": parameters})
+        if family in USUAL:
+            tasks = ("text-to-image", "caption") if family == "dalle" else ("text-to-image",)
+            card = card.model_copy(update={"tasks": tasks, "capabilities": USUAL[family]})
+    paths = weights_of(folder, card.family)
+    files = {path.name: fingerprint(path) for path in (*paths, *([BPE] if card.capabilities else []))}
+    card = card.model_copy(update={"files": files, "parameters": sum(_inside(path)[1] for path in paths)})
     write_card(folder, card)
     return card
+
+
+def _inside(path: Path) -> tuple[str, int]:
+    """The family of the weights in a file, and how many numbers they are."""
+    import safetensors
+
+    with safetensors.safe_open(path, "pt") as file:
+        count = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (it is no dict)
+        return (file.metadata() or {}).get("family", "unknown"), count
 
 
 if __name__ == "__main__":

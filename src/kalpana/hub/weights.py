@@ -90,6 +90,15 @@ def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = Non
     return Weights(family, parts[0].config, parts[0].provenance, {name: value for part in parts for name, value in part.tensors.items()})
 
 
+def provenance(path: Path) -> dict[str, Any]:
+    """Where the weights in a file of ours come from; nothing where it does not say. Raises KalpanaError where it is damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("provenance", "{}"))
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+
+
 def _read(path: Path, family: str, sha256: str | None) -> Weights:
     """One file of ``read_weights``, with the tensors that are in it."""
     try:

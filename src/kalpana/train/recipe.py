@@ -80,6 +80,9 @@ class Recipe(BaseModel):
     harvest: Path | None = Field(
         default=None, description="flow: a folder of the model's own pictures that a verifier found right, learned from beside the pool"
     )
+    harvest_often: int = Field(
+        default=1, ge=1, description="flow: how often a picture of the harvest comes up, where one of the pool does once"
+    )
     anchor: float = Field(
         default=0.0, ge=0, description="vae: weight of staying near the latents of init, so that what has learned on those can go on"
     )

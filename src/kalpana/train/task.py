@@ -70,22 +70,31 @@ def _order(seed: int, around: int, count: int) -> np.ndarray:
 
 class Captions:
     """The (picture, caption) pairs of each step: of the world's first ``count`` pictures, whose captions are worded anew each time round,
-    and of those behind them that the texts ``said`` tell of. SORT steps are dealt together, shortest captions first, in random order."""
+    and of those behind them that the texts ``said`` tell of, which come up ``often`` times as often. SORT steps are dealt together,
+    shortest captions first, in random order."""
 
-    def __init__(self, recipe: Recipe, world: World, count: int, said: Sequence[str] = ()) -> None:
-        self.recipe, self.world, self.count, self.said = recipe, world, count, said
+    def __init__(self, recipe: Recipe, world: World, count: int, said: Sequence[str] = (), often: int = 1) -> None:
+        self.recipe, self.world, self.count, self.said, self.often = recipe, world, count, said, often
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
 
     def __call__(self, step: int) -> list[tuple[int, str]]:
         block = step // SORT
         if self.sorted[0] != block:
-            pairs = [p for s in range(block * SORT, (block + 1) * SORT) for p in indices(self.recipe, s, self.count + len(self.said))]
-            words = [(i, self.world.describe(i, take)[0] if i < self.count else self.said[i - self.count]) for i, take in pairs]
+            count = self.count + self.often * len(self.said)
+            pairs = [p for s in range(block * SORT, (block + 1) * SORT) for p in indices(self.recipe, s, count)]
+            words = [self._worded(i, take) for i, take in pairs]
             words.sort(key=lambda pair: len(pair[1].encode()))
             dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
             random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
             self.sorted = (block, dealt)
         return self.sorted[1][step % SORT]
+
+    def _worded(self, place: int, take: int) -> tuple[int, str]:
+        """The picture and the caption at a place of the order, when it is taken for the ``take``-th time."""
+        if place < self.count:
+            return place, self.world.describe(place, take)[0]
+        row = (place - self.count) % len(self.said)
+        return self.count + row, self.said[row]
 
 
 def config_of(kind: type, recipe: Recipe) -> Any:

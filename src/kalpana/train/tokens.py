@@ -7,7 +7,8 @@ differs: what comes next, in either order; what is hidden; and what the words ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from kalpana.generate.tokens import Drawn, draw, masked, stream
 from kalpana.hub.weights import load_module
 from kalpana.models import dalle, dalle_mini
 from kalpana.models.vqgan import VQGAN
@@ -32,7 +34,6 @@ from kalpana.world.world import World
 PART = 64  # dev pictures at a time
 SHEET = 16  # pictures on a sheet, which are drawn
 GUIDANCE = 3.0  # by this
-ROUNDS = 10  # looks in which MaskGIT draws them
 Draw = Callable[[Tokens], Tensor]  # captions of b pictures to image ids (b, rows, columns)
 Mean = tuple[Tensor, Tensor | int]  # a cross-entropy in nats, and of how many tokens it is the mean
 
@@ -129,12 +130,7 @@ class Continue:
         """Nothing is left to do."""
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        b, c, rng = len(tokens), self.model.config, Generator().manual_seed(0)
-        cache = self.model.start_image(with_null(tokens), 2 * b)
-        ids = [torch.full((b,), c.codes, device=self.device)]
-        for _ in range(c.rows * c.columns):
-            ids.append(pick(guided(self.model.step(cache, ids[-1].repeat(2)[:, None])), rng))
-        return torch.stack(ids[1:], 1).unflatten(1, (c.rows, c.columns))
+        return whole(stream(self.model, Cond(tokens), luck(tokens), guidance=GUIDANCE))
 
 
 class Unmask:
@@ -177,16 +173,7 @@ class Unmask:
         return dalle.hide(len(batch.image), self.model.config, rng).to(self.device)
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        """All cells that are still hidden are drawn in every look, and of these the least sure are hidden again (section 3.2)."""
-        b, c, rng = len(tokens), self.model.config, Generator().manual_seed(0)
-        ids = torch.full((b, c.rows, c.columns), c.codes, device=self.device)
-        for left in torch.linspace(1, 0, ROUNDS + 1)[1:].tolist():
-            logits, hidden = guided(self.model(with_null(tokens), ids.repeat(2, 1, 1))), ids == c.codes
-            guess = torch.where(hidden, pick(logits, rng), ids)
-            sure = logits.log_softmax(-1).gather(-1, guess[..., None]).squeeze(-1) + 4.5 * left * gumbel(ids.shape, rng).to(logits)
-            rank = sure.masked_fill(~hidden, math.inf).flatten(1).argsort(1).argsort(1).view_as(ids)
-            ids = guess.masked_fill(rank < math.floor(math.sin(math.pi / 2 * left) * c.rows * c.columns), c.codes)
-        return ids
+        return whole(masked(self.model, Cond(tokens), luck(tokens), guidance=GUIDANCE))
 
 
 class Translate:
@@ -233,7 +220,8 @@ class Translate:
         return F.cross_entropy(logits.flatten(0, 1), image.flatten()), image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        drawn = self.model.generate(tokens, partial(pick, rng=Generator().manual_seed(0)), GUIDANCE)
+        choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=luck(tokens))
+        drawn = self.model.generate(tokens, choose, GUIDANCE)
         return torch.stack(list(drawn), 1).unflatten(1, self.shape)
 
 
@@ -275,23 +263,12 @@ def bits(nats: Tensor) -> float:
     return nats.item() / math.log(2)
 
 
-def with_null(tokens: Tokens) -> Cond:
-    """The words for b pictures, and b rows without."""
-    both = Tokens(tokens.ids.repeat(2, 1), tokens.mask.repeat(2, 1))
-    return Cond(both, torch.arange(len(both), device=both.ids.device) >= len(tokens))
+def luck(tokens: Tokens) -> list[Generator]:
+    """A generator for each caption's picture, the same every time."""
+    return [Generator().manual_seed(k) for k in range(len(tokens))]
 
 
-def guided(logits: Tensor) -> Tensor:
-    """Logits (b, ...) from those of 2b rows, the b with a caption first."""
-    told, untold = logits.float().chunk(2)
-    return untold + GUIDANCE * (told - untold)
-
-
-def gumbel(shape: torch.Size, rng: Generator) -> Tensor:
-    """Noise that makes the largest of noisy logits a draw from their softmax."""
-    return -torch.empty(shape).exponential_(generator=rng).log()
-
-
-def pick(logits: Tensor, rng: Generator) -> Tensor:
-    """Ids (b, ...) drawn from logits (b, ..., v)."""
-    return (logits + gumbel(logits.shape, rng).to(logits)).argmax(-1)
+def whole(drawing: Iterator[Drawn]) -> Tensor:
+    """The image ids (b, rows, columns) that drawing ends with."""
+    (drawn,) = deque(drawing, maxlen=1)
+    return drawn.ids

@@ -1,0 +1,60 @@
+"""What models cost: arithmetic counted by hand, sittings added up, and the memory of a process that really draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from kalpana.evaluate.cost import Cost, memory, sample, training
+from kalpana.hub.card import read_card
+from kalpana.hub.weights import save_weights
+from kalpana.models.vae import Config
+from kalpana.train.recipe import Recipe
+from kalpana.train.tasks import TASKS
+from kalpana.types import KalpanaError
+
+
+class Line:
+    """The smallest task: rows of five numbers through a matrix to three."""
+
+    def __init__(self, recipe: Recipe, *_: Any) -> None:
+        self.recipe, self.model = recipe, nn.Linear(5, 3)
+
+    def batch(self, step: int) -> Tensor:
+        return torch.ones(self.recipe.batch, 5)
+
+    def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.model(batch).sum(), {}
+
+
+RECIPE = Recipe(name="line", family="flow", vae=Path("v"), steps=8, batch=32, lr=1e-3)
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "flow", Line)
+
+
+def test_a_sample_costs_a_product_and_a_sum_a_weight_there_and_as_many_back(line: None) -> None:
+    assert sample(RECIPE) == 2 * 5 * 3 + 2 * 5 * 3  # back only to the weights: what went in learns nothing
+
+
+def test_all_sittings_count_and_weights_that_say_nothing_are_told(line: None, tmp_path: Path) -> None:
+    first = {"recipe": {"gone": 1}, "samples": 100}
+    latest = {"recipe": RECIPE.model_dump(mode="json"), "samples": 20, "init": first}
+    save_weights(tmp_path / "two.safetensors", nn.Linear(1, 1), "flow", Config(), latest)
+    assert training(tmp_path / "two.safetensors") == 120 * 60
+    save_weights(tmp_path / "mute.safetensors", nn.Linear(1, 1), "flow", Config(), {})
+    with pytest.raises(KalpanaError, match="does not say how it was trained"):
+        training(tmp_path / "mute.safetensors")
+
+
+def test_a_process_that_draws_takes_more_than_its_weights(folder: Path) -> None:
+    cost = Cost.of(str(folder), "a red apple")
+    assert cost.parameters == read_card(folder).parameters and cost.flops is None  # random weights: trained by nothing
+    assert cost.memory is not None and 100 * 2**20 < cost.memory < 8 * 2**30  # torch alone takes more than the first
+    assert memory(str(folder), "a red apple") > 4 * cost.parameters
