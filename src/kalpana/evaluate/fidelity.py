@@ -1,21 +1,39 @@
 """How alike two sets of pictures are, as sets: FD-lite0, a Fréchet distance (Heusel et al. 2017) over the features of EfficientNet-Lite0,
-and the maximum mean discrepancy with a polynomial kernel (KID, Binkowski et al. 2018) over the same. FD-lite0 is not FID: another network.
+and the maximum mean discrepancy with a polynomial kernel (KID, Binkowski et al. 2018) over the same and over what a verifier of ours sees.
+FD-lite0 is not FID: another network.
+
+``python -m kalpana.evaluate.fidelity default`` draws the captions of 5,000 test scenes and measures how far the pictures are from 5,000
+other test scenes. Beside them stand the same captions' own scenes, which are as near as can be; these through the model's autoencoder, if
+it has one; and scenes of things alone, for a set that is far. What is drawn is kept, as features, and a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kalpana.evaluate.verifier import Trained
+from kalpana.generate import last, load
+from kalpana.generate.text_to_image import TextToImage
 from kalpana.hub.card import shelf
 from kalpana.hub.weights import load_module
+from kalpana.media import grid, to_pixels, write
 from kalpana.models.lite0 import Lite0
+from kalpana.train.vqgan import looks
+from kalpana.types import KalpanaError, Picture
+from kalpana.world.world import World
 
 RESAMPLES = 20
+PART = 50  # pictures whose features are kept together
 
 
 @dataclass(frozen=True)
@@ -27,11 +45,31 @@ class Distance:
     high: float
 
 
-@torch.inference_mode()
-def features(batches: Iterable[Tensor]) -> np.ndarray:
-    """The features (n, 1280) of batches of pictures (b, 3, h, w) in [-1, 1]."""
-    net = load_module(shelf() / "lite0" / "lite0.safetensors", "lite0", Lite0)
-    return np.concatenate([net(batch.float()).numpy() for batch in batches]).astype(np.float64)
+@dataclass(frozen=True)
+class Features:
+    """Of n pictures, by ``lite0`` (n, 1280), and by a detector of ours ``own`` (n, d): the mean over the picture of what it sees at a
+    quarter, an eighth and a sixteenth of the side."""
+
+    lite0: np.ndarray
+    own: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence[Features]) -> Features:
+        return cls(np.concatenate([part.lite0 for part in parts]), np.concatenate([part.own for part in parts]))
+
+
+class Eyes:
+    """The networks that see features; the detector is that of a ``verifier``'s folder."""
+
+    def __init__(self, verifier: Path) -> None:
+        self.lite0 = load_module(shelf() / "lite0" / "lite0.safetensors", "lite0", Lite0)
+        self.own = Trained.load(verifier).net
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        """Of pictures (b, 3, h, w) in [-1, 1]."""
+        own = torch.cat([stage.mean((2, 3)) for stage in looks(self.own, pixels.float())], 1)
+        return Features(self.lite0(pixels.float()).numpy().astype(np.float64), own.numpy().astype(np.float64))
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -52,20 +90,114 @@ def _root(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(np.maximum(np.linalg.eigvalsh(half @ b @ half), 0)).sum())
 
 
-def fd(a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES) -> Distance:
-    """FD-lite0 of two sets of features, with an interval by resampling the pictures of ``a`` in halves (without replacement, since
-    repeated pictures would look like less variety), scaled to the whole."""
-    value, rng = frechet(a, b), np.random.default_rng(0)
-    half = max(len(a) // 2, 2)
-    draws = np.array([frechet(a[rng.choice(len(a), half, replace=False)], b) for _ in range(resamples)]) if resamples else np.array([value])
-    spread = draws - draws.mean()  # of half the pictures: as large again as of all, sampled without replacement
-    low, high = np.percentile(spread, (2.5, 97.5))
-    return Distance(value, value + float(low), value + float(high))
-
-
 def mmd(a: np.ndarray, b: np.ndarray) -> float:
     """The unbiased squared maximum mean discrepancy with the kernel (x·y / d + 1)³ (Binkowski et al. 2018, eq. 4)."""
     kernel_aa, kernel_bb, kernel_ab = ((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     n, m = len(a), len(b)
     within = (kernel_aa.sum() - np.trace(kernel_aa)) / (n * (n - 1)) + (kernel_bb.sum() - np.trace(kernel_bb)) / (m * (m - 1))
     return float(within - 2 * kernel_ab.mean())
+
+
+def between(measure: Callable[[np.ndarray, np.ndarray], float], a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES) -> Distance:
+    """``frechet`` or ``mmd`` of two sets of features, with an interval by resampling the pictures of ``a`` in halves (without replacement,
+    since repeated pictures would look like less variety): those are as far apart again as wholes drawn anew."""
+    value, rng = measure(a, b), np.random.default_rng(0)
+    half = max(len(a) // 2, 2)
+    draws = np.array([measure(a[rng.choice(len(a), half, replace=False)], b) for _ in range(resamples)])
+    low, high = np.percentile(draws - draws.mean(), (2.5, 97.5))
+    return Distance(value, value + float(low), value + float(high))
+
+
+def of_scenes(eyes: Eyes, world: World, indices: range, through: Callable[[Tensor], Tensor] = lambda pixels: pixels) -> Features:
+    """The features of the true pictures of scenes, each batch seen ``through`` something."""
+    starts = range(indices.start, indices.stop, PART)
+    return Features.join([eyes(through(world.images(range(k, min(k + PART, indices.stop))))) for k in starts])
+
+
+def of_drawn(eyes: Eyes, draw: Callable[[int], Picture], count: int, out: Path, progress: Callable[[int, int], None]) -> Features:
+    """The features of ``count`` pictures, PART by PART; those that are in ``out`` are not drawn again. Of each part there is a sheet."""
+    parts = []
+    for start in range(0, count, PART):
+        path = out / f"{start:06d}.npz"
+        if not path.exists():
+            images = [draw(i).image for i in range(start, min(start + PART, count))]
+            seen = eyes(to_pixels(images))
+            grid(images).save(path.with_suffix(".png"))
+            kept = io.BytesIO()
+            np.savez(kept, **asdict(seen))
+            write(path, kept.getvalue())
+        with np.load(path) as kept:
+            parts.append(Features(kept["lite0"], kept["own"]))
+        progress(min(start + PART, count), count)
+    return Features.join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How far one set of pictures is from the true ones: by FD-lite0, and by MMD over both kinds of features."""
+
+    name: str
+    fd: Distance
+    mmd: Distance
+    own: Distance
+
+    @classmethod
+    def of(cls, name: str, some: Features, true: Features) -> Row:
+        return cls(name, between(frechet, some.lite0, true.lite0), between(mmd, some.lite0, true.lite0), between(mmd, some.own, true.own))
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    lines = ["| pictures | FD-lite0 (95 %) | MMD x 1000, Lite0 (95 %) | MMD x 1000, ours (95 %) |", "|---|---:|---:|---:|"]
+    for row in rows:
+        cells = [f"{k * d.value:.2f} ({k * d.low:.2f} to {k * d.high:.2f})" for k, d in ((1, row.fd), (1000, row.mmd), (1000, row.own))]
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def measure(name: str, verifier: Path, count: int, dev: bool, out: Path, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    """The rows of a model's table, see above. Raises KalpanaError where ``out`` is of something else."""
+    model, eyes, split = load(name), Eyes(verifier), "dev" if dev else "test"
+    about = {"model": model.name, "files": model.files, "split": split, "pictures": count}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "run.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
+        raise KalpanaError(f"{out} holds the pictures of something else, see {path}: name another folder")
+    write(path, json.dumps(about, indent=1).encode())
+    world, things = World(0, split, kind="everything"), World(0, split)
+
+    def draw(i: int) -> Picture:
+        return last(model.generate(world.describe(i)[0], model=name, seed=i)).pictures[0]
+
+    true = of_scenes(eyes, world, range(count, 2 * count))
+    yield Row.of("true: the captions' own scenes", of_scenes(eyes, world, range(count)), true)
+    if isinstance(model, TextToImage):
+        through = of_scenes(eyes, world, range(count), lambda pixels: model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1))
+        yield Row.of("the same through its autoencoder", through, true)
+    yield Row.of(f"drawn by {model.name}", of_drawn(eyes, draw, count, out, progress), true)
+    yield Row.of("true: scenes of things alone", of_scenes(eyes, things, range(count)), true)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a name from `kalpana models`, or a folder of weights")
+    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--dev", action="store_true", help="scenes by which choices are made, seen by verifier-a")
+    parser.add_argument("--out", type=Path, help="the run's folder, runs/fidelity-MODEL by default; a run found there goes on")
+    asked = parser.parse_args()
+    verifier = shelf() / ("verifier-a" if asked.dev else "verifier-b")
+    out = asked.out or Path("runs") / f"fidelity-{Path(asked.model).name}"
+
+    def progress(done: int, count: int) -> None:
+        print(f"{done} of {count} pictures", file=sys.stderr)
+
+    try:
+        rows = list(measure(asked.model, verifier, asked.pictures, asked.dev, out, progress))
+    except KalpanaError as error:
+        sys.exit(f"error: {error}")
+    write(out / "fidelity.md", markdown(rows).encode())
+    write(out / "fidelity.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
+    print(markdown(rows), end="")
+
+
+if __name__ == "__main__":
+    main()
