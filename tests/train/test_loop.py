@@ -300,6 +300,10 @@ def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_
     again = train(flow_recipe(vae, steps=1, init=first, layout=0.3, lr=1e-12), tmp_path / "second", echo=lines.append)
     assert first is not None and again is not None
     assert any("aside.bias, aside.weight start afresh" in line for line in lines)
+    third = train(flow_recipe(vae, steps=1, init=again, lr=1e-12), tmp_path / "third", echo=lines.append)
+    assert third is not None
+    assert any("aside.bias, aside.weight of" in line and "are left out" in line for line in lines)
+    assert not any("aside" in name for name in read_weights(third, "flow").tensors)
     before, after = (read_weights(path, "flow") for path in (first, again))
     assert all(torch.allclose(after.tensors[name], value, atol=1e-6) for name, value in before.tensors.items())
     assert after.provenance["init"] == before.provenance

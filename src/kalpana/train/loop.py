@@ -51,12 +51,14 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
     if recipe.init and not saved.exists():
         given, own = read_weights(recipe.init, recipe.family).tensors, shipped(task).state_dict()
         try:
-            shipped(task).load_state_dict(own | given)
+            shipped(task).load_state_dict(own | {name: value for name, value in given.items() if name in own})
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise KalpanaError(f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: {reason}") from None
         if fresh := own.keys() - given.keys():
             echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
+        if idle := given.keys() - own.keys():
+            echo(f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, this recipe has no use for them")
     if recipe.bf16 and not has_bf16(task.device):
         echo(f"{recipe.name}: this CPU has no bfloat16, so all is computed in fp32, some six times slower")
     optimizers = make_optimizers(task.model, recipe)

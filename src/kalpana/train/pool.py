@@ -23,6 +23,7 @@ from kalpana.hub.weights import files_of, fingerprint
 from kalpana.media import read_picture, to_pixels
 from kalpana.models.vae import VAE
 from kalpana.models.vqgan import VQGAN
+from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
 from kalpana.world import world as worlds
@@ -92,6 +93,21 @@ def codes(vqgan: VQGAN, weights: Path, world: World, count: int, device: torch.d
                 yield vqgan.encode(floats(source[start : start + CHUNK], device)).cpu().numpy().astype(np.uint16)
 
     return _array(folder() / name, shape, np.uint16, encode(), progress)
+
+
+def often(recipe: Recipe, world: World, harvested: int, progress: Progress = silent) -> np.ndarray:
+    """How often each picture of a recipe's pool, and of a harvest behind it, comes up in a round, (pool + harvested,)."""
+
+    def kinds() -> Iterator[np.ndarray]:
+        for start in range(0, recipe.pool, CHUNK):
+            some = [world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.pool))]
+            yield np.array([(len(groups) == 2) * (1 + all(group.color for group in groups)) for groups in some], dtype=np.uint8)
+
+    times = np.ones(recipe.pool, dtype=np.int64)
+    if recipe.oversample > 1:  # what is hard about a picture is known to its scene, and looked up once
+        name = f"hard-{_name(world, recipe.pool, torch.device('cpu'))}.npy"
+        times = recipe.oversample ** _array(folder() / name, (recipe.pool,), np.uint8, kinds(), progress).astype(np.int64)
+    return np.concatenate((times, np.full(harvested, recipe.harvest_often)))
 
 
 def harvest_lines(folder: Path) -> list[dict[str, Any]]:

@@ -71,6 +71,12 @@ class Recipe(BaseModel):
     swap: float = Field(
         default=0.25, ge=0, le=1, description="dalle: share of pictures that come before their caption, so that captioning is learned too"
     )
+    oversample: int = Field(
+        default=1,
+        ge=1,
+        description="flow, dalle, maskgit, dalle-mini: how many times as often pictures of two kinds of things come up, and that many "
+        "times again where both are of a colour that is said: what is learned last",
+    )
     layout: float = Field(
         default=0.0,
         ge=0,

@@ -69,32 +69,34 @@ def _order(seed: int, around: int, count: int) -> np.ndarray:
 
 
 class Captions:
-    """The (picture, caption) pairs of each step: of the world's first ``count`` pictures, whose captions are worded anew each time round,
-    and of those behind them that the texts ``said`` tell of, which come up ``often`` times as often. SORT steps are dealt together,
-    shortest captions first, in random order."""
+    """The (picture, caption) pairs of each step: of the world's first ``count`` pictures, whose captions are worded anew each time they
+    come up, and of those behind them that the texts ``said`` tell of. In a round each comes up once, or as ``often`` (count + said,) as
+    is said. SORT steps are dealt together, shortest captions first, in random order."""
 
-    def __init__(self, recipe: Recipe, world: World, count: int, said: Sequence[str] = (), often: int = 1) -> None:
-        self.recipe, self.world, self.count, self.said, self.often = recipe, world, count, said, often
+    def __init__(self, recipe: Recipe, world: World, count: int, said: Sequence[str] = (), often: np.ndarray | None = None) -> None:
+        self.recipe, self.world, self.count, self.said = recipe, world, count, said
+        self.often = np.ones(count + len(said), dtype=np.int64) if often is None else often.astype(np.int64)
+        self.places = np.repeat(np.arange(len(self.often)), self.often)
+        self.firsts = self.often.cumsum() - self.often
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
 
     def __call__(self, step: int) -> list[tuple[int, str]]:
         block = step // SORT
         if self.sorted[0] != block:
-            count = self.count + self.often * len(self.said)
-            pairs = [p for s in range(block * SORT, (block + 1) * SORT) for p in indices(self.recipe, s, count)]
-            words = [self._worded(i, take) for i, take in pairs]
+            pairs = [p for s in range(block * SORT, (block + 1) * SORT) for p in indices(self.recipe, s, len(self.places))]
+            words = [self._worded(place, around) for place, around in pairs]
             words.sort(key=lambda pair: len(pair[1].encode()))
             dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
             random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
             self.sorted = (block, dealt)
         return self.sorted[1][step % SORT]
 
-    def _worded(self, place: int, take: int) -> tuple[int, str]:
-        """The picture and the caption at a place of the order, when it is taken for the ``take``-th time."""
-        if place < self.count:
-            return place, self.world.describe(place, take)[0]
-        row = (place - self.count) % len(self.said)
-        return self.count + row, self.said[row]
+    def _worded(self, place: int, around: int) -> tuple[int, str]:
+        """The picture at a place of the order, and its caption in this round."""
+        row = int(self.places[place])
+        if row >= self.count:
+            return row, self.said[row - self.count]
+        return row, self.world.describe(row, around * int(self.often[row]) + place - int(self.firsts[row]))[0]
 
 
 def config_of(kind: type, recipe: Recipe) -> Any:

@@ -1,0 +1,49 @@
+"""In which order, how often and in which words pictures come up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from kalpana.train import pool
+from kalpana.train.recipe import Recipe
+from kalpana.train.task import SORT, Captions
+from kalpana.world.scene import COLORS
+from kalpana.world.world import World
+
+COUNT = 60
+RECIPE = Recipe(name="f", family="flow", vae=Path("v"), pool=COUNT, steps=8, batch=4, lr=1e-3, oversample=3)
+WORLD = World(0, "train")
+
+
+def test_two_things_come_up_more_often_and_two_colours_more_often_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    often = pool.often(RECIPE, WORLD, 2)
+    assert set(often[:COUNT]) == {1, 3, 9} and often[COUNT:].tolist() == [1, 1]
+    for i in range(COUNT):
+        things = WORLD.scene(i).groups
+        if len(things) < 2:
+            assert often[i] == 1
+            continue
+        said = " ".join(WORLD.describe(i, take)[0] for take in range(12))  # in either language
+        assert often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", said)) for color in COLORS) >= 2, said
+    assert (pool.often(RECIPE, WORLD, 2) == often).all(), "and is looked up the second time"
+    assert pool.often(RECIPE.model_copy(update={"oversample": 1, "harvest_often": 5}), WORLD, 1).tolist() == [1] * COUNT + [5]
+
+
+def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_words_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    often = torch.ones(SORT * RECIPE.batch - 3, dtype=torch.int64).numpy()
+    often[5] = 4  # in all a round is SORT steps
+    captions = Captions(RECIPE, WORLD, len(often) - 1, ["what is said of the harvest"], often)
+    rounds = [[pair for step in range(start, start + SORT) for pair in captions(step)] for start in (0, SORT)]
+    for shown in rounds:
+        assert sorted(row for row, _ in shown) == sorted([*range(len(often)), 5, 5, 5])
+        assert dict(shown)[len(often) - 1] == "what is said of the harvest"
+    texts = [text for shown in rounds for row, text in shown if row == 5]
+    assert sorted(texts) == sorted(WORLD.describe(5, take)[0] for take in range(8))
