@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
 from kalpana.world import world as worlds
+from kalpana.world.scene import Group
 from kalpana.world.world import World
 
 CHUNK = 64
@@ -101,13 +102,18 @@ def often(recipe: Recipe, world: World, harvested: int, progress: Progress = sil
     def kinds() -> Iterator[np.ndarray]:
         for start in range(0, recipe.pool, CHUNK):
             some = [world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.pool))]
-            yield np.array([(len(groups) == 2) * (1 + all(group.color for group in groups)) for groups in some], dtype=np.uint8)
+            yield np.array([_hardness(groups) for groups in some], dtype=np.uint8)
 
     times = np.ones(recipe.pool, dtype=np.int64)
     if recipe.oversample > 1:  # what is hard about a picture is known to its scene, and looked up once
-        name = f"hard-{_name(world, recipe.pool, torch.device('cpu'))}.npy"
+        name = f"hardness-{_name(world, recipe.pool, torch.device('cpu'))}.npy"
         times = recipe.oversample ** _array(folder() / name, (recipe.pool,), np.uint8, kinds(), progress).astype(np.int64)
     return np.concatenate((times, np.full(harvested, recipe.harvest_often)))
+
+
+def _hardness(groups: Sequence[Group]) -> int:
+    """0 where there is one thing or none, 1 where there are several, 2 where they are of two kinds and each in a colour that is said."""
+    return (sum(group.count for group in groups) > 1) + (len(groups) > 1 and all(group.color for group in groups))
 
 
 def harvest_lines(folder: Path) -> list[dict[str, Any]]:
