@@ -27,9 +27,10 @@ def load(name: str = "default", device: str | None = None) -> Drawer:
     are damaged, changed or of another family.
     """
     if name in FAMILIES and not (shelf() / name / CARD).is_file() and not Path(name).is_dir():
+        learn = f"train it by recipes/{name}.yaml" if name != BY_CLIP else "train the CLIP that it asks by recipes/clip.yaml"
         raise KalpanaError(
             f"model {name!r} is not here: no weights of it come with this version of Kalpana, where what draws from words is "
-            f"{_drawing()}; name one of these or a folder of weights, or train it by recipes/{name}.yaml"
+            f"{_drawing()}; name one of these or a folder of weights, or {learn}"
         )
     folder = find_model(name).resolve()
     files = sorted((*folder.iterdir(), *folder.glob("vqgan/*")))
