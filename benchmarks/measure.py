@@ -41,9 +41,11 @@ def stand_ins(names: Sequence[str]) -> Iterator[None]:
     """Inside, a peer can be imported that imports modules of these names and calls nothing of them here; those there already stay."""
     absent = [name for name in names if name not in sys.modules]
     sys.modules |= {name: MagicMock() for name in absent}
-    yield
-    for name in absent:
-        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def main(rows: Callable[[bool], Iterator[Row]]) -> None:

@@ -84,5 +84,5 @@ def test_a_model_is_measured_between_what_is_near_and_what_is_far_and_a_stopped_
     assert measured(30) == rows
     assert (tmp_path / "run" / "000000.npz").stat().st_mtime_ns == before[tmp_path / "run" / "000000.npz"]
     assert markdown(rows).count("\n| ") == 4
-    with pytest.raises(KalpanaError, match="something else"):
+    with pytest.raises(KalpanaError, match="holds a run with pictures 30, not 20"):
         measured(20)

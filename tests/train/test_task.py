@@ -39,7 +39,7 @@ def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_wo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     often = torch.ones(SORT * RECIPE.batch - 3, dtype=torch.int64).numpy()
     often[5] = 4  # in all a round is SORT steps
-    captions = Captions(RECIPE, WORLD, len(often) - 1, ["what is said of the harvest"], often)
+    captions = Captions(RECIPE, WORLD, often, ["what is said of the harvest"])
     rounds = [[pair for step in range(start, start + SORT) for pair in captions(step)] for start in (0, SORT)]
     for shown in rounds:
         assert sorted(row for row, _ in shown) == sorted([*range(len(often)), 5, 5, 5])

@@ -44,9 +44,9 @@ class Cost:
         if not (folder / CARD).is_file():  # a public checkpoint
             return cls(None, None, peak)
         card = read_card(folder)
-        whole = [path for path in weights_of(folder, card.family) if not re.search(r"-0*([2-9]|[1-9]\d+)-of-\d+$", path.stem)]
+        whole = {re.sub(r"-\d+-of-\d+$", "", path.stem): path for path in weights_of(folder, card.family)}  # every shard says the same
         try:
-            return cls(card.parameters, sum(map(training, whole)), peak)
+            return cls(card.parameters, sum(map(training, whole.values())), peak)
         except KalpanaError:  # trained by something that is not here
             return cls(card.parameters, None, peak)
 

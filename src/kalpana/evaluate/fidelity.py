@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kalpana.evaluate.run import claim
 from kalpana.evaluate.verifier import Trained
 from kalpana.generate import last, load
 from kalpana.generate.text_to_image import TextToImage
@@ -159,10 +160,7 @@ def measure(name: str, verifier: Path, count: int, dev: bool, out: Path, progres
     model, eyes, split = load(name), Eyes(verifier), "dev" if dev else "test"
     about = {"model": model.name, "files": model.files, "split": split, "pictures": count}
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "run.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
-        raise KalpanaError(f"{out} holds the pictures of something else, see {path}: name another folder")
-    write(path, json.dumps(about, indent=1).encode())
+    claim(out / "run.json", about)
     world, things = World(0, split, kind="everything"), World(0, split)
 
     def draw(i: int) -> Picture:

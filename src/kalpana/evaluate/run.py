@@ -143,7 +143,7 @@ def run(
     KalpanaError where ``out`` holds a run of something else.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out / "run.json", about)
+    claim(out / "run.json", about)
     for i, prompt in enumerate(prompts):
         seeds = prompt.seeds(SEEDS)
         missing = [k for k in range(SEEDS) if not _path(out, i, k).exists()]
@@ -335,8 +335,8 @@ def _path(out: Path, prompt: int, k: int) -> Path:
     return out / f"{prompt:04d}-{k}.png"
 
 
-def _claim(path: Path, about: dict[str, Any]) -> None:
-    """Write what the run is of, or see that it is the same."""
+def claim(path: Path, about: dict[str, Any]) -> None:
+    """Write what a run is of, or see that it is the same. Raises KalpanaError where it is not."""
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         different = [name for name in before.keys() | about.keys() if before.get(name) != about.get(name)]

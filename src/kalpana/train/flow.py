@@ -52,7 +52,7 @@ class FlowMatch:
         self.harvest, self.said = pool.harvested(self.decoder, recipe.harvest, device) if recipe.harvest else (self.latents[:0], [])
         self.dev = World(recipe.seed, "dev", kind=recipe.kind)
         self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
-        self._captions = Captions(recipe, self.world, recipe.pool, self.said, pool.often(recipe, self.world, len(self.said), progress))
+        self._captions = Captions(recipe, self.world, pool.often(recipe, self.world, len(self.said), progress), self.said)
 
     def batch(self, step: int) -> Captioned:
         rows, captions = zip(*self._captions(step), strict=True)

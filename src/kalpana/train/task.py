@@ -69,15 +69,14 @@ def _order(seed: int, around: int, count: int) -> np.ndarray:
 
 
 class Captions:
-    """The (picture, caption) pairs of each step: of the world's first ``count`` pictures, whose captions are worded anew each time they
-    come up, and of those behind them that the texts ``said`` tell of. In a round each comes up once, or as ``often`` (count + said,) as
-    is said. SORT steps are dealt together, shortest captions first, in random order."""
+    """The (picture, caption) pairs of each step: of the world's first pictures, whose captions are worded anew each time they come up, and
+    of those behind them that the texts ``said`` tell of. In a round each comes up as ``often`` (pictures + said,) as is said. SORT
+    steps are dealt together, shortest captions first, in random order."""
 
-    def __init__(self, recipe: Recipe, world: World, count: int, said: Sequence[str] = (), often: np.ndarray | None = None) -> None:
-        self.recipe, self.world, self.count, self.said = recipe, world, count, said
-        self.often = np.ones(count + len(said), dtype=np.int64) if often is None else often.astype(np.int64)
-        self.places = np.repeat(np.arange(len(self.often)), self.often)
-        self.firsts = self.often.cumsum() - self.often
+    def __init__(self, recipe: Recipe, world: World, often: np.ndarray, said: Sequence[str] = ()) -> None:
+        self.recipe, self.world, self.often, self.said, self.count = recipe, world, often, said, len(often) - len(said)
+        self.places = np.repeat(np.arange(len(often)), often)
+        self.firsts = often.cumsum() - often
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
 
     def __call__(self, step: int) -> list[tuple[int, str]]:

@@ -55,7 +55,7 @@ class Lessons:
         self.tokenizer = Tokenizer.load()
         world, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
         self.codes = pool.codes(vqgan, recipe.vqgan, world, recipe.pool, device, progress)
-        self.captions = Captions(recipe, world, recipe.pool, often=pool.often(recipe, world, 0, progress))
+        self.captions = Captions(recipe, world, pool.often(recipe, world, 0, progress))
         codes, said = pool.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress), [dev.describe(i)[0] for i in range(HELD_OUT)]
         self.dev = [self._told(codes[k : k + PART], said[k : k + PART]) for k in range(0, HELD_OUT, PART)]
 
