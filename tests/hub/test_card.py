@@ -25,15 +25,16 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
     save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
-    save_weights(tmp_path / "vae.safetensors", nn.Linear(1, 1), "vae", Config(), {})
+    save_weights(tmp_path / "vae.safetensors", nn.Linear(1, 1), "vae", Config(), {"scores": {"dev_psnr": 30.5}})
     card = seal(tmp_path)
-    assert (card.name, card.family, card.parameters) == (tmp_path.name, "flow", 8 + 2)
+    assert (card.name, card.family, card.parameters, card.scores) == (tmp_path.name, "flow", 8 + 2, {"dev_psnr": 30.5})
     for name in ("one.safetensors", "vae.safetensors"):
         assert card.files[name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     write_card(tmp_path, card.model_copy(update={"licence": "Apache-2.0"}))
     torch.manual_seed(1)
-    save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
+    save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {"scores": {"dev_loss": 0.25}})
     again = seal(tmp_path)
+    assert again.scores == {"dev_loss": 0.25, "dev_psnr": 30.5}
     assert again.licence == "Apache-2.0" and again.files["one.safetensors"] != card.files["one.safetensors"]
 
 

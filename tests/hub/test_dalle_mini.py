@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
-from kalpana.hub.clip import hashed
 from kalpana.hub.dalle_mini import Words, read, to_config, to_words, translate, unstack
+from kalpana.hub.public import hashed
 from kalpana.models.dalle_mini import PRESETS, DalleMini
 from kalpana.text.tokenizer import corpus
 from kalpana.types import KalpanaError, Tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from scipy import ndimage
 
 from kalpana.models.detector import STRIDE, Config, Detector
 from kalpana.train.damage import Damage
-from kalpana.train.detector import Detect, focal, overlap, shown, tail
+from kalpana.train.detector import Detect, focal, frame, overlap, shown, tail
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe
 from kalpana.world.kinds.broken import WAYS, breaking
 from kalpana.world.labels import OTHER, label, labels, numbers
+from kalpana.world.lexicon import sprites_of
 from kalpana.world.render import render
-from kalpana.world.scene import Broken
+from kalpana.world.scene import Background, Broken, Group, Scene, Thing
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
@@ -72,6 +74,24 @@ def test_cells_show_what_covers_half_of_them() -> None:
                     assert said == (-1 if cell.sum() > 0.1 else 0)
                 answers[min(said, 1)] += 1
     assert min(answers.values()) > 5
+
+
+def test_what_is_hidden_is_not_asked_for() -> None:
+    """An apple behind a soccer ball three times as large is no target, and the ball is; beside it both are."""
+    apple, ball = (next(row for row in sprites_of(concept)["noto"]) for concept in ("1f34e", "26bd"))
+    for x, targets in ((0.5, [0.5]), (0.1, [0.1, 0.5])):
+        things = (Thing(apple, x, 0.5, 0.2), Thing(ball, 0.5, 0.5, 0.6, group=1))
+        batch = shown([Scene(things, (Group("1f34e"), Group("26bd")), Background("flat", "white"))], CPU)
+        middles = [(row[3] + row[5]) / 2 * STRIDE / 128 for row in batch.things.tolist()]
+        assert len(middles) == len(targets) and all(abs(a - b) < 0.05 for a, b in zip(middles, targets, strict=True))
+
+
+def test_frames_of_clips_are_turned_and_never_of_solids() -> None:
+    scenes = [frame(3, random.Random(i)) for i in range(60)]
+    things = [thing for scene in scenes for thing in scene.things]
+    assert all(0 < thing.x < 1 and 0 < thing.y < 1 and isinstance(thing.sprite, int) for thing in things)
+    assert sum(abs(thing.angle) > 20 for thing in things) > 5
+    assert scenes[0] == frame(3, random.Random(0)) and frame(4, random.Random(0)) != scenes[0]
 
 
 def test_broken_things_have_no_peak() -> None:

@@ -24,6 +24,13 @@ def test_many_things_of_one_style_as_they_are_called() -> None:
     assert {scene.style for scene in SCENES} == set(STYLES)
 
 
+def test_some_things_stand_askew() -> None:
+    """A fifth of them at any angle, so two in fifteen by more than 60 degrees; all others within ten."""
+    angles = [abs(thing.angle) for scene in SCENES for thing in scene.things]
+    assert 0.08 < sum(angle > 60 for angle in angles) / len(angles) < 0.2
+    assert 0.7 < sum(angle <= 10 for angle in angles) / len(angles) < 0.9
+
+
 def test_core_classes_are_drawn_about_evenly_and_others_seldom() -> None:
     scenes = [sample(random.Random(f"even/{i}")) for i in range(600)]
     counts = Counter(group.concept for scene in scenes for group in scene.groups)

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from kalpana.hub import vqgan as public
 from kalpana.hub.card import CARD, read_card, shelf
-from kalpana.hub.clip import hashed
+from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
 from kalpana.media import to_images
 from kalpana.models import vae, vqgan

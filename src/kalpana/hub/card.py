@@ -1,6 +1,7 @@
 """Models as folders: ``weights/NAME`` holds safetensors files and card.json, which says what they are, can do and hash to.
 
-``python -m kalpana.hub.card FOLDER`` seals a folder: it writes the hashes and the number of parameters into the card.
+``python -m kalpana.hub.card FOLDER`` seals a folder: it writes into the card the hashes, the number of parameters, and the scores that the
+files say they had when their training ended.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import difflib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -120,8 +121,8 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
 
 
 def seal(folder: Path) -> Card:
-    """Hash the weights that the model in a folder draws with, and count their parameters into its card; a folder without a card gets a
-    plain one. Raises KalpanaError where weights are missing."""
+    """Hash the weights that the model in a folder draws with, and write their parameters and scores into its card; a folder without a card
+    gets a plain one. Raises KalpanaError where weights are missing."""
     from kalpana.hub.weights import fingerprint
     from kalpana.text.tokenizer import BPE
 
@@ -129,8 +130,9 @@ def seal(folder: Path) -> Card:
     card = read_card(folder) if (folder / CARD).exists() else None
     if not own and (card is None or card.family != BY_CLIP):
         raise KalpanaError(f"there are no .safetensors files in {folder}")
+    inside = {path: _inside(path) for path in own}
     if card is None:
-        families = [_inside(path)[0] for path in own]
+        families = [inside[path].family for path in own]
         family = next((family for family in families if family not in ("vae", "vqgan")), families[0])  # those only serve
         card = Card(name=folder.resolve().name, family=family)
         if family in USUAL:
@@ -138,18 +140,28 @@ def seal(folder: Path) -> Card:
             card = card.model_copy(update={"tasks": tasks, "capabilities": USUAL[family]})
     paths = weights_of(folder, card.family)
     files = {path.name: fingerprint(path) for path in (*paths, *([BPE] if card.capabilities else []))}
-    card = card.model_copy(update={"files": files, "parameters": sum(_inside(path)[1] for path in paths)})
+    parameters = sum((inside.get(path) or _inside(path)).parameters for path in paths)
+    scores = {name: score for path in own for name, score in inside[path].scores.items()}
+    card = card.model_copy(update={"files": files, "parameters": parameters, "scores": scores})
     write_card(folder, card)
     return card
 
 
-def _inside(path: Path) -> tuple[str, int]:
-    """The family of the weights in a file, and how many numbers they are."""
+class _Inside(NamedTuple):
+    """What a file of weights says: its family, how many numbers it holds, and the scores that its training ended with."""
+
+    family: str
+    parameters: int
+    scores: dict[str, Any]
+
+
+def _inside(path: Path) -> _Inside:
     import safetensors
 
     with safetensors.safe_open(path, "pt") as file:
         count = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (it is no dict)
-        return (file.metadata() or {}).get("family", "unknown"), count
+        about = file.metadata() or {}
+        return _Inside(about.get("family", "unknown"), count, json.loads(about.get("provenance", "{}")).get("scores", {}))
 
 
 if __name__ == "__main__":

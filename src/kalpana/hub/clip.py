@@ -8,7 +8,6 @@ What in them this version cannot follow is an error that names the field; so is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,12 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import tokenizers
 import torch
 from torch import Tensor
 
-from kalpana.hub.weights import fingerprint
+from kalpana.hub.public import hashed, misfit, read_object, read_tensors
 from kalpana.models.clip import CLIP, PRESETS, Config
 from kalpana.types import KalpanaError, Tokens
 
@@ -190,16 +188,11 @@ def read(folder: Path) -> Checkpoint:
     config = to_config(folder / CONFIG)
     framing, config = to_framing(folder / PICTURES, config)
     words = to_words(folder, config)
+    tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
     with torch.device("meta"):  # nothing is drawn at random only to be written over
         model = CLIP(config)
-    model.load_state_dict(translate(_tensors(files), config, folder), assign=True)
+    model.load_state_dict(translate(tensors, config, folder), assign=True)
     return Checkpoint(model.eval().requires_grad_(False), framing, words, hashed(files))
-
-
-def hashed(files: Sequence[Path]) -> str:
-    """The SHA-256 of weights: that of their file or, where they are in several, of these files' own."""
-    hashes = [fingerprint(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def weights_of(folder: Path) -> list[Path]:
@@ -222,38 +215,38 @@ def weights_of(folder: Path) -> list[Path]:
 
 def to_config(path: Path) -> Config:
     """Our config of a config.json of model_type clip or siglip. Raises KalpanaError, which names the field, where there is none."""
-    given = _json(path)
+    given = read_object(path)
     kind = given.get("model_type")
     if kind not in MODELS:
-        raise _bad(path, "model_type", kind, "only clip and siglip can be read")
+        raise misfit(path, "model_type", kind, "only clip and siglip can be read")
     base, settings = MODELS[kind], dict(given)
     for part in ("vision_config", "text_config"):
         whole = given.get(f"{part}_dict")  # old files say some things twice, and this is what counts
         whole = given.get(part, {}) if whole is None else whole
         if not isinstance(whole, dict):
-            raise _bad(path, part, whole, "it should be an object")
+            raise misfit(path, part, whole, "it should be an object")
         settings |= {f"{part}.{name}": value for name, value in whole.items()}
 
     def count(name: str, default: int | None) -> int:
         value = settings.get(name, default)
         if type(value) is not int or value < 1:
-            raise _bad(path, name, value, "only a whole number of 1 or more can be read")
+            raise misfit(path, name, value, "only a whole number of 1 or more can be read")
         return value
 
     for name, only in ONLY.items():
         if settings.get(name, only) != only:
-            raise _bad(path, name, settings[name], f"only {json.dumps(only)} can be read")
+            raise misfit(path, name, settings[name], f"only {json.dumps(only)} can be read")
     changes: dict[str, Any] = {ours: count(theirs, getattr(base, ours)) for theirs, ours in FIELDS.items()}
     for part, width, heads in (("vision_config", "width", "heads"), ("text_config", "text_width", "text_heads")):
         if changes[width] % changes[heads]:
-            raise _bad(path, f"{part}.num_attention_heads", changes[heads], f"it should divide hidden_size, {changes[width]}")
+            raise misfit(path, f"{part}.num_attention_heads", changes[heads], f"it should divide hidden_size, {changes[width]}")
     usual = {"hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation), "layer_norm_eps": base.eps}
     shared = {name: settings.get(f"vision_config.{name}", default) for name, default in usual.items()}
     for name, value in shared.items():
         if (other := settings.get(f"text_config.{name}", usual[name])) != value:
-            raise _bad(path, f"text_config.{name}", other, f"only that of vision_config can be read, {json.dumps(value)}")
+            raise misfit(path, f"text_config.{name}", other, f"only that of vision_config can be read, {json.dumps(value)}")
     if shared["hidden_act"] not in ACTIVATIONS:
-        raise _bad(path, "vision_config.hidden_act", shared["hidden_act"], f"only {', '.join(ACTIVATIONS)} can be read")
+        raise misfit(path, "vision_config.hidden_act", shared["hidden_act"], f"only {', '.join(ACTIVATIONS)} can be read")
     changes |= {"activation": ACTIVATIONS[shared["hidden_act"]], "eps": shared["layer_norm_eps"]}
     if kind == "clip":
         end = count("text_config.eos_token_id", base.end)
@@ -262,14 +255,14 @@ def to_config(path: Path) -> Config:
     else:
         changes["features"] = changes["width"]
         if (other := settings.get("text_config.projection_size") or changes["text_width"]) != changes["width"]:
-            raise _bad(path, "text_config.projection_size", other, f"only vision_config.hidden_size can be read, {changes['width']}")
+            raise misfit(path, "text_config.projection_size", other, f"only vision_config.hidden_size can be read, {changes['width']}")
     return replace(base, **changes)
 
 
 def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
     """The framing that a preprocessor_config.json describes, and the config with its mean and deviation. Raises KalpanaError, which
     names the field, where it cannot be followed."""
-    given, side = _json(path), config.side
+    given, side = read_object(path), config.side
     clip = config.text_pool == "end"
 
     def ask(name: str, usual: Any) -> Any:
@@ -284,41 +277,41 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
         two = isinstance(value, dict) and set(value) == {"height", "width"}
         sides = (value["height"], value["width"]) if two else (value,)
         if not all(type(each) is int and each > 0 for each in sides):
-            raise _bad(path, name, value, "only a shortest_edge or a height and width can be read")
+            raise misfit(path, name, value, "only a shortest_edge or a height and width can be read")
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
     if ask("do_rescale", True) is not True:
-        raise _bad(path, "do_rescale", given["do_rescale"], "only true can be read")
+        raise misfit(path, "do_rescale", given["do_rescale"], "only true can be read")
     if not math.isclose(float(ask("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-6):
-        raise _bad(path, "rescale_factor", given["rescale_factor"], "only 1/255 can be read")
+        raise misfit(path, "rescale_factor", given["rescale_factor"], "only 1/255 can be read")
     if ask("do_pad", False):
-        raise _bad(path, "do_pad", given["do_pad"], "only false can be read")
+        raise misfit(path, "do_pad", given["do_pad"], "only false can be read")
     resize = area("size") if ask("do_resize", True) else None
     crop = area("crop_size") if ask("do_center_crop", clip) else None
     crop = (crop, crop) if isinstance(crop, int) else crop
     if (crop or resize) != (side, side):
         name = "crop_size" if crop else "size"
-        raise _bad(path, name, given.get(name), f"pictures should come out {side} x {side}, which is vision_config.image_size")
+        raise misfit(path, name, given.get(name), f"pictures should come out {side} x {side}, which is vision_config.image_size")
     resample = ask("resample", 3)
     if resample not in range(6):
-        raise _bad(path, "resample", resample, "only 0 to 5, the filters of Pillow, can be read")
+        raise misfit(path, "resample", resample, "only 0 to 5, the filters of Pillow, can be read")
     levels: dict[str, tuple[float, ...]] = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
     if ask("do_normalize", True):
         levels = {"image_mean": tuple(ask("image_mean", config.mean)), "image_std": tuple(ask("image_std", config.deviation))}
     for name, three in levels.items():
         if len(three) != 3 or not all(isinstance(level, int | float) for level in three) or (name == "image_std" and min(three) <= 0):
-            raise _bad(path, name, given.get(name), "it should be a number for each of red, green and blue")
+            raise misfit(path, name, given.get(name), "it should be a number for each of red, green and blue")
     return Framing(resize, crop, resample), replace(config, mean=levels["image_mean"], deviation=levels["image_std"])
 
 
 def to_words(folder: Path, config: Config) -> Words:
     """The tokenizer in a checkpoint's folder. Raises KalpanaError where it is none, or another model's."""
     kind, path = ("siglip" if config.text_pool == "last" else "clip"), folder / TEXTS
-    about = _json(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
+    about = read_object(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
     if (name := about.get("tokenizer_class", TOKENIZERS[kind][0])) not in TOKENIZERS[kind]:
-        raise _bad(folder / TEXTS_TOO, "tokenizer_class", name, f"only {TOKENIZERS[kind][0]} can be read")
+        raise misfit(folder / TEXTS_TOO, "tokenizer_class", name, f"only {TOKENIZERS[kind][0]} can be read")
     if about.get("do_lower_case", True) is not True:
-        raise _bad(folder / TEXTS_TOO, "do_lower_case", about["do_lower_case"], "only true can be read")
+        raise misfit(folder / TEXTS_TOO, "do_lower_case", about["do_lower_case"], "only true can be read")
     try:
         bpe = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -335,7 +328,7 @@ def to_words(folder: Path, config: Config) -> Words:
         raise KalpanaError(f"{path} does not end a text with token {end}, the end token: take it from the model's own folder")
     pad = bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0  # CLIP never sees it
     if pad is None:
-        raise _bad(folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token")
+        raise misfit(folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token")
     return Words(bpe, config.length, pad, kind == "siglip")
 
 
@@ -375,22 +368,11 @@ def _theirs(name: str, config: Config) -> list[str]:
     return [name.format(letter) for letter in "qkv"] if "{}" in name else [name]
 
 
-def _tensors(files: Sequence[Path]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
-    return tensors
-
-
 def _shards(folder: Path) -> list[str]:
     """The files that an index of weights names, each once."""
-    files = _json(folder / INDEX).get("weight_map")
+    files = read_object(folder / INDEX).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
-        raise _bad(folder / INDEX, "weight_map", files, "it should say of each tensor which file beside it holds it")
+        raise misfit(folder / INDEX, "weight_map", files, "it should say of each tensor which file beside it holds it")
     return sorted(set(files.values()))
 
 
@@ -398,19 +380,3 @@ def _token(about: dict[str, Any], name: str, usual: str) -> str:
     """A special token of a tokenizer_config.json, which says it as a text or as an object."""
     given = about.get(name, usual)
     return str(given["content"] if isinstance(given, dict) else given)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise KalpanaError(f"{path} is no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise KalpanaError(f"{path} should hold an object, as {{...}}")
-    return given
-
-
-def _bad(path: Path, field: str, value: Any, hint: str) -> KalpanaError:
-    return KalpanaError(f"{path}: field {field} is {json.dumps(value, ensure_ascii=False)[:80]}: {hint}")

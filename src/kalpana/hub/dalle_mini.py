@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import tokenizers
 import torch
 from tokenizers import models
 from torch import Tensor
 
-from kalpana.hub.clip import hashed
+from kalpana.hub.public import hashed, misfit, read_object, read_tensors
 from kalpana.models.dalle_mini import Config, DalleMini
 from kalpana.types import KalpanaError, Tokens
 
@@ -171,9 +170,9 @@ def read(folder: Path) -> Checkpoint:
     files = weights_of(folder)
     if files[0].name == FLAX:
         config = to_config(folder / CONFIG)
-        given = unstack(_tensors(files[0]))
+        given = unstack(read_tensors(files[0]))
     else:
-        given = {f"{file.stem}.{name}": tensor for file in files for name, tensor in _tensors(file).items()}
+        given = {f"{file.stem}.{name}": tensor for file in files for name, tensor in read_tensors(file).items()}
         config = measure(given, folder)
     words = to_words(folder, config)
     with torch.device("meta"):  # nothing is drawn at random only to be written over
@@ -224,22 +223,22 @@ def holds(folder: Path) -> bool:
 
 def to_config(path: Path) -> Config:
     """Our config of a config.json of model_type dallebart. Raises KalpanaError, which names the field, where there is none."""
-    given = _json(path)
+    given = read_object(path)
     for name, only in ONLY.items():
         if given.get(name, None if name == "model_type" else only) != only:
-            raise _bad(path, name, given.get(name), f"only {json.dumps(only)} can be read")
+            raise misfit(path, name, given.get(name), f"only {json.dumps(only)} can be read")
     for name in FIELDS:
         if type(given.get(name)) is not int or given[name] < 1:
-            raise _bad(path, name, given.get(name), "only a whole number of 1 or more can be read")
+            raise misfit(path, name, given.get(name), "only a whole number of 1 or more can be read")
     for name in SAME:
         ours, theirs = given[f"encoder_{name}"], given.get(f"decoder_{name}")
         if theirs != ours:
-            raise _bad(path, f"decoder_{name}", theirs, f"only that of the encoder can be read, {ours}")
+            raise misfit(path, f"decoder_{name}", theirs, f"only that of the encoder can be read, {ours}")
     config = Config(**{ours: given[theirs] for theirs, ours in FIELDS.items()}, codes=given["decoder_start_token_id"])
     if config.width % config.heads:
-        raise _bad(path, "encoder_attention_heads", config.heads, f"it should divide d_model, {config.width}")
+        raise misfit(path, "encoder_attention_heads", config.heads, f"it should divide d_model, {config.width}")
     if config.start > config.image_vocabulary:
-        raise _bad(path, "decoder_start_token_id", config.start, f"it should be at most image_vocab_size, {config.image_vocabulary}")
+        raise misfit(path, "decoder_start_token_id", config.start, f"it should be at most image_vocab_size, {config.image_vocabulary}")
     return replace(config, image_vocabulary=config.image_vocabulary + 1)  # they do not count the start token
 
 
@@ -322,9 +321,9 @@ def to_words(folder: Path, config: Config) -> Words:
     """The tokenizer in a checkpoint's folder. Raises KalpanaError where it is none, or another model's."""
     vocabulary: Any
     if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
-        path, vocabulary, merges = folder / VOCABULARY, _json(folder / VOCABULARY), _lines(folder / MERGES)
+        path, vocabulary, merges = folder / VOCABULARY, read_object(folder / VOCABULARY), _lines(folder / MERGES)
     elif (folder / TEXTS).is_file():
-        path, model = folder / TEXTS, _json(folder / TEXTS).get("model") or {}
+        path, model = folder / TEXTS, read_object(folder / TEXTS).get("model") or {}
         vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
     else:
         raise KalpanaError(f"{folder} lacks its words: put {VOCABULARY} and {MERGES} there, or {TEXTS}")
@@ -368,33 +367,9 @@ def _theirs(name: str) -> list[str]:
     return [f"{side}.layers.{number}.{part}.{leaf}" for part in INNER[inner]]
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
-
-
 def _lines(path: Path) -> list[str]:
     """The pairs of a merges.txt, whose first line is a title."""
     try:
         return [line for line in path.read_text(encoding="utf-8").split("\n")[1:] if line]
     except (OSError, UnicodeDecodeError) as error:
         raise KalpanaError(f"{path} cannot be read: {error}") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise KalpanaError(f"{path} is no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise KalpanaError(f"{path} should hold an object, as {{...}}")
-    return given
-
-
-def _bad(path: Path, field: str, value: Any, hint: str) -> KalpanaError:
-    return KalpanaError(f"{path}: field {field} is {json.dumps(value, ensure_ascii=False)[:80]}: {hint}")

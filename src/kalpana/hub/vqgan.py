@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 import yaml
 from torch import Tensor
 
+from kalpana.hub.public import misfit, read_object, read_tensors
 from kalpana.hub.weights import fingerprint
 from kalpana.models.vqgan import PRESETS, VQGAN, Config
 from kalpana.types import KalpanaError
@@ -148,7 +148,7 @@ class Settings:
                 raise self.bad(name, f"only {json.dumps(only[name])} can be read")
 
     def bad(self, name: str, hint: str) -> KalpanaError:
-        return KalpanaError(f"{self.path}: field {name} is {json.dumps(self.values.get(name), default=str)[:80]}: {hint}")
+        return misfit(self.path, name, self.values.get(name), hint)
 
 
 def read(folder: Path) -> Checkpoint:
@@ -158,11 +158,7 @@ def read(folder: Path) -> Checkpoint:
     weights = folder if folder.is_file() else weights_of(folder)
     folder = weights.parent
     yamls = sorted(folder.glob("*.yaml"))
-    try:
-        with safetensors.safe_open(weights, "pt") as file:
-            given = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise KalpanaError(f"{weights} is damaged or cut short ({error}): fetch it again") from None
+    given = read_tensors(weights)
     detoker = "embedding.weight" in given  # what stands beside it belongs to others
     if len(yamls) > 1 and not detoker:
         raise KalpanaError(f"{folder} holds {', '.join(path.name for path in yamls)}: leave there the one that belongs to {weights.name}")
@@ -233,12 +229,7 @@ def from_yaml(path: Path) -> Config:
 
 def from_json(path: Path) -> Config:
     """Our config of the config.json of a VQModel of diffusers. Raises KalpanaError, which names the field, where there is none."""
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KalpanaError(f"{path} is no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise KalpanaError(f"{path} should hold an object, as {{...}}")
+    given = read_object(path)
     if given.get("_class_name") != "VQModel":
         raise Settings(path, given).bad("_class_name", "only VQModel can be read")
     settings = Settings(path, JSON_USUAL | {name: value for name, value in given.items() if not name.startswith("_")})

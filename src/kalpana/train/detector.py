@@ -19,6 +19,7 @@ from kalpana.train.damage import Damage
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
+from kalpana.world.clips import Clips
 from kalpana.world.kinds import crowd
 from kalpana.world.kinds.broken import breaking
 from kalpana.world.labels import OTHER, label, labels, numbers
@@ -27,10 +28,12 @@ from kalpana.world.render import render
 from kalpana.world.scene import COLORS, Scene
 from kalpana.world.world import World
 
-# Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer; the rest as captions have it.
-CROWDS = {"crowd": 0.36, "broken": 0.09, "many hands": 0.12, "many figures": 0.1}
-KINDS = CROWDS | {"objects": 0.16, "depth": 0.07, "hands": 0.03, "puppets": 0.03, "text": 0.04}
+# Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer, "frame" is one of a clip; the rest as
+# captions have it.
+CROWDS = {"crowd": 0.34, "broken": 0.09, "many hands": 0.15, "many figures": 0.06, "frame": 0.08}
+KINDS = CROWDS | {"objects": 0.13, "depth": 0.05, "hands": 0.04, "puppets": 0.02, "text": 0.04}
 SELDOM = 1 / 3  # of their pictures a verifier sees those in the styles that it is seldom shown
+SEEN = 0.35  # of a thing inside the picture: where less of it can be seen, nobody asks for it
 
 
 @cache
@@ -89,6 +92,8 @@ class Detect:
             return crowd.sample_hands(rng)
         if kind == "many figures":
             return crowd.sample_figures(rng)
+        if kind == "frame":
+            return frame(self.recipe.seed, rng)
         return World(self.recipe.seed, kind=kind).scene(rng.randrange(self.recipe.pool))
 
     def loss(self, batch: Shown, rng: Generator) -> tuple[Tensor, Metrics]:
@@ -142,6 +147,15 @@ class Detect:
         """Nothing is left to do."""
 
 
+def frame(seed: int, rng: random.Random) -> Scene:
+    """A frame of some clip: things on their way, turned, near and far, behind another, as its camera sees them. Solids are left out."""
+    while True:
+        clip = Clips(seed).clip(rng.randrange(1 << 40))
+        scene = clip.at(rng.random())
+        if clip.event != "solid" and all(0 < thing.x < 1 and 0 < thing.y < 1 for thing in scene.things):
+            return scene
+
+
 def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
     """The pictures of scenes and what a detector should say of them."""
     drawn, cells = render(scenes, side, masks=True, device=device), side // STRIDE
@@ -156,9 +170,10 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
             most, which = covered.max(0)
             kinds = torch.tensor([-1 if name is None else 1 + numbers()[name] for name in names])
             shows[i] = torch.where(most >= 0.5, kinds[which], -(covered.sum(0) > 0.1).long())
-        for thing, name, box in zip(scene.things, names, maps.boxes(whole.cpu()).tolist(), strict=True):
+        visible = masks.flatten(1).sum(1) >= SEEN * whole.flatten(1).sum(1)
+        for thing, name, seen, box in zip(scene.things, names, visible.tolist(), maps.boxes(whole.cpu()).tolist(), strict=True):
             x0, y0, x1, y1 = (edge / STRIDE for edge in box)
-            if x1 <= x0:
+            if x1 <= x0 or not seen:
                 continue
             row, column = (min(int((a + b) / 2), cells - 1) for a, b in ((y0, y1), (x0, x1)))
             if name is not None:

@@ -24,7 +24,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import dalle, dalle_mini, dit, vae
+from kalpana.models import clip, dalle, dalle_mini, dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Metrics, Task, autocast, has_bf16
@@ -33,7 +33,7 @@ from kalpana.train.vqgan import Players
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
 
-BLOCKS = (dit.Block, vae.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock)  # what ``compile`` compiles
+BLOCKS = (dit.Block, vae.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock, clip.Block)  # what ``compile`` compiles
 
 
 def train(recipe: Recipe, out: Path, until: int | None = None, device: str | None = None, echo: Any = print) -> Path | None:

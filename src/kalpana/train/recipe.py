@@ -60,7 +60,7 @@ class Recipe(BaseModel):
     bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
     compile: bool = Field(
         default=False,
-        description="vae, flow, dalle, maskgit, dalle-mini: compile the blocks: a quarter faster on two cores, needs a C++ compiler",
+        description="vae, flow, dalle, maskgit, dalle-mini, clip: compile the blocks: a quarter faster on two cores, needs a C++ compiler",
     )
     drop: float = Field(
         default=0.1,

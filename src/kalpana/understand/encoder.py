@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kalpana.hub import clip as public
 from kalpana.hub.card import CARD, read_card, shelf
-from kalpana.hub.clip import Framing, hashed
+from kalpana.hub.clip import Framing
+from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
 from kalpana.media import rgb, to_pixels
 from kalpana.models.clip import CLIP, Config, unit

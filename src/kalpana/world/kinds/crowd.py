@@ -19,6 +19,7 @@ from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, PLACES, STYLES, Art, B
 SIDES = {1: 0.08, 2: 0.37, 3: 0.4, 4: 0.15}  # places along each side, and how often
 TAIL = 0.12  # share of things that are no core class
 EMPTY = 0.1  # of places
+ASKEW = 0.2  # of things: turned to stand anyhow, as clips have them
 PAINTED = 0.75  # of what can be
 FLAWED = 0.4  # of hands
 
@@ -43,7 +44,8 @@ def sample(rng: random.Random) -> Scene:
         paintable = [row for row in rows if art[row].recolor]
         color = rng.choice(COLORS) if paintable and rng.random() < PAINTED else None
         row = rng.choice(paintable if color else rows)
-        angle = rng.uniform(-10, 10) if rng.random() < 0.25 else 0.0
+        turned = rng.random()
+        angle = rng.uniform(-180, 180) if turned < ASKEW else rng.uniform(-10, 10) if turned < ASKEW + 0.25 else 0.0
         flip = concept.group.startswith(FLIPS) and rng.random() < 0.5
         things.append(_put(rng, row, place, side, rng.uniform(0.55, 1.05), angle, flip, color, len(groups)))
         groups.append(Group(concept.id, color=color))
