@@ -25,6 +25,7 @@ from kalpana.evaluate.clips import AMOUNTS, ClipPrompt, Verdict, Video, clips_of
 from kalpana.evaluate.motion import Track, tracks
 from kalpana.evaluate.run import first
 from kalpana.evaluate.seen import Box, Detection, Seen
+from kalpana.hub.card import shelf
 from kalpana.media import save_clip, to_images
 from kalpana.types import KalpanaError
 from kalpana.world.clips import CAMERAS, EVENTS, HINDI_SPEEDS, SPEEDS, _camera
@@ -378,6 +379,16 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> N
         assert sheet.size[0] > 2000, "nine clips, each of four frames"
     with pytest.raises(ValueError, match="shorter"):
         judge(prompts, [truth(prompts[0].clip)], Knows(prompts[:1]), out, lambda k, n: None)
+
+
+def test_true_clips_are_judged_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Score and ceiling are the same clips' by the same verifier; of a folder that is none it says so."""
+    monkeypatch.setattr(clips, "load", lambda: [prompt for prompt in load() if prompt.task == "grow"][:2])
+    clips.main([str(shelf() / "verifier-b"), "--out", str(tmp_path)])
+    table = json.loads((tmp_path / "report.json").read_text())
+    assert table["score"] == table["ceiling"] and "| grow |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=f"error: .*{tmp_path.name}"):
+        clips.main([str(tmp_path)])
 
 
 def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> None:

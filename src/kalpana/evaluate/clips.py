@@ -4,16 +4,20 @@ A verifier of pictures looks at every frame; what it sees is linked into tracks,
 part of the prompt is judged by itself: class and count, colour, direction, speed, path, camera, and whether what left came back as it
 was. A clip is right if none of the parts that its prompt asks for is wrong. Turning solids are left out: verifiers know no cubes.
 
+``python -m kalpana.evaluate.clips VERIFIER`` judges true clips: what a verifier misses there, nothing that draws clips can be judged by.
+
 Words say ranges, and so does the truth: "slowly" is any speed that the world calls so, give or take 40 %, and a pan is as long as the
 world's pans, give or take 30 %. Where no word is said the prompt does not ask; a camera that nobody asked for is undone, not judged.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
 import random
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,10 +33,11 @@ from torch import Tensor
 
 from kalpana.evaluate import motion, score
 from kalpana.evaluate.motion import Camera, Track
-from kalpana.evaluate.run import Progress, boxed, exchanged
+from kalpana.evaluate.run import Progress, boxed, exchanged, first
 from kalpana.evaluate.score import RESAMPLES, Share, Table
 from kalpana.evaluate.seen import Detection, Seen, Verifier, best
 from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.verifier import Trained
 from kalpana.media import decode_clip, grid, read_picture, to_images, to_pixels, write
 from kalpana.types import KalpanaError
 from kalpana.world import clips as world
@@ -589,3 +594,25 @@ def _frames(folder: Path) -> Tensor:
     if len({image.size for image in images}) > 1:
         raise KalpanaError("its frames are of unlike sizes: give all of one size")
     return to_pixels(images)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="True clips judged by a verifier: the ceiling of Clips-200.")
+    parser.add_argument("verifier", type=Path, help="a verifier's folder of weights")
+    parser.add_argument("--limit", type=int, help="prompts of each task, all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/clips-true"), help="where the report goes")
+    asked = parser.parse_args(given)
+
+    def progress(done: int, count: int) -> None:
+        print(f"{done} of {count} clips", file=sys.stderr)
+
+    try:
+        prompts = first(load(), asked.limit)
+        verifier = Trained(Trained.load(asked.verifier).net)  # nothing is to be read
+        print(judge(prompts, (truth(prompt.clip) for prompt in prompts), verifier, asked.out, progress).markdown(), end="")
+    except KalpanaError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
