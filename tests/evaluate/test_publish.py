@@ -60,7 +60,7 @@ class Careless(Knows):
 def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
     """No verifier without error accepts one, whatever its kind."""
     rng = random.Random(0)
-    prompts = [p for name in ("spriteeval", "hands", "words-latin", "words-devanagari") for p in first(load(name, dev=True), 8)]
+    prompts = [p for name in ("spriteeval", "counts58", "hard", "hands", *ENGINES) for p in first(load(name, dev=True), 8)]
     for prompt in prompts:
         other = wrong(prompt, rng)
         assert other is not None and other != prompt
@@ -195,8 +195,9 @@ def test_what_is_verified_is_what_was_published_of_these_weights(folder: Path) -
     about = {"files": {"detector.safetensors": fingerprint(folder / "detector.safetensors")}, "errors": published}
     (folder / "errors.json").write_text(json.dumps(about))
     assert verified(folder, "spriteeval", asked) == {"single": True, "counting": True, "position": False}
-    assert verified(folder, "counts58", ["counts58"]) == {"counts58": True}
-    assert verified(folder, "hard", ["hard 3"]) == {"hard 3": False}, "it asks for positions too"
+    assert verified(folder, "unseen", ["unseen color", "unseen count"]) == {"unseen color": True, "unseen count": False}
+    assert verified(folder, "counts58", ["counts58"]) == {"counts58": False}, "larger counts have errors of their own"
+    assert verified(folder, "hard", ["hard 3"]) == {"hard 3": False}, "sizes have errors of their own"
     assert verified(folder, "words-latin", ["words"]) == {"words": False, "words by RapidOCR": True}
     (folder / "errors.json").write_text(json.dumps(about | {"files": {"detector.safetensors": "another"}}))
     assert verified(folder, "spriteeval", asked) == nothing

@@ -85,7 +85,7 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
     if prompt.word is not None:
         return replace(prompt, word=_misspelt(prompt.word, rng))
     groups = list(prompt.groups)
-    if prompt.task == "counting":
+    if prompt.task in ("counting", "counts58"):
         groups[0] = replace(groups[0], count=groups[0].count + rng.choice((-1, 1)))
     elif prompt.task == "position":
         return replace(prompt, relation=OPPOSITE[prompt.relation or ""])
@@ -93,6 +93,8 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
         groups[0] = replace(groups[0], color=rng.choice([color for color in COLORS if color != groups[0].color]))
     elif prompt.task == "color_attr":
         groups = [replace(a, color=b.color) for a, b in zip(groups, groups[::-1], strict=True)]
+    elif prompt.task.startswith("hard"):
+        return _said_otherwise(prompt, rng)
     elif prompt.task in ("single", "two"):
         there = {group.concept for group in groups}
         k = rng.randrange(len(groups))
@@ -100,6 +102,22 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
     else:
         return None
     return replace(prompt, groups=tuple(groups))
+
+
+def _said_otherwise(prompt: Prompt, rng: random.Random) -> Prompt:
+    """The prompt with one of its atoms another: the relation turned round, the sizes or a colour exchanged, or a count one off."""
+    groups, k = list(prompt.groups), rng.randrange(len(prompt.groups))
+    one = groups[k]
+    ways: list[Prompt] = [replace(prompt, groups=tuple([*groups[:k], replace(one, count=one.count + 1), *groups[k + 1 :]]))]
+    if prompt.relation is not None:
+        ways.append(replace(prompt, relation=OPPOSITE[prompt.relation]))
+    if one.size is not None:
+        other = {"small": "large", "large": "small"}
+        ways.append(replace(prompt, groups=tuple(replace(group, size=other[group.size or ""]) for group in groups)))
+    if one.color is not None:
+        color = rng.choice([color for color in COLORS if color != one.color])
+        ways.append(replace(prompt, groups=tuple([*groups[:k], replace(one, color=color), *groups[k + 1 :]])))
+    return rng.choice(ways)
 
 
 def _misspelt(word: str, rng: random.Random) -> str:
