@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
-from kalpana.evaluate.clips import load as load_clips
-from kalpana.evaluate.clips import truth
+from kalpana.evaluate.clip_suite import load as load_clips
+from kalpana.evaluate.clip_suite import truth
 from kalpana.evaluate.ocr import ENGINES
 from kalpana.evaluate.run import first
 from kalpana.hub.weights import save_weights

@@ -20,8 +20,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from kalpana.evaluate import clips, motion
-from kalpana.evaluate.clips import AMOUNTS, ClipPrompt, Verdict, Video, clips_of, judge, load, right, table, truth, truth_seen
+from kalpana.evaluate import clip_suite, clips, motion
+from kalpana.evaluate.clip_suite import ClipPrompt, Video, load, truth, truth_seen
+from kalpana.evaluate.clips import AMOUNTS, Verdict, clips_of, judge, right, table
 from kalpana.evaluate.motion import Track, tracks
 from kalpana.evaluate.run import first
 from kalpana.evaluate.seen import Box, Detection, Seen
@@ -127,7 +128,7 @@ def test_no_prompt_is_asked_twice_in_dev_or_test() -> None:
     both = [*PROMPTS(False), *PROMPTS(True)]
     assert len({prompt.text for prompt in both}) == 400
     assert len({repr((prompt.clip.event, prompt.clip.word, prompt.groups)) for prompt in both}) == 400
-    assert clips._load.__wrapped__(True)[::9] == tuple(PROMPTS(True)[::9])
+    assert clip_suite._load.__wrapped__(True)[::9] == tuple(PROMPTS(True)[::9])
 
 
 def test_amounts_are_those_of_the_worlds_cameras() -> None:

@@ -127,7 +127,8 @@ def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encode
 
 def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, clips: Path | None, out: Path | None) -> None:
     """Judge a folder of clips by a verifier and print the tables; they are written to ``out``, or to runs/NAME-FOLDER."""
-    from kalpana.evaluate.clips import clips_of, judge, load
+    from kalpana.evaluate.clip_suite import load
+    from kalpana.evaluate.clips import clips_of, judge
     from kalpana.evaluate.run import first
     from kalpana.evaluate.verifier import Trained
 

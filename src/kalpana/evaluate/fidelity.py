@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kalpana.evaluate.run import claim
+from kalpana.evaluate.run import claim, told
 from kalpana.evaluate.verifier import Trained
 from kalpana.generate import last, load
 from kalpana.generate.text_to_image import TextToImage
@@ -185,11 +185,8 @@ def main() -> None:
     verifier = shelf() / ("verifier-a" if asked.dev else "verifier-b")
     out = asked.out or Path("runs") / f"fidelity-{Path(asked.model).name}"
 
-    def progress(done: int, count: int) -> None:
-        print(f"{done} of {count} pictures", file=sys.stderr)
-
     try:
-        rows = list(measure(asked.model, verifier, asked.pictures, asked.dev, out, progress))
+        rows = list(measure(asked.model, verifier, asked.pictures, asked.dev, out, told("pictures")))
     except KalpanaError as error:
         sys.exit(f"error: {error}")
     write(out / "fidelity.md", markdown(rows).encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -154,6 +155,11 @@ def run(
         progress(i + 1, len(prompts))
     images = [[read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
     return judge(prompts, images, verifier, out, bounds, verified, encoder)
+
+
+def told(what: str) -> Progress:
+    """Progress as lines on stderr: "7 of 200 clips"."""
+    return lambda done, count: print(f"{done} of {count} {what}", file=sys.stderr)
 
 
 def first(prompts: Sequence[A], limit: int | None) -> list[A]:

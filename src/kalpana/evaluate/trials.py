@@ -21,7 +21,7 @@ from kalpana.hub.weights import load_module
 from kalpana.models import vae
 from kalpana.world.kinds import hands, puppets, signs
 from kalpana.world.lexicon import lexicon
-from kalpana.world.scene import COLORS, Puppet, Scene
+from kalpana.world.scene import COLORS, Group, Puppet, Scene
 from kalpana.world.twist import OPPOSITE
 
 Question = Callable[[Seen], bool]  # is it so, by what was seen?
@@ -105,18 +105,21 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
 
 
 def _said_otherwise(prompt: Prompt, rng: random.Random) -> Prompt:
-    """The prompt with one of its atoms another: the relation turned round, the sizes or a colour exchanged, or a count one off."""
-    groups, k = list(prompt.groups), rng.randrange(len(prompt.groups))
-    one = groups[k]
-    ways: list[Prompt] = [replace(prompt, groups=tuple([*groups[:k], replace(one, count=one.count + 1), *groups[k + 1 :]]))]
+    """The prompt with one of its atoms another: one thing more, the relation turned round, the sizes exchanged, or another colour."""
+    k = rng.randrange(len(prompt.groups))
+    one = prompt.groups[k]
+
+    def instead(other: Group) -> Prompt:
+        return replace(prompt, groups=(*prompt.groups[:k], other, *prompt.groups[k + 1 :]))
+
+    ways = [instead(replace(one, count=one.count + 1))]
     if prompt.relation is not None:
         ways.append(replace(prompt, relation=OPPOSITE[prompt.relation]))
     if one.size is not None:
         other = {"small": "large", "large": "small"}
-        ways.append(replace(prompt, groups=tuple(replace(group, size=other[group.size or ""]) for group in groups)))
+        ways.append(replace(prompt, groups=tuple(replace(group, size=other[group.size or ""]) for group in prompt.groups)))
     if one.color is not None:
-        color = rng.choice([color for color in COLORS if color != one.color])
-        ways.append(replace(prompt, groups=tuple([*groups[:k], replace(one, color=color), *groups[k + 1 :]])))
+        ways.append(instead(replace(one, color=rng.choice([color for color in COLORS if color != one.color]))))
     return rng.choice(ways)
 
 
