@@ -136,7 +136,7 @@ def rows(quick: bool) -> Iterator[Row]:
     )
     alike(peers(config, FP32, names), said)
     for work, subjects, modes, target, each in (
-        ("embedding", embedding, EMBEDDING, "≥ 1.3 ×", seconds), ("CLIP training", training, TRAINING, "≥ 1.2 ×", 4 * seconds),
+        ("embedding", embedding, EMBEDDING, "≥ 1.3 ×", seconds), ("CLIP training", training, TRAINING, "≥ 1.2 ×", 2 * seconds),
     ):  # fmt: skip
         usable = [mode for mode in modes if (mode == FP32 or halves) and (compiles or not mode.compiled)]
         able = names if work == "embedding" else [name for name in names if name != HUGGING]

@@ -19,7 +19,7 @@ from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint, pool
 from kalpana.train.autoencoder import Autoencode, psnr
 from kalpana.train.flow import Captioned, FlowMatch, layout_error, noise_times
-from kalpana.train.loop import make_optimizers, schedule, split, train
+from kalpana.train.loop import batches, make_optimizers, schedule, split, train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.task import autocast
@@ -146,8 +146,36 @@ def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(tmp_path: Path, 
     for name, alone in (("one", 1000), ("several", 1)):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
         monkeypatch.setattr(pool, "ALONE", alone)
-        drawn.append(pool.pictures(World(2), 150, torch.device("cpu")))
+        drawn.append(pool.pictures(World(2), 150))
     assert drawn[0].shape == (150, 3, 128, 128) and (drawn[0] == drawn[1]).all() and drawn[0].std() > 10
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(workers: int, vae: Path) -> None:
+    """In the same order, wherever the run begins and ends; and the processes leave this one's random numbers alone."""
+    task = FlowMatch(flow_recipe(vae, layout=0.3, pool=40), torch.device("cpu"), silent)
+    steps, before = range(3, 21), torch.get_rng_state()
+    ahead = list(batches(task, steps, workers))
+    assert torch.equal(torch.get_rng_state(), before) and len(ahead) == len(steps)
+    for step, batch in zip(steps, ahead, strict=True):
+        asked = task.batch(step)
+        for name in ("latents", "layout", "worth"):
+            assert torch.equal(getattr(batch, name), getattr(asked, name))
+        assert torch.equal(batch.tokens.ids, asked.tokens.ids) and torch.equal(batch.tokens.mask, asked.tokens.mask)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("family", ["vae", "vqgan", "flow", "detector", "reader"])
+def test_a_gpu_learns_what_a_cpu_learns(family: str, vae: Path, tmp_path: Path) -> None:
+    """Not to the bit, for its noise is its own, but held-out scores are near."""
+    recipes = {"vae": VAE_RECIPE, "vqgan": VQGAN_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}
+    recipe, found = recipes.get(family) or flow_recipe(vae, layout=0.3), {}
+    for device in ("cpu", "cuda"):
+        weights = train(recipe, tmp_path / device, device=device, echo=quiet)
+        assert weights is not None
+        found[device] = read_weights(weights, family).provenance["scores"]
+    assert found["cuda"] == pytest.approx(found["cpu"], rel=0.2, abs=0.05)
 
 
 def test_bfloat16_is_left_alone_where_the_hardware_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +223,8 @@ while True:
         assert (net.weight == state.step).all() and (net.bias == state.step).all()
 
 
-def test_sigint_saves_and_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "workers"), [(signal.SIGINT, 0), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
+def test_a_signal_to_all_its_processes_saves_and_leaves(kind: signal.Signals, workers: int, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump({**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}), encoding="utf-8")
     code = f"""
@@ -203,13 +232,13 @@ from pathlib import Path
 from kalpana.train.pool import silent
 from kalpana.train.loop import train
 from kalpana.train.recipe import read_recipe
-train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), echo=lambda line: print(line, flush=True))
+train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), workers={workers}, echo=lambda line: print(line, flush=True))
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         while "loss" not in process.stdout.readline():
             pass
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, kind)
         rest = process.stdout.read()
     assert process.returncode == 0
     assert "goes on from here" in rest

@@ -43,7 +43,7 @@ def vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VQGAN that has learned nothing but to use its codes."""
     torch.manual_seed(5)
     network = VQGAN(CODEC)
-    pictures = pool.floats(pool.pictures(World(0), 32, CPU), CPU)
+    pictures = pool.floats(pool.pictures(World(0), 32), CPU)
     with torch.no_grad():
         network.quantiser.start(network.look(pictures), Generator().manual_seed(0))  # type: ignore[operator]
     path = tmp_path_factory.mktemp("vqgan") / "vqgan.safetensors"

@@ -54,6 +54,10 @@ def build(eyes: Path | None = None, **fields: object) -> Tokenise:
     return Tokenise(RECIPE.model_copy(update={"features": eyes, **fields}), torch.device("cpu"), silent)
 
 
+def floats(pixels: Tensor) -> Tensor:
+    return pixels / 127.5 - 1
+
+
 def gradients(module: nn.Module) -> list[Tensor | None]:
     return [p.grad for p in module.parameters()]
 
@@ -73,7 +77,8 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(codes: dict[
     after = task.model.anchors.clone()
 
     task.model.load_state_dict(before)
-    drawn, x = network(batch.pixels), batch.pixels
+    x = floats(batch.pixels)
+    drawn = network(x)
     rebuilt = faults(drawn.pixels - x) + 0.5 * unlike(task.eyes, drawn.pixels, x)
     against = -judge(drawn.pixels).mean()
     mine = rebuilt + 0.25 * drawn.loss + 0.1 * balance(rebuilt, against, network.last) * against
@@ -96,8 +101,9 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
         p.data.fill_(float("nan"))
     task.loss(task.batch(0), rng())
     batch, network = task.batch(2), task.model.network
-    drawn = network(batch.pixels)
-    wanted = faults(drawn.pixels - batch.pixels) + 0.5 * unlike(task.eyes, drawn.pixels, batch.pixels) + 0.25 * drawn.loss
+    x = floats(batch.pixels)
+    drawn = network(x)
+    wanted = faults(drawn.pixels - x) + 0.5 * unlike(task.eyes, drawn.pixels, x) + 0.25 * drawn.loss
     loss, said = task.loss(batch, rng())
     assert loss == wanted and set(said) == {"psnr", "commit", "unlike", "used"}
     loss.backward()
@@ -131,14 +137,14 @@ def test_codes_start_once_and_always_the_same() -> None:
     book = one.model.network.quantiser
     assert torch.equal(book.vectors, two.model.network.quantiser.vectors)
     pixels = torch.cat([one.batch(step).pixels for step in range(8)])
-    found = one.model.network(pixels)
+    found = one.model.network(floats(pixels))
     assert len(found.indices.unique()) == 32  # of k-means, each code is somebody's nearest
     other = deepcopy(book)
     torch.nn.init.normal_(other.vectors, generator=rng(3))
     assert found.loss < 0.5 * other(found.latents).loss
     # From now on they follow what chose them.
     batch, other = one.batch(1), deepcopy(book)
-    drawn = one.model.network(batch.pixels)
+    drawn = one.model.network(floats(batch.pixels))
     one.loss(batch, rng(4))
     other.learn(drawn.latents, drawn.indices, rng(4))
     assert torch.equal(book.vectors, other.vectors) and torch.equal(book.ages, other.ages)

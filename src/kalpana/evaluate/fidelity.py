@@ -35,6 +35,7 @@ from kalpana.world.world import World
 
 RESAMPLES = 20
 PART = 50  # pictures whose features are kept together
+Measure = Callable[[np.ndarray], float]  # how far a set of features (n, d) is from a certain other
 
 
 @dataclass(frozen=True)
@@ -73,38 +74,62 @@ class Eyes:
         return Features(self.lite0(pixels.float()).numpy().astype(np.float64), own.numpy().astype(np.float64))
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """||mean a - mean b||² + tr(A + B - 2 (A B)^(1/2)), A and B the covariances (Heusel et al. 2017, eq. 6).
+def frechet_from(b: np.ndarray) -> Measure:
+    """The Fréchet distance of sets from this one: ||mean a - mean b||² + tr(A + B - 2 (A B)^(1/2)), A and B the covariances (Heusel et
+    al. 2017, eq. 6). What B alone decides is worked out once.
 
-    With fewer pictures than features the covariances have low rank, and the trace of the root is taken where both live: the singular
-    values of A' B'^T, for A = A'^T A' and B alike, sum to it.
+    The trace is that of the root of B^(1/2) A B^(1/2), which is symmetric. With fewer pictures than features the covariances have low rank,
+    and it is taken where both live: the singular values of A' B'^T, for A = A'^T A' and B alike, sum to it.
     """
-    one, two = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
-    root = np.linalg.svd(one @ two.T, compute_uv=False).sum() if min(len(a), len(b)) < a.shape[1] else _root(one.T @ one, two.T @ two)
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + (one**2).sum() + (two**2).sum() - 2 * root)
+    mean, two = b.mean(0), (b - b.mean(0)) / np.sqrt(len(b) - 1)
+    half = _root(two.T @ two) if len(b) >= b.shape[1] else None
+
+    def distance(a: np.ndarray) -> float:
+        one = (a - a.mean(0)) / np.sqrt(len(a) - 1)
+        if half is None or len(a) < a.shape[1]:
+            root = np.linalg.svd(one @ two.T, compute_uv=False).sum()
+        else:
+            across = one @ half
+            root = np.sqrt(np.maximum(np.linalg.eigvalsh(across.T @ across), 0)).sum()
+        return float(((a.mean(0) - mean) ** 2).sum() + (one**2).sum() + (two**2).sum() - 2 * root)
+
+    return distance
 
 
-def _root(a: np.ndarray, b: np.ndarray) -> float:
-    """The trace of (A B)^(1/2) for covariances A and B: the root of A^(1/2) B A^(1/2), which is symmetric."""
-    values, vectors = np.linalg.eigh(a)
-    half = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    return float(np.sqrt(np.maximum(np.linalg.eigvalsh(half @ b @ half), 0)).sum())
+def _root(b: np.ndarray) -> np.ndarray:
+    """The symmetric root of a covariance."""
+    values, vectors = np.linalg.eigh(b)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def mmd(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased squared maximum mean discrepancy with the kernel (x·y / d + 1)³ (Binkowski et al. 2018, eq. 4)."""
-    kernel_aa, kernel_bb, kernel_ab = ((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
-    n, m = len(a), len(b)
-    within = (kernel_aa.sum() - np.trace(kernel_aa)) / (n * (n - 1)) + (kernel_bb.sum() - np.trace(kernel_bb)) / (m * (m - 1))
-    return float(within - 2 * kernel_ab.mean())
+def mmd_from(b: np.ndarray) -> Measure:
+    """The unbiased squared maximum mean discrepancy of sets from this one (Binkowski et al. 2018, eq. 4)."""
+    own = _within(b)
+
+    def distance(a: np.ndarray) -> float:
+        return _within(a) + own - 2 * float(_kernel(a, b).mean())
+
+    return distance
 
 
-def between(measure: Callable[[np.ndarray, np.ndarray], float], a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES) -> Distance:
-    """``frechet`` or ``mmd`` of two sets of features, with an interval by resampling the pictures of ``a`` in halves (without replacement,
-    since repeated pictures would look like less variety): those are as far apart again as wholes drawn anew."""
-    value, rng = measure(a, b), np.random.default_rng(0)
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(x·y / d + 1)³ of each row x of a and y of b."""
+    base = a @ b.T / a.shape[1] + 1
+    return base * base * base  # numpy's power takes far longer
+
+
+def _within(a: np.ndarray) -> float:
+    """The mean kernel of two different rows."""
+    kernel = _kernel(a, a)
+    return float((kernel.sum() - np.trace(kernel)) / (len(a) * (len(a) - 1)))
+
+
+def between(measure: Measure, a: np.ndarray, resamples: int = RESAMPLES) -> Distance:
+    """How far a set of features is by ``measure``, with an interval by resampling its pictures in halves (without replacement, since
+    repeated pictures would look like less variety): those are as far apart again as wholes drawn anew."""
+    value, rng = measure(a), np.random.default_rng(0)
     half = max(len(a) // 2, 2)
-    draws = np.array([measure(a[rng.choice(len(a), half, replace=False)], b) for _ in range(resamples)])
+    draws = np.array([measure(a[rng.choice(len(a), half, replace=False)]) for _ in range(resamples)])
     low, high = np.percentile(draws - draws.mean(), (2.5, 97.5))
     return Distance(value, value + float(low), value + float(high))
 
@@ -142,9 +167,11 @@ class Row:
     mmd: Distance
     own: Distance
 
-    @classmethod
-    def of(cls, name: str, some: Features, true: Features) -> Row:
-        return cls(name, between(frechet, some.lite0, true.lite0), between(mmd, some.lite0, true.lite0), between(mmd, some.own, true.own))
+
+def far_from(true: Features) -> Callable[[str, Features], Row]:
+    """What makes the row of a set of pictures."""
+    fd, lite0, own = frechet_from(true.lite0), mmd_from(true.lite0), mmd_from(true.own)
+    return lambda name, some: Row(name, between(fd, some.lite0), between(lite0, some.lite0), between(own, some.own))
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -166,13 +193,13 @@ def measure(name: str, verifier: Path, count: int, dev: bool, out: Path, progres
     def draw(i: int) -> Picture:
         return last(model.generate(world.describe(i)[0], model=name, seed=i)).pictures[0]
 
-    true = of_scenes(eyes, world, range(count, 2 * count))
-    yield Row.of("true: the captions' own scenes", of_scenes(eyes, world, range(count)), true)
+    row = far_from(of_scenes(eyes, world, range(count, 2 * count)))
+    yield row("true: the captions' own scenes", of_scenes(eyes, world, range(count)))
     if isinstance(model, TextToImage):
         through = of_scenes(eyes, world, range(count), lambda pixels: model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1))
-        yield Row.of("the same through its autoencoder", through, true)
-    yield Row.of(f"drawn by {model.name}", of_drawn(eyes, draw, count, out, progress), true)
-    yield Row.of("true: scenes of things alone", of_scenes(eyes, things, range(count)), true)
+        yield row("the same through its autoencoder", through)
+    yield row(f"drawn by {model.name}", of_drawn(eyes, draw, count, out, progress))
+    yield row("true: scenes of things alone", of_scenes(eyes, things, range(count)))
 
 
 def main() -> None:

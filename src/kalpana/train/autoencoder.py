@@ -13,7 +13,7 @@ from kalpana.hub.weights import load_module
 from kalpana.models import vae
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
+from kalpana.train.task import HELD_OUT, Metrics, config_of, indices, noise
 from kalpana.world.world import World
 
 
@@ -25,22 +25,24 @@ class Autoencode:
     can go on with these."""
 
     file = "vae.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.before = _load(recipe.init).to(device, memory_format=torch.channels_last) if recipe.anchor and recipe.init else None  # type: ignore[call-overload]
-        self.pictures = pool.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, device, progress)
-        self.dev = pool.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, device, progress)
+        self.pictures = pool.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, progress)
+        self.dev = pool.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress)
 
     def batch(self, step: int) -> Tensor:
-        return pictures_of(self.recipe, step, self.pictures, self.device)
+        return pictures_of(self.recipe, step, self.pictures)
 
     def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
-        z = self.model.encode(batch)
-        apart = self._apart(z, batch)
-        z = z + self.recipe.noise * torch.randn(z.shape, generator=rng).to(z)
-        error = self.model.decode(z).float() - batch
+        x = pool.floats(batch)
+        z = self.model.encode(x)
+        apart = self._apart(z, x)
+        z = z + self.recipe.noise * noise(z, rng)
+        error = self.model.decode(z).float() - x
         metrics = {"psnr": psnr(error.square().mean().item()), "apart": apart.item()}
         return faults(error) + self.recipe.anchor * apart, metrics
 
@@ -78,10 +80,10 @@ def _load(path: Path) -> vae.VAE:
     return load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
 
 
-def pictures_of(recipe: Recipe, step: int, pictures: np.ndarray, device: torch.device) -> Tensor:
-    """The pictures of a step (batch, 3, h, w), from a pool of them."""
+def pictures_of(recipe: Recipe, step: int, pictures: np.ndarray) -> Tensor:
+    """The pictures of a step (batch, 3, h, w) uint8, from a pool of them."""
     rows = [i for i, _ in indices(recipe, step, len(pictures))]
-    return pool.floats(pictures[np.sort(rows)], device)  # sorted rows read the disk in order
+    return torch.from_numpy(pictures[np.sort(rows)])  # sorted rows read the disk in order
 
 
 def faults(error: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ LOOSE = 0.3  # how often a thing alone, in its own colours, is said by keywords
 
 @dataclass(frozen=True)
 class Paired:
-    """A batch of pairs: pixels (b, 3, h, w), ``tokens`` of m texts, a number for each text (m,) that equal texts share, and the numbers
-    of those that belong to each picture (b, languages)."""
+    """A batch of pairs: pixels (b, 3, h, w) uint8, ``tokens`` of m texts, a number for each text (m,) that equal texts share, and the
+    numbers of those that belong to each picture (b, languages)."""
 
     pixels: Tensor
     tokens: Tokens
@@ -49,15 +49,16 @@ class Contrast:
     """Contrastive learning (Radford et al. 2021; Zhai et al. 2023), with more than one true text for a picture, and texts true of none."""
 
     file = "clip.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = clip.CLIP(config_of(clip.Config, recipe)).to(device)
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
         self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
-        self.pictures = pool.pictures(self.world, recipe.pool, device, progress)
+        self.pictures = pool.pictures(self.world, recipe.pool, progress)
         self.rows = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
-        self.dev_pixels = pool.floats(pool.pictures(self.dev, HELD_OUT, device, progress), device)
+        self.dev_pixels = pool.floats(pool.pictures(self.dev, HELD_OUT, progress), device)
 
     def batch(self, step: int) -> Paired:
         rng = random.Random(f"{self.recipe.seed}/clip/{step}")
@@ -68,16 +69,16 @@ class Contrast:
         every = [*(text for texts in said for text in texts), *wrong]
         numbers = torch.tensor([_number(text) for text in every])
         return Paired(
-            pool.floats(np.stack([self.pictures[i] for i, _ in pairs]), self.device),
+            torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs])),
             self._tokens(every),
-            numbers.to(self.device),
-            numbers[: len(LANGUAGES) * len(scenes)].view(len(LANGUAGES), -1).T.to(self.device),
+            numbers,
+            numbers[: len(LANGUAGES) * len(scenes)].view(len(LANGUAGES), -1).T,
         )
 
     def loss(self, batch: Paired, rng: Generator) -> tuple[Tensor, Metrics]:
         """The loss of the whole batch, of all processes where there are several, each of which computes it all."""
         tokens, size = batch.tokens, self.recipe.chunk
-        image = in_chunks(self.model.image, (batch.pixels,), size)
+        image = in_chunks(self.model.image, (pool.floats(batch.pixels),), size)
         order = tokens.mask.sum(1).argsort()  # so that texts of about one length share a chunk, which then is no longer than they are
         text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)
         text = text[order.argsort()]
@@ -114,10 +115,10 @@ class Contrast:
         """Nothing is left to do."""
 
     def _features(self, texts: list[str]) -> Tensor:
-        return torch.cat([self.model.text(self._tokens(texts[k : k + 64])) for k in range(0, len(texts), 64)])
+        return torch.cat([self.model.text(self._tokens(texts[k : k + 64]).to(self.device)) for k in range(0, len(texts), 64)])
 
     def _tokens(self, texts: list[str]) -> Tokens:
-        return self.tokenizer.encode(texts, self.model.config.length).to(self.device)
+        return self.tokenizer.encode(texts, self.model.config.length)
 
 
 def described(scene: Scene, kind: str, language: str, rng: random.Random, loosely: bool = True) -> str:

@@ -62,6 +62,7 @@ class Detect:
     that shows a thing. In the first half of the run pictures are not sent through the autoencoder."""
 
     file = "detector.safetensors"
+    ahead = False  # it is drawn and damaged on the device
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device

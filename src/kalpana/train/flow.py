@@ -18,7 +18,7 @@ from kalpana.models import dit, vae
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of
+from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of, noise
 from kalpana.types import Cond, Tokens
 from kalpana.world.layout import layout, sizes
 from kalpana.world.world import World
@@ -26,7 +26,7 @@ from kalpana.world.world import World
 
 @dataclass(frozen=True)
 class Captioned:
-    """A batch of the flow task: latents (b, c, h, w), the words for them, ``layout`` (b, 4, h/patch, w/patch; empty if nothing is
+    """A batch of the flow task: latents (b, c, h, w) float16, the words for them, ``layout`` (b, 4, h/patch, w/patch; empty if nothing is
     asked of it), and ``worth`` (b,), the weight of that question at this step."""
 
     latents: Tensor
@@ -40,6 +40,7 @@ class FlowMatch:
     1/t^2, so that both say the same. Captions are worded anew each time round."""
 
     file = "dit.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         assert recipe.vae is not None
@@ -58,18 +59,18 @@ class FlowMatch:
         rows, captions = zip(*self._captions(step), strict=True)
         tokens = self.tokenizer.encode(captions, self.model.config.length)
         own = len(self.latents)  # rows beyond the pool are of the harvest
-        latents = torch.from_numpy(np.stack([self.latents[i] if i < own else self.harvest[i - own] for i in rows])).float()
+        latents = torch.from_numpy(np.stack([self.latents[i] if i < own else self.harvest[i - own] for i in rows]))
         cells = latents.shape[-1] // self.model.config.patch
         shown = np.stack([layout(self.world.scene(i), cells) for i in rows]) if self.recipe.layout else np.empty((len(rows), 0))
         worth = torch.full((len(rows),), self.recipe.layout * (1 - step / self.recipe.steps))
-        return Captioned(latents.to(self.device), tokens.to(self.device), torch.from_numpy(shown).to(self.device), worth.to(self.device))
+        return Captioned(latents, tokens, torch.from_numpy(shown), worth)
 
     def loss(self, batch: Captioned, rng: Generator) -> tuple[Tensor, Metrics]:
-        x0, b = batch.latents, len(batch.latents)
-        t, eps = noise_times(b, rng), torch.randn(x0.shape, generator=rng)  # drawn on the CPU, whatever the device
+        x0, b = batch.latents.float(), len(batch.latents)
+        t, eps = noise_times(b, rng), noise(x0, rng)
         null = torch.rand(b, generator=rng) < self.recipe.drop
         said: list[Tensor] = []
-        loss = self._velocity_error(x0, t.to(x0), eps.to(x0), Cond(batch.tokens, null.to(self.device)), said).mean()
+        loss = self._velocity_error(x0, t.to(x0), eps, Cond(batch.tokens, null.to(self.device)), said).mean()
         if not self.recipe.layout:
             return loss, {}
         wrong = layout_error(said[0].float(), batch.layout).mean()

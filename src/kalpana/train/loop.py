@@ -15,19 +15,21 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
 from kalpana.models import clip, dalle, dalle_mini, dit, vae
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import Metrics, Task, autocast, has_bf16
+from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
 from kalpana.train.tasks import TASKS
 from kalpana.train.vqgan import Players
 from kalpana.types import KalpanaError
@@ -36,11 +38,14 @@ from kalpana.world.world import VERSION
 BLOCKS = (dit.Block, vae.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock, clip.Block)  # what ``compile`` compiles
 
 
-def train(recipe: Recipe, out: Path, until: int | None = None, device: str | None = None, echo: Any = print) -> Path | None:
+def train(
+    recipe: Recipe, out: Path, until: int | None = None, device: str | None = None, workers: int | None = None, echo: Any = print
+) -> Path | None:
     """Train (or go on training) into the folder ``out``; the path of the finished weights, or None if stopped before.
 
-    ``until`` stops early, after that many steps, as Ctrl-C would. ``device`` is a GPU where there is one,
-    unless named. ``echo`` is given one line of text at a time.
+    ``until`` stops early, after that many steps, as Ctrl-C would. ``device`` is a GPU where there is one, unless named. So many ``workers``
+    make batches ahead of it: for a GPU one on each core but one, unless said, and for a CPU, which has no time to spare, none; what is
+    learned is the same. ``echo`` is given one line of text at a time.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -68,10 +73,13 @@ def train(recipe: Recipe, out: Path, until: int | None = None, device: str | Non
         echo(f"{recipe.name}: going on from step {state.step}")
     last = min(until or recipe.steps, recipe.steps)
     log = Log(out)
+    if workers is None:
+        workers = 0 if task.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 1)
+    made = batches(task, range(state.step, last), workers)
     with asked_to_stop() as stop:
         while state.step < last and not stop:
             began = time.perf_counter()
-            metrics = train_step(task, state, recipe)
+            metrics = train_step(task, state, recipe, next(made))
             state.step += 1
             state.seconds += time.perf_counter() - began
             if state.step % recipe.log_every == 0 or state.step == last:
@@ -102,7 +110,43 @@ def compile_blocks(model: nn.Module) -> None:
             module.compile(dynamic=True)
 
 
-def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
+class Ahead(Dataset[list[Any]]):
+    """The batches of ``steps``, SORT of them at a time, as captions are dealt."""
+
+    def __init__(self, task: Task, steps: range) -> None:
+        self.task, self.steps = task, steps
+        self.blocks = range(steps.start // SORT, -(-steps.stop // SORT))
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, k: int) -> list[Any]:
+        first = SORT * self.blocks[k]
+        return [self.task.batch(step) for step in range(first, first + SORT) if step in self.steps]
+
+
+def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
+    """The batch of each step in turn, made by so many processes ahead of it, or, with none of them, when it is asked for."""
+    if not workers or not task.ahead or not steps:
+        return map(task.batch, steps)
+    blocks = Ahead(task, steps)
+    # Forked, they share the pool, and never touch the device. With a generator of its own the loader leaves the global one alone; one
+    # block ahead each is enough, and keeps few files open.
+    count = min(workers, len(blocks))
+    loader = DataLoader(
+        blocks, None, num_workers=count, prefetch_factor=1, multiprocessing_context="fork", worker_init_fn=_alone, generator=Generator()
+    )
+    return chain.from_iterable(loader)
+
+
+def _alone(worker: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # who stops a run stops all its processes, and this one's batches are asked for until it ends
+
+
+def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) -> Metrics:
     """One step of gradient descent. Its batch and its noise depend on the recipe and the step's number alone."""
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step)
     task.model.train()
@@ -111,8 +155,8 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe) -> Metrics:
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    batch, total, metrics = task.batch(state.step), 0.0, dict[str, float]()
-    for part in split(batch, recipe.accumulate):
+    total, metrics = 0.0, dict[str, float]()
+    for part in split(moved(batch, task.device), recipe.accumulate):
         with autocast(task.device, recipe.bf16):
             loss, metrics = task.loss(part, rng)
         (loss / recipe.accumulate).backward()

@@ -32,6 +32,7 @@ from kalpana.world.world import World
 
 CHUNK = 64
 HARVEST = "harvest.jsonl"
+CPU = torch.device("cpu")
 ALONE = 40  # chunks: fewer are drawn sooner than processes start
 Progress = Callable[[int, int], None]
 
@@ -45,14 +46,15 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kalpana"
 
 
-def pictures(world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
-    """The first ``count`` pictures of the world, (count, 3, side, side) uint8. Large pools are drawn by a process on each core."""
-    name = f"pictures-{_name(world, count, device)}.npy"
-    draw = partial(_drawn, world, count, device)
+def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap:
+    """The first ``count`` pictures of the world, (count, 3, side, side) uint8. They are drawn on the CPU, and so are the same wherever a
+    model learns from them; many by a process on each core."""
+    name = f"pictures-{_name(world, count, CPU)}.npy"
+    draw = partial(_drawn, world, count)
 
     def chunks() -> Iterator[np.ndarray]:
         starts = range(0, count, CHUNK)
-        if device.type != "cpu" or len(starts) < ALONE:
+        if len(starts) < ALONE:
             yield from map(draw, starts)
             return
         with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
@@ -61,9 +63,9 @@ def pictures(world: World, count: int, device: torch.device, progress: Progress 
     return _array(folder() / name, (count, 3, world.side, world.side), np.uint8, chunks(), progress)
 
 
-def _drawn(world: World, count: int, device: torch.device, start: int) -> np.ndarray:
-    pixels = world.images(range(start, min(start + CHUNK, count)), device)
-    return pixels.add(1).mul_(127.5).round_().to(torch.uint8).cpu().numpy()
+def _drawn(world: World, count: int, start: int) -> np.ndarray:
+    pixels = world.images(range(start, min(start + CHUNK, count)))
+    return pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
 
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
@@ -73,7 +75,7 @@ def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.dev
 
     @torch.inference_mode()
     def encode() -> Iterator[np.ndarray]:
-        source = pictures(world, count, device, progress)
+        source = pictures(world, count, progress)
         for start in range(0, count, CHUNK):
             with autocast(device):
                 yield vae.encode(floats(source[start : start + CHUNK], device)).to(torch.float16).cpu().numpy()
@@ -88,7 +90,7 @@ def codes(vqgan: VQGAN, weights: Path, world: World, count: int, device: torch.d
 
     @torch.inference_mode()
     def encode() -> Iterator[np.ndarray]:
-        source = pictures(world, count, device, progress)
+        source = pictures(world, count, progress)
         for start in range(0, count, CHUNK):
             with autocast(device):
                 yield vqgan.encode(floats(source[start : start + CHUNK], device)).cpu().numpy().astype(np.uint16)
@@ -106,7 +108,7 @@ def often(recipe: Recipe, world: World, harvested: int, progress: Progress = sil
 
     times = np.ones(recipe.pool, dtype=np.int64)
     if recipe.oversample > 1:  # what is hard about a picture is known to its scene, and looked up once
-        name = f"hardness-{_name(world, recipe.pool, torch.device('cpu'))}.npy"
+        name = f"hardness-{_name(world, recipe.pool, CPU)}.npy"
         times = recipe.oversample ** _array(folder() / name, (recipe.pool,), np.uint8, kinds(), progress).astype(np.int64)
     return np.concatenate((times, np.full(harvested, recipe.harvest_often)))
 
@@ -140,9 +142,10 @@ def harvested(vae: VAE, folder: Path, device: torch.device) -> tuple[np.ndarray,
     return np.concatenate(coded), [caption for _, caption in found]
 
 
-def floats(pixels: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 pictures as float in [-1, 1]."""
-    return torch.from_numpy(np.array(pixels)).to(device).float().div_(127.5).sub_(1)
+def floats(pixels: np.ndarray | Tensor, device: torch.device | None = None) -> Tensor:
+    """uint8 pictures as float in [-1, 1], on a device, or where they are."""
+    given = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+    return given.to(device).float().div_(127.5).sub_(1)
 
 
 def _name(world: World, count: int, device: torch.device) -> str:

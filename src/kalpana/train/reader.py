@@ -43,6 +43,7 @@ class Read:
     """CTC on signs (Graves et al. 2006)."""
 
     file = "reader.safetensors"
+    ahead = False  # it is drawn and damaged on the device
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device

@@ -26,10 +26,11 @@ Metrics = dict[str, float]
 
 
 class Task(Protocol):
-    """A family at school. ``model`` learns; ``loss`` may use ``rng``, seeded by the step."""
+    """A family at school. ``model`` learns; ``loss`` is given a batch on the device and may use ``rng``, on the CPU, seeded by the step."""
 
     device: torch.device
     file: str  # what its weights are called in a model's folder
+    ahead: bool  # whether a batch is made without the device, and so by other processes, ahead of its step
 
     @property
     def model(self) -> nn.Module: ...
@@ -52,6 +53,21 @@ def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """The batch, a tensor or a dataclass of batches, on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    return type(batch)(**{name: moved(getattr(batch, name), device) for name in batch.__dataclass_fields__})
+
+
+def noise(like: Tensor, rng: Generator) -> Tensor:
+    """Unit Gaussian noise of a tensor's shape and type, on its device: drawn by ``rng`` on the CPU, and elsewhere by a generator that
+    ``rng`` seeds."""
+    if like.device.type != "cpu":
+        rng = Generator(like.device).manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
+    return torch.randn(like.shape, generator=rng, device=like.device).to(like)
 
 
 def indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from kalpana.models.vqgan import Config as Codec
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of
+from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of, moved
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
@@ -51,13 +51,13 @@ class Lessons:
 
     def __init__(self, recipe: Recipe, vqgan: VQGAN, length: int, device: torch.device, progress: pool.Progress) -> None:
         assert recipe.vqgan is not None
-        self.recipe, self.vqgan, self.length, self.device = recipe, vqgan, length, device
+        self.recipe, self.vqgan, self.length = recipe, vqgan, length
         self.tokenizer = Tokenizer.load()
         world, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
         self.codes = pool.codes(vqgan, recipe.vqgan, world, recipe.pool, device, progress)
         self.captions = Captions(recipe, world, pool.often(recipe, world, 0, progress))
         codes, said = pool.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress), [dev.describe(i)[0] for i in range(HELD_OUT)]
-        self.dev = [self._told(codes[k : k + PART], said[k : k + PART]) for k in range(0, HELD_OUT, PART)]
+        self.dev = [moved(self._told(codes[k : k + PART], said[k : k + PART]), device) for k in range(0, HELD_OUT, PART)]
 
     def batch(self, step: int) -> Told:
         rows, captions = zip(*self.captions(step), strict=True)
@@ -80,8 +80,7 @@ class Lessons:
         return self.vqgan.decode(ids).float()
 
     def _told(self, codes: np.ndarray, captions: Sequence[str]) -> Told:
-        tokens = self.tokenizer.encode(captions, self.length)
-        return Told(torch.from_numpy(codes.astype(np.int64)).to(self.device), tokens.to(self.device))
+        return Told(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length))
 
 
 class Continue:
@@ -89,6 +88,7 @@ class Continue:
     part's error weighed as ``models/dalle.py`` says. A caption may be left out before its picture; after it, it is what is asked."""
 
     file = "dalle.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
@@ -137,6 +137,7 @@ class Unmask:
     """MaskGIT (Chang et al. 2022): the cells that are hidden, as many as its cosine schedule says, from the others and the caption."""
 
     file = "maskgit.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
@@ -181,6 +182,7 @@ class Translate:
     that is left out is an empty text, from which super-conditioning leads away. The words are our tokenizer's, not those published."""
 
     file = "dalle_mini.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device

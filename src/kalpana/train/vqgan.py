@@ -28,7 +28,7 @@ FIRST = 8  # batches that the first codes are made of
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch: pixels (b, 3, h, w), and ``worth`` (b,), what fooling the judge weighs at this step; before it takes part, 0."""
+    """A batch: pixels (b, 3, h, w) uint8, and ``worth`` (b,), what fooling the judge weighs at this step; before it takes part, 0."""
 
     pixels: Tensor
     worth: Tensor
@@ -57,6 +57,7 @@ class Tokenise:
     The first codes are made of the first batches; from then on they follow what chooses them."""
 
     file = "vqgan.safetensors"
+    ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
         self.recipe, self.device = recipe, device
@@ -67,16 +68,15 @@ class Tokenise:
         players = Players(network, Discriminator(JUDGE), started)
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
-        self.pictures = pool.pictures(train, recipe.pool, device, progress)
-        self.dev = pool.pictures(dev, HELD_OUT, device, progress)
+        self.pictures = pool.pictures(train, recipe.pool, progress)
+        self.dev = pool.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> Judged:
-        pixels = pictures_of(self.recipe, step, self.pictures, self.device)
-        late = step >= self.recipe.judge_from * self.recipe.steps
-        return Judged(pixels, pixels.new_full((len(pixels),), self.recipe.judge if late else 0.0))
+        pixels, late = pictures_of(self.recipe, step, self.pictures), step >= self.recipe.judge_from * self.recipe.steps
+        return Judged(pixels, torch.full((len(pixels),), self.recipe.judge if late else 0.0))
 
     def loss(self, batch: Judged, rng: Generator) -> tuple[Tensor, Metrics]:
-        network, x = self.model.network, batch.pixels
+        network, x = self.model.network, pool.floats(batch.pixels)
         if not self.model.started:
             self._start(rng)
         drawn = network(x)
@@ -104,7 +104,7 @@ class Tokenise:
         """Make the first codes."""
         network = self.model.network
         assert isinstance(network.quantiser, Codebook)
-        network.quantiser.start(torch.cat([network.look(self.batch(step).pixels) for step in range(FIRST)]), rng)
+        network.quantiser.start(torch.cat([network.look(pool.floats(self.batch(step).pixels, self.device)) for step in range(FIRST)]), rng)
         self.model.started.fill_(True)
 
     def _judge_fixed(self, drawn: Tensor) -> Tensor:
