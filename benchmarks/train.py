@@ -53,7 +53,7 @@ def rows(quick: bool) -> Iterator[Row]:
 def _rows(quick: bool) -> Iterator[Row]:
     side, seconds = (256, 0) if quick else (2048, 30)
     recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
-    recipe = recipe.model_copy(update={"pool": 2048, "vae": ROOT / recipe.vae} | ({"pool": 16, "batch": 2} if quick else {}))
+    recipe = recipe.model_copy(update={"pool": 16 if quick else 2048, "batch": 2 if quick else 64, "vae": ROOT / recipe.vae})
     task = FlowMatch(recipe, torch.device("cpu"), silent)
     state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
 
@@ -77,7 +77,7 @@ def _rows(quick: bool) -> Iterator[Row]:
         compile_blocks(task.model)
     precision, name = (torch.bfloat16, "bf16") if recipe.bf16 and has_bf16(task.device) else (torch.float32, "fp32")
     limit = peak(side, seconds / 6, precision)
-    taken = duration(lambda: block(lambda: train_step(task, state, recipe)), seconds)
+    taken = duration(lambda: block(lambda: train_step(task, state, recipe, task.batch(state.step))), seconds)
     samples, arithmetic = SORT * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
     how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"

@@ -16,7 +16,7 @@ from kalpana.diffusion.schedule import Flow
 from kalpana.hub.weights import load_module
 from kalpana.models import dit, vae
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import autocast
+from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
 
 SHARES = (0.125, 0.0625)  # of a batch: through the autoencoder alone, and noised and drawn again
@@ -58,7 +58,7 @@ class Damage:
         t = 0.3 + 0.3 * torch.rand((), generator=rng).item()
         flow = Flow()
         denoiser = Denoiser(net, flow)
-        x = (1 - t) * z + t * torch.randn(z.shape, generator=rng).to(z)
+        x = (1 - t) * z + t * noise(z, rng)
         denoise = Denoise(flow, lambda x_t, time: denoiser(x_t, time, Cond()))
         for state in sample(denoise, x, [t * (1 - k / 3) for k in range(4)], SAMPLERS["euler"]):
             x = state.x
@@ -67,13 +67,13 @@ class Damage:
 
 def _cheap(x: Tensor, rng: Generator) -> Tensor:
     """One of blur, noise and seams, or two, on a picture (3, h, w)."""
-    blur, noise, seams = torch.rand(3, generator=rng).tolist()
+    blur, grain, seams = torch.rand(3, generator=rng).tolist()
     if blur < 0.5:
         side = x.shape[-1]
         small = max(side // 4, int(side / (1.2 + 1.8 * torch.rand((), generator=rng).item())))
         x = F.interpolate(F.interpolate(x[None], (small, small), mode="area"), (side, side), mode="bicubic")[0]
-    if noise < 0.5:
-        x = x + 0.12 * torch.rand((), generator=rng).item() * torch.randn(x.shape, generator=rng).to(x)
+    if grain < 0.5:
+        x = x + 0.12 * torch.rand((), generator=rng).item() * noise(x, rng)
     if seams < 0.3:
         cells = x.shape[-1] // 16
         lift = 0.05 * torch.randn(3, cells, cells, generator=rng).to(x)

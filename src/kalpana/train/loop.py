@@ -141,9 +141,8 @@ def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
 
 def _alone(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # who stops a run stops all its processes, and this one's batches are asked for until it ends
+    # Who stops a run by a signal stops all its processes, and this one's batches are asked for until the run ends.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) -> Metrics:

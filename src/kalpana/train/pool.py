@@ -32,7 +32,6 @@ from kalpana.world.world import World
 
 CHUNK = 64
 HARVEST = "harvest.jsonl"
-CPU = torch.device("cpu")
 ALONE = 40  # chunks: fewer are drawn sooner than processes start
 Progress = Callable[[int, int], None]
 
@@ -49,7 +48,7 @@ def folder() -> Path:
 def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap:
     """The first ``count`` pictures of the world, (count, 3, side, side) uint8. They are drawn on the CPU, and so are the same wherever a
     model learns from them; many by a process on each core."""
-    name = f"pictures-{_name(world, count, CPU)}.npy"
+    name = f"pictures-{_name(world, count)}.npy"
     draw = partial(_drawn, world, count)
 
     def chunks() -> Iterator[np.ndarray]:
@@ -70,7 +69,7 @@ def _drawn(world: World, count: int, start: int) -> np.ndarray:
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
     """Their latents under this autoencoder, which is on ``device``: (count, channels, side/8, side/8) float16."""
-    name = f"latents-{_name(world, count, device)}-{_mark(weights)}.npy"
+    name = f"latents-{_name(world, count)}-{_mark(weights, device)}.npy"
     shape = (count, vae.config.latent, world.side // 8, world.side // 8)
 
     @torch.inference_mode()
@@ -85,7 +84,7 @@ def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.dev
 
 def codes(vqgan: VQGAN, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
     """Their tokens under this VQGAN, of 65,536 codes at most, which is on ``device``: (count, side/f, side/f) uint16."""
-    name = f"codes-{_name(world, count, device)}-{_mark(weights)}.npy"
+    name = f"codes-{_name(world, count)}-{_mark(weights, device)}.npy"
     shape = (count, *2 * (world.side // vqgan.config.factor,))
 
     @torch.inference_mode()
@@ -108,7 +107,7 @@ def often(recipe: Recipe, world: World, harvested: int, progress: Progress = sil
 
     times = np.ones(recipe.pool, dtype=np.int64)
     if recipe.oversample > 1:  # what is hard about a picture is known to its scene, and looked up once
-        name = f"hardness-{_name(world, recipe.pool, CPU)}.npy"
+        name = f"hardness-{_name(world, recipe.pool)}.npy"
         times = recipe.oversample ** _array(folder() / name, (recipe.pool,), np.uint8, kinds(), progress).astype(np.int64)
     return np.concatenate((times, np.full(harvested, recipe.harvest_often)))
 
@@ -148,15 +147,15 @@ def floats(pixels: np.ndarray | Tensor, device: torch.device | None = None) -> T
     return given.to(device).float().div_(127.5).sub_(1)
 
 
-def _name(world: World, count: int, device: torch.device) -> str:
-    """All that decides the content; devices round differently."""
+def _name(world: World, count: int) -> str:
+    """All that decides what the pictures are."""
     kind = "" if world.kind == "objects" else f"-{world.kind}"
-    return f"v{worlds.VERSION}{kind}-{world.split}-{world.seed}-{world.side}-{count}" + ("" if device.type == "cpu" else f"-{device.type}")
+    return f"v{worlds.VERSION}{kind}-{world.split}-{world.seed}-{world.side}-{count}"
 
 
-def _mark(weights: Path) -> str:
-    """What tells these weights from all others."""
-    return "-".join(fingerprint(file)[:12] for file in files_of(weights))
+def _mark(weights: Path, device: torch.device) -> str:
+    """What tells what these weights make of them on this device from all else; devices round differently."""
+    return "-".join([*([] if device.type == "cpu" else [device.type]), *(fingerprint(file)[:12] for file in files_of(weights))])
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:
