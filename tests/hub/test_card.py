@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,20 @@ def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
     again = seal(tmp_path)
     assert again.scores == {"dev_loss": 0.25, "dev_psnr": 30.5}
     assert again.licence == "Apache-2.0" and again.files["one.safetensors"] != card.files["one.safetensors"]
+
+
+def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
+    save_weights(tmp_path / "one.safetensors", nn.Linear(2000, 9000), "flow", Config(), {"scores": {"dev_loss": 0.25}})  # three shards
+    before, size = seal(tmp_path), sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    done = subprocess.run(
+        [sys.executable, "-m", "kalpana.hub.card", "--int8", str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    after = read_card(tmp_path)
+    assert json.loads(done.stdout) == after.model_dump(mode="json")
+    assert (after.parameters, after.scores) == (before.parameters, before.scores) == (2001 * 9000, {"dev_loss": 0.25})
+    files = list(tmp_path.glob("*.safetensors"))
+    assert len(files) == 2 and sum(file.stat().st_size for file in files) < 0.51 * size
+    assert set(after.files) == {file.name for file in files} | {"bpe.json"}
 
 
 def test_a_folder_without_weights_or_card_says_what_to_do(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kalpana.hub.weights import find_device, fingerprint, load_module, read_weights, save_weights
+from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_weights, save_weights, shrink, whole_of
 from kalpana.models.vae import VAE, Config
 from kalpana.types import KalpanaError
 
@@ -83,6 +83,44 @@ def test_large_weights_are_kept_in_shards_and_come_back_whole(tmp_path: Path) ->
         read_weights(tmp_path / "big.safetensors", "vae")
     assert save_weights(tmp_path / "big.safetensors", tiny(), "vae", TINY, {}) == (tmp_path / "big.safetensors",)
     assert list(tmp_path.iterdir()) == [tmp_path / "big.safetensors"]  # the shards of what was there before are gone
+
+
+def test_shrunk_matrices_are_off_by_half_a_step_of_their_row_at_most(path: Path) -> None:
+    before, size = read_weights(path, "vae"), path.stat().st_size
+    shrink(path, "vae")
+    after = read_weights(path, "vae")
+    assert (after.config, after.provenance) == (before.config, before.provenance) and after.tensors.keys() == before.tensors.keys()
+    for name, tensor in before.tensors.items():
+        off = (after.tensors[name] - tensor).abs()
+        if tensor.ndim < 2 or not tensor.is_floating_point():
+            assert torch.equal(after.tensors[name], tensor)
+        else:
+            step = tensor.flatten(1).abs().amax(1) / 127
+            assert (off.flatten(1) <= step[:, None] * 0.5001).all() and (off.any() or not tensor.any())
+            assert torch.allclose(after.tensors[name].flatten(1).abs().amax(1), step * 127)  # the largest of a row stays
+    assert path.stat().st_size < 0.7 * size  # much of so small a file is its header
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(load_module(path, "vae", build).encode(pixels), tiny().eval().encode(pixels), rtol=0.1, atol=0.1)
+
+
+def test_shrinking_keeps_rows_of_nothing_and_numbers_that_are_whole(tmp_path: Path) -> None:
+    net = nn.Linear(3, 2, bias=False)
+    net.register_buffer("ids", torch.tensor([[1, 300], [2, 7]]))
+    nn.init.zeros_(net.weight)
+    save_weights(tmp_path / "a.safetensors", net, "vae", TINY, {})
+    shrink(tmp_path / "a.safetensors", "vae")
+    read = read_weights(tmp_path / "a.safetensors", "vae").tensors
+    assert torch.equal(read["weight"], torch.zeros(2, 3)) and torch.equal(read["ids"], net.ids)  # type: ignore[arg-type]
+
+
+def test_shards_shrink_into_fewer_and_each_row_stays_with_its_scale(tmp_path: Path) -> None:
+    net = nn.Sequential(*[nn.Linear(1500, 1500) for _ in range(9)])
+    path, before = tmp_path / "big.safetensors", save_weights(tmp_path / "big.safetensors", net, "vae", TINY, {})
+    assert {whole_of(file) for file in before} == {path} == {whole_of(path)}
+    assert len(shrink(path, "vae")) == 2 == len(list(tmp_path.iterdir())) and files_of(path)[0].stat().st_size <= 16 * 2**20
+    read = read_weights(path, "vae").tensors
+    assert read.keys() == net.state_dict().keys()
+    assert all(torch.allclose(read[name], value, atol=2e-4) for name, value in net.state_dict().items())
 
 
 def _rounded(tensor: torch.Tensor) -> torch.Tensor:

@@ -201,6 +201,15 @@ def test_a_run_goes_on_from_weights_and_their_codes(run: tuple[Path, list[float]
             assert torch.allclose(value, after[f"model.network.{name}"], atol=0.05 if name == "quantiser.vectors" else 1e-6), name
 
 
+def test_where_codes_are_kept_the_decoder_alone_learns(run: tuple[Path, list[float]], tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"init": run[0], "keep_codes": True, "steps": 4, "judge_from": 0.5})
+    weights = train(recipe, tmp_path, echo=lambda line: None)
+    assert weights is not None
+    before, after = (read_weights(path, "vqgan").tensors for path in (run[0], weights))
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if not name.startswith("decoder.")} <= kept and not any(name.startswith("decoder.") for name in kept)
+
+
 def test_pictures_that_look_alike_to_a_detector() -> None:
     """The squared distance of unit vectors is 2 - 2 cos; only the first of the two pictures learns."""
     net = load_module(SHIPPED, "detector", lambda **config: Detector(DetectorConfig(**config)))
@@ -261,6 +270,7 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
         ({"model": MODEL | {"widths": (6, 6)}}, "groups is 4"),
         ({"model": MODEL | {"stem": 3}}, "'model': .*128 px"),
         ({"model": MODEL | {"encoder": False}}, "'model': it needs an encoder"),
+        ({"keep_codes": True}, "'keep_codes': name the weights .* as 'init'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_said_before_anything_is_drawn(fields: dict[str, object], message: str) -> None:

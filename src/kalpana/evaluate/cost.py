@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.generate import last, load
 from kalpana.hub.card import CARD, find_model, read_card, weights_of
-from kalpana.hub.weights import provenance
+from kalpana.hub.weights import provenance, whole_of
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT
@@ -44,7 +43,7 @@ class Cost:
         if not (folder / CARD).is_file():  # a public checkpoint
             return cls(None, None, peak)
         card = read_card(folder)
-        whole = {re.sub(r"-\d+-of-\d+$", "", path.stem): path for path in weights_of(folder, card.family)}  # every shard says the same
+        whole = {whole_of(path): path for path in weights_of(folder, card.family)}  # every shard says the same
         try:
             return cls(card.parameters, sum(map(training, whole.values())), peak)
         except KalpanaError:  # trained by something that is not here

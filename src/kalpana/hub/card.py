@@ -1,11 +1,12 @@
 """Models as folders: ``weights/NAME`` holds safetensors files and card.json, which says what they are, can do and hash to.
 
 ``python -m kalpana.hub.card FOLDER`` seals a folder: it writes into the card the hashes, the number of parameters, and the scores that the
-files say they had when their training ended.
+files say they had when their training ended. With ``--int8`` the matrices in its files are made int8 first, which halves them.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import sys
@@ -158,15 +159,31 @@ class _Inside(NamedTuple):
 def _inside(path: Path) -> _Inside:
     import safetensors
 
+    from kalpana.hub.weights import SCALES
+
     with safetensors.safe_open(path, "pt") as file:
-        count = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (it is no dict)
+        names = [name for name in file.keys() if not name.endswith(SCALES)]  # noqa: SIM118 (it is no dict)
+        count = sum(file.get_tensor(name).numel() for name in names)
         about = file.metadata() or {}
         return _Inside(about.get("family", "unknown"), count, json.loads(about.get("provenance", "{}")).get("scores", {}))
 
 
+def _shrink(folder: Path) -> None:
+    from kalpana.hub.weights import files_of, shrink, whole_of
+
+    for path in sorted({whole_of(file) for file in folder.glob("*.safetensors")}):
+        shrink(path, _inside(files_of(path)[0]).family)
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Seal folders of weights.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--int8", action="store_true", help="make the matrices in its files int8 first")
+    options = parser.parse_args()
     try:
-        for folder in sys.argv[1:]:
-            print(seal(Path(folder)).model_dump_json(indent=2))
+        for folder in options.folders:
+            if options.int8:
+                _shrink(folder)
+            print(seal(folder).model_dump_json(indent=2))
     except KalpanaError as error:
         sys.exit(f"error: {error}")

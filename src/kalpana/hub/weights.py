@@ -2,6 +2,7 @@
 
 Metadata: ``format`` "kalpana", ``family`` (which network), ``config`` (its dataclass as JSON) and ``provenance`` (recipe, data,
 samples, hardware, scores). Matrices are kept as bf16 and vectors, which are few and scale everything, as fp32; both are read as fp32.
+``shrink`` keeps matrices as int8, with a scale for each row, in half the room.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "kalpana"
 SHARD = 16 * 2**20 - 2**16  # bytes of tensors in one file at most, so that with its header it stays under 16 MiB
+SCALES = ":scales"  # after the name of an int8 tensor, that of the fp32 numbers that its rows are to be multiplied by
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -42,18 +45,33 @@ class Weights:
 def save_weights(path: Path, module: nn.Module, family: str, config: DataclassInstance, provenance: Mapping[str, Any]) -> tuple[Path, ...]:
     """Write a module's parameters and buffers, whole or not at all: to ``path``, or, where they are more than SHARD bytes, to
     NAME-00001-of-00002.safetensors and so on beside it. Gives back the files written."""
-    tensors = {name: _small(tensor.detach().cpu()).contiguous().clone() for name, tensor in module.state_dict().items()}
+    return _write(
+        path, [{name: _small(tensor.detach().cpu())} for name, tensor in module.state_dict().items()], family, asdict(config), provenance
+    )
+
+
+def shrink(path: Path, family: str) -> tuple[Path, ...]:
+    """Write weights of ours anew with their matrices as int8, each row (of what is first, an output) scaled so that its largest number is
+    127 or -127. Gives back the files written. Raises KalpanaError as ``read_weights``."""
+    weights = read_weights(path, family)
+    return _write(path, [_rows(name, tensor) for name, tensor in weights.tensors.items()], family, weights.config, weights.provenance)
+
+
+def _write(
+    path: Path, groups: Sequence[dict[str, Tensor]], family: str, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> tuple[Path, ...]:
+    """Write groups of tensors, each whole in one file."""
     about = {
         "format": FORMAT,
         "family": family,
-        "config": json.dumps(asdict(config)),
+        "config": json.dumps(config),
         "provenance": json.dumps(provenance, ensure_ascii=False),
     }
     parts: list[dict[str, Tensor]] = [{}]
-    for name, tensor in tensors.items():
-        if parts[-1] and sum(other.nbytes for other in parts[-1].values()) + tensor.nbytes > SHARD:
+    for group in groups:
+        if parts[-1] and sum(tensor.nbytes for tensor in (*parts[-1].values(), *group.values())) > SHARD:
             parts.append({})
-        parts[-1][name] = tensor
+        parts[-1] |= {name: tensor.contiguous().clone() for name, tensor in group.items()}
     count = len(parts)
     paths = [path] if count == 1 else [path.with_name(f"{path.stem}-{k:05}-of-{count:05}{path.suffix}") for k in range(1, count + 1)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +95,11 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path,) if path.exists() else tuple(sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))) or (path,)
 
 
+def whole_of(file: Path) -> Path:
+    """What the weights are called of which a file holds all, or a shard: the other way from ``files_of``."""
+    return file.with_name(re.sub(r"-\d{5}-of-\d{5}$", "", file.stem) + file.suffix)
+
+
 def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = None) -> Weights:
     """The weights called ``path``, in one file or in shards, which must be of this family; a file that ``hashes`` (SHA-256 by
     file name) knows must have that hash.
@@ -93,9 +116,19 @@ def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = Non
 def provenance(path: Path) -> dict[str, Any]:
     """Where the weights in a file of ours come from; nothing where it does not say. Raises KalpanaError where it is damaged."""
     try:
+        return json.loads(metadata(path).get("provenance", "{}"))
+    except ValueError as error:
+        raise KalpanaError(f"{path} is damaged ({error}): fetch it again") from None
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself. Raises KalpanaError where it cannot be read, or is damaged."""
+    try:
         with safetensors.safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("provenance", "{}"))
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise KalpanaError(f"weights {path} cannot be read: there is no such file") from None
+    except (OSError, safetensors.SafetensorError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
 
 
@@ -121,7 +154,8 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
                 raise KalpanaError(f"{path} was not written by Kalpana: its metadata has no format {FORMAT!r}")
             if about["family"] != family:
                 raise KalpanaError(f"{path} holds weights of family {about['family']!r}, not {family!r}")
-            tensors = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: _wide(tensor, kept.get(name + SCALES)) for name, tensor in kept.items() if not name.endswith(SCALES)}
             config = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(about["config"]).items()}
             return Weights(family, config, json.loads(about["provenance"]), tensors)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -166,5 +200,19 @@ def _small(tensor: Tensor) -> Tensor:
     return tensor.bfloat16() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A tensor as int8 and the scales of its rows, where it is a matrix or more; as it is, where it is less."""
+    if not tensor.is_floating_point() or tensor.ndim < 2:
+        return {name: tensor}
+    scales = tensor.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # rows
+    return {name: (tensor / _along(scales, tensor)).round().to(torch.int8), name + SCALES: scales}
+
+
+def _wide(tensor: Tensor, scales: Tensor | None) -> Tensor:
+    if scales is not None:
+        return tensor * _along(scales, tensor)
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _along(scales: Tensor, tensor: Tensor) -> Tensor:
+    return scales.view(-1, *[1] * (tensor.ndim - 1))

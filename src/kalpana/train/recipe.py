@@ -95,6 +95,10 @@ class Recipe(BaseModel):
     features: Path | None = Field(
         default=None, description="vqgan: a detector's weights; a picture drawn again should look to it as the true one does"
     )
+    keep_codes: bool = Field(
+        default=False,
+        description="vqgan: of init only the decoder goes on learning, so that tokens stay what they are for the models that draw them",
+    )
     perceptual: float = Field(default=0.5, ge=0, description="vqgan: weight of that likeness, where there are features")
     judge: float = Field(
         default=0.1,

@@ -54,7 +54,8 @@ class Tokenise:
     discriminator to be fooled. One way back serves both players: where the network learns, the judge is held fixed, and where the judge
     learns, the pictures are.
 
-    The first codes are made of the first batches; from then on they follow what chooses them."""
+    The first codes are made of the first batches; from then on they follow what chooses them. Where they are to be kept, encoder and
+    codes stay as ``init`` has them."""
 
     file = "vqgan.safetensors"
     ahead = True
@@ -65,6 +66,8 @@ class Tokenise:
         network = vqgan.VQGAN(config_of(vqgan.Config, recipe))
         _check(recipe, network, train.side)
         started = recipe.init is not None or not isinstance(network.quantiser, Codebook)
+        if recipe.keep_codes:
+            network.encoder.requires_grad_(False)  # type: ignore[union-attr]  # _check has seen it
         players = Players(network, Discriminator(JUDGE), started)
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
@@ -94,7 +97,7 @@ class Tokenise:
             judging, said = self._judge(x, y.detach())
             loss = loss + worth * share * against + judging
             metrics |= {"balance": share.item(), **said}
-        if isinstance(network.quantiser, Codebook):
+        if isinstance(network.quantiser, Codebook) and not self.recipe.keep_codes:
             network.quantiser.learn(drawn.latents, drawn.indices, rng)
             metrics["used"] = used(count(drawn.indices, network.quantiser.size)).item()
         return loss, metrics
@@ -163,6 +166,8 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
     factor, size = network.config.factor, network.quantiser.size
     if network.encoder is None or side % factor:
         raise KalpanaError(f"recipe {recipe.name}: field 'model': it needs an encoder, and a factor that divides {side} px, not {factor}")
+    if recipe.keep_codes and recipe.init is None:
+        raise KalpanaError(f"recipe {recipe.name}: field 'keep_codes': name the weights whose codes are to be kept as 'init'")
     tokens = (side // factor) ** 2
     if isinstance(network.quantiser, Codebook) and FIRST * recipe.batch * tokens < size:
         raise KalpanaError(
