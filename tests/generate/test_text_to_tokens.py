@@ -221,7 +221,8 @@ def test_settings_mean_what_they_say(model: TextToTokens, family: str) -> None:
     others = {drawn(model, seed=1, **how).image.tobytes() for how in ({}, {"guidance": 1}, {"guidance": 0}, {"temperature": 3})}
     assert len(others | {likeliest}) == 5
     assert drawn(model, seed=1, upscale=2).image.size == (64, 64)
-    assert model.capabilities.defaults.size == "32x32" and model.capabilities.sizes == ("32x32",) and model.capabilities.tokens == 20
+    sizes = ("32x32", *(("48x32", "32x48", "64x64") if family == "dalle" else ()))
+    assert model.capabilities.defaults.size == "32x32" and model.capabilities.sizes == sizes and model.capabilities.tokens == 20
 
 
 def test_the_best_of_several_is_kept_and_comes_again_alone(model: TextToTokens, ranker: Encoder) -> None:
@@ -267,7 +268,7 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToTokens) -> None:
         ({"top_k": 21}, r"top_k 21 cannot be used .*: it has 20 tokens \(write from 1 to 20, or leave it out\)"),
         ({"sampler": "euler"}, "sampler 'euler' cannot be used .*: it has no such setting"),
         ({"negative_prompt": "blur"}, "negative_prompt 'blur' cannot be used .*: it has no such setting"),
-        ({"size": "64x64"}, "size '64x64' cannot be used .*: it knows 32x32 "),
+        ({"size": "40x40"}, "size '40x40' cannot be used .*: it knows 32x32"),
         ({"steps": 3}, "steps 3 cannot be used .*: it has no such setting"),
     ],
 )
@@ -390,6 +391,24 @@ def test_a_top_stays_and_the_rest_is_drawn(model: TextToTokens, family: str, tmp
     assert len(steps) == (11 if family == "maskgit" else 3)
 
 
+def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path]) -> None:
+    model = loaded(folders["dalle"])
+    for size in ("48x32", "32x48", "64x64"):
+        steps = list(model.generate(PROMPT, seed=3, size=size))
+        width, height = (int(side) for side in size.split("x"))
+        assert steps[-1].result is not None
+        assert all(step.preview.shape == (1, 3, height, width) for step in steps if step.preview is not None)
+        (picture,) = steps[-1].result.pictures
+        assert picture.image.size == (width, height)
+        *_, last = again(model, json.loads(json.dumps(picture.receipt)))
+        assert last.result is not None and same(last.result.pictures[0], picture)
+    top = photo(48, 16)
+    rows = model.vqgan.encode(to_pixels([top]))[0]
+    assert rows.shape == (2, 6) and drawn(model, seed=1, size="48x32", top=top).receipt["top"] == rows.tolist()
+    with pytest.raises(KalpanaError, match="neither a picture nor 1 to 3 rows of 6 tokens"):
+        model.generate(PROMPT, size="48x32", top=[[0, 1, 2, 3]])
+
+
 def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(folders: dict[str, Path]) -> None:
     model = loaded(folders["dalle"])
     top = Image.new("RGB", (32, 16), (200, 40, 60))
@@ -407,8 +426,8 @@ def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(folder
 @pytest.mark.parametrize(
     ("top", "why"),
     [
-        (Image.new("RGB", (32, 32)), "the top of the picture is 32x32, which is 32x32 at this model's width: give one of 32x8 to 32x24"),
-        (Image.new("RGB", (640, 100)), "is 640x100, which is 32x5 at this model's width"),
+        (Image.new("RGB", (32, 32)), "the top of the picture is 32x32, which is 32x32 at the picture's width: give one of 32x8 to 32x24"),
+        (Image.new("RGB", (640, 100)), "is 640x100, which is 32x5 at the picture's width"),
         ([[0, 1, 2]], "neither a picture nor 1 to 3 rows of 4 tokens"),
         ([[0, 1, 2, 3]] * 4, "neither a picture nor 1 to 3 rows of 4 tokens"),
         ([], "neither a picture nor 1 to 3 rows of 4 tokens"),

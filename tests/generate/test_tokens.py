@@ -185,6 +185,24 @@ def test_the_likeliest_cells_are_those_of_forward(net: DALLE, guidance: float) -
     assert len(ids.unique(dim=0)) > 1
 
 
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (6, 9)])
+def test_a_larger_picture_is_drawn_cell_by_cell_in_windows_around_each(net: DALLE, shape: tuple[int, int]) -> None:
+    """By hand: the likeliest cell of the part of the picture that lies around it, of which what comes later is blank."""
+    rows, columns = shape
+    wanted = torch.zeros(4, rows, columns, dtype=torch.int64)
+    with torch.no_grad():
+        for row in range(rows):
+            for column in range(columns):
+                top, left = min(max(row - 2, 0), rows - 4), min(max(column - 2, 0), columns - 4)
+                logits = net(COND, wanted[:, top : top + 4, left : left + 4])[1]
+                wanted[:, row, column] = logits[:, row - top, column - left].argmax(-1)
+    every = list(stream(net, COND, luck(0, 1, 2, 3), temperature=0, shape=shape))
+    assert torch.equal(every[-1].ids, wanted) and len(every) == rows and len(wanted.unique()) > 1
+    assert all(torch.equal(drawn.ids, wanted[:, : drawn.index]) for drawn in every)  # what was drawn stays
+    below = last(stream(net, COND, luck(0, 1, 2, 3), temperature=0, given=wanted[:, :2], shape=shape))
+    assert torch.equal(below, wanted)
+
+
 def test_guidance_of_1_is_none_and_of_0_is_no_caption(net: DALLE, git: MaskGIT) -> None:
     seeds, none = (0, 1, 2, 3), Cond(COND.tokens, torch.ones(4, dtype=torch.bool))
     for plain, almost, null in (
@@ -238,6 +256,11 @@ def test_given_rows_stay_and_the_rest_follows_from_them(net: DALLE, rows: int, g
 def test_something_else_than_upper_rows(net: DALLE, given: Tensor, said: str) -> None:
     with pytest.raises(KalpanaError, match=said):
         stream(net, COND, luck(0, 1, 2, 3), given=given)
+
+
+def test_a_picture_smaller_than_the_models(net: DALLE) -> None:
+    with pytest.raises(KalpanaError, match=r"4 x 3 tokens is smaller than this model's: give 4 x 4 or more"):
+        stream(net, COND, luck(0, 1, 2, 3), shape=(4, 3))
 
 
 def test_closed_in_the_middle_it_draws_no_more(net: DALLE) -> None:

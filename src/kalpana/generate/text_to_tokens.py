@@ -167,21 +167,25 @@ def _fitting(model: TextToTokens, pictures: Path, folder: Path) -> TextToTokens:
         )
     if isinstance(config, dalle_mini.Config) and rows * columns != config.image_length:
         raise KalpanaError(f"model {model.name!r} draws {config.image_length} tokens a picture, which make no square")
-    size, known = f"{model.size[0]}x{model.size[1]}", model.capabilities
-    changes = {"sizes": (size,), "tokens": config.codes, "defaults": known.defaults.model_copy(update={"size": size})}
+    (width, height), known = model.size, model.capabilities
+    wide, tall = (side + n // 2 * model.vqgan.config.factor for side, n in ((width, columns), (height, rows)))
+    larger = ((wide, height), (width, tall), (2 * width, 2 * height)) if isinstance(model.network, DALLE) else ()
+    size, *others = (f"{w}x{h}" for w, h in ((width, height), *larger))
+    changes = {"sizes": (size, *others), "tokens": config.codes, "defaults": known.defaults.model_copy(update={"size": size})}
     return replace(model, capabilities=known.model_copy(update=changes))
 
 
 def text_to_tokens(model: TextToTokens, request: Request, rank_by: Ranker | None = None, top: Top | None = None) -> Iterator[Step]:
     """A Step after every row of tokens, or every look at all of them, and for each decoding; the last one carries the Result. Previews show
-    what there is so far, rows to come in grey, and are drawn as often as there is time for them. Closing the iterator cancels.
+    what there is so far, rows to come in grey, and are drawn as often as there is time for them. Closing the iterator cancels. Of larger
+    sizes than a DALL-E learned, each part is drawn as a picture of its own that has all around it in view.
 
-    A picture whose ``top`` is given is completed: it is brought to the model's width, on white where it is transparent, and as many whole
+    A picture whose ``top`` is given is completed: it is brought to the picture's width, on white where it is transparent, and as many whole
     rows of tokens as it has are kept; or it is rows of tokens, as the receipt has them. Raises KalpanaError at once, before the first
     Step, where the request asks for what the model cannot do, for the best of several without a ranker, or below a top that leaves
     nothing to draw.
     """
-    rows = None if top is None else _top(model, top)
+    rows = None if top is None else _top(model, top, _shape(model, request))
     more = {} if rows is None else {"top": rows.tolist()}
     return answer(model, model.words, request, partial(_draw, model, rows), rank_by, more)
 
@@ -192,7 +196,7 @@ def _draw(model: TextToTokens, top: Tensor | None, request: Request) -> Iterator
     for drawn in _drawn(model, request, generators, top):
         preview, now = None, time.perf_counter()
         if drawn.index < drawn.total and spent <= PREVIEWS * (now - began):
-            preview = _preview(model, drawn.ids)
+            preview = _preview(model, drawn.ids, _shape(model, request)[0])
             spent += time.perf_counter() - now
         yield Beat("tokens", drawn.total + 1, preview)
     pixels = _decode(model, drawn.ids)
@@ -206,7 +210,7 @@ def _drawn(model: TextToTokens, request: Request, generators: Sequence[Generator
     how = request.temperature, request.top_k, request.top_p, request.guidance
     given = None if top is None else top.expand(len(generators), -1, -1)
     if isinstance(model.network, DALLE):
-        return stream(model.network, Cond(tokens), generators, *how, given=given)
+        return stream(model.network, Cond(tokens), generators, *how, given=given, shape=_shape(model, request))
     if isinstance(model.network, DalleMini):
         return _spoken(model.network, tokens, generators, *how, given=given)
     assert request.steps  # settled
@@ -246,22 +250,31 @@ def _decode(model: TextToTokens, ids: Tensor) -> Tensor:
     return torch.cat([model.vqgan.decode(each[None]) for each in ids])
 
 
-def _preview(model: TextToTokens, ids: Tensor) -> Tensor:
-    """Whole pictures (b, 3, h, w) of the upper rows of tokens (b, r, columns), grey below them."""
+def _shape(model: TextToTokens, request: Request) -> tuple[int, int]:
+    """Rows and columns of a request's pictures, in tokens: those of its size, where the model knows it."""
+    size = request.size if request.size in model.capabilities.sizes else model.capabilities.defaults.size
+    width, height = (int(side) // model.vqgan.config.factor for side in size.split("x"))
+    return height, width
+
+
+def _preview(model: TextToTokens, ids: Tensor, rows: int) -> Tensor:
+    """Whole pictures (b, 3, h, w) of the upper rows of tokens (b, r, columns), of so many, grey below them."""
     pixels = _decode(model, ids).clamp(-1, 1)
-    return F.pad(pixels, (0, 0, 0, model.size[1] - pixels.shape[2]))
+    return F.pad(pixels, (0, 0, 0, rows * model.vqgan.config.factor - pixels.shape[2]))
 
 
 @torch.no_grad()
-def _top(model: TextToTokens, top: Top) -> Tensor:
-    """The upper rows of tokens (r, columns) of a picture. Raises KalpanaError where it leaves nothing to draw, or is none."""
-    (rows, columns), (width, height), f = model.grid, model.size, model.vqgan.config.factor
+def _top(model: TextToTokens, top: Top, shape: tuple[int, int]) -> Tensor:
+    """The upper rows of tokens (r, columns) of a picture of so many rows and columns. Raises KalpanaError where it leaves nothing to draw,
+    or is none."""
+    (rows, columns), f = shape, model.vqgan.config.factor
+    width, height = columns * f, rows * f
     if isinstance(top, Image.Image):
         image = rgb(top)
         scaled = round(image.height * width / image.width)
         if not f <= scaled <= height - f:
             raise KalpanaError(
-                f"the top of the picture is {image.width}x{image.height}, which is {width}x{scaled} at this model's width: "
+                f"the top of the picture is {image.width}x{image.height}, which is {width}x{scaled} at the picture's width: "
                 f"give one of {width}x{f} to {width}x{height - f}, such as the upper part of a picture that is to be drawn on from there"
             )
         image = image.resize((width, scaled), Image.Resampling.BICUBIC).crop((0, 0, width, scaled // f * f))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from kalpana.models.dalle import DALLE, MaskGIT
@@ -83,32 +84,46 @@ def stream(
     top_p: float = 1.0,
     guidance: float = 1.0,
     given: Tensor | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Iterator[Drawn]:
     """A Drawn after every row of cells, one picture a generator; the last one's ``ids`` are whole. Closing the iterator cancels.
 
-    ``given`` (b, r, columns) are the upper rows of pictures that are to be completed. Raises KalpanaError at once where a setting is out
-    of bounds, or something else than upper rows is given.
+    ``given`` (b, r, columns) are the upper rows of pictures that are to be completed. ``shape`` is rows and columns where the picture is
+    larger than the network's: each cell is then drawn as part of a picture of the network's size that lies around it, as nearly in the
+    middle as the edges let it (the sliding window of Esser et al. 2021, section 3.3). Raises KalpanaError at once where a setting is out of
+    bounds, the shape is smaller than the network's, or something else than upper rows is given.
     """
     c, b, times = network.config, len(generators), 1 if guidance == 1 else 2
+    rows, columns = shape or (c.rows, c.columns)
     check(temperature, top_k, top_p, c.codes)
-    upper = torch.empty(b, 0, c.columns, dtype=torch.int64, device=network.codes.weight.device) if given is None else given
-    _check_ids(upper, (b, upper.shape[1], c.columns), c.codes)
-    if upper.shape[1] >= c.rows:
-        raise KalpanaError(f"{upper.shape[1]} rows of {c.rows} are given, which leaves none to draw: give {c.rows - 1} at most")
+    if rows < c.rows or columns < c.columns:
+        raise KalpanaError(f"a picture of {rows} x {columns} tokens is smaller than this model's: give {c.rows} x {c.columns} or more")
+    upper = torch.empty(b, 0, columns, dtype=torch.int64, device=network.codes.weight.device) if given is None else given
+    _check_ids(upper, (b, upper.shape[1], columns), c.codes)
+    if upper.shape[1] >= rows:
+        raise KalpanaError(f"{upper.shape[1]} rows of {rows} are given, which leaves none to draw: give {rows - 1} at most")
 
     @torch.no_grad()
-    def rows() -> Iterator[Drawn]:
-        cache = network.start_image(_beside_null(cond, b, times), times * b)
-        ids = [upper.new_full((b, 1), c.codes), upper.flatten(1)]  # the begin token, what is given, and then what is drawn, b 1 each
-        new = torch.cat(ids, 1)
-        for row in range(upper.shape[1] + 1, c.rows + 1):
-            for _ in range(c.columns):
+    def drawing() -> Iterator[Drawn]:
+        both, ids, window = _beside_null(cond, b, times), F.pad(upper, (0, 0, 0, rows - upper.shape[1])), None
+        for row in range(upper.shape[1], rows):
+            for column in range(columns):
+                top, left = around(row, rows, c.rows), around(column, columns, c.columns)
+                if window != (top, left):  # read anew; in a window that has not moved the next cell comes after the last
+                    window, cache = (top, left), network.start_image(both, times * b)
+                    seen = torch.cat((ids[:, top:row, left : left + c.columns].flatten(1), ids[:, row, left:column]), 1)
+                    new = F.pad(seen, (1, 0), value=c.codes)  # the begin token, and what of the window there is
                 logits = guide(network.step(cache, torch.cat((new,) * times)), guidance)
                 new = draw(logits, temperature, top_k, top_p, generators)[:, None]
-                ids.append(new)
-            yield Drawn(row - upper.shape[1], c.rows - upper.shape[1], torch.cat(ids[1:], 1).unflatten(1, (row, c.columns)))
+                ids[:, row, column] = new[:, 0]
+            yield Drawn(row + 1 - upper.shape[1], rows - upper.shape[1], ids[:, : row + 1].clone())
 
-    return rows()
+    return drawing()
+
+
+def around(place: int, count: int, window: int) -> int:
+    """Where a window begins that lies around a place among so many, as nearly in the middle as the ends let it."""
+    return min(max(place - window // 2, 0), count - window)
 
 
 def masked(
