@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.dalle import DALLE, TEXT, Attention, Config, Loss, MaskGIT, angles, cell_places, full, hide, word_places
+from kalpana.models import dalle
+from kalpana.models.dalle import DALLE, TEXT, Attention, Config, Loss, MaskGIT, angles, cell_places, full, hide, unlikely, word_places
 from kalpana.models.dit import turn
 from kalpana.types import Cond, Tokens
 
@@ -234,6 +236,25 @@ def test_the_loss_by_hand(net: DALLE) -> None:
     assert loss.image.item() == pytest.approx(sum(drawn) / 36, rel=1e-5)
     assert loss.total().item() == pytest.approx(sum(said) / 8 / 8 + sum(drawn) / 36 * 7 / 8, rel=1e-5)
     assert TEXT == 1 / 8 and Loss(torch.tensor(2.0), torch.tensor(4.0)).total(0.5) == 3
+
+
+def test_cross_entropies_by_parts_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    head, wanted = nn.Linear(8, 50, bias=False), torch.randint(50, (2 * dalle.ROWS + 7,))
+    x = torch.randn(len(wanted), 8, requires_grad=True)
+    for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
+        found = []
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            losses = (unlikely(x, head, wanted) / 3, F.cross_entropy(head(x).float(), wanted, reduction="sum") / 3)
+        for loss in losses:
+            found.append((loss.detach(), *torch.autograd.grad(loss, (x, head.weight))))
+        for mine, torchs in zip(*found, strict=True):
+            assert mine.dtype == torchs.dtype and torch.allclose(mine, torchs, rtol=near, atol=near * torchs.abs().max().item())
+    with torch.no_grad():
+        assert torch.allclose(unlikely(x, head, wanted), 3 * found[1][0], rtol=0.02)
+    double = head.double()
+    assert torch.autograd.gradcheck(lambda y: unlikely(y, double, wanted[:5]), x[:5].detach().double().requires_grad_())
+    assert unlikely(x[:0].double(), double, wanted[:0]) == 0
 
 
 def test_the_loss_of_hidden_cells_by_hand(git: MaskGIT) -> None:

@@ -16,11 +16,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 
 from kalpana.models.dit import Rotation, SwiGLU, frequencies, norm, positions, rotate, turn
 from kalpana.types import Cond
@@ -38,6 +40,7 @@ class Config:
     columns: int = 16
 
 
+ROWS = 256  # of features whose logits are in memory together
 TEXT = 1 / 8  # the part that words have in DALL-E's loss (Ramesh et al. 2021, section 2.2)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys and values to what each query gathers, all (b, n, l, d/n)
 
@@ -136,6 +139,20 @@ class DALLE(nn.Module):
     def forward(self, cond: Cond, image: Tensor, swapped: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (b, l - 1, vocabulary) of all words but the first, and (b, rows, columns, codes) of all cells of ``image`` (b, rows,
         columns), each from what comes before it. A row is caption and picture; picture and caption where ``swapped`` (b,) says so."""
+        words, cells = self._look(cond, image, swapped)
+        return self.say(words), self.show(cells).unflatten(1, (self.config.rows, self.config.columns))
+
+    def loss(self, cond: Cond, image: Tensor, swapped: Tensor | None = None) -> Loss:
+        """How wrong the network is about image ids (b, rows, columns) and, in rows that have one, their caption."""
+        words, cells = self._look(cond, image, swapped)
+        wrong = unlikely(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()
+        if cond.tokens is None:
+            return Loss(torch.zeros_like(wrong), wrong)
+        said = cond.tokens.mask[:, 1:] if cond.null is None else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
+        return Loss(unlikely(words[said], self.say, cond.tokens.ids[:, 1:][said]) / said.sum().clamp(min=1), wrong)
+
+    def _look(self, cond: Cond, image: Tensor, swapped: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features (b, l - 1, d) from which all words but the first are said, and (b, hw, d) from which cells are shown."""
         c, b = self.config, len(image)
         words, mask = self.captions(cond, b)  # b l d, b l
         length = words.shape[1]
@@ -151,17 +168,7 @@ class DALLE(nn.Module):
         for block in self.blocks:
             x = block(x, rotation, causal)
         x = norm(torch.take_along_dim(x, order.argsort(1)[..., None], 1))
-        return self.say(x[:, : length - 1]), self.show(x[:, length:-1]).unflatten(1, (c.rows, c.columns))
-
-    def loss(self, cond: Cond, image: Tensor, swapped: Tensor | None = None) -> Loss:
-        """How wrong the network is about image ids (b, rows, columns) and, in rows that have one, their caption."""
-        text, cells = (logits.float() for logits in self(cond, image, swapped))
-        wrong = F.cross_entropy(cells.flatten(0, 2), image.flatten())
-        if cond.tokens is None:
-            return Loss(torch.zeros_like(wrong), wrong)
-        said = cond.tokens.mask[:, 1:] if cond.null is None else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
-        wanted = cond.tokens.ids[:, 1:].masked_fill(~said, -100)  # which cross_entropy leaves out
-        return Loss(F.cross_entropy(text.flatten(0, 1), wanted.flatten(), reduction="sum") / said.sum().clamp(min=1), wrong)
+        return x[:, : length - 1], x[:, length:-1]
 
     @torch.no_grad()
     def start_image(self, cond: Cond, b: int) -> Cache:
@@ -224,6 +231,15 @@ class MaskGIT(nn.Module):
         _init(self)
 
     def forward(self, cond: Cond, image: Tensor) -> Tensor:
+        return self.show(self._look(cond, image)).unflatten(1, (self.config.rows, self.config.columns))
+
+    def loss(self, cond: Cond, image: Tensor, hidden: Tensor) -> Tensor:
+        """The mean cross-entropy, in nats, of the cells of ``image`` (b, rows, columns) that are ``hidden`` (b, rows, columns)."""
+        cells = self._look(cond, image.masked_fill(hidden, self.config.codes))
+        return unlikely(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
+
+    def _look(self, cond: Cond, image: Tensor) -> Tensor:
+        """Features (b, hw, d) from which cells are shown."""
         c = self.config
         words, mask = self.captions(cond, len(image))  # b l d, b l
         length = words.shape[1]
@@ -233,12 +249,45 @@ class MaskGIT(nn.Module):
         bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
         for block in self.blocks:
             x = block(x, rotation, partial(full, bias=bias))
-        return self.show(norm(x[:, length:])).unflatten(1, (c.rows, c.columns))
+        return norm(x[:, length:])
 
-    def loss(self, cond: Cond, image: Tensor, hidden: Tensor) -> Tensor:
-        """The mean cross-entropy, in nats, of the cells of ``image`` (b, rows, columns) that are ``hidden`` (b, rows, columns)."""
-        logits = self(cond, image.masked_fill(hidden, self.config.codes))
-        return F.cross_entropy(logits[hidden].float(), image[hidden])
+
+def unlikely(x: Tensor, head: nn.Linear, wanted: Tensor) -> Tensor:
+    """The sum of cross-entropies, in nats, of ids ``wanted`` (n,) by the logits that a ``head`` without bias makes of features x (n, d).
+
+    Logits, chances and gradients of a few rows at a time are made and forgotten: all at once they are far more numbers than all else in
+    a step, and moving them takes longer than working them out (as in Liger's fused linear cross-entropy, Hsu et al. 2024).
+    """
+    return _Unlikely.apply(x, head.weight, wanted)
+
+
+class _Unlikely(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
+        device, learns = x.device.type, any(ctx.needs_input_grad)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
+        total = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
+        rows, weight = x.to(dtype), weight.to(dtype)
+        with torch.autocast(device, enabled=False):
+            for part, ids, gradient in zip(rows.split(ROWS), wanted[:, None].split(ROWS), of_x.split(ROWS), strict=True):
+                chance = (part @ weight.T).to(total.dtype)  # r v, logits as yet
+                chance -= chance.amax(1, keepdim=True)
+                right = chance.gather(1, ids)
+                mass = chance.exp_().sum(1, keepdim=True)
+                total += (mass.log() - right).sum()
+                if learns:
+                    wrong = (chance / mass).scatter_add_(1, ids, chance.new_full(ids.shape, -1.0)).to(dtype)
+                    gradient.copy_(wrong @ weight)
+                    of_weight += wrong.T @ part
+        ctx.save_for_backward(of_x, of_weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_x, of_weight = ctx.saved_tensors
+        return of_x * gradient, of_weight * gradient, None
 
 
 def hide(b: int, config: Config, rng: Generator) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.models.dalle import unlikely
 from kalpana.types import Tokens
 
 
@@ -152,10 +153,14 @@ class Decoder(nn.Module):
 
     def forward(self, image: Tensor, text: list[Tensor], bias: Tensor, past: list[Tensor] | None = None, place: int = 0) -> Tensor:
         """Logits of whole rows, or, with each block's ``past``, of the one token (b, 1) at this ``place``."""
+        return self.head(self.features(image, text, bias, past, place))  # b l image_vocabulary
+
+    def features(self, image: Tensor, text: list[Tensor], bias: Tensor, past: list[Tensor] | None = None, place: int = 0) -> Tensor:
+        """What the logits are made of, (b, l, d)."""
         x = self.before(self.codes(image) + self.positions[place : place + image.shape[1]])  # b l d
         for i, block in enumerate(self.blocks):
             x = block(x, text[i], bias, None if past is None else past[i], place)
-        return self.head(self.norm(x))  # b l image_vocabulary
+        return self.norm(x)
 
 
 class DalleMini(nn.Module):
@@ -174,9 +179,18 @@ class DalleMini(nn.Module):
     def forward(self, tokens: Tokens, image: Tensor, null: Tensor | None = None) -> Tensor:
         """Logits (b, l, image_vocabulary) of each of the image tokens (b, l), given those before it and the text; the rows of ``null`` (b,)
         bool are told nothing."""
+        return self.decoder(*self._given(tokens, image, null))
+
+    def loss(self, tokens: Tokens, image: Tensor, null: Tensor | None = None) -> Tensor:
+        """The mean cross-entropy, in nats, of the image tokens (b, l), each given those before it and the text."""
+        features = self.decoder.features(*self._given(tokens, image, null))
+        return unlikely(features.flatten(0, 1), self.decoder.head, image.flatten()) / image.numel()
+
+    def _given(self, tokens: Tokens, image: Tensor, null: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """What the decoder is given of whole rows."""
         tokens = tokens if null is None else silence(tokens, null)
         before = F.pad(image[:, :-1], (1, 0), value=self.config.start)
-        return self.decoder(before, self.decoder.look(self.encoder(tokens)), hide(tokens.mask))
+        return before, self.decoder.look(self.encoder(tokens)), hide(tokens.mask)
 
     @torch.no_grad()
     def generate(self, tokens: Tokens, draw: Callable[[Tensor], Tensor], condition_factor: float = 1.0) -> Iterator[Tensor]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from kalpana.generate.tokens import Drawn, draw, masked, stream
@@ -217,9 +216,7 @@ class Translate:
         """Nothing is left to do."""
 
     def _wrong(self, told: Told, null: Tensor) -> Mean:
-        image = told.image.flatten(1)
-        logits = self.model(told.tokens, image, null.to(self.device)).float()
-        return F.cross_entropy(logits.flatten(0, 1), image.flatten()), image.numel()
+        return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device)), told.image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
         choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=luck(tokens))
