@@ -51,9 +51,10 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _rows(quick: bool) -> Iterator[Row]:
-    side, seconds = (256, 0) if quick else (2048, 30)
+    side, seconds, steps = (256, 0, 2) if quick else (2048, 30, SORT)
     recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
-    recipe = recipe.model_copy(update={"pool": 16 if quick else 2048, "batch": 2 if quick else 64, "vae": ROOT / recipe.vae})
+    sizes = {"pool": 16, "batch": 2, "compile": False} if quick else {"pool": 2048, "batch": 64}
+    recipe = recipe.model_copy(update={**sizes, "vae": ROOT / recipe.vae})
     task = FlowMatch(recipe, torch.device("cpu"), silent)
     state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
 
@@ -67,7 +68,7 @@ def _rows(quick: bool) -> Iterator[Row]:
             optimizer.step()
 
     def block(work: Callable[[], object]) -> None:  # the steps whose captions are dealt together, shorter ones and longer ones
-        for _ in range(SORT):
+        for _ in range(steps):
             work()
             state.step += 1
 
@@ -78,7 +79,7 @@ def _rows(quick: bool) -> Iterator[Row]:
     precision, name = (torch.bfloat16, "bf16") if recipe.bf16 and has_bf16(task.device) else (torch.float32, "fp32")
     limit = peak(side, seconds / 6, precision)
     taken = duration(lambda: block(lambda: train_step(task, state, recipe, task.batch(state.step))), seconds)
-    samples, arithmetic = SORT * recipe.batch, counter.get_total_flops()
+    samples, arithmetic = steps * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
     how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
     yield Row("training: samples", f"{samples / taken:.0f} samples/s", "–", how)
@@ -89,7 +90,7 @@ def _rows(quick: bool) -> Iterator[Row]:
         "training: share of the peak", f"{arithmetic / taken / limit:.0%}", "≥ 50 %", f"{arithmetic / samples / 1e9:.1f} GFLOP a sample"
     )
 
-    optimizing = duration(optimize, seconds / 5) * SORT / taken
+    optimizing = duration(optimize, seconds / 5) * steps / taken
     with profile(activities=[ProfilerActivity.CPU]) as record:
         block(learn)
     spent = {event.key: event.self_cpu_time_total for event in record.key_averages()}
