@@ -46,6 +46,18 @@ def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_n
     assert torch.equal(batch.pixels, again.pixels) and torch.equal(batch.tokens.ids, again.tokens.ids)
 
 
+def test_cards_are_a_share_of_the_batch_and_cards_of_one_concept_share_their_words(task: Contrast) -> None:
+    dealt = Contrast(RECIPE.model_copy(update={"cards": 0.5, "batch": 120}), torch.device("cpu"), silent)
+    batch, (drawn, concepts) = dealt.batch(2), dealt.cards(60, 2)
+    assert batch.pixels.shape == (120, 3, 32, 32) and torch.equal(batch.pixels[60:], drawn) and batch.own.shape == (120, 2)
+    texts = [dealt.tokenizer.decode(row) for row in batch.tokens.ids]
+    assert all(text.isascii() for text in texts[60:120]) and not any(text.isascii() for text in texts[180:240])
+    own = dict[str, tuple[int, ...]]()
+    for concept, numbers in zip(concepts, batch.own[60:].tolist(), strict=True):
+        assert own.setdefault(concept, tuple(numbers)) == tuple(numbers)
+    assert len(own) < 60  # some came twice
+
+
 def test_a_style_that_is_left_out_is_never_shown(task: Contrast) -> None:
     styles = [task.world.scene(i).style for i in range(RECIPE.pool)]
     assert "noto" in styles and {i for i, style in enumerate(styles) if style != "noto"} == set(task.rows)

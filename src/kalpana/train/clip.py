@@ -1,7 +1,8 @@
 """The two towers at school: pictures beside what is said of them in both languages, and beside what is nearly true.
 
 Every picture has an English and a Hindi caption; half of them have a third that is wrong in one thing (``world.twist``), a text
-that belongs to no picture. Things alone are at times said by the keywords that people look for them by.
+that belongs to no picture. Things alone are at times said by the keywords that people look for them by. Where the recipe has cards, some
+are drawn as no style draws them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from kalpana.models import clip
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
+from kalpana.train.cards import Cards, worded
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
 from kalpana.types import Tokens
@@ -58,22 +60,26 @@ class Contrast:
         self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
         self.pictures = pool.pictures(self.world, recipe.pool, progress)
         self.rows = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
+        self.cards = Cards(side, recipe.without)
         self.dev_pixels = pool.floats(pool.pictures(self.dev, HELD_OUT, progress), device)
 
     def batch(self, step: int) -> Paired:
-        rng = random.Random(f"{self.recipe.seed}/clip/{step}")
-        pairs = [(self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))]
+        rng, cards = random.Random(f"{self.recipe.seed}/clip/{step}"), int(self.recipe.cards * self.recipe.batch)
+        pairs = [(self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))][: self.recipe.batch - cards]
         scenes = [self.world.scene(i) for i, _ in pairs]
         said = [[described(scene, self.recipe.kind, language, rng) for scene in scenes] for language in LANGUAGES]
         wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][: round(WRONG * len(scenes))]
+        pixels = torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs]))
+        if cards:
+            drawn, concepts = self.cards(cards, step)
+            pixels = torch.cat((pixels, drawn))
+            for texts, language in zip(
+                said, LANGUAGES, strict=True
+            ):  # the same for each card of a concept, so that none is wrong of another
+                texts += [worded(concept, language, random.Random(f"{self.recipe.seed}/{step}/{concept}")) for concept in concepts]
         every = [*(text for texts in said for text in texts), *wrong]
         numbers = torch.tensor([_number(text) for text in every])
-        return Paired(
-            torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs])),
-            self._tokens(every),
-            numbers,
-            numbers[: len(LANGUAGES) * len(scenes)].view(len(LANGUAGES), -1).T,
-        )
+        return Paired(pixels, self._tokens(every), numbers, numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T)
 
     def loss(self, batch: Paired, rng: Generator) -> tuple[Tensor, Metrics]:
         """The loss of the whole batch, of all processes where there are several, each of which computes it all."""

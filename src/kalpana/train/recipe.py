@@ -35,6 +35,12 @@ class Recipe(BaseModel):
         default=None, description="detector, reader: a flow transformer that draws some pictures again from half-way noise"
     )
     without: tuple[str, ...] = Field(default=(), description="clip: drawing styles it never sees in training")
+    cards: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="clip: share of a batch that are things alone, warped, recoloured and inked as no style draws them",
+    )
     seldom: tuple[str, ...] = Field(default=(), description="detector: drawing styles of which it sees a third of the pictures")
     init: Path | None = Field(default=None, description="weights to start from, of the same network, instead of random ones")
     kind: str = Field(default="objects", description="all but detector, reader: the kind of pictures of the world, or everything")
