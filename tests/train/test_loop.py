@@ -18,11 +18,11 @@ from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint, pool
 from kalpana.train.autoencoder import Autoencode, psnr
-from kalpana.train.flow import Captioned, FlowMatch, layout_error, noise_times
+from kalpana.train.flow import Captioned, FlowMatch, noise_times
 from kalpana.train.loop import batches, make_optimizers, schedule, split, train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
-from kalpana.train.task import autocast
+from kalpana.train.task import autocast, layout_error
 from kalpana.types import KalpanaError, Tokens
 from kalpana.world.layout import sizes
 from kalpana.world.world import World, kind_of

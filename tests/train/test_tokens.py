@@ -141,7 +141,7 @@ def told(b: int = 4) -> Told:
     ids = torch.randint(4, 8000, (b, 8), generator=luck(2))
     mask = torch.arange(8) < torch.tensor([8, 5, 3, 6])[:, None]
     ids[:, 0], ids[torch.arange(b), mask.sum(1) - 1] = 1, 2
-    return Told(torch.randint(0, 32, (b, 4, 4), generator=luck(3)), Tokens(ids * mask, mask))
+    return Told(torch.randint(0, 32, (b, 4, 4), generator=luck(3)), Tokens(ids * mask, mask), torch.empty(b, 0), torch.zeros(b))
 
 
 def test_dalles_loss_is_of_the_next_token_by_hand(vqgan: Path) -> None:
@@ -218,6 +218,36 @@ def test_dalle_minis_loss_is_of_the_next_cell_by_hand(vqgan: Path) -> None:
     assert said["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", ["dalle", "maskgit", "dalle-mini"])
+def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqgan: Path) -> None:
+    """The loss is that without the question and its error, by its weight; an answer about a cell is given before it is seen."""
+    task, plain = build(family, vqgan, layout=0.3, pool=16), build(family, vqgan)
+    stir(task.model)
+    shared = {name: value for name, value in task.model.state_dict().items() if "aside" not in name}
+    plain.model.load_state_dict(shared)
+    batches = [task.batch(step) for step in (0, 5)]
+    assert [round(batch.worth[0].item(), 6) for batch in batches] == [0.3, round(0.3 * (1 - 5 / task.recipe.steps), 6)]
+    batch = batches[1]
+    assert batch.layout.shape == (len(batch.image), 4, 4, 4) and batch.layout[:, 0].max() > 0
+    (loss, said), (without, _) = task.loss(batch, luck(4)), plain.loss(batch, luck(4))
+    assert loss.item() == pytest.approx(without.item() + batch.worth[0].item() * said["layout"], rel=1e-5)
+    loss.backward()
+    weight = next(value for name, value in task.model.named_parameters() if name.endswith("aside.weight"))
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
+    if family != "maskgit":  # which sees both ways
+
+        def answer(image: Tensor) -> Tensor:
+            found: list[Tensor] = []
+            given = batch.tokens if family == "dalle-mini" else Cond(batch.tokens)
+            task.model.loss(given, image.flatten(1) if family == "dalle-mini" else image, aside=found)
+            return found[0]
+
+        other = batch.image.clone()
+        other[:, 2, 1] = (other[:, 2, 1] + 1) % 32
+        same = (answer(batch.image) == answer(other)).all(-1).all(0)  # 16
+        assert same[:10].all() and not same[10:].any()
+
+
 def learn(task: Any, batch: Told, what: str) -> None:
     """The batch by heart, until little is left to say of ``what``: "image" or "text"."""
     optimizer, left = torch.optim.Adam(task.model.parameters(), 1e-2), [math.inf]
@@ -267,7 +297,7 @@ def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
 def test_dropped_captions_leave_no_trace(family: str, vqgan: Path) -> None:
     task, batch = build(family, vqgan, drop=1.0, swap=0.0), told()
     stir(task.model)
-    other = Told(batch.image, Tokens(batch.tokens.ids.flip(0) * batch.tokens.mask, batch.tokens.mask))
+    other = replace(batch, tokens=Tokens(batch.tokens.ids.flip(0) * batch.tokens.mask, batch.tokens.mask))
     other.tokens.ids[:, 0], other.tokens.ids[torch.arange(4), batch.tokens.mask.sum(1) - 1] = 1, 2
     assert not torch.equal(other.tokens.ids, batch.tokens.ids)
     assert torch.equal(task.loss(batch, luck())[0], task.loss(other, luck())[0])
@@ -321,7 +351,7 @@ def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqga
         block.compile(dynamic=True, fullgraph=True, backend=record)
     for length in (8, 6, 7, 4):
         batch = told()
-        batch = Told(batch.image, Tokens(batch.tokens.ids[:, :length], batch.tokens.mask[:, :length]))
+        batch = replace(batch, tokens=Tokens(batch.tokens.ids[:, :length], batch.tokens.mask[:, :length]))
         one, two = (task.loss(batch, luck())[0] for task in (plain, traced))
         two.backward()
         assert torch.allclose(one, two, rtol=1e-5)

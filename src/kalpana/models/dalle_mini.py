@@ -7,6 +7,7 @@ norms. As published; simplified: no dropout, and every norm has a gain, where th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -35,6 +36,7 @@ class Config:
     start: int = 1024  # the token before the first
     image_vocabulary: int = 1025  # tokens the decoder has rows for: the codes, the start token, and perhaps padding
     image_length: int = 256  # tokens of a picture
+    aside: int = 0  # numbers that training asks of each image token, a third of the way up the decoder, beside the tokens
 
 
 PRESETS = {
@@ -146,6 +148,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList([DecoderBlock(c) for _ in range(c.depth)])
         self.norm = nn.LayerNorm(c.width)
         self.head = nn.Linear(c.width, c.image_vocabulary, bias=False)
+        self.aside = nn.Linear(c.width, c.aside) if c.aside else None
 
     def look(self, text: Tensor) -> list[Tensor]:
         """Each block's keys and values (2, b, n, l, d/n) of the text's features (b, l, d), which are the same for every image token."""
@@ -155,11 +158,22 @@ class Decoder(nn.Module):
         """Logits of whole rows, or, with each block's ``past``, of the one token (b, 1) at this ``place``."""
         return self.head(self.features(image, text, bias, past, place))  # b l image_vocabulary
 
-    def features(self, image: Tensor, text: list[Tensor], bias: Tensor, past: list[Tensor] | None = None, place: int = 0) -> Tensor:
-        """What the logits are made of, (b, l, d)."""
+    def features(
+        self,
+        image: Tensor,
+        text: list[Tensor],
+        bias: Tensor,
+        past: list[Tensor] | None = None,
+        place: int = 0,
+        aside: list[Tensor] | None = None,
+    ) -> Tensor:
+        """What the logits are made of, (b, l, d). What is said of the tokens, (b, l, config.aside), of each before it is seen, is added to
+        the list ``aside`` if one is given."""
         x = self.before(self.codes(image) + self.positions[place : place + image.shape[1]])  # b l d
         for i, block in enumerate(self.blocks):
             x = block(x, text[i], bias, None if past is None else past[i], place)
+            if aside is not None and self.aside is not None and i + 1 == math.ceil(len(self.blocks) / 3):
+                aside.append(self.aside(x))
         return self.norm(x)
 
 
@@ -181,9 +195,10 @@ class DalleMini(nn.Module):
         bool are told nothing."""
         return self.decoder(*self._given(tokens, image, null))
 
-    def loss(self, tokens: Tokens, image: Tensor, null: Tensor | None = None) -> Tensor:
-        """The mean cross-entropy, in nats, of the image tokens (b, l), each given those before it and the text."""
-        features = self.decoder.features(*self._given(tokens, image, null))
+    def loss(self, tokens: Tokens, image: Tensor, null: Tensor | None = None, aside: list[Tensor] | None = None) -> Tensor:
+        """The mean cross-entropy, in nats, of the image tokens (b, l), each given those before it and the text. For ``aside`` see
+        ``Decoder.features``."""
+        features = self.decoder.features(*self._given(tokens, image, null), aside=aside)
         return unlikely(features.flatten(0, 1), self.decoder.head, image.flatten()) / image.numel()
 
     def _given(self, tokens: Tokens, image: Tensor, null: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from kalpana.diffusion.denoiser import Denoiser
@@ -18,9 +17,9 @@ from kalpana.models import dit, vae
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of, noise
+from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, layout_error, noise
 from kalpana.types import Cond, Tokens
-from kalpana.world.layout import layout, sizes
+from kalpana.world.layout import sizes
 from kalpana.world.world import World
 
 
@@ -61,9 +60,7 @@ class FlowMatch:
         own = len(self.latents)  # rows beyond the pool are of the harvest
         latents = torch.from_numpy(np.stack([self.latents[i] if i < own else self.harvest[i - own] for i in rows]))
         cells = latents.shape[-1] // self.model.config.patch
-        shown = np.stack([layout(self.world.scene(i), cells) for i in rows]) if self.recipe.layout else np.empty((len(rows), 0))
-        worth = torch.full((len(rows),), self.recipe.layout * (1 - step / self.recipe.steps))
-        return Captioned(latents, tokens, torch.from_numpy(shown), worth)
+        return Captioned(latents, tokens, *asked_aside(self.recipe, self.world, rows, cells, step))
 
     def loss(self, batch: Captioned, rng: Generator) -> tuple[Tensor, Metrics]:
         x0, b = batch.latents.float(), len(batch.latents)
@@ -99,16 +96,6 @@ class FlowMatch:
 
     def _words(self, indices: range) -> Tokens:
         return self.tokenizer.encode([self.dev.describe(i)[0] for i in indices], self.model.config.length).to(self.device)
-
-
-def layout_error(said: Tensor, truth: Tensor) -> Tensor:
-    """(b,) how wrong the patches are, ``said`` (b, hw, classes + colours + 2), about ``truth`` (b, 4, h, w), see ``world.layout``:
-    the cross-entropies of class and colour, and where there is a thing half the distance, in cells, to its middle."""
-    parts, of = said.transpose(1, 2).split([*sizes(), 2], 1), truth.flatten(2)  # b k hw each, b 4 hw
-    there = (of[:, 0] > 0).float()
-    away = (parts[2] - of[:, 2:]).abs().mean(1)
-    kind, color = (F.cross_entropy(parts[k], of[:, k].long(), reduction="none") for k in (0, 1))
-    return (kind + color).mean(1) + 0.5 * (away * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 def noise_times(count: int, rng: Generator) -> Tensor:

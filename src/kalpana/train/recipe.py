@@ -86,7 +86,8 @@ class Recipe(BaseModel):
     layout: float = Field(
         default=0.0,
         ge=0,
-        description="flow: weight, falling to 0 by the end, of saying for each patch which thing it shows, where and in which colour",
+        description="flow, dalle, maskgit, dalle-mini: weight, falling to 0 by the end, of saying for each patch or cell which thing "
+        "it shows, where and in which colour",
     )
     noise: float = Field(default=0.1, ge=0, description="vae: standard deviation of the posterior, the noise its decoder learns to bear")
     harvest: Path | None = Field(

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Generator, Tensor, nn
 
 from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
+from kalpana.world.layout import layout, sizes
 from kalpana.world.world import World
 
 HELD_OUT = 512  # dev pictures that the held-out loss is taken over
@@ -125,3 +127,20 @@ def config_of(kind: type, recipe: Recipe) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise KalpanaError(f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}") from None
+
+
+def asked_aside(recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int) -> tuple[Tensor, Tensor]:
+    """What a recipe with ``layout`` asks of its network beside the pictures in these rows of the pool: what each of cells x cells shows
+    (b, 4, cells, cells; empty if nothing is asked), and (b,) what that weighs at this step."""
+    shown = np.stack([layout(world.scene(i), cells) for i in rows]) if recipe.layout else np.empty((len(rows), 0), np.float32)
+    return torch.from_numpy(shown), torch.full((len(rows),), recipe.layout * (1 - step / recipe.steps))
+
+
+def layout_error(said: Tensor, truth: Tensor) -> Tensor:
+    """(b,) how wrong the patches are, ``said`` (b, hw, classes + colours + 2), about ``truth`` (b, 4, h, w), see ``world.layout``:
+    the cross-entropies of class and colour, and where there is a thing half the distance, in cells, to its middle."""
+    parts, of = said.transpose(1, 2).split([*sizes(), 2], 1), truth.flatten(2)  # b k hw each, b 4 hw
+    there = (of[:, 0] > 0).float()
+    away = (parts[2] - of[:, 2:]).abs().mean(1)
+    kind, color = (F.cross_entropy(parts[k], of[:, k].long(), reduction="none") for k in (0, 1))
+    return (kind + color).mean(1) + 0.5 * (away * there).sum(1) / there.sum(1).clamp(min=1)

@@ -26,8 +26,9 @@ from kalpana.models.vqgan import Config as Codec
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, config_of, moved
+from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, layout_error, moved
 from kalpana.types import Cond, KalpanaError, Tokens
+from kalpana.world.layout import sizes
 from kalpana.world.world import World
 
 PART = 64  # dev pictures at a time
@@ -39,10 +40,12 @@ Mean = tuple[Tensor, Tensor | int]  # a cross-entropy in nats, and of how many t
 
 @dataclass(frozen=True)
 class Told:
-    """A batch: image ids (b, rows, columns), and the words for them."""
+    """A batch: image ids (b, rows, columns), the words for them, and what is asked aside, see ``task.asked_aside``."""
 
     image: Tensor
     tokens: Tokens
+    layout: Tensor
+    worth: Tensor
 
 
 class Lessons:
@@ -52,15 +55,17 @@ class Lessons:
         assert recipe.vqgan is not None
         self.recipe, self.vqgan, self.length = recipe, vqgan, length
         self.tokenizer = Tokenizer.load()
-        world, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
-        self.codes = pool.codes(vqgan, recipe.vqgan, world, recipe.pool, device, progress)
-        self.captions = Captions(recipe, world, pool.often(recipe, world, 0, progress))
+        self.world, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
+        self.codes = pool.codes(vqgan, recipe.vqgan, self.world, recipe.pool, device, progress)
+        self.captions = Captions(recipe, self.world, pool.often(recipe, self.world, 0, progress))
         codes, said = pool.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress), [dev.describe(i)[0] for i in range(HELD_OUT)]
         self.dev = [moved(self._told(codes[k : k + PART], said[k : k + PART]), device) for k in range(0, HELD_OUT, PART)]
 
     def batch(self, step: int) -> Told:
         rows, captions = zip(*self.captions(step), strict=True)
-        return self._told(self.codes[list(rows)], captions)
+        told = self._told(self.codes[list(rows)], captions)
+        shown, worth = asked_aside(self.recipe, self.world, rows, told.image.shape[1], step)
+        return replace(told, layout=shown, worth=worth)
 
     def held_out(self, wrong: Callable[[Told], Mean]) -> float:
         """Bits a token, the mean over the dev pictures; ``wrong`` says it of a part of them."""
@@ -79,7 +84,8 @@ class Lessons:
         return self.vqgan.decode(ids).float()
 
     def _told(self, codes: np.ndarray, captions: Sequence[str]) -> Told:
-        return Told(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length))
+        nothing = torch.empty(len(codes), 0)
+        return Told(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length), nothing, nothing)
 
 
 class Continue:
@@ -102,8 +108,9 @@ class Continue:
         b = len(batch.image)
         swapped, null = torch.rand(b, generator=rng) < self.recipe.swap, torch.rand(b, generator=rng) < self.recipe.drop
         cond = Cond(batch.tokens, (null & ~swapped).to(self.device))
-        wrong = self.model.loss(cond, batch.image, swapped.to(self.device))
-        return wrong.total(), {"image": bits(wrong.image), "text": bits(wrong.text)}
+        said: list[Tensor] = []
+        wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said)
+        return with_aside(wrong.total(), said, batch, {"image": bits(wrong.image), "text": bits(wrong.text)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures after their captions and, as a floor, without; of their captions, which come first, and, where the
@@ -149,8 +156,9 @@ class Unmask:
 
     def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
         hidden, null = self._hide(batch, rng), torch.rand(len(batch.image), generator=rng) < self.recipe.drop
-        wrong = self.model.loss(Cond(batch.tokens, null.to(self.device)), batch.image, hidden)
-        return wrong, {"image": bits(wrong)}
+        said: list[Tensor] = []
+        wrong = self.model.loss(Cond(batch.tokens, null.to(self.device)), batch.image, hidden, said)
+        return with_aside(wrong, said, batch, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a hidden cell of dev pictures, with their captions and, as a floor, without; the same are hidden every time."""
@@ -197,8 +205,9 @@ class Translate:
         return self.lessons.batch(step)
 
     def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
-        wrong, _ = self._wrong(batch, torch.rand(len(batch.image), generator=rng) < self.recipe.drop)
-        return wrong, {"image": bits(wrong)}
+        said: list[Tensor] = []
+        wrong, _ = self._wrong(batch, torch.rand(len(batch.image), generator=rng) < self.recipe.drop, said)
+        return with_aside(wrong, said, batch, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures, with their captions and, as a floor, without."""
@@ -215,8 +224,8 @@ class Translate:
     def finish(self) -> None:
         """Nothing is left to do."""
 
-    def _wrong(self, told: Told, null: Tensor) -> Mean:
-        return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device)), told.image.numel()
+    def _wrong(self, told: Told, null: Tensor, said: list[Tensor] | None = None) -> Mean:
+        return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device), said), told.image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
         choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=luck(tokens))
@@ -247,7 +256,8 @@ def grid(vqgan: VQGAN) -> dict[str, int]:
 def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     """The network's configuration, of which the tokenizers decide the ``given`` fields and the size of the vocabulary. Raises KalpanaError
     where the recipe says otherwise, or wants heads that do not fit the width."""
-    config, given = config_of(kind, recipe), given | {"vocabulary": len(Tokenizer.load())}
+    aside = sum(sizes()) + 2 if recipe.layout else 0
+    config, given = config_of(kind, recipe), given | {"vocabulary": len(Tokenizer.load()), "aside": aside}
     for name, value in given.items():
         if recipe.model.get(name, value) != value:
             raise KalpanaError(
@@ -256,6 +266,14 @@ def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     if config.heads < 1 or config.width % (4 * config.heads):
         raise KalpanaError(f"recipe {recipe.name}: field 'model.heads': width {config.width} is not a multiple of 4 x {config.heads}")
     return replace(config, **given)
+
+
+def with_aside(wrong: Tensor, said: list[Tensor], batch: Told, metrics: Metrics) -> tuple[Tensor, Metrics]:
+    """The loss, and with it how wrong the network is about what it was asked aside, if it was."""
+    if not said:
+        return wrong, metrics
+    about = layout_error(said[0].float(), batch.layout).mean()
+    return wrong + batch.worth.mean() * about, {**metrics, "layout": about.item()}
 
 
 def bits(nats: Tensor) -> float:

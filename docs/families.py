@@ -1,0 +1,48 @@
+"""Draws the README's prompts by every family that answers requests, a row each: ``python docs/families.py``.
+
+Every picture is the first one, seed 0: nothing is chosen by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kalpana.generate import last, load
+from kalpana.types import KalpanaError
+from kalpana.world.sheet import captioned
+
+MODELS = ("default", "dalle", "maskgit", "dalle-mini", "vqgan-clip")
+PROMPTS = (
+    "three red apples to the left of a blue car",
+    "नीली कार के बाईं ओर तीन लाल सेब",
+    "a cat sitting on a sofa",
+    "a purple balloon on a beach",
+    "रात में एक पीला तारा",
+    "two green birds above a house",
+    "a painting of random flowers",
+    "बेतरतीब फूलों की एक पेंटिंग",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS, help="names from `kalpana models`, or folders of weights")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("families.webp"))
+    asked = parser.parse_args()
+    images, captions = [], []
+    for name in asked.models:
+        model = load(name)
+        for prompt in PROMPTS:
+            images.append(last(model.generate(prompt, model=name, seed=0)).pictures[0].image)
+            captions.append(f"{model.name}: {prompt}")
+    captioned(images, captions, columns=len(PROMPTS)).save(asked.out, quality=90)
+    print(asked.out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KalpanaError as error:
+        sys.exit(f"error: {error}")
