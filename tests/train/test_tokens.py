@@ -25,7 +25,7 @@ from kalpana.train.loop import BLOCKS, train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.tasks import TASKS
-from kalpana.train.tokens import Told
+from kalpana.train.tokens import Told, blinded
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
@@ -246,6 +246,40 @@ def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqga
         other[:, 2, 1] = (other[:, 2, 1] + 1) % 32
         same = (answer(batch.image) == answer(other)).all(-1).all(0)  # 16
         assert same[:10].all() and not same[10:].any()
+
+
+def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> None:
+    assert blinded(torch.zeros(4, 3, 3), 0.0, luck()) is None
+    hidden = blinded(torch.zeros(4000, 6, 6), 0.5, luck())
+    assert hidden is not None and hidden.shape == (4000, 6, 6)
+    part = hidden.float().mean((1, 2))
+    assert 0.47 < (part > 0).float().mean() < 0.53 and part[part > 0].mean().item() == pytest.approx(0.5, abs=0.03)
+    for low in (0.0, 0.25, 0.5, 0.75):  # uniform
+        assert 0.1 < ((part > low) & (part <= low + 0.25)).float().mean() < 0.15
+
+
+@pytest.mark.parametrize("family", ["dalle", "dalle-mini"])
+def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(family: str, vqgan: Path) -> None:
+    """With all hidden, the loss of each cell is that after nothing but the words; another picture there changes only what is asked."""
+    task = build(family, vqgan, blind=1.0)
+    stir(task.model)
+    image, rows = told().image, torch.ones(4, 4, 4, dtype=torch.bool)
+    tokens = told().tokens
+
+    def wrong(image: Tensor, hidden: Tensor | None) -> float:
+        if family == "dalle":
+            return task.model.loss(Cond(tokens), image, hidden=hidden).image.item()
+        return task.model.loss(tokens, image.flatten(1), hidden=None if hidden is None else hidden.flatten(1)).item()
+
+    with torch.no_grad():
+        blank = torch.full_like(image, 32)  # the mark
+        logits = task.model(Cond(tokens), blank)[1] if family == "dalle" else task.model(tokens, blank.flatten(1))
+        wanted = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), image.flatten()).item()
+        assert wrong(image, rows) == pytest.approx(wanted, rel=1e-5)
+        assert wrong(image, torch.zeros_like(rows)) == pytest.approx(wrong(image, None), rel=1e-6)
+        assert abs(wrong(image, rows) - wrong(image, None)) > 1e-3
+    loss, _ = task.loss(told(), luck(3))
+    assert loss.isfinite()
 
 
 def learn(task: Any, batch: Told, what: str) -> None:

@@ -35,7 +35,7 @@ class Config:
     heads: int = 4
     vocabulary: int = 8192  # of words
     length: int = 64  # caption tokens at most
-    codes: int = 1024  # of the picture; the number after the last begins a picture (DALL-E) or hides a cell (MaskGIT)
+    codes: int = 1024  # of the picture; the number after the last begins a picture (DALL-E) or hides a cell
     rows: int = 16  # of the picture, in codes
     columns: int = 16
     aside: int = 0  # numbers that training asks of each cell, a third of the way up, beside the tokens
@@ -144,10 +144,19 @@ class DALLE(nn.Module):
         words, cells, _ = self._look(cond, image, swapped)
         return self.say(words), self.show(cells).unflatten(1, (self.config.rows, self.config.columns))
 
-    def loss(self, cond: Cond, image: Tensor, swapped: Tensor | None = None, aside: list[Tensor] | None = None) -> Loss:
+    def loss(
+        self,
+        cond: Cond,
+        image: Tensor,
+        swapped: Tensor | None = None,
+        aside: list[Tensor] | None = None,
+        hidden: Tensor | None = None,
+    ) -> Loss:
         """How wrong the network is about image ids (b, rows, columns) and, in rows that have one, their caption. What is said of the cells,
-        (b, hw, config.aside), of each before it is seen, is added to the list ``aside`` if one is given."""
-        words, cells, said_aside = self._look(cond, image, swapped)
+        (b, hw, config.aside), of each before it is seen, is added to the list ``aside`` if one is given. Cells that are ``hidden`` (b,
+        rows, columns) are asked for, but not shown to what comes after them."""
+        seen = image if hidden is None else image.masked_fill(hidden, self.config.codes)
+        words, cells, said_aside = self._look(cond, seen, swapped)
         if aside is not None and said_aside is not None:
             aside.append(said_aside)
         wrong = unlikely(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()

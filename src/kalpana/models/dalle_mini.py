@@ -195,10 +195,18 @@ class DalleMini(nn.Module):
         bool are told nothing."""
         return self.decoder(*self._given(tokens, image, null))
 
-    def loss(self, tokens: Tokens, image: Tensor, null: Tensor | None = None, aside: list[Tensor] | None = None) -> Tensor:
-        """The mean cross-entropy, in nats, of the image tokens (b, l), each given those before it and the text. For ``aside`` see
-        ``Decoder.features``."""
-        features = self.decoder.features(*self._given(tokens, image, null), aside=aside)
+    def loss(
+        self,
+        tokens: Tokens,
+        image: Tensor,
+        null: Tensor | None = None,
+        aside: list[Tensor] | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """The mean cross-entropy, in nats, of the image tokens (b, l), each given those before it that are not ``hidden`` (b, l), and the
+        text. For ``aside`` see ``Decoder.features``."""
+        seen = image if hidden is None else image.masked_fill(hidden, self.config.start)
+        features = self.decoder.features(*self._given(tokens, seen, null), aside=aside)
         return unlikely(features.flatten(0, 1), self.decoder.head, image.flatten()) / image.numel()
 
     def _given(self, tokens: Tokens, image: Tensor, null: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:

@@ -77,6 +77,13 @@ class Recipe(BaseModel):
     swap: float = Field(
         default=0.25, ge=0, le=1, description="dalle: share of pictures that come before their caption, so that captioning is learned too"
     )
+    blind: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="dalle, dalle-mini: share of pictures that are drawn with some of the cells so far hidden, from none to all, so that "
+        "the words are needed",
+    )
     oversample: int = Field(
         default=1,
         ge=1,

@@ -109,7 +109,8 @@ class Continue:
         swapped, null = torch.rand(b, generator=rng) < self.recipe.swap, torch.rand(b, generator=rng) < self.recipe.drop
         cond = Cond(batch.tokens, (null & ~swapped).to(self.device))
         said: list[Tensor] = []
-        wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said)
+        hidden = blinded(batch.image, self.recipe.blind, rng)
+        wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said, hidden)
         return with_aside(wrong.total(), said, batch, {"image": bits(wrong.image), "text": bits(wrong.text)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -206,7 +207,8 @@ class Translate:
 
     def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
         said: list[Tensor] = []
-        wrong, _ = self._wrong(batch, torch.rand(len(batch.image), generator=rng) < self.recipe.drop, said)
+        null = torch.rand(len(batch.image), generator=rng) < self.recipe.drop
+        wrong, _ = self._wrong(batch, null, said, blinded(batch.image.flatten(1), self.recipe.blind, rng))
         return with_aside(wrong, said, batch, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -224,8 +226,8 @@ class Translate:
     def finish(self) -> None:
         """Nothing is left to do."""
 
-    def _wrong(self, told: Told, null: Tensor, said: list[Tensor] | None = None) -> Mean:
-        return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device), said), told.image.numel()
+    def _wrong(self, told: Told, null: Tensor, said: list[Tensor] | None = None, hidden: Tensor | None = None) -> Mean:
+        return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device), said, hidden), told.image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
         choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=luck(tokens))
@@ -266,6 +268,15 @@ def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     if config.heads < 1 or config.width % (4 * config.heads):
         raise KalpanaError(f"recipe {recipe.name}: field 'model.heads': width {config.width} is not a multiple of 4 x {config.heads}")
     return replace(config, **given)
+
+
+def blinded(image: Tensor, share: float, rng: Generator) -> Tensor | None:
+    """Which cells of image ids (b, ...) are hidden from those after them: in a ``share`` of the pictures any part of them, uniformly from
+    none to all; None where there are none. A picture tells so much of its next cell that words are hardly needed while it is there."""
+    if not share:
+        return None
+    use, part = torch.rand(2, len(image), *[1] * (image.ndim - 1), generator=rng)
+    return ((torch.rand(image.shape, generator=rng) < part) & (use < share)).to(image.device)
 
 
 def with_aside(wrong: Tensor, said: list[Tensor], batch: Told, metrics: Metrics) -> tuple[Tensor, Metrics]:
