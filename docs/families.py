@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from kalpana.generate import last, load
+from kalpana.hub.card import list_models
 from kalpana.types import KalpanaError
 from kalpana.world.sheet import captioned
 
-MODELS = ("default", "dalle", "maskgit", "dalle-mini", "vqgan-clip")
 PROMPTS = (
     "three red apples to the left of a blue car",
     "नीली कार के बाईं ओर तीन लाल सेब",
@@ -28,11 +28,11 @@ PROMPTS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=MODELS, help="names from `kalpana models`, or folders of weights")
+    parser.add_argument("models", nargs="*", help="names from `kalpana models`, or folders of weights; all that draw, if left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("families.webp"))
     asked = parser.parse_args()
     images, captions = [], []
-    for name in asked.models:
+    for name in asked.models or [card.name for card in list_models() if "text-to-image" in card.tasks]:
         model = load(name)
         for prompt in PROMPTS:
             images.append(last(model.generate(prompt, model=name, seed=0)).pictures[0].image)
