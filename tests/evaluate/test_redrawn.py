@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kalpana.evaluate import redrawn
 from kalpana.evaluate.fidelity import Eyes
-from kalpana.evaluate.redrawn import LETTER, Redrawn, boards, load, markdown, measure
+from kalpana.evaluate.redrawn import HEAD, LETTER, Redrawn, boards, line, load, measure
 from kalpana.evaluate.verifier import Trained
 from kalpana.hub.card import shelf
 from kalpana.hub.weights import save_weights
@@ -96,6 +96,7 @@ def test_a_coder_is_what_its_weights_are(tmp_path: Path) -> None:
 
 def test_a_table_has_a_row_for_each() -> None:
     words = {"Latin": (0.9, 0.5), "Devanagari": (0.5, 0.25)}
-    text = markdown([Redrawn("a/b", 25.0, 0.8, 12.34, 0.955, 2419.4, words), Redrawn("c/d", 29.0, 0.9, 3.0, None, None, words)])
-    assert "| a/b | 25.00 | 0.800 | 12.3 | 95.5 % | 2,419 | 50.0 % (of 90.0 %) | 25.0 % (of 50.0 %) |" in text
-    assert "| c/d | 29.00 | 0.900 | 3.0 | – | – |" in text
+    one, two = Redrawn("a/b", 25.0, 0.8, 12.34, 0.955, 2419.4, words), Redrawn("c/d", 29.0, 0.9, 3.0, None, None, words)
+    assert line(one) == "| a/b | 25.00 | 0.800 | 12.3 | 95.5 % | 2,419 | 50.0 % (of 90.0 %) | 25.0 % (of 50.0 %) |"
+    assert line(two).startswith("| c/d | 29.00 | 0.900 | 3.0 | – | – |")
+    assert {each.count("|") for each in (*HEAD.splitlines(), line(one), line(two))} == {9}

@@ -156,15 +156,18 @@ def still_read(coder: Coder, verifier: Verifier, scenes: Sequence[Scene]) -> tup
     return read / len(scenes), still / max(read, 1)
 
 
-def markdown(rows: Sequence[Redrawn]) -> str:
-    lines = ["| drawn again by | PSNR, dB | SSIM | FD-lite0 | codes used | perplexity | words still read: Latin | Devanagari |"]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for row in rows:
-        cells = [f"{row.psnr:.2f}", f"{row.ssim:.3f}", f"{row.fd:.1f}"]
-        cells += ["–" if row.used is None else f"{100 * row.used:.1f} %", "–" if row.perplexity is None else f"{row.perplexity:,.0f}"]
-        cells += [f"{100 * still:.1f} % (of {100 * read:.1f} %)" for read, still in row.words.values()]
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+HEAD = (
+    "| drawn again by | PSNR, dB | SSIM | FD-lite0 | codes used | perplexity | words still read: Latin | Devanagari |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def line(row: Redrawn) -> str:
+    """The row of a table under HEAD."""
+    cells = [row.name, f"{row.psnr:.2f}", f"{row.ssim:.3f}", f"{row.fd:.1f}"]
+    cells += ["–" if row.used is None else f"{100 * row.used:.1f} %", "–" if row.perplexity is None else f"{row.perplexity:,.0f}"]
+    cells += [f"{100 * still:.1f} % (of {100 * read:.1f} %)" for read, still in row.words.values()]
+    return f"| {' | '.join(cells)} |"
 
 
 def sheet(coders: Sequence[Coder]) -> Iterator[tuple[Tensor, str]]:
@@ -188,7 +191,9 @@ def main() -> None:
     folder = shelf() / "verifier-b"
     try:
         coders, eyes, verifier = [load(path) for path in asked.weights], Eyes(folder), Trained.load(folder)
-        print(markdown([measure(coder, eyes, verifier, asked.pictures, asked.signs) for coder in coders]), end="")
+        print(HEAD, flush=True)
+        for coder in coders:
+            print(line(measure(coder, eyes, verifier, asked.pictures, asked.signs)), flush=True)
         if asked.sheet:
             rows = [(image, name) for pixels, name in sheet(coders) for image in to_images(pixels)]
             captioned([image for image, _ in rows], [name for _, name in rows], columns=SHOWN).save(asked.sheet, quality=90)
