@@ -35,7 +35,7 @@ from kalpana.world.scene import COLORS, Group, Scene
 from kalpana.world.twist import OPPOSITE
 
 FACTS = ("things", "counts", "several", "colours", "relations")
-TOKEN = re.compile(r"[\s]+|([,.:;!?।&\"()])")
+TOKEN = re.compile(r"\s+|([,.:;!?।&\"()])")
 BACKGROUND = (("background",), ("gradient",))  # what a colour is of that is followed by one of these
 THING = "@"  # begins the token that stands for a noun phrase
 
@@ -80,7 +80,7 @@ class Tongue:
 
 
 def words_of(text: str) -> Words:
-    return tuple(part for part in TOKEN.split(text) if part and not part.isspace())
+    return tuple(part for part in TOKEN.split(text) if part)
 
 
 # ------------------------------------------------------------------------------------------------------------- two languages
@@ -351,11 +351,11 @@ def measure(
     """A table of what ``tell(images, language)`` says of true pictures of prompts, beside floor and ceiling."""
     scenes = [prompt.scene(random.Random(f"told/{k}")) for k, prompt in enumerate(prompts)]
     lines = ["| caption in | who tells | " + " | ".join(FACTS) + " |", "|---|---|" + "---:|" * len(FACTS)]
+    images = [image for k in range(0, len(scenes), BATCH) for image in to_images(render(scenes[k : k + BATCH]).pixels)]
     for turn, language in enumerate(LANGUAGES):
         texts = list[str]()
-        for start in range(0, len(scenes), BATCH):
-            some = scenes[start : start + BATCH]
-            texts += tell(to_images(render(some).pixels), language)
+        for start in range(0, len(images), BATCH):
+            texts += tell(images[start : start + BATCH], language)
             progress(turn * len(scenes) + len(texts), len(LANGUAGES) * len(scenes))
         own = [caption(scene, language, "natural", random.Random(f"told/{k}")) for k, scene in enumerate(scenes)]
         others = random.Random("told").sample(own, len(own))

@@ -185,7 +185,7 @@ def text_to_tokens(model: TextToTokens, request: Request, rank_by: Ranker | None
     Step, where the request asks for what the model cannot do, for the best of several without a ranker, or below a top that leaves
     nothing to draw.
     """
-    rows = None if top is None else _top(model, top, _shape(model, request))
+    rows = None if top is None else _top(model, top, _shape(model, model.capabilities.settle(request)[0]))
     more = {} if rows is None else {"top": rows.tolist()}
     return answer(model, model.words, request, partial(_draw, model, rows), rank_by, more)
 
@@ -251,10 +251,9 @@ def _decode(model: TextToTokens, ids: Tensor) -> Tensor:
 
 
 def _shape(model: TextToTokens, request: Request) -> tuple[int, int]:
-    """Rows and columns of a request's pictures, in tokens: those of its size, where the model knows it."""
-    size = request.size if request.size in model.capabilities.sizes else model.capabilities.defaults.size
-    width, height = (int(side) // model.vqgan.config.factor for side in size.split("x"))
-    return height, width
+    """Rows and columns of a settled request's pictures, in tokens."""
+    assert request.width and request.height  # settled
+    return request.height // model.vqgan.config.factor, request.width // model.vqgan.config.factor
 
 
 def _preview(model: TextToTokens, ids: Tensor, rows: int) -> Tensor:

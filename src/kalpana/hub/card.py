@@ -169,10 +169,10 @@ def _inside(path: Path) -> _Inside:
 
 
 def _shrink(folder: Path) -> None:
-    from kalpana.hub.weights import files_of, shrink, whole_of
+    from kalpana.hub.weights import files_of, metadata, shrink, whole_of
 
     for path in sorted({whole_of(file) for file in folder.glob("*.safetensors")}):
-        shrink(path, _inside(files_of(path)[0]).family)
+        shrink(path, metadata(files_of(path)[0]).get("family", "unknown"))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ class DALLE(nn.Module):
     def forward(self, cond: Cond, image: Tensor, swapped: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (b, l - 1, vocabulary) of all words but the first, and (b, rows, columns, codes) of all cells of ``image`` (b, rows,
         columns), each from what comes before it. A row is caption and picture; picture and caption where ``swapped`` (b,) says so."""
-        words, cells, _ = self._look(cond, image, swapped)
+        words, cells = self._look(cond, image, swapped)
         return self.say(words), self.show(cells).unflatten(1, (self.config.rows, self.config.columns))
 
     def loss(
@@ -156,18 +156,15 @@ class DALLE(nn.Module):
         (b, hw, config.aside), of each before it is seen, is added to the list ``aside`` if one is given. Cells that are ``hidden`` (b,
         rows, columns) are asked for, but not shown to what comes after them."""
         seen = image if hidden is None else image.masked_fill(hidden, self.config.codes)
-        words, cells, said_aside = self._look(cond, seen, swapped)
-        if aside is not None and said_aside is not None:
-            aside.append(said_aside)
+        words, cells = self._look(cond, seen, swapped, aside)
         wrong = unlikely(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()
         if cond.tokens is None:
             return Loss(torch.zeros_like(wrong), wrong)
         said = cond.tokens.mask[:, 1:] if cond.null is None else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
         return Loss(unlikely(words[said], self.say, cond.tokens.ids[:, 1:][said]) / said.sum().clamp(min=1), wrong)
 
-    def _look(self, cond: Cond, image: Tensor, swapped: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features (b, l - 1, d) from which all words but the first are said, and (b, hw, d) from which cells are shown; and what is said
-        of the cells aside."""
+    def _look(self, cond: Cond, image: Tensor, swapped: Tensor | None, aside: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Features (b, l - 1, d) from which all words but the first are said, and (b, hw, d) from which cells are shown."""
         c, b = self.config, len(image)
         words, mask = self.captions(cond, b)  # b l d, b l
         length = words.shape[1]
@@ -180,13 +177,12 @@ class DALLE(nn.Module):
         order = part.argsort(stable=True)  # b l+1+hw
         x = torch.take_along_dim(x + positions(places[:, 1:], c.width).to(x), order[..., None], 1)
         rotation, back = turn(angles(places, c)[order].unsqueeze(1)), order.argsort(1)[..., None]  # the first b 1 l+1+hw d/n/2
-        aside = None
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, causal)
-            if self.aside is not None and depth == math.ceil(c.depth / 3):
-                aside = self.aside(torch.take_along_dim(x, back, 1)[:, length:-1])
+            if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
+                aside.append(self.aside(torch.take_along_dim(x, back, 1)[:, length:-1]))
         x = norm(torch.take_along_dim(x, back, 1))
-        return x[:, : length - 1], x[:, length:-1], aside
+        return x[:, : length - 1], x[:, length:-1]
 
     @torch.no_grad()
     def start_image(self, cond: Cond, b: int) -> Cache:
@@ -250,18 +246,16 @@ class MaskGIT(nn.Module):
         _init(self)
 
     def forward(self, cond: Cond, image: Tensor) -> Tensor:
-        return self.show(self._look(cond, image)[0]).unflatten(1, (self.config.rows, self.config.columns))
+        return self.show(self._look(cond, image)).unflatten(1, (self.config.rows, self.config.columns))
 
     def loss(self, cond: Cond, image: Tensor, hidden: Tensor, aside: list[Tensor] | None = None) -> Tensor:
         """The mean cross-entropy, in nats, of the cells of ``image`` (b, rows, columns) that are ``hidden`` (b, rows, columns). What is
         said of all cells, (b, hw, config.aside), is added to the list ``aside`` if one is given."""
-        cells, said_aside = self._look(cond, image.masked_fill(hidden, self.config.codes))
-        if aside is not None and said_aside is not None:
-            aside.append(said_aside)
+        cells = self._look(cond, image.masked_fill(hidden, self.config.codes), aside)
         return unlikely(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
 
-    def _look(self, cond: Cond, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (b, hw, d) from which cells are shown; and what is said of them aside."""
+    def _look(self, cond: Cond, image: Tensor, aside: list[Tensor] | None = None) -> Tensor:
+        """Features (b, hw, d) from which cells are shown."""
         c = self.config
         words, mask = self.captions(cond, len(image))  # b l d, b l
         length = words.shape[1]
@@ -269,12 +263,11 @@ class MaskGIT(nn.Module):
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)[1:]))  # l+hw 3
         x, rotation = x + positions(places[:, 1:], c.width).to(x), turn(angles(places, c))
         bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
-        aside = None
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, partial(full, bias=bias))
-            if self.aside is not None and depth == math.ceil(c.depth / 3):
-                aside = self.aside(x[:, length:])
-        return norm(x[:, length:]), aside
+            if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
+                aside.append(self.aside(x[:, length:]))
+        return norm(x[:, length:])
 
 
 def unlikely(x: Tensor, head: nn.Linear, wanted: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from kalpana.models import dit, vae
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, layout_error, noise
+from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, noise, with_aside
 from kalpana.types import Cond, Tokens
 from kalpana.world.layout import sizes
 from kalpana.world.world import World
@@ -68,10 +68,7 @@ class FlowMatch:
         null = torch.rand(b, generator=rng) < self.recipe.drop
         said: list[Tensor] = []
         loss = self._velocity_error(x0, t.to(x0), eps, Cond(batch.tokens, null.to(self.device)), said).mean()
-        if not self.recipe.layout:
-            return loss, {}
-        wrong = layout_error(said[0].float(), batch.layout).mean()
-        return loss + batch.worth.mean() * wrong, {"velocity": loss.item(), "layout": wrong.item()}
+        return with_aside(loss, said, batch.layout, batch.worth, {"velocity": loss.item()} if self.recipe.layout else {})
 
     def _velocity_error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond, said: list[Tensor] | None = None) -> Tensor:
         """(b,) mean squared error of the velocity (x_t - x0) / t that an x0 estimate implies."""

@@ -136,6 +136,14 @@ def asked_aside(recipe: Recipe, world: World, rows: Sequence[int], cells: int, s
     return torch.from_numpy(shown), torch.full((len(rows),), recipe.layout * (1 - step / recipe.steps))
 
 
+def with_aside(loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
+    """A loss and its metrics, and with them how wrong the network is about what it was asked aside, if it ``said`` anything."""
+    if not said:
+        return loss, metrics
+    wrong = layout_error(said[0].float(), layout).mean()
+    return loss + worth.mean() * wrong, {**metrics, "layout": wrong.item()}
+
+
 def layout_error(said: Tensor, truth: Tensor) -> Tensor:
     """(b,) how wrong the patches are, ``said`` (b, hw, classes + colours + 2), about ``truth`` (b, 4, h, w), see ``world.layout``:
     the cross-entropies of class and colour, and where there is a thing half the distance, in cells, to its middle."""

@@ -26,7 +26,7 @@ from kalpana.models.vqgan import Config as Codec
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, layout_error, moved
+from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, moved, with_aside
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.layout import sizes
 from kalpana.world.world import World
@@ -111,7 +111,7 @@ class Continue:
         said: list[Tensor] = []
         hidden = blinded(batch.image, self.recipe.blind, rng)
         wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said, hidden)
-        return with_aside(wrong.total(), said, batch, {"image": bits(wrong.image), "text": bits(wrong.text)})
+        return with_aside(wrong.total(), said, batch.layout, batch.worth, {"image": bits(wrong.image), "text": bits(wrong.text)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures after their captions and, as a floor, without; of their captions, which come first, and, where the
@@ -159,7 +159,7 @@ class Unmask:
         hidden, null = self._hide(batch, rng), torch.rand(len(batch.image), generator=rng) < self.recipe.drop
         said: list[Tensor] = []
         wrong = self.model.loss(Cond(batch.tokens, null.to(self.device)), batch.image, hidden, said)
-        return with_aside(wrong, said, batch, {"image": bits(wrong)})
+        return with_aside(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a hidden cell of dev pictures, with their captions and, as a floor, without; the same are hidden every time."""
@@ -209,7 +209,7 @@ class Translate:
         said: list[Tensor] = []
         null = torch.rand(len(batch.image), generator=rng) < self.recipe.drop
         wrong, _ = self._wrong(batch, null, said, blinded(batch.image.flatten(1), self.recipe.blind, rng))
-        return with_aside(wrong, said, batch, {"image": bits(wrong)})
+        return with_aside(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures, with their captions and, as a floor, without."""
@@ -277,14 +277,6 @@ def blinded(image: Tensor, share: float, rng: Generator) -> Tensor | None:
         return None
     use, part = torch.rand(2, len(image), *[1] * (image.ndim - 1), generator=rng)
     return ((torch.rand(image.shape, generator=rng) < part) & (use < share)).to(image.device)
-
-
-def with_aside(wrong: Tensor, said: list[Tensor], batch: Told, metrics: Metrics) -> tuple[Tensor, Metrics]:
-    """The loss, and with it how wrong the network is about what it was asked aside, if it was."""
-    if not said:
-        return wrong, metrics
-    about = layout_error(said[0].float(), batch.layout).mean()
-    return wrong + batch.worth.mean() * about, {**metrics, "layout": about.item()}
 
 
 def bits(nats: Tensor) -> float:
