@@ -141,7 +141,9 @@ def told(b: int = 4) -> Told:
     ids = torch.randint(4, 8000, (b, 8), generator=luck(2))
     mask = torch.arange(8) < torch.tensor([8, 5, 3, 6])[:, None]
     ids[:, 0], ids[torch.arange(b), mask.sum(1) - 1] = 1, 2
-    return Told(torch.randint(0, 32, (b, 4, 4), generator=luck(3)), Tokens(ids * mask, mask), torch.empty(b, 0), torch.zeros(b))
+    return Told(
+        torch.randint(0, 32, (b, 4, 4), generator=luck(3)), Tokens(ids * mask, mask), torch.empty(b, 0), torch.zeros(b), torch.zeros(b)
+    )
 
 
 def test_dalles_loss_is_of_the_next_token_by_hand(vqgan: Path) -> None:
@@ -249,13 +251,20 @@ def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqga
 
 
 def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> None:
-    assert blinded(torch.zeros(4, 3, 3), 0.0, luck()) is None
-    hidden = blinded(torch.zeros(4000, 6, 6), 0.5, luck())
+    assert blinded(torch.zeros(4, 3, 3), torch.zeros(4), luck()) is None
+    hidden = blinded(torch.zeros(4000, 6, 6), torch.full((4000,), 0.5), luck())
     assert hidden is not None and hidden.shape == (4000, 6, 6)
     part = hidden.float().mean((1, 2))
     assert 0.47 < (part > 0).float().mean() < 0.53 and part[part > 0].mean().item() == pytest.approx(0.5, abs=0.03)
     for low in (0.0, 0.25, 0.5, 0.75):  # uniform
         assert 0.1 < ((part > low) & (part <= low + 0.25)).float().mean() < 0.15
+    some = blinded(torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), luck())
+    assert some is not None and not some[:200].any() and some[200:].flatten(1).any(1).float().mean() > 0.9
+
+
+def test_by_the_end_nothing_is_hidden_any_more(vqgan: Path) -> None:
+    task = build("dalle", vqgan, blind=0.8, steps=10)
+    assert [round(task.batch(step).blind.mean().item(), 3) for step in (0, 5, 9)] == [0.8, 0.4, 0.08]
 
 
 @pytest.mark.parametrize("family", ["dalle", "dalle-mini"])
@@ -278,7 +287,7 @@ def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(family
         assert wrong(image, rows) == pytest.approx(wanted, rel=1e-5)
         assert wrong(image, torch.zeros_like(rows)) == pytest.approx(wrong(image, None), rel=1e-6)
         assert abs(wrong(image, rows) - wrong(image, None)) > 1e-3
-    loss, _ = task.loss(told(), luck(3))
+    loss, _ = task.loss(replace(told(), blind=torch.ones(4)), luck(3))
     assert loss.isfinite()
 
 

@@ -23,6 +23,7 @@ from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.task import autocast
 from kalpana.train.vqgan import Judged, Tokenise, unlike
 from kalpana.types import KalpanaError
+from kalpana.world.world import World
 
 SHIPPED = Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors"
 MODEL = {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)}
@@ -112,6 +113,15 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
     assert task.model.anchors.tolist() == [0, 0]
     never = build(judge=0.0)
     assert not never.batch(9).worth.any()
+
+
+def test_a_share_of_a_batch_are_signs() -> None:
+    mixed, plain = build(signs=0.5), build()
+    signs = {
+        picture.tobytes() for picture in World(RECIPE.seed, "train", kind="text").images(range(1)).add(1).mul(127.5).round().byte().numpy()
+    }
+    assert [sum(picture.numpy().tobytes() in signs for picture in task.batch(0).pixels) for task in (mixed, plain)] == [2, 0]
+    assert len(mixed.batch(0).pixels) == 4
 
 
 def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> None:

@@ -41,7 +41,7 @@ class Config:
     aside: int = 0  # numbers that training asks of each cell, a third of the way up, beside the tokens
 
 
-ROWS = 256  # of features whose logits are in memory together
+ROWS, MANY = 256, 16384  # of features whose logits are in memory together: on a CPU as many as its caches hold, elsewhere
 TEXT = 1 / 8  # the part that words have in DALL-E's loss (Ramesh et al. 2021, section 2.2)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys and values to what each query gathers, all (b, n, l, d/n)
 
@@ -283,12 +283,13 @@ class _Unlikely(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
         device, learns = x.device.type, any(ctx.needs_input_grad)
+        size = ROWS if device == "cpu" else MANY
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
         total = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
         rows, weight = x.to(dtype), weight.to(dtype)
         with torch.autocast(device, enabled=False):
-            for part, ids, gradient in zip(rows.split(ROWS), wanted[:, None].split(ROWS), of_x.split(ROWS), strict=True):
+            for part, ids, gradient in zip(rows.split(size), wanted[:, None].split(size), of_x.split(size), strict=True):
                 chance = (part @ weight.T).to(total.dtype)  # r v, logits as yet
                 chance -= chance.amax(1, keepdim=True)
                 right = chance.gather(1, ids)
@@ -324,6 +325,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def full(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """All look at all, with a ``bias`` (b, 1, 1, l) added to the scores."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype).expand(-1, -1, q.shape[-2], -1))
     # Written out: masked, torch's fused CPU kernel takes twenty times as long going backward.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
     return scores.softmax(-1).to(v.dtype) @ v

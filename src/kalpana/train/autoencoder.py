@@ -80,9 +80,9 @@ def _load(path: Path) -> vae.VAE:
     return load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
 
 
-def pictures_of(recipe: Recipe, step: int, pictures: np.ndarray) -> Tensor:
-    """The pictures of a step (batch, 3, h, w) uint8, from a pool of them."""
-    rows = [i for i, _ in indices(recipe, step, len(pictures))]
+def pictures_of(recipe: Recipe, step: int, pictures: np.ndarray, count: int | None = None) -> Tensor:
+    """The pictures of a step (batch, 3, h, w) uint8, or so many of them, from a pool."""
+    rows = [i for i, _ in indices(recipe, step, len(pictures))][:count]
     return torch.from_numpy(pictures[np.sort(rows)])  # sorted rows read the disk in order
 
 

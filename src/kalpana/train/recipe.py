@@ -82,7 +82,7 @@ class Recipe(BaseModel):
         ge=0,
         le=1,
         description="dalle, dalle-mini: share of pictures that are drawn with some of the cells so far hidden, from none to all, so that "
-        "the words are needed",
+        "the words are needed; the share falls to 0 by the end",
     )
     oversample: int = Field(
         default=1,
@@ -108,6 +108,13 @@ class Recipe(BaseModel):
     )
     features: Path | None = Field(
         default=None, description="vqgan: a detector's weights; a picture drawn again should look to it as the true one does"
+    )
+    signs: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="vqgan: share of a batch that are signs, of a pool of their own an eighth as large: letters are small, and what a "
+        "code cannot say of them nobody reads",
     )
     keep_codes: bool = Field(
         default=False,

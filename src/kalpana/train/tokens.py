@@ -40,12 +40,14 @@ Mean = tuple[Tensor, Tensor | int]  # a cross-entropy in nats, and of how many t
 
 @dataclass(frozen=True)
 class Told:
-    """A batch: image ids (b, rows, columns), the words for them, and what is asked aside, see ``task.asked_aside``."""
+    """A batch: image ids (b, rows, columns), the words for them, what is asked aside, see ``task.asked_aside``, and how likely each picture
+    is to be drawn blindly (b,), see ``blinded``."""
 
     image: Tensor
     tokens: Tokens
     layout: Tensor
     worth: Tensor
+    blind: Tensor
 
 
 class Lessons:
@@ -65,7 +67,8 @@ class Lessons:
         rows, captions = zip(*self.captions(step), strict=True)
         told = self._told(self.codes[list(rows)], captions)
         shown, worth = asked_aside(self.recipe, self.world, rows, told.image.shape[1], step)
-        return replace(told, layout=shown, worth=worth)
+        blind = torch.full((len(rows),), self.recipe.blind * (1 - step / self.recipe.steps))
+        return replace(told, layout=shown, worth=worth, blind=blind)
 
     def held_out(self, wrong: Callable[[Told], Mean]) -> float:
         """Bits a token, the mean over the dev pictures; ``wrong`` says it of a part of them."""
@@ -85,7 +88,7 @@ class Lessons:
 
     def _told(self, codes: np.ndarray, captions: Sequence[str]) -> Told:
         nothing = torch.empty(len(codes), 0)
-        return Told(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length), nothing, nothing)
+        return Told(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length), nothing, nothing, nothing)
 
 
 class Continue:
@@ -109,7 +112,7 @@ class Continue:
         swapped, null = torch.rand(b, generator=rng) < self.recipe.swap, torch.rand(b, generator=rng) < self.recipe.drop
         cond = Cond(batch.tokens, (null & ~swapped).to(self.device))
         said: list[Tensor] = []
-        hidden = blinded(batch.image, self.recipe.blind, rng)
+        hidden = blinded(batch.image, batch.blind, rng)
         wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said, hidden)
         return with_aside(wrong.total(), said, batch.layout, batch.worth, {"image": bits(wrong.image), "text": bits(wrong.text)})
 
@@ -208,7 +211,7 @@ class Translate:
     def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
         said: list[Tensor] = []
         null = torch.rand(len(batch.image), generator=rng) < self.recipe.drop
-        wrong, _ = self._wrong(batch, null, said, blinded(batch.image.flatten(1), self.recipe.blind, rng))
+        wrong, _ = self._wrong(batch, null, said, blinded(batch.image.flatten(1), batch.blind, rng))
         return with_aside(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -270,13 +273,15 @@ def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     return replace(config, **given)
 
 
-def blinded(image: Tensor, share: float, rng: Generator) -> Tensor | None:
-    """Which cells of image ids (b, ...) are hidden from those after them: in a ``share`` of the pictures any part of them, uniformly from
-    none to all; None where there are none. A picture tells so much of its next cell that words are hardly needed while it is there."""
-    if not share:
+def blinded(image: Tensor, likely: Tensor, rng: Generator) -> Tensor | None:
+    """Which cells of image ids (b, ...) are hidden from those after them: in pictures chosen as ``likely`` (b,) as said any part of them,
+    uniformly from none to all; None where none can be. A picture tells so much of its next cell that words are hardly needed while it
+    is there."""
+    if not likely.any():
         return None
     use, part = torch.rand(2, len(image), *[1] * (image.ndim - 1), generator=rng)
-    return ((torch.rand(image.shape, generator=rng) < part) & (use < share)).to(image.device)
+    chosen = use < likely.cpu().view_as(use)
+    return ((torch.rand(image.shape, generator=rng) < part) & chosen).to(image.device)
 
 
 def bits(nats: Tensor) -> float:

@@ -72,11 +72,20 @@ class Tokenise:
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
         self.pictures = pool.pictures(train, recipe.pool, progress)
+        self.signs = pool.pictures(World(recipe.seed, "train", kind="text"), math.ceil(recipe.pool / 8), progress) if recipe.signs else None
         self.dev = pool.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> Judged:
-        pixels, late = pictures_of(self.recipe, step, self.pictures), step >= self.recipe.judge_from * self.recipe.steps
+        pixels, late = self._pixels(step), step >= self.recipe.judge_from * self.recipe.steps
         return Judged(pixels, torch.full((len(pixels),), self.recipe.judge if late else 0.0))
+
+    def _pixels(self, step: int) -> Tensor:
+        """Pictures of the pool, and behind them the recipe's share of signs."""
+        if self.signs is None:
+            return pictures_of(self.recipe, step, self.pictures)
+        count = round(self.recipe.signs * self.recipe.batch)
+        pictures = pictures_of(self.recipe, step, self.pictures, self.recipe.batch - count)
+        return torch.cat((pictures, pictures_of(self.recipe, step, self.signs, count)))
 
     def loss(self, batch: Judged, rng: Generator) -> tuple[Tensor, Metrics]:
         network, x = self.model.network, pool.floats(batch.pixels)
