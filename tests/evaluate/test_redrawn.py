@@ -52,7 +52,19 @@ def test_nothing_is_lost_where_nothing_changes(sight: tuple[Eyes, Trained]) -> N
 def test_what_a_coder_changes_is_measured(sight: tuple[Eyes, Trained]) -> None:
     brighter, nothing = (measure(Shift(by), *sight, pictures=6, each=10) for by in (0.1, 2.0))
     assert brighter.psnr == pytest.approx(10 * math.log10(4 / 0.01), abs=1e-3)
+    assert brighter.overall == pytest.approx(brighter.psnr, abs=1e-3)
     assert nothing.fd > brighter.fd > 0 and nothing.ssim < brighter.ssim < 1
+
+
+def test_the_psnr_of_pictures_is_not_that_of_their_pixels(sight: tuple[Eyes, Trained]) -> None:
+    class Uneven(Shift):
+        def again(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+            by = torch.where(torch.arange(len(pixels)) % 2 == 0, 0.02, 0.2)
+            return pixels + by.view(-1, 1, 1, 1), super().again(pixels)[1]
+
+    found = measure(Uneven(0), *sight, pictures=6, each=2)
+    assert found.psnr == pytest.approx(5 * math.log10(4 / 0.02**2) + 5 * math.log10(4 / 0.2**2), abs=1e-3)  # 30
+    assert found.overall == pytest.approx(10 * math.log10(8 / (0.02**2 + 0.2**2)), abs=1e-3)  # 22.97
 
 
 def test_words_in_a_picture_that_is_blank_are_read_no_more(sight: tuple[Eyes, Trained]) -> None:
@@ -96,7 +108,7 @@ def test_a_coder_is_what_its_weights_are(tmp_path: Path) -> None:
 
 def test_a_table_has_a_row_for_each() -> None:
     words = {"Latin": (0.9, 0.5), "Devanagari": (0.5, 0.25)}
-    one, two = Redrawn("a/b", 25.0, 0.8, 12.34, 0.955, 2419.4, words), Redrawn("c/d", 29.0, 0.9, 3.0, None, None, words)
-    assert line(one) == "| a/b | 25.00 | 0.800 | 12.3 | 95.5 % | 2,419 | 50.0 % (of 90.0 %) | 25.0 % (of 50.0 %) |"
-    assert line(two).startswith("| c/d | 29.00 | 0.900 | 3.0 | – | – |")
-    assert {each.count("|") for each in (*HEAD.splitlines(), line(one), line(two))} == {9}
+    one, two = Redrawn("a/b", 26.5, 25.0, 0.8, 12.34, 0.955, 2419.4, words), Redrawn("c/d", 31.0, 29.0, 0.9, 3.0, None, None, words)
+    assert line(one) == "| a/b | 26.50 | 25.00 | 0.800 | 12.3 | 95.5 % | 2,419 | 50.0 % (of 90.0 %) | 25.0 % (of 50.0 %) |"
+    assert line(two).startswith("| c/d | 31.00 | 29.00 | 0.900 | 3.0 | – | – |")
+    assert {each.count("|") for each in (*HEAD.splitlines(), line(one), line(two))} == {10}
