@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kalpana.evaluate import pairs
 from kalpana.evaluate.pairs import alike, core, lone, measure, recall, small
+from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
 
@@ -70,6 +71,11 @@ def test_what_knows_all_is_right() -> None:
     assert all(language.pictures[0] == language.captions[0] == 1 for language in report.recall.values())
     assert report.agreement == 1 and report.twists["any"] == 1
     assert "never seen" not in report.markdown()
+
+
+def test_a_style_that_nobody_draws_in_is_told() -> None:
+    with pytest.raises(KalpanaError, match=r"drawn in the style 'nostyle': the styles are fluent-3d, .*, twemoji"):
+        core("nostyle")
 
 
 def test_lone_things_are_in_the_style_that_is_asked_for_and_in_their_own_colours() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from kalpana.evaluate.run import BATCH
 from kalpana.media import to_images
+from kalpana.types import KalpanaError
 from kalpana.world.grammar import LANGUAGES
 from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.render import render
@@ -157,8 +159,13 @@ def zero_shot(encoder: Encoder, style: str) -> tuple[dict[str, float], float]:
 
 
 def core(style: str) -> list[str]:
-    """The core classes that are drawn in a style and in others."""
-    return [c.id for c in lexicon().values() if c.core and style in sprites_of(c.id) and len(sprites_of(c.id)) > 1]
+    """The core classes that are drawn in a style and in others. Raises KalpanaError where there are none."""
+    drawn = {c.id: sprites_of(c.id) for c in lexicon().values() if c.core}
+    found = [concept for concept, sprites in drawn.items() if style in sprites and len(sprites) > 1]
+    if not found:
+        styles = sorted({each for sprites in drawn.values() for each in sprites})
+        raise KalpanaError(f"nothing is drawn in the style {style!r}: the styles are {', '.join(styles)}")
+    return found
 
 
 def lone(concept: str, style: str, seed: str) -> Scene:
@@ -217,4 +224,7 @@ if __name__ == "__main__":
     parser.add_argument("--kind", default="everything", help="a kind of the world's pictures")
     parser.add_argument("--style", help="a drawing style that the model never saw, for its accuracy over the core classes there")
     options = parser.parse_args()
-    print(measure(load(options.model), options.scenes, options.kind, options.style).markdown(), end="")
+    try:
+        print(measure(load(options.model), options.scenes, options.kind, options.style).markdown(), end="")
+    except KalpanaError as error:
+        sys.exit(f"error: {error}")
