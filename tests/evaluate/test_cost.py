@@ -48,6 +48,9 @@ def test_all_sittings_count_and_weights_that_say_nothing_are_told(line: None, tm
     latest = {"recipe": RECIPE.model_dump(mode="json"), "samples": 20, "init": first}
     save_weights(tmp_path / "two.safetensors", nn.Linear(1, 1), "flow", Config(), latest)
     assert training(tmp_path / "two.safetensors") == 120 * 60
+    grown = latest | {"init": {"grown_from": first}}  # made larger between two sittings
+    save_weights(tmp_path / "grown.safetensors", nn.Linear(1, 1), "flow", Config(), grown)
+    assert training(tmp_path / "grown.safetensors") == 120 * 60
     save_weights(tmp_path / "mute.safetensors", nn.Linear(1, 1), "flow", Config(), {})
     with pytest.raises(KalpanaError, match="does not say how it was trained"):
         training(tmp_path / "mute.safetensors")

@@ -252,6 +252,10 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     assert said.count(" | 0.50 GiB | 14.4 M | 7.25 PFLOP |\n") == 2 and said.count(" | – | – | – |\n") == 1
     assert markdown([replace(entries[0], reader="Tesseract")]).endswith("Words are as read by Tesseract.\n")
 
+    (own, _) = compare(models, PROMPTS, (None,), {"suite": "twin"}, verifier, tmp_path / "own", quiet)
+    assert own.steps == models[0][0].capabilities.defaults.steps == 20 and ("true", None) in drawn[-2 * len(PROMPTS) :]
+    del drawn[-2 * len(PROMPTS) :]
+
     assert compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet) == entries
     assert len(drawn) == 3 * len(PROMPTS), "what was drawn is not drawn again"
     with pytest.raises(KalpanaError, match="another folder"):

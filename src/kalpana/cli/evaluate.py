@@ -39,7 +39,7 @@ def evaluate(
         str | None, typer.Option(metavar="MODEL", help="also the CLIP score by this CLIP, a name or a folder, as search takes them")
     ] = None,
     steps: Annotated[
-        str | None, typer.Option(help="numbers of denoising steps, as 1,4,8,20,50: these for compare, else the model's own")
+        str | None, typer.Option(help="numbers of denoising steps, as 1,4,8,20,50: these for compare, else the model's own; or own")
     ] = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder, runs/SUITE-MODEL by default; a run found there goes on")] = None,
@@ -151,10 +151,12 @@ def _draw(model: Drawer, name: str, prompt: Prompt, seeds: Sequence[int], steps:
     return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).pictures
 
 
-def _steps(given: str | None) -> tuple[int, ...]:
-    """ "1,4,8" as numbers of steps."""
+def _steps(given: str | None) -> tuple[int | None, ...]:
+    """ "1,4,8" as numbers of steps; None is a model's own."""
     if given is None:
         return ()
+    if given == "own":
+        return (None,)
     if not re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", given):
-        raise KalpanaError(f"--steps {given!r} should be numbers from 1 to 999 with commas between, such as 1,4,8,20,50")
+        raise KalpanaError(f"--steps {given!r} should be numbers from 1 to 999 with commas between, such as 1,4,8,20,50, or own")
     return tuple(dict.fromkeys(int(count) for count in given.split(",")))

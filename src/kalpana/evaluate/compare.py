@@ -57,15 +57,15 @@ class Entry:
 def compare(
     models: Sequence[tuple[Model, Draw, Cost]],
     prompts: Sequence[Prompt],
-    steps: Sequence[int],
+    steps: Sequence[int | None],
     about: dict[str, Any],
     verifier: Verifier,
     out: Path,
     progress: Callable[[str], Progress],
     verified: Mapping[str, bool] | None = None,
 ) -> list[Entry]:
-    """An entry for each model and number of steps, also written to compare.json and compare.md in ``out``; ``about`` and ``verified`` as in
-    `run`, and ``progress`` gives for a label what is called with (done, total).
+    """An entry for each model and number of steps (None: the model's own), also written to compare.json and compare.md in ``out``;
+    ``about`` and ``verified`` as in `run`, and ``progress`` gives for a label what is called with (done, total).
 
     A model that has no steps has one entry. Raises KalpanaError where two models have one name, or a folder holds a run of something else.
     """
@@ -90,7 +90,8 @@ def compare(
             report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
-            entries.append(Entry(model.name, count, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
+            taken = model.capabilities.defaults.steps if count is None else count
+            entries.append(Entry(model.name, taken, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
     return entries

@@ -60,7 +60,7 @@ def training(weights: Path) -> float:
         raise KalpanaError(f"{weights} does not say how it was trained") from None
     samples, sitting = 0, latest
     while sitting:
-        samples, sitting = samples + sitting["samples"], sitting.get("init")
+        samples, sitting = samples + sitting.get("samples", 0), sitting.get("init") or sitting.get("grown_from")
     return samples * each
 
 
