@@ -90,7 +90,7 @@ def compare(
             report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
-            taken = model.capabilities.defaults.steps if count is None else count
+            taken = model.capabilities.defaults.steps if count is None and "steps" in model.capabilities.uses else count
             entries.append(Entry(model.name, taken, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
