@@ -74,7 +74,9 @@ def compare(
         raise KalpanaError(f"two of the models are called {max(names, key=names.count)!r}: compare models of different names")
     entries, bounds = [], Bounds.of(prompts, verifier)
     for model, draw, cost in models:
-        for count in steps if "steps" in model.capabilities.uses else (None,):
+        takes = "steps" in model.capabilities.uses
+        own = model.capabilities.defaults.steps if takes else None
+        for count in steps if takes else (None,):
             folder = out / (model.name if count is None else f"{model.name}-{count}")
             clock = Clock(folder / "seconds.json")
 
@@ -90,8 +92,7 @@ def compare(
             report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified)
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
-            taken = model.capabilities.defaults.steps if count is None and "steps" in model.capabilities.uses else count
-            entries.append(Entry(model.name, taken, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
+            entries.append(Entry(model.name, count or own, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
     return entries

@@ -3,8 +3,8 @@ of a VQGAN or an autoencoder.
 
 On scenes of the test split, of every kind: PSNR (the mean of the pictures', as most report it, and that of their mean error, which the
 hardest of them decide), SSIM and FD-lite0 between the pictures and themselves drawn again; how many of a VQGAN's codes they use, and how
-evenly. On signs of the test split whose letters are 14 px tall: how many a verifier reads as they are, and of
-these how many it still reads.
+evenly. On signs of the test split whose letters are 14 px tall: how many a verifier reads as they are, and of these how many it still
+reads.
 """
 
 from __future__ import annotations

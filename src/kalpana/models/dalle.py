@@ -41,7 +41,7 @@ class Config:
     aside: int = 0  # numbers that training asks of each cell, a third of the way up, beside the tokens
 
 
-ROWS, MANY = 256, 16384  # of features whose logits are in memory together: on a CPU as many as its caches hold, elsewhere
+ROWS, MANY = 256, 16384  # of features whose logits are in memory together: on a CPU, whose caches hold so many, and elsewhere
 TEXT = 1 / 8  # the part that words have in DALL-E's loss (Ramesh et al. 2021, section 2.2)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys and values to what each query gathers, all (b, n, l, d/n)
 

@@ -133,7 +133,12 @@ def asked_aside(recipe: Recipe, world: World, rows: Sequence[int], cells: int, s
     """What a recipe with ``layout`` asks of its network beside the pictures in these rows of the pool: what each of cells x cells shows
     (b, 4, cells, cells; empty if nothing is asked), and (b,) what that weighs at this step."""
     shown = np.stack([layout(world.scene(i), cells) for i in rows]) if recipe.layout else np.empty((len(rows), 0), np.float32)
-    return torch.from_numpy(shown), torch.full((len(rows),), recipe.layout * (1 - step / recipe.steps))
+    return torch.from_numpy(shown), fading(recipe.layout, recipe, step, len(rows))
+
+
+def fading(much: float, recipe: Recipe, step: int, b: int) -> Tensor:
+    """(b,) so ``much`` at the first step of a recipe's run, and evenly less until nothing is left at its end."""
+    return torch.full((b,), much * (1 - step / recipe.steps))
 
 
 def with_aside(loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:

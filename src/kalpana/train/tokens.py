@@ -26,7 +26,7 @@ from kalpana.models.vqgan import Config as Codec
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, moved, with_aside
+from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, fading, moved, with_aside
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.layout import sizes
 from kalpana.world.world import World
@@ -67,8 +67,7 @@ class Lessons:
         rows, captions = zip(*self.captions(step), strict=True)
         told = self._told(self.codes[list(rows)], captions)
         shown, worth = asked_aside(self.recipe, self.world, rows, told.image.shape[1], step)
-        blind = torch.full((len(rows),), self.recipe.blind * (1 - step / self.recipe.steps))
-        return replace(told, layout=shown, worth=worth, blind=blind)
+        return replace(told, layout=shown, worth=worth, blind=fading(self.recipe.blind, self.recipe, step, len(rows)))
 
     def held_out(self, wrong: Callable[[Told], Mean]) -> float:
         """Bits a token, the mean over the dev pictures; ``wrong`` says it of a part of them."""
