@@ -52,7 +52,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-clip")
     torch.manual_seed(0)
     towers = {"width": 32, "depth": 1, "heads": 2, "hidden": 64, "text_width": 32, "text_depth": 1, "text_heads": 2, "text_hidden": 64}
-    network = clip.CLIP(clip.Config(side=32, features=24, **towers))
+    network = clip.CLIP(clip.Config(side=32, stem=(), features=24, **towers))
     save_weights(folder / "clip.safetensors", network, "clip", network.config, {})
     write_card(folder, Card(name="tiny-clip", family="clip", tasks=("classify", "search")))
     seal(folder)

@@ -45,7 +45,7 @@ def test_what_knows_nothing_is_at_chance() -> None:
     report = measure(Hashes(), scenes=60, kind="objects", style="streamline-emojis")
     for language in report.recall.values():
         assert language.pictures[0] < 0.15 and language.captions[2] < 0.5
-    assert report.agreement < 0.15 and 0.25 < report.twists["any"] < 0.75
+    assert report.agreement < 0.15 and 0.25 < report.twists["mean"][0] < 0.75
     assert all(share < 0.08 for share in report.classes.values())
     lines = report.markdown()
     assert "R@10 of 60 | 16.7 % |" in lines and "streamline-emojis, never seen" in lines
@@ -57,7 +57,8 @@ class Knows(Hashes):
     def __init__(self, kind: str, scenes: int) -> None:
         world = World(1, "test", kind=kind)
         self.home: dict[bytes, bytes] = {}
-        for i in range(scenes):
+        twisted = pairs._twisted(world, scenes // 10).values()
+        for i in {*range(scenes), *(i for each in twisted for i, _ in each)}:
             (image,) = pairs.to_images(pairs.render([world.scene(i)]).pixels)
             for language in ("en", "hi"):
                 self.home[pairs._said(world.scene(i), kind, language, i).encode()] = image.tobytes()
@@ -69,8 +70,17 @@ class Knows(Hashes):
 def test_what_knows_all_is_right() -> None:
     report = measure(Knows("objects", 40), scenes=40, kind="objects")
     assert all(language.pictures[0] == language.captions[0] == 1 for language in report.recall.values())
-    assert report.agreement == 1 and report.twists["any"] == 1
+    assert report.agreement == 1 and all(share == 1 and count > 0 for share, count in report.twists.values())
     assert "never seen" not in report.markdown()
+
+
+def test_every_way_to_be_wrong_has_as_many_scenes() -> None:
+    world = World(1, "test", kind="everything")
+    found = pairs._twisted(world, 5)
+    assert found.keys() == {"color", "colors", "count", "fingers", "pose", "relation", "word"}
+    assert all(len(each) == 5 for each in found.values())
+    for each in found.values():
+        assert all(other.things and other != world.scene(i) for i, other in each)
 
 
 def test_a_style_that_nobody_draws_in_is_told() -> None:

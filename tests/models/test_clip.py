@@ -17,13 +17,13 @@ from kalpana.models.clip import CLIP, LIMIT, PRESETS, ROWS, Block, Config, Patch
 from kalpana.types import KalpanaError, Tokens
 
 OURS = Config(
-    side=16, patch=8, width=32, depth=2, heads=2, hidden=48, vocabulary=50, length=12,
+    side=16, patch=8, stem=(8, 16), width=32, depth=2, heads=2, hidden=48, vocabulary=50, length=12,
     text_width=24, text_depth=2, text_heads=2, text_hidden=40, features=20,
 )  # fmt: skip
 TINY = {
     "ours": OURS,
-    "clip": replace(OURS, image_pool="class", text_pool="end", end=2, activation="quick_gelu"),
-    "siglip": replace(OURS, image_pool="attention", text_pool="last", features=32, activation="gelu_tanh", loss="sigmoid"),
+    "clip": replace(OURS, stem=(), image_pool="class", text_pool="end", end=2, activation="quick_gelu"),
+    "siglip": replace(OURS, stem=(), image_pool="attention", text_pool="last", features=32, activation="gelu_tanh", loss="sigmoid"),
 }
 PIXELS = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 SAID = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
@@ -215,6 +215,24 @@ def test_patches_are_a_convolution(side: int) -> None:
     assert torch.allclose(patches(pixels), wanted, atol=1e-6)
 
 
+def test_a_stem_is_what_it_says_and_leaves_a_cell_for_each_patch() -> None:
+    tower = net("ours").see
+    x = PIXELS
+    for width, halve in zip((8, 16), tower.stem, strict=True):
+        x = F.conv2d(x, halve.down.weight, halve.down.bias, stride=2, padding=1)
+        normed = F.group_norm(x, 8, halve.norm.weight, halve.norm.bias, 1e-6)
+        x = x + F.conv2d(normed * normed.sigmoid(), halve.around.weight, halve.around.bias, padding=1)
+        assert x.shape[1] == width
+    assert torch.allclose(tower.stem(PIXELS), x, atol=1e-5) and x.shape == (3, 16, 4, 4)
+    assert tower.patches(x).shape == (3, 4, 32) and len(tower.positions) == 4
+
+
+@pytest.mark.parametrize(("stem", "patch"), [((8, 8, 8, 8), 8), ((12,), 8), ((8, 8), 2)])
+def test_a_stem_that_does_not_fit_is_refused(stem: tuple[int, ...], patch: int) -> None:
+    with pytest.raises(KalpanaError, match="multiples of 8"):
+        CLIP(replace(OURS, stem=stem, patch=patch))
+
+
 def test_inputs_are_unchanged() -> None:
     clip, pixels, tokens = net("ours"), PIXELS.clone(), words(SAID)
     clip.logits(clip.image(pixels), clip.text(tokens))
@@ -261,7 +279,7 @@ def test_pictures_of_another_size_are_refused() -> None:
 
 def test_a_config_that_contradicts_itself() -> None:
     with pytest.raises(KalpanaError, match="features is 20: write 32"):
-        CLIP(replace(OURS, image_pool="attention"))
+        CLIP(replace(OURS, stem=(), image_pool="attention"))
 
 
 # The losses, on 5 pairs of features of length 1.

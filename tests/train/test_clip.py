@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def task() -> Contrast:
 def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_none(task: Contrast) -> None:
     batch = task.batch(3)
     assert batch.pixels.shape == (8, 3, 32, 32) and batch.own.shape == (8, 2)
-    assert len(batch.texts) == len(batch.tokens.ids) == 8 * 2 + 4
+    assert 8 * 2 + 4 < len(batch.texts) == len(batch.tokens.ids) <= 8 * 2 + 8
     texts = [task.tokenizer.decode(row) for row in batch.tokens.ids]
     assert all(text.isascii() for text in texts[:8]) and not any(text.isascii() for text in texts[8:16])
     true = (batch.own[:, :, None] == batch.texts).any(1)
@@ -76,11 +77,29 @@ def test_keywords_are_of_the_thing_and_only_of_things_alone_in_their_own_colours
     assert loose > 5
 
 
+def test_pictures_of_several_things_come_up_more_often_where_asked(task: Contrast) -> None:
+    often = Contrast(RECIPE.model_copy(update={"oversample": 2}), torch.device("cpu"), silent).rows
+    assert set(often) == set(task.rows)
+    for i in task.rows:
+        groups = task.world.scene(i).groups
+        hard = (sum(group.count for group in groups) > 1) + (len(groups) == 2 and all(group.color for group in groups))
+        assert often.count(i) == 2**hard
+    assert len(often) > len(task.rows)
+
+
+def test_where_things_can_be_exchanged_that_is_what_is_mostly_wrong() -> None:
+    """Of two red and blue things in a relation the words keep all numbers and names, and exchange what is said of them."""
+    scene = next(scene for i in range(9999) if (scene := World(0).scene(i)).relation == "left of" and all(g.color for g in scene.groups))
+    wrong = [misdescribed(scene, "objects", random.Random(i)) for i in range(300)]
+    exchanged = [{g.color for g in scene.groups} <= set(re.findall(r"\w+", text or "")) for text in wrong if text and text.isascii()]
+    assert 0.65 < sum(exchanged) / len(exchanged) < 0.95  # a half, and of the rest those of four ways that leave the colours
+
+
 def test_what_is_wrong_is_never_what_is_right() -> None:
     for i in range(60):
         scene, rng = World(0, kind="everything").scene(i), random.Random(i)
         wrong = misdescribed(scene, "everything", rng)
-        assert wrong is None or wrong != described(scene, "everything", "en", random.Random(i), loosely=False)
+        assert wrong is None or wrong != described(scene, "everything", "en", random.Random(i), strictly=True)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -97,7 +116,7 @@ def test_chunks_change_neither_the_loss_nor_the_gradients(task: Contrast, size: 
     task.recipe = RECIPE
     assert parts.item() == pytest.approx(whole.item(), abs=1e-6)
     for a, b in zip(wanted, (p.grad for p in task.model.parameters() if p.grad is not None), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.allclose(a, b, atol=2e-6 * max(a.abs().max().item(), 1))
 
 
 def test_chunks_keep_nothing_of_the_way() -> None:
@@ -142,7 +161,8 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(task: Contrast
     def half(k: int) -> Paired:
         mine = slice(k * b, (k + 1) * b)
         m = 2 * b * 2  # texts of pictures; then the wrong ones
-        rows = [*range(k * b, (k + 1) * b), *range(2 * b + k * b, 2 * b + (k + 1) * b), *range(m + 2 * k, m + 2 * k + 2)]
+        wrong = (len(batch.texts) - m) // 2
+        rows = [*range(k * b, (k + 1) * b), *range(2 * b + k * b, 2 * b + (k + 1) * b), *range(m + wrong * k, m + wrong * (k + 1))]
         return Paired(batch.pixels[mine], Tokens(batch.tokens.ids[rows], batch.tokens.mask[rows]), batch.texts[rows], batch.own[mine])
 
     task.model.zero_grad()

@@ -24,7 +24,9 @@ from kalpana.models.clip import CLIP, PRESETS, Config, ImageTower
 from kalpana.types import KalpanaError
 from kalpana.understand.encoder import Encoder, framed, load
 
-TINY = Config(side=32, width=32, depth=1, heads=2, hidden=64, text_width=32, text_depth=1, text_heads=2, text_hidden=64, features=24)
+TINY = Config(
+    side=32, stem=(), width=32, depth=1, heads=2, hidden=64, text_width=32, text_depth=1, text_heads=2, text_hidden=64, features=24
+)
 
 
 def shelve(folder: Path, config: Config = TINY, seed: int = 0) -> Path:

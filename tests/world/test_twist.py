@@ -55,6 +55,17 @@ def test_what_is_said_of_things_is_another_scene_of_the_same_split(kind: str) ->
             assert sorted(abs(a.count - b.count) for a, b in zip(scene.groups, other.groups, strict=True))[-1] == 1
 
 
+def test_with_no_split_a_small_one_is_twisted_in_every_way() -> None:
+    """Of two things what is said otherwise seldom falls into the split that the scene is of."""
+    world = World(1, "test")
+    scenes = [scene for i in range(6000) if len((scene := world.scene(i)).groups) == 2]
+    within, anywhere = (
+        Counter(found[0] for k, scene in enumerate(scenes) if (found := twist(scene, random.Random(k), split))) for split in ("test", None)
+    )
+    assert anywhere["relation"] > 50 and anywhere["relation"] > 8 * within["relation"] and anywhere["colors"] > 0
+    assert sum(anywhere.values()) == len(scenes)
+
+
 def test_a_word_differs_by_one_character_and_a_hand_by_one_finger() -> None:
     for scene, _, other in PAIRS["text"]:
         (a,), (b,) = (_sprites(each, Sign) for each in (scene, other))
@@ -63,6 +74,15 @@ def test_a_word_differs_by_one_character_and_a_hand_by_one_finger() -> None:
     for scene, _, other in PAIRS["hands"]:
         one, two = (_sprites(each, Hand) for each in (scene, other))
         assert sum(abs(hands.count(a) - hands.count(b)) for a, b in zip(one, two, strict=True)) == 1
+
+
+def test_what_is_to_be_tried_first_is_what_is_twisted_wherever_it_can_be() -> None:
+    for scene, way, _ in PAIRS["objects"]:
+        ways = {name for name, way in WAYS["objects"].items() if list(way(scene, "train"))}
+        for name in WAYS["objects"]:
+            found = twist(scene, random.Random(0), first=(name,))
+            assert found and (found[0] == name) == (name in ways)
+        assert way in ways
 
 
 def test_the_same_chance_twists_the_same() -> None:

@@ -2,13 +2,14 @@
 
 On scenes of the test split, each with a dense caption in English and in Hindi: how often the right one is first, or among the first five
 or ten, both ways; how often both languages find the same picture; how often a caption with one thing wrong fits less well than the
-true one; and which of the core classes a lone thing is, in a drawing style that the model never saw. Beside each stands
-what chance gives, and beside the last the nearest neighbour by pixels.
+true one, by what is wrong, each on a tenth as many scenes; and which of the core classes a lone thing is, in a drawing style that the
+model never saw. Beside each stands what chance gives, and beside the last the nearest neighbour by pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 from collections import defaultdict
@@ -29,11 +30,12 @@ from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.render import render
 from kalpana.world.sample import scene_of
 from kalpana.world.scene import Group, Scene
-from kalpana.world.twist import twist
-from kalpana.world.world import KINDS, World
+from kalpana.world.twist import WAYS, twist
+from kalpana.world.world import KINDS, World, kind_of
 
 SCENES = 1000
 RANKS = (1, 5, 10)
+RARE = 600  # scenes looked through at most for one that can be said wrong in a way
 EACH = 8  # pictures of a class in the unseen style
 TAUGHT = 20  # of a class in the other styles, for the nearest neighbour
 TEMPLATES = {"en": ("a picture of {a}", "{a}", "one {b}"), "hi": ("{a} की तस्वीर", "एक {a}", "{a}")}
@@ -67,12 +69,12 @@ def recall(image: Tensor, text: Tensor, same: Tensor) -> Recall:
 
 @dataclass(frozen=True)
 class Report:
-    """Recall by language, agreement of the two, the share of each kind of twist that is told, and accuracy over the core classes in
-    the unseen style by language, with the pixels' own; shares in [0, 1]."""
+    """Recall by language, agreement of the two, the share of each kind of twist that is told and how many there were, with the mean of the
+    kinds, and accuracy over the core classes in the unseen style by language, with the pixels' own; shares in [0, 1]."""
 
     recall: dict[str, Recall]
     agreement: float
-    twists: dict[str, float]
+    twists: dict[str, tuple[float, int]]
     scenes: int
     style: str | None
     classes: dict[str, float]
@@ -85,8 +87,8 @@ class Report:
                 cells = (f"{100 * getattr(each, which)[k]:.1f} %" for each in self.recall.values())
                 lines.append(f"| {name}, R@{rank} of {self.scenes:,} | {100 * rank / self.scenes:.1f} % | {' | '.join(cells)} |")
         lines += ["", f"Both languages find the same picture for {100 * self.agreement:.1f} % of scenes.", ""]
-        lines += ["| one thing wrong | chance | told |", "|---|---:|---:|"]
-        lines += [f"| {way} | 50.0 % | {100 * share:.1f} % |" for way, share in self.twists.items()]
+        lines += ["| one thing wrong | captions | chance | told |", "|---|---:|---:|---:|"]
+        lines += [f"| {way} | {count} | 50.0 % | {100 * share:.1f} % |" for way, (share, count) in self.twists.items()]
         if self.style:
             lines += ["", f"| core classes in {self.style}, never seen | chance | pixels | English | Hindi |", "|---|---:|---:|---:|---:|"]
             chance = 100 / len(core(self.style))
@@ -107,7 +109,7 @@ def measure(encoder: Encoder, scenes: int = SCENES, kind: str = "everything", st
     return Report(
         {language: recall(image, text[language], alike(said[language])) for language in LANGUAGES},
         (found[0] == found[1]).float().mean().item(),
-        swaps(encoder, every, image, kind),
+        swaps(encoder, world, max(scenes // 10, 1)),
         scenes,
         style,
         classes,
@@ -115,25 +117,36 @@ def measure(encoder: Encoder, scenes: int = SCENES, kind: str = "everything", st
     )
 
 
-def swaps(encoder: Encoder, scenes: Sequence[Scene], image: Tensor, kind: str) -> dict[str, float]:
-    """How often the true caption fits a picture better than one with this or that wrong, by what is wrong; then all together."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    rng, pairs, ways, rows = random.Random("swaps"), list[tuple[str, str]](), list[str](), list[int]()
-    for i, scene in enumerate(scenes):
-        other, language = twist(scene, rng, "test"), list(LANGUAGES)[i % 2]
-        if other is None:
-            continue
-        pair = (_said(scene, kind, language, i), _said(other[1], kind, language, i))
-        if pair[0] != pair[1]:
-            ways.append(other[0])
-            pairs.append(pair)
-            rows.append(i)
-    true, false = (worded(encoder, [pair[k] for pair in pairs]) for k in (0, 1))
-    told = ((true - false) * image[rows]).sum(1) > 0
-    for way, so in zip(ways, told.tolist(), strict=True):
-        right[way].append(so)
-        right["any"].append(so)
-    return {way: sum(right[way]) / len(right[way]) for way in (*sorted(right.keys() - {"any"}), "any")}
+def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, int]]:
+    """How often, of how many, the true caption fits a picture better than one with this or that wrong, by what is wrong: of ``each`` scenes
+    at most that can be said wrong so; then the mean."""
+    scores: dict[str, tuple[float, int]] = {}
+    for way, pairs in _twisted(world, each).items():
+        image, both = pictured(encoder, [world.scene(i) for i, _ in pairs]), list[list[str]]()
+        for scenes in ([world.scene(i) for i, _ in pairs], [other for _, other in pairs]):
+            said = zip(scenes, pairs, itertools.cycle(LANGUAGES), strict=False)
+            both.append([_said(scene, world.kind, language, i) for scene, (i, _), language in said])
+        true, false = (worded(encoder, captions) for captions in both)
+        told = [so for so, one, two in zip((((true - false) * image).sum(1) > 0).tolist(), *both, strict=True) if one != two]
+        scores[way] = (sum(told) / len(told), len(told))
+    shares, counts = zip(*scores.values(), strict=True)
+    return scores | {"mean": (sum(shares) / len(shares), sum(counts))}
+
+
+def _twisted(world: World, each: int) -> dict[str, list[tuple[int, Scene]]]:
+    """The first scenes that can be said wrong in a way, by number, beside what is said then, by the way."""
+    found: dict[str, list[tuple[int, Scene]]] = defaultdict(list)
+    rng, ways = random.Random("swaps"), {way for kind in WAYS.values() for way in kind}
+    for i in range(RARE * each):
+        scene = world.scene(i)
+        for way in sorted(ways & WAYS[kind_of(scene)].keys()):
+            other = twist(scene, rng, None, (way,))
+            if other and other[0] == way:
+                found[way].append((i, other[1]))
+        ways -= {way for way, pairs in found.items() if len(pairs) == each}
+        if not ways:
+            break
+    return dict(sorted(found.items()))
 
 
 def zero_shot(encoder: Encoder, style: str) -> tuple[dict[str, float], float]:

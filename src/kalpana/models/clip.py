@@ -1,8 +1,8 @@
 """Two towers, one for pictures and one for words, whose features point the same way where the two belong together.
 
 CLIP (Radford et al. 2021) learns them by a softmax over the batch, SigLIP (Zhai et al. 2023) by a sigmoid over every pair. One config
-covers both, in the forms that OpenAI, open_clip and Google published, and our own small model. Simplified: transformers alone (no
-ResNets), pictures of one size, no dropout.
+covers both, in the forms that OpenAI, open_clip and Google published, and our own small model, which looks at a picture by a few
+convolutions before it is cut into patches (Xiao et al. 2021). Simplified: no ResNets, pictures of one size, no dropout.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -28,6 +29,10 @@ class Config:
 
     side: int = 64  # of the pictures
     patch: int = 8
+    stem: tuple[int, ...] = (
+        48,
+        96,
+    )  # widths of what comes before the patches and halves the side, each by a convolution; none in the public ones
     width: int = 192
     depth: int = 6
     heads: int = 3
@@ -50,7 +55,7 @@ class Config:
 
 
 BASE = Config(
-    side=224, patch=32, width=768, depth=12, heads=12, hidden=3072, image_pool="class",
+    side=224, patch=32, stem=(), width=768, depth=12, heads=12, hidden=3072, image_pool="class",
     vocabulary=49408, length=77, text_width=512, text_depth=12, text_heads=8, text_hidden=2048, text_pool="end", end=49407,
     features=512, activation="quick_gelu", eps=1e-5,
     mean=(0.48145466, 0.4578275, 0.40821073), deviation=(0.26862954, 0.26130258, 0.27577711),
@@ -68,6 +73,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 LIMIT = 100.0  # what a softmax's scale may reach (Radford et al. 2021, section 2.5)
+GROUPS = 8  # of a stem's norms
 PARTS, ROWS = 4, 16  # texts go through in so many parts at most, of so many rows at least
 
 
@@ -176,14 +182,29 @@ class Patches(nn.Conv2d):
         return F.linear(x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
 
 
+class Halve(nn.Module):
+    """A convolution that halves the side, and one around each of its cells that is added: (b, a, h, w) to (b, width, h/2, w/2)."""
+
+    def __init__(self, inputs: int, width: int, eps: float) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(inputs, width, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(GROUPS, width, eps)
+        self.around = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x.contiguous(memory_format=torch.channels_last))
+        return x + self.around(F.silu(self.norm(x)))
+
+
 class ImageTower(nn.Module):
     """Pixels (b, 3, side, side) in [-1, 1] to features (b, features)."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.config = c
-        marked = c.image_pool == "class"
-        self.patches = Patches(3, c.width, c.patch, c.patch, bias=not marked)
+        marked, widths, patch = c.image_pool == "class", (3, *c.stem), c.patch // 2 ** len(c.stem)
+        self.stem = nn.Sequential(*[Halve(a, b, c.eps) for a, b in pairwise(widths)])
+        self.patches = Patches(widths[-1], c.width, patch, patch, bias=not marked)
         self.mark = nn.Parameter(torch.zeros(c.width)) if marked else None
         self.positions = nn.Parameter(torch.zeros((c.side // c.patch) ** 2 + marked, c.width))
         self.before = nn.LayerNorm(c.width, c.eps) if marked else nn.Identity()
@@ -199,7 +220,7 @@ class ImageTower(nn.Module):
             raise ValueError(f"pixels are {tuple(pixels.shape)}: give (b, 3, {c.side}, {c.side})")
         mean, deviation = (pixels.new_tensor(levels)[:, None, None] for levels in (c.mean, c.deviation))
         x = pixels * (0.5 / deviation) + (0.5 - mean) / deviation
-        x = self.patches(x.to(self.positions.dtype))  # b hw d
+        x = self.patches(self.stem(x.to(self.positions.dtype)))  # b hw d
         if self.mark is not None:
             x = torch.cat((self.mark.expand(len(x), 1, -1), x), 1)  # b 1+hw d
         x = self.before(x + self.positions)
@@ -270,6 +291,8 @@ class CLIP(nn.Module):
         self.config = c = config or Config()
         if c.image_pool == "attention" and c.features != c.width:
             raise KalpanaError(f"features is {c.features}: write {c.width}, the width, where image_pool is 'attention'")
+        if c.patch % 2 ** len(c.stem) or any(width % GROUPS for width in c.stem):
+            raise KalpanaError(f"stem is {c.stem}: give multiples of {GROUPS}, and no more than halve a patch of {c.patch} to whole pixels")
         self.see, self.read = ImageTower(c), TextTower(c)
         sigmoid = c.loss == "sigmoid"
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))  # as both papers start

@@ -22,18 +22,16 @@ from torch.utils.checkpoint import checkpoint
 from kalpana.models import clip
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import pool
-from kalpana.train.cards import Cards, worded
+from kalpana.train.cards import LOOSE, Cards, loosely, worded
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
 from kalpana.types import Tokens
 from kalpana.world.grammar import FORMS, LANGUAGES
-from kalpana.world.lexicon import keywords, lexicon
 from kalpana.world.scene import Scene
 from kalpana.world.twist import twist
 from kalpana.world.world import KINDS, World
 
-WRONG = 0.5  # minimally wrong texts for each picture
-LOOSE = 0.3  # how often a thing alone, in its own colours, is said by keywords
+HARD, AS_HARD = ("relation", "colors"), 0.5  # what is learned last, and how often it is what is wrong wherever it can be
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,9 @@ class Contrast:
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
         self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
         self.pictures = pool.pictures(self.world, recipe.pool, progress)
-        self.rows = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
+        often = pool.often(recipe, self.world, 0, progress).tolist()
+        seen = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
+        self.rows = [i for i in seen for _ in range(often[i])]
         self.cards = Cards(side, recipe.without)
         self.dev_pixels = pool.floats(pool.pictures(self.dev, HELD_OUT, progress), device)
 
@@ -68,7 +68,7 @@ class Contrast:
         pairs = [(self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))][: self.recipe.batch - cards]
         scenes = [self.world.scene(i) for i, _ in pairs]
         said = [[described(scene, self.recipe.kind, language, rng) for scene in scenes] for language in LANGUAGES]
-        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][: round(WRONG * len(scenes))]
+        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))]
         pixels = torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs]))
         if cards:
             drawn, concepts = self.cards(cards, step)
@@ -100,10 +100,10 @@ class Contrast:
         image = torch.cat([self.model.image(part) for part in self.dev_pixels.split(64)])
         found: dict[str, Tensor] = {}
         for language in LANGUAGES:
-            texts = [described(scene, self.recipe.kind, language, rng, loosely=False) for scene in scenes]
+            texts = [described(scene, self.recipe.kind, language, rng, strictly=True) for scene in scenes]
             found[language] = self.model.logits(image, self._features(texts)).argmax(0)
             scores[f"dev_r1_{language}"] = sum(texts[k] == texts[j] for k, j in enumerate(found[language].tolist())) / len(texts)
-        pairs = [(k, other[1]) for k, scene in enumerate(scenes) if (other := twist(scene, rng, "dev"))]
+        pairs = [(k, other[1]) for k, scene in enumerate(scenes) if (other := twist(scene, rng, None))]
         words = [(k, language, form) for k, _ in pairs for language, form in [(rng.choice(list(LANGUAGES)), rng.choice(FORMS))]]
         said = [
             KINDS[self.recipe.kind].caption(scene, language, form, random.Random(k))
@@ -127,25 +127,23 @@ class Contrast:
         return self.tokenizer.encode(texts, self.model.config.length)
 
 
-def described(scene: Scene, kind: str, language: str, rng: random.Random, loosely: bool = True) -> str:
+def described(scene: Scene, kind: str, language: str, rng: random.Random, strictly: bool = False) -> str:
     """A caption of the scene in any form, or, of a thing alone in its own colours, its name and some of its keywords."""
     if (
-        loosely
+        not strictly
         and len(scene.things) == 1
         and isinstance(scene.things[0].sprite, int)
         and not scene.things[0].color
         and rng.random() < LOOSE
     ):
-        concept = lexicon()[scene.groups[0].concept]
-        words = keywords()[concept.id][language]
-        names = (concept.en, *concept.synonyms_en) if language == "en" else (concept.hi.singular, *concept.synonyms_hi)
-        return ", ".join(rng.sample((*words, rng.choice(names)), min(rng.randint(1, 4), len(words) + 1)))
+        return loosely(scene.groups[0].concept, language, rng)
     return KINDS[kind].caption(scene, language, rng.choice(FORMS), rng)
 
 
 def misdescribed(scene: Scene, kind: str, rng: random.Random) -> str | None:
     """A caption, in either language, with one thing in it that is not so; None where the scene has nothing to be wrong about."""
-    other, language, form, words = twist(scene, rng), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
+    other = twist(scene, rng, first=HARD if rng.random() < AS_HARD else ())
+    language, form, words = rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
     if other is None:
         return None
     true, false = (KINDS[kind].caption(each, language, form, random.Random(words)) for each in (scene, other[1]))
