@@ -289,6 +289,13 @@ def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     assert done.stdout.count(" (not verified) | ") == 2
 
 
+def test_a_model_may_be_compared_by_its_own_number_of_steps(model: str, verifier: str) -> None:
+    done = kalpana("evaluate", "compare", model, "--dev", "--limit", "1", "--verifier", verifier, "--steps", "own", "--out", "own")
+    assert done.exit_code == 0, done.stderr
+    own = json.loads(Path(model, "card.json").read_text())["capabilities"]["defaults"]["steps"]
+    assert done.stdout.count(f"\n| tiny | {own} | ") == done.stdout.count("\n| tiny | ") == 1
+
+
 @pytest.mark.parametrize("suite", ENGINES)
 def test_words_are_read_by_the_engine_of_their_script(suite: str, model: str, verifier: str) -> None:
     asking = ["evaluate", model, "--suite", suite, "--dev", "--limit", "2", "--verifier", verifier, "--steps", "1", "--out", "words"]

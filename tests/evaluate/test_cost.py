@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -61,3 +62,8 @@ def test_a_process_that_draws_takes_more_than_its_weights(folder: Path) -> None:
     assert cost.parameters == read_card(folder).parameters and cost.flops is None  # random weights: trained by nothing
     assert cost.memory is not None and 100 * 2**20 < cost.memory < 8 * 2**30  # torch alone takes more than the first
     assert memory(str(folder), "a red apple") > 4 * cost.parameters
+
+
+def test_what_the_process_that_asks_holds_is_not_counted(folder: Path) -> None:
+    held = np.ones(2**28, dtype=np.float64)  # 2 GiB
+    assert memory(str(folder), "a red apple") < held.nbytes

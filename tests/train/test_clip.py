@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def task() -> Contrast:
 def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_none(task: Contrast) -> None:
     batch = task.batch(3)
     assert batch.pixels.shape == (8, 3, 32, 32) and batch.own.shape == (8, 2)
-    assert 8 * 2 + 4 < len(batch.texts) == len(batch.tokens.ids) <= 8 * 2 + 8
+    assert len(batch.texts) == len(batch.tokens.ids) == 8 * 2 + 4
     texts = [task.tokenizer.decode(row) for row in batch.tokens.ids]
     assert all(text.isascii() for text in texts[:8]) and not any(text.isascii() for text in texts[8:16])
     true = (batch.own[:, :, None] == batch.texts).any(1)
@@ -75,24 +74,6 @@ def test_keywords_are_of_the_thing_and_only_of_things_alone_in_their_own_colours
             loose += 1
             assert len(scene.things) == 1 and scene.things[0].color is None
     assert loose > 5
-
-
-def test_pictures_of_several_things_come_up_more_often_where_asked(task: Contrast) -> None:
-    often = Contrast(RECIPE.model_copy(update={"oversample": 2}), torch.device("cpu"), silent).rows
-    assert set(often) == set(task.rows)
-    for i in task.rows:
-        groups = task.world.scene(i).groups
-        hard = (sum(group.count for group in groups) > 1) + (len(groups) == 2 and all(group.color for group in groups))
-        assert often.count(i) == 2**hard
-    assert len(often) > len(task.rows)
-
-
-def test_where_things_can_be_exchanged_that_is_what_is_mostly_wrong() -> None:
-    """Of two red and blue things in a relation the words keep all numbers and names, and exchange what is said of them."""
-    scene = next(scene for i in range(9999) if (scene := World(0).scene(i)).relation == "left of" and all(g.color for g in scene.groups))
-    wrong = [misdescribed(scene, "objects", random.Random(i)) for i in range(300)]
-    exchanged = [{g.color for g in scene.groups} <= set(re.findall(r"\w+", text or "")) for text in wrong if text and text.isascii()]
-    assert 0.65 < sum(exchanged) / len(exchanged) < 0.95  # a half, and of the rest those of four ways that leave the colours
 
 
 def test_what_is_wrong_is_never_what_is_right() -> None:

@@ -31,7 +31,7 @@ from kalpana.world.scene import Scene
 from kalpana.world.twist import twist
 from kalpana.world.world import KINDS, World
 
-HARD, AS_HARD = ("relation", "colors"), 0.5  # what is learned last, and how often it is what is wrong wherever it can be
+WRONG = 0.5  # minimally wrong texts for each picture
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ class Contrast:
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
         self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
         self.pictures = pool.pictures(self.world, recipe.pool, progress)
-        often = pool.often(recipe, self.world, 0, progress).tolist()
-        seen = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
-        self.rows = [i for i in seen for _ in range(often[i])]
+        self.rows = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
         self.cards = Cards(side, recipe.without)
         self.dev_pixels = pool.floats(pool.pictures(self.dev, HELD_OUT, progress), device)
 
@@ -68,7 +66,7 @@ class Contrast:
         pairs = [(self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))][: self.recipe.batch - cards]
         scenes = [self.world.scene(i) for i, _ in pairs]
         said = [[described(scene, self.recipe.kind, language, rng) for scene in scenes] for language in LANGUAGES]
-        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))]
+        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][: round(WRONG * len(scenes))]
         pixels = torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs]))
         if cards:
             drawn, concepts = self.cards(cards, step)
@@ -142,8 +140,7 @@ def described(scene: Scene, kind: str, language: str, rng: random.Random, strict
 
 def misdescribed(scene: Scene, kind: str, rng: random.Random) -> str | None:
     """A caption, in either language, with one thing in it that is not so; None where the scene has nothing to be wrong about."""
-    other = twist(scene, rng, first=HARD if rng.random() < AS_HARD else ())
-    language, form, words = rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
+    other, language, form, words = twist(scene, rng), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
     if other is None:
         return None
     true, false = (KINDS[kind].caption(each, language, form, random.Random(words)) for each in (scene, other[1]))
