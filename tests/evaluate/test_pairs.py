@@ -58,7 +58,7 @@ class Knows(Hashes):
         world = World(1, "test", kind=kind)
         self.home: dict[bytes, bytes] = {}
         twisted = pairs._twisted(world, scenes // 10).values()
-        for i in {*range(scenes), *(i for each in twisted for i, _ in each)}:
+        for i in {*range(scenes), *(i for each in twisted for i, _, _ in each)}:
             (image,) = pairs.to_images(pairs.render([world.scene(i)]).pixels)
             for language in ("en", "hi"):
                 self.home[pairs._said(world.scene(i), kind, language, i).encode()] = image.tobytes()
@@ -80,7 +80,7 @@ def test_every_way_to_be_wrong_has_as_many_scenes() -> None:
     assert found.keys() == {"color", "colors", "count", "fingers", "pose", "relation", "word"}
     assert all(len(each) == 5 for each in found.values())
     for each in found.values():
-        assert all(other.things and other != world.scene(i) for i, other in each)
+        assert all(other.things and other != world.scene(i) for i, _, other in each)
 
 
 def test_a_style_that_nobody_draws_in_is_told() -> None:

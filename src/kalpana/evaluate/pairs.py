@@ -121,11 +121,12 @@ def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, i
     """How often, of how many, the true caption fits a picture better than one with this or that wrong, by what is wrong: of ``each`` scenes
     at most that can be said wrong so; then the mean."""
     scores: dict[str, tuple[float, int]] = {}
-    for way, pairs in _twisted(world, each).items():
-        image, both = pictured(encoder, [world.scene(i) for i, _ in pairs]), list[list[str]]()
-        for scenes in ([world.scene(i) for i, _ in pairs], [other for _, other in pairs]):
-            said = zip(scenes, pairs, itertools.cycle(LANGUAGES), strict=False)
-            both.append([_said(scene, world.kind, language, i) for scene, (i, _), language in said])
+    for way, found in _twisted(world, each).items():
+        image = pictured(encoder, [scene for _, scene, _ in found])
+        both = [
+            [_said(pair[k], world.kind, language, i) for (i, *pair), language in zip(found, itertools.cycle(LANGUAGES), strict=False)]
+            for k in (0, 1)
+        ]
         true, false = (worded(encoder, captions) for captions in both)
         told = [so for so, one, two in zip((((true - false) * image).sum(1) > 0).tolist(), *both, strict=True) if one != two]
         scores[way] = (sum(told) / len(told), len(told))
@@ -133,16 +134,16 @@ def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, i
     return scores | {"mean": (sum(shares) / len(shares), sum(counts))}
 
 
-def _twisted(world: World, each: int) -> dict[str, list[tuple[int, Scene]]]:
-    """The first scenes that can be said wrong in a way, by number, beside what is said then, by the way."""
-    found: dict[str, list[tuple[int, Scene]]] = defaultdict(list)
+def _twisted(world: World, each: int) -> dict[str, list[tuple[int, Scene, Scene]]]:
+    """The first scenes that can be said wrong in a way, each with its number and what is said then, by the way."""
+    found: dict[str, list[tuple[int, Scene, Scene]]] = defaultdict(list)
     rng, ways = random.Random("swaps"), {way for kind in WAYS.values() for way in kind}
     for i in range(RARE * each):
         scene = world.scene(i)
         for way in sorted(ways & WAYS[kind_of(scene)].keys()):
             other = twist(scene, rng, None, (way,))
             if other and other[0] == way:
-                found[way].append((i, other[1]))
+                found[way].append((i, scene, other[1]))
         ways -= {way for way, pairs in found.items() if len(pairs) == each}
         if not ways:
             break

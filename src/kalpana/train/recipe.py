@@ -87,8 +87,8 @@ class Recipe(BaseModel):
     oversample: int = Field(
         default=1,
         ge=1,
-        description="flow, dalle, maskgit, dalle-mini, clip: how many times as often pictures of several things come up, and that many "
-        "times again where they are of two kinds and both in a colour that is said: what is learned last",
+        description="flow, dalle, maskgit, dalle-mini: how many times as often pictures of several things come up, and that many times "
+        "again where they are of two kinds and both in a colour that is said: what is learned last",
     )
     layout: float = Field(
         default=0.0,
