@@ -45,9 +45,13 @@ class Weights:
 def save_weights(path: Path, module: nn.Module, family: str, config: DataclassInstance, provenance: Mapping[str, Any]) -> tuple[Path, ...]:
     """Write a module's parameters and buffers, whole or not at all: to ``path``, or, where they are more than SHARD bytes, to
     NAME-00001-of-00002.safetensors and so on beside it. Gives back the files written."""
-    return _write(
-        path, [{name: _small(tensor.detach().cpu())} for name, tensor in module.state_dict().items()], family, asdict(config), provenance
-    )
+    return save_tensors(path, Weights(family, asdict(config), dict(provenance), module.state_dict()))
+
+
+def save_tensors(path: Path, weights: Weights) -> tuple[Path, ...]:
+    """Write weights that no module holds, as ``save_weights`` does."""
+    groups = [{name: _small(tensor.detach().cpu())} for name, tensor in weights.tensors.items()]
+    return _write(path, groups, weights.family, weights.config, weights.provenance)
 
 
 def shrink(path: Path, family: str) -> tuple[Path, ...]:

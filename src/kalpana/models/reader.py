@@ -44,7 +44,11 @@ class Reader(nn.Module):
         self.write = nn.Linear(2 * c.hidden, 1 + len(c.characters))
 
     def forward(self, strips: Tensor) -> Tensor:
-        columns = self.look(strips).flatten(1, 2).transpose(1, 2)  # b 32 2w
+        return self.say(self.look(strips))
+
+    def say(self, seen: Tensor) -> Tensor:
+        """Logits (b, WIDTH / 4, 1 + characters) of what ``look`` sees (b, width, 2, WIDTH / 4)."""
+        columns = seen.flatten(1, 2).transpose(1, 2)  # b 32 2w
         return self.write(self.read(columns)[0])
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -23,11 +24,13 @@ from kalpana.hub.weights import files_of, fingerprint
 from kalpana.media import read_picture, to_pixels
 from kalpana.models.vae import VAE
 from kalpana.models.vqgan import VQGAN
+from kalpana.train import spelling
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
 from kalpana.world import world as worlds
-from kalpana.world.scene import Group
+from kalpana.world.render import render
+from kalpana.world.scene import Group, Scene
 from kalpana.world.world import World
 
 CHUNK = 64
@@ -48,23 +51,42 @@ def folder() -> Path:
 def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap:
     """The first ``count`` pictures of the world, (count, 3, side, side) uint8. They are drawn on the CPU, and so are the same wherever a
     model learns from them; many by a process on each core."""
-    name = f"pictures-{_name(world, count)}.npy"
-    draw = partial(_drawn, world, count)
-
-    def chunks() -> Iterator[np.ndarray]:
-        starts = range(0, count, CHUNK)
-        if len(starts) < ALONE:
-            yield from map(draw, starts)
-            return
-        with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
-            yield from workers.map(draw, starts)
-
-    return _array(folder() / name, (count, 3, world.side, world.side), np.uint8, chunks(), progress)
+    path, shape = folder() / f"pictures-{_name(world, count)}.npy", (count, 3, world.side, world.side)
+    return _array(path, shape, np.uint8, _chunks(partial(_drawn, world.scene, world.side), count), progress)
 
 
-def _drawn(world: World, count: int, start: int) -> np.ndarray:
-    pixels = world.images(range(start, min(start + CHUNK, count)))
-    return pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
+def signs(seed: int, count: int, progress: Progress = silent) -> tuple[np.memmap, np.memmap]:
+    """Signs to learn letters from, see ``train/spelling.py``: pictures (count, 3, side, side) uint8, and where in each the sign is,
+    (count, 4) float32, x0 y0 x1 y1 in the unit square."""
+    name, scene = f"{_name(World(seed, kind='text'), count)}.npy", partial(_respelt, seed)
+    drawn = _chunks(partial(_drawn, scene, World.side), count)
+    placed = _chunks(partial(_placed, scene), count)
+    return (
+        _array(folder() / f"signs-{name}", (count, 3, World.side, World.side), np.uint8, drawn, progress),
+        _array(folder() / f"boxes-{name}", (count, 4), np.float32, placed, silent),
+    )
+
+
+def _chunks(make: Callable[[range], np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """What ``make`` makes of each CHUNK of ``count`` in turn; of many, a process on each core."""
+    parts = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    if len(parts) < ALONE:
+        yield from map(make, parts)
+        return
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        yield from workers.map(make, parts)
+
+
+def _drawn(scene: Callable[[int], Scene], side: int, rows: range) -> np.ndarray:
+    return render([scene(i) for i in rows], side).pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
+
+
+def _placed(scene: Callable[[int], Scene], rows: range) -> np.ndarray:
+    return np.array([spelling.box_of(scene(i)) for i in rows], dtype=np.float32)
+
+
+def _respelt(seed: int, i: int) -> Scene:
+    return spelling.respelt(World(seed, kind="text").scene(i), random.Random(f"{seed}/respelt/{i}"))
 
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:

@@ -14,6 +14,7 @@ from kalpana.models import reader
 from kalpana.train import pool
 from kalpana.train.damage import Damage
 from kalpana.train.recipe import Recipe
+from kalpana.train.spelling import respelt
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
 from kalpana.world.kinds import signs
@@ -54,7 +55,8 @@ class Read:
     def batch(self, step: int) -> Written:
         rng = random.Random(f"{self.recipe.seed}/read/{step}")
         world = World(self.recipe.seed, kind="text")
-        return self._written([world.scene(rng.randrange(self.recipe.pool)) for _ in range(self.recipe.batch)], rng)
+        scenes = (world.scene(rng.randrange(self.recipe.pool)) for _ in range(self.recipe.batch))
+        return self._written([respelt(scene, rng) for scene in scenes], rng)
 
     def _written(self, scenes: list[Scene], rng: random.Random | None) -> Written:
         """The signs of scenes; with ``rng`` damaged, and cut out by boxes that are off by up to a twelfth of their sides."""

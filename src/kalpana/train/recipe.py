@@ -109,11 +109,15 @@ class Recipe(BaseModel):
     features: Path | None = Field(
         default=None, description="vqgan: a detector's weights; a picture drawn again should look to it as the true one does"
     )
+    reader: Path | None = Field(
+        default=None, description="vqgan: a reader's weights; the signs of a picture drawn again should read to it as the true ones do"
+    )
+    legible: float = Field(default=0.1, ge=0, description="vqgan: weight of that, where there is a reader")
     signs: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="vqgan: share of a batch that are signs, of a pool of their own an eighth as large: letters are small, and what a "
+        description="vqgan: share of a batch that are signs, of a pool of their own half as large: letters are small, and what a "
         "code cannot say of them nobody reads",
     )
     keep_codes: bool = Field(

@@ -6,19 +6,21 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from kalpana.hub.weights import load_module
-from kalpana.models import detector, vqgan
+from kalpana.models import detector, reader, vqgan
 from kalpana.models.vqgan import Anchors, Codebook, Discriminator, balance, count, fooling, hinge, lecam, perplexity, used
 from kalpana.train import pool
-from kalpana.train.autoencoder import faults, pictures_of, psnr, ssim
+from kalpana.train.autoencoder import faults, psnr, ssim
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Metrics, config_of
+from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
 from kalpana.types import KalpanaError
+from kalpana.world.strips import strips
 from kalpana.world.world import World
 
 COMMIT = 0.25  # weight of the encoder's keeping near the codes (van den Oord et al. 2017)
@@ -28,9 +30,11 @@ FIRST = 8  # batches that the first codes are made of
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch: pixels (b, 3, h, w) uint8, and ``worth`` (b,), what fooling the judge weighs at this step; before it takes part, 0."""
+    """A batch: pixels (b, 3, h, w) uint8; ``boxes`` (b, 4), where in the unit square a sign is to be read, nowhere (0) but in the recipe's
+    share of signs; and ``worth`` (b,), what fooling the judge weighs at this step; before it takes part, 0."""
 
     pixels: Tensor
+    boxes: Tensor
     worth: Tensor
 
 
@@ -50,8 +54,8 @@ class Players(nn.Module):
 
 class Tokenise:
     """VQGAN (Esser et al. 2021): what an autoencoder learns from, by pixels; the distance of what a detector of ours sees in both pictures
-    (after LPIPS, Zhang et al. 2018, with no weights made elsewhere); and, from the share ``judge_from`` of the run on, a patch
-    discriminator to be fooled. One way back serves both players: where the network learns, the judge is held fixed, and where the judge
+    (after LPIPS, Zhang et al. 2018, with no weights made elsewhere); how unlike the writing on signs is to a reader of ours (after OCR-VQGAN,
+    Rodriguez et al. 2023); and, from the share ``judge_from`` of the run on, a patch discriminator to be fooled. One way back serves both players: where the network learns, the judge is held fixed, and where the judge
     learns, the pictures are.
 
     The first codes are made of the first batches; from then on they follow what chooses them. Where they are to be kept, encoder and
@@ -71,21 +75,24 @@ class Tokenise:
         players = Players(network, Discriminator(JUDGE), started)
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
+        self.reader = _load_reader(recipe.reader).to(device) if recipe.reader else None
         self.pictures = pool.pictures(train, recipe.pool, progress)
-        self.signs = pool.pictures(World(recipe.seed, "train", kind="text"), math.ceil(recipe.pool / 8), progress) if recipe.signs else None
+        self.signs = pool.signs(recipe.seed, math.ceil(recipe.pool / 2), progress) if recipe.signs else None
         self.dev = pool.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> Judged:
-        pixels, late = self._pixels(step), step >= self.recipe.judge_from * self.recipe.steps
-        return Judged(pixels, torch.full((len(pixels),), self.recipe.judge if late else 0.0))
-
-    def _pixels(self, step: int) -> Tensor:
         """Pictures of the pool, and behind them the recipe's share of signs."""
-        if self.signs is None:
-            return pictures_of(self.recipe, step, self.pictures)
-        count = round(self.recipe.signs * self.recipe.batch)
-        pictures = pictures_of(self.recipe, step, self.pictures, self.recipe.batch - count)
-        return torch.cat((pictures, pictures_of(self.recipe, step, self.signs, count)))
+        recipe = self.recipe
+        count = round(recipe.signs * recipe.batch) if self.signs else 0
+        pixels, boxes = (
+            self.pictures[_rows(recipe, step, self.pictures, recipe.batch - count)],
+            np.zeros((recipe.batch - count, 4), np.float32),
+        )
+        if self.signs:
+            rows = _rows(recipe, step, self.signs[0], count)
+            pixels, boxes = (np.concatenate((one, two[rows])) for one, two in zip((pixels, boxes), self.signs, strict=True))
+        late = step >= recipe.judge_from * recipe.steps
+        return Judged(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.full((len(pixels),), recipe.judge if late else 0.0))
 
     def loss(self, batch: Judged, rng: Generator) -> tuple[Tensor, Metrics]:
         network, x = self.model.network, pool.floats(batch.pixels)
@@ -99,6 +106,10 @@ class Tokenise:
             apart = unlike(self.eyes, y, x)
             rebuilt = rebuilt + self.recipe.perceptual * apart
             metrics["unlike"] = apart.item()
+        if self.reader:
+            wrong = misread(self.reader, y, x, batch.boxes, rng)
+            rebuilt = rebuilt + self.recipe.legible * wrong
+            metrics["misread"] = wrong.item()
         loss = rebuilt + COMMIT * drawn.loss
         if worth := batch.worth[0].item():
             against = fooling(self._judge_fixed(y))
@@ -170,6 +181,38 @@ def looks(eyes: detector.Detector, pixels: Tensor) -> list[Tensor]:
     return [F.normalize(stage.float(), dim=1, eps=0.01) for stage in (fine, eighth, eyes.sixteenth(eighth))]
 
 
+def misread(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
+    """How unlike the writing in the boxes (b, 4) of two batches of pictures (b, 3, h, w) is to a reader: for every column that it reads the
+    divergence, in nats, of what it says of ``y`` from what it says of ``x``, and the mean squared distance of what it sees on the way, each
+    place's features taken as a direction. Of ``x`` nothing learns. Boxes are off by up to a twelfth of their sides, as the reader has
+    learned them; those that are 0 are left out, and 0 it is where there are no others."""
+    rows = (boxes[:, 2] > 0).nonzero().flatten()
+    if not len(rows):
+        return y.new_zeros(())
+    boxes = boxes[rows]
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    boxes = boxes + sides * ((torch.rand(boxes.shape, generator=rng) * 2 - 1) / 12).to(boxes)
+    with torch.no_grad():
+        seen, truth = reads(net, strips(x[rows], boxes))
+    sees, said = reads(net, strips(y[rows], boxes))
+    apart = [(one - two).square().sum(1).mean() for one, two in zip(sees, seen, strict=True)]
+    return F.kl_div(said, truth, reduction="none", log_target=True).sum(-1).mean() + torch.stack(apart).mean()
+
+
+def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What a reader sees in strips: features (b, c, h, w) of length 1 of each layer; and what it says: log probabilities (b, l, c)."""
+    seen, x = [], strips
+    for layer in net.look:
+        x = layer(x)
+        seen.append(F.normalize(x.float(), dim=1, eps=0.01))
+    return seen, net.say(x).float().log_softmax(-1)
+
+
+def _rows(recipe: Recipe, step: int, pictures: np.ndarray, count: int) -> np.ndarray:
+    """Which of the pictures of a pool come up at a step; sorted, they read the disk in order."""
+    return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
+
+
 def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
     """Raises KalpanaError where pictures of this side do not fit the network, or a few batches are too few to make its codes of."""
     factor, size = network.config.factor, network.quantiser.size
@@ -177,6 +220,8 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
         raise KalpanaError(f"recipe {recipe.name}: field 'model': it needs an encoder, and a factor that divides {side} px, not {factor}")
     if recipe.keep_codes and recipe.init is None:
         raise KalpanaError(f"recipe {recipe.name}: field 'keep_codes': name the weights whose codes are to be kept as 'init'")
+    if recipe.reader and not recipe.signs:
+        raise KalpanaError(f"recipe {recipe.name}: field 'reader': there is nothing to read: ask for a share of 'signs'")
     tokens = (side // factor) ** 2
     if isinstance(network.quantiser, Codebook) and FIRST * recipe.batch * tokens < size:
         raise KalpanaError(
@@ -187,3 +232,9 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
 
 def _load(path: Path) -> detector.Detector:
     return load_module(path, "detector", lambda **config: detector.Detector(detector.Config(**config)))
+
+
+def _load_reader(path: Path) -> reader.Reader:
+    net = load_module(path, "reader", lambda **config: reader.Reader(reader.Config(**config)))
+    net.read.train()  # a GPU goes back through a recurrent net in training alone; this one has nothing that differs
+    return net

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def strips(pixels: Tensor, boxes: Sequence[tuple[float, float, float, float]], height: int = 32, width: int = 128) -> Tensor:
+def strips(pixels: Tensor, boxes: Tensor | Sequence[tuple[float, float, float, float]], height: int = 32, width: int = 128) -> Tensor:
     """Box k (x0, y0, x1, y1 in the unit square; it may reach outside) of picture k (b, 3, h, w), at one size (b, 3, height, width)."""
-    edges = torch.tensor(boxes, device=pixels.device) * 2 - 1  # b 4
+    edges = torch.as_tensor(boxes, dtype=torch.float32, device=pixels.device) * 2 - 1  # b 4
     x0, y0, x1, y1 = edges.unbind(1)
     zero = torch.zeros_like(x0)
     maps = torch.stack(
