@@ -15,17 +15,21 @@ from torch.nn import functional as F
 from kalpana.hub.weights import load_module, read_weights, save_weights
 from kalpana.models.detector import Config as DetectorConfig
 from kalpana.models.detector import Detector
+from kalpana.models.reader import Config as ReaderConfig
+from kalpana.models.reader import Reader
 from kalpana.models.vqgan import VQGAN, Config, balance
+from kalpana.train import pool
 from kalpana.train.autoencoder import faults, ssim
 from kalpana.train.loop import train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.task import autocast
-from kalpana.train.vqgan import Judged, Tokenise, unlike
+from kalpana.train.vqgan import Judged, Tokenise, misread, unlike
 from kalpana.types import KalpanaError
-from kalpana.world.world import World
+from kalpana.world.strips import strips
 
 SHIPPED = Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors"
+READS = Path(__file__).parents[2] / "weights/verifier-a/reader.safetensors"
 MODEL = {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)}
 RECIPE = Recipe(
     name="q", family="vqgan", model=MODEL, pool=8, steps=10, batch=4, lr=3e-3, warmup=2, bf16=False, log_every=1, sheet_every=100
@@ -47,6 +51,16 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = Detector(DetectorConfig(classes=3, concepts=3, embedding=4, fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1)))
     path = tmp_path_factory.mktemp("eyes") / "detector.safetensors"
     save_weights(path, network, "detector", network.config, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader that has learned nothing."""
+    torch.manual_seed(6)
+    network = Reader(ReaderConfig("abc", 8, 8))
+    path = tmp_path_factory.mktemp("reads") / "reader.safetensors"
+    save_weights(path, network, "reader", network.config, {})
     return path
 
 
@@ -115,13 +129,51 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
     assert not never.batch(9).worth.any()
 
 
-def test_a_share_of_a_batch_are_signs() -> None:
+def test_a_share_of_a_batch_are_signs_and_their_places_are_known() -> None:
     mixed, plain = build(signs=0.5), build()
-    signs = {
-        picture.tobytes() for picture in World(RECIPE.seed, "train", kind="text").images(range(1)).add(1).mul(127.5).round().byte().numpy()
-    }
-    assert [sum(picture.numpy().tobytes() in signs for picture in task.batch(0).pixels) for task in (mixed, plain)] == [2, 0]
-    assert len(mixed.batch(0).pixels) == 4
+    pictures, boxes = pool.signs(RECIPE.seed, 4)
+    signs = {picture.tobytes(): box.tolist() for picture, box in zip(pictures, boxes, strict=True)}
+    batch, other = mixed.batch(0), plain.batch(0)
+    found = [signs.get(picture.numpy().tobytes()) for picture in batch.pixels]
+    assert [box is not None for box in found] == [False, False, True, True]
+    assert batch.boxes.tolist() == [box or [0.0] * 4 for box in found] and not other.boxes.any()
+    assert not any(picture.numpy().tobytes() in signs for picture in other.pixels) and len(batch.pixels) == len(other.pixels) == 4
+
+
+def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) -> None:
+    """Beside strips cut out one by one and log probabilities by the reader as a whole; the boxes are off by what ``rng`` says."""
+    task = build(signs=0.5, reader=reads, legible=0.3)
+    net = task.reader
+    assert net is not None
+    x, y = pictures(3, 64).requires_grad_(), pictures(3, 64, seed=1).requires_grad_()
+    boxes = torch.tensor([[0.0] * 4, [0.1, 0.2, 0.7, 0.5], [0.25, 0.5, 1.0, 0.75]])
+    off = (torch.rand(2, 4, generator=rng(7)) * 2 - 1) / 12
+    wanted = []
+    for k in (1, 2):
+        w, h = (boxes[k, 2] - boxes[k, 0]).item(), (boxes[k, 3] - boxes[k, 1]).item()
+        box = tuple((boxes[k] + off[k - 1] * torch.tensor([w, h, w, h])).tolist())
+        one, two = (strips(pixels[k : k + 1].detach(), [box]) for pixels in (x, y))
+        p, q = (net(strip).softmax(-1)[0] for strip in (one, two))
+        apart = []
+        for depth in range(1, 6):
+            u, v = (net.look[:depth](strip) for strip in (one, two))
+            apart.append((F.normalize(u, dim=1, eps=0.01) - F.normalize(v, dim=1, eps=0.01)).square().sum(1).mean())
+        wanted.append((p * (p.log() - q.log())).sum(-1).mean() + torch.stack(apart).mean())
+    found = misread(net, y, x, boxes, rng(7))
+    assert torch.allclose(found, torch.stack(wanted).mean(), rtol=1e-4) and found > 0
+    found.backward()
+    assert x.grad is None and y.grad is not None and not y.grad[0].any() and y.grad[1].any() and y.grad[2].any()
+    assert all(p.grad is None for p in net.parameters())
+    assert misread(net, x, x, boxes, rng(7)).item() == pytest.approx(0, abs=1e-6)
+    assert misread(net, y, x, torch.zeros(3, 4), rng(7)) == 0
+
+    batch = task.batch(0)
+    _, plain = build(signs=0.5).loss(batch, rng(1))
+    network, pixels = task.model.network, floats(batch.pixels)
+    loss, said = task.loss(batch, rng(1))
+    assert "misread" not in plain and said["misread"] > 0
+    drawn = network(pixels)
+    assert loss.item() > faults(drawn.pixels - pixels).item()
 
 
 def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> None:
@@ -132,7 +184,7 @@ def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> 
     before, pixels, found = deepcopy(task.model.state_dict()), task.batch(0).pixels, []
     for worth in (0.0, 0.3):
         task.model.load_state_dict(before)
-        loss, said = task.loss(Judged(pixels, torch.full((4,), worth)), rng())
+        loss, said = task.loss(Judged(pixels, torch.zeros(4, 4), torch.full((4,), worth)), rng())
         found.append(torch.autograd.grad(loss, task.model.network.last)[0])
     assert said["balance"] > 0
     assert (found[1] - found[0]).norm().item() == pytest.approx(0.3 * found[0].norm().item(), rel=0.02)
@@ -280,6 +332,7 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
         ({"model": MODEL | {"widths": (6, 6)}}, "groups is 4"),
         ({"model": MODEL | {"stem": 3}}, "'model': .*128 px"),
         ({"model": MODEL | {"encoder": False}}, "'model': it needs an encoder"),
+        ({"reader": READS}, "'reader': there is nothing to read: ask for a share of 'signs'"),
         ({"keep_codes": True}, "'keep_codes': name the weights .* as 'init'"),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kalpana.evaluate.ocr import ENGINES, readers
 from kalpana.evaluate.run import BATCH, look_at
@@ -102,22 +103,32 @@ def detections(verifier: Verifier, renders: int = RENDERS, least: float = 0.3) -
     return hits / max(said, 1), hits / max(there, 1)
 
 
-def publish(folder: Path, renders: int = RENDERS, autoencoder: Path = Path("weights/default/vae.safetensors")) -> str:
-    """Measure the verifier in a folder, write errors.json there, and give back the tables as Markdown."""
-    verifier = Trained.load(folder)
+def publish(
+    folder: Path, renders: int = RENDERS, autoencoder: Path = Path("weights/default/vae.safetensors"), only: Sequence[str] = ()
+) -> str:
+    """Measure the verifier in a folder, write errors.json there, and give back the tables as Markdown. Of ``only`` some rows the others
+    stay as they were published, of the same detector. Raises KalpanaError where they were not."""
+    verifier, before = Trained.load(folder), _before(folder, only)
     damages = {f"blur {s} px": blurred(s) for s in (0.5, 1.0, 1.5, 2.0)} | {f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)}
     damages["through the autoencoder"] = coded(autoencoder)
-    measured: dict[str, Errors] = {}
-    unavailable: dict[str, str] = {}
+    measured: dict[str, Errors] = {
+        name: {state: Error(**error) for state, error in each.items()} for name, each in before.get("errors", {}).items()
+    }
+    unavailable: dict[str, str] = before.get("unavailable", {})
     for name, trials in attributes().items():
         reading, missing = readers(name, verifier.readers)
-        rows = [f"{name} by {reader.title}" for reader in reading] if name in ENGINES else [name]
-        if missing:
+        if name in ENGINES:
+            reading = tuple(reader for reader in reading if _asked(f"{name} by {reader.title}", only))
+        rows = [f"{name} by {reader.title}" for reader in reading] if name in ENGINES else [name] if _asked(name, only) else []
+        if missing and not only:
             unavailable[f"{name} by {ENGINES[name].name}"] = missing
         if rows:
             found = errors(replace(verifier, readers=reading), trials(renders), damages, len(rows))
             measured |= dict(zip(rows, found, strict=True))
-    precision, recall = detections(replace(verifier, readers=()), renders)
+    if only:
+        precision, recall = before["precision"], before["recall"]
+    else:
+        precision, recall = detections(replace(verifier, readers=()), renders)
     record = {name: {state: vars(error) for state, error in each.items()} for name, each in measured.items()}
     about = {
         "files": _hashes(folder),
@@ -129,6 +140,23 @@ def publish(folder: Path, renders: int = RENDERS, autoencoder: Path = Path("weig
     }
     write(folder / "errors.json", json.dumps(about, indent=1).encode())
     return tables(measured, unavailable, precision, recall)
+
+
+def _asked(row: str, only: Sequence[str]) -> bool:
+    return not only or row in only
+
+
+def _before(folder: Path, only: Sequence[str]) -> dict[str, Any]:
+    """What was published of the folder's detector, if ``only`` some of its rows are to be measured, all of which it has."""
+    if not only:
+        return {}
+    path = folder / "errors.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}, "errors": {}}
+    if about["files"].get("detector.safetensors") != _hashes(folder).get("detector.safetensors"):
+        raise KalpanaError(f"nothing is published in {folder} of this detector: leave out --only, and measure all")
+    if unknown := [row for row in only if row not in about["errors"]]:
+        raise KalpanaError(f"there is no row {unknown[0]!r}: the rows are {', '.join(about['errors'])}")
+    return about
 
 
 RESTS = {"unseen color": "colors", "unseen pair": "two", "unseen count": "counts58"}
@@ -176,8 +204,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a verifier's folder of weights")
     parser.add_argument("--renders", type=int, default=RENDERS, help="pictures of each attribute")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="ROW", help="measure this row anew, and keep the others (repeatable)"
+    )
     arguments = parser.parse_args()
     try:
-        print(publish(arguments.folder, arguments.renders))
+        print(publish(arguments.folder, arguments.renders, only=arguments.only))
     except KalpanaError as error:
         raise SystemExit(f"error: {error}") from None

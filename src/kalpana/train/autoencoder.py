@@ -35,7 +35,7 @@ class Autoencode:
         self.dev = pool.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress)
 
     def batch(self, step: int) -> Tensor:
-        return pictures_of(self.recipe, step, self.pictures)
+        return torch.from_numpy(self.pictures[rows_of(self.recipe, step, self.pictures)])
 
     def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
         x = pool.floats(batch)
@@ -80,10 +80,9 @@ def _load(path: Path) -> vae.VAE:
     return load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
 
 
-def pictures_of(recipe: Recipe, step: int, pictures: np.ndarray, count: int | None = None) -> Tensor:
-    """The pictures of a step (batch, 3, h, w) uint8, or so many of them, from a pool."""
-    rows = [i for i, _ in indices(recipe, step, len(pictures))][:count]
-    return torch.from_numpy(pictures[np.sort(rows)])  # sorted rows read the disk in order
+def rows_of(recipe: Recipe, step: int, pictures: np.ndarray, count: int | None = None) -> np.ndarray:
+    """Which pictures of a pool come up at a step, or so many of them; in their order, which reads the disk in order."""
+    return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
 
 
 def faults(error: Tensor) -> Tensor:

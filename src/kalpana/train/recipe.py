@@ -110,7 +110,7 @@ class Recipe(BaseModel):
         default=None, description="vqgan: a detector's weights; a picture drawn again should look to it as the true one does"
     )
     reader: Path | None = Field(
-        default=None, description="vqgan: a reader's weights; the signs of a picture drawn again should read to it as the true ones do"
+        default=None, description="vqgan: a reader's weights; a sign drawn again should read to it as the true one does"
     )
     legible: float = Field(default=0.1, ge=0, description="vqgan: weight of that, where there is a reader")
     signs: float = Field(

@@ -1,4 +1,4 @@
-"""Weights that speak the tokens of one VQGAN, as a beginning for learning another's: ``python -m kalpana.train.translate WEIGHTS --old VQGAN
+"""Weights that speak the tokens of one VQGAN, as a beginning for another's: ``python -m kalpana.train.translate WEIGHTS --old VQGAN
 --new VQGAN --out FILE``.
 
 What a token model knows of pictures and words is in its blocks; only its first and last layers know what a code looks like. Both VQGANs
@@ -76,6 +76,8 @@ def main() -> None:
             raise KalpanaError(f"{asked.weights} holds weights of family '{family}': give those of {', '.join(TOKENS)}")
         given = read_weights(asked.weights, family)
         old, new = (load_module(path, "vqgan", lambda **config: VQGAN(Config(**config))).to(device) for path in (asked.old, asked.new))
+        if old.quantiser.size != new.quantiser.size:
+            raise KalpanaError(f"the old VQGAN has {old.quantiser.size} codes and the new {new.quantiser.size}: they have to be as many")
         counts = together(old, new, pool.pictures(World(1, kind="everything"), asked.pictures), device).cpu()
         said = {"init": given.provenance, "vqgan": {file.name: fingerprint(file) for file in files_of(asked.new)}}
         save_tensors(asked.out, replace(given, provenance=said, tensors=translated(given.tensors, counts)))

@@ -16,9 +16,9 @@ from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader, vqgan
 from kalpana.models.vqgan import Anchors, Codebook, Discriminator, balance, count, fooling, hinge, lecam, perplexity, used
 from kalpana.train import pool
-from kalpana.train.autoencoder import faults, psnr, ssim
+from kalpana.train.autoencoder import faults, psnr, rows_of, ssim
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
+from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.types import KalpanaError
 from kalpana.world.strips import strips
 from kalpana.world.world import World
@@ -54,9 +54,9 @@ class Players(nn.Module):
 
 class Tokenise:
     """VQGAN (Esser et al. 2021): what an autoencoder learns from, by pixels; the distance of what a detector of ours sees in both pictures
-    (after LPIPS, Zhang et al. 2018, with no weights made elsewhere); how unlike the writing on signs is to a reader of ours (after OCR-VQGAN,
-    Rodriguez et al. 2023); and, from the share ``judge_from`` of the run on, a patch discriminator to be fooled. One way back serves both players: where the network learns, the judge is held fixed, and where the judge
-    learns, the pictures are.
+    (after LPIPS, Zhang et al. 2018, with no weights made elsewhere); how unlike the writing on signs is to a reader of ours (after
+    OCR-VQGAN, Rodriguez et al. 2023); and, from the share ``judge_from`` of the run on, a patch discriminator to be fooled. One way back
+    serves both players: where the network learns, the judge is held fixed, and where the judge learns, the pictures are.
 
     The first codes are made of the first batches; from then on they follow what chooses them. Where they are to be kept, encoder and
     codes stay as ``init`` has them."""
@@ -84,12 +84,10 @@ class Tokenise:
         """Pictures of the pool, and behind them the recipe's share of signs."""
         recipe = self.recipe
         count = round(recipe.signs * recipe.batch) if self.signs else 0
-        pixels, boxes = (
-            self.pictures[_rows(recipe, step, self.pictures, recipe.batch - count)],
-            np.zeros((recipe.batch - count, 4), np.float32),
-        )
+        pixels = self.pictures[rows_of(recipe, step, self.pictures, recipe.batch - count)]
+        boxes = np.zeros((len(pixels), 4), np.float32)
         if self.signs:
-            rows = _rows(recipe, step, self.signs[0], count)
+            rows = rows_of(recipe, step, self.signs[0], count)
             pixels, boxes = (np.concatenate((one, two[rows])) for one, two in zip((pixels, boxes), self.signs, strict=True))
         late = step >= recipe.judge_from * recipe.steps
         return Judged(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.full((len(pixels),), recipe.judge if late else 0.0))
@@ -206,11 +204,6 @@ def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
         x = layer(x)
         seen.append(F.normalize(x.float(), dim=1, eps=0.01))
     return seen, net.say(x).float().log_softmax(-1)
-
-
-def _rows(recipe: Recipe, step: int, pictures: np.ndarray, count: int) -> np.ndarray:
-    """Which of the pictures of a pool come up at a step; sorted, they read the disk in order."""
-    return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
 
 
 def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
