@@ -28,6 +28,7 @@ from kalpana.models.detector import Detector
 from kalpana.models.reader import Reader
 from kalpana.models.vae import VAE
 from kalpana.train.detector import tail
+from kalpana.types import KalpanaError
 from kalpana.world.kinds import puppets
 from kalpana.world.labels import labels
 from kalpana.world.render import render
@@ -183,6 +184,34 @@ def test_every_reader_there_is_has_its_row(folder: Path) -> None:
     for row in ("latin by the verifier's reader", "latin by RapidOCR (0 as O, 1 as I)", "devanagari by Tesseract"):
         assert said.count(f"| words-{row} |") == 2, said
     assert "unavailable" not in said
+
+
+def test_a_row_alone_is_measured_anew_where_the_detector_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    coder, row, own = folder.parent / "vae.safetensors", "words-latin by the verifier's reader", Reader(reader.Config("AB", 8, 8))
+    with pytest.raises(KalpanaError, match=r"nothing is published .*leave out --only"):
+        publish(folder, 1, coder, only=["single"])
+    save_weights(folder / "reader.safetensors", own, "reader", own.config, {})
+    publish(folder, 1, coder)
+    before = json.loads((folder / "errors.json").read_text())
+    own.write.bias.data += 1
+    save_weights(folder / "reader.safetensors", own, "reader", own.config, {})
+    with pytest.raises(KalpanaError, match=r"there is no row 'words'.*single"):
+        publish(folder, 2, coder, only=["words"])
+    said = publish(folder, 2, coder, only=[row])
+    after = json.loads((folder / "errors.json").read_text())
+    renders = {name: error[DRAWN]["renders"] for name, error in after["errors"].items()}
+    assert renders == {name: 2 if name == row else 1 for name in before["errors"]} and list(renders) == list(before["errors"])
+    assert after["files"] != before["files"] and after["unavailable"] == before["unavailable"] and after["recall"] == before["recall"]
+    assert (
+        said.count("unavailable") == 2
+        and verified(folder, "single", ["single"])["single"] == Error(**after["errors"]["single"][DRAWN]).verified
+    )
+
+    (folder / "detector.safetensors").write_bytes(b"another")
+    with pytest.raises(KalpanaError):
+        publish(folder, 1, coder, only=[row])
 
 
 def test_what_is_verified_is_what_was_published_of_these_weights(folder: Path) -> None:
