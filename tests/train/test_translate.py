@@ -15,6 +15,7 @@ from kalpana.hub.weights import fingerprint, load_module, read_weights, save_wei
 from kalpana.models import dalle, dalle_mini
 from kalpana.models.vqgan import VQGAN, Config
 from kalpana.train import pool, translate
+from kalpana.train.task import autocast
 from kalpana.train.translate import together, translated
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
@@ -44,7 +45,8 @@ def test_counts_are_of_codes_that_stand_in_one_cell(codecs: tuple[VQGAN, VQGAN, 
     pictures = pool.pictures(World(0), 32)
     counts = together(old, new, pictures, CPU)
     assert counts.sum() == 32 * 16 and (counts > 0).sum(1).max() == 1
-    wanted = torch.bincount(old.encode(pool.floats(pictures, CPU)).flatten(), minlength=CODES).float()
+    with autocast(CPU):
+        wanted = torch.bincount(old.encode(pool.floats(pictures, CPU)).flatten(), minlength=CODES).float()
     assert torch.equal(counts[torch.arange(CODES), order], wanted[order])
 
 
@@ -56,7 +58,6 @@ def test_models_say_the_same_in_the_other_order(
     for name, network in (("old", old), ("new", new)):
         save_weights(tmp_path / f"{name}.safetensors", network, "vqgan", network.config, {})
     picture = pool.floats(pool.pictures(World(1, kind="everything"), 64)[:2], CPU)
-    # Codes that never came up begin as the mean of all; these two pictures are among those that were counted.
     one, two = old.encode(picture), new.encode(picture)
     assert not torch.equal(one, two)
     shape = {**GRID, "width": 16, "depth": 1, "heads": 1}
@@ -92,13 +93,12 @@ def test_models_say_the_same_in_the_other_order(
         kind = dalle_mini.Config if family == "dalle-mini" else dalle.Config
         before, after = (load_module(path, family, lambda kind=kind, model=model, **c: type(model)(kind(**c))) for path in (given, made))
         seen = torch.bincount(old.encode(pool.floats(pool.pictures(World(1, kind="everything"), 64), CPU)).flatten(), minlength=CODES) > 0
-        if seen.all():
-            assert torch.allclose(wrong[family](before, one), wrong[family](after, two), atol=0.02), family
+        assert seen.all(), "a code that never came up begins as the mean of all, and nothing could be the same"
+        assert torch.allclose(wrong[family](before, one), wrong[family](after, two), atol=0.02), family
         rows = next(name for name in read_weights(made, family).tensors if name.endswith("codes.weight"))
         table, other = (read_weights(path, family).tensors[rows] for path in (given, made))
-        assert torch.allclose(table[one][seen[one]], other[two][seen[one]], atol=0.01), family
+        assert torch.allclose(table[one], other[two], atol=0.01) and not torch.allclose(table[one], other[one], atol=0.5), family
         assert torch.equal(table[CODES:], other[CODES:])
-        assert not torch.allclose(wrong[family](before, one), wrong[family](before, two), atol=0.02), family
 
 
 def test_a_code_that_took_two_places_begins_as_their_mean_and_one_never_seen_as_the_mean_of_all() -> None:
@@ -115,5 +115,5 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(KalpanaError, match="give weights of dalle, maskgit, dalle-mini"):
         translated({"blocks.0.weight": torch.zeros(9, 2)}, torch.ones(4, 4))
     coarse = VQGAN(Config(widths=(8, 8, 8), depth=1, groups=4, latent=8, codebook=(CODES, 4)))
-    with pytest.raises(KalpanaError, match=r"grids of the old VQGAN, \(8, 8\), and the new, \(4, 4\), differ"):
-        together(coarse, VQGAN(CODEC), np.zeros((1, 3, 32, 32), np.uint8)[:, :, :32, :32].repeat(1, 0), CPU)
+    with pytest.raises(KalpanaError, match=r"grids of the old VQGAN, \(2, 2\), and the new, \(1, 1\), differ"):
+        together(coarse, VQGAN(CODEC), np.zeros((1, 3, 32, 32), np.uint8), CPU)
