@@ -20,27 +20,20 @@ from kalpana.hub.weights import files_of, find_device, fingerprint, load_module,
 from kalpana.models.vqgan import VQGAN, Config
 from kalpana.train import pool
 from kalpana.train.recipe import TOKENS
-from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
 PICTURES = 8192
-PART = 64  # pictures at a time
 ROWS = ("codes.weight", "show.weight", "head.weight")  # what the names of parameters end with that have a row for each code
 
 
-@torch.inference_mode()
-def together(old: VQGAN, new: VQGAN, pictures: np.ndarray, device: torch.device) -> Tensor:
-    """How often each new code stands where each old one does, (new, old), in pictures (n, 3, h, w) uint8. Both are on ``device``."""
-    counts = torch.zeros(new.quantiser.size * old.quantiser.size, device=device)
-    for start in range(0, len(pictures), PART):
-        pixels = pool.floats(pictures[start : start + PART], device)
-        with autocast(device):
-            before, after = (network.encode(pixels) for network in (old, new))
-        if before.shape != after.shape:
-            raise KalpanaError(f"the grids of the old VQGAN, {tuple(before.shape[1:])}, and the new, {tuple(after.shape[1:])}, differ")
-        counts += torch.bincount(after.flatten() * old.quantiser.size + before.flatten(), minlength=len(counts))
-    return counts.view(new.quantiser.size, old.quantiser.size)
+def together(before: np.ndarray, after: np.ndarray, size: int) -> Tensor:
+    """How often each of ``size`` new codes stands where each old one does, (size, size), in the tokens (n, h, w) that the old VQGAN and the
+    new make of the same pictures."""
+    if before.shape != after.shape:
+        raise KalpanaError(f"the grids of the old VQGAN, {before.shape[1:]}, and the new, {after.shape[1:]}, differ")
+    pairs = after.astype(np.int64) * size + before
+    return torch.from_numpy(np.bincount(pairs.ravel(), minlength=size**2)).float().view(size, size)
 
 
 def translated(tensors: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
@@ -78,7 +71,9 @@ def main() -> None:
         old, new = (load_module(path, "vqgan", lambda **config: VQGAN(Config(**config))).to(device) for path in (asked.old, asked.new))
         if old.quantiser.size != new.quantiser.size:
             raise KalpanaError(f"the old VQGAN has {old.quantiser.size} codes and the new {new.quantiser.size}: they have to be as many")
-        counts = together(old, new, pool.pictures(World(1, kind="everything"), asked.pictures), device).cpu()
+        world = World(1, kind="everything")
+        before, after = (pool.codes(network, path, world, asked.pictures, device) for network, path in ((old, asked.old), (new, asked.new)))
+        counts = together(before, after, old.quantiser.size)
         said = {"init": given.provenance, "vqgan": {file.name: fingerprint(file) for file in files_of(asked.new)}}
         save_tensors(asked.out, replace(given, provenance=said, tensors=translated(given.tensors, counts)))
     except KalpanaError as error:

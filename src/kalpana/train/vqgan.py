@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +102,9 @@ class Tokenise:
         rebuilt = faults(y - x)
         metrics = {"psnr": psnr((y - x).square().mean().item()), "commit": drawn.loss.item()}
         if self.eyes:
-            apart = unlike(self.eyes, y, x)
-            rebuilt = rebuilt + self.recipe.perceptual * apart
-            metrics["unlike"] = apart.item()
+            other = unlike(self.eyes, y, x)
+            rebuilt = rebuilt + self.recipe.perceptual * other
+            metrics["unlike"] = other.item()
         if self.reader:
             wrong = misread(self.reader, y, x, batch.boxes, rng)
             rebuilt = rebuilt + self.recipe.legible * wrong
@@ -168,15 +169,24 @@ def unlike(eyes: detector.Detector, y: Tensor, x: Tensor) -> Tensor:
     quarter, an eighth and a sixteenth of the side, each cell's features taken as a direction. Of ``x`` nothing learns."""
     with torch.no_grad():
         truth = looks(eyes, x)
-    apart = [(one - two).square().sum(1).mean() for one, two in zip(looks(eyes, y), truth, strict=True)]
-    return torch.stack(apart).mean()
+    return apart(looks(eyes, y), truth)
 
 
 def looks(eyes: detector.Detector, pixels: Tensor) -> list[Tensor]:
     """Features (b, c, h/s, w/s) of length 1 for s = 4, 8 and 16."""
     fine = eyes.stem(pixels)
     eighth = eyes.eighth(fine)
-    return [F.normalize(stage.float(), dim=1, eps=0.01) for stage in (fine, eighth, eyes.sixteenth(eighth))]
+    return [direction(stage) for stage in (fine, eighth, eyes.sixteenth(eighth))]
+
+
+def direction(features: Tensor) -> Tensor:
+    """Features (b, c, h, w) of length 1."""
+    return F.normalize(features.float(), dim=1, eps=0.01)
+
+
+def apart(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The mean squared distance of directions (b, c, h, w), the mean over layers."""
+    return torch.stack([(one - two).square().sum(1).mean() for one, two in zip(ones, others, strict=True)]).mean()
 
 
 def misread(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
@@ -193,8 +203,7 @@ def misread(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Genera
     with torch.no_grad():
         seen, truth = reads(net, strips(x[rows], boxes))
     sees, said = reads(net, strips(y[rows], boxes))
-    apart = [(one - two).square().sum(1).mean() for one, two in zip(sees, seen, strict=True)]
-    return F.kl_div(said, truth, reduction="none", log_target=True).sum(-1).mean() + torch.stack(apart).mean()
+    return F.kl_div(said, truth, reduction="none", log_target=True).sum(-1).mean() + apart(sees, seen)
 
 
 def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -202,7 +211,7 @@ def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
     seen, x = [], strips
     for layer in net.look:
         x = layer(x)
-        seen.append(F.normalize(x.float(), dim=1, eps=0.01))
+        seen.append(direction(x))
     return seen, net.say(x).float().log_softmax(-1)
 
 
