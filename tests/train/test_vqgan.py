@@ -23,6 +23,7 @@ from kalpana.train.autoencoder import faults, ssim
 from kalpana.train.loop import train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
+from kalpana.train.spelling import MOST
 from kalpana.train.task import autocast
 from kalpana.train.vqgan import Judged, Tokenise, misread, unlike
 from kalpana.types import KalpanaError
@@ -129,14 +130,14 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
     assert not never.batch(9).worth.any()
 
 
-def test_a_share_of_a_batch_are_signs_and_their_places_are_known() -> None:
+def test_a_share_of_a_batch_are_sheets_of_signs_and_their_places_are_known() -> None:
     mixed, plain = build(signs=0.5), build()
-    pictures, boxes = pool.signs(RECIPE.seed, 4)
+    pictures, boxes = pool.pages(RECIPE.seed, 4)
     signs = {picture.tobytes(): box.tolist() for picture, box in zip(pictures, boxes, strict=True)}
     batch, other = mixed.batch(0), plain.batch(0)
     found = [signs.get(picture.numpy().tobytes()) for picture in batch.pixels]
     assert [box is not None for box in found] == [False, False, True, True]
-    assert batch.boxes.tolist() == [box or [0.0] * 4 for box in found] and not other.boxes.any()
+    assert batch.boxes.tolist() == [box or [[0.0] * 4] * MOST for box in found] and not other.boxes.any()
     assert not any(picture.numpy().tobytes() in signs for picture in other.pixels) and len(batch.pixels) == len(other.pixels) == 4
 
 
@@ -146,12 +147,13 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
     net = task.reader
     assert net is not None
     x, y = pictures(3, 64).requires_grad_(), pictures(3, 64, seed=1).requires_grad_()
-    boxes = torch.tensor([[0.0] * 4, [0.1, 0.2, 0.7, 0.5], [0.25, 0.5, 1.0, 0.75]])
-    off = (torch.rand(2, 4, generator=rng(7)) * 2 - 1) / 12
+    none, signs = [0.0] * 4, [[0.1, 0.2, 0.7, 0.5], [0.25, 0.5, 1.0, 0.75], [0.0, 0.75, 0.5, 1.0]]
+    boxes = torch.tensor([[none, none], [signs[0], none], signs[1:]])
+    off = (torch.rand(3, 4, generator=rng(7)) * 2 - 1) / 12
     wanted = []
-    for k in (1, 2):
-        w, h = (boxes[k, 2] - boxes[k, 0]).item(), (boxes[k, 3] - boxes[k, 1]).item()
-        box = tuple((boxes[k] + off[k - 1] * torch.tensor([w, h, w, h])).tolist())
+    for sign, k, shift in zip(signs, (1, 2, 2), off.tolist(), strict=True):
+        sides = 2 * [sign[2] - sign[0], sign[3] - sign[1]]
+        box = tuple(edge + part * side for edge, part, side in zip(sign, shift, sides, strict=True))
         one, two = (strips(pixels[k : k + 1].detach(), [box]) for pixels in (x, y))
         p, q = (net(strip).softmax(-1)[0] for strip in (one, two))
         apart = []
@@ -165,7 +167,7 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
     assert x.grad is None and y.grad is not None and not y.grad[0].any() and y.grad[1].any() and y.grad[2].any()
     assert all(p.grad is None for p in net.parameters())
     assert misread(net, x, x, boxes, rng(7)).item() == pytest.approx(0, abs=1e-6)
-    assert misread(net, y, x, torch.zeros(3, 4), rng(7)) == 0
+    assert misread(net, y, x, torch.zeros(3, 2, 4), rng(7)) == 0
 
     batch = task.batch(0)
     _, plain = build(signs=0.5).loss(batch, rng(1))

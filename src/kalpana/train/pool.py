@@ -55,15 +55,14 @@ def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap
     return _array(path, shape, np.uint8, _chunks(partial(_drawn, world.scene, world.side), count), progress)
 
 
-def signs(seed: int, count: int, progress: Progress = silent) -> tuple[np.memmap, np.memmap]:
-    """Signs to learn letters from, see ``train/spelling.py``: pictures (count, 3, side, side) uint8, and where in each the sign is,
-    (count, 4) float32, x0 y0 x1 y1 in the unit square."""
-    name, scene = f"{_name(World(seed, kind='text'), count)}.npy", partial(_respelt, seed)
-    drawn = _chunks(partial(_drawn, scene, World.side), count)
-    placed = _chunks(partial(_placed, scene), count)
+def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.memmap, np.memmap]:
+    """Sheets of signs to learn letters from, see ``train/spelling.py``: pictures (count, 3, side, side) uint8, and where on each the signs
+    are, (count, MOST, 4) float32, x0 y0 x1 y1 in the unit square, 0 where there is none."""
+    name, scene, side = f"{_name(World(seed, kind='text'), count)}.npy", partial(_page, seed), World.side
+    drawn, placed = _chunks(partial(_drawn, scene, side), count), _chunks(partial(_placed, scene), count)
     return (
-        _array(folder() / f"signs-{name}", (count, 3, World.side, World.side), np.uint8, drawn, progress),
-        _array(folder() / f"boxes-{name}", (count, 4), np.float32, placed, silent),
+        _array(folder() / f"pages-{name}", (count, 3, side, side), np.uint8, drawn, progress),
+        _array(folder() / f"boxes-{name}", (count, spelling.MOST, 4), np.float32, placed, silent),
     )
 
 
@@ -82,11 +81,15 @@ def _drawn(scene: Callable[[int], Scene], side: int, rows: range) -> np.ndarray:
 
 
 def _placed(scene: Callable[[int], Scene], rows: range) -> np.ndarray:
-    return np.array([spelling.box_of(scene(i)) for i in rows], dtype=np.float32)
+    boxes = np.zeros((len(rows), spelling.MOST, 4), np.float32)
+    for own, i in zip(boxes, rows, strict=True):
+        things = scene(i).things
+        own[: len(things)] = [spelling.box_of(thing) for thing in things]
+    return boxes
 
 
-def _respelt(seed: int, i: int) -> Scene:
-    return spelling.respelt(World(seed, kind="text").scene(i), random.Random(f"{seed}/respelt/{i}"))
+def _page(seed: int, i: int) -> Scene:
+    return spelling.page(random.Random(f"{seed}/page/{i}"))
 
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:

@@ -19,6 +19,7 @@ from kalpana.models.vqgan import Anchors, Codebook, Discriminator, balance, coun
 from kalpana.train import pool
 from kalpana.train.autoencoder import faults, psnr, rows_of, ssim
 from kalpana.train.recipe import Recipe
+from kalpana.train.spelling import MOST
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.types import KalpanaError
 from kalpana.world.strips import strips
@@ -31,8 +32,9 @@ FIRST = 8  # batches that the first codes are made of
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch: pixels (b, 3, h, w) uint8; ``boxes`` (b, 4), where in the unit square a sign is to be read, nowhere (0) but in the recipe's
-    share of signs; and ``worth`` (b,), what fooling the judge weighs at this step; before it takes part, 0."""
+    """A batch: pixels (b, 3, h, w) uint8; ``boxes`` (b, MOST, 4), where in the unit square signs are to be read, 0 for none, and so
+    everywhere but on the recipe's share of sheets of signs; and ``worth`` (b,), what fooling the judge weighs at this step; before it takes
+    part, 0."""
 
     pixels: Tensor
     boxes: Tensor
@@ -78,15 +80,15 @@ class Tokenise:
         self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
         self.reader = _load_reader(recipe.reader).to(device) if recipe.reader else None
         self.pictures = pool.pictures(train, recipe.pool, progress)
-        self.signs = pool.signs(recipe.seed, math.ceil(recipe.pool / 2), progress) if recipe.signs else None
+        self.signs = pool.pages(recipe.seed, math.ceil(recipe.pool / 2), progress) if recipe.signs else None
         self.dev = pool.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> Judged:
-        """Pictures of the pool, and behind them the recipe's share of signs."""
+        """Pictures of the pool, and behind them the recipe's share of sheets of signs."""
         recipe = self.recipe
         count = round(recipe.signs * recipe.batch) if self.signs else 0
         pixels = self.pictures[rows_of(recipe, step, self.pictures, recipe.batch - count)]
-        boxes = np.zeros((len(pixels), 4), np.float32)
+        boxes = np.zeros((len(pixels), MOST, 4), np.float32)
         if self.signs:
             rows = rows_of(recipe, step, self.signs[0], count)
             pixels, boxes = (np.concatenate((one, two[rows])) for one, two in zip((pixels, boxes), self.signs, strict=True))
@@ -190,14 +192,14 @@ def apart(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
 
 
 def misread(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
-    """How unlike the writing in the boxes (b, 4) of two batches of pictures (b, 3, h, w) is to a reader: for every column that it reads the
-    divergence, in nats, of what it says of ``y`` from what it says of ``x``, and the mean squared distance of what it sees on the way, each
-    place's features taken as a direction. Of ``x`` nothing learns. Boxes are off by up to a twelfth of their sides, as the reader has
+    """How unlike the writing in the boxes (b, n, 4) of two batches of pictures (b, 3, h, w) is to a reader: for every column that it reads
+    the divergence, in nats, of what it says of ``y`` from what it says of ``x``, and the mean squared distance of what it sees on the way,
+    each place's features taken as a direction. Of ``x`` nothing learns. Boxes are off by up to a twelfth of their sides, as the reader has
     learned them; those that are 0 are left out, and 0 it is where there are no others."""
-    rows = (boxes[:, 2] > 0).nonzero().flatten()
+    rows, places = (boxes[..., 2] > 0).nonzero(as_tuple=True)
     if not len(rows):
         return y.new_zeros(())
-    boxes = boxes[rows]
+    boxes = boxes[rows, places]
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     boxes = boxes + sides * ((torch.rand(boxes.shape, generator=rng) * 2 - 1) / 12).to(boxes)
     with torch.no_grad():

@@ -154,9 +154,8 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
 def _sample(rng: random.Random, split: str) -> Scene | None:
     board = rng.choice(BACKDROPS) if rng.random() < 0.75 else None
     background = Background(rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30))
-    under = places.COLORS[board or background.name]
     ink = rng.choice(COLORS)
-    if abs(_luminance(INKS[ink]) - _luminance(under)) < _CONTRAST or board == background.name:
+    if not stands_out(ink, board, background.name):
         return None
     sign = Sign(word(rng, split), rng.choice(tuple(FONTS)), ink, board)
     width, height = extent(sign)
@@ -182,6 +181,11 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     fit = min((high - low) / art.height, 0.9 / art.width) * rng.uniform(0.8, 0.98)
     thing = Thing(row, rng.uniform(0.4, 0.6), (low + high) / 2, fit, group=1)
     return Scene((thing, Thing(sign, x, y, size)), (board_group, Group(concept.id)), background, "above" if above else "below", style)
+
+
+def stands_out(ink: str, board: str | None, ground: str) -> bool:
+    """Whether ink of this colour can be read on this board, if any, and the board be seen on a ground that is one of BACKDROPS."""
+    return abs(_luminance(INKS[ink]) - _luminance(places.COLORS[board or ground])) >= _CONTRAST and board != ground
 
 
 def _luminance(rgb: tuple[float, float, float]) -> float:
