@@ -35,6 +35,7 @@ from kalpana.world.world import World
 
 CHUNK = 64
 HARVEST = "harvest.jsonl"
+PAGE = np.dtype([("pixels", np.uint8, (3, World.side, World.side)), ("boxes", np.float32, (spelling.MOST, 4))])
 ALONE = 40  # chunks: fewer are drawn sooner than processes start
 Progress = Callable[[int, int], None]
 
@@ -55,15 +56,12 @@ def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap
     return _array(path, shape, np.uint8, _chunks(partial(_drawn, world.scene, world.side), count), progress)
 
 
-def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.memmap, np.memmap]:
+def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
     """Sheets of signs to learn letters from, see ``train/spelling.py``: pictures (count, 3, side, side) uint8, and where on each the signs
     are, (count, MOST, 4) float32, x0 y0 x1 y1 in the unit square, 0 where there is none."""
-    name, scene, side = f"{_name(World(seed, kind='text'), count)}.npy", partial(_page, seed), World.side
-    drawn, placed = _chunks(partial(_drawn, scene, side), count), _chunks(partial(_placed, scene), count)
-    return (
-        _array(folder() / f"pages-{name}", (count, 3, side, side), np.uint8, drawn, progress),
-        _array(folder() / f"boxes-{name}", (count, spelling.MOST, 4), np.float32, placed, silent),
-    )
+    path = folder() / f"pages-{_name(World(seed, kind='text'), count)}.npy"
+    rows = _array(path, (count,), PAGE, _chunks(partial(_pages, seed), count), progress)
+    return rows["pixels"], rows["boxes"]
 
 
 def _chunks(make: Callable[[range], np.ndarray], count: int) -> Iterator[np.ndarray]:
@@ -80,16 +78,13 @@ def _drawn(scene: Callable[[int], Scene], side: int, rows: range) -> np.ndarray:
     return render([scene(i) for i in rows], side).pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
 
 
-def _placed(scene: Callable[[int], Scene], rows: range) -> np.ndarray:
-    boxes = np.zeros((len(rows), spelling.MOST, 4), np.float32)
-    for own, i in zip(boxes, rows, strict=True):
-        things = scene(i).things
-        own[: len(things)] = [spelling.box_of(thing) for thing in things]
-    return boxes
-
-
-def _page(seed: int, i: int) -> Scene:
-    return spelling.page(random.Random(f"{seed}/page/{i}"))
+def _pages(seed: int, rows: range) -> np.ndarray:
+    scenes = {i: spelling.page(random.Random(f"{seed}/page/{i}")) for i in rows}
+    out = np.zeros(len(rows), PAGE)
+    out["pixels"] = _drawn(scenes.__getitem__, World.side, rows)
+    for boxes, scene in zip(out["boxes"], scenes.values(), strict=True):
+        boxes[: len(scene.things)] = [spelling.box_of(thing) for thing in scene.things]
+    return out
 
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
@@ -183,7 +178,7 @@ def _mark(weights: Path, device: torch.device) -> str:
     return "-".join([*([] if device.type == "cpu" else [device.type]), *(fingerprint(file)[:12] for file in files_of(weights))])
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:
+def _array(path: Path, shape: tuple[int, ...], dtype: type | np.dtype, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
