@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from kalpana.models.reader import Reader
 from kalpana.models.vqgan import VQGAN, Config, balance
 from kalpana.train import pool
 from kalpana.train.autoencoder import faults, ssim
-from kalpana.train.loop import train
+from kalpana.train.loop import BLOCKS, train
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.spelling import MOST
@@ -212,6 +214,28 @@ def test_codes_start_once_and_always_the_same() -> None:
     one.loss(batch, rng(4))
     other.learn(drawn.latents, drawn.indices, rng(4))
     assert torch.equal(book.vectors, other.vectors) and torch.equal(book.ages, other.ages)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
+def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
+    """Traced, without a compiler: once for each shape that a block has, and with the same gradients."""
+    plain, traced, made = build(), build(), list[int]()
+
+    def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        made.append(1)
+        return graph.forward
+
+    torch._dynamo.reset()
+    blocks = [module for module in traced.model.modules() if isinstance(module, BLOCKS)]
+    for block in blocks:
+        block.compile(dynamic=False, fullgraph=True, backend=record)
+    for step in range(2):
+        for task in (plain, traced):
+            task.model.zero_grad()
+            task.loss(task.batch(step), rng(step))[0].backward()
+        for one, two in zip(gradients(plain.model.network), gradients(traced.model.network), strict=True):
+            assert one is not None and two is not None and torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+    assert 1 <= len(made) <= len(blocks)
 
 
 def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(eyes: Path, tmp_path: Path) -> None:

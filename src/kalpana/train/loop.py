@@ -14,7 +14,7 @@ import platform
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import clip, dalle, dalle_mini, dit, vae
+from kalpana.models import clip, dalle, dalle_mini, dit, vae, vqgan
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
@@ -35,7 +35,9 @@ from kalpana.train.vqgan import Players
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
 
-BLOCKS = (dit.Block, vae.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock, clip.Block)  # what ``compile`` compiles
+# What ``compile`` compiles.
+BLOCKS = (dit.Block, vae.Block, vqgan.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock, clip.Block)
+SHAPES = 64  # of blocks, that may be compiled; torch's 8 are too few for a convolutional net
 
 
 def train(
@@ -104,10 +106,12 @@ def train(
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do."""
+    """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do. A VQGAN's pictures are of one
+    size, which is faster."""
+    torch._dynamo.config.recompile_limit = SHAPES
     for module in model.modules():
         if isinstance(module, BLOCKS):
-            module.compile(dynamic=True)
+            module.compile(dynamic=not isinstance(module, vqgan.Block))
 
 
 class Ahead(Dataset[list[Any]]):
@@ -224,7 +228,9 @@ def averaged(state: checkpoint.State) -> Iterator[None]:
 
 def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> Metrics:
     """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
-    with averaged(state), torch.inference_mode(), autocast(task.device, recipe.bf16):
+    # Blocks that are compiled for whole batches would be compiled again for parts of one, and for single tokens.
+    plain = torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext()
+    with averaged(state), torch.inference_mode(), autocast(task.device, recipe.bf16), plain:
         metrics, pixels = task.evaluate()
     log.write(state.step, metrics)
     grid(to_images(pixels.clamp(-1, 1))).save(out / f"step-{state.step:06d}.png")

@@ -66,7 +66,8 @@ class Recipe(BaseModel):
     bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
     compile: bool = Field(
         default=False,
-        description="vae, flow, dalle, maskgit, dalle-mini, clip: compile the blocks: a quarter faster on two cores, needs a C++ compiler",
+        description="vae, vqgan, flow, dalle, maskgit, dalle-mini, clip: compile the blocks: a quarter faster on two cores, needs a C++ "
+        "compiler",
     )
     drop: float = Field(
         default=0.1,
@@ -117,8 +118,8 @@ class Recipe(BaseModel):
         default=0.0,
         ge=0,
         lt=1,
-        description="vqgan: share of a batch that are signs, of a pool of their own half as large: letters are small, and what a "
-        "code cannot say of them nobody reads",
+        description="vqgan: share of a batch that are sheets of signs, of a pool of their own half as large: letters are small, and what "
+        "a code cannot say of them nobody reads",
     )
     keep_codes: bool = Field(
         default=False,

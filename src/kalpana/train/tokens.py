@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -80,10 +79,7 @@ class Lessons:
     def sheet(self, draw: Draw) -> Tensor:
         """What is drawn for the first dev captions, in pixels."""
         tokens = self.dev[0].tokens
-        # Blocks that are compiled for whole rows would be compiled again for single tokens.
-        with torch.compiler.set_stance("force_eager") if self.recipe.compile else nullcontext():
-            ids = draw(Tokens(tokens.ids[:SHEET], tokens.mask[:SHEET]))
-        return self.vqgan.decode(ids).float()
+        return self.vqgan.decode(draw(Tokens(tokens.ids[:SHEET], tokens.mask[:SHEET]))).float()
 
     def _told(self, codes: np.ndarray, captions: Sequence[str]) -> Told:
         nothing = torch.empty(len(codes), 0)
