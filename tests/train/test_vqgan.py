@@ -22,7 +22,8 @@ from kalpana.models.reader import Reader
 from kalpana.models.vqgan import VQGAN, Config, balance
 from kalpana.train import pool
 from kalpana.train.autoencoder import faults, ssim
-from kalpana.train.loop import BLOCKS, train
+from kalpana.train.checkpoint import State
+from kalpana.train.loop import BLOCKS, make_optimizers, train, train_step
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.spelling import MOST
@@ -214,6 +215,17 @@ def test_codes_start_once_and_always_the_same() -> None:
     one.loss(batch, rng(4))
     other.learn(drawn.latents, drawn.indices, rng(4))
     assert torch.equal(book.vectors, other.vectors) and torch.equal(book.ages, other.ages)
+
+
+def test_a_judge_that_learns_much_does_not_keep_the_network_from_learning() -> None:
+    """Each player's gradient is cut by itself."""
+    task = build(judge_from=0.0, clip=1e-3, lecam=50.0)
+    state = State(task.model, deepcopy(task.model.state_dict()), make_optimizers(task.model, task.recipe))
+    said = train_step(task, state, task.recipe, task.batch(0))
+    assert said["grad"] > 1e-2
+    for player in (task.model.network, task.model.judge):
+        norm = torch.stack([p.grad.norm() for p in player.parameters() if p.grad is not None]).norm()
+        assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles

@@ -164,13 +164,14 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
             loss, metrics = task.loss(part, rng)
         (loss / recipe.accumulate).backward()
         total += loss.item() / recipe.accumulate
-    norm = nn.utils.clip_grad_norm_(task.model.parameters(), recipe.clip).item()
-    if not math.isfinite(norm):
+    players = list(task.model.children()) if isinstance(task.model, Players) else [task.model]
+    norms = [nn.utils.clip_grad_norm_(player.parameters(), recipe.clip).item() for player in players]  # each by itself
+    if not all(map(math.isfinite, norms)):
         raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower lr ({recipe.lr}) or lengthen warmup")
     for optimizer in state.optimizers:
         optimizer.step()
     average(state, recipe.ema)
-    return {"loss": total, **metrics, "grad": norm, "lr": rate}
+    return {"loss": total, **metrics, "grad": norms[0], "lr": rate}
 
 
 def split(batch: Any, parts: int) -> Iterator[Any]:
