@@ -11,8 +11,8 @@ import torch
 
 from kalpana.train import pool
 from kalpana.train.reader import characters
-from kalpana.train.spelling import CLUSTER, MOST, SMALL, box_of, cluster, clusters, page, respelt, sign_of, spelt
-from kalpana.world import maps
+from kalpana.train.spelling import CLUSTER, MOST, SMALL, cluster, clusters, page, respelt, spelt
+from kalpana.world import maps, tiles
 from kalpana.world.kinds import signs
 from kalpana.world.render import render
 from kalpana.world.scene import Sign
@@ -25,17 +25,17 @@ def test_most_words_give_way_to_letters_that_may_be_learned() -> None:
     rng = random.Random(0)
     pairs = [(scene, respelt(scene, rng)) for scene in SCENES for _ in range(4)]
     changed = [(old, new) for old, new in pairs if new is not old]
-    new = [sign_of(scene)[1].text for _, scene in changed]
+    new = [signs.sign_of(scene)[1].text for _, scene in changed]
     assert 0.3 < len(changed) / len(pairs) < 0.6
     assert all(signs.split_of(text) == "train" for text in new) and set("".join(new)) <= set(characters())
     assert 0.6 < sum(not text.isascii() for text in new) / len(new) < 0.9 and len(set(new)) > 0.8 * len(new)
     for old, scene in changed:
-        k, sign = sign_of(scene)
+        k, sign = signs.sign_of(scene)
         assert SMALL[0] - 0.01 < 128 * scene.things[k].size * signs.letter_share(sign) < SMALL[1] + 0.01
-        x0, y0, x1, y1 = box_of(scene.things[k])
+        x0, y0, x1, y1 = tiles.box(scene.things[k])
         assert min(x0, y0) >= signs.MARGIN - 1e-6 and max(x1, y1) <= 1 - signs.MARGIN + 1e-6
         assert scene.groups == old.groups and len(scene.things) == len(old.things)
-        assert sign.font == sign_of(old)[1].font
+        assert sign.font == signs.sign_of(old)[1].font
 
 
 def test_clusters_are_whole_and_of_words_that_may_be_learned() -> None:
@@ -71,8 +71,8 @@ def test_boxes_are_where_the_renderer_draws_the_sign() -> None:
     drawn = render(scenes, masks=True)
     assert drawn.whole is not None
     for scene, whole in zip(scenes, drawn.whole, strict=True):
-        k, _ = sign_of(scene)
-        assert maps.boxes(whole[k : k + 1])[0].tolist() == pytest.approx([128 * edge for edge in box_of(scene.things[k])], abs=2)
+        k, _ = signs.sign_of(scene)
+        assert maps.boxes(whole[k : k + 1])[0].tolist() == pytest.approx([128 * edge for edge in tiles.box(scene.things[k])], abs=2)
 
 
 def test_a_pool_of_sheets_is_kept_with_their_boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_pool_of_sheets_is_kept_with_their_boxes(monkeypatch: pytest.MonkeyPat
     pictures, boxes = pool.pages(4, 70)
     scenes = [page(random.Random(f"4/page/{i}")) for i in range(70)]
     for scene, own in zip(scenes, boxes, strict=True):
-        assert np.allclose(own[: len(scene.things)], [box_of(thing) for thing in scene.things]) and not own[len(scene.things) :].any()
+        assert np.allclose(own[: len(scene.things)], [tiles.box(thing) for thing in scene.things]) and not own[len(scene.things) :].any()
     assert torch.equal(torch.from_numpy(np.array(pictures)), render(scenes).pixels.add(1).mul(127.5).round().byte())
     monkeypatch.setattr(pool, "render", None)
     again, same = pool.pages(4, 70)

@@ -32,13 +32,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.evaluate.score import ALIKE, ned, right
-from kalpana.evaluate.seen import Box, Reader, Reading, Seen
+from kalpana.evaluate.seen import Reader, Reading, Seen
 from kalpana.evaluate.suites import Prompt, load
 from kalpana.evaluate.trials import Damage, blurred, wrong
 from kalpana.media import to_images
 from kalpana.types import KalpanaError
 from kalpana.world import tiles
 from kalpana.world.render import render
+from kalpana.world.tiles import Box
 
 AIR = 0.08  # of a sign's height, that is cut out around its box
 RIM = 0.15  # of a cut-out's height: a frame, and all that lies around it, begins within this of the edge

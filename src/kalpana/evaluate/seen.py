@@ -11,8 +11,7 @@ from torch import Tensor
 from kalpana.world import tiles
 from kalpana.world.kinds import hands
 from kalpana.world.scene import Hand, Puppet, Scene, Sign
-
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
+from kalpana.world.tiles import Box
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ def truth(scene: Scene) -> Seen:
     things, order = [], sorted(scene.things, key=lambda thing: thing.x)
     for thing in scene.things:
         if isinstance(thing.sprite, int):
-            half_w, half_h = tiles.half(thing)
-            box = (thing.x - half_w, thing.y - half_h, thing.x + half_w, thing.y + half_h)
-            things.append(Detection(scene.groups[thing.group].concept, 1.0, box, thing.color))
+            things.append(Detection(scene.groups[thing.group].concept, 1.0, tiles.box(thing), thing.color))
     return Seen(
         tuple(things),
         tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand) and not thing.sprite.flaw),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.evaluate.seen import Box, Detection, Reader, Reading, Seen, iou
+from kalpana.evaluate.seen import Detection, Reader, Reading, Seen, iou
 from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector, Maps
@@ -25,6 +25,7 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.recolor import PAINTS, lab
 from kalpana.world.scene import COLORS
 from kalpana.world.strips import strips
+from kalpana.world.tiles import Box
 
 SIDE = 128  # pictures are looked at in this size
 FLOOR = 0.1  # what is less sure than this is not even mentioned

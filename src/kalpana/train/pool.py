@@ -28,6 +28,7 @@ from kalpana.train import spelling
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
+from kalpana.world import tiles
 from kalpana.world import world as worlds
 from kalpana.world.render import render
 from kalpana.world.scene import Group, Scene
@@ -75,16 +76,20 @@ def _chunks(make: Callable[[range], np.ndarray], count: int) -> Iterator[np.ndar
 
 
 def _drawn(scene: Callable[[int], Scene], side: int, rows: range) -> np.ndarray:
-    return render([scene(i) for i in rows], side).pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
+    return _bytes([scene(i) for i in rows], side)
 
 
 def _pages(seed: int, rows: range) -> np.ndarray:
-    scenes = {i: spelling.page(random.Random(f"{seed}/page/{i}")) for i in rows}
+    scenes = [spelling.page(random.Random(f"{seed}/page/{i}")) for i in rows]
     out = np.zeros(len(rows), PAGE)
-    out["pixels"] = _drawn(scenes.__getitem__, World.side, rows)
-    for boxes, scene in zip(out["boxes"], scenes.values(), strict=True):
-        boxes[: len(scene.things)] = [spelling.box_of(thing) for thing in scene.things]
+    out["pixels"] = _bytes(scenes, World.side)
+    for boxes, scene in zip(out["boxes"], scenes, strict=True):
+        boxes[: len(scene.things)] = [tiles.box(thing) for thing in scene.things]
     return out
+
+
+def _bytes(scenes: Sequence[Scene], side: int) -> np.ndarray:
+    return render(scenes, side).pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
 
 
 def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:

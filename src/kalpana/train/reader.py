@@ -14,7 +14,7 @@ from kalpana.models import reader
 from kalpana.train import pool
 from kalpana.train.damage import Damage
 from kalpana.train.recipe import Recipe
-from kalpana.train.spelling import respelt, sign_of
+from kalpana.train.spelling import respelt
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
 from kalpana.world.kinds import signs
@@ -65,7 +65,7 @@ class Read:
         pixels = drawn.pixels if rng is None else self.damage(drawn.pixels, torch.Generator().manual_seed(rng.randrange(1 << 40)))
         boxes, words = [], []
         for scene, whole in zip(scenes, drawn.whole, strict=True):
-            k, sign = sign_of(scene)
+            k, sign = signs.sign_of(scene)
             words.append(sign.text)
             x0, y0, x1, y1 = (edge / drawn.pixels.shape[-1] for edge in maps.boxes(whole[k : k + 1].cpu())[0].tolist())
             off = [0.0] * 4 if rng is None else [rng.uniform(-1, 1) / 12 for _ in range(4)]

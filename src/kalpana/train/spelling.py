@@ -51,21 +51,9 @@ def spelt(rng: random.Random) -> str:
     return "".join(cluster(rng) if rng.random() < 0.5 else rng.choice(rng.choice(known)) for _ in range(rng.randint(1, 4)))
 
 
-def sign_of(scene: Scene) -> tuple[int, Sign]:
-    """The one sign of a scene, and which of its things it is."""
-    ((k, sign),) = ((k, thing.sprite) for k, thing in enumerate(scene.things) if isinstance(thing.sprite, Sign))
-    return k, sign
-
-
-def box_of(thing: Thing) -> tuple[float, float, float, float]:
-    """Where an unturned thing is: x0, y0, x1, y1 in the unit square."""
-    across, down = tiles.half(thing)
-    return thing.x - across, thing.y - down, thing.x + across, thing.y + down
-
-
 def respelt(scene: Scene, rng: random.Random) -> Scene:
     """The scene, and at times other letters, at random, on its sign. What dev and test write is left to them."""
-    k, old = sign_of(scene)
+    k, old = signs.sign_of(scene)
     if rng.random() >= RESPELT:
         return scene
     sign = replace(old, text=spelt(rng))
@@ -99,12 +87,7 @@ def page(rng: random.Random) -> Scene:
             continue
         for _ in range(PLACES):
             thing = Thing(sign, rng.uniform(across, 1 - across), rng.uniform(down, 1 - down), size)
-            if not any(touch(box_of(thing), box_of(other)) for other in things):
+            if not any(tiles.covered(tiles.box(other), tiles.box(thing)) for other in things):
                 things.append(thing)
                 break
     return Scene(tuple(things), (Group("sign", len(things)),), ground)
-
-
-def touch(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes overlap."""
-    return max(one[0], two[0]) < min(one[2], two[2]) and max(one[1], two[1]) < min(one[3], two[3])

@@ -14,6 +14,8 @@ from kalpana.world import atlas, figures
 from kalpana.world.kinds import broken, hands, puppets, signs, solids
 from kalpana.world.scene import COLORS, Art, Broken, Hand, Puppet, Sign, Solid, Thing
 
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
+
 
 def extent(art: Art) -> tuple[float, float]:
     """Width and height of the content as shares of its longer side: one of them is 1."""
@@ -31,6 +33,19 @@ def half(thing: Thing) -> tuple[float, float]:
     """Half the width and half the height of an unturned thing in the unit square of the picture."""
     width, height = extent(thing.sprite)
     return thing.size * width / 2, thing.size * height / 2
+
+
+def box(thing: Thing) -> Box:
+    """Where an unturned thing is."""
+    across, down = half(thing)
+    return thing.x - across, thing.y - down, thing.x + across, thing.y + down
+
+
+def covered(behind: Box, front: Box) -> float:
+    """The share of the box behind that the box in front covers."""
+    w = min(behind[2], front[2]) - max(behind[0], front[0])
+    h = min(behind[3], front[3]) - max(behind[1], front[1])
+    return max(w, 0) * max(h, 0) / ((behind[2] - behind[0]) * (behind[3] - behind[1]))
 
 
 def draw(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:

@@ -56,7 +56,7 @@ def _sample(rng: random.Random) -> Scene | None:
         things.append(Thing(rows[index], x, y, size, 0.0, flip, groups[index].color, index, depth, shadow))
     if not all(_inside(thing) for thing in things):
         return None
-    covered = _overlap(_box(things[0]), _box(things[1]))
+    covered = tiles.covered(tiles.box(things[0]), tiles.box(things[1]))
     low, high = HIDDEN if relation == "in front of" else (0.0, 0.0)
     if not low <= covered <= high:
         return None
@@ -83,18 +83,6 @@ def _apart(rng: random.Random) -> tuple[Spot, Spot]:
     return near, far
 
 
-def _box(thing: Thing) -> tuple[float, float, float, float]:
-    w, h = tiles.half(thing)
-    return thing.x - w, thing.y - h, thing.x + w, thing.y + h
-
-
 def _inside(thing: Thing) -> bool:
-    x0, y0, x1, y1 = _box(thing)
+    x0, y0, x1, y1 = tiles.box(thing)
     return min(x0, y0) >= 0.01 and max(x1, y1) <= 0.99
-
-
-def _overlap(behind: tuple[float, float, float, float], front: tuple[float, float, float, float]) -> float:
-    """The share of the box behind that the box in front covers."""
-    w = min(behind[2], front[2]) - max(behind[0], front[0])
-    h = min(behind[3], front[3]) - max(behind[1], front[1])
-    return max(w, 0) * max(h, 0) / ((behind[2] - behind[0]) * (behind[3] - behind[1]))

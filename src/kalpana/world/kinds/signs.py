@@ -192,9 +192,15 @@ def _luminance(rgb: tuple[float, float, float]) -> float:
     return 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2]
 
 
+def sign_of(scene: Scene) -> tuple[int, Sign]:
+    """The one sign of a scene, and which of its things it is."""
+    ((k, sign),) = ((k, thing.sprite) for k, thing in enumerate(scene.things) if isinstance(thing.sprite, Sign))
+    return k, sign
+
+
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
     """The writing, quoted, with what it is on, its colours where said, and the thing beside it."""
-    (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, Sign))
+    _, sign = sign_of(scene)
     say = _english if language == "en" else _hindi
     return say(scene, sign, form, rng)
 
