@@ -184,11 +184,9 @@ def core(style: str) -> list[str]:
 
 def lone(concept: str, style: str, seed: str) -> Scene:
     """A scene of one such thing in its own colours."""
-    rng = random.Random(f"lone/{seed}")
-    while True:
-        scene = scene_of(rng, (Group(concept),))
-        if scene is not None and scene.style == style:
-            return scene
+    scene = scene_of(random.Random(f"lone/{seed}"), (Group(concept),), style=style)
+    assert scene is not None, f"{style} draws no {concept}"
+    return scene
 
 
 def pictured(encoder: Encoder, scenes: Sequence[Scene]) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from kalpana.types import KalpanaError
 from kalpana.world import grammar_en, grammar_hi
+from kalpana.world.defaults import choose_style
 from kalpana.world.figures import SKINS
 from kalpana.world.kinds import hands, signs
 from kalpana.world.lexicon import lexicon
@@ -56,14 +57,14 @@ class Prompt:
         """The seeds of its pictures: the CRC-32 of "text/0", "text/1" and so on, in UTF-8. Nobody chooses them."""
         return [zlib.crc32(f"{self.text}/{i}".encode()) for i in range(n)]
 
-    def scene(self, rng: random.Random) -> Scene:
-        """A scene that these words describe, as the world draws it."""
+    def scene(self, rng: random.Random, other_style: float = 0.0) -> Scene:
+        """A scene that these words describe: in the house style, or with chance ``other_style`` in any other."""
         if self.fingers is not None:
             return _hand(rng, self.fingers, self.skin)
         if self.word is not None:
             return _sign(rng, self.word)
         while True:
-            scene = scene_of(rng, self.groups, self.relation, self.place)
+            scene = scene_of(rng, self.groups, self.relation, self.place, choose_style(rng, self.groups, other_style))
             assert scene is not None, f"no style has all that {self.text!r} names"
             if _plain(scene):
                 return scene

@@ -24,6 +24,7 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import COLORS, Group, Puppet, Scene
 from kalpana.world.twist import OPPOSITE
 
+OTHER_STYLES = 0.5  # share of scenes that are not in the house style: a verifier has to know every style
 Question = Callable[[Seen], bool]  # is it so, by what was seen?
 Damage = Callable[[Tensor], Tensor]
 
@@ -43,7 +44,7 @@ def of_prompts(name: str, prompts: Sequence[Prompt], count: int) -> list[Trial]:
     rng, trials = random.Random(f"publish/{name}"), []
     for k in range(count):
         prompt = prompts[k % len(prompts)]
-        scene, other = prompt.scene(rng), wrong(prompt, rng)
+        scene, other = prompt.scene(rng, OTHER_STYLES), wrong(prompt, rng)
         trials.append(Trial(scene, partial(right, prompt), partial(right, other) if other else None))
     return trials
 

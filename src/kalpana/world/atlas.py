@@ -111,7 +111,7 @@ def build_masks(out: Path = ART) -> None:
         if concept is None or not concept.recolor or row["id"] in (*concept.plain, *concept.without):
             continue
         image = rgba.permute(1, 2, 0).numpy()
-        mask = recolor_mask(image)
+        mask = recolor_mask(image, concept.hue.get(row["id"]))
         row["mask"], row["reference"] = len(masks), round(reference(image, mask), 3)
         masks.append(Image.fromarray(mask))
     per_sheet = COLUMNS * COLUMNS

@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 
 from kalpana.world import atlas, grammar_en, grammar_hi, maps, tiles
+from kalpana.world.defaults import (
+    background_for,
+    background_said,
+    choose_color,
+    choose_style,
+    house_style,
+    own_facing,
+    sprite_of,
+    style_said,
+)
 from kalpana.world.grammar import FORMS
-from kalpana.world.lexicon import lexicon, sprites_of
+from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
-from kalpana.world.sample import FLIPS, background_for
-from kalpana.world.scene import BACKDROPS, COLORS, PLACES, STILL, Background, Group, Scene, Solid, Thing, View
+from kalpana.world.scene import BACKDROPS, PLACES, STILL, Background, Group, Scene, Solid, Thing, View
 from kalpana.world.splits import SPLITS, belongs
 
 EVENTS = ("move", "arc", "bounce", "grow", "shrink", "turn", "return", "hide", "swap", "camera", "solid")
@@ -190,7 +199,7 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
     motions, word, camera = [Motion() for _ in scene.things], "", Camera()
     if event in ("move", "arc", "return"):
         word = rng.choice(("left", "right") if event == "arc" else tuple(DIRECTIONS))
-        (scene, motions[0]) = _along(rng, scene, event, word, seconds)
+        (scene, motions[0]) = _along(rng, _facing_ahead(scene, word), event, word, seconds)
     elif event == "bounce":
         motions[0] = Motion(hop=rng.uniform(0.15, 0.3), hops=max(1, round(seconds * rng.uniform(0.8, 1.6))))
         scene = _move(scene, 0, scene.things[0].x, 0.97 - tiles.half(scene.things[0])[1])
@@ -204,7 +213,7 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
         motions[0] = Motion(turn=rng.uniform(60, 150) * seconds * (-1 if word == "clockwise" else 1))
     elif event == "hide":
         word = rng.choice(("left", "right"))
-        scene, motions = _behind(rng, scene, word)
+        scene, motions = _behind(rng, _facing_ahead(scene, word), word)
     elif event == "swap":
         scene, motions = _swap(rng, scene)
     elif event == "solid":
@@ -220,38 +229,43 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
 
 
 def _things(rng: random.Random, count: int, event: str) -> Scene | None:
-    """One or two core things of one style, side by side."""
-    concepts = rng.sample([c for c in lexicon().values() if c.core], count)
-    styles = sorted(set.intersection(*(set(sprites_of(concept.id)) for concept in concepts)))
-    if not styles:
+    """One or two core objects of one style, side by side."""
+    groups = [Group(c.id, color=choose_color(rng, c.id, 0.6)) for c in rng.sample([c for c in lexicon().values() if c.core], count)]
+    if count == 2 and groups[0].color is not None and groups[0].color == groups[1].color:
         return None
-    style = rng.choice(styles)
-    groups: list[Group] = []
+    style = choose_style(rng, groups)
+    if style is None:
+        return None
     things: list[Thing] = []
-    for i, concept in enumerate(concepts):
-        rows = sprites_of(concept.id)[style]
-        paintable = [row for row in rows if atlas.load().sprites[row].recolor]
-        color = rng.choice(COLORS) if paintable and rng.random() < 0.6 else None
-        if any(color == group.color and color for group in groups):
-            return None
+    for i, group in enumerate(groups):
+        row = sprite_of(group.concept, style, group.color)
+        assert row is not None
         x = rng.uniform(0.3, 0.7) if count == 1 else (0.27, 0.73)[i] + rng.uniform(-0.03, 0.03)
         size = rng.uniform(0.3, 0.45) if count == 1 else rng.uniform(0.28, 0.38)
-        flip = concept.group.startswith(FLIPS) and rng.random() < 0.5
         depth = rng.uniform(0.5, 0.9) if count == 1 else (rng.uniform(0.1, 0.3), rng.uniform(0.6, 0.9))[i]
-        row = rng.choice(paintable if color else rows)
-        things.append(Thing(row, x, rng.uniform(0.4, 0.6), size, 0.0, flip, color, i, depth))
-        groups.append(Group(concept.id, color=color))
+        things.append(Thing(row, x, rng.uniform(0.4, 0.6), size, 0.0, False, group.color, i, depth))
     return Scene(tuple(things), tuple(groups), background_for(rng, {g.color for g in groups}), None, style)
 
 
-def _solid(rng: random.Random) -> Scene:
-    concept = rng.choice([c for c in lexicon().values() if c.core])
-    style, rows = rng.choice(sorted(sprites_of(concept.id).items()))
+def _solid(rng: random.Random) -> Scene | None:
+    group = Group(rng.choice([c for c in lexicon().values() if c.core]).id)
+    style = house_style((group,))
+    row = sprite_of(group.concept, style or "")
+    if row is None:
+        return None
     color, ground = rng.sample(BACKDROPS, 2)
     shape = rng.choice(("card", "cube"))
-    solid = Solid(shape, rng.choice(rows), color, rng.uniform(-40, 40), rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8))
+    solid = Solid(shape, row, color, rng.uniform(-40, 40), rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8))
     thing = Thing(solid, 0.5, 0.5, rng.uniform(0.75, 0.95))
-    return Scene((thing,), (Group(concept.id),), Background("flat", ground, rng.randrange(1 << 30)), None, style)
+    return Scene((thing,), (group,), Background("flat", ground, rng.randrange(1 << 30)), None, style)
+
+
+def _facing_ahead(scene: Scene, word: str) -> Scene:
+    """The scene with its first object, which moves to the left or right, facing where it goes, if its drawing has a facing."""
+    own = own_facing(scene.groups[0].concept, scene.style or "")
+    if own is None or word not in ("left", "right"):
+        return scene
+    return replace(scene, things=(replace(scene.things[0], flip=own != word), *scene.things[1:]))
 
 
 def _move(scene: Scene, index: int, x: float, y: float) -> Scene:
@@ -464,9 +478,12 @@ def _english(clip: Clip, form: str, rng: random.Random) -> str:
         quick = rng.choice(SPEEDS[speed(clip)])
         if quick and (form == "dense" or rng.random() < 0.5):
             text = f"{text[:-1]} {quick}." if text.endswith(".") else f"{text} {quick}"
-    if form == "dense" or rng.random() < 0.3:
+    if background_said(rng, scene.background, form):
         where, what = grammar_en.surroundings(scene.background, rng, text)
         text += f" The background is {what}." if text.endswith(".") else where if where.startswith(",") else f", {where}"
+    if scene.style and style_said(rng, scene.groups, scene.style):
+        medium, manner = (rng.choice(words) for words in grammar_en.STYLES[scene.style])
+        text += f" It is {medium}." if text.endswith(".") else f", {manner}"
     return grammar_en.capital(text) + ("" if text.endswith(".") else ".") if form == "dense" or text.endswith(".") else text
 
 
@@ -493,7 +510,9 @@ def _hindi(clip: Clip, form: str, rng: random.Random) -> str:
             shape="एक कार्ड" if card else "एक घन",
             raha="रहा",
         )
-    if form == "dense" or rng.random() < 0.3:
+    if background_said(rng, scene.background, form):
         where, _ = grammar_hi.surroundings(scene.background, rng)
         text = f"{where} {text}" if rng.random() < 0.5 else f"{text}, {where}"
+    if scene.style and style_said(rng, scene.groups, scene.style):
+        text += f", {rng.choice(grammar_hi.STYLES[scene.style])}"
     return text + "।" if form == "dense" else text

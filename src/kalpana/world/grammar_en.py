@@ -7,12 +7,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kalpana.world.defaults import background_said, style_said
 from kalpana.world.lexicon import Concept, plural
 from kalpana.world.scene import Background, Group, Scene
 
 NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 SIZES = {"small": ("small", "small", "small", "little", "tiny"), "large": ("large", "large", "big", "big", "huge")}
 COLORS = {"purple": ("purple", "purple", "purple", "violet")}  # colours with a second name; the rest go by their own
+FACING = {  # (after the noun, before it)
+    "left": (("facing left", "facing left", "looking left", "facing to the left", "turned to the left"), ("left-facing",)),
+    "right": (("facing right", "facing right", "looking right", "facing to the right", "turned to the right"), ("right-facing",)),
+}
 PICTURES = ("a picture of", "a photo of", "an image of", "a drawing of", "a painting of", "an illustration of")
 
 # Nouns that name a pair and take "a pair of", and nouns that are not counted; both by the last word of the name.
@@ -65,8 +70,9 @@ VOWEL = re.compile(
 )
 
 
-def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = False) -> Phrase:
-    """The noun phrase of a group, its name drawn among the concept's; ``terse`` leaves the article out."""
+def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = False, alone: bool = False) -> Phrase:
+    """The noun phrase of a group, its name drawn among the concept's; ``terse`` leaves the article out. Where it is not ``alone`` its
+    facing is said before the noun, so that "left of" cannot follow "facing right"."""
     one = group.count == 1
     name = rng.choice(concept.synonyms_en) if concept.synonyms_en and rng.random() > 0.7 else concept.en
     several = concept.en_plural if name == concept.en else plural(name)
@@ -81,7 +87,11 @@ def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = Fal
     color = rng.choice(COLORS.get(group.color, (group.color,))) if group.color else ""
     paint = color + " " if color else ""
     of = ("pair of " if one else "pairs of ") if pair else ""
-    bare, pale = of + size + paint + noun, of + size + noun
+    turned, turn = "", ""  # after and before the noun
+    if group.facing:
+        after, before = FACING[group.facing]
+        turned, turn = (" " + rng.choice(after), "") if alone and rng.random() < 0.8 else ("", rng.choice(before) + " ")
+    bare, pale = of + turn + size + paint + noun + turned, of + turn + size + noun + turned
     draw = rng.random()
     if not one:
         number = determiner = NUMERALS[group.count - 1] if draw < 0.75 else str(group.count)
@@ -510,14 +520,17 @@ PAINTED = (  # one group that has a colour
     "{a.plain} with the colour {a.color}",
 )
 
-STYLES = {  # style: (what such a picture is, how it is drawn)
-    "fluent-3d": (("a 3D render", "a glossy 3D render", "a 3D model"), ("3D render", "in 3D", "3D style", "rendered in 3D")),
+STYLES = {  # style: (what such a picture is, how it is drawn); no two styles share a name
+    "fluent-3d": (("a 3D render", "a glossy 3D render", "a 3D model"), ("glossy 3D", "3D render", "in 3D", "3D style")),
     "fluent-emoji": (("a smooth gradient illustration", "a gradient icon"), ("smooth gradient style", "in smooth gradients")),
-    "fluent-emoji-flat": (("a flat illustration", "a flat design"), ("flat style", "flat design", "in flat colours")),
+    "fluent-emoji-flat": (("a flat illustration", "a flat design"), ("flat design", "flat illustration style", "in flat colours")),
     "noto": (("a soft shaded drawing", "a soft shaded illustration"), ("soft shaded style", "softly shaded")),
     "noto-v1": (("a blob cartoon", "a retro blob emoji drawing"), ("blob cartoon style", "retro blob emoji style")),
-    "twemoji": (("a flat icon", "a flat emoji"), ("flat style", "flat emoji style", "simple flat icon")),
-    "streamline-emojis": (("an outlined cartoon", "a cartoon with dark outlines"), ("outlined cartoon style", "in dark outlines")),
+    "twemoji": (("a flat icon", "a simple flat icon"), ("in flat icon style", "simple flat icon", "flat emoji style")),
+    "streamline-emojis": (
+        ("a line drawing", "an outlined cartoon", "a cartoon with dark outlines"),
+        ("line drawing", "outlined cartoon style", "in dark outlines"),
+    ),
 }
 
 TINTS = {
@@ -635,16 +648,15 @@ def caption(
     pattern = rng.choice(patterns(scene, form))
     sentence, named = pattern.endswith("."), pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in VAGUE[1:]
     terse = form != "dense" and not sentence and rng.random() < 0.12
-    phrases = [phrase(group, concept, rng, terse) for group, concept in zip(scene.groups, concepts, strict=True)]
+    alone = len(scene.groups) == 1
+    phrases = [phrase(group, concept, rng, terse, alone) for group, concept in zip(scene.groups, concepts, strict=True)]
     text = pattern.format(**dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {}))
     where, what = surroundings(scene.background, rng, text)
     if form == "dense":
         return _dense(text, medium, manner, where.removeprefix(", "), what, _places(scene, phrases, regions), rng)
 
-    # A form says the background and the style only now and then; what is unsaid may be anything.
-    background, style = (0.25, 0.15) if form == "short" else (0.4, 0.25)
-    where = where if rng.random() < background else ""
-    medium, manner = (medium, manner) if rng.random() < style else ("", "")
+    where = where if background_said(rng, scene.background, form) else ""
+    medium, manner = (medium, manner) if style_said(rng, scene.groups, scene.style) else ("", "")
     if sentence:
         return capital(text) + (f" The background is {what}." if where else "") + (f" It is {medium}." if medium else "")
     if named and not terse and medium and rng.random() < 0.5:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kalpana.world.defaults import background_said, style_said
 from kalpana.world.grammar_en import living
 from kalpana.world.lexicon import Concept, HindiNoun, decline
 from kalpana.world.scene import Background, Group, Scene
@@ -30,6 +31,8 @@ COLORS = {
     "black": ("काला",),
     "white": ("सफ़ेद",),
 }
+FACING = ("{ore} ओर मुँह किए", "{ore} ओर मुँह किए", "{ore} ओर मुँह किए हुए", "{ore} तरफ़ मुँह किए")  # of what is alive
+HEADING = ("{ore} ओर रुख़ किए", "{ore} ओर मुँह किए", "{ore} तरफ़ रुख़ किए")  # of what is not
 PICTURES = (
     "की तस्वीर",
     "की तस्वीर",
@@ -88,6 +91,7 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
     size = rng.choice(SIZES[group.size]) if group.size else ""
     color = rng.choice(COLORS[group.color]) if group.color else ""
     of_color = color != "" and rng.random() < 0.15  # लाल रंग का सेब
+    turned = facing(group.facing, living(concept), rng) if group.facing else ""
     draw = rng.random()
     if many:
         number = NUMERALS[group.count - 1] if draw < 0.75 else str(group.count) if draw < 0.92 else DIGITS[group.count]
@@ -101,7 +105,9 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
             return inflect(adjective, noun.gender, many, oblique)
 
         paint = f"{inflect(color, 'm', False, oblique=True)} रंग {agree('का')}" if of_color else agree(color)
-        return " ".join(word for word in (determiner, agree(size), paint if painted and color else "", form(noun, many, oblique)) if word)
+        return " ".join(
+            word for word in (turned, determiner, agree(size), paint if painted and color else "", form(noun, many, oblique)) if word
+        )
 
     sits = "बैठा" if living(concept) else "रखा"
     return Phrase(
@@ -123,6 +129,12 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
         jis="जिन" if many else "जिस",
         us="उन" if many else "उस",
     )
+
+
+def facing(side: str, alive: bool, rng: random.Random) -> str:
+    """Where something faces, said before its noun phrase, as any gender and number have it: बाईं ओर मुँह किए."""
+    ore, _ = rng.choice(LEFT if side == "left" else RIGHT)
+    return rng.choice(FACING if alive else HEADING).format(ore=ore)
 
 
 def form(noun: HindiNoun, many: bool, oblique: bool) -> str:
@@ -511,14 +523,14 @@ PAINTED = (  # one group that has a colour
     "{a.plain}, {a.jis}का रंग {a.color} है",
 )
 
-STYLES = {  # style: names of the style, each of them a noun phrase that stays the same before में
+STYLES = {  # style: names of its own, each of them a noun phrase that stays the same before में
     "fluent-3d": ("3डी शैली", "3D शैली", "3डी रेंडर", "त्रिआयामी शैली"),
     "fluent-emoji": ("मुलायम ग्रेडिएंट शैली", "चिकनी ग्रेडिएंट शैली"),
     "fluent-emoji-flat": ("सपाट शैली", "फ़्लैट डिज़ाइन", "सपाट चित्र शैली"),
     "noto": ("हल्की छाया वाली शैली", "छायांकित शैली"),
     "noto-v1": ("ब्लॉब कार्टून शैली", "पुरानी ब्लॉब इमोजी शैली"),
-    "twemoji": ("सपाट शैली", "सपाट इमोजी शैली", "सपाट आइकन शैली"),
-    "streamline-emojis": ("गहरी रेखाओं वाली कार्टून शैली", "रेखांकित कार्टून शैली"),
+    "twemoji": ("सपाट आइकन शैली", "सपाट इमोजी शैली", "सादी आइकन शैली"),
+    "streamline-emojis": ("गहरी रेखाओं वाली कार्टून शैली", "रेखांकित कार्टून शैली", "रेखाचित्र शैली"),
 }
 
 TINTS = {  # adjectives, each word inflecting by itself
@@ -654,10 +666,8 @@ def _caption(
     if form == "dense":
         return _dense(text, style, where, what, _places(scene, phrases, regions), rng)
 
-    # A form says the background and the style only now and then; what is unsaid may be anything.
-    background_said, style_said = (0.25, 0.15) if form == "short" else (0.4, 0.25)
-    where = where if rng.random() < background_said else ""
-    style = style if rng.random() < style_said else ""
+    where = where if background_said(rng, scene.background, form) else ""
+    style = style if style_said(rng, scene.groups, scene.style) else ""
     if text.endswith("।"):
         return text + (f" पृष्ठभूमि: {what}।" if where else "") + (f" शैली: {style}।" if style else "")
     if pattern.startswith(("{a", "{b")):

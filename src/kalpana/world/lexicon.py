@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -205,6 +206,9 @@ class Concept:
     seat: float = 0.0  # of a support: how far down its content its surface is, 0 the top, 1 the bottom
     plain: tuple[str, ...] = ()  # sprites that keep their own colours although the concept is recolourable
     without: tuple[str, ...] = ()  # sprites of this concept that show something else (a head, another object)
+    facing: str | None = None  # where its drawings face, "left" or "right", checked by eye; None: neither, or not checked
+    hue: Mapping[str, float] = field(default_factory=dict)  # of sprites whose colour is not of their commonest hue: CIELAB degrees
+    front: tuple[str, ...] = ()  # sprites of a concept with a facing that look at the viewer
 
 
 @cache
@@ -215,7 +219,7 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
         row = json.loads(line)
         gender, *forms = row.pop("hi")
         hi = HindiNoun(gender, *forms) if row["checked"] else decline(forms[0], gender)
-        row |= {name: tuple(row.get(name, ())) for name in ("synonyms_en", "synonyms_hi", "plain", "without")}
+        row |= {name: tuple(row.get(name, ())) for name in ("synonyms_en", "synonyms_hi", "plain", "without", "front")}
         row |= {"hi": hi, "en_plural": row.get("en_plural") or plural(row["en"])}
         concepts[row["id"]] = Concept(**row)
     return concepts

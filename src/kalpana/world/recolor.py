@@ -42,11 +42,12 @@ def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip((x - low) / (high - low), 0, 1)
 
 
-def recolor_mask(rgba: np.ndarray) -> np.ndarray:
+def recolor_mask(rgba: np.ndarray, hue_of_body: float | None = None) -> np.ndarray:
     """What carries the object's colour: (h, w) uint8 in sixteen levels, from one sprite (h, w, 4) uint8.
 
     That is the one hue that covers most of the sprite, in all its shades and tints, or, where little has any hue, its grey
-    or white body. Outlines, eyes, wheels and leaves stay out: they are much darker, colourless, or of another hue.
+    or white body; or ``hue_of_body`` (CIELAB degrees), where it is given. Outlines, eyes, wheels and leaves stay out: they are
+    much darker, colourless, or of another hue.
     """
     opaque = rgba[..., 3] / 255.0
     light, a, b = np.moveaxis(lab(rgba[..., :3] / 255.0), -1, 0)
@@ -60,10 +61,10 @@ def recolor_mask(rgba: np.ndarray) -> np.ndarray:
     vivid = solid * _ramp(chroma, 12, 22)
     histogram = np.histogram(hue, bins=72, range=(0, 360), weights=vivid)[0]
     window = np.convolve(np.tile(histogram, 3), np.ones(11), "same")[72:144]  # +-27 degrees
-    center = float(np.argmax(window)) * 5 + 2.5
+    center = float(np.argmax(window)) * 5 + 2.5 if hue_of_body is None else hue_of_body
     hued = around(center) * _ramp(chroma, 5, 12)
     gray = _ramp(chroma, 22, 14) * _ramp(light, 35, 50)
-    body = hued if (solid * hued).sum() > 0.6 * (solid * gray).sum() else gray
+    body = hued if hue_of_body is not None or (solid * hued).sum() > 0.6 * (solid * gray).sum() else gray
     inside = body[solid & (body > 0.5)], light[solid & (body > 0.5)]
     usual = float(np.median(inside[1])) if len(inside[1]) else 50.0
     mask = body * _ramp(light, 0.3 * usual, 0.5 * usual) * (opaque > 0.02)

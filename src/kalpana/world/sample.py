@@ -6,27 +6,28 @@ The mix leans to what is learned last (relations and colour binding): see MIX. A
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from kalpana.world import atlas
-from kalpana.world.lexicon import Concept, lexicon, sprites_of
-from kalpana.world.scene import BACKDROPS, COLORS, DARK_PLACES, PLACES, RELATIONS, Background, Group, Scene, Thing
+from kalpana.world.defaults import OTHER_STYLE, background_for, choose_color, choose_facing, choose_style, house_style, mirrored, sprite_of
+from kalpana.world.lexicon import Concept, lexicon
+from kalpana.world.scene import PLACES, RELATIONS, Background, Group, Scene, Thing
 from kalpana.world.splits import SPLITS, belongs
 
 MIX = {"place": 0.03, "single": 0.22, "count": 0.20, "relation": 0.38, "pair": 0.17}
-CLASHES = {"white": {"white"}, "black": {"black", "dark blue"}, "pink": {"pink"}, "yellow": {"yellow"}, "blue": {"dark blue"}}
-FLIPS = ("animal", "transport", "food", "plant", "household", "sport", "clothing", "person")  # mirror images are as good
 
 Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
 
 
-def sample_scene(rng: random.Random, split: str = "train") -> Scene:
-    """A scene of this split: "train", "dev", "test", or "unseen" (it holds a combination that the others never show)."""
+def sample_scene(rng: random.Random, split: str = "train", other_style: float = OTHER_STYLE) -> Scene:
+    """A scene of this split: "train", "dev", "test", or "unseen" (it holds a combination that the others never show); with chance
+    ``other_style`` not in the house style."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     while True:
-        scene = _sample(rng)
+        scene = _sample(rng, other_style)
         if scene is not None and belongs(scene, split):
             return scene
 
@@ -52,7 +53,7 @@ def _concept(rng: random.Random, tail: float) -> Concept:
     return rng.choices(words.tail, words.weights)[0] if words.tail and rng.random() < tail else rng.choice(words.core)
 
 
-def _sample(rng: random.Random) -> Scene | None:
+def _sample(rng: random.Random, other_style: float) -> Scene | None:
     kind = rng.choices(list(MIX), list(MIX.values()))[0]
     if kind == "place":
         return Scene((), (), Background("place", rng.choice(PLACES), rng.randrange(1 << 30)))
@@ -65,63 +66,50 @@ def _sample(rng: random.Random) -> Scene | None:
         concepts = [_concept(rng, tail=0.1), _concept(rng, tail=0.1)]
     if len({concept.id for concept in concepts}) < len(concepts):
         return None
-    styles = sorted(set.intersection(*(set(sprites_of(concept.id)) for concept in concepts)))
-    if not styles:
-        return None
-    style = rng.choice(styles)
-    groups, sprites = [], []
-    for i, concept in enumerate(concepts):
-        rows = sprites_of(concept.id)[style]
-        paintable = [row for row in rows if atlas.load().sprites[row].recolor]
-        color = rng.choice(COLORS) if paintable and rng.random() < (0.8 if kind == "pair" else 0.6) else None
+    groups: list[Group] = []
+    for concept in concepts:
+        color = choose_color(rng, concept.id, 0.8 if kind == "pair" else 0.6)
         several = kind == "relation" and relation != "on" and rng.random() < 0.2
         count = rng.choices(range(2, 9), (20, 20, 18, 13, 11, 9, 9))[0] if kind == "count" else rng.randint(2, 3) if several else 1
         size = rng.choice(("small", "large")) if kind == "single" and rng.random() < 0.25 else None
-        groups.append(Group(concept.id, count, color, size))
-        sprites.append(rng.choice(paintable if color else rows))
-        if i and color is not None and color == groups[0].color:
+        if color is not None and groups and color == groups[0].color:
             return None
+        groups.append(Group(concept.id, count, color, size))
+    style = choose_style(rng, groups, other_style)
+    if style is None:
+        return None
     if kind == "pair" and rng.random() < 0.35:
         groups = [Group(g.concept, g.count, g.color, size) for g, size in zip(groups, rng.sample(("small", "large"), 2), strict=True)]
-    background = background_for(rng, {group.color for group in groups})
-    things = _place(rng, groups, sprites, relation, [concept.group for concept in concepts])
-    return Scene(tuple(things), tuple(groups), background, relation, style)
+    groups = [choose_facing(rng, group, style) for group in groups]
+    return _drawn(rng, tuple(groups), relation, style, background_for(rng, {group.color for group in groups}))
 
 
-def scene_of(rng: random.Random, groups: tuple[Group, ...], relation: str | None = None, place: str | None = None) -> Scene | None:
-    """A scene of one or two groups, of unlike concepts, in this relation, at a named place or before any background; None where no
-    style has them all, in the colours asked for. "on" asks for what can rest, and then for a support."""
-    art, choices = atlas.load().sprites, []
-    for group in groups:
-        rows = {style: [row for row in some if art[row].recolor or not group.color] for style, some in sprites_of(group.concept).items()}
-        choices.append({style: some for style, some in rows.items() if some})
-    styles = sorted(set.intersection(*(set(rows) for rows in choices)))
-    if not styles:
+def scene_of(
+    rng: random.Random, groups: tuple[Group, ...], relation: str | None = None, place: str | None = None, style: str | None = None
+) -> Scene | None:
+    """A scene of one or two groups, of unlike concepts, in this relation, at a named place or before any background, in the house
+    style unless another is named; None where no style draws them all in their colours, or this one does not. "on" needs an object
+    that can rest, and then a support."""
+    chosen = style or house_style(groups)
+    if chosen is None or any(sprite_of(group.concept, chosen, group.color) is None for group in groups):
         return None
-    style = rng.choice(styles)
-    sprites = [rng.choice(rows[style]) for rows in choices]
     unnamed = background_for(rng, {group.color for group in groups})
-    background = Background("place", place, unnamed.seed) if place else unnamed
-    things = _place(rng, list(groups), sprites, relation, [lexicon()[group.concept].group for group in groups])
-    return Scene(tuple(things), groups, background, relation, style)
+    return _drawn(rng, groups, relation, chosen, Background("place", place, unnamed.seed) if place else unnamed)
 
 
-def background_for(rng: random.Random, colors: set[str | None]) -> Background:
-    """A background against which things of these colours can be seen."""
-    kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
-    if kind == "place":
-        lost = DARK_PLACES if "black" in colors else ()
-        return Background(kind, rng.choice([p for p in PLACES if p not in lost]), rng.randrange(1 << 30))
-    bad = set().union(*(CLASHES.get(color, set()) for color in colors if color))
-    return Background(kind, rng.choice([b for b in BACKDROPS if b not in bad]), rng.randrange(1 << 30))
+def _drawn(rng: random.Random, groups: tuple[Group, ...], relation: str | None, style: str, background: Background) -> Scene:
+    """The scene of these groups in a style."""
+    sprites = [row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None]
+    flips = [mirrored(group, style) for group in groups]
+    return Scene(tuple(_place(rng, groups, sprites, flips, relation)), groups, background, relation, style)
 
 
-def _place(rng: random.Random, groups: list[Group], sprites: list[int], relation: str | None, kinds: list[str]) -> list[Thing]:
+def _place(rng: random.Random, groups: Sequence[Group], sprites: list[int], flips: list[bool], relation: str | None) -> list[Thing]:
     """Things in drawing order, placed so that the relation holds with room to spare."""
     if relation == "on":
-        return _rest(rng, groups, sprites, kinds[0])
+        return _rest(rng, groups, sprites, flips)
     if len(groups) == 1:
-        return _fill(rng, 0, groups[0], sprites[0], _frame(rng, groups[0]), kinds[0], framed=True)
+        return _fill(rng, 0, groups[0], sprites[0], _frame(rng, groups[0]), flips[0], framed=True)
     gap, split = 0.02, rng.uniform(0.42, 0.58)
     share = groups[0].count / (groups[0].count + groups[1].count)
     split += 0.25 * (share - 0.5)
@@ -136,7 +124,7 @@ def _place(rng: random.Random, groups: list[Group], sprites: list[int], relation
         first, second = second, first
     if where in ("above", "below"):
         first, second = (_transpose(first), _transpose(second))
-    return [thing for i, region in enumerate((first, second)) for thing in _fill(rng, i, groups[i], sprites[i], region, kinds[i])]
+    return [thing for i, region in enumerate((first, second)) for thing in _fill(rng, i, groups[i], sprites[i], region, flips[i])]
 
 
 def _transpose(region: Region) -> Region:
@@ -148,27 +136,25 @@ def _frame(rng: random.Random, group: Group) -> Region:
     """Where a lone group goes: all over the picture, or a part of it when it is small."""
     if group.count > 1:
         return 0.02, 0.02, 0.98, 0.98
-    side = {"small": rng.uniform(0.22, 0.36), "large": rng.uniform(0.88, 0.98)}.get(group.size or "", rng.uniform(0.5, 0.9))
+    side = {"small": rng.uniform(0.22, 0.36), "large": rng.uniform(0.88, 0.98)}.get(group.size or "", rng.uniform(0.6, 0.8))
     x, y = rng.uniform(0.02, 0.98 - side), rng.uniform(0.02, 0.98 - side)
     return x, y, x + side, y + side
 
 
-def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Region, kind: str, framed: bool = False) -> list[Thing]:
+def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Region, flip: bool, framed: bool = False) -> list[Thing]:
     """The group's things on a loose grid of rows inside the region, none touching another. A ``framed`` region has the size
     that was named already, any other is shared, and the named size is taken within it."""
     x0, y0, x1, y1 = region
     width, height, n = x1 - x0, y1 - y0, group.count
     ideal = (n * height / width) ** 0.5
-    rows = min(n, max(1, round(ideal + rng.uniform(-0.4, 0.4))))
-    counts = [n // rows + (1 if r < n % rows else 0) for r in range(rows)]
-    rng.shuffle(counts)
+    rows = min(n, max(1, round(ideal)))
+    counts = [n // rows + (1 if r < n % rows else 0) for r in range(rows)]  # one arrangement of n, the fuller rows on top
     art = atlas.load().sprites[sprite]
     cell_w, cell_h = width / max(counts), height / rows
     fit = min(cell_w / art.width, cell_h / art.height)
     usual = rng.uniform(0.74, 0.9) if n > 1 else rng.uniform(0.72, 0.94)
     named = {"small": 0.98 if framed else 0.55, "large": 0.98}
     size = fit * (named[group.size] if group.size and n == 1 else usual)
-    flips = kind.startswith(FLIPS)
     things = []
     for r, count in enumerate(counts):
         for k in range(count):
@@ -176,12 +162,11 @@ def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Reg
             slack_y = max(0.0, cell_h - size * art.height) * 0.35
             x = x0 + width * (k + 0.5) / count + rng.uniform(-slack_x, slack_x)
             y = y0 + cell_h * (r + 0.5) + rng.uniform(-slack_y, slack_y)
-            angle = rng.uniform(-10, 10) if rng.random() < 0.25 else 0.0
-            things.append(Thing(sprite, x, y, size * rng.uniform(0.95, 1.0), angle, flips and rng.random() < 0.5, group.color, index))
+            things.append(Thing(sprite, x, y, size * rng.uniform(0.95, 1.0), 0.0, flip, group.color, index))
     return things
 
 
-def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kind: str) -> list[Thing]:
+def _rest(rng: random.Random, groups: Sequence[Group], sprites: list[int], flips: list[bool]) -> list[Thing]:
     """groups[0] rests on groups[1]: its foot on the seat that the lexicon knows, or on the surface found in the support's alpha."""
     top, base = (atlas.load().sprites[sprite] for sprite in sprites)
     big = rng.uniform(0.56, 0.74) / max(base.width, 0.8 * base.height)
@@ -197,8 +182,8 @@ def _rest(rng: random.Random, groups: list[Group], sprites: list[int], kind: str
     y = 0.96 - base_h / 2 - rng.uniform(0, min(0.12, 0.94 - max(above, base_h)))
     foot = y - base_h / 2 + seat * base_h
     return [
-        Thing(sprites[1], x, y, big, 0.0, False, groups[1].color, 1),
-        Thing(sprites[0], x + dx * big, foot - top_h / 2, small, 0.0, kind.startswith(FLIPS) and rng.random() < 0.5, groups[0].color, 0),
+        Thing(sprites[1], x, y, big, 0.0, flips[1], groups[1].color, 1),
+        Thing(sprites[0], x + dx * big, foot - top_h / 2, small, 0.0, flips[0], groups[0].color, 0),
     ]
 
 

@@ -102,6 +102,7 @@ class Group:
     count: int = 1
     color: str | None = None
     size: str | None = None  # one of SIZES, relative to the usual size; None when not worth saying
+    facing: str | None = None  # "left" or "right" where said, else as its drawing faces
 
 
 View = tuple[float, float, float, float]  # of a camera: the x and y in its middle, its zoom, and how far it turns the picture, in degrees

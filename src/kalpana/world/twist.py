@@ -21,10 +21,10 @@ MOST = 8  # things of a kind
 
 
 def twist(scene: Scene, rng: random.Random, split: str | None = "train", first: Sequence[str] = ()) -> tuple[str, Scene] | None:
-    """What has been twisted ("count", "relation", "color", "colors", "word", "fingers" or "pose") and the scene that says it; None where
-    nothing can be. Every way that the scene has is as likely, but for those that are to be tried ``first``. What is said belongs to the
-    ``split``, so that nothing held out is told; with None it may belong anywhere, for of two things what is said otherwise seldom falls
-    into the same small split."""
+    """What is changed ("count", "relation", "color", "colors", "facing", "word", "fingers" or "pose") and the scene that says so; None
+    where nothing can be. Every way that the scene has is as likely, but for those that are to be tried ``first``. What is said belongs to
+    the ``split``, so that nothing held out is told; with None it may belong anywhere, for of two objects what is said otherwise seldom
+    falls into the same small split."""
     ways = WAYS[kind_of(scene)]
     for name in sorted(rng.sample(list(ways), len(ways)), key=lambda name: name not in first):
         said = list(ways[name](scene, split))
@@ -76,6 +76,13 @@ def _word(scene: Scene, split: str | None) -> Iterator[Scene]:
                     yield _drawn(scene, sign, replace(sign, text=text))
 
 
+def _facing(scene: Scene, split: str | None) -> Iterator[Scene]:
+    """A group that is said to face the other way."""
+    for k, group in enumerate(scene.groups):
+        if group.facing is not None:
+            yield from _fitting(split, _with(scene, k, facing={"left": "right", "right": "left"}[group.facing]))
+
+
 def _fingers(scene: Scene, split: str | None) -> Iterator[Scene]:
     """One finger more, or one less."""
     for hand in (thing.sprite for thing in scene.things if isinstance(thing.sprite, Hand)):
@@ -95,14 +102,14 @@ def _pose(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 
 Ways = dict[str, Callable[[Scene, str | None], Iterator[Scene]]]
-_OBJECTS: Ways = {"count": _count, "relation": _relation, "color": _color, "colors": _colors}
+_OBJECTS: Ways = {"count": _count, "relation": _relation, "color": _color, "colors": _colors, "facing": _facing}
 WAYS: dict[str, Ways] = {
     "objects": _OBJECTS,
     "depth": _OBJECTS,
     "paintings": _OBJECTS,
     "text": {"word": _word},
     "hands": {"fingers": _fingers},
-    "puppets": {"pose": _pose},
+    "puppets": {"pose": _pose, "facing": _facing},
 }
 
 

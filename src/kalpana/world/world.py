@@ -20,7 +20,7 @@ from kalpana.world.sample import sample_scene
 from kalpana.world.scene import DEPTH_RELATIONS, Hand, Puppet, Scene, Sign
 from kalpana.world.splits import SPLITS
 
-VERSION = "5"  # raise it whenever a scene, its picture or its captions change, so that no cache or weight claims the wrong data
+VERSION = "6"  # raise it whenever a scene, its picture or its captions change, so that no cache or weight claims the wrong data
 LANGUAGES = ("en", "hi")
 
 

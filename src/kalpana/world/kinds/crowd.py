@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import cache
 
 from kalpana.world import atlas
+from kalpana.world.defaults import background_for, background_kind
 from kalpana.world.kinds import hands, puppets
 from kalpana.world.lexicon import Concept, lexicon, sprites_of
-from kalpana.world.sample import FLIPS, background_for
 from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, PLACES, STYLES, Art, Background, Group, Scene, Thing
 
 SIDES = {1: 0.08, 2: 0.37, 3: 0.4, 4: 0.15}  # places along each side, and how often
@@ -46,8 +46,7 @@ def sample(rng: random.Random) -> Scene:
         row = rng.choice(paintable if color else rows)
         turned = rng.random()
         angle = rng.uniform(-180, 180) if turned < ASKEW else rng.uniform(-10, 10) if turned < ASKEW + 0.25 else 0.0
-        flip = concept.group.startswith(FLIPS) and rng.random() < 0.5
-        things.append(_put(rng, row, place, side, rng.uniform(0.55, 1.05), angle, flip, color, len(groups)))
+        things.append(_put(rng, row, place, side, rng.uniform(0.55, 1.05), angle, rng.random() < 0.5, color, len(groups)))
         groups.append(Group(concept.id, color=color))
     rng.shuffle(things)  # which of two that touch is in front
     return Scene(tuple(things), tuple(groups), background_for(rng, {group.color for group in groups}), None, style)
@@ -66,7 +65,7 @@ def sample_hands(rng: random.Random) -> Scene:
 def sample_figures(rng: random.Random) -> Scene:
     """Up to four figures in unlike clothes and poses."""
     side, look = rng.choice((1, 2)), rng.choice(LOOKS)
-    kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
+    kind = background_kind(rng)
     background = Background(kind, rng.choice(PLACES if kind == "place" else BACKDROPS), rng.randrange(1 << 30))
     tries = (puppets.one(rng, "train", look) for _ in range(12 * side * side))
     cast = [puppet for puppet in tries if puppets.stands_out(puppet, background)][: side * side]

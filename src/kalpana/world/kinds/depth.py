@@ -10,9 +10,9 @@ import random
 from functools import cache
 
 from kalpana.world import atlas, tiles
-from kalpana.world.lexicon import Concept, lexicon, sprites_of
-from kalpana.world.sample import FLIPS, background_for
-from kalpana.world.scene import COLORS, DEPTH_RELATIONS, Group, Scene, Thing
+from kalpana.world.defaults import background_for, choose_color, choose_facing, choose_style, mirrored, sprite_of
+from kalpana.world.lexicon import Concept, lexicon
+from kalpana.world.scene import DEPTH_RELATIONS, Group, Scene, Thing
 from kalpana.world.splits import belongs
 
 HIDDEN = (0.12, 0.45)  # share of the box behind that the box in front may cover
@@ -33,27 +33,20 @@ def _core() -> tuple[Concept, ...]:
 
 
 def _sample(rng: random.Random) -> Scene | None:
-    concepts = rng.sample(_core(), 2)
-    styles = sorted(set.intersection(*(set(sprites_of(concept.id)) for concept in concepts)))
-    if not styles:
-        return None
-    style, relation = rng.choice(styles), rng.choice(DEPTH_RELATIONS)
-    groups, rows = [], []
-    for concept in concepts:
-        sprites = sprites_of(concept.id)[style]
-        paintable = [row for row in sprites if atlas.load().sprites[row].recolor]
-        color = rng.choice(COLORS) if paintable and rng.random() < 0.6 else None
-        groups.append(Group(concept.id, color=color))
-        rows.append(rng.choice(paintable if color else sprites))
+    relation = rng.choice(DEPTH_RELATIONS)
+    groups = [Group(concept.id, color=choose_color(rng, concept.id, 0.6)) for concept in rng.sample(_core(), 2)]
     if groups[0].color is not None and groups[0].color == groups[1].color:
         return None
+    style = choose_style(rng, groups)
+    if style is None:
+        return None
+    groups = [choose_facing(rng, group, style) for group in groups]
+    rows = [row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None]
     near, far = (_overlapping if relation == "in front of" else _apart)(rng)
-    shadow = rng.random() < 0.7
     things = []
     for index, (x, foot, size, depth) in ((1, far), (0, near)):
-        flip = concepts[index].group.startswith(FLIPS) and rng.random() < 0.5
         y = foot - size * atlas.load().sprites[rows[index]].height / 2
-        things.append(Thing(rows[index], x, y, size, 0.0, flip, groups[index].color, index, depth, shadow))
+        things.append(Thing(rows[index], x, y, size, 0.0, mirrored(groups[index], style), groups[index].color, index, depth, shadow=True))
     if not all(_inside(thing) for thing in things):
         return None
     covered = tiles.covered(tiles.box(things[0]), tiles.box(things[1]))

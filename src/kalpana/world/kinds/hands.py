@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from kalpana.world import figures, grammar_en, grammar_hi, places
+from kalpana.world.defaults import background_kind, background_said, choose_look, choose_skin, look_said, skin_said
 from kalpana.world.figures import RGB, SKINS, Figure, Stroke
-from kalpana.world.scene import BACKDROPS, DARK_PLACES, LOOKS, PLACES, Background, Group, Hand, Scene, Thing
+from kalpana.world.scene import BACKDROPS, DARK_PLACES, PLACES, Background, Group, Hand, Scene, Thing
 
 Raised = tuple[bool, bool, bool, bool, bool]  # thumb, index, middle, ring and little finger
 
@@ -74,6 +75,12 @@ HEEL = 0.26  # how far down the bones of the palm reach
 def count(hand: Hand) -> int:
     """How many fingers it raises; a flaw is not in the count, as it is what makes the picture wrong."""
     return sum(hand.raised)
+
+
+def usual(hand: Hand) -> bool:
+    """Whether the hand raises the fingers that people mean when they name a count alone."""
+    gestures = GESTURES[count(hand)]
+    return _digits(hand) == max(gestures, key=lambda digits: gestures[digits])
 
 
 def flaws_of(raised: Sequence[bool]) -> tuple[str, ...]:
@@ -204,7 +211,7 @@ def one(rng: random.Random) -> Hand:
     """Any hand; every count of fingers is as frequent."""
     gestures = rng.choice(GESTURES)
     digits = rng.choices(list(gestures), list(gestures.values()))[0]
-    return Hand(_raised(digits), rng.choice(tuple(SKINS)), rng.choice(LOOKS), rng.randrange(1 << 30))
+    return Hand(_raised(digits), choose_skin(rng, tuple(SKINS)), choose_look(rng), rng.randrange(1 << 30))
 
 
 def one_flawed(rng: random.Random) -> Hand:
@@ -216,27 +223,24 @@ def one_flawed(rng: random.Random) -> Hand:
 
 
 def _scene(rng: random.Random, hands: Sequence[Hand]) -> Scene:
-    flip, width = rng.random() < 0.5, 1 / len(hands)
-    things = [_place(rng, hand, k * width, (k + 1) * width, flip != (k == 1), k) for k, hand in enumerate(hands)]
+    width = 1 / len(hands)
+    things = [_place(rng, hand, k * width, (k + 1) * width, k == 1, k) for k, hand in enumerate(hands)]
     groups = tuple(Group("hand") for _ in hands)
     return Scene(tuple(things), groups, background(rng, hands[0]), "left of" if len(hands) == 2 else None)
 
 
 def _place(rng: random.Random, hand: Hand, left: float, right: float, flip: bool, group: int) -> Thing:
     """The hand, whole, somewhere between two edges."""
-    angle = rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0
-    cos, sin = math.cos(math.radians(angle)), abs(math.sin(math.radians(angle)))
-    w, h = figures.extent(figure(hand))
-    width, height = w * cos + h * sin, w * sin + h * cos
-    size = min(rng.uniform(0.5, 0.95), (right - left - 2 * MARGIN) / width, (1 - 2 * MARGIN) / height)
+    width, height = figures.extent(figure(hand))
+    size = min(rng.uniform(0.6, 0.9), (right - left - 2 * MARGIN) / width, (1 - 2 * MARGIN) / height)
     half_w, half_h = size * width / 2 + MARGIN, size * height / 2 + MARGIN
     x, y = rng.uniform(left + half_w, right - half_w), rng.uniform(half_h, 1 - half_h)
-    return Thing(hand, x, y, size, angle, flip, group=group)
+    return Thing(hand, x, y, size, 0.0, flip, group=group)
 
 
 def background(rng: random.Random, hand: Hand) -> Background:
     """Any background that the hand stands out from."""
-    kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
+    kind = background_kind(rng)
     outlined = hand.look == "outlined"
     if kind == "place":
         fit = [p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in DARK_PLACES)]
@@ -362,7 +366,7 @@ ENGLISH_PAIRS = (  # the first two say no sides
 
 def _english(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random) -> str:
     dense = form == "dense"
-    skin = rng.choice(ENGLISH_SKINS[hands[0].skin]) + " " if dense or rng.random() < (0.25 if form == "short" else 0.4) else ""
+    skin = rng.choice(ENGLISH_SKINS[hands[0].skin]) + " " if dense or skin_said(rng, hands[0].skin) else ""
     medium, manner = (rng.choice(words) for words in ENGLISH_LOOKS[hands[0].look])
     if len(hands) == 2:
         a, b = (_english_hand(hand, form, skin, True, rng) for hand in hands)
@@ -381,29 +385,29 @@ def _english(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random)
                 f"The background is {what}. {grammar_en.capital(text)}, {manner}.",
             )
         )
-    background, look = (0.25, 0.1) if form == "short" else (0.4, 0.2)
-    where, look_said = where if rng.random() < background else "", rng.random() < look
+    where, said = where if background_said(rng, scene.background, form) else "", look_said(rng, hands[0].look)
     if text.endswith("."):
-        return grammar_en.capital(text) + (f" The background is {what}." if where else "") + (f" It is {medium}." if look_said else "")
+        return grammar_en.capital(text) + (f" The background is {what}." if where else "") + (f" It is {medium}." if said else "")
     if text.startswith(("a ", "an ")):
-        if look_said and rng.random() < 0.5:
-            text, look_said = f"{medium} of {text}", False
-        elif not look_said and rng.random() < 0.15:
+        if said and rng.random() < 0.5:
+            text, said = f"{medium} of {text}", False
+        elif not said and rng.random() < 0.15:
             text = rng.choice((*grammar_en.PICTURES, "draw")) + " " + text
     if where and not where.startswith(","):
         where = rng.choice((" ", ", ")) + where
-    return text + where + (f", {manner}" if look_said else "")
+    return text + where + (f", {manner}" if said else "")
 
 
 def _english_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Random) -> str:
     """One hand as a noun phrase, or as a sentence where the form allows one."""
     n, dense = count(hand), form == "dense"
     names = ENGLISH_NAMES.get(_digits(hand), ())
-    if n == 0 or (not dense and names and rng.random() < 0.4):
+    listed = not usual(hand)  # which fingers, as the count alone would mean others
+    if n == 0 or (not dense and names and rng.random() < (0.7 if listed else 0.4)):
         words = rng.choice(names).format(skin=skin)
         return f"{grammar_en.article(words)} {words}"
     noun = f"{grammar_en.article(skin or 'hand')} {skin}hand"
-    if form == "natural" and n < 5 and rng.random() < 0.2:
+    if not dense and n < 5 and (listed or (form == "natural" and rng.random() < 0.2)):
         return f"{noun} with {_english_list(hand.raised)} {rng.choice(('up', 'raised', 'held up'))}"
     table = ENGLISH[:PLAIN] if form == "short" or paired else ENGLISH + (ENGLISH_FOLDED if n < 5 else ())
     if form == "natural" and not paired:
@@ -411,7 +415,7 @@ def _english_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Ra
     number = grammar_en.NUMERALS[n - 1] if rng.random() < 0.75 else str(n)
     fingers, are = ("finger", "is") if n == 1 else ("fingers", "are")
     text = rng.choice(table).format(hand=noun, n=number, fingers=fingers, are=are)
-    return f"{text} ({_english_list(hand.raised)})" if dense and n < 5 and rng.random() < 0.4 else text
+    return f"{text} ({_english_list(hand.raised)})" if dense and n < 5 and (listed or rng.random() < 0.4) else text
 
 
 def _english_list(raised: Raised) -> str:
@@ -521,7 +525,7 @@ HINDI_PAIRS = (  # the first two say no sides
 
 def _hindi(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random) -> str:
     dense = form == "dense"
-    skin = rng.choice(HINDI_SKINS[hands[0].skin]) if dense or rng.random() < (0.25 if form == "short" else 0.4) else ""
+    skin = rng.choice(HINDI_SKINS[hands[0].skin]) if dense or skin_said(rng, hands[0].skin) else ""
     style = rng.choice(HINDI_LOOKS[hands[0].look])
     if len(hands) == 2:
         a, b = (_hindi_hand(hand, form, skin, True, rng) for hand in hands)
@@ -529,8 +533,8 @@ def _hindi(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random) -
     else:
         text = _hindi_hand(hands[0], form, skin, False, rng)
     where, what = grammar_hi.surroundings(scene.background, rng)
-    background, look = (1.0, 1.0) if dense else (0.25, 0.1) if form == "short" else (0.4, 0.2)
-    where, style = where if rng.random() < background else "", style if rng.random() < look else ""
+    where = where if background_said(rng, scene.background, form) else ""
+    style = style if dense or look_said(rng, hands[0].look) else ""
     if text.endswith("।"):
         text += (f" पृष्ठभूमि: {what}।" if where else "") + (f" शैली: {style}।" if style else "")
     elif dense:
@@ -573,11 +577,12 @@ def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Rand
         "hai": "है" if n == 1 else "हैं",
     }
     names = HINDI_NAMES.get(_digits(hand), ())
-    if n == 0 or (not dense and names and rng.random() < 0.4):
+    unusual = not usual(hand)
+    if n == 0 or (not dense and names and rng.random() < (0.7 if unusual else 0.4)):
         return rng.choice(names).format(**slots)
     fingers = [name for name, up in zip(HINDI_FINGERS, hand.raised, strict=True) if up]
     listed = (", ".join(fingers[:-1]) + " और " if fingers[1:] else "") + fingers[-1]
-    if form == "natural" and n < 5 and rng.random() < 0.2:
+    if not dense and n < 5 and (unusual or (form == "natural" and rng.random() < 0.2)):
         return f"{listed} उठाए {slots['hand']}"
     table = HINDI[:PLAIN] if form == "short" else HINDI
     if paired:
@@ -587,4 +592,4 @@ def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Rand
     draw = rng.random()
     number = grammar_hi.NUMERALS[n - 1] if draw < 0.75 else str(n) if draw < 0.92 else grammar_hi.DIGITS[n]
     text = rng.choice(table).format(n=number, **slots)
-    return f"{text} ({listed})" if dense and n < 5 and rng.random() < 0.4 else text
+    return f"{text} ({listed})" if dense and n < 5 and (unusual or rng.random() < 0.4) else text

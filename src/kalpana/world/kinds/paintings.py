@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.world import grammar, grammar_en, grammar_hi
+from kalpana.world.defaults import background_said
 from kalpana.world.lexicon import lexicon
 from kalpana.world.recolor import LUMA
 from kalpana.world.sample import sample_scene
@@ -383,7 +384,7 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
     """A scene of objects in a medium that can show every colour its captions may name; a place alone is too little for lines."""
     medium = rng.choice(PAINTINGS)
     while True:
-        scene = sample_scene(rng, split)
+        scene = sample_scene(rng, split, other_style=0.0)
         if (scene.groups or medium not in TINTLESS) and all(_shows(medium, group) for group in scene.groups):
             return replace(scene, painting=medium)
 
@@ -395,14 +396,14 @@ def _shows(medium: str, group: Group) -> bool:
 
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
-    """The scene and its medium, which is always named; the style of its sprites never is."""
+    """The scene and its medium, which is always named; under it is the house style."""
     return (_english if language == "en" else _hindi)(scene, form, rng)
 
 
 def _unsaid(scene: Scene, form: str, rng: random.Random) -> bool:
     """Whether the background stays unsaid: paper and darkness have no tint, and a form says it only now and then."""
     hidden = scene.painting in TINTLESS and scene.background.kind != "place"
-    return hidden or (form != "dense" and rng.random() > (0.25 if form == "short" else 0.4))
+    return hidden or not background_said(rng, scene.background, form)
 
 
 def _surroundings(scene: Scene, say: Callable[[], tuple[str, str]]) -> tuple[str, str]:
@@ -419,7 +420,8 @@ def _english(scene: Scene, form: str, rng: random.Random) -> str:
         _, what = _surroundings(scene, lambda: grammar_en.surroundings(scene.background, rng))
         return rng.choice((f"{medium} of {what}", f"{what}, {manner}"))
     pattern = rng.choice(grammar_en.patterns(scene, form))
-    phrases = [grammar_en.phrase(group, lexicon()[group.concept], rng) for group in scene.groups]
+    alone = len(scene.groups) == 1
+    phrases = [grammar_en.phrase(group, lexicon()[group.concept], rng, alone=alone) for group in scene.groups]
     text = pattern.format(**dict(zip("ab", phrases, strict=False)), **grammar_en.SIDES.get(scene.relation or "", {}))
     where, what = _surroundings(scene, lambda: grammar_en.surroundings(scene.background, rng, text))
     if _unsaid(scene, form, rng):

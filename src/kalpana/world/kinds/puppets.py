@@ -16,13 +16,16 @@ from functools import cache, lru_cache
 import numpy as np
 
 from kalpana.world import figures, grammar_en, grammar_hi, places
+from kalpana.world.defaults import FACING as FACING_SHARE
+from kalpana.world.defaults import SKIN, background_kind, background_said, choose_look, choose_skin, look_said, skin_said
 from kalpana.world.figures import RGB, SKINS, Figure, Stroke
 from kalpana.world.recolor import PAINTS, lab
-from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, Background, Group, Puppet, Scene, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Puppet, Scene, Thing
 from kalpana.world.scene import PLACES as PLACE_NAMES
 
 Point = tuple[float, float]
 Joints = dict[str, Point]
+Member = tuple[Puppet, Group]  # of a scene's cast
 Arm = tuple[float, float]  # upper arm, forearm
 Leg = tuple[float, float, float]  # thigh, shin, and the foot from the shin
 
@@ -315,26 +318,27 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
 
 
 def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
-    kind = rng.choices(("flat", "gradient", "place"), (45, 20, 35))[0]
+    kind = background_kind(rng)
     background = Background(kind, rng.choice(PLACE_NAMES if kind == "place" else BACKDROPS), rng.randrange(1 << 30))
-    look = rng.choice(LOOKS)
+    look = choose_look(rng)
     cast = [one(rng, split, look) for _ in range(count)]
     if not all(stands_out(puppet, background) for puppet in cast):
         return None
     if count == 1:
-        return Scene((_alone(rng, cast[0], kind == "place"),), (Group("puppet", color=cast[0].shirt),), background)
+        group = _group(rng, cast[0])
+        return Scene((_alone(rng, cast[0], group, kind == "place"),), (group,), background)
     if len({(puppet.pose, puppet.shirt, puppet.trousers) for puppet in cast}) == 1:
         return None
     first = rng.randrange(2)  # which of them, from the left, the caption's first phrase is about
-    things = _side_by_side(rng, cast, (first, 1 - first))
-    groups = tuple(Group("puppet", color=puppet.shirt) for puppet in (cast[first], cast[1 - first]))
+    groups = tuple(_group(rng, puppet) for puppet in (cast[first], cast[1 - first]))
+    things = _side_by_side(rng, cast, groups, (first, 1 - first))
     return Scene(things, groups, background, "right of" if first else "left of") if things else None
 
 
 def one(rng: random.Random, split: str, look: str) -> Puppet:
     """Any puppet of this split, drawn in this way, whose skin can be told from its clothes."""
     while True:
-        pose, skin, (shirt, trousers) = rng.choice(tuple(POSES)), rng.choice(tuple(SKINS)), rng.sample(COLORS, 2)
+        pose, skin, (shirt, trousers) = rng.choice(tuple(POSES)), choose_skin(rng, tuple(SKINS)), rng.sample(COLORS, 2)
         if split_of(pose, shirt, trousers) == split and min(_apart(SKINS[skin], PAINTS[c][:3]) for c in (shirt, trousers)) > _SKIN_CONTRAST:
             return Puppet(pose, skin, shirt, trousers, look, rng.randrange(1 << 30))
 
@@ -360,24 +364,27 @@ def _apart(one: RGB, two: RGB) -> float:
     return float(np.linalg.norm(lab(np.array(one)) - lab(np.array(two))))
 
 
-def _mirrored(rng: random.Random, puppet: Puppet) -> bool:
-    return not POSES[puppet.pose].symmetric and rng.random() < 0.5
+FACING = {pose for pose, table in POSES.items() if table.side and pose != "lying down"}  # poses that face right unless mirrored
 
 
-def _alone(rng: random.Random, puppet: Puppet, grounded: bool) -> Thing:
+def _group(rng: random.Random, puppet: Puppet) -> Group:
+    """The noun phrase of a puppet; of those in a side view some say where they face, half of these mirrored."""
+    turned = puppet.pose in FACING and rng.random() < FACING_SHARE
+    return Group("puppet", color=puppet.shirt, facing=rng.choice(("left", "right")) if turned else None)
+
+
+def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> Thing:
     """Anywhere in the picture, whole; in the lower part of it where there is ground to stand on."""
-    angle = rng.uniform(-6, 6) if rng.random() < 0.15 else 0.0
-    cos, sin = math.cos(math.radians(angle)), abs(math.sin(math.radians(angle)))
-    w, h = figures.extent(figure(puppet))
-    width, height = w * cos + h * sin, h * cos + w * sin
+    width, height = figures.extent(figure(puppet))
     size = min(rng.uniform(*SIZES), (1 - 2 * MARGIN) / max(width, height))
     half_w, half_h = size * width / 2, size * height / 2
     low = 1 - MARGIN - half_h
     high = max(MARGIN + half_h, low - 0.12) if grounded else MARGIN + half_h
-    return Thing(puppet, rng.uniform(MARGIN + half_w, 1 - MARGIN - half_w), rng.uniform(high, low), size, angle, _mirrored(rng, puppet))
+    x, y = rng.uniform(MARGIN + half_w, 1 - MARGIN - half_w), rng.uniform(high, low)
+    return Thing(puppet, x, y, size, 0.0, group.facing == "left")
 
 
-def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[int]) -> tuple[Thing, ...]:
+def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[Group], order: Sequence[int]) -> tuple[Thing, ...]:
     """The two on one ground, about equally tall if they stood up; none where they do not fit."""
     tall = rng.uniform(0.62, 0.95) / 2.9
     sizes = [min(max(tall / figures.scale(figure(puppet))[2], SIZES[0]), SIZES[1]) for puppet in cast]
@@ -388,8 +395,8 @@ def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[i
     gaps = sorted(rng.uniform(0, spare - 0.04) for _ in boxes)
     ground = rng.uniform(max(h for _, h in boxes) + MARGIN, 1 - MARGIN)
     things, left = [], MARGIN
-    for puppet, size, (w, h), gap, group in zip(cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), groups, strict=True):
-        things.append(Thing(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, _mirrored(rng, puppet), None, group))
+    for puppet, size, (w, h), gap, k in zip(cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), order, strict=True):
+        things.append(Thing(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, groups[k].facing == "left", None, k))
         left += gap + w
     return tuple(things)
 
@@ -419,6 +426,14 @@ DOING = {  # what a puppet "is" doing, and what it is seen "with"; {their} is it
     "lying down": ("lying down", "lying on {their} back", "lying on the ground"),
 }
 WHO = (("a person", "their"), ("a person", "their"), ("someone", "their"), ("a figure", "its"), ("a puppet", "its"))
+MOVING = {"walking", "running", "crawling", "pointing"}  # to a side, where the others face it
+SKIN_WORDS = {
+    "yellow": ("yellow", "yellow-skinned"),
+    "pale": ("pale", "light-skinned", "fair-skinned"),
+    "tan": ("tanned", "tan-skinned"),
+    "brown": ("brown-skinned",),
+    "dark": ("dark-skinned",),
+}
 PHRASES = (  # the first SURE of them say who does what and no more
     "{who}{wear} {doing}",
     "{who}{wear} {doing}",
@@ -457,7 +472,8 @@ MANNERS = {
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
     """Who does what, in which clothes where said; with two, who stands where."""
-    cast = [thing.sprite for thing in sorted(scene.things, key=lambda thing: thing.group) if isinstance(thing.sprite, Puppet)]
+    things = sorted(scene.things, key=lambda thing: thing.group)
+    cast = [(thing.sprite, group) for thing, group in zip(things, scene.groups, strict=True) if isinstance(thing.sprite, Puppet)]
     return (_english if language == "en" else _hindi)(scene, cast, form, rng)
 
 
@@ -469,19 +485,25 @@ def _said(form: str, rng: random.Random) -> tuple[bool, bool]:
     return rng.choices(((False, False), (True, False), (False, True), (True, True)), shares)[0]
 
 
-def _english(scene: Scene, cast: Sequence[Puppet], form: str, rng: random.Random) -> str:
+def _alike(cast: Sequence[Member]) -> bool:
+    """Whether one word for what they do serves both, and nothing unusual about either is left to say."""
+    (one, a), (two, b) = cast
+    return one.pose == two.pose and one.skin == two.skin == SKIN and a.facing == b.facing is None
+
+
+def _english(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
     table: Sequence[str]
     if len(cast) == 1:
         table = PHRASES[:SURE] if form == "dense" else PHRASES[: SURE + 1] if form == "short" else PHRASES
         text = _english_one(cast[0], rng.choice(table), form, rng)
-    elif form != "dense" and cast[0].pose == cast[1].pose and rng.random() < 0.3:
+    elif form != "dense" and _alike(cast) and rng.random() < 0.3:
         text = rng.choice(("two people {0}", "two figures {0}", "two people, both {0}")).format(_doing(cast[0], "their", rng))
     else:
-        a, b = (_english_one(puppet, rng.choice([p for p in PHRASES[:SURE] if "{dressed}" not in p]), form, rng) for puppet in cast)
+        a, b = (_english_one(one, rng.choice([p for p in PHRASES[:SURE] if "{dressed}" not in p]), form, rng) for one in cast)
         table = PAIRS if form == "dense" or rng.random() < 0.6 else TOGETHER
         text = rng.choice(table).format(a=a, b=b, **grammar_en.SIDES[scene.relation or "left of"])
     where, what = grammar_en.surroundings(scene.background, rng, text)
-    where, manner = where.removeprefix(", "), rng.choice(MANNERS[cast[0].look])
+    where, manner = where.removeprefix(", "), rng.choice(MANNERS[cast[0][0].look])
     if form == "dense":
         head = grammar_en.capital(text)
         return rng.choice(
@@ -493,21 +515,30 @@ def _english(scene: Scene, cast: Sequence[Puppet], form: str, rng: random.Random
                 f"The background is {what}. {head}, {manner}.",
             )
         )
-    background_said, manner_said = (rng.random() < share for share in ((0.25, 0.1) if form == "short" else (0.4, 0.25)))
+    ground, look = background_said(rng, scene.background, form), look_said(rng, cast[0][0].look)
     if text.endswith("."):
         text = grammar_en.capital(text)
-        return text + (f" The background is {what}." if background_said else "") + (f" It is {manner}." if manner_said else "")
-    return text + (f", {where}" if background_said else "") + (f", {manner}" if manner_said else "")
+        return text + (f" The background is {what}." if ground else "") + (f" It is {manner}." if look else "")
+    return text + (f", {where}" if ground else "") + (f", {manner}" if look else "")
 
 
-def _doing(puppet: Puppet, their: str, rng: random.Random) -> str:
-    return rng.choice(DOING[puppet.pose]).format(their=their)
+def _doing(member: Member, their: str, rng: random.Random, being: bool = False) -> str:
+    """What a puppet does, and where it faces if that is said; ``being``: as it follows "is"."""
+    puppet, group = member
+    words = rng.choice([words for words in DOING[puppet.pose] if not (being and words.startswith("with "))]).format(their=their)
+    if group.facing is None:
+        return words
+    return f"{words} {f'to the {group.facing}' if puppet.pose in MOVING else rng.choice(grammar_en.FACING[group.facing][0])}"
 
 
-def _english_one(puppet: Puppet, pattern: str, form: str, rng: random.Random) -> str:
+def _english_one(member: Member, pattern: str, form: str, rng: random.Random) -> str:
     """One puppet in the words of a pattern of PHRASES."""
-    who, their = rng.choice(WHO)
-    being = rng.choice([words for words in DOING[puppet.pose] if not words.startswith("with ")]).format(their=their)
+    puppet, _ = member
+    skin = rng.choice(SKIN_WORDS[puppet.skin]) if skin_said(rng, puppet.skin) else ""
+    who, their = rng.choice([some for some in WHO if not skin or some[0].startswith("a ")])
+    if skin:
+        who = f"a {skin} {who.removeprefix('a ')}"
+    being = _doing(member, their, rng, being=True)
     shirt, trousers = (rng.choice(grammar_en.COLORS.get(color, (color,))) for color in (puppet.shirt, puppet.trousers))
     garments = (
         f"{grammar_en.article(shirt)} {shirt} {rng.choice(('shirt', 'shirt', 'T-shirt'))}",
@@ -517,7 +548,7 @@ def _english_one(puppet: Puppet, pattern: str, form: str, rng: random.Random) ->
     wear = rng.choice((" in ", " in ", " wearing ")) + clothes if clothes else ""
     dressed = rng.choice((", in ", ", wearing ", ", dressed in ")) + clothes if clothes else ""
     bare = who.removeprefix("a ")
-    return pattern.format(who=who, bare=bare, wear=wear, dressed=dressed, being=being, doing=_doing(puppet, their, rng))
+    return pattern.format(who=who, bare=bare, wear=wear, dressed=dressed, being=being, doing=_doing(member, their, rng))
 
 
 # ------------------------------------------------------------------------------------------------------------------- Hindi
@@ -599,6 +630,13 @@ HINDI_DOING = {
     "lying down": (("लेटा* हुआ*", "लेटा* हुआ* है"), ("पीठ के बल लेटा*", "पीठ के बल लेटा* है"), ("ज़मीन पर लेटा*", "ज़मीन पर लेटा* है")),
 }
 HINDI_WHO = (("व्यक्ति", "m"), ("व्यक्ति", "m"), ("इंसान", "m"), ("कठपुतली", "f"), ("आकृति", "f"))
+HINDI_SKINS = {
+    "yellow": ("पीला*",),
+    "pale": ("गोरा*",),
+    "tan": ("गेहुँआ*",),
+    "brown": ("साँवला*",),
+    "dark": ("गहरा* साँवला*",),
+}
 HINDI_PHRASES = (  # {np} दौड़ता हुआ व्यक्ति, {bent} दौड़ते हुए व्यक्ति, {clause} एक व्यक्ति दौड़ रहा है, {rel} एक व्यक्ति जो दौड़ रहा है
     "{np}",
     "{np}",
@@ -629,21 +667,21 @@ HINDI_MANNERS = {
 }
 
 
-def _hindi(scene: Scene, cast: Sequence[Puppet], form: str, rng: random.Random) -> str:
+def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
     table: Sequence[str]
     if len(cast) == 1:
         table = HINDI_PHRASES[:3] if form == "dense" else HINDI_PHRASES[:5] if form == "short" else HINDI_PHRASES
         text = rng.choice(table).format(**_hindi_one(cast[0], form, rng), picture=rng.choice(grammar_hi.PICTURES))
-    elif form != "dense" and cast[0].pose == cast[1].pose and rng.random() < 0.3:
+    elif form != "dense" and _alike(cast) and rng.random() < 0.3:
         noun, gender = rng.choice(HINDI_WHO[:3])
-        text = f"{_agree(rng.choice(HINDI_DOING[cast[0].pose])[0], gender, many=True)} दो {noun}"
+        text = f"{_agree(rng.choice(HINDI_DOING[cast[0][0].pose])[0], gender, many=True)} दो {noun}"
     else:
-        a, b = (_hindi_one(puppet, form, rng) for puppet in cast)
+        a, b = (_hindi_one(member, form, rng) for member in cast)
         table = HINDI_PAIRS if form == "dense" or rng.random() < 0.6 else HINDI_TOGETHER
         sides = grammar_hi.sides(scene.relation, rng)
         text = rng.choice(table).format(a=a["np"], b=b["np"], bent_a=a["bent"], bent_b=b["bent"], **sides)
     where, what = grammar_hi.surroundings(scene.background, rng)
-    manner = rng.choice(HINDI_MANNERS[cast[0].look])
+    manner = rng.choice(HINDI_MANNERS[cast[0][0].look])
     if form == "dense":
         text = rng.choice(
             (
@@ -654,11 +692,11 @@ def _hindi(scene: Scene, cast: Sequence[Puppet], form: str, rng: random.Random) 
             )
         )
     else:
-        background_said, manner_said = (rng.random() < share for share in ((0.25, 0.1) if form == "short" else (0.4, 0.25)))
+        ground, look = background_said(rng, scene.background, form), look_said(rng, cast[0][0].look)
         if text.endswith("।"):
-            text += (f" पृष्ठभूमि में {what} है।" if background_said else "") + (f" चित्र {manner} है।" if manner_said else "")
+            text += (f" पृष्ठभूमि में {what} है।" if ground else "") + (f" चित्र {manner} है।" if look else "")
         else:
-            text += (f", {where}" if background_said else "") + (f", {manner}" if manner_said else "")
+            text += (f", {where}" if ground else "") + (f", {manner}" if look else "")
     return grammar_hi.casual(text) if rng.random() < 0.15 else text
 
 
@@ -667,10 +705,17 @@ def _agree(words: str, gender: str, many: bool = False, oblique: bool = False) -
     return " ".join(grammar_hi.inflect(w[:-1], gender, many, oblique) if w.endswith("*") else w for w in words.split())
 
 
-def _hindi_one(puppet: Puppet, form: str, rng: random.Random) -> dict[str, str]:
+def _hindi_one(member: Member, form: str, rng: random.Random) -> dict[str, str]:
     """One puppet as the fields of HINDI_PHRASES."""
+    puppet, group = member
     noun, gender = rng.choice(HINDI_WHO)
-    before, after = rng.choice(HINDI_DOING[puppet.pose])
+    before, after = rng.choice([words for words in HINDI_DOING[puppet.pose] if not (group.facing and words[1].startswith("ने "))])
+    if group.facing:
+        ore, _ = rng.choice(grammar_hi.LEFT if group.facing == "left" else grammar_hi.RIGHT)
+        turned = f"{ore} ओर" if puppet.pose in MOVING else grammar_hi.facing(group.facing, True, rng)
+        before, after = f"{turned} {before}", f"{turned} {after}"
+    if skin_said(rng, puppet.skin):
+        noun = f"{rng.choice(HINDI_SKINS[puppet.skin])} {noun}"
     shirt, trousers = (grammar_hi.inflect(rng.choice(grammar_hi.COLORS[color]), "f", False) for color in (puppet.shirt, puppet.trousers))
     garments = (f"{shirt} {rng.choice(('कमीज़', 'कमीज़', 'टी-शर्ट'))}", f"{trousers} {rng.choice(('पैंट', 'पैंट', 'पतलून'))}")
     clothes = " और ".join(words for words, said in zip(garments, _said(form, rng), strict=True) if said)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from kalpana.types import KalpanaError
 from kalpana.world import atlas, grammar_en, grammar_hi, places
-from kalpana.world.lexicon import ART, lexicon, sprites_of
+from kalpana.world.defaults import background_said, house_style, sprite_of
+from kalpana.world.lexicon import ART, lexicon
 from kalpana.world.recolor import PAINTS
 from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, Sign, Thing
 
@@ -28,6 +29,8 @@ FONTS = {
     "Hind SemiBold": "Hind_600SemiBold.ttf",
     "Noto Sans Black": "NotoSansDevanagari_900Black.ttf",
 }
+FONT, OTHER_FONT = "Mukta Bold", 0.3  # the usual one; in a share of the signs it is another, which the caption says
+FONT_NAMES = {"Mukta": ("thin", "पतला"), "Noto Sans Black": ("heavy", "मोटा")}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 INKS = {name: PAINTS[name][:3] for name in COLORS}
 HEIGHTS = (12.0, 24.0)  # pixels of a 128 px picture that a capital letter, or a letter under its line, may be tall
@@ -157,7 +160,8 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     ink = rng.choice(COLORS)
     if not stands_out(ink, board, background.name):
         return None
-    sign = Sign(word(rng, split), rng.choice(tuple(FONTS)), ink, board)
+    font = rng.choice(tuple(FONT_NAMES)) if rng.random() < OTHER_FONT else FONT
+    sign = Sign(word(rng, split), font, ink, board)
     width, height = extent(sign)
     size = rng.uniform(*HEIGHTS) / 128 / letter_share(sign)
     beside = rng.random() < 1 / 3
@@ -172,15 +176,18 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     if not beside:
         return Scene((Thing(sign, x, y, size),), (board_group,), background)
     concept = rng.choice([c for c in lexicon().values() if c.core])
-    style, rows = rng.choice(sorted(sprites_of(concept.id).items()))
-    row = rng.choice(rows)
+    group = Group(concept.id)
+    style = house_style((group,))
+    row = sprite_of(concept.id, style or "")
+    if row is None:
+        return None
     art = atlas.load().sprites[row]
     above = rng.random() < 0.5  # the sign, seen from the thing
     y = half_h + MARGIN + 0.02 if above else 1 - half_h - MARGIN - 0.02
     low, high = (y + half_h + 0.02, 0.98) if above else (0.02, y - half_h - 0.02)
     fit = min((high - low) / art.height, 0.9 / art.width) * rng.uniform(0.8, 0.98)
     thing = Thing(row, rng.uniform(0.4, 0.6), (low + high) / 2, fit, group=1)
-    return Scene((thing, Thing(sign, x, y, size)), (board_group, Group(concept.id)), background, "above" if above else "below", style)
+    return Scene((thing, Thing(sign, x, y, size)), (board_group, group), background, "above" if above else "below", style)
 
 
 def stands_out(ink: str, board: str | None, ground: str) -> bool:
@@ -209,15 +216,15 @@ def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
     quoted = f'"{sign.text}"'
     board = rng.choice(grammar_en.TINTS.get(sign.board, (sign.board,))) if sign.board else ""
     painted = form == "dense" or rng.random() < 0.4
+    weight = FONT_NAMES[sign.font][0] if sign.font in FONT_NAMES else ""
+    letters = f" in {' '.join(filter(None, (weight, sign.ink if painted else '')))} letters" if weight or painted else ""
     if sign.board:
         noun = rng.choice(("sign", "sign", "board", "label"))
         named = f"{board} {noun}" if painted else noun
-        letters = f" in {sign.ink} letters" if painted else ""
         what = f"{grammar_en.article(named)} {named} " + rng.choice(
             (f"that says {quoted}", f"that reads {quoted}", f"with the word {quoted}", f"saying {quoted}", f"with {quoted} written on it")
         )
     else:
-        letters = f" in {sign.ink} letters" if painted else ""
         what = rng.choice((f"the word {quoted}", f"the text {quoted}", f"the writing {quoted}", f"the characters {quoted}"))
     text = what + letters
     if len(scene.groups) > 1:
@@ -226,7 +233,7 @@ def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
         text = rng.choice((f"{text} {scene.relation} {thing}", f"{thing} {other} {text}", f"{thing} with {text} {scene.relation} it"))
     elif rng.random() < 0.15:
         text = rng.choice(("a picture of ", "draw ", "write " if not sign.board else "make ")) + text
-    if form == "dense" or rng.random() < (0.25 if form == "short" else 0.4):
+    if background_said(rng, scene.background, form):
         where, _ = grammar_en.surroundings(scene.background, rng, text)
         text += where if where.startswith(",") else f", {where}"
     return grammar_en.capital(text) + "." if form == "dense" else text
@@ -236,7 +243,8 @@ def _hindi(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
     quoted = f'"{sign.text}"'
     painted = form == "dense" or rng.random() < 0.4
     ink = " ".join(grammar_hi.inflect(word, "m", True, oblique=True) for word in rng.choice(grammar_hi.COLORS[sign.ink]).split())
-    letters = f"{ink} अक्षरों में " if painted else ""
+    weight = grammar_hi.inflect(FONT_NAMES[sign.font][1], "m", True, oblique=True) if sign.font in FONT_NAMES else ""
+    letters = f"{' '.join(filter(None, (weight, ink if painted else '')))} अक्षरों में " if weight or painted else ""
     if sign.board:
         noun = rng.choice(("बोर्ड", "बोर्ड", "साइनबोर्ड", "लेबल"))
         tint = rng.choice(grammar_hi.TINTS[sign.board]).split()
@@ -255,7 +263,7 @@ def _hindi(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
         thing = grammar_hi.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng)
         side, other = ("ऊपर", "नीचे") if scene.relation == "above" else ("नीचे", "ऊपर")
         text = rng.choice((f"{thing.oblique} के {side} {text}", f"{thing}, और उसके {side} {text}", f"{other} {thing}, {side} {text}"))
-    if form == "dense" or rng.random() < (0.25 if form == "short" else 0.4):
+    if background_said(rng, scene.background, form):
         where, _ = grammar_hi.surroundings(scene.background, rng)
         text = rng.choice((f"{where} {text}", f"{text}, {where}"))
     return text + "।" if form == "dense" else text
