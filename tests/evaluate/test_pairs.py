@@ -77,7 +77,7 @@ def test_what_knows_all_is_right() -> None:
 def test_every_way_to_be_wrong_has_as_many_scenes() -> None:
     world = World(1, "test", kind="everything")
     found = pairs._twisted(world, 5)
-    assert found.keys() == {"color", "colors", "count", "fingers", "pose", "relation", "word"}
+    assert found.keys() == {"color", "colors", "count", "facing", "fingers", "pose", "relation", "word"}
     assert all(len(each) == 5 for each in found.values())
     for each in found.values():
         assert all(other.things and other != world.scene(i) for i, _, other in each)

@@ -52,7 +52,7 @@ def test_a_clip_is_its_frames_and_depends_on_its_index_alone() -> None:
 
 
 def test_every_event_and_every_move_of_the_camera_happens() -> None:
-    seen = [CLIPS.clip(i) for i in range(400)]
+    seen = [CLIPS.clip(i) for i in range(1200)]
     assert {clip.event for clip in seen} == set(EVENTS)
     assert {clip.word for clip in seen if clip.event == "camera"} == set(CAMERAS)
     assert {clip.frames for clip in seen} & {8, 9} and max(clip.frames for clip in seen) == 64
@@ -163,7 +163,7 @@ def test_zoom_and_roll() -> None:
 
 def test_near_things_shift_more_under_parallax() -> None:
     found = 0
-    for clip in of("camera", 80):
+    for clip in of("camera", 160):
         if clip.camera.parallax:
             (n0, f0), (n1, f1) = ([(t.x, t.y) for t in clip.at(time).things] for time in (0.0, 1.0))
             near, far = (abs(b[0] - a[0]) + abs(b[1] - a[1]) for a, b in ((n0, n1), (f0, f1)))

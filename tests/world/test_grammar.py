@@ -352,7 +352,7 @@ def test_dense_hindi_states_every_fact() -> None:
         style="streamline-emojis",
     )
     for text in drawn(subject, "hi", "dense", 1000):
-        for fact in (r"(तीन|3|३) (छोटे|नन्हे) लाल", r"नील[ेी]", r"ऊपर|नीचे", r"हल्क[ाेी] हर[ाेी]", r"कार्टून", r"सेब ऊपर हैं", r"कार नीचे है"):
+        for fact in (r"(तीन|3|३) (छोटे|नन्हे) लाल", r"नील[ेी]", r"ऊपर|नीचे", r"हल्क[ाेी] हर[ाेी]", r"कार्टून|रेखाचित्र", r"सेब ऊपर हैं", r"कार नीचे है"):
             assert re.search(fact, text), (fact, text)
 
 

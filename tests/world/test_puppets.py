@@ -7,6 +7,7 @@ import math
 import random
 import re
 import unicodedata
+from collections import Counter
 
 import pytest
 import torch
@@ -322,6 +323,26 @@ def test_a_dense_caption_of_two_says_in_hindi_who_is_where() -> None:
 def test_a_symmetric_pose_is_its_own_mirror_image() -> None:
     alike = {pose for pose in puppets.POSES if puppets.POSES[pose].symmetric}
     assert alike == {"standing", "arms up", "arms out", "hands on hips", "jumping", "handstand"}
-    flipped = [thing.flip for i in range(400) for thing in WORLD.scene(i).things if thing.sprite.pose not in alike]  # type: ignore[union-attr]
-    assert 0.4 < sum(flipped) / len(flipped) < 0.6
-    assert not any(thing.flip for i in range(400) for thing in WORLD.scene(i).things if thing.sprite.pose in alike)  # type: ignore[union-attr]
+    for scene in map(WORLD.scene, range(400)):
+        mirrored = {scene.groups[thing.group].facing for thing in scene.things if thing.flip}
+        assert mirrored <= {"left"}, "only a figure that is said to face left is mirrored"
+        assert all(thing.flip for thing in scene.things if scene.groups[thing.group].facing == "left")
+
+
+@pytest.mark.parametrize("language", ["en", "hi"])
+def test_captions_say_where_a_figure_faces_and_its_skin_and_look_if_unusual(language: str) -> None:
+    """Yellow skin, a flat look and facing right are what a caption means when it says nothing of them."""
+    skins = {"pale": "pale|light-skinned|fair-skinned|गोर", "tan": "tan|गेहु", "brown": "brown-skinned|सा[ँं]वल", "dark": "dark-skinned|गहर"}
+    looks = {"outlined": "outline|रेख", "shaded": "shad|छाय"}
+    sides = {"left": "left|बा[ईयएँ]", "right": "right|दा[ईयएह]"}
+    told = Counter[str]()
+    for i in range(600):
+        scene = WORLD.scene(i)
+        text = puppets.caption(scene, language, ("short", "natural", "dense")[i % 3], random.Random(i))
+        for figure in cast(scene):
+            assert figure.skin == "yellow" or re.search(skins[figure.skin], text), (figure.skin, text)
+        assert figure.look == "flat" or re.search(looks[figure.look], text), (figure.look, text)
+        if len(scene.groups) == 1 and (facing := scene.groups[0].facing):
+            assert re.search(sides[facing], text), (facing, text)
+            told[facing] += 1
+    assert min(told["left"], told["right"]) > 10

@@ -46,8 +46,8 @@ def recolor_mask(rgba: np.ndarray, hue_of_body: float | None = None) -> np.ndarr
     """What carries the object's colour: (h, w) uint8 in sixteen levels, from one sprite (h, w, 4) uint8.
 
     That is the one hue that covers most of the sprite, in all its shades and tints, or, where little has any hue, its grey
-    or white body; or ``hue_of_body`` (CIELAB degrees), where it is given. Outlines, eyes, wheels and leaves stay out: they are
-    much darker, colourless, or of another hue.
+    or white body; where ``hue_of_body`` (CIELAB degrees) is given, that hue and the white. Outlines, eyes, wheels and leaves
+    stay out: they are much darker, colourless, or of another hue.
     """
     opaque = rgba[..., 3] / 255.0
     light, a, b = np.moveaxis(lab(rgba[..., :3] / 255.0), -1, 0)
@@ -64,7 +64,8 @@ def recolor_mask(rgba: np.ndarray, hue_of_body: float | None = None) -> np.ndarr
     center = float(np.argmax(window)) * 5 + 2.5 if hue_of_body is None else hue_of_body
     hued = around(center) * _ramp(chroma, 5, 12)
     gray = _ramp(chroma, 22, 14) * _ramp(light, 35, 50)
-    body = hued if hue_of_body is not None or (solid * hued).sum() > 0.6 * (solid * gray).sum() else gray
+    most = hued if (solid * hued).sum() > 0.6 * (solid * gray).sum() else gray
+    body = most if hue_of_body is None else np.maximum(hued, gray)
     inside = body[solid & (body > 0.5)], light[solid & (body > 0.5)]
     usual = float(np.median(inside[1])) if len(inside[1]) else 50.0
     mask = body * _ramp(light, 0.3 * usual, 0.5 * usual) * (opaque > 0.02)

@@ -325,13 +325,13 @@ def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
     if not all(stands_out(puppet, background) for puppet in cast):
         return None
     if count == 1:
-        group = _group(rng, cast[0])
+        group = _turned(rng, cast[0])
         return Scene((_alone(rng, cast[0], group, kind == "place"),), (group,), background)
     if len({(puppet.pose, puppet.shirt, puppet.trousers) for puppet in cast}) == 1:
         return None
     first = rng.randrange(2)  # which of them, from the left, the caption's first phrase is about
-    groups = tuple(_group(rng, puppet) for puppet in (cast[first], cast[1 - first]))
-    things = _side_by_side(rng, cast, groups, (first, 1 - first))
+    things = _side_by_side(rng, cast, (first, 1 - first))
+    groups = tuple(Group("puppet", color=puppet.shirt) for puppet in (cast[first], cast[1 - first]))
     return Scene(things, groups, background, "right of" if first else "left of") if things else None
 
 
@@ -367,8 +367,8 @@ def _apart(one: RGB, two: RGB) -> float:
 FACING = {pose for pose, table in POSES.items() if table.side and pose != "lying down"}  # poses that face right unless mirrored
 
 
-def _group(rng: random.Random, puppet: Puppet) -> Group:
-    """The noun phrase of a puppet; of those in a side view some say where they face, half of these mirrored."""
+def _turned(rng: random.Random, puppet: Puppet) -> Group:
+    """The noun phrase of a puppet alone; of those in a side view some say where they face, half of these mirrored."""
     turned = puppet.pose in FACING and rng.random() < FACING_SHARE
     return Group("puppet", color=puppet.shirt, facing=rng.choice(("left", "right")) if turned else None)
 
@@ -384,7 +384,7 @@ def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> 
     return Thing(puppet, x, y, size, 0.0, group.facing == "left")
 
 
-def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[Group], order: Sequence[int]) -> tuple[Thing, ...]:
+def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[int]) -> tuple[Thing, ...]:
     """The two on one ground, about equally tall if they stood up; none where they do not fit."""
     tall = rng.uniform(0.62, 0.95) / 2.9
     sizes = [min(max(tall / figures.scale(figure(puppet))[2], SIZES[0]), SIZES[1]) for puppet in cast]
@@ -395,8 +395,8 @@ def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[G
     gaps = sorted(rng.uniform(0, spare - 0.04) for _ in boxes)
     ground = rng.uniform(max(h for _, h in boxes) + MARGIN, 1 - MARGIN)
     things, left = [], MARGIN
-    for puppet, size, (w, h), gap, k in zip(cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), order, strict=True):
-        things.append(Thing(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, groups[k].facing == "left", None, k))
+    for puppet, size, (w, h), gap, group in zip(cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), groups, strict=True):
+        things.append(Thing(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, False, None, group))
         left += gap + w
     return tuple(things)
 
@@ -487,8 +487,7 @@ def _said(form: str, rng: random.Random) -> tuple[bool, bool]:
 
 def _alike(cast: Sequence[Member]) -> bool:
     """Whether one word for what they do serves both, and nothing unusual about either is left to say."""
-    (one, a), (two, b) = cast
-    return one.pose == two.pose and one.skin == two.skin == SKIN and a.facing == b.facing is None
+    return cast[0][0].pose == cast[1][0].pose and all(puppet.skin == SKIN for puppet, _ in cast)
 
 
 def _english(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
