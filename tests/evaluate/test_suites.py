@@ -52,6 +52,10 @@ def test_the_other_suites_have_their_numbers(dev: bool) -> None:
     fingers, languages = (Counter(getattr(p, field) for p in prompts("hands", dev)) for field in ("fingers", "language"))
     assert sorted(fingers) == list(range(6)) and set(fingers.values()) == {33, 34} and languages == {"en": 100, "hi": 100}
     assert [p.language for p in prompts("hands", dev)] == ["en", "hi"] * 100
+    assert tasks("facing", dev) == {"facing": 100}
+    assert Counter((p.language, p.groups[0].facing) for p in prompts("facing", dev) if not p.groups[0].color) == dict.fromkeys(
+        [(language, side) for language in ("en", "hi") for side in ("left", "right")], 16
+    )
     assert tasks("words-latin", dev) == tasks("words-devanagari", dev) == {"words": 200}
 
 
@@ -60,7 +64,7 @@ def test_every_prompt_is_asked_once_and_dev_and_test_share_only_single_objects(n
     texts = {dev: [p.text for p in prompts(name, dev)] for dev in (False, True)}
     for dev in (False, True):
         assert len(set(texts[dev])) == len(texts[dev])
-    single = {p.text for p in prompts(name) if p.task == "single"}
+    single = {p.text for p in prompts(name) if p.task == "single" or (p.task == "facing" and not p.groups[0].color)}
     assert set(texts[False]) & set(texts[True]) == single
     asked = [{(splits.said(said(p)), p.place) for p in prompts(name, dev) if len(p.groups) > 1} for dev in (False, True)]
     assert asked[0].isdisjoint(asked[1]), "the same thing is asked in dev and in test, in other words"

@@ -41,15 +41,17 @@ class Oracle(nn.Module):
         b, cells = len(pixels), pixels.shape[-1] // STRIDE
         reach, color = torch.zeros(b, 4, cells, cells), torch.zeros(b, 11, cells, cells)
         name, whole = torch.zeros(b, len(tail()), cells, cells), torch.full((b, 1, cells, cells), -9.0)
-        for i, row, column, x0, y0, x1, y1, paint, rare, real in self.batch.things.tolist():
+        facing = torch.zeros(b, 3, cells, cells)
+        for i, row, column, x0, y0, x1, y1, paint, rare, real, faces in self.batch.things.tolist():
             at = int(i), slice(None), int(row), int(column)
             reach[at] = torch.tensor([column + 0.5 - x0, row + 0.5 - y0, x1 - column - 0.5, y1 - row - 0.5])
             color[at][int(paint)] = 9
             if rare >= 0:
                 name[at][int(rare)] = 1
             whole[at] = 9.0 if real else -9.0
+            facing[at][max(int(faces), 0)] = 9
         heat = torch.logit(self.batch.heat.clamp(1e-4, 1 - 1e-4))
-        return Maps(heat, reach, color, torch.logit(self.batch.painted.clamp(1e-4, 1 - 1e-4)), name, whole, heat)
+        return Maps(heat, reach, color, torch.logit(self.batch.painted.clamp(1e-4, 1 - 1e-4)), name, whole, heat, facing)
 
 
 def test_hands_and_figures_are_read_from_left_to_right() -> None:
@@ -80,6 +82,7 @@ def test_the_truth_comes_back_from_true_maps(kind: str) -> None:
                 continue
             left.remove(match)
             found += 1
+            assert match.facing == thing.facing
             if thing.color:
                 colors += 1
                 right += match.color == thing.color

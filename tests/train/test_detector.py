@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from scipy import ndimage
 
 from kalpana.models.detector import STRIDE, Config, Detector
 from kalpana.train.damage import Damage
-from kalpana.train.detector import Detect, focal, frame, overlap, shown, tail
+from kalpana.train.detector import FACINGS, Detect, focal, frame, overlap, shown, tail
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe
-from kalpana.world.kinds.broken import WAYS, breaking
+from kalpana.world import atlas
+from kalpana.world.defaults import own_facing
+from kalpana.world.kinds.broken import WAYS, breaking, draw, one
 from kalpana.world.labels import OTHER, label, labels, numbers
-from kalpana.world.lexicon import sprites_of
+from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.render import render
 from kalpana.world.scene import Background, Broken, Group, Scene, Thing
 from kalpana.world.world import World
@@ -40,9 +43,12 @@ def test_targets_lie_where_things_are() -> None:
     at = 0
     for i, (scene, whole) in enumerate(zip(scenes, drawn.whole, strict=True)):
         for thing, mask in zip(scene.things, whole, strict=True):
-            picture, row, column, x0, y0, x1, y1, color, name, real = batch.things[at].tolist()
+            picture, row, column, x0, y0, x1, y1, color, name, real, faces = batch.things[at].tolist()
             ys, xs = mask.nonzero().unbind(1)
             assert picture == i and real == 1
+            group = scene.groups[thing.group]
+            known = lexicon()[group.concept].facing is not None
+            assert faces == (-1 if not known else FACINGS.index(group.facing or own_facing(group.concept, scene.style or "") or ""))
             assert [STRIDE * e for e in (x0, y0, x1, y1)] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
             concept = scene.groups[thing.group].concept
             called = label(scene, thing)
@@ -95,7 +101,7 @@ def test_frames_of_clips_are_turned_and_never_of_solids() -> None:
 
 def test_broken_things_have_no_peak() -> None:
     rng = random.Random(0)
-    scenes = [breaking(World(3).scene(i), rng, 1.0) for i in range(20)]
+    scenes = [breaking(World(3).scene(i), rng, 1.0) for i in range(80)]
     batch = shown(scenes, CPU)
     assert batch.shows.max() == 0 and batch.shows.min() == -1
     assert batch.heat.max() == 0 and (batch.things[:, 9] == 0).all() and (batch.things[:, 7] == 0).all()
@@ -104,20 +110,36 @@ def test_broken_things_have_no_peak() -> None:
 
 
 def test_a_broken_sprite_looks_like_none() -> None:
-    """Its tile differs from the whole sprite's on much of what either covers, in every way of breaking."""
-    for way in WAYS:
-        for seed in range(6):
-            scene = next(s for s in (World(5).scene(i) for i in range(seed * 7, 999)) if len(s.things) == 1 and s.things[0].size > 0.5)
-            thing = scene.things[0]
-            assert isinstance(thing.sprite, int)
-            art = Broken(way, thing.sprite, (thing.sprite * 7 + 13) % 10000, seed)
-            other = type(scene)((type(thing)(art, thing.x, thing.y, thing.size),), scene.groups, scene.background)
-            plain = type(scene)((type(thing)(thing.sprite, thing.x, thing.y, thing.size),), scene.groups, scene.background)
-            one, two = render([plain], masks=True), render([other], masks=True)
-            assert one.whole is not None and two.whole is not None
-            covered = one.whole[0][0] | two.whole[0][0]
-            changed = ((one.pixels - two.pixels)[0].abs().amax(0) > 0.15) & covered
-            assert changed.sum() > 0.15 * covered.sum(), way
+    """Drawn, it differs from the whole sprite on a good part of what either covers, in every way of breaking; what a way leaves as it
+    was is broken in another way: a ball's mirror image is a ball."""
+    rng, changed = random.Random(0), defaultdict[str, list[float]](list)
+    ground = Background("flat", "light green")
+    rows = [row for concept in lexicon().values() if concept.core for rows in sprites_of(concept.id).values() for row in rows]
+    for row in rng.sample(rows, 240):
+        art = one(row, rng)
+        whole, other = (render([Scene((Thing(sprite, 0.5, 0.5, 0.9),), (), ground)], masks=True) for sprite in (row, art))
+        assert whole.whole is not None and other.whole is not None
+        covered = whole.whole[0][0] | other.whole[0][0]
+        different = ((whole.pixels - other.pixels)[0].abs().amax(0) > 0.15) & covered
+        changed[art.way].append(float(different.sum() / covered.sum()))
+    assert changed.keys() == WAYS.keys() and all(min(shares) > 0.1 for shares in changed.values()), changed
+    apple = sprites_of("1f34e")["fluent-emoji-flat"][0]
+    assert "mirrored" not in {one(apple, rng).way for _ in range(60)}
+
+
+def test_a_mirrored_animal_has_two_heads() -> None:
+    """The left half of a dog that faces left, and its mirror image: symmetric, and the dog's own on the left."""
+    dog = sprites_of("1f415")["fluent-emoji-flat"][0]
+    art = Broken("mirrored", dog, dog, 1)
+        art
+        for seed in range(99)
+        for art in [Broken("mirrored", dog, dog, seed)]
+        if torch.equal(draw([art])[0, 3], draw([art])[0, 3].flip(1))
+    )
+    tile, plain = draw([art])[0], atlas.load().pixels[dog].float() / 255
+    assert torch.allclose(tile, tile.flip(2), atol=1e-4)
+    sides = [(tile[3, :, :40] - each[3, :, :40]).abs().mean() for each in (plain, plain.flip(2))]
+    assert min(sides) < 1e-3 < 0.01 < max(sides)
 
 
 def test_painted_is_where_a_change_of_colour_shows() -> None:

@@ -56,7 +56,7 @@ def attributes() -> dict[str, Callable[[int], list[Trial]]]:
     prompts: dict[str, list[Prompt]] = {}
     for prompt in load("spriteeval") + load("hands"):
         prompts.setdefault(prompt.task, []).append(prompt)
-    prompts |= {suite: load(suite) for suite in ("counts58", "hard", *ENGINES)}
+    prompts |= {suite: load(suite) for suite in ("counts58", "facing", "hard", *ENGINES)}
     asked = {name: partial(of_prompts, name, mine) for name, mine in prompts.items()}
     return {**asked, "poses": of_poses, "malformed hands": of_malformed_hands}
 

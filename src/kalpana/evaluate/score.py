@@ -39,8 +39,8 @@ THRESHOLDS = Thresholds()
 def right(prompt: Prompt, seen: Seen, strict: bool = False, thresholds: Thresholds = THRESHOLDS) -> bool:
     """Whether the picture holds what was asked for; ``strict``: and not one thing more.
 
-    Objects: for each group its n surest detections, which have its colour; exactly n where the prompt is exact; and they stand in
-    the relation. The place is not judged. Hands: one hand, with so many fingers up. Words: the word is among those that the first
+    Objects: for each group its n surest detections, which have its colour and facing; exactly n where the prompt is exact; and they stand
+    in the relation. The place is not judged. Hands: one hand, with so many fingers up. Words: the word is among those that the first
     reader reads, letter for letter; strict: alone.
     """
     if prompt.fingers is not None:
@@ -56,8 +56,8 @@ def right(prompt: Prompt, seen: Seen, strict: bool = False, thresholds: Threshol
 
 
 def atoms(prompt: Prompt, seen: Seen, thresholds: Thresholds = THRESHOLDS) -> list[bool]:
-    """Which of the things said about objects are so: for each group its object, its count, its colour and its size where named; then
-    the relation. A count is met by more, unless the prompt is exact. The place is left out: a verifier does not see it."""
+    """Which of the things said about objects are so: for each group its object, its count, its colour, its facing and its size where
+    named; then the relation. A count is met by more, unless the prompt is exact. The place is left out: a verifier does not see it."""
     least = thresholds.counting if prompt.exact else thresholds.include
     found = [[thing for thing in best(seen.things, group.concept) if thing.score > least] for group in prompt.groups]
     needed = [things[: group.count] for group, things in zip(prompt.groups, found, strict=True)]
@@ -66,6 +66,8 @@ def atoms(prompt: Prompt, seen: Seen, thresholds: Thresholds = THRESHOLDS) -> li
         so += [bool(found[i]), len(found[i]) == group.count if prompt.exact else len(found[i]) >= group.count]
         if group.color is not None:
             so.append(bool(needed[i]) and all(thing.color == group.color for thing in needed[i]))
+        if group.facing is not None:
+            so.append(bool(needed[i]) and all(thing.facing == group.facing for thing in needed[i]))
         if group.size is not None:
             so.append(_sized(group, needed[i], [thing for k, things in enumerate(needed) if k != i for thing in things]))
     if prompt.relation is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kalpana.world import tiles
 from kalpana.world.kinds import hands
+from kalpana.world.labels import facing
 from kalpana.world.scene import Hand, Puppet, Scene, Sign
 from kalpana.world.tiles import Box
 
@@ -17,12 +18,14 @@ from kalpana.world.tiles import Box
 @dataclass(frozen=True)
 class Detection:
     """One thing: its ``concept`` (a lexicon id), how sure that is (``score`` in [0, 1]), its ``box``, and its ``color``, one of COLORS,
-    None where it has none of them or where the verifier cannot tell."""
+    None where it has none of them or where the verifier cannot tell; ``facing`` "left" or "right", None where it faces the viewer or
+    the verifier cannot tell."""
 
     concept: str
     score: float
     box: Box
     color: str | None = None
+    facing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def truth(scene: Scene) -> Seen:
     things, order = [], sorted(scene.things, key=lambda thing: thing.x)
     for thing in scene.things:
         if isinstance(thing.sprite, int):
-            things.append(Detection(scene.groups[thing.group].concept, 1.0, tiles.box(thing), thing.color))
+            things.append(Detection(scene.groups[thing.group].concept, 1.0, tiles.box(thing), thing.color, facing(scene, thing) or None))
     return Seen(
         tuple(things),
         tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand) and not thing.sprite.flaw),

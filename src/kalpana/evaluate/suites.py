@@ -118,7 +118,8 @@ class _Plainly(random.Random):
 
 def english(groups: Groups, relation: str | None = None, place: str | None = None, numerals: bool = False) -> str:
     """ "a red apple left of a car", "three cats on a beach"; with ``numerals`` a lone thing is "one" too."""
-    phrases = [grammar_en.phrase(group, lexicon()[group.concept], _Plainly()) for group in groups]
+    alone = len(groups) == 1
+    phrases = [grammar_en.phrase(group, lexicon()[group.concept], _Plainly(), alone=alone) for group in groups]
     text = f" {relation or 'and'} ".join(phrase.exact if numerals else phrase.text for phrase in phrases)
     if not place:
         return text
@@ -281,6 +282,16 @@ def counts58(dev: bool = False) -> list[Prompt]:
     return prompts
 
 
+def facing(dev: bool = False) -> list[Prompt]:
+    """Fifty lone objects that face left or right, each in English and in Hindi: the sixteen classes whose facing is known to both sides,
+    in test and dev alike, and eighteen of them in a colour."""
+    classes = [concept for concept in lexicon().values() if concept.core and concept.facing]
+    plain = [Group(concept.id, facing=side) for concept in classes for side in ("left", "right")]
+    pool = _shown(replace(group, color=color) for group in plain if lexicon()[group.concept].recolor for color in COLORS)
+    asked = [(group,) for group in (*plain, *_share(pool, 18, "facing", dev))]
+    return [Prompt(say(groups), language, "facing", groups) for groups in asked for language, say in (("en", english), ("hi", hindi))]
+
+
 LEVELS = {3: 13, 4: 13, 5: 13, 6: 13, 7: 12, 8: 12, 9: 12, 10: 12}  # prompts for each number of atoms
 EXTRAS = {1: {"color": 1, "size": 1, "place": 1}, 2: {"color": 1, "other color": 1, "size": 2, "relation": 1, "place": 1}}  # in atoms
 
@@ -392,6 +403,7 @@ SUITES: dict[str, Callable[[bool], list[Prompt]]] = {
     "spriteeval-hi": spriteeval_hi,
     "unseen": unseen,
     "counts58": counts58,
+    "facing": facing,
     "hard": hard,
     "hands": raised,
     "words-latin": words_latin,

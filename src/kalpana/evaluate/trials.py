@@ -94,6 +94,8 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
         groups[0] = replace(groups[0], color=rng.choice([color for color in COLORS if color != groups[0].color]))
     elif prompt.task == "color_attr":
         groups = [replace(a, color=b.color) for a, b in zip(groups, groups[::-1], strict=True)]
+    elif prompt.task == "facing":
+        groups[0] = replace(groups[0], facing={"left": "right", "right": "left"}[groups[0].facing or "left"])
     elif prompt.task.startswith("hard"):
         return _said_otherwise(prompt, rng)
     elif prompt.task in ("single", "two"):

@@ -97,7 +97,13 @@ class Trained:
         painted = F.interpolate(said.painted[i : i + 1].sigmoid(), pixels.shape[-2:], mode="bilinear")[0, 0] > 0.5
         picture = (pixels.movedim(0, -1).cpu().numpy() + 1) / 2
         return [
-            Detection(self._name(said, i, kind, row, column), score, box, self._color(said, i, row, column, box, painted, picture))
+            Detection(
+                self._name(said, i, kind, row, column),
+                score,
+                box,
+                self._color(said, i, row, column, box, painted, picture),
+                None if said.facing is None else (None, "left", "right")[int(said.facing[i, :, row, column].argmax())],
+            )
             for score, kind, row, column, box in things
         ]
 

@@ -28,6 +28,7 @@ class Config:
     coarse: int = 80  # width at an eighth
     deep: int = 80  # width at a sixteenth
     depth: tuple[int, int, int, int] = (1, 2, 2, 2)  # blocks: down at a quarter, an eighth and a sixteenth, and up at an eighth
+    facing: bool = False  # whether it says where things face
     depthwise: bool = False  # blocks of 7x7 depthwise convolutions (ConvNeXt, Liu et al. 2022) instead of residual ones
 
 
@@ -64,7 +65,7 @@ class Maps:
     cell's middle to the left, top, right and bottom of the box, in cells; ``color`` (b, colors, h, w) logits; ``painted`` (b, 1, h, w)
     logits: is this of the colour its object was given; ``embedding`` (b, embedding, h, w); ``whole`` (b, 1, h, w) logits; ``shows``
     (b, 1 + classes, h, w) logits: what the cell shows, 0 being the background. The last is there to be learned: a thing has one middle,
-    but many cells that tell what it is."""
+    but many cells that tell what it is. ``facing`` (b, 3, h, w) logits: to the viewer, left, right; None in networks that do not say."""
 
     heat: Tensor
     reach: Tensor
@@ -73,6 +74,7 @@ class Maps:
     embedding: Tensor
     whole: Tensor
     shows: Tensor
+    facing: Tensor | None = None
 
 
 class Detector(nn.Module):
@@ -97,6 +99,7 @@ class Detector(nn.Module):
         self.grow = nn.Sequential(nn.Conv2d(c.coarse, 4 * c.fine, 1), nn.PixelShuffle(2))  # b fine h/4 w/4
         self.parts = (c.classes, 4, c.colors, 1, c.embedding, 1, 1 + c.classes)
         self.head = nn.Conv2d(c.fine, sum(self.parts), 1)
+        self.facing = nn.Conv2d(c.fine, 3, 1) if c.facing else None
         self.names = nn.Parameter(0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_())  # of the tail's concepts
         nn.init.constant_(self.head.bias[: c.classes], -4.0)  # type: ignore[index]
         nn.init.constant_(self.head.bias[c.classes : c.classes + 4], math.log(4))  # type: ignore[index]
@@ -106,6 +109,8 @@ class Detector(nn.Module):
         eighth = self.eighth(fine)
         sixteenth = self.sixteenth(eighth)
         eighth = self.up(eighth + F.interpolate(self.lift(sixteenth), scale_factor=2.0))
-        heat, reach, *rest = self.head(F.relu(fine + self.grow(eighth))).contiguous().split(self.parts, 1)
+        features = F.relu(fine + self.grow(eighth))
+        heat, reach, color, painted, embedding, whole, shows = self.head(features).contiguous().split(self.parts, 1)
+        facing = self.facing(features).contiguous() if self.facing else None
         # The reach is an exponential, so that a small error of a large box is as small (FCOS, Tian et al. 2019).
-        return Maps(heat, reach.float().clamp(-4, 4).exp(), *rest)
+        return Maps(heat, reach.float().clamp(-4, 4).exp(), color, painted, embedding, whole, shows, facing)

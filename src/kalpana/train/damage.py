@@ -1,7 +1,8 @@
 """What generators do to pictures, done to renders, so that a verifier reads generated pictures as well as drawn ones.
 
 Blur, noise and the seams of patches cost nothing. With an autoencoder in the recipe some pictures go through it and back, and with
-a transformer beside it some are noised part of the way and drawn again by our own model (SDEdit, Meng et al. 2022).
+a transformer beside it some are noised part of the way and denoised by our own model (SDEdit, Meng et al. 2022): a short way, which
+leaves objects what they are, or nearly all the way, after which nothing is left of them but blobs of their colours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
 
 SHARES = (0.125, 0.0625)  # of a batch: through the autoencoder alone, and noised and drawn again
+KEPT, LOST = (0.15, 0.35), (0.85, 0.95)  # noise times from which objects come back as they were, and as blobs; looked at from 0.6 on
+LOST_SHARE = 0.05  # of a batch
 
 
 class Damage:
@@ -43,7 +46,7 @@ class Damage:
                 rows = order[: plain + redrawn]
                 z = self.vae.encode(pixels[rows])
                 if self.dit and redrawn:
-                    z[plain:] = self._redraw(self.dit, z[plain:].float(), rng).to(z)
+                    z[plain:] = redraw(self.dit, z[plain:].float(), KEPT, rng).to(z)
                 else:
                     rows, z = rows[:plain], z[:plain]
                 out[rows] = self.vae.decode(z.float()).float().clamp(-1, 1)
@@ -53,16 +56,31 @@ class Damage:
             out[row] = _cheap(out[row], rng)
         return out
 
-    def _redraw(self, net: dit.DiT, z: Tensor, rng: Generator) -> Tensor:
-        """The latents noised to a time between 0.3 and 0.6, one for all, and brought back in three steps without words."""
-        t = 0.3 + 0.3 * torch.rand((), generator=rng).item()
-        flow = Flow()
-        denoiser = Denoiser(net, flow)
-        x = (1 - t) * z + t * noise(z, rng)
-        denoise = Denoise(flow, lambda x_t, time: denoiser(x_t, time, Cond()))
-        for state in sample(denoise, x, [t * (1 - k / 3) for k in range(4)], SAMPLERS["euler"]):
-            x = state.x
-        return x
+    @torch.no_grad()
+    def lose(self, pixels: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+        """The same pictures, of a share of which nothing can be recognised any more, and which these are (k,); none without a
+        transformer."""
+        rows = torch.randperm(len(pixels), generator=rng)[: round(LOST_SHARE * len(pixels))]
+        if self.vae is None or self.dit is None or not len(rows):
+            return pixels, rows[:0]
+        out = pixels.clone()
+        with autocast(pixels.device):
+            z = redraw(self.dit, self.vae.encode(pixels[rows]).float(), LOST, rng)
+            out[rows] = self.vae.decode(z.float()).float().clamp(-1, 1)
+        return out, rows
+
+
+def redraw(net: dit.DiT, z: Tensor, between: tuple[float, float], rng: Generator) -> Tensor:
+    """The latents noised to a random time in this range, one for all, and brought back in three steps without words."""
+    low, high = between
+    t = low + (high - low) * torch.rand((), generator=rng).item()
+    flow = Flow()
+    denoiser = Denoiser(net, flow)
+    x = (1 - t) * z + t * noise(z, rng)
+    denoise = Denoise(flow, lambda x_t, time: denoiser(x_t, time, Cond()))
+    for state in sample(denoise, x, [t * (1 - k / 3) for k in range(4)], SAMPLERS["euler"]):
+        x = state.x
+    return x
 
 
 def _cheap(x: Tensor, rng: Generator) -> Tensor:

@@ -22,17 +22,18 @@ from kalpana.world import maps
 from kalpana.world.clips import Clips
 from kalpana.world.kinds import crowd
 from kalpana.world.kinds.broken import breaking
-from kalpana.world.labels import OTHER, label, labels, numbers
+from kalpana.world.labels import OTHER, facing, label, labels, numbers
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.scene import COLORS, Scene
 from kalpana.world.world import World
 
-# Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer, "frame" is one of a clip; the rest as
-# captions have it.
-CROWDS = {"crowd": 0.34, "broken": 0.09, "many hands": 0.15, "many figures": 0.06, "frame": 0.08}
-KINDS = CROWDS | {"objects": 0.13, "depth": 0.05, "hands": 0.04, "puppets": 0.02, "text": 0.04}
+# Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer, "one broken" a lone object so, "rows"
+# many of one or two kinds, "frame" is one of a clip; the rest as captions have it.
+CROWDS = {"crowd": 0.24, "broken": 0.12, "one broken": 0.06, "rows": 0.10, "many hands": 0.15, "many figures": 0.06, "frame": 0.06}
+KINDS = CROWDS | {"objects": 0.11, "depth": 0.03, "hands": 0.03, "puppets": 0.01, "text": 0.03}
 SELDOM = 1 / 3  # of their pictures a verifier sees those in the styles that it is seldom shown
+FACINGS = ("", "left", "right")
 SEEN = 0.35  # of a thing inside the picture: where less of it can be seen, nobody asks for it
 
 
@@ -46,8 +47,9 @@ def tail() -> dict[str, int]:
 class Shown:
     """A batch of the detector: ``pixels`` (b, 3, h, w); ``heat`` (b, classes, h/4, w/4), 1 at the middle of every thing and less around it;
     ``painted`` (b, 1, h/4, w/4); ``shows`` (b, h/4, w/4), 1 + the class of what covers half of a cell or more, 0 where nothing does, -1 in
-    between and where it is no thing; and ``things`` (n, 10): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
-    the tail (-1 for a core class), 1 for a whole thing or 0 for what is none."""
+    between and where it is no thing; and ``things`` (n, 11): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
+    the tail (-1 for a core class), 1 for a whole thing or 0 for what is none, and where it faces (0 to the viewer, 1 left, 2 right, -1
+    unknown)."""
 
     pixels: Tensor
     heat: Tensor
@@ -82,13 +84,18 @@ class Detect:
                 scenes.append(scene)
         batch = shown(scenes, self.device)
         chance, late = torch.Generator().manual_seed(rng.randrange(1 << 40)), step >= self.recipe.steps // 2
-        return replace(batch, pixels=self.damage(batch.pixels, chance, coded=late))
+        damaged, lost = self.damage.lose(self.damage(batch.pixels, chance, coded=late), chance)
+        return without(replace(batch, pixels=damaged), lost)
 
     def _scene(self, kind: str, rng: random.Random) -> Scene:
         if kind == "crowd":
             return crowd.sample(rng)
         if kind == "broken":
             return breaking(crowd.sample(rng), rng)
+        if kind == "one broken":
+            return breaking(crowd.sample(rng, side=1), rng)
+        if kind == "rows":
+            return crowd.sample_rows(rng)
         if kind == "many hands":
             return crowd.sample_hands(rng)
         if kind == "many figures":
@@ -104,7 +111,7 @@ class Detect:
         shown = F.cross_entropy(said.shows.float(), batch.shows, reduction="none", ignore_index=-1)
         parts["shows"] = sum((shown[cells].mean() for cells in (batch.shows > 0, batch.shows == 0)), torch.zeros(()).to(shown))
         picture, row, column = batch.things[:, :3].long().unbind(1)
-        color, name, whole = batch.things[:, 7:].long().unbind(1)
+        color, name, whole, facing = batch.things[:, 7:].long().unbind(1)
 
         def at(values: Tensor) -> Tensor:
             return values[picture, :, row, column].float()  # n c
@@ -118,7 +125,10 @@ class Detect:
         parts["box"] = (1 - overlap(box, batch.things[real, 3:7])).mean()
         parts["color"] = F.cross_entropy(at(said.color)[real], color[real])
         parts["whole"] = F.binary_cross_entropy_with_logits(at(said.whole)[:, 0], whole.float())
-        rare = name >= 0
+        sided = (facing >= 0) & real
+        if said.facing is not None and sided.any():
+            parts["facing"] = F.cross_entropy(at(said.facing)[sided], facing[sided])
+        rare = (name >= 0) & real
         if rare.any():
             parts["name"] = 0.1 * F.cross_entropy(at(said.embedding)[rare] @ self.model.names.float().T, name[rare])
         return torch.stack(list(parts.values())).sum(), {k: v.item() for k, v in parts.items()}
@@ -146,6 +156,16 @@ class Detect:
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+
+def without(batch: Shown, lost: Tensor) -> Shown:
+    """The batch when nothing is left that can be recognised in the pictures ``lost`` (k,): what stands there is none of it."""
+    heat, shows, things = batch.heat.clone(), batch.shows.clone(), batch.things.clone()
+    heat[lost] = 0
+    shows[lost] = -(shows[lost] != 0).long()
+    gone = torch.isin(things[:, 0], lost.to(things))
+    things[gone, 7], things[gone, 8], things[gone, 9], things[gone, 10] = 0, -1, 0, -1
+    return replace(batch, heat=heat, shows=shows, things=things)
 
 
 def frame(seed: int, rng: random.Random) -> Scene:
@@ -182,8 +202,10 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
                 heat[i, kind] = torch.maximum(heat[i, kind], _bump(cells, row, column, x1 - x0, y1 - y0))
             color = 1 + COLORS.index(thing.color) if thing.color else 0
             rare = tail()[scene.groups[thing.group].concept] if name == OTHER else -1
-            rows.append([i, row, column, x0, y0, x1, y1, color, rare, float(name is not None)])
-    things = torch.tensor(rows).view(-1, 10)
+            where = facing(scene, thing)
+            faces = -1 if where is None else FACINGS.index(where)
+            rows.append([i, row, column, x0, y0, x1, y1, color, rare, float(name is not None), faces])
+    things = torch.tensor(rows).view(-1, 11)
     painted = F.avg_pool2d(drawn.painted.unsqueeze(1), STRIDE)
     return Shown(drawn.pixels, heat.to(device), painted, shows.to(device), things.to(device))
 

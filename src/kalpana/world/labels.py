@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
+from kalpana.world import atlas
+from kalpana.world.defaults import own_facing
 from kalpana.world.kinds import hands, puppets
 from kalpana.world.layout import classes
+from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Broken, Hand, Puppet, Scene, Sign, Thing
 
 OTHER, SIGN = "other", "sign"
+UPRIGHT = 0.7  # least cosine of the angle by which something may be turned and still face to one side
 
 
 @cache
@@ -21,6 +26,27 @@ def labels() -> tuple[str, ...]:
 def numbers() -> dict[str, int]:
     """The number of each label."""
     return {label: k for k, label in enumerate(labels())}
+
+
+SIDES = ("left", "right")
+
+
+def facing(scene: Scene, thing: Thing) -> str | None:
+    """Where something faces in the picture: "left", "right", or "" where it faces the viewer; None where nobody knows, as its class was
+    not checked, it is broken, or it is turned so far that neither word fits."""
+    art = thing.sprite
+    if abs(math.cos(math.radians(thing.angle))) < UPRIGHT:
+        return None
+    if isinstance(art, Puppet):
+        own: str | None = "right" if art.pose in puppets.FACING else ""
+    elif isinstance(art, int) and lexicon()[scene.groups[thing.group].concept].facing:
+        own = own_facing(scene.groups[thing.group].concept, atlas.load().sprites[art].style) or ""
+    else:
+        return None
+    if not own:
+        return own
+    turned = thing.flip != (math.cos(math.radians(thing.angle)) < 0)
+    return own if not turned else SIDES[1 - SIDES.index(own)]
 
 
 def label(scene: Scene, thing: Thing) -> str | None:

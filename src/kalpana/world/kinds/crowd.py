@@ -11,12 +11,14 @@ from dataclasses import replace
 from functools import cache
 
 from kalpana.world import atlas
-from kalpana.world.defaults import background_for, background_kind
+from kalpana.world.defaults import STYLE_ORDER, background_for, background_kind, choose_color, choose_style
 from kalpana.world.kinds import hands, puppets
 from kalpana.world.lexicon import Concept, lexicon, sprites_of
-from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, PLACES, STYLES, Art, Background, Group, Scene, Thing
+from kalpana.world.sample import scene_of
+from kalpana.world.scene import BACKDROPS, COLORS, LOOKS, PLACES, RELATIONS, STYLES, Art, Background, Group, Scene, Thing
 
-SIDES = {1: 0.08, 2: 0.37, 3: 0.4, 4: 0.15}  # places along each side, and how often
+SIDES = {1: 0.14, 2: 0.34, 3: 0.34, 4: 0.13, 5: 0.05}  # places along each side, and how often
+HOUSE = 0.4  # share in the house style, which most pictures that a verifier will see are in
 TAIL = 0.12  # share of things that are no core class
 EMPTY = 0.1  # of places
 ASKEW = 0.2  # of things: turned to stand anyhow, as clips have them
@@ -31,9 +33,10 @@ def _drawn(style: str) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
     return tuple(concept for concept in drawn if concept.core), tuple(concept for concept in drawn if not concept.core)
 
 
-def sample(rng: random.Random) -> Scene:
-    """A scene of unlike things in one style, on a loose square grid, some of them in one of the ten colours."""
-    style, side = rng.choice(STYLES), rng.choices(list(SIDES), list(SIDES.values()))[0]
+def sample(rng: random.Random, side: int = 0) -> Scene:
+    """A scene of unlike things in one style, on a loose square grid of ``side`` places along each side, any number of them by
+    default; some of the things are in one of the ten colours."""
+    style, side = _style(rng), side or rng.choices(list(SIDES), list(SIDES.values()))[0]
     core, tail = _drawn(style)
     art, things, groups = atlas.load().sprites, list[Thing](), list[Group]()
     for place in range(side * side):
@@ -50,6 +53,22 @@ def sample(rng: random.Random) -> Scene:
         groups.append(Group(concept.id, color=color))
     rng.shuffle(things)  # which of two that touch is in front
     return Scene(tuple(things), tuple(groups), background_for(rng, {group.color for group in groups}), None, style)
+
+
+def _style(rng: random.Random) -> str:
+    return STYLE_ORDER[0] if rng.random() < HOUSE else rng.choice(STYLES)
+
+
+def sample_rows(rng: random.Random) -> Scene:
+    """One to eight of one core class, or of two, side by side or one above the other: counts, small objects too."""
+    while True:
+        concepts = rng.sample([c for c in lexicon().values() if c.core], rng.choice((1, 1, 2)))
+        most = 8 if len(concepts) == 1 else 5
+        groups = tuple(Group(c.id, rng.randint(1, most), choose_color(rng, c.id, PAINTED)) for c in concepts)
+        style = choose_style(rng, groups, 1 - HOUSE)
+        scene = scene_of(rng, groups, rng.choice(RELATIONS[:4]) if len(groups) == 2 else None, style=style) if style else None
+        if scene is not None:
+            return scene
 
 
 def sample_hands(rng: random.Random) -> Scene:
