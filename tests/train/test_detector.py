@@ -128,11 +128,11 @@ def test_a_broken_sprite_looks_like_none() -> None:
 
 
 def test_a_mirrored_animal_has_two_heads() -> None:
-    """The left half of a dog that faces left, and its mirror image: symmetric, and the dog's own on the left."""
+    """One half of a dog on the left and its mirror image on the right, whichever of the two the seed has chosen."""
     dog = sprites_of("1f415")["fluent-emoji-flat"][0]
     art = Broken("mirrored", dog, dog, 1)
     tile, plain = draw([art])[0], atlas.load().pixels[dog].float() / 255
-    assert torch.allclose(tile, tile.flip(2), atol=1e-4)
+    assert torch.allclose(tile[3, :, :36], tile[3].flip(1)[:, :36], atol=1e-4) and tile[3, :, :36].sum() > 300
     sides = [(tile[3, :, :40] - each[3, :, :40]).abs().mean() for each in (plain, plain.flip(2))]
     assert min(sides) < 1e-3 < 0.01 < max(sides)
 
