@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kalpana.evaluate.eye_labels import Agreement
 from kalpana.evaluate.ocr import ENGINES
 from kalpana.evaluate.publish import DRAWN, Error, attributes, errors, publish, tables, verified
 from kalpana.evaluate.run import first
@@ -61,7 +62,7 @@ class Careless(Knows):
 def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
     """No verifier without error accepts one, whatever its kind."""
     rng = random.Random(0)
-    prompts = [p for name in ("spriteeval", "counts58", "hard", "hands", *ENGINES) for p in first(load(name, dev=True), 8)]
+    prompts = [p for name in ("spriteeval", "counts58", "facing", "hard", "hands", *ENGINES) for p in first(load(name, dev=True), 8)]
     for prompt in prompts:
         other = wrong(prompt, rng)
         assert other is not None and other != prompt
@@ -134,17 +135,20 @@ def test_each_reading_has_errors_of_its_own() -> None:
 
 def test_tables_say_what_is_verified_and_what_is_missing() -> None:
     good, poor = Error(0.98, 0.01, 2000), Error(0.5, 0.03, 400)
-    said = tables(
-        {"single": {DRAWN: good, "blur": poor}, "poses": {DRAWN: poor, "blur": poor}}, {"words": "no engine: install it"}, 1.0, 0.9
+    eye, found = (
+        Agreement(0.9, 0.25, 10, 20, {"blob": (0.5, 6)}),
+        {"single": {DRAWN: good, "blur": poor}, "poses": {DRAWN: poor, "blur": poor}},
     )
+    said = tables(found, {"words": "no engine: install it"}, 1.0, 0.9, eye)
     for line in (
         "| single | 98.0 | 1.0 | 2,000 | verified |",
         "| poses | 50.0 | 3.0 | 400 | **not verified** |",
         "| words | | | | **unavailable**: no engine: install it |",
         "| single | 98 / 1 | 50 / 3 |",
+        "Generated pictures labelled by eye: accepts 90.0 % of 10 right ones and 25.0 % of 20 wrong ones (blob 50 % of 6).",
     ):
         assert line in said.splitlines(), said
-    assert "| malformed hands | – | 0.0 | 9 | verified |" in tables({"malformed hands": {DRAWN: Error(None, 0, 9)}}, {}, 1.0, 1.0)
+    assert "| malformed hands | – | 0.0 | 9 | verified |" in tables({"malformed hands": {DRAWN: Error(None, 0, 9)}}, {}, 1.0, 1.0, eye)
 
 
 # ------------------------------------------------------------------------------------------------------------------ publish

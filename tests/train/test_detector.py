@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +12,16 @@ from scipy import ndimage
 
 from kalpana.models.detector import STRIDE, Config, Detector
 from kalpana.train.damage import Damage
-from kalpana.train.detector import FACINGS, Detect, focal, frame, overlap, shown, tail
+from kalpana.train.detector import FACINGS, Detect, focal, frame, overlap, shown, tail, without
 from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe
 from kalpana.world import atlas
 from kalpana.world.defaults import own_facing
 from kalpana.world.kinds.broken import WAYS, breaking, draw, one
-from kalpana.world.labels import OTHER, label, labels, numbers
+from kalpana.world.labels import OTHER, facing, label, labels, numbers
 from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.render import render
-from kalpana.world.scene import Background, Broken, Group, Scene, Thing
+from kalpana.world.scene import Art, Background, Broken, Group, Puppet, Scene, Thing
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
@@ -135,6 +136,67 @@ def test_a_mirrored_animal_has_two_heads() -> None:
     assert torch.allclose(tile[3, :, :36], tile[3].flip(1)[:, :36], atol=1e-4) and tile[3, :, :36].sum() > 300
     sides = [(tile[3, :, :40] - each[3, :, :40]).abs().mean() for each in (plain, plain.flip(2))]
     assert min(sides) < 1e-3 < 0.01 < max(sides)
+
+
+def test_where_things_face() -> None:
+    """A dog of the house style faces left; mirrored it faces right, upside down too; on its side it faces nowhere. Noto's dog looks at us,
+    and nobody looked where an apple faces."""
+    ground = Background("flat", "white")
+
+    def side(sprite: Art, concept: str, angle: float = 0.0, flip: bool = False) -> str | None:
+        thing = Thing(sprite, 0.5, 0.5, 0.5, angle, flip)
+        return facing(Scene((thing,), (Group(concept),), ground), thing)
+
+    dog, front, apple = (sprites_of(concept)[style][0] for concept, style in (("1f415", "twemoji"), ("1f415", "noto"), ("1f34e", "noto")))
+    assert [side(dog, "1f415", angle, flip) for angle in (0, 30, 90, 180) for flip in (False, True)] == [
+        *("left", "right", "left", "right", None, None, "right", "left")
+    ]
+    assert side(front, "1f415") == "" and side(apple, "1f34e") is None
+    running, waving = (Puppet(pose, "tan", "red", "blue", "flat") for pose in ("running", "waving"))
+    assert [side(art, "puppet", flip=flip) for art in (running, waving) for flip in (False, True)] == ["right", "left", "", ""]
+
+
+def test_nothing_is_asked_of_a_picture_that_is_lost() -> None:
+    scenes = [World(3).scene(i) for i in range(6)]
+    batch = shown(scenes, CPU)
+    gone = without(batch, torch.tensor([1, 4]))
+    for i in range(6):
+        mine = batch.things[:, 0] == i
+        if i in (1, 4):
+            assert gone.heat[i].max() == 0 and gone.shows[i].max() <= 0 and (gone.shows[i] == 0).equal(batch.shows[i] == 0)
+            assert (gone.things[mine, 9] == 0).all() and (gone.things[mine, 10] == -1).all() and (gone.things[mine, 8] == -1).all()
+        else:
+            assert gone.heat[i].equal(batch.heat[i]) and gone.things[mine].equal(batch.things[mine])
+    assert batch.heat[1].max() == 1, "the batch itself stays as it was"
+
+
+def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somewhere() -> None:
+    task = Detect(RECIPE.model_copy(update={"model": {**RECIPE.model, "facing": True}}), CPU, silent)
+    task.model.eval()
+    batch = shown([World(3).scene(i) for i in range(24)], CPU)
+    with torch.no_grad():
+        said = task.model(batch.pixels)
+    worth = []
+    for picture, row, column, *_, real, faces in batch.things.tolist():
+        if faces >= 0 and real:
+            logits = said.facing[int(picture), :, int(row), int(column)]
+            worth.append(float(logits.exp().sum().log() - logits[int(faces)]))
+    assert len(worth) > 3
+    _, parts = task.loss(batch, torch.Generator())
+    assert parts["facing"] == pytest.approx(sum(worth) / len(worth), rel=1e-4)
+    _, without_it = Detect(RECIPE, CPU, silent).loss(batch, torch.Generator())
+    assert "facing" not in without_it
+
+
+def test_damage_loses_a_share_of_the_pictures_only_with_a_transformer() -> None:
+    pixels = World(1).images(range(40))
+    same, rows = Damage(RECIPE, CPU).lose(pixels, torch.Generator().manual_seed(1))
+    assert torch.equal(same, pixels) and not len(rows)
+    weights = {"vae": Path("weights/default/vae.safetensors"), "redraw": Path("weights/default/dit.safetensors")}
+    lost, rows = Damage(RECIPE.model_copy(update=weights), CPU).lose(pixels, torch.Generator().manual_seed(1))
+    assert len(rows) == 2
+    changed = (lost - pixels).abs().mean((1, 2, 3))
+    assert changed[rows].min() > 0.02 and changed.count_nonzero() == 2
 
 
 def test_painted_is_where_a_change_of_colour_shows() -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kalpana.evaluate.eye_labels import Agreement, agreement
 from kalpana.evaluate.ocr import ENGINES, readers
 from kalpana.evaluate.run import BATCH, look_at
 from kalpana.evaluate.seen import Seen, Verifier, iou, surest, truth
@@ -125,10 +126,9 @@ def publish(
         if rows:
             found = errors(replace(verifier, readers=reading), trials(renders), damages, len(rows))
             measured |= dict(zip(rows, found, strict=True))
-    if only:
-        precision, recall = before["precision"], before["recall"]
-    else:
-        precision, recall = detections(replace(verifier, readers=()), renders)
+    silent = replace(verifier, readers=())
+    precision, recall = (before["precision"], before["recall"]) if only else detections(silent, renders)
+    eye = agreement(silent)
     record = {name: {state: vars(error) for state, error in each.items()} for name, each in measured.items()}
     about = {
         "files": _hashes(folder),
@@ -136,10 +136,11 @@ def publish(
         "precision": precision,
         "recall": recall,
         "errors": record,
+        "eye": vars(eye),
         "unavailable": unavailable,
     }
     write(folder / "errors.json", json.dumps(about, indent=1).encode())
-    return tables(measured, unavailable, precision, recall)
+    return tables(measured, unavailable, precision, recall, eye)
 
 
 def _asked(row: str, only: Sequence[str]) -> bool:
@@ -178,9 +179,9 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: fingerprint(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def tables(measured: Mapping[str, Errors], unavailable: Mapping[str, str], precision: float, recall: float) -> str:
-    """The errors of every attribute as drawn and, of what could not be measured, what is missing; then both shares, true and wrong, under
-    each kind of damage."""
+def tables(measured: Mapping[str, Errors], unavailable: Mapping[str, str], precision: float, recall: float, eye: Agreement) -> str:
+    """The errors of every attribute as drawn and, of what could not be measured, what is missing; those on generated pictures; then both
+    shares, true and wrong, under each kind of damage."""
     lines = ["| attribute | accepts the true, % | accepts the minimally wrong, % | renders | |", "|---|---:|---:|---:|---|"]
     for name, each in measured.items():
         error = each[DRAWN]
@@ -188,6 +189,7 @@ def tables(measured: Mapping[str, Errors], unavailable: Mapping[str, str], preci
         lines.append(f"| {name} | {_percent(error.recall, 1)} | {_percent(error.false_accepts, 1)} | {error.renders:,} | {verdict} |")
     lines += [f"| {name} | | | | **unavailable**: {missing} |" for name, missing in unavailable.items()]
     lines += ["", f"Core things in ordinary test scenes: precision {100 * precision:.1f} %, recall {100 * recall:.1f} %.", ""]
+    lines += [eye.markdown(), ""]
     states = list(next(iter(measured.values())))
     lines += ["| the true / the wrong, % | " + " | ".join(states) + " |", "|---|" + "---:|" * len(states)]
     for name, each in measured.items():
