@@ -34,8 +34,13 @@ def sprite_of(concept: str, style: str, color: str | None = None) -> int | None:
 
 
 def styles_of(groups: Sequence[Group]) -> tuple[str, ...]:
-    """The styles that draw every group in its colour, the house style first."""
-    return tuple(s for s in STYLE_ORDER if all(sprite_of(group.concept, s, group.color) is not None for group in groups))
+    """The styles that draw every group in its colour and with its facing, the house style first."""
+    return tuple(style for style in STYLE_ORDER if all(_draws(style, group) for group in groups))
+
+
+def _draws(style: str, group: Group) -> bool:
+    drawn = sprite_of(group.concept, style, group.color) is not None
+    return drawn and (group.facing is None or own_facing(group.concept, style) is not None)
 
 
 def house_style(groups: Sequence[Group]) -> str | None:
