@@ -30,9 +30,9 @@ from measure import Row, main, stand_ins
 from torch import Generator, Tensor, nn
 from train import peak
 
-from kalpana.generate.tokens import draw, stream
 from kalpana.hub.dalle_mini import translate
 from kalpana.models import dalle, dalle_mini
+from kalpana.pipelines.tokens import draw, stream
 from kalpana.train.task import has_bf16
 from kalpana.types import Cond, Tokens
 

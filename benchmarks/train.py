@@ -19,9 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.train.checkpoint import State
+from kalpana.train.data_cache import silent
 from kalpana.train.flow import FlowMatch
 from kalpana.train.loop import compile_blocks, make_optimizers, train_step
-from kalpana.train.pool import silent
 from kalpana.train.recipe import read_recipe
 from kalpana.train.task import SORT, autocast, has_bf16
 

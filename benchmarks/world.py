@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from measure import Row, duration, main
 
-from kalpana.world.clips import Clips
+from kalpana.world.video import Clips
 from kalpana.world.world import MIX, World
 
 

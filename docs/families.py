@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from kalpana.generate import last, load
 from kalpana.hub.card import list_models
+from kalpana.pipelines import last, load
 from kalpana.types import KalpanaError
 from kalpana.world.sheet import captioned
 

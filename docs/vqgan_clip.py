@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from kalpana.generate import last
-from kalpana.generate.canvas import Canvas, Codes, Palette, Pixels, load_canvas
-from kalpana.generate.vqgan_clip import Critic, Settings, vqgan_clip
 from kalpana.media import to_images
+from kalpana.pipelines import last
+from kalpana.pipelines.image_parameters import Canvas, Codes, Palette, Pixels, load_canvas
+from kalpana.pipelines.vqgan_clip import Critic, Settings, vqgan_clip
 from kalpana.types import KalpanaError
 from kalpana.understand.encoder import load
 from kalpana.world.sheet import captioned

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kalpana.media import to_images
-from kalpana.world.clips import Clips
 from kalpana.world.sheet import captioned, clip_wall
+from kalpana.world.video import Clips
 from kalpana.world.world import MIX, World
 
 EACH = 6

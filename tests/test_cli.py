@@ -13,17 +13,17 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
-from kalpana.evaluate.clip_suite import load as load_clips
-from kalpana.evaluate.clip_suite import truth
-from kalpana.evaluate.ocr import ENGINES
 from kalpana.evaluate.run import first
+from kalpana.evaluate.verifiers.ocr import ENGINES
+from kalpana.evaluate.video.suite import load as load_clips
+from kalpana.evaluate.video.suite import truth
 from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, save, to_images
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector
 from kalpana.models.reader import Reader
 from kalpana.request import Request
-from kalpana.world.labels import labels
+from kalpana.train.detector_labels import labels
 
 HINDI = "तीन लाल सेब"
 

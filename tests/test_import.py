@@ -35,7 +35,7 @@ def test_public_names_are_there_and_importing_them_sets_no_switch(tmp_path: Path
     code = """
 import torch
 before = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
-import kalpana, kalpana.generate.text_to_image
+import kalpana, kalpana.pipelines.text_to_image
 for name in kalpana.__all__:
     assert callable(getattr(kalpana, name)), name
 assert before == (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())

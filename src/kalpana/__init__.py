@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kalpana.generate import load as load
     from kalpana.hub.card import list_models as list_models
+    from kalpana.pipelines import load as load
     from kalpana.request import Request as Request
     from kalpana.types import Result
     from kalpana.world.world import World as World
@@ -27,7 +27,7 @@ HOMES = {
     "Request": "kalpana.request",
     "World": "kalpana.world.world",
     "list_models": "kalpana.hub.card",
-    "load": "kalpana.generate",
+    "load": "kalpana.pipelines",
 }
 
 
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
 
         return version("kalpana")
     if name == "generate":  # the room of that name, which can be called
-        return import_module("kalpana.generate")
+        return import_module("kalpana.pipelines")
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'kalpana' has no attribute {name!r}")

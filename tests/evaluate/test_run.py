@@ -17,8 +17,8 @@ from kalpana.evaluate.compare import Clock, compare, markdown
 from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
 from kalpana.evaluate.score import ALIKE
-from kalpana.evaluate.seen import Reading, Seen, truth
 from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.verifiers.observations import Reading, Seen, truth
 from kalpana.hub.card import Card, seal, write_card
 from kalpana.hub.weights import save_weights
 from kalpana.media import save, to_images, to_pixels

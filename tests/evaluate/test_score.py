@@ -27,8 +27,8 @@ from kalpana.evaluate.score import (
     rows,
     table,
 )
-from kalpana.evaluate.seen import Box, Detection, Reading, Seen, truth
 from kalpana.evaluate.suites import SUITES, Prompt, load
+from kalpana.evaluate.verifiers.observations import Box, Detection, Reading, Seen, truth
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS, Group
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kalpana.generate import load
-from kalpana.generate.text_to_image import TextToImage
+from kalpana.pipelines import load
+from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.understand import encoder
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import kalpana
-from kalpana.generate import last
-from kalpana.generate.text_to_tokens import TextToTokens
 from kalpana.media import to_images
+from kalpana.pipelines import last
+from kalpana.pipelines.text_to_tokens import TextToTokens
 from kalpana.world.lexicon import lexicon
 from kalpana.world.recolor import PAINTS, lab
 from kalpana.world.render import render

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kalpana.models.clip import CLIP, Config
 from kalpana.train.clip import Contrast, Paired, described, in_chunks, misdescribed
-from kalpana.train.pool import silent
+from kalpana.train.data_cache import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.types import KalpanaError, Tokens
 from kalpana.world.lexicon import keywords, lexicon

@@ -11,14 +11,14 @@ import torch
 from scipy import ndimage
 
 from kalpana.models.detector import STRIDE, Config, Detector
-from kalpana.train.damage import Damage
+from kalpana.train.data_cache import silent
+from kalpana.train.degradations import Damage
 from kalpana.train.detector import FACINGS, Detect, focal, frame, overlap, shown, tail, without
-from kalpana.train.pool import silent
+from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
 from kalpana.train.recipe import Recipe
 from kalpana.world import atlas
 from kalpana.world.defaults import own_facing
-from kalpana.world.kinds.broken import WAYS, breaking, draw, one
-from kalpana.world.labels import OTHER, facing, label, labels, numbers
+from kalpana.world.kinds.corrupted import WAYS, breaking, draw, one
 from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.render import render
 from kalpana.world.scene import Art, Background, Broken, Group, Puppet, Scene, Thing

@@ -16,15 +16,15 @@ import yaml
 
 from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE, Config
-from kalpana.train import checkpoint, pool
+from kalpana.train import checkpoint, data_cache
 from kalpana.train.autoencoder import Autoencode, psnr
+from kalpana.train.data_cache import silent
 from kalpana.train.flow import Captioned, FlowMatch, noise_times
 from kalpana.train.loop import batches, make_optimizers, schedule, split, train
-from kalpana.train.pool import silent
+from kalpana.train.patch_labels import sizes
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.task import autocast, layout_error
 from kalpana.types import KalpanaError, Tokens
-from kalpana.world.layout import sizes
 from kalpana.world.world import World, kind_of
 
 TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
@@ -145,8 +145,8 @@ def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(tmp_path: Path, 
     drawn = []
     for name, alone in (("one", 1000), ("several", 1)):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-        monkeypatch.setattr(pool, "ALONE", alone)
-        drawn.append(pool.pictures(World(2), 150))
+        monkeypatch.setattr(data_cache, "ALONE", alone)
+        drawn.append(data_cache.pictures(World(2), 150))
     assert drawn[0].shape == (150, 3, 128, 128) and (drawn[0] == drawn[1]).all() and drawn[0].std() > 10
 
 
@@ -229,7 +229,7 @@ def test_a_signal_to_all_its_processes_saves_and_leaves(kind: signal.Signals, wo
     recipe.write_text(yaml.safe_dump({**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}), encoding="utf-8")
     code = f"""
 from pathlib import Path
-from kalpana.train.pool import silent
+from kalpana.train.data_cache import silent
 from kalpana.train.loop import train
 from kalpana.train.recipe import read_recipe
 train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), workers={workers}, echo=lambda line: print(line, flush=True))

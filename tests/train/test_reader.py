@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from kalpana.models.reader import HEIGHT, WIDTH, Config, Reader
-from kalpana.train.pool import silent
+from kalpana.train.data_cache import silent
 from kalpana.train.reader import Read, characters
 from kalpana.train.recipe import Recipe
+from kalpana.world.crops import strips
 from kalpana.world.kinds import signs
-from kalpana.world.strips import strips
 from kalpana.world.world import World
 
 RECIPE = Recipe(name="r", family="reader", model={"width": 16, "hidden": 16}, pool=50, steps=4, batch=4, lr=1e-3, bf16=False)

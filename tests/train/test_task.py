@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kalpana.train import pool
+from kalpana.train import data_cache
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT, Captions
 from kalpana.world.scene import COLORS
@@ -21,7 +21,7 @@ WORLD = World(0, "train")
 
 def test_several_things_come_up_more_often_and_two_colours_more_often_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    often = pool.often(RECIPE, WORLD, 2)
+    often = data_cache.often(RECIPE, WORLD, 2)
     assert set(often[:COUNT]) == {1, 3, 9} and often[COUNT:].tolist() == [1, 1]
     for i in range(COUNT):
         if len(WORLD.scene(i).things) < 2:
@@ -29,8 +29,8 @@ def test_several_things_come_up_more_often_and_two_colours_more_often_again(monk
             continue
         said = " ".join(WORLD.describe(i, take)[0] for take in range(12))  # in either language
         assert often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", said)) for color in COLORS) >= 2, said
-    assert (pool.often(RECIPE, WORLD, 2) == often).all(), "and is looked up the second time"
-    assert pool.often(RECIPE.model_copy(update={"oversample": 1, "harvest_often": 5}), WORLD, 1).tolist() == [1] * COUNT + [5]
+    assert (data_cache.often(RECIPE, WORLD, 2) == often).all(), "and is looked up the second time"
+    assert data_cache.often(RECIPE.model_copy(update={"oversample": 1, "harvest_often": 5}), WORLD, 1).tolist() == [1] * COUNT + [5]
 
 
 def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_words_twice(

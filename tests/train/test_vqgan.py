@@ -20,17 +20,17 @@ from kalpana.models.detector import Detector
 from kalpana.models.reader import Config as ReaderConfig
 from kalpana.models.reader import Reader
 from kalpana.models.vqgan import VQGAN, Config, balance
-from kalpana.train import pool
+from kalpana.train import data_cache
 from kalpana.train.autoencoder import faults, ssim
 from kalpana.train.checkpoint import State
+from kalpana.train.data_cache import silent
 from kalpana.train.loop import BLOCKS, make_optimizers, train, train_step
-from kalpana.train.pool import silent
 from kalpana.train.recipe import Recipe, read_recipe
-from kalpana.train.spelling import MOST
+from kalpana.train.sign_augmentation import MOST
 from kalpana.train.task import autocast
 from kalpana.train.vqgan import Judged, Tokenise, misread, unlike
 from kalpana.types import KalpanaError
-from kalpana.world.strips import strips
+from kalpana.world.crops import strips
 
 SHIPPED = Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors"
 READS = Path(__file__).parents[2] / "weights/verifier-a/reader.safetensors"
@@ -135,7 +135,7 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
 
 def test_a_share_of_a_batch_are_sheets_of_signs_and_their_places_are_known() -> None:
     mixed, plain = build(signs=0.5), build()
-    pictures, boxes = pool.pages(RECIPE.seed, 4)
+    pictures, boxes = data_cache.pages(RECIPE.seed, 4)
     signs = {picture.tobytes(): box.tolist() for picture, box in zip(pictures, boxes, strict=True)}
     batch, other = mixed.batch(0), plain.batch(0)
     found = [signs.get(picture.numpy().tobytes()) for picture in batch.pixels]

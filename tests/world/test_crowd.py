@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from kalpana.world.atlas import load
-from kalpana.world.kinds.crowd import SIDES, sample, sample_figures, sample_hands
+from kalpana.world.kinds.multi_object import SIDES, sample, sample_figures, sample_hands
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.scene import STYLES, Hand, Puppet

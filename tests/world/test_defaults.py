@@ -9,8 +9,6 @@ from collections import Counter
 import pytest
 
 from kalpana.world import atlas, grammar
-from kalpana.world.clips import Clips
-from kalpana.world.clips import caption as video_caption
 from kalpana.world.defaults import (
     BACKGROUNDS,
     FACING,
@@ -28,6 +26,8 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.sample import scene_of
 from kalpana.world.scene import BACKDROPS, Group, Scene
+from kalpana.world.video import Clips
+from kalpana.world.video import caption as video_caption
 from kalpana.world.world import KINDS, World
 
 N = 1500

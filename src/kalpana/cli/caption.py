@@ -26,9 +26,9 @@ def caption(
     as_json: Json = False,
 ) -> None:
     """Say in words what each picture shows; exit code 1 where some pictures cannot be read."""
-    from kalpana.generate import load
-    from kalpana.generate.drawer import TOGETHER
-    from kalpana.generate.text_to_tokens import TextToTokens
+    from kalpana.pipelines import load
+    from kalpana.pipelines.pipeline import TOGETHER
+    from kalpana.pipelines.text_to_tokens import TextToTokens
 
     teller = load(model, device)
     if not isinstance(teller, TextToTokens):

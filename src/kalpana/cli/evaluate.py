@@ -19,7 +19,7 @@ from kalpana.types import KalpanaError, Picture
 
 if TYPE_CHECKING:
     from kalpana.evaluate.suites import Prompt
-    from kalpana.generate.drawer import Drawer
+    from kalpana.pipelines.pipeline import Drawer
     from kalpana.understand.encoder import Encoder
 
 
@@ -49,13 +49,13 @@ def evaluate(
     from kalpana.evaluate import run as running
     from kalpana.evaluate.compare import STEPS, compare
     from kalpana.evaluate.cost import Cost
-    from kalpana.evaluate.ocr import readers
-    from kalpana.evaluate.publish import verified
     from kalpana.evaluate.suites import load as load_suite
-    from kalpana.evaluate.verifier import Trained
-    from kalpana.generate import load
+    from kalpana.evaluate.verifiers.ocr import readers
+    from kalpana.evaluate.verifiers.verifier import Trained
+    from kalpana.evaluate.verifiers.verifier_errors import verified
     from kalpana.hub.card import shelf
     from kalpana.hub.weights import fingerprint
+    from kalpana.pipelines import load
 
     comparing = bool(models) and models[0] == "compare"  # type: ignore[index]
     names = models[1:] if models and comparing else models or ["default"]
@@ -127,10 +127,10 @@ def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encode
 
 def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, clips: Path | None, out: Path | None) -> None:
     """Judge a folder of clips by a verifier and print the tables; they are written to ``out``, or to runs/NAME-FOLDER."""
-    from kalpana.evaluate.clip_suite import load
-    from kalpana.evaluate.clips import clips_of, judge
     from kalpana.evaluate.run import first
-    from kalpana.evaluate.verifier import Trained
+    from kalpana.evaluate.verifiers.verifier import Trained
+    from kalpana.evaluate.video.scores import clips_of, judge
+    from kalpana.evaluate.video.suite import load
 
     if clips is None:
         raise KalpanaError(
@@ -146,7 +146,7 @@ def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, cli
 
 def _draw(model: Drawer, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
     """The pictures of a suite's prompt by a model that was asked for by this name."""
-    from kalpana.generate import last
+    from kalpana.pipelines import last
 
     return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).pictures
 

@@ -49,10 +49,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw pictures from prompts, and print the path of each as soon as it is finished."""
-    from kalpana.generate import load
-    from kalpana.generate.drawer import TOGETHER
     from kalpana.media import SUFFIX, ready_folder, save, slug
     from kalpana.media import grid as contact_sheet
+    from kalpana.pipelines import load
+    from kalpana.pipelines.pipeline import TOGETHER
 
     fields = {name: value for name, value in context.params.items() if name in Request.model_fields and value is not None}
     if lenient:
@@ -96,9 +96,9 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="folder to keep the new picture in")] = None,
 ) -> None:
     """Make a picture again from its receipt, and say whether the two agree; exit code 1 where the pixels do not."""
-    from kalpana.generate import load
-    from kalpana.generate.replay import again, compare, request_of
     from kalpana.media import SUFFIX, read_receipt, ready_folder, save
+    from kalpana.pipelines import load
+    from kalpana.pipelines.replay import again, compare, request_of
 
     receipt = read_receipt(file)
     request = request_of(receipt)

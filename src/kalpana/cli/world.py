@@ -23,8 +23,8 @@ def world_show(
 ) -> None:
     """Draw scenes on one sheet, with their captions and boxes; clips also as one MP4."""
     from kalpana.media import ready_folder, save, save_clip
-    from kalpana.world.clips import Clips
     from kalpana.world.sheet import clip_sheet, clip_wall, sheet
+    from kalpana.world.video import Clips
     from kalpana.world.world import KINDS, World
 
     if kind not in (*KINDS, "clips"):

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import Bounds, Progress, run
 from kalpana.evaluate.score import Share
-from kalpana.evaluate.seen import Verifier
 from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import write
 from kalpana.request import Capabilities
 from kalpana.types import KalpanaError, Picture

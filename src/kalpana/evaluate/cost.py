@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kalpana.generate import last, load
 from kalpana.hub.card import CARD, find_model, read_card, weights_of
 from kalpana.hub.weights import provenance, whole_of
-from kalpana.train.pool import silent
+from kalpana.pipelines import last, load
+from kalpana.train.data_cache import silent
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT
 from kalpana.train.tasks import TASKS

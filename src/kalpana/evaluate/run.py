@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
-from kalpana.evaluate.seen import Seen, Verifier
 from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.verifiers.observations import Seen, Verifier
 from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Picture
 from kalpana.understand.encoder import Encoder

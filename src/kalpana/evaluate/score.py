@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kalpana.evaluate.seen import Detection, Seen, best, surest
 from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.verifiers.observations import Detection, Seen, best, surest
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
-from kalpana.world.tiles import Box
+from kalpana.world.sprites import Box
 
 NEAR = 0.1  # of both things' sides: closer than this along an axis is not apart (GenEval's POSITION_THRESHOLD)
 SMALL, LARGE = 0.4, 0.75  # of the picture's side: longer side of a lone thing that is small, or large

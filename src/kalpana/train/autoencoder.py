@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from kalpana.hub.weights import load_module
 from kalpana.models import vae
-from kalpana.train import pool
+from kalpana.train import data_cache
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices, noise
 from kalpana.world.world import World
@@ -27,18 +27,18 @@ class Autoencode:
     file = "vae.safetensors"
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.before = _load(recipe.init).to(device, memory_format=torch.channels_last) if recipe.anchor and recipe.init else None  # type: ignore[call-overload]
-        self.pictures = pool.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, progress)
-        self.dev = pool.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress)
+        self.pictures = data_cache.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, progress)
+        self.dev = data_cache.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress)
 
     def batch(self, step: int) -> Tensor:
         return torch.from_numpy(self.pictures[rows_of(self.recipe, step, self.pictures)])
 
     def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
-        x = pool.floats(batch)
+        x = data_cache.floats(batch)
         z = self.model.encode(x)
         apart = self._apart(z, x)
         z = z + self.recipe.noise * noise(z, rng)
@@ -58,7 +58,7 @@ class Autoencode:
         clean, noisy, apart, sheet = [], [], [], []
         rng = torch.Generator().manual_seed(0)
         for start in range(0, len(self.dev), 64):
-            x = pool.floats(self.dev[start : start + 64], self.device)
+            x = data_cache.floats(self.dev[start : start + 64], self.device)
             z = self.model.encode(x)
             y = self.model.decode(z).float()
             apart.append(self._apart(z, x).item())
@@ -73,7 +73,7 @@ class Autoencode:
         return scores, torch.cat(sheet)
 
     def finish(self) -> None:
-        self.model.fit_preview(pool.floats(self.dev[:256], self.device))
+        self.model.fit_preview(data_cache.floats(self.dev[:256], self.device))
 
 
 def _load(path: Path) -> vae.VAE:

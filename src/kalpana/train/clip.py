@@ -21,14 +21,14 @@ from torch.utils.checkpoint import checkpoint
 
 from kalpana.models import clip
 from kalpana.text.tokenizer import Tokenizer
-from kalpana.train import pool
-from kalpana.train.cards import LOOSE, Cards, loosely, worded
+from kalpana.train import data_cache
+from kalpana.train.object_augmentation import LOOSE, Cards, loosely, worded
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
 from kalpana.types import Tokens
 from kalpana.world.grammar import FORMS, LANGUAGES
+from kalpana.world.hard_negatives import twist
 from kalpana.world.scene import Scene
-from kalpana.world.twist import twist
 from kalpana.world.world import KINDS, World
 
 WRONG = 0.5  # minimally wrong texts for each picture
@@ -51,15 +51,15 @@ class Contrast:
     file = "clip.safetensors"
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = clip.CLIP(config_of(clip.Config, recipe)).to(device)
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
         self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
-        self.pictures = pool.pictures(self.world, recipe.pool, progress)
+        self.pictures = data_cache.pictures(self.world, recipe.pool, progress)
         self.rows = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
         self.cards = Cards(side, recipe.without)
-        self.dev_pixels = pool.floats(pool.pictures(self.dev, HELD_OUT, progress), device)
+        self.dev_pixels = data_cache.floats(data_cache.pictures(self.dev, HELD_OUT, progress), device)
 
     def batch(self, step: int) -> Paired:
         rng, cards = random.Random(f"{self.recipe.seed}/clip/{step}"), int(self.recipe.cards * self.recipe.batch)
@@ -82,7 +82,7 @@ class Contrast:
     def loss(self, batch: Paired, rng: Generator) -> tuple[Tensor, Metrics]:
         """The loss of the whole batch, of all processes where there are several, each of which computes it all."""
         tokens, size = batch.tokens, self.recipe.chunk
-        image = in_chunks(self.model.image, (pool.floats(batch.pixels),), size)
+        image = in_chunks(self.model.image, (data_cache.floats(batch.pixels),), size)
         order = tokens.mask.sum(1).argsort()  # so that texts of about one length share a chunk, which then is no longer than they are
         text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)
         text = text[order.argsort()]

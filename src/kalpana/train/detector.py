@@ -14,18 +14,18 @@ from torch import Generator, Tensor
 from kalpana.media import to_images, to_pixels
 from kalpana.models import detector
 from kalpana.models.detector import STRIDE, Maps
-from kalpana.train import pool
-from kalpana.train.damage import Damage
+from kalpana.train import data_cache
+from kalpana.train.degradations import Damage
+from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
-from kalpana.world.clips import Clips
-from kalpana.world.kinds import crowd
-from kalpana.world.kinds.broken import breaking
-from kalpana.world.labels import OTHER, facing, label, labels, numbers
+from kalpana.world.kinds import multi_object
+from kalpana.world.kinds.corrupted import breaking
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.scene import COLORS, Scene
+from kalpana.world.video import Clips
 from kalpana.world.world import World
 
 # Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer, "one broken" a lone object so, "rows"
@@ -66,7 +66,7 @@ class Detect:
     file = "detector.safetensors"
     ahead = False  # it is drawn and damaged on the device
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         config = replace(config_of(detector.Config, recipe), classes=len(labels()), concepts=len(tail()))
         self.model = detector.Detector(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,17 +89,17 @@ class Detect:
 
     def _scene(self, kind: str, rng: random.Random) -> Scene:
         if kind == "crowd":
-            return crowd.sample(rng)
+            return multi_object.sample(rng)
         if kind == "broken":
-            return breaking(crowd.sample(rng), rng)
+            return breaking(multi_object.sample(rng), rng)
         if kind == "one broken":
-            return breaking(crowd.sample(rng, side=1), rng)
+            return breaking(multi_object.sample(rng, side=1), rng)
         if kind == "rows":
-            return crowd.sample_rows(rng)
+            return multi_object.sample_rows(rng)
         if kind == "many hands":
-            return crowd.sample_hands(rng)
+            return multi_object.sample_hands(rng)
         if kind == "many figures":
-            return crowd.sample_figures(rng)
+            return multi_object.sample_figures(rng)
         if kind == "frame":
             return frame(self.recipe.seed, rng)
         return World(self.recipe.seed, kind=kind).scene(rng.randrange(self.recipe.pool))

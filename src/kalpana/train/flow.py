@@ -15,11 +15,11 @@ from kalpana.diffusion.schedule import Flow, times
 from kalpana.hub.weights import load_module
 from kalpana.models import dit, vae
 from kalpana.text.tokenizer import Tokenizer
-from kalpana.train import pool
+from kalpana.train import data_cache
+from kalpana.train.patch_labels import sizes
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, noise, with_aside
 from kalpana.types import Cond, Tokens
-from kalpana.world.layout import sizes
 from kalpana.world.world import World
 
 
@@ -41,18 +41,18 @@ class FlowMatch:
     file = "dit.safetensors"
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         assert recipe.vae is not None
         self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train", kind=recipe.kind), Flow()
         aside = sum(sizes()) + 2 if recipe.layout else 0
         self.model = dit.DiT(replace(config_of(dit.Config, recipe), aside=aside)).to(device)
         self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
         self.tokenizer = Tokenizer.load()
-        self.latents = pool.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
-        self.harvest, self.said = pool.harvested(self.decoder, recipe.harvest, device) if recipe.harvest else (self.latents[:0], [])
+        self.latents = data_cache.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
+        self.harvest, self.said = data_cache.harvested(self.decoder, recipe.harvest, device) if recipe.harvest else (self.latents[:0], [])
         self.dev = World(recipe.seed, "dev", kind=recipe.kind)
-        self.dev_latents = pool.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
-        self._captions = Captions(recipe, self.world, pool.often(recipe, self.world, len(self.said), progress), self.said)
+        self.dev_latents = data_cache.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
+        self._captions = Captions(recipe, self.world, data_cache.often(recipe, self.world, len(self.said), progress), self.said)
 
     def batch(self, step: int) -> Captioned:
         rows, captions = zip(*self._captions(step), strict=True)

@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from kalpana.models import reader
-from kalpana.train import pool
-from kalpana.train.damage import Damage
+from kalpana.train import data_cache
+from kalpana.train.degradations import Damage
 from kalpana.train.recipe import Recipe
-from kalpana.train.spelling import respelt
+from kalpana.train.sign_augmentation import respelt
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
+from kalpana.world.crops import strips
 from kalpana.world.kinds import signs
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
-from kalpana.world.strips import strips
 from kalpana.world.world import World
 
 
@@ -46,7 +46,7 @@ class Read:
     file = "reader.safetensors"
     ahead = False  # it is drawn and damaged on the device
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = reader.Reader(replace(config_of(reader.Config, recipe), characters=characters())).to(device)
         self.damage = Damage(recipe, device)

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Generator, Tensor, nn
 
+from kalpana.train.patch_labels import layout, sizes
 from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
-from kalpana.world.layout import layout, sizes
 from kalpana.world.world import World
 
 HELD_OUT = 512  # dev pictures that the held-out loss is taken over

@@ -8,13 +8,13 @@ import torch
 
 from kalpana.train.autoencoder import Autoencode
 from kalpana.train.clip import Contrast
+from kalpana.train.data_cache import Progress
 from kalpana.train.detector import Detect
 from kalpana.train.flow import FlowMatch
-from kalpana.train.pool import Progress
 from kalpana.train.reader import Read
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import Task
-from kalpana.train.tokens import Continue, Translate, Unmask
+from kalpana.train.token_tasks import Continue, Translate, Unmask
 from kalpana.train.vqgan import Tokenise
 
 TASKS: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {

@@ -16,13 +16,13 @@ from torch.func import functional_call
 from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader, vqgan
 from kalpana.models.vqgan import Anchors, Codebook, Discriminator, balance, count, fooling, hinge, lecam, perplexity, used
-from kalpana.train import pool
+from kalpana.train import data_cache
 from kalpana.train.autoencoder import faults, psnr, rows_of, ssim
 from kalpana.train.recipe import Recipe
-from kalpana.train.spelling import MOST
+from kalpana.train.sign_augmentation import MOST
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.types import KalpanaError
-from kalpana.world.strips import strips
+from kalpana.world.crops import strips
 from kalpana.world.world import World
 
 COMMIT = 0.25  # weight of the encoder's keeping near the codes (van den Oord et al. 2017)
@@ -67,7 +67,7 @@ class Tokenise:
     file = "vqgan.safetensors"
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: pool.Progress) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         train, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
         network = vqgan.VQGAN(config_of(vqgan.Config, recipe))
@@ -79,9 +79,9 @@ class Tokenise:
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
         self.reader = _load_reader(recipe.reader).to(device) if recipe.reader else None
-        self.pictures = pool.pictures(train, recipe.pool, progress)
-        self.signs = pool.pages(recipe.seed, math.ceil(recipe.pool / 2), progress) if recipe.signs else None
-        self.dev = pool.pictures(dev, HELD_OUT, progress)
+        self.pictures = data_cache.pictures(train, recipe.pool, progress)
+        self.signs = data_cache.pages(recipe.seed, math.ceil(recipe.pool / 2), progress) if recipe.signs else None
+        self.dev = data_cache.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> Judged:
         """Pictures of the pool, and behind them the recipe's share of sheets of signs."""
@@ -96,7 +96,7 @@ class Tokenise:
         return Judged(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.full((len(pixels),), recipe.judge if late else 0.0))
 
     def loss(self, batch: Judged, rng: Generator) -> tuple[Tensor, Metrics]:
-        network, x = self.model.network, pool.floats(batch.pixels)
+        network, x = self.model.network, data_cache.floats(batch.pixels)
         if not self.model.started:
             self._start(rng)
         drawn = network(x)
@@ -128,7 +128,9 @@ class Tokenise:
         """Make the first codes."""
         network = self.model.network
         assert isinstance(network.quantiser, Codebook)
-        network.quantiser.start(torch.cat([network.look(pool.floats(self.batch(step).pixels, self.device)) for step in range(FIRST)]), rng)
+        network.quantiser.start(
+            torch.cat([network.look(data_cache.floats(self.batch(step).pixels, self.device)) for step in range(FIRST)]), rng
+        )
         self.model.started.fill_(True)
 
     def _judge_fixed(self, drawn: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ class Tokenise:
         network, squares, alike, sheet = self.model.network, [], [], []
         counts = torch.zeros(network.quantiser.size, device=self.device)
         for start in range(0, len(self.dev), 64):
-            x = pool.floats(self.dev[start : start + 64], self.device)
+            x = data_cache.floats(self.dev[start : start + 64], self.device)
             drawn = network(x)
             y = drawn.pixels.float().clamp(-1, 1)
             squares.append((y - x).square().mean((1, 2, 3)))

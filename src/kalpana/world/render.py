@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.world import atlas, places, tiles
+from kalpana.world import atlas, places, sprites
 from kalpana.world.kinds import paintings
 from kalpana.world.scene import Scene, Thing
 
@@ -55,7 +55,7 @@ def render(scenes: Sequence[Scene], side: int = 128, masks: bool = False, device
     for depth, level, some in _layers(scenes, side):
         things = [scenes[i].things[depth] for i in some]
         drawn, spots = _tiles(things, level, device), _spots(things, side, device)
-        colored = tiles.painted(things, device) if masks else None
+        colored = sprites.painted(things, device) if masks else None
         for k, (i, thing, spot) in enumerate(zip(some, things, spots, strict=True)):
             if thing.shadow:
                 _cast_shadow(canvas[i], thing)
@@ -91,7 +91,7 @@ def _level(thing: Thing, side: int) -> int:
 
 def _tiles(things: Sequence[Thing], level: int, device: torch.device | str) -> Tensor:
     """Tiles (n, 4, s, s), RGB premultiplied, then alpha."""
-    rgba = tiles.draw(things, device)
+    rgba = sprites.draw(things, device)
     rgba[:, :3] *= rgba[:, 3:]
     if level == 1:  # as avg_pool2d, and much faster
         return (rgba[..., ::2, ::2] + rgba[..., ::2, 1::2]).add_(rgba[..., 1::2, ::2]).add_(rgba[..., 1::2, 1::2]).div_(4)
@@ -137,7 +137,7 @@ def _place(tile: Tensor, spot: _Spot) -> Tensor:
 
 def _cast_shadow(picture: Tensor, thing: Thing) -> None:
     """Darken the picture (3, h, w) under the thing's foot by a soft ellipse."""
-    side, (width, height) = picture.shape[-1], tiles.extent(thing.sprite)
+    side, (width, height) = picture.shape[-1], sprites.extent(thing.sprite)
     foot, half = thing.y + thing.size * height * 0.47, thing.size * width * 0.5
     rows, columns = _span(foot * side, FADED * 0.22 * half * side, side), _span(thing.x * side, FADED * half * side, side)
     x, y, reach, dark = torch.tensor((thing.x, foot, half, SHADOW * thing.shadow), device=picture.device)

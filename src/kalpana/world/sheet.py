@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from kalpana.media import grid, to_images
 from kalpana.types import KalpanaError
-from kalpana.world.clips import Clips
 from kalpana.world.lexicon import ART
+from kalpana.world.video import Clips
 from kalpana.world.world import World
 
 SIDE, TEXT, FONT = 256, 76, ART / "fonts" / "Mukta_400Regular.ttf"  # pixels of a picture and of the room for its caption

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from kalpana.world import atlas, tiles
+from kalpana.world import atlas, sprites
 from kalpana.world.defaults import background_for, choose_color, choose_facing, choose_style, mirrored, sprite_of
 from kalpana.world.lexicon import Concept, lexicon
 from kalpana.world.scene import DEPTH_RELATIONS, Group, Scene, Thing
@@ -49,7 +49,7 @@ def _sample(rng: random.Random) -> Scene | None:
         things.append(Thing(rows[index], x, y, size, 0.0, mirrored(groups[index], style), groups[index].color, index, depth, shadow=True))
     if not all(_inside(thing) for thing in things):
         return None
-    covered = tiles.covered(tiles.box(things[0]), tiles.box(things[1]))
+    covered = sprites.covered(sprites.box(things[0]), sprites.box(things[1]))
     low, high = HIDDEN if relation == "in front of" else (0.0, 0.0)
     if not low <= covered <= high:
         return None
@@ -77,5 +77,5 @@ def _apart(rng: random.Random) -> tuple[Spot, Spot]:
 
 
 def _inside(thing: Thing) -> bool:
-    x0, y0, x1, y1 = tiles.box(thing)
+    x0, y0, x1, y1 = sprites.box(thing)
     return min(x0, y0) >= 0.01 and max(x1, y1) <= 0.99

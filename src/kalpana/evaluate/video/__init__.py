@@ -1,0 +1,1 @@
+"""Videos: motion tracks, the camera, and whether both are as was asked."""

@@ -1,0 +1,518 @@
+"""Clips: scenes in which things move and the camera looks about, with words for both and truth for every frame.
+
+A clip is a scene, a motion for each of its things and a camera; ``Clip.at(t)`` is the scene at a time, an ordinary one, so
+clips are drawn by the renderer of stills. Speeds are constant, so what a caption says of them can be measured.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kalpana.world import atlas, grammar_en, grammar_hi, maps, sprites
+from kalpana.world.defaults import (
+    background_for,
+    background_said,
+    choose_color,
+    choose_style,
+    house_style,
+    own_facing,
+    sprite_of,
+    style_said,
+)
+from kalpana.world.grammar import FORMS
+from kalpana.world.lexicon import lexicon
+from kalpana.world.render import render
+from kalpana.world.scene import BACKDROPS, PLACES, STILL, Background, Group, Scene, Solid, Thing, View
+from kalpana.world.splits import SPLITS, belongs
+
+EVENTS = ("move", "arc", "bounce", "grow", "shrink", "turn", "return", "hide", "swap", "camera", "solid")
+CAMERAS = ("pan left", "pan right", "pan up", "pan down", "zoom in", "zoom out", "clockwise", "counter-clockwise")
+DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
+SLOW, FAST = (0.12, 0.22), (0.45, 0.8)  # widths of the picture a second; what lies between is said in no word
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a thing moves over the whole clip. All that is 0 or 1 here stays as it is."""
+
+    dx: float = 0.0  # widths of the picture, at constant speed
+    dy: float = 0.0
+    back: bool = False  # it goes there in the first half and comes back in the second
+    hop: float = 0.0  # height of the arcs on the way
+    hops: int = 1
+    grow: float = 1.0  # its last size over its first
+    turn: float = 0.0  # degrees, counter-clockwise
+    yaw: float = 0.0  # degrees, of a solid, to the right as seen from the front
+
+    def at(self, thing: Thing, t: float) -> Thing:
+        """The thing at time t, from 0 to 1."""
+        way = 1 - abs(2 * t - 1) if self.back else t
+        sprite = thing.sprite
+        if isinstance(sprite, Solid):
+            sprite = replace(sprite, yaw=sprite.yaw + self.yaw * t)
+        return replace(
+            thing,
+            sprite=sprite,
+            x=thing.x + self.dx * way,
+            y=thing.y + self.dy * way - self.hop * abs(math.sin(math.pi * self.hops * t)),
+            size=thing.size * self.grow**t,
+            angle=thing.angle + self.turn * t,
+        )
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How the camera moves over the whole clip: where to, how much nearer, how far it turns the picture. With ``parallax`` near things
+    shift more than far ones, and the background least."""
+
+    dx: float = 0.0
+    dy: float = 0.0
+    zoom: float = 1.0
+    turn: float = 0.0  # degrees, of the picture, counter-clockwise: the camera itself turns clockwise
+    parallax: bool = False
+
+    def at(self, t: float) -> View:
+        x, y, _, _ = STILL
+        return x + self.dx * t, y + self.dy * t, self.zoom**t, self.turn * t
+
+    def see(self, thing: Thing, t: float) -> Thing:
+        """The thing as the picture shows it."""
+        cx, cy, zoom, angle = self.at(t)
+        nearer = 2 - thing.depth if self.parallax else 1.0
+        x, y = thing.x - 0.5 - (cx - 0.5) * nearer, thing.y - 0.5 - (cy - 0.5) * nearer
+        cos, sin = math.cos(math.radians(angle)) * zoom, math.sin(math.radians(angle)) * zoom
+        return replace(thing, x=0.5 + x * cos + y * sin, y=0.5 + y * cos - x * sin, size=thing.size * zoom, angle=thing.angle + angle)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A scene as it begins, a motion for each of its things, the camera; ``frames`` pictures, ``fps`` a second. ``event`` is what
+    happens, one of EVENTS; ``word`` its direction or the camera's move where it has one."""
+
+    scene: Scene
+    motions: tuple[Motion, ...]
+    camera: Camera
+    frames: int
+    fps: int
+    event: str
+    word: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return (self.frames - 1) / self.fps
+
+    def at(self, t: float) -> Scene:
+        """The scene at time t, from 0 to 1, as the camera sees it."""
+        things = [self.camera.see(motion.at(thing, t), t) for thing, motion in zip(self.scene.things, self.motions, strict=True)]
+        return replace(self.scene, things=tuple(things), background=replace(self.scene.background, view=self.camera.at(t)))
+
+    def scenes(self) -> list[Scene]:
+        """Every frame."""
+        return [self.at(k / (self.frames - 1)) for k in range(self.frames)]
+
+
+@dataclass(frozen=True)
+class ClipTruth:
+    """What a clip holds: ``masks`` (f, n, h, w) bool and ``boxes`` (f, n, 4) of what can be seen of each thing in each frame (a box of
+    zeros: nothing), and the camera's ``views`` (f, 4), see ``scene.View``."""
+
+    clip: Clip
+    masks: Tensor
+    boxes: Tensor
+    views: Tensor
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """One clip (f, 3, h, w) in [-1, 1], a caption of it, the caption's language and form, and the truth."""
+
+    frames: Tensor
+    caption: str
+    language: str
+    form: str
+    truth: ClipTruth
+
+
+@dataclass(frozen=True)
+class Clips:
+    """An endless list of clips, as ``World`` is of pictures: ``Clips(seed, split)[i]`` depends on (seed, split, i) alone."""
+
+    seed: int = 0
+    split: str = "train"
+    side: int = 64
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r} is not one of {', '.join(SPLITS)}")
+
+    def clip(self, index: int) -> Clip:
+        """Clip ``index``, not drawn."""
+        return sample(random.Random(f"{self.seed}/{self.split}/{index}/clip"), self.split)
+
+    def describe(self, index: int, take: int = 0) -> tuple[str, str, str]:
+        """(caption, language, form) of clip ``index``; another ``take`` words it another way."""
+        rng = random.Random(f"{self.seed}/{self.split}/{index}/clip/words/{take}")
+        language, form = rng.choice(("en", "hi")), rng.choice(FORMS)
+        return caption(self.clip(index), language, form, rng), language, form
+
+    def frames(self, index: int, device: torch.device | str = "cpu") -> Tensor:
+        """The pictures of clip ``index`` (f, 3, side, side) in [-1, 1]."""
+        return render(self.clip(index).scenes(), self.side, device=device).pixels
+
+    def __getitem__(self, index: int) -> ClipSample:
+        if index < 0:
+            raise IndexError("an endless world has no last clip: index from 0")
+        clip = self.clip(index)
+        drawn = render(clip.scenes(), self.side, masks=True)
+        assert drawn.masks is not None
+        masks = torch.stack(drawn.masks)
+        views = torch.tensor([clip.camera.at(k / (clip.frames - 1)) for k in range(clip.frames)])
+        words, language, form = self.describe(index)
+        return ClipSample(drawn.pixels, words, language, form, ClipTruth(clip, masks, torch.stack([maps.boxes(m) for m in masks]), views))
+
+
+# ---------------------------------------------------------------------------------------------------------------- sampling
+
+
+def sample(rng: random.Random, split: str = "train") -> Clip:
+    """A clip of this split; every event is as likely."""
+    event = rng.choice(EVENTS)
+    while True:
+        clip = _sample(rng, event)
+        if clip is not None and belongs(clip.scene, split):
+            return clip
+
+
+def _sample(rng: random.Random, event: str) -> Clip | None:
+    fps = rng.choice((8, 12, 16, 24))
+    frames = max(8, min(64, round(fps * rng.uniform(1.0, 3.0)) + 1))
+    seconds = (frames - 1) / fps
+    two = event in ("hide", "swap") or (event == "camera" and rng.random() < 0.6)
+    scene = _solid(rng) if event == "solid" else _things(rng, 2 if two else 1, event)
+    if scene is None:
+        return None
+    motions, word, camera = [Motion() for _ in scene.things], "", Camera()
+    if event in ("move", "arc", "return"):
+        word = rng.choice(("left", "right") if event == "arc" else tuple(DIRECTIONS))
+        (scene, motions[0]) = _along(rng, _facing_ahead(scene, word), event, word, seconds)
+    elif event == "bounce":
+        motions[0] = Motion(hop=rng.uniform(0.15, 0.3), hops=max(1, round(seconds * rng.uniform(0.8, 1.6))))
+        scene = _move(scene, 0, scene.things[0].x, 0.97 - sprites.half(scene.things[0])[1])
+    elif event in ("grow", "shrink"):
+        ratio = rng.uniform(1.6, 2.4)
+        motions[0] = Motion(grow=ratio if event == "grow" else 1 / ratio)
+        scene = _resize(scene, 0, rng.uniform(0.3, 0.4) * (1 if event == "grow" else ratio))
+        scene = _move(scene, 0, 0.5, 0.5)
+    elif event == "turn":
+        word = rng.choice(("clockwise", "counter-clockwise"))
+        motions[0] = Motion(turn=rng.uniform(60, 150) * seconds * (-1 if word == "clockwise" else 1))
+    elif event == "hide":
+        word = rng.choice(("left", "right"))
+        scene, motions = _behind(rng, _facing_ahead(scene, word), word)
+    elif event == "swap":
+        scene, motions = _swap(rng, scene)
+    elif event == "solid":
+        word = rng.choice(("left", "right"))
+        motions[0] = Motion(yaw=rng.uniform(60, 120) * seconds * (1 if word == "right" else -1))
+    if event == "camera":
+        word = rng.choice(CAMERAS)
+        place = Background("place", rng.choice(PLACES), rng.randrange(1 << 30))  # on a plain ground a camera's move could not be told
+        scene = replace(scene, background=place)
+        camera = _camera(rng, word, parallax=two and word.startswith("pan"))
+    clip = Clip(scene, tuple(motions), camera, frames, fps, event, word)
+    return clip if _plain(clip) else None
+
+
+def _things(rng: random.Random, count: int, event: str) -> Scene | None:
+    """One or two core objects of one style, side by side."""
+    groups = [Group(c.id, color=choose_color(rng, c.id, 0.6)) for c in rng.sample([c for c in lexicon().values() if c.core], count)]
+    if count == 2 and groups[0].color is not None and groups[0].color == groups[1].color:
+        return None
+    style = choose_style(rng, groups)
+    if style is None:
+        return None
+    things: list[Thing] = []
+    for i, group in enumerate(groups):
+        row = sprite_of(group.concept, style, group.color)
+        assert row is not None
+        x = rng.uniform(0.3, 0.7) if count == 1 else (0.27, 0.73)[i] + rng.uniform(-0.03, 0.03)
+        size = rng.uniform(0.3, 0.45) if count == 1 else rng.uniform(0.28, 0.38)
+        depth = rng.uniform(0.5, 0.9) if count == 1 else (rng.uniform(0.1, 0.3), rng.uniform(0.6, 0.9))[i]
+        things.append(Thing(row, x, rng.uniform(0.4, 0.6), size, 0.0, False, group.color, i, depth))
+    return Scene(tuple(things), tuple(groups), background_for(rng, {g.color for g in groups}), None, style)
+
+
+def _solid(rng: random.Random) -> Scene | None:
+    group = Group(rng.choice([c for c in lexicon().values() if c.core]).id)
+    style = house_style((group,))
+    row = sprite_of(group.concept, style or "")
+    if row is None:
+        return None
+    color, ground = rng.sample(BACKDROPS, 2)
+    shape = rng.choice(("card", "cube"))
+    solid = Solid(shape, row, color, rng.uniform(-40, 40), rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8))
+    thing = Thing(solid, 0.5, 0.5, rng.uniform(0.75, 0.95))
+    return Scene((thing,), (group,), Background("flat", ground, rng.randrange(1 << 30)), None, style)
+
+
+def _facing_ahead(scene: Scene, word: str) -> Scene:
+    """The scene with its first object, which moves to the left or right, facing where it goes, if its drawing has a facing."""
+    own = own_facing(scene.groups[0].concept, scene.style or "")
+    if own is None or word not in ("left", "right"):
+        return scene
+    return replace(scene, things=(replace(scene.things[0], flip=own != word), *scene.things[1:]))
+
+
+def _move(scene: Scene, index: int, x: float, y: float) -> Scene:
+    return replace(scene, things=tuple(replace(t, x=x, y=y) if k == index else t for k, t in enumerate(scene.things)))
+
+
+def _resize(scene: Scene, index: int, size: float) -> Scene:
+    return replace(scene, things=tuple(replace(t, size=size) if k == index else t for k, t in enumerate(scene.things)))
+
+
+def _along(rng: random.Random, scene: Scene, event: str, word: str, seconds: float) -> tuple[Scene, Motion]:
+    """A straight way, or one of hops, that stays in the picture; or out of it and back."""
+    (ux, uy), (half_w, half_h) = DIRECTIONS[word], sprites.half(scene.things[0])
+    reach = half_w if ux else half_h
+    if event == "return":
+        start = 0.5 + rng.uniform(-0.1, 0.1)
+        out = (0.5 + reach + 0.03) + (0.5 - start) * (ux + uy)  # from there to just outside
+        x, y = (start, scene.things[0].y) if ux else (scene.things[0].x, start)
+        return _move(scene, 0, x, y), Motion(dx=ux * out, dy=uy * out, back=True)
+    room = 0.96 - 2 * reach
+    speed = rng.uniform(*rng.choice((SLOW, FAST)))
+    way = min(speed * seconds, room)
+    start = 0.02 + reach + rng.uniform(0, room - way)
+    start = start if ux + uy > 0 else 1 - start
+    x, y = (start, scene.things[0].y) if ux else (scene.things[0].x, start)
+    hop = rng.uniform(0.25, 0.4) if event == "arc" else 0.0
+    y = 0.95 - half_h if hop else y
+    return _move(scene, 0, x, y), Motion(dx=ux * way, dy=uy * way, hop=hop)
+
+
+def _behind(rng: random.Random, scene: Scene, word: str) -> tuple[Scene, list[Motion]]:
+    """groups[0] passes behind groups[1], which is large, and comes out again; things[0] is drawn first."""
+    scene = _resize(_resize(scene, 1, rng.uniform(0.45, 0.55)), 0, rng.uniform(0.2, 0.26))
+    half = sprites.half(scene.things[0])[0] + 0.02
+    scene = _move(_move(scene, 1, 0.5, rng.uniform(0.45, 0.55)), 0, half if word == "right" else 1 - half, scene.things[1].y)
+    scene = _move(scene, 0, scene.things[0].x, scene.things[1].y + rng.uniform(-0.05, 0.1))
+    return scene, [Motion(dx=(1 - 2 * half) * (1 if word == "right" else -1)), Motion()]
+
+
+def _swap(rng: random.Random, scene: Scene) -> tuple[Scene, list[Motion]]:
+    """Both go where the other was, one over an arc, so that they do not collide."""
+    one, two = scene.things
+    y = 0.7
+    scene = _move(_move(scene, 0, one.x, y), 1, two.x, y)
+    way = two.x - one.x
+    return scene, [Motion(dx=way, hop=rng.uniform(0.38, 0.45)), Motion(dx=-way)]
+
+
+def _camera(rng: random.Random, word: str, parallax: bool) -> Camera:
+    how, _, where = word.partition(" ")
+    if how == "pan":
+        (ux, uy), way = DIRECTIONS[where], rng.uniform(0.15, 0.3)
+        return Camera(dx=ux * way, dy=uy * way, parallax=parallax)
+    if how == "zoom":
+        ratio = rng.uniform(1.4, 1.9)
+        return Camera(zoom=ratio if where == "in" else 1 / ratio)
+    return Camera(turn=rng.uniform(25, 60) * (1 if word == "clockwise" else -1))
+
+
+def _plain(clip: Clip) -> bool:
+    """Whether things are in view when the clip begins and when it ends (but for a camera that leaves them)."""
+    ends = [thing for t in (0.0, 1.0) for thing in clip.at(t).things]
+    if clip.event == "camera":
+        return all(0.1 < thing.x < 0.9 and 0.1 < thing.y < 0.9 for thing in ends)
+    if clip.event == "hide" and not _covers(clip.at(0.5)):
+        return False
+    return all(w <= thing.x <= 1 - w and h <= thing.y <= 1 - h for thing in ends for w, h in [sprites.half(thing)])
+
+
+def _covers(scene: Scene) -> bool:
+    """Whether the second thing, drawn over the first, hides nearly all of it: no gap in its alpha lies over the first one's box."""
+    small, large = scene.things
+    assert isinstance(large.sprite, int)
+    half_w, half_h = sprites.half(small)
+    x0, y0, x1, y1 = (
+        round(atlas.SIDE * (0.5 + d / large.size))
+        for d in (small.x - half_w - large.x, small.y - half_h - large.y, small.x + half_w - large.x, small.y + half_h - large.y)
+    )
+    if min(x0, y0) < 0 or max(x1, y1) > atlas.SIDE:
+        return False
+    return bool((atlas.load().pixels[large.sprite, 3, y0:y1, x0:x1] > 128).float().mean() > 0.9)
+
+
+def speed(clip: Clip) -> str:
+    """ "slow" or "fast" where a word for the speed is due, else ""."""
+    motion = clip.motions[0]
+    if clip.event not in ("move", "arc"):
+        return ""
+    value = math.hypot(motion.dx, motion.dy) / clip.seconds
+    return "slow" if value <= SLOW[1] else "fast" if value >= FAST[0] else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+# {a} moves or is moved behind {b}; {there} is a direction. Verbs agree: {a.are}, {a.s}; in Hindi {a.raha} {a.hai}, and {goes}, {comes},
+# {big}, {small} take the same endings.
+
+ENGLISH = {
+    "move": ("{a} moving {there}", "{a} moves {there}.", "{a} {a.are} moving {there}.", "{a} going {there}", "{a} drifts {there}."),
+    "arc": ("{a} hopping {there}", "{a} jumps {there} in an arc.", "{a} leaping {there}", "{a} flies {there} in an arc."),
+    "bounce": ("{a} bouncing up and down", "{a} bounces.", "{a} {a.are} bouncing on the spot.", "a bouncing {a.bare}"),
+    "grow": ("{a} growing", "{a} gets bigger.", "{a} becoming larger and larger", "{a} {a.are} getting bigger."),
+    "shrink": ("{a} shrinking", "{a} gets smaller.", "{a} becoming smaller and smaller", "{a} {a.are} getting smaller."),
+    "turn": ("{a} turning {there}", "{a} spinning {there}", "{a} rotates {there}.", "{a} {a.are} spinning {there}."),
+    "return": (
+        "{a} leaving the picture {exit} and coming back",
+        "{a} goes out of view {exit} and returns.",
+        "{a} disappears {exit}, then comes back.",
+    ),
+    "hide": (
+        "{a} passing behind {b} to the {there}",
+        "{a} moves {there} behind {b} and comes out again.",
+        "{a} disappears behind {b} and reappears on the {there}.",
+    ),
+    "swap": ("{a} and {b} swapping places", "{a} and {b} trade places.", "{a} and {b} change places with each other."),
+    "solid": (
+        "a {shape} with {a} on {faces} turning to the {there}",
+        "a {shape} showing {a} rotates to the {there}.",
+        "a {shape} with a picture of {a} on {faces}, turning to the {there}",
+    ),
+}
+THERE = {
+    "right": ("to the right", "from left to right", "rightwards"),
+    "left": ("to the left", "from right to left", "leftwards"),
+    "up": ("up", "upwards", "from the bottom to the top"),
+    "down": ("down", "downwards", "from the top to the bottom"),
+    "clockwise": ("clockwise",),
+    "counter-clockwise": ("counter-clockwise", "anticlockwise"),
+}
+EXITS = {"right": "on the right", "left": "on the left", "up": "at the top", "down": "at the bottom"}
+SPEEDS = {"slow": ("slowly",), "fast": ("quickly", "fast"), "": ("",)}
+VIEWS = {
+    "pan left": ("the camera pans left", "the camera moves to the left", "camera pan to the left"),
+    "pan right": ("the camera pans right", "the camera moves to the right", "camera pan to the right"),
+    "pan up": ("the camera moves up", "the camera pans up", "camera pan upwards"),
+    "pan down": ("the camera moves down", "the camera pans down", "camera pan downwards"),
+    "zoom in": ("the camera zooms in", "the camera moves closer", "camera zoom in"),
+    "zoom out": ("the camera zooms out", "the camera moves away", "camera zoom out"),
+    "clockwise": ("the camera rotates clockwise", "the camera rolls clockwise"),
+    "counter-clockwise": ("the camera rotates counter-clockwise", "the camera rolls anticlockwise"),
+}
+HINDI = {
+    "move": ("{a} {there} जा {a.raha} {a.hai}", "{there} चल {a.raha} {a}", "{a} {there} बढ़ {a.raha} {a.hai}", "{there} जा {a.raha} {a}"),
+    "arc": ("{a} {there} कूद {a.raha} {a.hai}", "{there} छलाँग लगा {a.raha} {a}", "{a} उछलकर {there} जा {a.raha} {a.hai}"),
+    "bounce": ("{a} ऊपर-नीचे उछल {a.raha} {a.hai}", "उछल {a.raha} {a}", "{a} बार-बार उछल {a.raha} {a.hai}"),
+    "grow": ("{a} {big} हो {a.raha} {a.hai}", "{a} धीरे-धीरे {big} हो {a.raha} {a.hai}"),
+    "shrink": ("{a} {small} हो {a.raha} {a.hai}", "{a} सिकुड़ {a.raha} {a.hai}", "{a} धीरे-धीरे {small} हो {a.raha} {a.hai}"),
+    "turn": ("{a} {there} घूम {a.raha} {a.hai}", "{there} घूम {a.raha} {a}"),
+    "return": (
+        "{a} {exit} बाहर {goes} {a.hai} और वापस {comes} {a.hai}",
+        "{a} {exit} निकलकर लौट {comes} {a.hai}",
+        "{a} {exit} ओझल होकर फिर लौट {comes} {a.hai}",
+    ),
+    "hide": (
+        "{a} {b.oblique} के पीछे से {there} जा {a.raha} {a.hai}",
+        "{a} {b.oblique} के पीछे छिपकर {there} निकल {a.raha} {a.hai}",
+        "{there} जाते हुए {a} {b.oblique} के पीछे से गुज़र {a.raha} {a.hai}",
+    ),
+    "swap": ("{a} और {b} आपस में जगह बदल रहे हैं", "{a} और {b} एक-दूसरे की जगह ले रहे हैं"),
+    "solid": (
+        "{shape}, जिस पर {a} {a.hai}, {there} घूम {raha} है",
+        "{there} घूम {raha} {shape}, जिस पर {a} {a.hai}",
+    ),
+}
+HINDI_THERE = {
+    "right": ("दाईं ओर", "बाएँ से दाएँ", "दाईं तरफ़"),
+    "left": ("बाईं ओर", "दाएँ से बाएँ", "बाईं तरफ़"),
+    "up": ("ऊपर की ओर", "नीचे से ऊपर"),
+    "down": ("नीचे की ओर", "ऊपर से नीचे"),
+    "clockwise": ("घड़ी की दिशा में", "दक्षिणावर्त"),
+    "counter-clockwise": ("घड़ी की उलटी दिशा में", "वामावर्त"),
+}
+HINDI_EXITS = {"right": "दाईं ओर से", "left": "बाईं ओर से", "up": "ऊपर से", "down": "नीचे से"}
+HINDI_SPEEDS = {"slow": ("धीरे-धीरे ",), "fast": ("तेज़ी से ",), "": ("",)}
+HINDI_VIEWS = {
+    "pan left": ("कैमरा बाईं ओर जाता है", "कैमरा बाईं तरफ़ खिसकता है"),
+    "pan right": ("कैमरा दाईं ओर जाता है", "कैमरा दाईं तरफ़ खिसकता है"),
+    "pan up": ("कैमरा ऊपर की ओर जाता है", "कैमरा ऊपर खिसकता है"),
+    "pan down": ("कैमरा नीचे की ओर जाता है", "कैमरा नीचे खिसकता है"),
+    "zoom in": ("कैमरा पास आता है", "कैमरा ज़ूम इन करता है"),
+    "zoom out": ("कैमरा दूर जाता है", "कैमरा ज़ूम आउट करता है"),
+    "clockwise": ("कैमरा घड़ी की दिशा में घूमता है",),
+    "counter-clockwise": ("कैमरा घड़ी की उलटी दिशा में घूमता है",),
+}
+
+
+def caption(clip: Clip, language: str, form: str, rng: random.Random) -> str:
+    """What happens in the clip, in "en" or "hi", in one of grammar.FORMS; "dense" says speed, background and camera whenever there is a
+    word for them."""
+    return (_english if language == "en" else _hindi)(clip, form, rng)
+
+
+def _english(clip: Clip, form: str, rng: random.Random) -> str:
+    scene, word = clip.scene, clip.word
+    phrases = [grammar_en.phrase(group, lexicon()[group.concept], rng) for group in scene.groups]
+    said = dict(zip("ab", phrases, strict=False))
+    if clip.event == "camera":
+        text = " and ".join(map(str, phrases))
+        view = rng.choice(VIEWS[word])
+        text = rng.choice(
+            (f"{text}, {view}", f"{text}. {grammar_en.capital(view)}.", f"{view}: {text}" if form != "dense" else f"{text}, {view}")
+        )
+    else:
+        there = f"{word}" if clip.event in ("hide", "solid") else rng.choice(THERE.get(word, ("",)))
+        options = ENGLISH[clip.event]
+        solid = scene.things[0].sprite
+        shape = solid.shape if isinstance(solid, Solid) else ""
+        text = rng.choice(options[:1] if form == "short" else options).format(
+            **said, there=there, exit=EXITS.get(word, ""), shape=shape, faces="it" if shape == "card" else "its sides"
+        )
+        quick = rng.choice(SPEEDS[speed(clip)])
+        if quick and (form == "dense" or rng.random() < 0.5):
+            text = f"{text[:-1]} {quick}." if text.endswith(".") else f"{text} {quick}"
+    if background_said(rng, scene.background, form):
+        where, what = grammar_en.surroundings(scene.background, rng, text)
+        text += f" The background is {what}." if text.endswith(".") else where if where.startswith(",") else f", {where}"
+    if scene.style and style_said(rng, scene.groups, scene.style):
+        medium, manner = (rng.choice(words) for words in grammar_en.STYLES[scene.style])
+        text += f" It is {medium}." if text.endswith(".") else f", {manner}"
+    return grammar_en.capital(text) + ("" if text.endswith(".") else ".") if form == "dense" or text.endswith(".") else text
+
+
+def _hindi(clip: Clip, form: str, rng: random.Random) -> str:
+    scene, word = clip.scene, clip.word
+    phrases = [grammar_hi.phrase(group, lexicon()[group.concept], rng) for group in scene.groups]
+    said = dict(zip("ab", phrases, strict=False))
+    if clip.event == "camera":
+        text = " और ".join(map(str, phrases)) + ", " + rng.choice(HINDI_VIEWS[word])
+    else:
+        quick = rng.choice(HINDI_SPEEDS[speed(clip)]) if form == "dense" or rng.random() < 0.5 else ""
+        ending = phrases[0].raha.removeprefix("रह")
+        solid = scene.things[0].sprite
+        card = isinstance(solid, Solid) and solid.shape == "card"
+        options = HINDI[clip.event]
+        text = rng.choice(options[:1] if form == "short" else options).format(
+            **said,
+            there=quick + rng.choice(HINDI_THERE.get(word, ("",))),
+            exit=HINDI_EXITS.get(word, ""),
+            goes="जात" + ending,
+            comes="आत" + ending,
+            big="बड़" + ending,
+            small="छोट" + ending,
+            shape="एक कार्ड" if card else "एक घन",
+            raha="रहा",
+        )
+    if background_said(rng, scene.background, form):
+        where, _ = grammar_hi.surroundings(scene.background, rng)
+        text = f"{where} {text}" if rng.random() < 0.5 else f"{text}, {where}"
+    if scene.style and style_said(rng, scene.groups, scene.style):
+        text += f", {rng.choice(grammar_hi.STYLES[scene.style])}"
+    return text + "।" if form == "dense" else text

@@ -1,0 +1,57 @@
+"""A file made again from its receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kalpana.media import SUFFIX, encode, read_receipt, save
+from kalpana.pipelines.replay import compare, request_of
+from kalpana.pipelines.text_to_image import TextToImage
+from kalpana.types import KalpanaError, Picture
+
+
+def draw(model: TextToImage, path: Path) -> Picture:
+    *_, last = model.generate(request_of(read_receipt(path)))
+    assert last.result is not None
+    return last.result.pictures[0]
+
+
+@pytest.mark.parametrize("format", sorted(SUFFIX))
+def test_a_file_of_any_format_comes_again_byte_for_byte(model: TextToImage, folder: Path, tmp_path: Path, format: str) -> None:
+    *_, last = model.generate("तीन लाल सेब", seed=3, n=3, format=format, model=str(folder), size="64x64", strict=False)
+    assert last.result is not None
+    for picture in last.result.pictures:
+        path = save(picture.image, tmp_path / f"a{SUFFIX[format]}", picture.receipt)
+        agreement = compare(path, draw(model, path))
+        assert agreement.pixels and agreement.bytes and agreement.changed == () and str(agreement) == "the same bytes"
+
+
+def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> None:
+    *_, last = model.generate("तीन लाल सेब", seed=3)
+    assert last.result is not None
+    picture = last.result.pictures[0]
+    receipt = picture.receipt | {"torch": "1.0"}
+    wrong = picture.image.copy()
+    wrong.putpixel((0, 0), tuple(value ^ 8 for value in wrong.getpixel((0, 0))))  # type: ignore[union-attr, arg-type]
+    path = save(wrong, tmp_path / "a.png", receipt)
+    agreement = compare(path, draw(model, path))
+    assert (agreement.bytes, agreement.pixels, agreement.largest, agreement.changed) == (False, False, 8, ("torch",))
+    assert str(agreement) == "other pixels, by 8 of 255 at most; since then torch changed"
+
+
+def test_a_file_another_program_has_packed_anew_has_the_same_pixels(model: TextToImage, tmp_path: Path) -> None:
+    *_, last = model.generate("तीन लाल सेब", seed=3)
+    assert last.result is not None
+    picture = last.result.pictures[0]
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(picture.image, "png", picture.receipt) + b"trailing")
+    assert str(compare(path, draw(model, path))) == "the same pixels, other bytes"
+
+
+def test_a_receipt_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
+    sheet = save(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"sheet": []})
+    with pytest.raises(KalpanaError, match="cannot be replayed"):
+        request_of(read_receipt(sheet))
