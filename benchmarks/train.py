@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.train.checkpoint import State
 from kalpana.train.data_cache import silent
-from kalpana.train.flow import FlowMatch
+from kalpana.train.flow import FlowTask
 from kalpana.train.loop import compile_blocks, make_optimizers, train_step
 from kalpana.train.recipe import read_recipe
 from kalpana.train.task import SORT, autocast, has_bf16
@@ -55,7 +55,7 @@ def _rows(quick: bool) -> Iterator[Row]:
     recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
     sizes = {"pool": 16, "batch": 2, "compile": False} if quick else {"pool": 2048, "batch": 64}
     recipe = recipe.model_copy(update={**sizes, "vae": ROOT / recipe.vae})
-    task = FlowMatch(recipe, torch.device("cpu"), silent)
+    task = FlowTask(recipe, torch.device("cpu"), silent)
     state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
 
     def learn() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from kalpana.media import to_images
 from kalpana.pipelines import last
 from kalpana.pipelines.image_parameters import Canvas, Codes, Palette, Pixels, load_canvas
-from kalpana.pipelines.vqgan_clip import Critic, Settings, vqgan_clip
+from kalpana.pipelines.vqgan_clip import DifferentiableRanker, Settings, vqgan_clip
 from kalpana.types import KalpanaError
 from kalpana.understand.encoder import load
 from kalpana.world.sheet import captioned
@@ -48,7 +48,9 @@ def variants(canvas: Codes, plain: Canvas, settings: Settings) -> dict[str, dict
     }
 
 
-def ablate(clip: Critic, columns: dict[str, dict[str, Any]], count: int, side: int = 128) -> tuple[Image.Image, dict[str, float]]:
+def ablate(
+    clip: DifferentiableRanker, columns: dict[str, dict[str, Any]], count: int, side: int = 128
+) -> tuple[Image.Image, dict[str, float]]:
     """A sheet, a prompt a row and a variant a column, real scenes first; and the mean cosine of each."""
     samples = [World(seed=0, split="dev")[k] for k in range(count)]
     images, captions, scores = [], [], dict.fromkeys(["real scenes", *columns], 0.0)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from kalpana.hub.card import Card, seal, write_card
+from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.models import clip, dit, vae
 from kalpana.request import Capabilities, Defaults
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
     capabilities = Capabilities(sizes=("32x32", "64x32"), defaults=Defaults(steps=4, size="32x32"))
     write_card(folder, Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities))
-    seal(folder)
+    write_hashes(folder)
     return folder
 
 
@@ -55,5 +55,5 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = clip.CLIP(clip.Config(side=32, stem=(), features=24, **towers))
     save_weights(folder / "clip.safetensors", network, "clip", network.config, {})
     write_card(folder, Card(name="tiny-clip", family="clip", tasks=("classify", "search")))
-    seal(folder)
+    write_hashes(folder)
     return folder

@@ -68,7 +68,7 @@ def test_every_option_reaches_the_request(model: str) -> None:
     assert asked == Request(
         prompt="an apple", model=model, n=2, seed=0, steps=3, guidance=2.5, sampler="euler", size="32x32", negative_prompt="blur",
         language="en", format="webp", upscale=2, strict=False,
-    ).asked()  # fmt: skip
+    ).to_json()  # fmt: skip
     with Image.open(paths[0]) as image:
         assert image.size == (64, 64)
 
@@ -206,7 +206,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str, 
 
 
 def test_without_a_clip_on_the_shelf_one_is_asked_for(model: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kalpana.understand.encoder.shelf", lambda: here)
+    monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: here)
     done = kalpana("generate", "a", "--best-of", "2", "--model", model)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not (here / "pictures").exists()
     assert done.stderr.startswith("error: --best-of needs a CLIP, as by --rank-by FOLDER: no weights of a CLIP come with this version")

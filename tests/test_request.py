@@ -104,8 +104,8 @@ def test_words_from_a_command_line_mean_what_numbers_mean() -> None:
 
 def test_a_request_survives_its_receipt() -> None:
     request = Request(prompt="तीन लाल सेब", seeds=(0, SEED_LIMIT - 1), guidance=1, format="webp")
-    assert Request(**request.asked()) == request
-    assert set(request.asked()) == {"prompt", "seeds", "guidance", "format"}
+    assert Request(**request.to_json()) == request
+    assert set(request.to_json()) == {"prompt", "seeds", "guidance", "format"}
 
 
 def test_seeds_count_up_and_zero_is_a_seed() -> None:
@@ -133,11 +133,11 @@ def test_the_candidates_of_a_picture_are_its_seed_and_others_that_more_only_add_
 
 
 def test_a_model_fills_in_what_was_not_said() -> None:
-    settled, ignored = Capabilities().settle(Request(prompt="a", guidance=2))
+    settled, ignored = Capabilities().resolve(Request(prompt="a", guidance=2))
     assert (settled.steps, settled.guidance, settled.sampler, settled.size) == (20, 2, "dpmpp-2m", "128x128")
     assert settled.seed is not None and not ignored and settled.temperature is settled.top_k is settled.top_p is None
     for family, steps in (("dalle", None), ("dalle-mini", None), ("maskgit", 10)):
-        settled, ignored = USUAL[family].settle(Request(prompt="a", top_k=5))
+        settled, ignored = USUAL[family].resolve(Request(prompt="a", top_k=5))
         assert (settled.steps, settled.sampler, settled.temperature, settled.top_k, settled.top_p) == (steps, None, 1, 5, 1) and not ignored
 
 
@@ -166,11 +166,11 @@ def test_a_request_is_asked_anew_with_other_fields() -> None:
 def test_what_a_model_cannot_use_is_refused_or_listed(fields: dict[str, Any], capabilities: dict[str, Any]) -> None:
     model, (name, value) = Capabilities(**capabilities), next(iter(fields.items()))
     with pytest.raises(KalpanaError, match=f"{name} .*{value}.* cannot be used"):
-        model.settle(Request(prompt="a", **fields))
-    settled, ignored = model.settle(Request(prompt="a", strict=False, **fields))
+        model.resolve(Request(prompt="a", **fields))
+    settled, ignored = model.resolve(Request(prompt="a", strict=False, **fields))
     assert set(ignored) == {name} and getattr(settled, name) != value
-    again, still_ignored = model.settle(settled.but(strict=True))
-    assert again == settled.but(strict=True) and not still_ignored  # so a lenient receipt replays
+    again, still_ignored = model.resolve(settled.updated(strict=True))
+    assert again == settled.updated(strict=True) and not still_ignored  # so a lenient receipt replays
 
 
 def test_help_and_capabilities_name_the_samplers_there_are() -> None:

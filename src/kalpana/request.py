@@ -156,7 +156,7 @@ class Request(BaseModel):
 
     def seeded(self) -> Request:
         """This request with its seed settled: one is drawn where none was given. It is short, to be read aloud and typed again."""
-        return self if self.seeds or self.seed is not None else self.but(seed=secrets.randbelow(10**9))
+        return self if self.seeds or self.seed is not None else self.updated(seed=secrets.randbelow(10**9))
 
     def each_seed(self) -> tuple[int, ...]:
         """One seed a picture; the request must be ``seeded``."""
@@ -177,20 +177,20 @@ class Request(BaseModel):
             return
         for start in range(0, len(seeds), most):
             some = seeds[start : start + most]
-            yield self.but(n=len(some), **({"seeds": some} if self.seeds else {"seed": some[0]}))
+            yield self.updated(n=len(some), **({"seeds": some} if self.seeds else {"seed": some[0]}))
 
-    def but(self, **fields: Any) -> Request:
+    def updated(self, **fields: Any) -> Request:
         """A copy with some fields given anew, checked again."""
-        return Request(**{**self.asked(), **fields})
+        return Request(**{**self.to_json(), **fields})
 
-    def asked(self) -> dict[str, Any]:
-        """Only the fields that were given, as JSON can hold them: ``Request(**request.asked()) == request``."""
+    def to_json(self) -> dict[str, Any]:
+        """Only the fields that were given, as JSON can hold them: ``Request(**request.to_json()) == request``."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 def ask(prompt: str | Request, **fields: Any) -> Request:
     """The request for a prompt and other fields; or a request with some of its fields given anew."""
-    return prompt.but(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
+    return prompt.updated(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
 
 
 class Defaults(BaseModel):
@@ -222,7 +222,7 @@ class Capabilities(BaseModel):
     tokens: int | None = None
     defaults: Defaults = Defaults()
 
-    def settle(self, request: Request) -> tuple[Request, dict[str, str]]:
+    def resolve(self, request: Request) -> tuple[Request, dict[str, str]]:
         """The request with seed and every used field filled in, and the fields this model must ignore, each with the reason.
 
         Raises KalpanaError naming those fields where the request is strict.
@@ -249,7 +249,7 @@ class Capabilities(BaseModel):
         if ignored and request.strict:
             wrong = (f"{name} {shorten(asked[name])} cannot be used by model {request.model!r}: {why}" for name, why in ignored.items())
             raise KalpanaError("; ".join(wrong))
-        return request.seeded().but(**(settled | {name: usual[name] for name in ignored})), ignored
+        return request.seeded().updated(**(settled | {name: usual[name] for name in ignored})), ignored
 
     _one_line = model_validator(mode="wrap")(one_line)
 

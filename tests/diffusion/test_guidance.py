@@ -13,7 +13,7 @@ from scipy.special import dawsn
 from torch import Tensor
 
 from kalpana.diffusion.denoiser import Denoise, Denoiser
-from kalpana.diffusion.guidance import guide, steer
+from kalpana.diffusion.guidance import guide, loss_guidance
 from kalpana.diffusion.samplers import SAMPLERS, Sampler, euler, sample
 from kalpana.diffusion.schedule import Cosine, Flow, Schedule, times
 from kalpana.types import Cond, Tokens
@@ -153,7 +153,7 @@ def drawn(denoise: Denoise, step: Sampler) -> tuple[float, float]:
 @pytest.mark.parametrize("weight", [1.0, -2.0])
 def test_a_linear_score_draws_from_the_tilted_gaussian(schedule: Schedule, step: Sampler, weight: float) -> None:
     """N(MU, V) times exp(w c x0) is N(MU + w c V, V)."""
-    mean, variance = drawn(steer(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight), step)
+    mean, variance = drawn(loss_guidance(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight), step)
     assert mean == pytest.approx(MU + weight * 1.5 * V, abs=0.01) and variance == pytest.approx(V, rel=0.02)
 
 
@@ -165,7 +165,7 @@ def test_the_likelihood_of_an_observation_draws_from_the_posterior(schedule: Sch
 
     def observed(x_t: Tensor, t: Tensor) -> Tensor:
         spread = noisy + left(schedule, t)
-        return steer(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * spread))(x_t, t)
+        return loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * spread))(x_t, t)
 
     mean, variance = drawn(Denoise(schedule, observed), step)
     assert mean == pytest.approx((MU * noisy + y * V) / (V + noisy), abs=0.01)
@@ -179,7 +179,7 @@ def test_a_score_that_takes_the_estimate_for_the_truth_is_followed_too_far(sched
     de / dw = e / 2w + e V^2 / (2 S w^2) - (y - MU) V / (2 S w), with e = u - MU; it is solved from w = infinity to V with an integrating
     factor, sqrt(w) exp(-V^2 / (2 S w)), and what is left is Dawson's integral."""
     y, noisy = 1.6, 0.1
-    mean, variance = drawn(steer(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * noisy)), step)
+    mean, variance = drawn(loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * noisy)), step)
     root = math.sqrt(V / (2 * noisy))
     assert mean == pytest.approx(MU + V / noisy * (y - MU) * dawsn(root) / root, abs=0.01)
     assert variance == pytest.approx(V * math.exp(-V / noisy), rel=0.02) and variance < V * noisy / (V + noisy)
@@ -201,28 +201,28 @@ def test_the_shift_is_the_covariance_of_x0_times_the_gradient(schedule: Schedule
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         x0, precision = estimate(x_t, t), torch.linalg.inv(cov) + alpha**2 / sigma**2 * torch.eye(2, dtype=x_t.dtype)
         shift = -3 * torch.sin(3 * x0) @ torch.linalg.inv(precision)  # the gradient of sum cos(3 x0), and (prior + likelihood)^-1
-        steered = steer(Denoise(schedule, estimate), lambda x0: torch.cos(3 * x0).sum(1), 2.0)(x_t, t)
+        steered = loss_guidance(Denoise(schedule, estimate), lambda x0: torch.cos(3 * x0).sum(1), 2.0)(x_t, t)
         torch.testing.assert_close(steered, x0 + 2 * shift)
         assert not steered.requires_grad
     assert torch.equal(x_t, given) and not x_t.requires_grad
 
 
 def test_rows_are_steered_alone_and_under_no_grad_too(network: Network) -> None:
-    denoise = steer(guide(denoiser(network), COND, 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)
+    denoise = loss_guidance(guide(denoiser(network), COND, 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)
     with torch.no_grad():
         both = denoise(X, T)
-    first = steer(guide(denoiser(network), words([3, 5]), 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)(X[:1], T)
+    first = loss_guidance(guide(denoiser(network), words([3, 5]), 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)(X[:1], T)
     torch.testing.assert_close(both[:1], first)
     assert torch.equal(
-        steer(guide(denoiser(network), COND), lambda x0: x0.mean((1, 2, 3)), 0.0)(X, T), guide(denoiser(network), COND)(X, T)
+        loss_guidance(guide(denoiser(network), COND), lambda x0: x0.mean((1, 2, 3)), 0.0)(X, T), guide(denoiser(network), COND)(X, T)
     )
 
 
 def test_pure_noise_is_not_steered_and_a_score_is_one_number_a_row() -> None:
     one = torch.ones((), dtype=torch.float64)
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(steer(gaussian(Flow()), lambda x0: x0.sum(1))(x, one), gaussian(Flow())(x, one))
+    assert torch.equal(loss_guidance(gaussian(Flow()), lambda x0: x0.sum(1))(x, one), gaussian(Flow())(x, one))
     scores: list[Callable[[Tensor], Tensor]] = [lambda x0: x0, lambda x0: x0.sum()]
     for score in scores:
         with pytest.raises(ValueError, match="one number a row"):
-            steer(gaussian(Flow()), score)(x, one / 2)
+            loss_guidance(gaussian(Flow()), score)(x, one / 2)

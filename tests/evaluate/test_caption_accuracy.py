@@ -13,7 +13,7 @@ from kalpana.evaluate import suites
 from kalpana.evaluate.caption_accuracy import FACTS, judge, measure, read, scores
 from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.grammar import FORMS, LANGUAGES, caption
-from kalpana.world.hard_negatives import OPPOSITE, twist
+from kalpana.world.hard_negatives import OPPOSITE, hard_negative
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Background, Group, Scene, Thing
 
@@ -50,7 +50,7 @@ def test_what_is_said_wrongly_is_not_right(language: str) -> None:
     """Of captions with one thing wrong, none is right in all, and only what was changed is wrong."""
     seen, facts = set(), {"count": "counts", "color": "colours", "colors": "colours", "relation": "relations"}
     for k, scene in enumerate(SCENES * 3):
-        other = twist(scene, random.Random(k), "dev")
+        other = hard_negative(scene, random.Random(k), "dev")
         if other is None:
             continue
         way, wrong = other

@@ -18,8 +18,8 @@ from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
 from kalpana.evaluate.score import ALIKE
 from kalpana.evaluate.suites import Prompt, load
-from kalpana.evaluate.verifiers.observations import Reading, Seen, truth
-from kalpana.hub.card import Card, seal, write_card
+from kalpana.evaluate.verifiers.observations import Observation, Reading, truth
+from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.media import save, to_images, to_pixels
 from kalpana.models import clip
@@ -45,8 +45,8 @@ class Knows:
         self.known.update(zip((image.tobytes() for image in images), scenes, strict=True))
         return images
 
-    def look(self, pixels: Tensor) -> list[Seen]:
-        return [truth(self.known[image.tobytes()]) if image.tobytes() in self.known else Seen() for image in to_images(pixels)]
+    def look(self, pixels: Tensor) -> list[Observation]:
+        return [truth(self.known[image.tobytes()]) if image.tobytes() in self.known else Observation() for image in to_images(pixels)]
 
 
 def teach(verifier: Knows, prompts: Sequence[Prompt]) -> None:
@@ -115,7 +115,7 @@ def test_a_training_caption_is_its_own_nearest() -> None:
 class Reads(Knows):
     """It knows what is written too, and reads it thrice: as it is; with O for 0 and I for 1, as it says; and without the last letter."""
 
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         return [replace(one, readings=tuple(self.readings(one.readings))) for one in super().look(pixels)]
 
     def readings(self, true: tuple[Reading, ...]) -> Iterator[Reading]:
@@ -158,7 +158,7 @@ def turned(folder: Path, made: Path) -> Path:
         network.read.project.weight.neg_()
     save_weights(made / "clip.safetensors", network, "clip", network.config, {})
     write_card(made, Card(name="turned", family="clip"))
-    seal(made)
+    write_hashes(made)
     return made
 
 

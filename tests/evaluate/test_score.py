@@ -28,7 +28,7 @@ from kalpana.evaluate.score import (
     table,
 )
 from kalpana.evaluate.suites import SUITES, Prompt, load
-from kalpana.evaluate.verifiers.observations import Box, Detection, Reading, Seen, truth
+from kalpana.evaluate.verifiers.observations import Box, Detection, Observation, Reading, truth
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS, Group
 
@@ -37,12 +37,12 @@ APPLE, CAR = "1f34e", "1f697"
 
 
 @cache
-def true(name: str, dev: bool = False) -> list[tuple[Prompt, Seen]]:
+def true(name: str, dev: bool = False) -> list[tuple[Prompt, Observation]]:
     """Every prompt with what is in a scene of it."""
     return [(prompt, truth(prompt.scene(random.Random(i)))) for i, prompt in enumerate(load(name, dev))]
 
 
-def objects() -> Iterator[tuple[Prompt, Seen]]:
+def objects() -> Iterator[tuple[Prompt, Observation]]:
     for name in OBJECTS:
         yield from true(name)
 
@@ -59,8 +59,8 @@ def written(word: str) -> Prompt:
     return Prompt("", "en", "words", (Group("sign"),), word=word)
 
 
-def read(*words: str, alike: bool = False) -> Seen:
-    return Seen(readings=(Reading(words, alike=alike),))
+def read(*words: str, alike: bool = False) -> Observation:
+    return Observation(readings=(Reading(words, alike=alike),))
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -68,7 +68,7 @@ def test_a_perfect_verifier_finds_every_true_scene_right(name: str) -> None:
     for prompt, seen in true(name):
         assert right(prompt, seen), prompt.text
         assert right(prompt, seen, strict=True), prompt.text
-        assert not right(prompt, Seen())
+        assert not right(prompt, Observation())
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -80,19 +80,19 @@ def test_a_missing_object_and_another_class_are_wrong() -> None:
     for prompt, seen in objects():
         for i, one in enumerate(seen.things):
             others = seen.things[:i] + seen.things[i + 1 :]
-            assert not right(prompt, Seen(others)), prompt.text
+            assert not right(prompt, Observation(others)), prompt.text
             other_class = next(c for c in (APPLE, CAR, "1f415") if c not in {group.concept for group in prompt.groups})
-            assert not right(prompt, Seen((*others, replace(one, concept=other_class)))), prompt.text
+            assert not right(prompt, Observation((*others, replace(one, concept=other_class)))), prompt.text
 
 
 def test_one_too_many_is_wrong_where_the_count_or_the_rule_is_exact() -> None:
     tasks = {"counting", "counts58", "unseen count"}
     for prompt, seen in objects():
-        more = Seen((*seen.things, replace(seen.things[0], score=0.9)))
+        more = Observation((*seen.things, replace(seen.things[0], score=0.9)))
         exact = prompt.task in tasks or prompt.task.startswith("hard")
         assert right(prompt, more) != exact, prompt.text
         assert not right(prompt, more, strict=True)
-        bystander = Seen((*seen.things, thing("1f9a9", 0.04, 0.04, side=0.08)))  # a flamingo is asked for nowhere
+        bystander = Observation((*seen.things, thing("1f9a9", 0.04, 0.04, side=0.08)))  # a flamingo is asked for nowhere
         assert right(prompt, bystander) and not right(prompt, bystander, strict=True)
 
 
@@ -103,10 +103,10 @@ def test_wrong_colors_are_wrong() -> None:
             for color in (None, *COLORS):
                 if one.concept in named and color != named[one.concept]:
                     painted = (*seen.things[:i], replace(one, color=color), *seen.things[i + 1 :])
-                    assert not right(prompt, Seen(painted)), prompt.text
+                    assert not right(prompt, Observation(painted)), prompt.text
         if len(named) == 2:
             swap = dict(zip(named, reversed(named.values()), strict=True))
-            assert not right(prompt, Seen(tuple(replace(t, color=swap[t.concept]) for t in seen.things))), prompt.text
+            assert not right(prompt, Observation(tuple(replace(t, color=swap[t.concept]) for t in seen.things))), prompt.text
 
 
 def test_a_mirrored_relation_is_wrong() -> None:
@@ -121,7 +121,7 @@ def test_a_mirrored_relation_is_wrong() -> None:
             for t in seen.things:
                 x0, y0, x1, y1 = t.box
                 turned.append(replace(t, box=(1 - x1, y0, 1 - x0, y1) if across == mirror else (x0, 1 - y1, x1, 1 - y0)))
-            assert right(prompt, Seen(tuple(turned))) != mirror, prompt.text
+            assert right(prompt, Observation(tuple(turned))) != mirror, prompt.text
     assert seen_relations == {"left of", "right of", "above", "below"}
 
 
@@ -139,7 +139,7 @@ def test_hands_need_one_hand_with_just_these_fingers() -> None:
         n = prompt.fingers
         assert n is not None and seen.fingers == (n,)
         for wrong in ((n + 1,), (n - 1,), (), (n, n), None):
-            assert not right(prompt, Seen(fingers=wrong))
+            assert not right(prompt, Observation(fingers=wrong))
 
 
 def test_words_are_read_letter_for_letter() -> None:
@@ -150,7 +150,7 @@ def test_words_are_read_letter_for_letter() -> None:
                 assert not right(prompt, read(*wrong)), prompt.text
             both = read("XYZZY", word)
             assert right(prompt, both) and not right(prompt, both, strict=True)
-            assert not right(prompt, Seen()) and distance(prompt, Seen()) == distance(prompt, read()) == 1
+            assert not right(prompt, Observation()) and distance(prompt, Observation()) == distance(prompt, read()) == 1
             assert distance(prompt, both) == 0 and distance(prompt, read("", word[:-1])) == pytest.approx(ned(word, word[:-1]))
     assert not right(written("Ab"), read("AB"))
     assert right(written("लड\u093cका"), read("ल\u095cका")), "the same letters in another encoding"
@@ -161,7 +161,7 @@ def test_digits_are_taken_for_letters_only_where_the_reader_that_counts_does_so(
     assert not right(word, read(*said)) and distance(word, read(*said)) == pytest.approx(2 / 3)
     assert right(word, read(*said, alike=True)) and distance(word, read(*said, alike=True)) == 0
     assert right(word, read("B10", alike=True), strict=True) and not right(word, read("B7O", alike=True))
-    both = Seen(readings=(Reading(said, "exact"), Reading(said, "other", alike=True)))
+    both = Observation(readings=(Reading(said, "exact"), Reading(said, "other", alike=True)))
     assert [right(word, both.read_by(k)) for k in range(3)] == [False, True, False] and not right(word, both)
 
 
@@ -169,15 +169,15 @@ def test_words_have_a_mean_distance_and_a_prompt_counts_once() -> None:
     asked = [written("AB"), written("CD")]
     made = judged(asked, [[read("AB"), read("A"), read("XY"), read()], [read("CD")]])
     assert made.distance == pytest.approx(((0 + 1 / 2 + 1 + 1) / 4 + 0) / 2) and made.overall.right == pytest.approx((1 / 4 + 1) / 2)
-    assert judged([prompt_of(Group(APPLE))], [[Seen((thing(APPLE),))]]).distance is None
+    assert judged([prompt_of(Group(APPLE))], [[Observation((thing(APPLE),))]]).distance is None
 
 
 def test_only_sure_detections_count_and_counting_has_a_threshold_of_its_own() -> None:
     lone = prompt_of(Group(APPLE))
-    assert right(lone, Seen((thing(APPLE, score=0.31),)))
-    assert not right(lone, Seen((thing(APPLE, score=0.3),)))
+    assert right(lone, Observation((thing(APPLE, score=0.31),)))
+    assert not right(lone, Observation((thing(APPLE, score=0.3),)))
     three = prompt_of(Group(APPLE, 3), exact=True)
-    unsure = Seen((*(thing(APPLE) for _ in range(3)), thing(APPLE, score=0.5)))
+    unsure = Observation((*(thing(APPLE) for _ in range(3)), thing(APPLE, score=0.5)))
     assert not right(three, unsure)
     assert right(three, unsure, thresholds=Thresholds(counting=0.9))
     assert not right(three, unsure, thresholds=Thresholds(include=0.9))
@@ -185,23 +185,23 @@ def test_only_sure_detections_count_and_counting_has_a_threshold_of_its_own() ->
 
 def test_the_surest_are_judged() -> None:
     red = prompt_of(Group(APPLE, color="red"))
-    assert right(red, Seen((thing(APPLE, color="green", score=0.6), thing(APPLE, color="red", score=0.7))))
-    assert not right(red, Seen((thing(APPLE, color="green", score=0.8), thing(APPLE, color="red", score=0.7))))
+    assert right(red, Observation((thing(APPLE, color="green", score=0.6), thing(APPLE, color="red", score=0.7))))
+    assert not right(red, Observation((thing(APPLE, color="green", score=0.8), thing(APPLE, color="red", score=0.7))))
     left = prompt_of(Group(APPLE), Group(CAR), relation="left of")
     things = (thing(APPLE, x=0.2, score=0.8), thing(APPLE, x=0.9, score=0.7), thing(CAR, x=0.6))
-    assert right(left, Seen(things))
-    assert not right(left, Seen((*things, thing(APPLE, x=0.9, score=0.9))))
+    assert right(left, Observation(things))
+    assert not right(left, Observation((*things, thing(APPLE, x=0.9, score=0.9))))
 
 
 def test_atoms_fall_one_by_one() -> None:
     asked = prompt_of(Group(APPLE, 2, "red"), Group(CAR, 1, "blue"), relation="left of", exact=True)
     whole = (thing(APPLE, 0.1, 0.4, "red"), thing(APPLE, 0.1, 0.7, "red"), thing(CAR, 0.8, 0.5, "blue"))
-    assert atoms(asked, Seen(whole)) == [True] * 7
-    assert atoms(asked, Seen(whole[1:])) == [True, False, True, True, True, True, True]
-    assert atoms(asked, Seen(whole[:2])) == [True, True, True, False, False, False, False]
-    assert atoms(asked, Seen((*whole[:2], replace(whole[2], color="red")))) == [True, True, True, True, True, False, True]
-    assert atoms(asked, Seen((*whole[:2], thing(CAR, 0.1, 0.05, "blue")))) == [True] * 6 + [False]
-    assert atoms(asked, Seen()) == [False] * 7
+    assert atoms(asked, Observation(whole)) == [True] * 7
+    assert atoms(asked, Observation(whole[1:])) == [True, False, True, True, True, True, True]
+    assert atoms(asked, Observation(whole[:2])) == [True, True, True, False, False, False, False]
+    assert atoms(asked, Observation((*whole[:2], replace(whole[2], color="red")))) == [True, True, True, True, True, False, True]
+    assert atoms(asked, Observation((*whole[:2], thing(CAR, 0.1, 0.05, "blue")))) == [True] * 6 + [False]
+    assert atoms(asked, Observation()) == [False] * 7
 
 
 def geneval(a: Box, b: Box) -> set[str]:

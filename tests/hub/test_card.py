@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kalpana.hub.card import Card, find_model, list_models, read_card, seal, shelf, write_card
+from kalpana.hub.card import Card, find_model, list_models, read_card, weights_dir, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.models.vae import Config
 from kalpana.request import Capabilities
@@ -28,21 +28,21 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
     save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
     save_weights(tmp_path / "vae.safetensors", nn.Linear(1, 1), "vae", Config(), {"scores": {"dev_psnr": 30.5}})
-    card = seal(tmp_path)
+    card = write_hashes(tmp_path)
     assert (card.name, card.family, card.parameters, card.scores) == (tmp_path.name, "flow", 8 + 2, {"dev_psnr": 30.5})
     for name in ("one.safetensors", "vae.safetensors"):
         assert card.files[name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     write_card(tmp_path, card.model_copy(update={"licence": "Apache-2.0"}))
     torch.manual_seed(1)
     save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {"scores": {"dev_loss": 0.25}})
-    again = seal(tmp_path)
+    again = write_hashes(tmp_path)
     assert again.scores == {"dev_loss": 0.25, "dev_psnr": 30.5}
     assert again.licence == "Apache-2.0" and again.files["one.safetensors"] != card.files["one.safetensors"]
 
 
 def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
     save_weights(tmp_path / "one.safetensors", nn.Linear(2000, 9000), "flow", Config(), {"scores": {"dev_loss": 0.25}})  # three shards
-    before, size = seal(tmp_path), sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    before, size = write_hashes(tmp_path), sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     done = subprocess.run(
         [sys.executable, "-m", "kalpana.hub.card", "--int8", str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path
     )
@@ -56,7 +56,7 @@ def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
 
 def test_a_folder_without_weights_or_card_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(KalpanaError, match=r"no [.]safetensors files"):
-        seal(tmp_path)
+        write_hashes(tmp_path)
     with pytest.raises(KalpanaError, match=r"run `python -m kalpana[.]hub[.]card"):
         read_card(tmp_path)
 
@@ -75,13 +75,13 @@ def test_a_damaged_card_names_its_file_and_field(text: str, told: str, tmp_path:
 def test_a_model_is_found_by_name_or_folder(tmp_path: Path) -> None:
     assert find_model(str(tmp_path)) == tmp_path
     for card in list_models():
-        assert find_model(card.name) == shelf() / card.name
+        assert find_model(card.name) == weights_dir() / card.name
     with pytest.raises(KalpanaError, match="there is no model 'no-such-model'"):
         find_model("no-such-model")
 
 
 def test_shipped_files_are_those_the_cards_describe() -> None:
-    for path in shelf().glob("*/card.json"):
+    for path in weights_dir().glob("*/card.json"):
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         assert {file.name for file in path.parent.glob("*.safetensors")} <= set(files)
         for file in path.parent.glob("*.safetensors"):

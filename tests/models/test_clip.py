@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.clip import CLIP, LIMIT, PRESETS, ROWS, Block, Config, Patches, contrastive, sigmoid, unit, unseen
+from kalpana.models.clip import CLIP, LIMIT, PRESETS, ROWS, Block, Config, PatchEmbed, contrastive, sigmoid, unit, unseen
 from kalpana.types import KalpanaError, Tokens
 
 OURS = Config(
@@ -210,7 +210,7 @@ def test_a_block_is_torch_s_own_layer_there_and_back(activation: str) -> None:
 @pytest.mark.parametrize("side", [16, 21])
 def test_patches_are_a_convolution(side: int) -> None:
     torch.manual_seed(0)
-    patches, pixels = Patches(3, 5, 8, 8), torch.rand(2, 3, side, side)
+    patches, pixels = PatchEmbed(3, 5, 8, 8), torch.rand(2, 3, side, side)
     wanted = F.conv2d(pixels, patches.weight, patches.bias, 8).flatten(2).transpose(1, 2)
     assert torch.allclose(patches(pixels), wanted, atol=1e-6)
 

@@ -12,8 +12,21 @@ from torch import Tensor, nn
 
 from kalpana.hub.weights import load_module, save_weights
 from kalpana.models import dalle
-from kalpana.models.dalle import DALLE, TEXT, Attention, Config, Loss, MaskGIT, angles, cell_places, full, hide, unlikely, word_places
-from kalpana.models.dit import turn
+from kalpana.models.dalle import (
+    DALLE,
+    TEXT,
+    Attention,
+    Config,
+    Loss,
+    MaskGIT,
+    angles,
+    cell_places,
+    full,
+    fused_cross_entropy,
+    random_mask,
+    word_places,
+)
+from kalpana.models.dit import rope_tables
 from kalpana.types import Cond, Tokens
 
 TINY = Config(width=32, depth=2, heads=2, vocabulary=40, length=10, codes=20, rows=3, columns=4)
@@ -192,9 +205,9 @@ def test_blocks_are_told_where_each_token_stands(net: DALLE, git: MaskGIT) -> No
     begin, real = [[0, 0, 0]], [len(row) for row in ROWS]
     streams = [caption[: real[0]] + begin + picture, begin + picture + caption[: real[1]], begin + picture + caption[: real[2]]]
     for i, stream in enumerate(streams):
-        cos, sin = turn(angles(torch.tensor(stream), TINY))
+        cos, sin = rope_tables(angles(torch.tensor(stream), TINY))
         assert torch.equal(told[0][0][i, 0, : len(stream)], cos) and torch.equal(told[0][1][i, 0, : len(stream)], sin)
-    assert torch.equal(told[1][0], turn(angles(torch.tensor(caption + picture), TINY))[0])
+    assert torch.equal(told[1][0], rope_tables(angles(torch.tensor(caption + picture), TINY))[0])
 
 
 def test_full_attention_is_torchs() -> None:
@@ -213,7 +226,7 @@ def test_queries_and_keys_are_of_one_length_but_for_the_gain() -> None:
 
     with torch.no_grad():
         attention.gain[:] = torch.tensor([1.0, 3.0])
-        attention(torch.randn(2, 5, 32), turn(torch.randn(5, 8)), attend)
+        attention(torch.randn(2, 5, 32), rope_tables(torch.randn(5, 8)), attend)
     ((q, k),) = seen
     assert torch.allclose(k.norm(dim=-1), torch.full((2, 2, 5), 4.0), atol=1e-3)
     assert torch.allclose(q.norm(dim=-1), torch.tensor([4.0, 12.0])[:, None].expand(2, 2, 5), atol=1e-3)
@@ -245,16 +258,16 @@ def test_cross_entropies_by_parts_are_those_of_torch() -> None:
     for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
         found = []
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            losses = (unlikely(x, head, wanted) / 3, F.cross_entropy(head(x).float(), wanted, reduction="sum") / 3)
+            losses = (fused_cross_entropy(x, head, wanted) / 3, F.cross_entropy(head(x).float(), wanted, reduction="sum") / 3)
         for loss in losses:
             found.append((loss.detach(), *torch.autograd.grad(loss, (x, head.weight))))
         for mine, torchs in zip(*found, strict=True):
             assert mine.dtype == torchs.dtype and torch.allclose(mine, torchs, rtol=near, atol=near * torchs.abs().max().item())
     with torch.no_grad():
-        assert torch.allclose(unlikely(x, head, wanted), 3 * found[1][0], rtol=0.02)
+        assert torch.allclose(fused_cross_entropy(x, head, wanted), 3 * found[1][0], rtol=0.02)
     double = head.double()
-    assert torch.autograd.gradcheck(lambda y: unlikely(y, double, wanted[:5]), x[:5].detach().double().requires_grad_())
-    assert unlikely(x[:0].double(), double, wanted[:0]) == 0
+    assert torch.autograd.gradcheck(lambda y: fused_cross_entropy(y, double, wanted[:5]), x[:5].detach().double().requires_grad_())
+    assert fused_cross_entropy(x[:0].double(), double, wanted[:0]) == 0
 
 
 def test_the_loss_of_hidden_cells_by_hand(git: MaskGIT) -> None:
@@ -265,7 +278,7 @@ def test_the_loss_of_hidden_cells_by_hand(git: MaskGIT) -> None:
 
 def test_cells_are_hidden_by_the_cosine_schedule() -> None:
     """At least one, all of them at times; a count below x has chance 1 - 2/pi arccos(x / hw); no place is preferred."""
-    hidden = hide(4000, TINY, torch.Generator().manual_seed(0))
+    hidden = random_mask(4000, TINY, torch.Generator().manual_seed(0))
     assert hidden.shape == (4000, 3, 4) and hidden.dtype == torch.bool
     count = hidden.sum((1, 2))
     assert count.min() == 1 and count.max() == 12
@@ -274,7 +287,7 @@ def test_cells_are_hidden_by_the_cosine_schedule() -> None:
         assert (count <= below).float().mean().item() == pytest.approx(chance, abs=4 * math.sqrt(0.25 / 4000))
     each = hidden.float().mean(0)
     assert each.max() - each.min() < 0.05
-    assert torch.equal(hidden, hide(4000, TINY, torch.Generator().manual_seed(0)))
+    assert torch.equal(hidden, random_mask(4000, TINY, torch.Generator().manual_seed(0)))
 
 
 # The cache.

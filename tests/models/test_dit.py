@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.dit import GUESS, Config, DiT, combine, rotate, turn
+from kalpana.models.dit import GUESS, Config, DiT, precision_weighted_x0, rope_tables, rotate
 from kalpana.types import Cond, Tokens
 
 TINY = Config(fine=8, width=32, depth=2, heads=2, text_depth=1, vocabulary=50, length=16, channels=4)
@@ -43,7 +43,7 @@ def test_shape_and_a_gradient_for_every_parameter(net: DiT) -> None:
 def test_a_fresh_network_has_no_guess_of_its_own() -> None:
     """It says 0, the mean of latents, at pure noise, and nothing beside x_t elsewhere."""
     said = DiT(TINY)(X, T, Cond(words(ROWS, 8)))
-    assert (said[2] == 0).all() and torch.equal(said, combine(torch.zeros_like(X), X, T))
+    assert (said[2] == 0).all() and torch.equal(said, precision_weighted_x0(torch.zeros_like(X), X, T))
 
 
 @pytest.mark.parametrize("t", [0.01, 0.05, 0.2, 0.9])
@@ -52,9 +52,9 @@ def test_guess_and_x_t_are_weighed_by_their_precisions(t: float) -> None:
     1 / (1 / GUESS² + (1 - t)² / t²)."""
     rng = torch.Generator().manual_seed(3)
     x0, one, two = (torch.randn(1, 1, 400, 500, generator=rng) for _ in range(3))
-    said = combine(x0 + GUESS * one, (1 - t) * x0 + t * two, torch.tensor([t]))
+    said = precision_weighted_x0(x0 + GUESS * one, (1 - t) * x0 + t * two, torch.tensor([t]))
     assert (said - x0).square().mean().item() == pytest.approx(1 / (1 / GUESS**2 + (1 - t) ** 2 / t**2), rel=0.02)
-    assert torch.equal(combine(x0, two, torch.ones(1)), x0)
+    assert torch.equal(precision_weighted_x0(x0, two, torch.ones(1)), x0)
 
 
 def test_what_is_said_aside_changes_nothing_else() -> None:
@@ -119,7 +119,7 @@ def test_rotation_keeps_lengths_and_shows_only_differences() -> None:
     frequency = torch.tensor([1.0, 0.3, 0.1, 0.03])
 
     def at(x: torch.Tensor, place: float) -> torch.Tensor:
-        return rotate(x[None, None, None], turn(place * frequency[None]))[0, 0, 0]
+        return rotate(x[None, None, None], rope_tables(place * frequency[None]))[0, 0, 0]
 
     assert torch.allclose(at(q, 3).norm(), q.norm(), atol=1e-5)
     assert torch.allclose(at(q, 3) @ at(k, 7), at(q, 13) @ at(k, 17), atol=1e-4)

@@ -20,13 +20,13 @@ from kalpana.models.vqgan import (
     PRESETS,
     ROWS,
     VQGAN,
-    Anchors,
     Codebook,
     Config,
     Discriminator,
-    balance,
+    LeCamEMA,
+    adaptive_gan_weight,
     count,
-    fooling,
+    generator_loss,
     hinge,
     lecam,
     perplexity,
@@ -428,18 +428,18 @@ def test_the_discriminator_judges_patches_and_each_picture_alone() -> None:
 def test_hinge_losses() -> None:
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
     assert math.isclose(hinge(real, fake).item(), ((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3) / 2, rel_tol=1e-6)
-    assert math.isclose(fooling(fake).item(), 2 / 3, rel_tol=1e-6)
+    assert math.isclose(generator_loss(fake).item(), 2 / 3, rel_tol=1e-6)
     assert hinge(torch.tensor([1.0]), torch.tensor([-1.0])) == 0
 
 
 def test_lecam_pulls_towards_the_other_sides_anchor() -> None:
-    anchors = Anchors(torch.tensor(0.0), torch.tensor(0.0))
+    anchors = LeCamEMA(torch.tensor(0.0), torch.tensor(0.0))
     batches = [(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -2.0])), (torch.tensor([0.0, 1.0]), torch.tensor([2.0, 0.0]))]
     for real, fake in batches:
         anchors = anchors.follow(real, fake, decay=0.9)
     assert math.isclose(anchors.real.item(), 0.9 * 0.1 * 2 + 0.1 * 0.5, rel_tol=1e-6)
     assert math.isclose(anchors.fake.item(), 0.9 * 0.1 * -1.5 + 0.1 * 1, rel_tol=1e-6)
-    anchors = Anchors(torch.tensor(1.0), torch.tensor(-1.0))
+    anchors = LeCamEMA(torch.tensor(1.0), torch.tensor(-1.0))
     real, fake = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([-1.0, 3.0], requires_grad=True)
     loss = lecam(real, fake, anchors)
     assert math.isclose(loss.item(), ((1 + 1) ** 2 + 0) / 2 + ((1 + 1) ** 2 + 0) / 2, rel_tol=1e-6)
@@ -452,9 +452,9 @@ def test_balance_is_the_ratio_of_the_gradients() -> None:
     last = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     pull, push = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([[0.0, 0.6], [0.8, 0.0]])
     loss, against = (last * pull).sum(), (last * push).sum()
-    weight = balance(loss, against, last)
+    weight = adaptive_gan_weight(loss, against, last)
     assert math.isclose(weight.item(), 5 / (1 + 1e-4), rel_tol=1e-6) and not weight.requires_grad
-    assert balance(loss, 0 * against, last, limit=30) == 30
+    assert adaptive_gan_weight(loss, 0 * against, last, limit=30) == 30
     (loss + weight * against).backward()  # both graphs are still there
     assert torch.allclose(last.grad, pull + weight * push)
 
@@ -462,8 +462,8 @@ def test_balance_is_the_ratio_of_the_gradients() -> None:
 def test_balance_at_the_last_layer_of_the_decoder() -> None:
     net, judge, x = build(), Discriminator(width=8, depth=2), pictures(1)
     found = net(x)
-    loss, against = (found.pixels - x).abs().mean(), fooling(judge(found.pixels))
-    weight = balance(loss, against, net.last)
+    loss, against = (found.pixels - x).abs().mean(), generator_loss(judge(found.pixels))
+    weight = adaptive_gan_weight(loss, against, net.last)
     assert isinstance(net.last, nn.Parameter)
     one, two = (torch.autograd.grad(each, net.last, retain_graph=True)[0] for each in (loss, weight * against))
     assert math.isclose(one.norm().item(), two.norm().item(), rel_tol=0.05)

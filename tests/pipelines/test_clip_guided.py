@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kalpana.hub.card import Card, read_card, seal, write_card
+from kalpana.hub.card import Card, read_card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.media import save
 from kalpana.models import vqgan
@@ -30,7 +30,7 @@ def by_clip(tmp_path: Path, clip_folder: Path) -> Path:
     save_weights(folder / "vqgan.safetensors", network, "vqgan", network.config, {})
     shutil.copytree(clip_folder, folder / "clip")
     write_card(folder, Card(name="asker", family="vqgan-clip", tasks=("text-to-image",)))
-    seal(folder)
+    write_hashes(folder)
     return folder
 
 
@@ -71,6 +71,6 @@ def test_what_it_cannot_do_and_what_is_missing_is_said(by_clip: Path, tmp_path: 
     with pytest.raises(KalpanaError, match="ends in a colon"):
         last(drawer.generate("a castle:", steps=1))
     shutil.rmtree(by_clip / "clip")
-    monkeypatch.setattr("kalpana.hub.card.shelf", lambda: tmp_path)
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: tmp_path)
     with pytest.raises(KalpanaError, match="asks a CLIP, and none comes with"):
         load(str(by_clip))

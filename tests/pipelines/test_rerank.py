@@ -80,7 +80,7 @@ def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
     for asked, picture in enumerate(kalpana.generate(request, rank_by=ranker).pictures):
         receipt = picture.receipt
         assert receipt == json.loads(json.dumps(receipt))
-        assert receipt["request"] == request.asked()
+        assert receipt["request"] == request.to_json()
         kept = max(receipt["best_of"]["candidates"], key=lambda each: each["score"])
         assert kept["seed"] == receipt["seed"] == picture.seed == receipt["resolved"]["seed"]
         assert receipt["best_of"]["seed"] == asked and receipt["resolved"]["best_of"] == receipt["resolved"]["n"] == 1

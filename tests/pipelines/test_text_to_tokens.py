@@ -22,7 +22,7 @@ import kalpana
 from kalpana.cli import app
 from kalpana.hub import dalle_mini as public
 from kalpana.hub import vqgan as public_vqgan
-from kalpana.hub.card import read_card, seal, write_card
+from kalpana.hub.card import read_card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, save, to_images, to_pixels
 from kalpana.models import dalle, dalle_mini, vqgan
@@ -67,7 +67,7 @@ def make(folder: Path, family: str, config: Any = None, pictures: vqgan.Config |
     save_weights(folder / f"{FILES[family]}.safetensors", stir(net), family, net.config, {})
     if pictures:
         make_pictures(folder, pictures)
-    seal(folder)
+    write_hashes(folder)
     return folder
 
 
@@ -310,17 +310,17 @@ def test_pickles_are_refused(family: str, folders: dict[str, Path], tmp_path: Pa
 def test_the_vqgan_is_the_models_own_or_the_one_that_comes_with_kalpana(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = tmp_path / "shelf"
-    monkeypatch.setattr("kalpana.hub.card.shelf", lambda: shelf)
+    models = tmp_path / "models"
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: models)
     with pytest.raises(KalpanaError, match=r"nothing turns the tokens of the model in .*bare into pictures.*: put there the vqgan\.safe"):
         make(tmp_path / "bare", "dalle", pictures=None)
-    make_pictures(shelf / "vqgan", PICTURES)
+    make_pictures(models / "vqgan", PICTURES)
     folder = make(tmp_path / "bare", "dalle", pictures=None)
     card = read_card(folder)
     assert (card.name, card.family, card.tasks) == ("bare", "dalle", ("text-to-image", "caption"))
-    assert card.files["vqgan.safetensors"] == hashlib.sha256((shelf / "vqgan" / "vqgan.safetensors").read_bytes()).hexdigest()
+    assert card.files["vqgan.safetensors"] == hashlib.sha256((models / "vqgan" / "vqgan.safetensors").read_bytes()).hexdigest()
     assert same(drawn(loaded(folder), seed=1), drawn(loaded(folders["dalle"]), seed=1))
-    make_pictures(shelf / "vqgan", PICTURES, 0.2)
+    make_pictures(models / "vqgan", PICTURES, 0.2)
     load_anew(folder)
     with pytest.raises(KalpanaError, match=r"'bare' learned the tokens of another VQGAN than .*: put its own vqgan\.safetensors into"):
         load(str(folder))
@@ -356,7 +356,7 @@ def test_a_dalle_mini_draws_squares(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kalpana.pipelines.shelf", lambda: tmp_path)
+    monkeypatch.setattr("kalpana.pipelines.weights_dir", lambda: tmp_path)
     done = kalpana_("generate", "बेतरतीब फूलों की एक पेंटिंग", "--model", name)
     assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
     assert done.stderr.startswith(f"error: model '{name}' is not here: no weights of it come with this version of Kalpana, where")
@@ -480,7 +480,7 @@ def teller(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         loss.backward()
         optimizer.step()
     save_weights(folder / "dalle.safetensors", network, "dalle", network.config, {})
-    seal(folder)
+    write_hashes(folder)
     return folder
 
 

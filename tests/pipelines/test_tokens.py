@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from kalpana.models.dalle import DALLE, Config, MaskGIT, hide
-from kalpana.pipelines.tokens import Drawn, caption, draw, guide, masked, stream
+from kalpana.models.dalle import DALLE, Config, MaskGIT, random_mask
+from kalpana.pipelines.tokens import TokenStep, caption, draw, guide, masked, stream
 from kalpana.text.tokenizer import BOS, EOS, NULL, PAD
 from kalpana.types import Cond, KalpanaError, Tokens
 
@@ -31,7 +31,7 @@ def luck(*seeds: int) -> list[Generator]:
     return [Generator().manual_seed(seed) for seed in seeds]
 
 
-def last(steps: Iterator[Drawn]) -> Tensor:
+def last(steps: Iterator[TokenStep]) -> Tensor:
     *_, step = steps
     return step.ids
 
@@ -401,6 +401,6 @@ def test_four_pictures_are_learned_by_heart_with_cells_hidden() -> None:
     optimizer = torch.optim.Adam(git.parameters(), lr=5e-3)
     for _ in range(100):
         optimizer.zero_grad()
-        git.loss(COND, IMAGE, hide(4, TINY, rng)).backward()
+        git.loss(COND, IMAGE, random_mask(4, TINY, rng)).backward()
         optimizer.step()
     assert torch.equal(last(masked(git, COND, luck(0, 1, 2, 3), 8, temperature=0)), IMAGE)

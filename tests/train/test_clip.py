@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from kalpana.models.clip import CLIP, Config
-from kalpana.train.clip import Contrast, Paired, described, in_chunks, misdescribed
+from kalpana.train.clip import CLIPBatch, CLIPTask, cached_gradients, described, misdescribed
 from kalpana.train.data_cache import silent
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.types import KalpanaError, Tokens
@@ -23,16 +23,16 @@ MODEL = {
     "side": 32, "patch": 8, "width": 32, "depth": 1, "heads": 2, "hidden": 64,
     "text_width": 32, "text_depth": 1, "text_heads": 2, "text_hidden": 64, "features": 32,
 }  # fmt: skip
-RECIPE = Recipe(name="c", family="clip", model=MODEL, pool=40, steps=4, batch=8, lr=1e-3, bf16=False, without=("noto",))
+RECIPE = Recipe(name="c", family="clip", model=MODEL, num_images=40, steps=4, batch=8, lr=1e-3, bf16=False, held_out_styles=("noto",))
 
 
 @pytest.fixture(scope="module")
-def task() -> Contrast:
+def task() -> CLIPTask:
     torch.manual_seed(0)
-    return Contrast(RECIPE, torch.device("cpu"), silent)
+    return CLIPTask(RECIPE, torch.device("cpu"), silent)
 
 
-def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_none(task: Contrast) -> None:
+def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_none(task: CLIPTask) -> None:
     batch = task.batch(3)
     assert batch.pixels.shape == (8, 3, 32, 32) and batch.own.shape == (8, 2)
     assert len(batch.texts) == len(batch.tokens.ids) == 8 * 2 + 4
@@ -46,8 +46,8 @@ def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_n
     assert torch.equal(batch.pixels, again.pixels) and torch.equal(batch.tokens.ids, again.tokens.ids)
 
 
-def test_cards_are_a_share_of_the_batch_and_cards_of_one_concept_share_their_words(task: Contrast) -> None:
-    dealt = Contrast(RECIPE.model_copy(update={"cards": 0.5, "batch": 120}), torch.device("cpu"), silent)
+def test_cards_are_a_share_of_the_batch_and_cards_of_one_concept_share_their_words(task: CLIPTask) -> None:
+    dealt = CLIPTask(RECIPE.model_copy(update={"object_augment_share": 0.5, "batch": 120}), torch.device("cpu"), silent)
     batch, (drawn, concepts) = dealt.batch(2), dealt.cards(60, 2)
     assert batch.pixels.shape == (120, 3, 32, 32) and torch.equal(batch.pixels[60:], drawn) and batch.own.shape == (120, 2)
     texts = [dealt.tokenizer.decode(row) for row in batch.tokens.ids]
@@ -58,8 +58,8 @@ def test_cards_are_a_share_of_the_batch_and_cards_of_one_concept_share_their_wor
     assert len(own) < 60  # some came twice
 
 
-def test_a_style_that_is_left_out_is_never_shown(task: Contrast) -> None:
-    styles = [task.world.scene(i).style for i in range(RECIPE.pool)]
+def test_a_style_that_is_left_out_is_never_shown(task: CLIPTask) -> None:
+    styles = [task.world.scene(i).style for i in range(RECIPE.num_images)]
     assert "noto" in styles and {i for i, style in enumerate(styles) if style != "noto"} == set(task.rows)
 
 
@@ -84,14 +84,14 @@ def test_what_is_wrong_is_never_what_is_right() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_chunks_change_neither_the_loss_nor_the_gradients(task: Contrast, size: int) -> None:
+def test_chunks_change_neither_the_loss_nor_the_gradients(task: CLIPTask, size: int) -> None:
     batch, rng = task.batch(0), torch.Generator()
     task.model.zero_grad()
     whole, _ = task.loss(batch, rng)
     whole.backward()
     wanted = [p.grad.clone() for p in task.model.parameters() if p.grad is not None]
     task.model.zero_grad()
-    task.recipe = RECIPE.model_copy(update={"chunk": size})
+    task.recipe = RECIPE.model_copy(update={"grad_cache_chunk": size})
     parts, _ = task.loss(batch, rng)
     parts.backward()
     task.recipe = RECIPE
@@ -112,18 +112,18 @@ def test_chunks_keep_nothing_of_the_way() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            in_chunks(layer, (x,), size)
+            cached_gradients(layer, (x,), size)
         return sum(saved)
 
     assert kept(2) < kept(0) / 4
 
 
-def _one_of_two(rank: int, folder: str, batch: Paired, state: dict[str, Tensor]) -> None:
+def _one_of_two(rank: int, folder: str, batch: CLIPBatch, state: dict[str, Tensor]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     model = CLIP(Config(**MODEL))
     model.load_state_dict(state)
-    task = Contrast.__new__(Contrast)
+    task = CLIPTask.__new__(CLIPTask)
     task.recipe, task.model = RECIPE, model
     loss, _ = task.loss(batch, torch.Generator())
     loss.backward()
@@ -135,16 +135,16 @@ def _one_of_two(rank: int, folder: str, batch: Paired, state: dict[str, Tensor])
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_what_one_learns_from_the_whole_batch(task: Contrast, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(task: CLIPTask, tmp_path: Path) -> None:
     batch = task.batch(1)
     b = len(batch.pixels) // 2
 
-    def half(k: int) -> Paired:
+    def half(k: int) -> CLIPBatch:
         mine = slice(k * b, (k + 1) * b)
         m = 2 * b * 2  # texts of pictures; then the wrong ones
         wrong = (len(batch.texts) - m) // 2
         rows = [*range(k * b, (k + 1) * b), *range(2 * b + k * b, 2 * b + (k + 1) * b), *range(m + wrong * k, m + wrong * (k + 1))]
-        return Paired(batch.pixels[mine], Tokens(batch.tokens.ids[rows], batch.tokens.mask[rows]), batch.texts[rows], batch.own[mine])
+        return CLIPBatch(batch.pixels[mine], Tokens(batch.tokens.ids[rows], batch.tokens.mask[rows]), batch.texts[rows], batch.own[mine])
 
     task.model.zero_grad()
     loss, _ = task.loss(batch, torch.Generator())
@@ -162,7 +162,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(task: Contrast
         assert torch.allclose(found[name], p.grad, atol=1e-6), name
 
 
-def test_it_learns_its_batch_and_is_scored_between_nothing_and_all(task: Contrast) -> None:
+def test_it_learns_its_batch_and_is_scored_between_nothing_and_all(task: CLIPTask) -> None:
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 3e-3)
     first = task.loss(batch, torch.Generator())[0].item()

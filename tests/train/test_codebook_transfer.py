@@ -15,7 +15,7 @@ from kalpana.hub.weights import fingerprint, load_module, read_weights, save_wei
 from kalpana.models import dalle, dalle_mini
 from kalpana.models.vqgan import VQGAN, Config
 from kalpana.train import codebook_transfer, data_cache
-from kalpana.train.codebook_transfer import together, translated
+from kalpana.train.codebook_transfer import cooccurrence, translated
 from kalpana.train.task import autocast
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
@@ -45,7 +45,7 @@ def test_counts_are_of_codes_that_stand_in_one_cell(codecs: tuple[VQGAN, VQGAN, 
     pictures = data_cache.floats(data_cache.pictures(World(0), 32), CPU)
     with autocast(CPU), torch.inference_mode():
         before, after = (network.encode(pictures).numpy().astype(np.uint16) for network in (old, new))
-    counts = together(before, after, CODES)
+    counts = cooccurrence(before, after, CODES)
     assert counts.sum() == 32 * 16 and (counts > 0).sum(1).max() == 1
     wanted = torch.bincount(torch.from_numpy(before.astype(np.int64)).flatten(), minlength=CODES).float()
     assert torch.equal(counts[torch.arange(CODES), order], wanted[order])
@@ -121,4 +121,4 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(KalpanaError, match="give weights of dalle, maskgit, dalle-mini"):
         translated({"blocks.0.weight": torch.zeros(9, 2)}, torch.ones(4, 4))
     with pytest.raises(KalpanaError, match=r"grids of the old VQGAN, \(2, 2\), and the new, \(1, 1\), differ"):
-        together(np.zeros((1, 2, 2), np.uint16), np.zeros((1, 1, 1), np.uint16), CODES)
+        cooccurrence(np.zeros((1, 2, 2), np.uint16), np.zeros((1, 1, 1), np.uint16), CODES)

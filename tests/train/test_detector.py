@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from kalpana.models.detector import STRIDE, Config, Detector
 from kalpana.train.data_cache import silent
-from kalpana.train.degradations import Damage
-from kalpana.train.detector import FACINGS, Detect, focal, frame, overlap, shown, tail, without
+from kalpana.train.degradations import Degradations
+from kalpana.train.detector import FACINGS, DetectorTask, focal, frame, overlap, shown, tail, without
 from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
 from kalpana.train.recipe import Recipe
 from kalpana.world import atlas
@@ -29,7 +29,7 @@ RECIPE = Recipe(
     name="d",
     family="detector",
     model={"fine": 8, "coarse": 8, "deep": 8, "depth": [1, 1, 1, 1], "embedding": 4},
-    pool=50,
+    num_images=50,
     steps=4,
     batch=4,
     lr=1e-3,
@@ -171,7 +171,7 @@ def test_nothing_is_asked_of_a_picture_that_is_lost() -> None:
 
 
 def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somewhere() -> None:
-    task = Detect(RECIPE.model_copy(update={"model": {**RECIPE.model, "facing": True}}), CPU, silent)
+    task = DetectorTask(RECIPE.model_copy(update={"model": {**RECIPE.model, "facing": True}}), CPU, silent)
     task.model.eval()
     batch = shown([World(3).scene(i) for i in range(24)], CPU)
     with torch.no_grad():
@@ -184,16 +184,16 @@ def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somew
     assert len(worth) > 3
     _, parts = task.loss(batch, torch.Generator())
     assert parts["facing"] == pytest.approx(sum(worth) / len(worth), rel=1e-4)
-    _, without_it = Detect(RECIPE, CPU, silent).loss(batch, torch.Generator())
+    _, without_it = DetectorTask(RECIPE, CPU, silent).loss(batch, torch.Generator())
     assert "facing" not in without_it
 
 
 def test_damage_loses_a_share_of_the_pictures_only_with_a_transformer() -> None:
     pixels = World(1).images(range(40))
-    same, rows = Damage(RECIPE, CPU).lose(pixels, torch.Generator().manual_seed(1))
+    same, rows = Degradations(RECIPE, CPU).lose(pixels, torch.Generator().manual_seed(1))
     assert torch.equal(same, pixels) and not len(rows)
     weights = {"vae": Path("weights/default/vae.safetensors"), "redraw": Path("weights/default/dit.safetensors")}
-    lost, rows = Damage(RECIPE.model_copy(update=weights), CPU).lose(pixels, torch.Generator().manual_seed(1))
+    lost, rows = Degradations(RECIPE.model_copy(update=weights), CPU).lose(pixels, torch.Generator().manual_seed(1))
     assert len(rows) == 2
     changed = (lost - pixels).abs().mean((1, 2, 3))
     assert changed[rows].min() > 0.02 and changed.count_nonzero() == 2
@@ -229,7 +229,7 @@ def test_the_focal_loss_of_one_cell() -> None:
 
 
 def test_every_parameter_learns_and_a_step_helps() -> None:
-    task = Detect(RECIPE, CPU, silent)
+    task = DetectorTask(RECIPE, CPU, silent)
     task.model.train()
     batch = task.batch(0)
     assert (batch.shows > 0).any()
@@ -257,7 +257,7 @@ def test_the_network_is_small_and_its_maps_are_a_quarter_of_the_side(depthwise: 
 
 def test_damage_is_chance_by_its_seed_alone_and_keeps_the_range() -> None:
     pixels = World(1).images(range(12))
-    damage = Damage(RECIPE, CPU)
+    damage = Degradations(RECIPE, CPU)
     one, two, other = (damage(pixels, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
     assert torch.equal(one, two) and not torch.equal(one, other)
     assert one.abs().max() <= 1 and one.isfinite().all()

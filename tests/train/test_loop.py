@@ -17,9 +17,9 @@ import yaml
 from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint, data_cache
-from kalpana.train.autoencoder import Autoencode, psnr
+from kalpana.train.autoencoder import AutoencoderTask, psnr
 from kalpana.train.data_cache import silent
-from kalpana.train.flow import Captioned, FlowMatch, noise_times
+from kalpana.train.flow import FlowTask, LatentBatch, noise_times
 from kalpana.train.loop import batches, make_optimizers, schedule, split, train
 from kalpana.train.patch_labels import sizes
 from kalpana.train.recipe import Recipe, read_recipe
@@ -28,12 +28,14 @@ from kalpana.types import KalpanaError, Tokens
 from kalpana.world.world import World, kind_of
 
 TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
-VAE_RECIPE = Recipe(name="tiny", family="vae", model=TINY_VAE, pool=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sheet_every=100)
+VAE_RECIPE = Recipe(
+    name="tiny", family="vae", model=TINY_VAE, num_images=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sample_every=100
+)
 DETECTOR_RECIPE = VAE_RECIPE.model_copy(
     update={
         "family": "detector",
         "model": {"fine": 8, "coarse": 8, "deep": 8, "depth": (1, 1, 1, 1), "embedding": 4},
-        "pool": 100,
+        "num_images": 100,
         "batch": 3,
     }
 )
@@ -41,12 +43,12 @@ VQGAN_RECIPE = VAE_RECIPE.model_copy(
     update={
         "family": "vqgan",
         "model": {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)},
-        "features": Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors",
+        "perceptual_net": Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors",
         "batch": 2,
-        "judge_from": 0.3,
+        "gan_start": 0.3,
     }
 )
-READER_RECIPE = VAE_RECIPE.model_copy(update={"family": "reader", "model": {"width": 8, "hidden": 8}, "pool": 100, "batch": 3})
+READER_RECIPE = VAE_RECIPE.model_copy(update={"family": "reader", "model": {"width": 8, "hidden": 8}, "num_images": 100, "batch": 3})
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++, and there is none here")
 
@@ -65,7 +67,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flow_recipe(vae: Path, **fields: object) -> Recipe:
     model = {"width": 32, "depth": 2, "heads": 2, "text_depth": 1, "channels": 4, "fine": 8}
     common = {"name": "tiny", "family": "flow", "model": model, "vae": vae, "pool": 8, "steps": 10, "batch": 4, "lr": 2e-3}
-    return Recipe(**{**common, "optimizer": "muon", "warmup": 2, "log_every": 5, "sheet_every": 100, **fields})  # type: ignore[arg-type]
+    return Recipe(**{**common, "optimizer": "muon", "warmup": 2, "log_every": 5, "sample_every": 100, **fields})  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
@@ -82,7 +84,7 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, vae: Path, tmp_path: Path) -> None:
     recipes = {"vae": VAE_RECIPE, "vqgan": VQGAN_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}
-    recipe = (recipes.get(family) or flow_recipe(vae, layout=0.3)).model_copy(update={"compile": compiled})
+    recipe = (recipes.get(family) or flow_recipe(vae, aux_weight=0.3)).model_copy(update={"compile": compiled})
     whole = train(recipe, tmp_path / "whole", echo=quiet)
     assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
     parts = train(recipe, tmp_path / "parts", echo=quiet)
@@ -123,8 +125,10 @@ def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) 
 
 def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(vae: Path, tmp_path: Path) -> None:
     """Nothing on the weights it began with; a recipe with nothing to stay near to is refused."""
-    recipe = VAE_RECIPE.model_copy(update={"init": vae, "noise": 0.0})
-    free, held = (Autoencode(recipe.model_copy(update={"anchor": anchor}), torch.device("cpu"), silent) for anchor in (0.0, 3.0))
+    recipe = VAE_RECIPE.model_copy(update={"init": vae, "posterior_std": 0.0})
+    free, held = (
+        AutoencoderTask(recipe.model_copy(update={"latent_anchor_weight": anchor}), torch.device("cpu"), silent) for anchor in (0.0, 3.0)
+    )
     batch, rng = held.batch(0), torch.Generator()
     for task in (free, held):
         task.model.load_state_dict(read_weights(vae, "vae").tensors)
@@ -153,7 +157,7 @@ def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(tmp_path: Path, 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(workers: int, vae: Path) -> None:
     """In the same order, wherever the run begins and ends; and the processes leave this one's random numbers alone."""
-    task = FlowMatch(flow_recipe(vae, layout=0.3, pool=40), torch.device("cpu"), silent)
+    task = FlowTask(flow_recipe(vae, aux_weight=0.3, num_images=40), torch.device("cpu"), silent)
     steps, before = range(3, 21), torch.get_rng_state()
     ahead = list(batches(task, steps, workers))
     assert torch.equal(torch.get_rng_state(), before) and len(ahead) == len(steps)
@@ -170,7 +174,7 @@ def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(wor
 def test_a_gpu_learns_what_a_cpu_learns(family: str, vae: Path, tmp_path: Path) -> None:
     """Not to the bit, for its noise is its own, but held-out scores are near."""
     recipes = {"vae": VAE_RECIPE, "vqgan": VQGAN_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}
-    recipe, found = recipes.get(family) or flow_recipe(vae, layout=0.3), {}
+    recipe, found = recipes.get(family) or flow_recipe(vae, aux_weight=0.3), {}
     for device in ("cpu", "cuda"):
         weights = train(recipe, tmp_path / device, device=device, echo=quiet)
         assert weights is not None
@@ -189,7 +193,7 @@ def test_bfloat16_is_left_alone_where_the_hardware_has_none(monkeypatch: pytest.
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
     """Eight pictures and their captions are learned by heart: the loss falls by half in a few seconds."""
     lines: list[str] = []
-    train(flow_recipe(vae, steps=120, lr=5e-3, drop=0.0, bf16=False, log_every=10), tmp_path, echo=lines.append)
+    train(flow_recipe(vae, steps=120, lr=5e-3, caption_dropout=0.0, bf16=False, log_every=10), tmp_path, echo=lines.append)
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines if "  loss " in line]
     assert sum(losses[-3:]) < 0.6 * losses[0] * 3
 
@@ -288,7 +292,7 @@ def test_shipped_recipes_are_valid() -> None:
 
 
 def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
-    task = FlowMatch(flow_recipe(vae, pool=64, kind="everything", layout=0.3), torch.device("cpu"), silent)
+    task = FlowTask(flow_recipe(vae, num_images=64, kind="everything", aux_weight=0.3), torch.device("cpu"), silent)
     assert {kind_of(task.world.scene(i)) for i in range(256)} > {"objects", "hands", "text"}
     batch = task.batch(2)
     loss, _ = task.loss(batch, torch.Generator().manual_seed(0))
@@ -296,14 +300,14 @@ def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> No
 
 
 def test_batches_do_not_depend_on_what_was_asked_before(vae: Path) -> None:
-    one, two = (FlowMatch(flow_recipe(vae), torch.device("cpu"), silent) for _ in range(2))
+    one, two = (FlowTask(flow_recipe(vae), torch.device("cpu"), silent) for _ in range(2))
     one.batch(3), one.batch(9)
     a, b = one.batch(5), two.batch(5)
     assert torch.equal(a.latents, b.latents) and torch.equal(a.tokens.ids, b.tokens.ids)
 
 
 def test_a_round_shows_every_picture_once_and_captions_match(vae: Path) -> None:
-    task = FlowMatch(flow_recipe(vae, pool=64, batch=4), torch.device("cpu"), silent)
+    task = FlowTask(flow_recipe(vae, num_images=64, batch=4), torch.device("cpu"), silent)
     shown = [pair for step in range(16) for pair in task._captions(step)]
     assert sorted(i for i, _ in shown) == list(range(64))
     assert all(words == task.world.describe(i, 0)[0] for i, words in shown)
@@ -326,7 +330,7 @@ def test_the_layouts_error_is_that_of_its_parts() -> None:
 def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     first = train(flow_recipe(vae, steps=1), tmp_path / "first", echo=quiet)
-    again = train(flow_recipe(vae, steps=1, init=first, layout=0.3, lr=1e-12), tmp_path / "second", echo=lines.append)
+    again = train(flow_recipe(vae, steps=1, init=first, aux_weight=0.3, lr=1e-12), tmp_path / "second", echo=lines.append)
     assert first is not None and again is not None
     assert any("aside.bias, aside.weight start afresh" in line for line in lines)
     third = train(flow_recipe(vae, steps=1, init=again, lr=1e-12), tmp_path / "third", echo=lines.append)
@@ -340,7 +344,7 @@ def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_
 
 def test_accumulated_parts_cover_the_batch() -> None:
     tokens = Tokens(torch.arange(16).view(8, 2), torch.ones(8, 2, dtype=torch.bool))
-    batch = Captioned(torch.arange(8.0).view(8, 1, 1, 1), tokens, torch.empty(8, 0), torch.ones(8))
+    batch = LatentBatch(torch.arange(8.0).view(8, 1, 1, 1), tokens, torch.empty(8, 0), torch.ones(8))
     parts = list(split(batch, 4))
     assert torch.equal(torch.cat([p.latents for p in parts]), batch.latents)
     assert torch.equal(torch.cat([p.tokens.ids for p in parts]), batch.tokens.ids)
@@ -359,14 +363,14 @@ def test_the_gradient_of_four_parts_is_that_of_the_whole_batch() -> None:
 
 
 def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
-    recipe = VAE_RECIPE.model_copy(update={"steps": 1000, "warmup": 100, "decay": 0.4})
+    recipe = VAE_RECIPE.model_copy(update={"steps": 1000, "warmup": 100, "lr_decay_share": 0.4})
     rates = [schedule(step, recipe) for step in range(1000)]
     assert rates[0] == 0.01 and rates[99:600] == [1.0] * 501
     assert rates[800] == pytest.approx(0.5) and rates[-1] == pytest.approx(1 / 400)
 
 
 def test_muon_takes_the_matrices_inside_blocks_and_adamw_the_rest(vae: Path) -> None:
-    model = FlowMatch(flow_recipe(vae), torch.device("cpu"), silent).model
+    model = FlowTask(flow_recipe(vae), torch.device("cpu"), silent).model
     muon, adamw = make_optimizers(model, flow_recipe(vae))
     inside = {id(p) for group in muon.param_groups for p in group["params"]}
     outside = {id(p) for group in adamw.param_groups for p in group["params"]}

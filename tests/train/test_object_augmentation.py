@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from kalpana.train.object_augmentation import PATCHED, Cards, inked, loosely, patched, recoloured, some, warped, worded
+from kalpana.train.object_augmentation import PATCHED, Cards, apply_to_share, caption_for, inked, loosely, patched, recoloured, warped
 from kalpana.world import atlas
 from kalpana.world.lexicon import keywords, lexicon
 from kalpana.world.scene import COLORS
@@ -75,11 +75,11 @@ def test_new_colours_keep_to_the_shape() -> None:
 
 def test_a_share_of_the_sprites_is_painted_and_the_rest_are_as_they_were() -> None:
     given = sprites().repeat(8, 1, 1, 1)
-    out = some(0.3, lambda part, luck: part + 1, given, luck())
+    out = apply_to_share(0.3, lambda part, luck: part + 1, given, luck())
     painted = (out != given).flatten(1).any(1)
     assert 0.22 < painted.float().mean() < 0.38
     assert torch.equal(out[painted], given[painted] + 1) and torch.equal(out[~painted], given[~painted])
-    assert some(0.0, lambda part, luck: part + 1, given, luck()) is given
+    assert apply_to_share(0.0, lambda part, luck: part + 1, given, luck()) is given
 
 
 def test_a_patch_is_of_the_other_drawing_and_the_rest_of_the_first() -> None:
@@ -108,7 +108,7 @@ def test_ink_is_dark_and_on_edges_alone() -> None:
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_words_name_the_thing_or_what_it_is_for_and_no_colour(language: str) -> None:
     cat = next(concept for concept in lexicon().values() if concept.en == "cat")
-    said = {worded(cat.id, language, random.Random(k)) for k in range(120)}
+    said = {caption_for(cat.id, language, random.Random(k)) for k in range(120)}
     assert len(said) > 15 and not any(color in text.lower().split() for color in COLORS for text in said)
     names = (cat.en, *cat.synonyms_en) if language == "en" else (cat.hi.singular, cat.hi.singular_oblique, *cat.synonyms_hi)
     words = keywords()[cat.id][language]

@@ -9,13 +9,13 @@ import torch
 
 from kalpana.models.reader import HEIGHT, WIDTH, Config, Reader
 from kalpana.train.data_cache import silent
-from kalpana.train.reader import Read, characters
+from kalpana.train.reader import ReaderTask, characters
 from kalpana.train.recipe import Recipe
 from kalpana.world.crops import strips
 from kalpana.world.kinds import signs
 from kalpana.world.world import World
 
-RECIPE = Recipe(name="r", family="reader", model={"width": 16, "hidden": 16}, pool=50, steps=4, batch=4, lr=1e-3, bf16=False)
+RECIPE = Recipe(name="r", family="reader", model={"width": 16, "hidden": 16}, num_images=50, steps=4, batch=4, lr=1e-3, bf16=False)
 
 
 def test_every_word_of_the_world_can_be_written() -> None:
@@ -46,7 +46,7 @@ def test_the_best_path_is_read_as_ctc_says() -> None:
 
 def test_it_learns_a_handful_of_words_by_heart() -> None:
     torch.manual_seed(0)
-    task = Read(RECIPE.model_copy(update={"model": {"width": 32, "hidden": 32}, "batch": 3}), torch.device("cpu"), silent)
+    task = ReaderTask(RECIPE.model_copy(update={"model": {"width": 32, "hidden": 32}, "batch": 3}), torch.device("cpu"), silent)
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 5e-3)
     truth = ["".join(characters()[n - 1] for n in row if n) for row in batch.numbers.tolist()]
@@ -64,7 +64,7 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
 
 
 def test_every_parameter_has_a_gradient() -> None:
-    task = Read(RECIPE, torch.device("cpu"), silent)
+    task = ReaderTask(RECIPE, torch.device("cpu"), silent)
     loss, _ = task.loss(task.batch(1), torch.Generator())
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in task.model.parameters())
@@ -74,7 +74,7 @@ def test_every_parameter_has_a_gradient() -> None:
 def test_strips_of_the_world_hold_the_ink(i: int) -> None:
     """Both the ink's colour and the ground's are in the strip."""
     scene = World(3, kind="text").scene(i)
-    task = Read(RECIPE, torch.device("cpu"), silent)
+    task = ReaderTask(RECIPE, torch.device("cpu"), silent)
     strip = task._written([scene], None).strips[0]
     (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, signs.Sign))
     ink = torch.tensor(signs.INKS[sign.ink]).view(3, 1, 1) * 2 - 1

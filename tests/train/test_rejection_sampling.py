@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate.score import right
-from kalpana.evaluate.verifiers.observations import Seen, truth
+from kalpana.evaluate.verifiers.observations import Observation, truth
 from kalpana.hub.weights import save_weights
 from kalpana.media import to_images
 from kalpana.models import vae
 from kalpana.train.data_cache import HARVEST, harvest_lines, harvested, silent
-from kalpana.train.flow import FlowMatch
+from kalpana.train.flow import FlowTask
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.rejection_sampling import EACH, KEEP, captions, harvest
 from kalpana.types import KalpanaError, Picture
@@ -33,10 +33,10 @@ class Knows:
     """A verifier that knows the true picture of each caption, and takes any other for an empty one."""
 
     def __init__(self) -> None:
-        self.known: dict[bytes, Seen] = {}
+        self.known: dict[bytes, Observation] = {}
 
-    def look(self, pixels: Tensor) -> list[Seen]:
-        return [self.known.get(image.tobytes(), Seen()) for image in to_images(pixels)]
+    def look(self, pixels: Tensor) -> list[Observation]:
+        return [self.known.get(image.tobytes(), Observation()) for image in to_images(pixels)]
 
 
 def draws(verifier: Knows, asked: list[str], good: int) -> object:
@@ -61,7 +61,7 @@ def test_captions_are_of_training_scenes_that_a_verifier_without_error_finds_rig
         scene = scenes[prompt.text]
         assert split_of(scene) == "train"
         assert right(prompt, truth(scene), strict=True)
-        assert not right(prompt, Seen(), strict=True)
+        assert not right(prompt, Observation(), strict=True)
 
 
 def test_a_few_right_pictures_of_each_caption_are_kept_and_none_is_drawn_twice(tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_the_transformer_sees_the_harvest_with_its_captions(tmp_path: Path, monk
         family="flow",
         model={"width": 32, "depth": 1, "heads": 2},
         vae=tmp_path / "vae.safetensors",
-        harvest=tmp_path / "kept",
-        pool=10,
+        self_train_dir=tmp_path / "kept",
+        num_images=10,
         steps=8,
         batch=4,
         lr=1e-3,
         bf16=False,
     )
-    task = FlowMatch(recipe, CPU, silent)
+    task = FlowTask(recipe, CPU, silent)
     latents, said = harvested(task.decoder, tmp_path / "kept", CPU)
     assert said == [prompt.text for prompt in PROMPTS]
     shown = [(i, text) for step in range(8) for i, text in task._captions(step)]  # two rounds: 10 of the pool and 6 kept
@@ -104,7 +104,7 @@ def test_the_transformer_sees_the_harvest_with_its_captions(tmp_path: Path, monk
     assert {text for i, text in shown if i >= 10} == set(said)
     (step, row) = next((s, r) for s in range(8) for r, (i, _) in enumerate(task._captions(s)) if i == 12)
     assert np.allclose(task.batch(step).latents[row].numpy(), latents[2].astype(np.float32))
-    often = FlowMatch(recipe.model_copy(update={"harvest_often": 9, "steps": 16}), CPU, silent)
+    often = FlowTask(recipe.model_copy(update={"self_train_repeat": 9, "steps": 16}), CPU, silent)
     shown = [(i, text) for step in range(16) for i, text in often._captions(step)]  # one round: 10 of the pool and 6 kept, nine times
     assert sorted(i for i, _ in shown) == sorted([*range(10), *[*range(10, 16)] * 9])
     assert {text for i, text in shown if i == 12} == {said[2]}

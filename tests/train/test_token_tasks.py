@@ -25,7 +25,7 @@ from kalpana.train.data_cache import silent
 from kalpana.train.loop import BLOCKS, train
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.tasks import TASKS
-from kalpana.train.token_tasks import Told, blinded
+from kalpana.train.token_tasks import TokenBatch, token_dropout
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
@@ -53,7 +53,7 @@ def vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(family: str, vqgan: Path, **fields: object) -> Recipe:
     common = {"name": "t", "family": family, "model": MODELS[family], "vqgan": vqgan, "pool": 32, "steps": 10, "batch": 4, "lr": 2e-3}
-    return Recipe(**{**common, "warmup": 2, "log_every": 5, "sheet_every": 100, **fields})  # type: ignore[arg-type]
+    return Recipe(**{**common, "warmup": 2, "log_every": 5, "sample_every": 100, **fields})  # type: ignore[arg-type]
 
 
 def build(family: str, vqgan: Path, **fields: object) -> Any:
@@ -109,7 +109,7 @@ def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Pa
 
 @pytest.mark.parametrize("family", MODELS)
 def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, vqgan: Path, tmp_path: Path) -> None:
-    asked = recipe(family, vqgan, optimizer="muon", accumulate=2)
+    asked = recipe(family, vqgan, optimizer="muon", grad_accum=2)
     for run, stops in (("whole", (10,)), ("parts", (5, 10))):
         for stop in stops:
             weights = train(asked, tmp_path / run, until=stop, echo=lambda line: None)
@@ -136,12 +136,12 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, vqgan: Path, tmp
     assert "\n" not in str(error.value)
 
 
-def told(b: int = 4) -> Told:
+def told(b: int = 4) -> TokenBatch:
     """Any picture and any words."""
     ids = torch.randint(4, 8000, (b, 8), generator=luck(2))
     mask = torch.arange(8) < torch.tensor([8, 5, 3, 6])[:, None]
     ids[:, 0], ids[torch.arange(b), mask.sum(1) - 1] = 1, 2
-    return Told(
+    return TokenBatch(
         torch.randint(0, 32, (b, 4, 4), generator=luck(3)), Tokens(ids * mask, mask), torch.empty(b, 0), torch.zeros(b), torch.zeros(b)
     )
 
@@ -187,7 +187,7 @@ def test_maskgits_loss_is_of_the_hidden_cells_by_hand(vqgan: Path) -> None:
     task, batch = build("maskgit", vqgan, drop=0.5), told()
     stir(task.model)
     rng = luck(6)
-    hidden, null = dalle.hide(4, task.model.config, rng), torch.rand(4, generator=rng) < 0.5
+    hidden, null = dalle.random_mask(4, task.model.config, rng), torch.rand(4, generator=rng) < 0.5
     assert null.any() and not null.all() and hidden.any() and not hidden.all()
     wrong = []
     for k in range(4):
@@ -251,14 +251,14 @@ def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqga
 
 
 def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> None:
-    assert blinded(torch.zeros(4, 3, 3), torch.zeros(4), luck()) is None
-    hidden = blinded(torch.zeros(4000, 6, 6), torch.full((4000,), 0.5), luck())
+    assert token_dropout(torch.zeros(4, 3, 3), torch.zeros(4), luck()) is None
+    hidden = token_dropout(torch.zeros(4000, 6, 6), torch.full((4000,), 0.5), luck())
     assert hidden is not None and hidden.shape == (4000, 6, 6)
     part = hidden.float().mean((1, 2))
     assert 0.47 < (part > 0).float().mean() < 0.53 and part[part > 0].mean().item() == pytest.approx(0.5, abs=0.03)
     for low in (0.0, 0.25, 0.5, 0.75):  # uniform
         assert 0.1 < ((part > low) & (part <= low + 0.25)).float().mean() < 0.15
-    some = blinded(torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), luck())
+    some = token_dropout(torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), luck())
     assert some is not None and not some[:200].any() and some[200:].flatten(1).any(1).float().mean() > 0.9
 
 
@@ -291,7 +291,7 @@ def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(family
     assert loss.isfinite()
 
 
-def learn(task: Any, batch: Told, what: str) -> None:
+def learn(task: Any, batch: TokenBatch, what: str) -> None:
     """The batch by heart, until little is left to say of ``what``: "image" or "text"."""
     optimizer, left = torch.optim.Adam(task.model.parameters(), 1e-2), [math.inf]
     while max(left[-3:]) > 0.02:  # bits a token, of which the first may have them all
@@ -304,22 +304,22 @@ def learn(task: Any, batch: Told, what: str) -> None:
     task.model.eval()
 
 
-def draw_dalle(task: Any, batch: Told) -> Tensor:
+def draw_dalle(task: Any, batch: TokenBatch) -> Tensor:
     *_, drawn = stream(task.model, Cond(batch.tokens), [luck()] * 4, temperature=0)
     return drawn.ids
 
 
-def draw_maskgit(task: Any, batch: Told) -> Tensor:
+def draw_maskgit(task: Any, batch: TokenBatch) -> Tensor:
     *_, drawn = masked(task.model, Cond(batch.tokens), [luck()] * 4, steps=4, temperature=0)
     return drawn.ids
 
 
-def draw_mini(task: Any, batch: Told) -> Tensor:
+def draw_mini(task: Any, batch: TokenBatch) -> Tensor:
     return torch.stack(list(task.model.generate(batch.tokens, lambda logits: logits.argmax(-1))), 1).view(4, 4, 4)
 
 
 @pytest.mark.parametrize(("family", "draw"), [("dalle", draw_dalle), ("maskgit", draw_maskgit), ("dalle-mini", draw_mini)])
-def test_a_batch_learned_by_heart_is_drawn_again(family: str, draw: Callable[[Any, Told], Tensor], vqgan: Path) -> None:
+def test_a_batch_learned_by_heart_is_drawn_again(family: str, draw: Callable[[Any, TokenBatch], Tensor], vqgan: Path) -> None:
     task = build(family, vqgan, drop=0.0, swap=0.0)
     batch = task.batch(0)
     assert len({tuple(row.flatten().tolist()) for row in batch.image}) == 4
@@ -365,7 +365,7 @@ def test_held_out_bits_are_the_mean_over_all_tokens(vqgan: Path) -> None:
     """Some parts of the dev captions have more words than others: each word counts once."""
     lessons, dev = build("dalle", vqgan).lessons, World(0, "dev")
 
-    def number(told: Told) -> tuple[Tensor, Tensor]:
+    def number(told: TokenBatch) -> tuple[Tensor, Tensor]:
         return told.tokens.ids[told.tokens.mask].double().mean(), told.tokens.mask.sum()
 
     tokens = Tokenizer.load().encode([dev.describe(i)[0] for i in range(512)])

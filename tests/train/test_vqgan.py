@@ -19,16 +19,16 @@ from kalpana.models.detector import Config as DetectorConfig
 from kalpana.models.detector import Detector
 from kalpana.models.reader import Config as ReaderConfig
 from kalpana.models.reader import Reader
-from kalpana.models.vqgan import VQGAN, Config, balance
+from kalpana.models.vqgan import VQGAN, Config, adaptive_gan_weight
 from kalpana.train import data_cache
-from kalpana.train.autoencoder import faults, ssim
+from kalpana.train.autoencoder import reconstruction_loss, ssim
 from kalpana.train.checkpoint import State
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import BLOCKS, make_optimizers, train, train_step
 from kalpana.train.recipe import Recipe, read_recipe
 from kalpana.train.sign_augmentation import MOST
 from kalpana.train.task import autocast
-from kalpana.train.vqgan import Judged, Tokenise, misread, unlike
+from kalpana.train.vqgan import VQGANBatch, VQGANTask, ocr_loss, perceptual_loss
 from kalpana.types import KalpanaError
 from kalpana.world.crops import strips
 
@@ -36,7 +36,7 @@ SHIPPED = Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors"
 READS = Path(__file__).parents[2] / "weights/verifier-a/reader.safetensors"
 MODEL = {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)}
 RECIPE = Recipe(
-    name="q", family="vqgan", model=MODEL, pool=8, steps=10, batch=4, lr=3e-3, warmup=2, bf16=False, log_every=1, sheet_every=100
+    name="q", family="vqgan", model=MODEL, num_images=8, steps=10, batch=4, lr=3e-3, warmup=2, bf16=False, log_every=1, sample_every=100
 )  # fmt: skip
 
 
@@ -68,9 +68,9 @@ def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def build(eyes: Path | None = None, **fields: object) -> Tokenise:
+def build(eyes: Path | None = None, **fields: object) -> VQGANTask:
     torch.manual_seed(0)
-    return Tokenise(RECIPE.model_copy(update={"features": eyes, **fields}), torch.device("cpu"), silent)
+    return VQGANTask(RECIPE.model_copy(update={"perceptual_net": eyes, **fields}), torch.device("cpu"), silent)
 
 
 def floats(pixels: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(codes: dict[
     task.model.load_state_dict(before)
     x = floats(batch.pixels)
     drawn = network(x)
-    rebuilt = faults(drawn.pixels - x) + 0.5 * unlike(task.eyes, drawn.pixels, x)
+    rebuilt = reconstruction_loss(drawn.pixels - x) + 0.5 * perceptual_loss(task.eyes, drawn.pixels, x)
     against = -judge(drawn.pixels).mean()
-    mine = rebuilt + 0.25 * drawn.loss + 0.1 * balance(rebuilt, against, network.last) * against
+    mine = rebuilt + 0.25 * drawn.loss + 0.1 * adaptive_gan_weight(rebuilt, against, network.last) * against
     real, fake = judge(x), judge(drawn.pixels.detach())
     held = F.relu(real + 0.2).square().mean() + F.relu(0.3 - fake).square().mean()
     yours = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2 + 0.2 * held
@@ -122,7 +122,7 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
     batch, network = task.batch(2), task.model.network
     x = floats(batch.pixels)
     drawn = network(x)
-    wanted = faults(drawn.pixels - x) + 0.5 * unlike(task.eyes, drawn.pixels, x) + 0.25 * drawn.loss
+    wanted = reconstruction_loss(drawn.pixels - x) + 0.5 * perceptual_loss(task.eyes, drawn.pixels, x) + 0.25 * drawn.loss
     loss, said = task.loss(batch, rng())
     assert loss == wanted and set(said) == {"psnr", "commit", "unlike", "used"}
     loss.backward()
@@ -164,13 +164,13 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
             u, v = (net.look[:depth](strip) for strip in (one, two))
             apart.append((F.normalize(u, dim=1, eps=0.01) - F.normalize(v, dim=1, eps=0.01)).square().sum(1).mean())
         wanted.append((p * (p.log() - q.log())).sum(-1).mean() + torch.stack(apart).mean())
-    found = misread(net, y, x, boxes, rng(7))
+    found = ocr_loss(net, y, x, boxes, rng(7))
     assert torch.allclose(found, torch.stack(wanted).mean(), rtol=1e-4) and found > 0
     found.backward()
     assert x.grad is None and y.grad is not None and not y.grad[0].any() and y.grad[1].any() and y.grad[2].any()
     assert all(p.grad is None for p in net.parameters())
-    assert misread(net, x, x, boxes, rng(7)).item() == pytest.approx(0, abs=1e-6)
-    assert misread(net, y, x, torch.zeros(3, 2, 4), rng(7)) == 0
+    assert ocr_loss(net, x, x, boxes, rng(7)).item() == pytest.approx(0, abs=1e-6)
+    assert ocr_loss(net, y, x, torch.zeros(3, 2, 4), rng(7)) == 0
 
     batch = task.batch(0)
     _, plain = build(signs=0.5).loss(batch, rng(1))
@@ -178,7 +178,7 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
     loss, said = task.loss(batch, rng(1))
     assert "misread" not in plain and said["misread"] > 0
     drawn = network(pixels)
-    assert loss.item() > faults(drawn.pixels - pixels).item()
+    assert loss.item() > reconstruction_loss(drawn.pixels - pixels).item()
 
 
 def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> None:
@@ -189,7 +189,7 @@ def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> 
     before, pixels, found = deepcopy(task.model.state_dict()), task.batch(0).pixels, []
     for worth in (0.0, 0.3):
         task.model.load_state_dict(before)
-        loss, said = task.loss(Judged(pixels, torch.zeros(4, 4), torch.full((4,), worth)), rng())
+        loss, said = task.loss(VQGANBatch(pixels, torch.zeros(4, 4), torch.full((4,), worth)), rng())
         found.append(torch.autograd.grad(loss, task.model.network.last)[0])
     assert said["balance"] > 0
     assert (found[1] - found[0]).norm().item() == pytest.approx(0.3 * found[0].norm().item(), rel=0.02)
@@ -252,7 +252,7 @@ def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
 
 def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(eyes: Path, tmp_path: Path) -> None:
     """To the last bit, with batches in two parts too."""
-    recipe = RECIPE.model_copy(update={"features": eyes, "steps": 12, "judge_from": 0.5, "accumulate": 2})
+    recipe = RECIPE.model_copy(update={"perceptual_net": eyes, "steps": 12, "gan_start": 0.5, "grad_accum": 2})
     for run, stops in (("whole", (10,)), ("parts", (4, 10))):
         for stop in stops:
             assert train(recipe, tmp_path / run, until=stop, echo=lambda line: None) is None
@@ -266,7 +266,7 @@ def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(eyes: Path,
 def run(eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """A short run, and what its pictures and their tokens cost at each step."""
     lines: list[str] = []
-    recipe = RECIPE.model_copy(update={"features": eyes, "steps": 60, "judge_from": 0.8, "ema": 0.9})
+    recipe = RECIPE.model_copy(update={"perceptual_net": eyes, "steps": 60, "gan_start": 0.8, "ema_decay": 0.9})
     weights = train(recipe, tmp_path_factory.mktemp("run"), echo=lines.append)
     assert weights is not None and any("balance" in line for line in lines)
     return weights, [float(line.split("loss ")[1].split()[0]) for line in lines if "  loss " in line and "balance" not in line]
@@ -302,7 +302,7 @@ def test_a_run_goes_on_from_weights_and_their_codes(run: tuple[Path, list[float]
 
 
 def test_where_codes_are_kept_the_decoder_alone_learns(run: tuple[Path, list[float]], tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"init": run[0], "keep_codes": True, "steps": 4, "judge_from": 0.5})
+    recipe = RECIPE.model_copy(update={"init": run[0], "freeze_encoder": True, "steps": 4, "gan_start": 0.5})
     weights = train(recipe, tmp_path, echo=lambda line: None)
     assert weights is not None
     before, after = (read_weights(path, "vqgan").tensors for path in (run[0], weights))
@@ -314,14 +314,14 @@ def test_pictures_that_look_alike_to_a_detector() -> None:
     """The squared distance of unit vectors is 2 - 2 cos; only the first of the two pictures learns."""
     net = load_module(SHIPPED, "detector", lambda **config: Detector(DetectorConfig(**config)))
     x, y = pictures(2).requires_grad_(), pictures(2, seed=1).requires_grad_()
-    apart = unlike(net, y, x)
+    apart = perceptual_loss(net, y, x)
     fine, other = net.stem(y), net.stem(x)
     stages = [(fine, other), (net.eighth(fine), net.eighth(other))]
     stages.append((net.sixteenth(stages[1][0]), net.sixteenth(stages[1][1])))
     assert torch.allclose(apart, torch.stack([(2 - 2 * F.cosine_similarity(a, b)).mean() for a, b in stages]).mean(), atol=1e-5)
     apart.backward()
     assert x.grad is None and y.grad is not None and y.grad.abs().sum() > 0
-    assert unlike(net, x, x) == 0
+    assert perceptual_loss(net, x, x) == 0
 
 
 def test_structural_similarity() -> None:
@@ -376,7 +376,7 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
 )  # fmt: skip
 def test_what_cannot_be_trained_is_said_before_anything_is_drawn(fields: dict[str, object], message: str) -> None:
     with pytest.raises(KalpanaError, match=message) as error:
-        Tokenise(RECIPE.model_copy(update={"pool": 10**9, **fields}), torch.device("cpu"), silent)
+        VQGANTask(RECIPE.model_copy(update={"num_images": 10**9, **fields}), torch.device("cpu"), silent)
     assert "\n" not in str(error.value)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
-from kalpana.hub.card import Card, seal, write_card
+from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.models.clip import CLIP, Config, unit
 from kalpana.types import KalpanaError
@@ -39,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             torch.nn.init.constant_(clip.logit_bias, -1.0)
         save_weights(shelf / loss / "clip.safetensors", clip, "clip", config, {})
         write_card(shelf / loss, Card(name=loss, family="clip", tasks=("classify",)))
-        seal(shelf / loss)
+        write_hashes(shelf / loss)
     return {loss: str(shelf / loss) for loss in ("softmax", "sigmoid")}
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import ExifTags, Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-from kalpana.hub.card import Card, seal, write_card
+from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.clip import Framing
 from kalpana.hub.weights import fingerprint, save_weights
 from kalpana.media import rgb, to_pixels
@@ -34,7 +34,7 @@ def shelve(folder: Path, config: Config = TINY, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     save_weights(folder / "clip.safetensors", CLIP(config), "clip", config, {})
     write_card(folder, Card(name=folder.name, family="clip", tasks=("classify", "search")))
-    seal(folder)
+    write_hashes(folder)
     return folder
 
 
@@ -277,7 +277,7 @@ def test_asked_again_it_is_the_same_and_after_a_change_another(tmp_path: Path) -
 
 def test_there_is_no_clip_yet_or_it_is_another_family(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kalpana.understand.encoder.shelf", lambda: tmp_path / "weights")
+    monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: tmp_path / "weights")
     with pytest.raises(KalpanaError, match=r"no weights of a CLIP come with this version of Kalpana: name a public one, such as openai/"):
         load()
     shelve(tmp_path / "weights/clip")

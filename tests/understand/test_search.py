@@ -29,7 +29,7 @@ from kalpana.types import KalpanaError
 from kalpana.understand import search as seek
 from kalpana.understand.folder import File, Read, read_image
 from kalpana.understand.index import index
-from kalpana.understand.search import Hit, Only, Term, duplicates, parse, search
+from kalpana.understand.search import Hit, SearchFilter, Term, duplicates, parse, search
 from kalpana.understand.store import writing
 
 Paint = Callable[..., Path]
@@ -147,7 +147,7 @@ def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
     assert len(everything) == 13
 
     def chosen(**fields: Any) -> list[str]:
-        hits = search(gallery, "red", colours, n=100, only=Only(**fields))
+        hits = search(gallery, "red", colours, n=100, only=SearchFilter(**fields))
         assert [hit.path for hit in hits] == [hit.path for hit in everything if hit in hits]  # in the same order
         return sorted(names(hits))
 
@@ -165,23 +165,23 @@ def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
 
 
 def test_filters_alone_give_the_latest(gallery: Path, colours: Any) -> None:
-    hits = search(gallery, (), colours, only=Only(prompt="e"), n=5)
+    hits = search(gallery, (), colours, only=SearchFilter(prompt="e"), n=5)
     assert names(hits) == ["made0.png"] and hits[0].score is None
     assert (hits[0].prompt, hits[0].model, hits[0].seed) == ('A Red apple, it\'s "here"', "default", 7)
-    latest = search(gallery, (), colours, only=Only(since="2002"), n=13)
+    latest = search(gallery, (), colours, only=SearchFilter(since="2002"), n=13)
     assert [hit.date for hit in latest] == sorted((hit.date for hit in latest), reverse=True)
 
 
 @pytest.mark.parametrize(
     ("only", "told"),
     [
-        (Only(folder=Path("nowhere")), "there is no folder nowhere in"),
-        (Only(folder=Path("..")), "there is no folder .. in"),
-        (Only(since="yesterday"), "date 'yesterday' should be a day, a month or a year"),
-        (Only(until="2026-02-30"), "date '2026-02-30' should be"),
+        (SearchFilter(folder=Path("nowhere")), "there is no folder nowhere in"),
+        (SearchFilter(folder=Path("..")), "there is no folder .. in"),
+        (SearchFilter(since="yesterday"), "date 'yesterday' should be a day, a month or a year"),
+        (SearchFilter(until="2026-02-30"), "date '2026-02-30' should be"),
     ],
 )
-def test_a_filter_that_makes_no_sense_is_told(only: Only, told: str, gallery: Path, colours: Any) -> None:
+def test_a_filter_that_makes_no_sense_is_told(only: SearchFilter, told: str, gallery: Path, colours: Any) -> None:
     with pytest.raises(KalpanaError, match=told):
         search(gallery, "red", colours, only=only)
 
@@ -229,7 +229,7 @@ def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
 def test_copies_are_found_and_others_are_not(gallery: Path, colours: Any) -> None:
     groups = duplicates(gallery, colours, alike=0.999)
     assert [names(group) for group in groups] == [["made0.png", "made1.png", "red.png"]]
-    assert duplicates(gallery, colours, alike=0.999, only=Only(folder=Path("pairs"))) == []
+    assert duplicates(gallery, colours, alike=0.999, only=SearchFilter(folder=Path("pairs"))) == []
 
 
 # ------------------------------------------------------------------------------------------------------------------ shown

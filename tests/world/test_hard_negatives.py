@@ -8,14 +8,14 @@ from collections import Counter
 import pytest
 
 from kalpana.world.grammar import FORMS, LANGUAGES
-from kalpana.world.hard_negatives import WAYS, twist
+from kalpana.world.hard_negatives import WAYS, hard_negative
 from kalpana.world.kinds import hands, signs
 from kalpana.world.scene import Hand, Scene, Sign
 from kalpana.world.splits import belongs, said
 from kalpana.world.world import KINDS, World
 
 PAIRS = {
-    kind: [(scene, *found) for i in range(120) if (found := twist(scene := World(3, kind=kind).scene(i), random.Random(i)))]
+    kind: [(scene, *found) for i in range(120) if (found := hard_negative(scene := World(3, kind=kind).scene(i), random.Random(i)))]
     for kind in WAYS
 }
 
@@ -60,7 +60,8 @@ def test_with_no_split_a_small_one_is_twisted_in_every_way() -> None:
     world = World(1, "test")
     scenes = [scene for i in range(6000) if len((scene := world.scene(i)).groups) == 2]
     within, anywhere = (
-        Counter(found[0] for k, scene in enumerate(scenes) if (found := twist(scene, random.Random(k), split))) for split in ("test", None)
+        Counter(found[0] for k, scene in enumerate(scenes) if (found := hard_negative(scene, random.Random(k), split)))
+        for split in ("test", None)
     )
     assert anywhere["relation"] > 50 and anywhere["relation"] > 8 * within["relation"] and anywhere["colors"] > 0
     assert sum(anywhere.values()) == len(scenes)
@@ -80,14 +81,14 @@ def test_what_is_to_be_tried_first_is_what_is_twisted_wherever_it_can_be() -> No
     for scene, way, _ in PAIRS["objects"]:
         ways = {name for name, way in WAYS["objects"].items() if list(way(scene, "train"))}
         for name in WAYS["objects"]:
-            found = twist(scene, random.Random(0), first=(name,))
+            found = hard_negative(scene, random.Random(0), first=(name,))
             assert found and (found[0] == name) == (name in ways)
         assert way in ways
 
 
 def test_the_same_chance_twists_the_same() -> None:
     scene = World(3).scene(5)
-    assert twist(scene, random.Random(1)) == twist(scene, random.Random(1))
+    assert hard_negative(scene, random.Random(1)) == hard_negative(scene, random.Random(1))
 
 
 def _sprites(scene: Scene, kind: type) -> list:

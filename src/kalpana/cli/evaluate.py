@@ -19,7 +19,7 @@ from kalpana.types import KalpanaError, Picture
 
 if TYPE_CHECKING:
     from kalpana.evaluate.suites import Prompt
-    from kalpana.pipelines.pipeline import Drawer
+    from kalpana.pipelines.pipeline import Pipeline
     from kalpana.understand.encoder import Encoder
 
 
@@ -51,9 +51,9 @@ def evaluate(
     from kalpana.evaluate.cost import Cost
     from kalpana.evaluate.suites import load as load_suite
     from kalpana.evaluate.verifiers.ocr import readers
-    from kalpana.evaluate.verifiers.verifier import Trained
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
     from kalpana.evaluate.verifiers.verifier_errors import verified
-    from kalpana.hub.card import shelf
+    from kalpana.hub.card import weights_dir
     from kalpana.hub.weights import fingerprint
     from kalpana.pipelines import load
 
@@ -68,13 +68,13 @@ def evaluate(
         )
     if clip_score is not None and (comparing or suite == "clips"):
         raise KalpanaError("--clip-score is of one model's pictures: leave it out of kalpana evaluate compare and of --suite clips")
-    judge_by = verifier or shelf() / ("verifier-a" if dev else "verifier-b")
+    judge_by = verifier or weights_dir() / ("verifier-a" if dev else "verifier-b")
     twin = f"{suite}-dev" if dev else suite
     if suite == "clips":
         _evaluate_clips(twin, dev, limit, judge_by, images, out)
         return
     prompts = running.first(load_suite(suite, dev), limit)
-    judging = Trained.load(judge_by)
+    judging = DetectorVerifier.load(judge_by)
     reading, missing = readers(suite, judging.readers)
     if missing and not reading:
         raise KalpanaError(f"words cannot be read: {judge_by} holds no reader.safetensors, and {missing}")
@@ -128,7 +128,7 @@ def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encode
 def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, clips: Path | None, out: Path | None) -> None:
     """Judge a folder of clips by a verifier and print the tables; they are written to ``out``, or to runs/NAME-FOLDER."""
     from kalpana.evaluate.run import first
-    from kalpana.evaluate.verifiers.verifier import Trained
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
     from kalpana.evaluate.video.scores import clips_of, judge
     from kalpana.evaluate.video.suite import load
 
@@ -137,14 +137,14 @@ def _evaluate_clips(name: str, dev: bool, limit: int | None, verifier: Path, cli
             "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate --suite clips --images FOLDER"
         )
     prompts, folder = first(load(dev), limit), out or Path("runs") / f"{name}-{clips.name}"
-    judging = replace(Trained.load(verifier), readers=())
+    judging = replace(DetectorVerifier.load(verifier), readers=())
     with counting(name) as progress:
         report = judge(prompts, clips_of(clips, prompts), judging, folder, progress)
     print(report.markdown(), end="")
     print(folder / "report.json", file=sys.stderr)
 
 
-def _draw(model: Drawer, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
+def _draw(model: Pipeline, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None) -> Sequence[Picture]:
     """The pictures of a suite's prompt by a model that was asked for by this name."""
     from kalpana.pipelines import last
 

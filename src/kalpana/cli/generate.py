@@ -62,7 +62,7 @@ def generate(
     ranker = _ranker(rank_by, device) if asked[0].best_of > 1 else None
     if rank_by is not None and not ranker:
         raise KalpanaError("--rank-by ranks nothing alone: write also of how many to keep the best, such as --best-of 8")
-    settled = [drawer.capabilities.settle(request)[0] for request in asked]
+    settled = [drawer.capabilities.resolve(request)[0] for request in asked]
     ready_folder(out, sum(len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536) for r in settled))
 
     saved: list[tuple[Path, Picture]] = []

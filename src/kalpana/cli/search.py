@@ -24,14 +24,14 @@ class QueryByDefault(TyperGroup):
 
 
 searching = typer.Typer(cls=QueryByDefault, help='Search the pictures of a folder by what they show: kalpana search "a cat".')
-Kept: TypeAlias = Annotated[Path | None, typer.Option("--index", help="where the index lies, .kalpana in the folder by default")]
+ClampWithGrad: TypeAlias = Annotated[Path | None, typer.Option("--index", help="where the index lies, .kalpana in the folder by default")]
 
 
 @searching.command("index")
 def search_index(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder with pictures at any depth")],
     model: Seer = "clip",
-    at: Kept = None,
+    at: ClampWithGrad = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +88,7 @@ def search_query(
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="write a sheet of the pictures, as png, webp or jpg")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="show them in the terminal")] = True,
     model: Seer = "clip",
-    at: Kept = None,
+    at: ClampWithGrad = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +105,7 @@ def search_query(
         raise KalpanaError(f"--sheet {sheet} should end in {', '.join(SUFFIX.values())}")
     if duplicates and asked:
         raise KalpanaError("--duplicates compares all pictures with each other: leave out the query")
-    only = seek.Only(part, since, until, min_size, max_size, prompt, made_by)
+    only = seek.SearchFilter(part, since, until, min_size, max_size, prompt, made_by)
     encoder = load(model, device)
     for warning in seek.overlooked(asked, encoder):
         print(f"warning: {warning}", file=sys.stderr)

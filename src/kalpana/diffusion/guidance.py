@@ -39,7 +39,7 @@ def guide(
     return Denoise(denoiser.schedule, guided)
 
 
-def steer(denoise: Denoise, score: Callable[[Tensor], Tensor], weight: float = 1.0) -> Denoise:
+def loss_guidance(denoise: Denoise, score: Callable[[Tensor], Tensor], weight: float = 1.0) -> Denoise:
     """The denoiser with its estimate moved to where ``score(x0) -> (b,)``, any differentiable function of (b, ...), is larger.
 
     As a classifier guides, ``eps' = eps - weight * sigma * gradient`` (Dhariwal & Nichol 2021, algorithm 2), that is

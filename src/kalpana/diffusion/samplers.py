@@ -48,7 +48,7 @@ def sample(denoise: Denoise, x: Tensor, times: Tensor | Sequence[float], step: S
 
 def euler(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) -> Tensor:
     """First order, one call a step; for flow it is ``x + (s - t) * velocity`` (elsewhere DDIM: Song et al. 2021, eq. 12 with eta 0)."""
-    x0, eps = ends(denoise, x, t)
+    x0, eps = predict_x0_eps(denoise, x, t)
     return denoise.schedule.alpha(s) * x0 + denoise.schedule.sigma(s) * eps
 
 
@@ -58,11 +58,11 @@ def heun(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) ->
     Written as ``dx = x0 d(alpha) + eps d(sigma)``, which needs no derivative of the schedule and is finite where alpha is 0.
     """
     alpha, sigma = denoise.schedule.alpha, denoise.schedule.sigma
-    x0, eps = ends(denoise, x, t)
+    x0, eps = predict_x0_eps(denoise, x, t)
     ahead = alpha(s) * x0 + sigma(s) * eps
     if sigma(s) == 0:  # no noise is left to ask about (their line 6)
         return ahead
-    x0_ahead, eps_ahead = ends(denoise, ahead, s)
+    x0_ahead, eps_ahead = predict_x0_eps(denoise, ahead, s)
     return x + (alpha(s) - alpha(t)) * (x0 + x0_ahead) / 2 + (sigma(s) - sigma(t)) * (eps + eps_ahead) / 2
 
 
@@ -79,7 +79,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History
     return keep * x + (alpha(s) - keep * alpha(t)) * (x0 + slope / 2)
 
 
-def ends(denoise: Denoise, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def predict_x0_eps(denoise: Denoise, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Estimates of both ends of the path through ``x``: its x0 and its eps."""
     x0 = denoise(x, t)
     return x0, (x - denoise.schedule.alpha(t) * x0) / denoise.schedule.sigma(t)

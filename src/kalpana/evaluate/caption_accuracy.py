@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from kalpana.evaluate import suites
-from kalpana.evaluate.run import BATCH, told
+from kalpana.evaluate.run import BATCH, progress_to_stderr
 from kalpana.evaluate.suites import Prompt
 from kalpana.media import to_images
 from kalpana.pipelines import load
@@ -54,7 +54,7 @@ class Mention:
 
 
 @dataclass(frozen=True)
-class Said:
+class ParsedCaption:
     """A caption, read: its mentions in order, and relations as the grammar has them, each with the numbers of the mentions it joins."""
 
     mentions: tuple[Mention, ...]
@@ -62,7 +62,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Tongue:
+class LanguageRules:
     """What of a language is needed to read it: ``names`` by their first word, the longest first, each with its concepts and whether it can
     be one thing; the words of counts, sizes and colours; and what may stand before (a phrase may begin with it) and after a colour."""
 
@@ -87,11 +87,11 @@ def words_of(text: str) -> Words:
 
 
 @cache
-def tongue(language: str) -> Tongue:
+def language_rules(language: str) -> LanguageRules:
     return _english() if language == "en" else _hindi()
 
 
-def _english() -> Tongue:
+def _english() -> LanguageRules:
     names, single = defaultdict[Words, set[str]](set), set[Words]()
     for concept in lexicon().values():
         for name in (concept.en, *concept.synonyms_en):
@@ -102,7 +102,7 @@ def _english() -> Tongue:
     colors = {word: color for color in COLORS for word in grammar_en.COLORS.get(color, (color,))}
     counts = {word: n for n, word in enumerate(grammar_en.NUMERALS, 1)} | {str(n): n for n in range(1, 10)}
     before = (("that", "is"), ("that", "are"), ("in",), ("coloured",), (",",), ("of",), ("with", "the", "colour"))
-    return Tongue(
+    return LanguageRules(
         clean=str.lower,
         names=_by_first(names, single),
         counts=counts | {"a": 1, "an": 1},
@@ -117,7 +117,7 @@ def _english() -> Tongue:
     )
 
 
-def _hindi() -> Tongue:
+def _hindi() -> LanguageRules:
     clean = grammar_hi.casual
     names, single = defaultdict[Words, set[str]](set), set[Words]()
     for concept in lexicon().values():
@@ -130,7 +130,7 @@ def _hindi() -> Tongue:
     counts = {clean(word): n for n, word in enumerate(grammar_hi.NUMERALS, 1)} | {str(n): n for n in range(1, 10)}
     hue = [("रंग", ka) for ka in ("का", "के", "की")]
     around = [(words, ()) for rel in ("जिसका", "जिनका") for words in ((rel, "रंग"), (",", rel, "रंग"))]
-    return Tongue(
+    return LanguageRules(
         clean=lambda text: clean(text.lower()),
         names=_by_first(names, single),
         counts=counts | {digit: n for n, digit in enumerate(grammar_hi.DIGITS) if n},
@@ -211,9 +211,9 @@ def _patterns(
 # ------------------------------------------------------------------------------------------------------------------ reading
 
 
-def read(text: str, language: str) -> Said:
+def read(text: str, language: str) -> ParsedCaption:
     """A caption, read backwards."""
-    known = tongue(language)
+    known = language_rules(language)
     tokens, mentions, left, k = words_of(known.clean(text)), list[Mention](), list[str](), 0
     aside = {
         i for words in known.places for j in range(len(tokens)) if tokens[j : j + len(words)] == words for i in range(j, j + len(words))
@@ -227,10 +227,10 @@ def read(text: str, language: str) -> Said:
             mentions.append(replace(found[0], aside=k in aside))
             k = found[1]
             left.append(THING)
-    return Said(tuple(mentions), tuple(_relations(left, known)))
+    return ParsedCaption(tuple(mentions), tuple(_relations(left, known)))
 
 
-def _mention(tokens: Words, start: int, known: Tongue) -> tuple[Mention, int] | None:
+def _mention(tokens: Words, start: int, known: LanguageRules) -> tuple[Mention, int] | None:
     """The noun phrase that begins here, and where it ends."""
     k, count = start, known.counts.get(tokens[start])
     k += count is not None or tokens[k] in known.articles
@@ -256,7 +256,7 @@ def _mention(tokens: Words, start: int, known: Tongue) -> tuple[Mention, int] | 
     return Mention(1 if count is None and any(one for _, _, one, _ in longest) else count, means), end
 
 
-def _painted_later(tokens: Words, end: int, means: frozenset[Meaning], known: Tongue) -> tuple[frozenset[Meaning], int]:
+def _painted_later(tokens: Words, end: int, means: frozenset[Meaning], known: LanguageRules) -> tuple[frozenset[Meaning], int]:
     """What a noun phrase means, and where it ends, if a colour follows it that is not the background's or the next thing's."""
     for before, after in known.later:
         place = end + len(before)
@@ -268,13 +268,13 @@ def _painted_later(tokens: Words, end: int, means: frozenset[Meaning], known: To
     return means, end
 
 
-def _name(tokens: Words, k: int, known: Tongue) -> tuple[Words, frozenset[str], bool] | None:
+def _name(tokens: Words, k: int, known: LanguageRules) -> tuple[Words, frozenset[str], bool] | None:
     """The longest name that stands here."""
     some = known.names.get(tokens[k], ()) if k < len(tokens) else ()
     return next((entry for entry in some if tokens[k : k + len(entry[0])] == entry[0]), None)
 
 
-def _relations(left: Sequence[str], known: Tongue) -> Iterator[tuple[str, int, int]]:
+def _relations(left: Sequence[str], known: LanguageRules) -> Iterator[tuple[str, int, int]]:
     """The patterns that stand in what is left of a caption; of those of the same two things only the longest."""
     tokens = [token for token in left if token not in (".", "।")]
     numbers = [k for k, token in enumerate(tokens) if token == THING]
@@ -308,7 +308,7 @@ def judge(scene: Scene, text: str, language: str) -> dict[str, list[bool]]:
     return best or {}
 
 
-def _facts(scene: Scene, said: Said, order: Sequence[int | None]) -> dict[str, list[bool]]:
+def _facts(scene: Scene, said: ParsedCaption, order: Sequence[int | None]) -> dict[str, list[bool]]:
     """The facts if group k is what mention ``order[k]`` means."""
     facts = defaultdict[str, list[bool]](list)
     for group, k in zip(scene.groups, order, strict=True):
@@ -375,7 +375,7 @@ def main() -> None:
         model = load(asked.model)
         if not hasattr(model, "caption"):
             raise KalpanaError(f"model {asked.model!r} says nothing of pictures: name a DALL-E")
-        print(measure(model.caption, suites.load(asked.suite, asked.dev), told("captions")), end="")
+        print(measure(model.caption, suites.load(asked.suite, asked.dev), progress_to_stderr("captions")), end="")
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

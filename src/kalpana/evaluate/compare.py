@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kalpana.evaluate.cost import Cost
-from kalpana.evaluate.run import Bounds, Progress, run
+from kalpana.evaluate.run import Progress, ReferenceScores, run
 from kalpana.evaluate.score import Share
 from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Verifier
@@ -72,7 +72,7 @@ def compare(
     names = [model.name for model, *_ in models]
     if len(set(names)) < len(names):
         raise KalpanaError(f"two of the models are called {max(names, key=names.count)!r}: compare models of different names")
-    entries, bounds = [], Bounds.of(prompts, verifier)
+    entries, bounds = [], ReferenceScores.of(prompts, verifier)
     for model, draw, cost in models:
         takes = "steps" in model.capabilities.uses
         own = model.capabilities.defaults.steps if takes else None

@@ -66,7 +66,7 @@ def training(weights: Path) -> float:
 
 def sample(recipe: Recipe) -> float:
     """Products and sums, apart, that a sample takes there and back."""
-    small = recipe.model_copy(update={"pool": SORT * BATCH, "batch": BATCH, "accumulate": 1, "compile": False})
+    small = recipe.model_copy(update={"num_images": SORT * BATCH, "batch": BATCH, "grad_accum": 1, "compile": False})
     task, rng = TASKS[recipe.family](small, torch.device("cpu"), silent), torch.Generator().manual_seed(0)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # what is fused is not counted
         for k in range(BATCHES):

@@ -26,7 +26,7 @@ from kalpana.evaluate.run import BATCH
 from kalpana.media import to_images
 from kalpana.types import KalpanaError
 from kalpana.world.grammar import LANGUAGES
-from kalpana.world.hard_negatives import WAYS, twist
+from kalpana.world.hard_negatives import WAYS, hard_negative
 from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.render import render
 from kalpana.world.sample import scene_of
@@ -101,9 +101,9 @@ def measure(encoder: Encoder, scenes: int = SCENES, kind: str = "everything", st
     """Measure an encoder on test scenes of a kind, and, where it never saw a style, on lone things in that style."""
     world = World(1, "test", kind=kind)
     every = [world.scene(i) for i in range(scenes)]
-    image = pictured(encoder, every)
+    image = image_features(encoder, every)
     said = {language: [_said(scene, kind, language, i) for i, scene in enumerate(every)] for language in LANGUAGES}
-    text = {language: worded(encoder, captions) for language, captions in said.items()}
+    text = {language: text_features(encoder, captions) for language, captions in said.items()}
     found = [(text[language] @ image.T).argmax(1) for language in LANGUAGES]
     classes, pixels = zero_shot(encoder, style) if style else ({}, 0.0)
     return Report(
@@ -122,12 +122,12 @@ def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, i
     at most that can be said wrong so; then the mean."""
     scores: dict[str, tuple[float, int]] = {}
     for way, found in _twisted(world, each).items():
-        image = pictured(encoder, [scene for _, scene, _ in found])
+        image = image_features(encoder, [scene for _, scene, _ in found])
         both = [
             [_said(pair[k], world.kind, language, i) for (i, *pair), language in zip(found, itertools.cycle(LANGUAGES), strict=False)]
             for k in (0, 1)
         ]
-        true, false = (worded(encoder, captions) for captions in both)
+        true, false = (text_features(encoder, captions) for captions in both)
         told = [so for so, one, two in zip((((true - false) * image).sum(1) > 0).tolist(), *both, strict=True) if one != two]
         scores[way] = (sum(told) / len(told), len(told))
     shares, counts = zip(*scores.values(), strict=True)
@@ -141,7 +141,7 @@ def _twisted(world: World, each: int) -> dict[str, list[tuple[int, Scene, Scene]
     for i in range(RARE * each):
         scene = world.scene(i)
         for way in sorted(ways & WAYS[kind_of(scene)].keys()):
-            other = twist(scene, rng, None, (way,))
+            other = hard_negative(scene, rng, None, (way,))
             if other and other[0] == way:
                 found[way].append((i, scene, other[1]))
         ways -= {way for way, pairs in found.items() if len(pairs) == each}
@@ -162,7 +162,7 @@ def zero_shot(encoder: Encoder, style: str) -> tuple[dict[str, float], float]:
         for other in [random.Random(f"{concept}/{k}").choice([each for each in sorted(sprites_of(concept)) if each != style])]
     ]
     truth = torch.arange(len(classes)).repeat_interleave(EACH)
-    image = pictured(encoder, asked)
+    image = image_features(encoder, asked)
     scores = {}
     for language in LANGUAGES:
         labels = torch.stack([_label(encoder, concept, language) for concept in classes])
@@ -189,12 +189,12 @@ def lone(concept: str, style: str, seed: str) -> Scene:
     return scene
 
 
-def pictured(encoder: Encoder, scenes: Sequence[Scene]) -> Tensor:
+def image_features(encoder: Encoder, scenes: Sequence[Scene]) -> Tensor:
     """The features (n, d) of the pictures of scenes."""
     return torch.cat([encoder.images(to_images(pixels)) for pixels in _drawn(scenes)])
 
 
-def worded(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+def text_features(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     """The features (n, d) of texts."""
     return torch.cat([encoder.texts(texts[k : k + BATCH]) for k in range(0, len(texts), BATCH)])
 
@@ -220,7 +220,7 @@ def _label(encoder: Encoder, concept: str, language: str) -> Tensor:
     named = lexicon()[concept]
     a = f"{'an' if named.en[0] in 'aeiou' else 'a'} {named.en}" if language == "en" else named.hi.singular
     texts = [template.format(a=a, b=named.en) for template in TEMPLATES[language]]
-    return F.normalize(worded(encoder, texts).mean(0), dim=0)
+    return F.normalize(text_features(encoder, texts).mean(0), dim=0)
 
 
 def _said(scene: Scene, kind: str, language: str, i: int) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
 from kalpana.evaluate.suites import Prompt
-from kalpana.evaluate.verifiers.observations import Seen, Verifier
+from kalpana.evaluate.verifiers.observations import Observation, Verifier
 from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Picture
 from kalpana.understand.encoder import Encoder
@@ -52,7 +52,7 @@ A = TypeVar("A", bound=Asked)
 
 
 @dataclass(frozen=True)
-class Nearness:
+class ClipScore:
     """How near pictures are to their prompts by a CLIP of this ``name`` and hash: its CLIP score (Hessel et al. 2021, equation 1), the
     cosine of both vectors, and 0 where that is negative. Tables hold it in [0, 1] and print it times 100, which is the w of torchmetrics
     (that of the paper is 2.5; the code of torchmetrics, unlike its formula, takes 0 for a negative mean, not for each picture)."""
@@ -85,7 +85,7 @@ class Report:
     reader: str = ""
     others: tuple[Report, ...] = ()
     verified: dict[str, bool] | None = None
-    clip: Nearness | None = None
+    clip: ClipScore | None = None
 
     def markdown(self) -> str:
         """The table, and below it the strict overall score; of words also the reader and the edit distance, then the others'; then the CLIP
@@ -105,15 +105,15 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ReferenceScores:
     """What no model has a part in, as the verifier sees it: of each prompt the picture of the nearest training caption (``baseline``),
     and true renders, as many as it has pictures (``ceiling``)."""
 
-    baseline: list[list[Seen]]
-    ceiling: list[list[Seen]]
+    baseline: list[list[Observation]]
+    ceiling: list[list[Observation]]
 
     @classmethod
-    def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> Bounds:
+    def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> ReferenceScores:
         return cls(look_at(verifier, nearest_scenes(prompts)), look_at(verifier, true_scenes(prompts)))
 
 
@@ -134,7 +134,7 @@ def run(
     verifier: Verifier,
     out: Path,
     progress: Progress,
-    bounds: Bounds | None = None,
+    bounds: ReferenceScores | None = None,
     verified: Mapping[str, bool] | None = None,
     encoder: Encoder | None = None,
 ) -> Report:
@@ -157,7 +157,7 @@ def run(
     return judge(prompts, images, verifier, out, bounds, verified, encoder)
 
 
-def told(what: str) -> Progress:
+def progress_to_stderr(what: str) -> Progress:
     """Progress as lines on stderr: "7 of 200 clips"."""
     return lambda done, count: print(f"{done} of {count} {what}", file=sys.stderr)
 
@@ -178,15 +178,15 @@ def judge(
     images: Sequence[Sequence[Image.Image]],
     verifier: Verifier,
     out: Path,
-    bounds: Bounds | None = None,
+    bounds: ReferenceScores | None = None,
     verified: Mapping[str, bool] | None = None,
     encoder: Encoder | None = None,
 ) -> Report:
     """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``; ``bounds`` where they are known already; ``verified``
     says with which tasks the verifier can be trusted (see publish.verified); ``encoder`` is the CLIP whose score is to be given too."""
-    seen = look(verifier, images)
+    seen = observe(verifier, images)
     verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
-    bounds = bounds or Bounds.of(prompts, verifier)
+    bounds = bounds or ReferenceScores.of(prompts, verifier)
     readings = max(len(one.readings) for row in seen for one in row)
     report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readings, 1)))
     report = replace(report, others=tuple(others), clip=nearness(prompts, images, encoder) if encoder else None)
@@ -200,7 +200,7 @@ def judge(
 
 
 def _report(
-    prompts: Sequence[Prompt], seen: Sequence[Sequence[Seen]], bounds: Bounds, k: int, verified: Mapping[str, bool] | None
+    prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], bounds: ReferenceScores, k: int, verified: Mapping[str, bool] | None
 ) -> Report:
     """The report by the words of reader k."""
     mine, nearest, true = ([[one.read_by(k) for one in row] for row in each] for each in (seen, bounds.baseline, bounds.ceiling))
@@ -211,7 +211,7 @@ def _report(
     return Report(score, strict, floor, judged(prompts, nearest), judged(prompts, true), reader, verified=trusted)
 
 
-def nearness(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder) -> Nearness:
+def nearness(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder) -> ClipScore:
     """How near pictures are to their prompts, ``images[i]`` to ``prompts[i]``, by a CLIP. Nothing of it is kept, so a run's pictures can be
     scored by another CLIP later."""
     words = encoder.texts([prompt.text for prompt in prompts])  # prompts d
@@ -227,10 +227,10 @@ def nearness(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]],
     mine = list(encoder.images([image for row in images for image in row]).split([len(row) for row in images]))  # of each prompt (k, d)
     exchange = [mine[other] for other in exchanged(prompts)]
     baseline, ceiling = score(vectors(nearest_scenes(prompts))), score(vectors(true_scenes(prompts)))
-    return Nearness(encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling)
+    return ClipScore(encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling)
 
 
-def look(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Seen]]:
+def observe(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Observation]]:
     """What the verifier sees in each picture."""
     flat = [image for row in images for image in row]
     size = max({image.size for image in flat}, key=lambda size: size[0])
@@ -238,13 +238,13 @@ def look(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[li
     return _rows(verifier, (to_pixels(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)), images)
 
 
-def look_at(verifier: Verifier, scenes: Sequence[Sequence[Scene]]) -> list[list[Seen]]:
+def look_at(verifier: Verifier, scenes: Sequence[Sequence[Scene]]) -> list[list[Observation]]:
     """What the verifier sees in the picture of each scene."""
     flat = [scene for row in scenes for scene in row]
     return _rows(verifier, (render(flat[start : start + BATCH]).pixels for start in range(0, len(flat), BATCH)), scenes)
 
 
-def _rows(verifier: Verifier, batches: Iterable[Tensor], like: Sequence[Sequence[object]]) -> list[list[Seen]]:
+def _rows(verifier: Verifier, batches: Iterable[Tensor], like: Sequence[Sequence[object]]) -> list[list[Observation]]:
     """What is seen in batches of pictures, in rows as long as those of ``like``."""
     said = iter([one for pixels in batches for one in verifier.look(pixels)])
     return [[next(said) for _ in row] for row in like]
@@ -293,7 +293,10 @@ def _words(text: str) -> list[str]:
 
 
 def sheet(
-    prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], seen: Sequence[Sequence[Seen]], verdicts: dict[int, list[bool]]
+    prompts: Sequence[Prompt],
+    images: Sequence[Sequence[Image.Image]],
+    seen: Sequence[Sequence[Observation]],
+    verdicts: dict[int, list[bool]],
 ) -> Image.Image:
     """Up to eight right and eight wrong pictures of each task, the first ones, with the verifier's boxes: green right, red wrong."""
     shown, texts = [], []
@@ -306,7 +309,7 @@ def sheet(
     return captioned(shown, texts, columns=8)
 
 
-def boxed(image: Image.Image, seen: Seen, color: str) -> Image.Image:
+def boxed(image: Image.Image, seen: Observation, color: str) -> Image.Image:
     """The picture with a box around everything that counts as seen."""
     out = image.resize((256, 256), Image.Resampling.LANCZOS)
     for thing in seen.things:

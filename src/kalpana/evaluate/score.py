@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from kalpana.evaluate.suites import Prompt
-from kalpana.evaluate.verifiers.observations import Detection, Seen, best, surest
+from kalpana.evaluate.verifiers.observations import Detection, Observation, best, surest
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
 from kalpana.world.sprites import Box
@@ -36,7 +36,7 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 
 
-def right(prompt: Prompt, seen: Seen, strict: bool = False, thresholds: Thresholds = THRESHOLDS) -> bool:
+def right(prompt: Prompt, seen: Observation, strict: bool = False, thresholds: Thresholds = THRESHOLDS) -> bool:
     """Whether the picture holds what was asked for; ``strict``: and not one thing more.
 
     Objects: for each group its n surest detections, which have its colour and facing; exactly n where the prompt is exact; and they stand
@@ -55,7 +55,7 @@ def right(prompt: Prompt, seen: Seen, strict: bool = False, thresholds: Threshol
     return all(atoms(prompt, seen, thresholds))
 
 
-def atoms(prompt: Prompt, seen: Seen, thresholds: Thresholds = THRESHOLDS) -> list[bool]:
+def atoms(prompt: Prompt, seen: Observation, thresholds: Thresholds = THRESHOLDS) -> list[bool]:
     """Which of the things said about objects are so: for each group its object, its count, its colour, its facing and its size where
     named; then the relation. A count is met by more, unless the prompt is exact. The place is left out: a verifier does not see it."""
     least = thresholds.counting if prompt.exact else thresholds.include
@@ -75,13 +75,13 @@ def atoms(prompt: Prompt, seen: Seen, thresholds: Thresholds = THRESHOLDS) -> li
     return so
 
 
-def distance(prompt: Prompt, seen: Seen) -> float:
+def distance(prompt: Prompt, seen: Observation) -> float:
     """The normalised edit distance (see ned) from the prompt's word to the nearest that the first reader reads, 1 where it reads none."""
     word, read = _spelt(prompt.word or "", seen)
     return min((ned(word, one) for one in read), default=1.0)
 
 
-def _spelt(word: str, seen: Seen) -> tuple[str, list[str]]:
+def _spelt(word: str, seen: Observation) -> tuple[str, list[str]]:
     """A word, and those that the first reader reads, in one spelling: NFC, and without 0 and 1 where it takes them for O and I."""
     first = seen.readings[0] if seen.readings else None
     spelt = [unicodedata.normalize("NFC", one) for one in (word, *(first.words if first else ()))]
@@ -194,7 +194,7 @@ def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> 
     return Table(tasks, _share(mean, np.mean(draws, axis=0), results.values()))
 
 
-def judged(prompts: Sequence[Prompt], seen: Sequence[Sequence[Seen]], strict: bool = False) -> Table:
+def judged(prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], strict: bool = False) -> Table:
     """The table of pictures by what was seen in them, ``seen[i]`` in those of ``prompts[i]``; ``strict`` as in right."""
     verdicts = {i: [right(prompt, one, strict) for one in seen[i]] for i, prompt in enumerate(prompts)}
     far = [np.mean([distance(prompt, one) for one in seen[i]]) for i, prompt in enumerate(prompts) if prompt.word is not None]

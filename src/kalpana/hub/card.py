@@ -41,7 +41,7 @@ class Card(BaseModel):
     _one_line = model_validator(mode="wrap")(one_line)
 
 
-def shelf() -> Path:
+def weights_dir() -> Path:
     """The folder of the weights that come with Kalpana: inside an installed package, at the root of a repository."""
     package = Path(__file__).parents[1]
     return package / "weights" if (package / "weights").is_dir() else package.parents[1] / "weights"
@@ -49,14 +49,14 @@ def shelf() -> Path:
 
 def list_models() -> list[Card]:
     """The cards of the models that come with Kalpana, by name."""
-    return [read_card(path.parent) for path in sorted(shelf().glob(f"*/{CARD}"))]
+    return [read_card(path.parent) for path in sorted(weights_dir().glob(f"*/{CARD}"))]
 
 
 def find_model(name: str) -> Path:
     """The folder of a model that comes with Kalpana, by its name, or of any other, by its path. Raises KalpanaError."""
-    known = [path.parent.name for path in sorted(shelf().glob(f"*/{CARD}"))]
+    known = [path.parent.name for path in sorted(weights_dir().glob(f"*/{CARD}"))]
     if name in known:
-        return shelf() / name
+        return weights_dir() / name
     if Path(name).is_dir():
         return Path(name)
     close = difflib.get_close_matches(name, known, n=1)
@@ -88,7 +88,7 @@ def vqgan_of(folder: Path) -> Path:
     Raises KalpanaError where there are none."""
     from kalpana.hub.weights import files_of
 
-    for path in (folder / VQGAN, shelf() / "vqgan" / VQGAN):
+    for path in (folder / VQGAN, weights_dir() / "vqgan" / VQGAN):
         if files_of(path)[0].is_file():
             return path
     raise KalpanaError(
@@ -100,7 +100,7 @@ def vqgan_of(folder: Path) -> Path:
 def clip_of(folder: Path) -> Path:
     """The folder of the CLIP that a model in this folder asks: its own ``clip``, or else the one that comes with Kalpana. Raises
     KalpanaError where there is none."""
-    for path in (folder / "clip", shelf() / "clip"):
+    for path in (folder / "clip", weights_dir() / "clip"):
         if (path / CARD).is_file():
             return path
     raise KalpanaError(
@@ -121,7 +121,7 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-def seal(folder: Path) -> Card:
+def write_hashes(folder: Path) -> Card:
     """Hash the weights that the model in a folder draws with, and write their parameters and scores into its card; a folder without a card
     gets a plain one. Raises KalpanaError where weights are missing."""
     from kalpana.hub.weights import fingerprint
@@ -184,6 +184,6 @@ if __name__ == "__main__":
         for folder in options.folders:
             if options.int8:
                 _shrink(folder)
-            print(seal(folder).model_dump_json(indent=2))
+            print(write_hashes(folder).model_dump_json(indent=2))
     except KalpanaError as error:
         sys.exit(f"error: {error}")

@@ -119,7 +119,7 @@ class Attention(nn.Module):
         return self.out(x.transpose(1, 2).flatten(2))  # b l d
 
 
-class Feed(nn.Module):
+class MLP(nn.Module):
     """A feed-forward layer with the norm before it and the sum after it, which take its activation's scale into their vectors: so what is
     widest is passed through once."""
 
@@ -140,7 +140,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm_one, self.norm_two = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.attention = Attention(width, heads)
-        self.feed = Feed(width, hidden, activation)
+        self.feed = MLP(width, hidden, activation)
 
     def forward(self, x: Tensor, bias: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """(b, l, d) to the same, or to what comes out at ``place`` (b,) of each row alone, (b, 1, d)."""
@@ -153,7 +153,7 @@ def at(x: Tensor, place: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), place][:, None]
 
 
-class Gather(nn.Module):
+class AttentionPool(nn.Module):
     """Patches (b, l, d) to one feature (b, d): a learned query attends to all, then a feed-forward (Lee et al. 2019, section 3.2)."""
 
     def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float) -> None:
@@ -162,7 +162,7 @@ class Gather(nn.Module):
         self.probe = nn.Parameter(torch.zeros(1, 1, width))
         self.query, self.keys, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps)
-        self.feed = Feed(width, hidden, activation)
+        self.feed = MLP(width, hidden, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.query(self.probe).expand(len(x), -1, -1).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
@@ -171,7 +171,7 @@ class Gather(nn.Module):
         return self.feed(x, self.norm)
 
 
-class Patches(nn.Conv2d):
+class PatchEmbed(nn.Conv2d):
     """Pixels (b, 3, h, w) to a feature (b, l, d) for each patch, row by row: a convolution whose stride is its size, as one matrix product.
     On a CPU in bf16 the way back of the convolution itself takes nine times as long as in fp32."""
 
@@ -182,7 +182,7 @@ class Patches(nn.Conv2d):
         return F.linear(x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
 
 
-class Halve(nn.Module):
+class Downsample(nn.Module):
     """A convolution that halves the side, and one around each of its cells that is added: (b, a, h, w) to (b, width, h/2, w/2)."""
 
     def __init__(self, inputs: int, width: int, eps: float) -> None:
@@ -203,15 +203,15 @@ class ImageTower(nn.Module):
         super().__init__()
         self.config = c
         marked, widths, patch = c.image_pool == "class", (3, *c.stem), c.patch // 2 ** len(c.stem)
-        self.stem = nn.Sequential(*[Halve(a, b, c.eps) for a, b in pairwise(widths)])
-        self.patches = Patches(widths[-1], c.width, patch, patch, bias=not marked)
+        self.stem = nn.Sequential(*[Downsample(a, b, c.eps) for a, b in pairwise(widths)])
+        self.patches = PatchEmbed(widths[-1], c.width, patch, patch, bias=not marked)
         self.mark = nn.Parameter(torch.zeros(c.width)) if marked else None
         self.positions = nn.Parameter(torch.zeros((c.side // c.patch) ** 2 + marked, c.width))
         self.before = nn.LayerNorm(c.width, c.eps) if marked else nn.Identity()
         self.blocks = nn.ModuleList([Block(c.width, c.heads, c.hidden, c.activation, c.eps) for _ in range(c.depth)])
         self.norm = nn.LayerNorm(c.width, c.eps)
         gathers = c.image_pool == "attention"
-        self.gather = Gather(c.width, c.heads, c.hidden, c.activation, c.eps) if gathers else None
+        self.gather = AttentionPool(c.width, c.heads, c.hidden, c.activation, c.eps) if gathers else None
         self.project = nn.Identity() if gathers else nn.Linear(c.width, c.features, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from kalpana.models.dit import Rotation, SwiGLU, frequencies, norm, positions, rotate, turn
+from kalpana.models.dit import Rotation, SwiGLU, frequencies, norm, positions, rope_tables, rotate
 from kalpana.types import Cond
 
 
@@ -72,7 +72,7 @@ class Block(nn.Module):
         return x + self.feed(norm(x))
 
 
-class Captions(nn.Module):
+class TextEmbedding(nn.Module):
     """``(cond, b)`` to embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
@@ -130,7 +130,7 @@ class DALLE(nn.Module):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
         self.config = c = config or Config()
-        self.captions = Captions(c.vocabulary, c.width)
+        self.captions = TextEmbedding(c.vocabulary, c.width)
         self.codes = nn.Embedding(c.codes + 1, c.width)
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
         self.say = nn.Linear(c.width, c.vocabulary, bias=False)
@@ -157,11 +157,11 @@ class DALLE(nn.Module):
         rows, columns) are asked for, but not shown to what comes after them."""
         seen = image if hidden is None else image.masked_fill(hidden, self.config.codes)
         words, cells = self._look(cond, seen, swapped, aside)
-        wrong = unlikely(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()
+        wrong = fused_cross_entropy(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()
         if cond.tokens is None:
             return Loss(torch.zeros_like(wrong), wrong)
         said = cond.tokens.mask[:, 1:] if cond.null is None else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
-        return Loss(unlikely(words[said], self.say, cond.tokens.ids[:, 1:][said]) / said.sum().clamp(min=1), wrong)
+        return Loss(fused_cross_entropy(words[said], self.say, cond.tokens.ids[:, 1:][said]) / said.sum().clamp(min=1), wrong)
 
     def _look(self, cond: Cond, image: Tensor, swapped: Tensor | None, aside: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Features (b, l - 1, d) from which all words but the first are said, and (b, hw, d) from which cells are shown."""
@@ -176,7 +176,7 @@ class DALLE(nn.Module):
         part = F.pad(torch.where(mask, 2 * late, 3), (0, 1 + c.rows * c.columns), value=1)  # a caption is 0 or 2, the picture 1, padding 3
         order = part.argsort(stable=True)  # b l+1+hw
         x = torch.take_along_dim(x + positions(places[:, 1:], c.width).to(x), order[..., None], 1)
-        rotation, back = turn(angles(places, c)[order].unsqueeze(1)), order.argsort(1)[..., None]  # the first b 1 l+1+hw d/n/2
+        rotation, back = rope_tables(angles(places, c)[order].unsqueeze(1)), order.argsort(1)[..., None]  # the first b 1 l+1+hw d/n/2
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, causal)
             if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
@@ -214,7 +214,9 @@ class DALLE(nn.Module):
         return self.codes(F.pad(_flat(image, self.config), (1, 0), value=self.config.codes))
 
     def _cache(self, text: bool, mask: Tensor, places: Tensor) -> Cache:
-        return Cache(text, mask, positions(places[:, 1:], self.config.width).to(self.codes.weight), turn(angles(places, self.config)))
+        return Cache(
+            text, mask, positions(places[:, 1:], self.config.width).to(self.codes.weight), rope_tables(angles(places, self.config))
+        )
 
     def _read(self, cache: Cache, x: Tensor) -> Tensor:
         """Features (b, m, d) of the next m tokens, from their embeddings (b, m, d)."""
@@ -238,7 +240,7 @@ class MaskGIT(nn.Module):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
         self.config = c = config or Config()
-        self.captions = Captions(c.vocabulary, c.width)
+        self.captions = TextEmbedding(c.vocabulary, c.width)
         self.codes = nn.Embedding(c.codes + 1, c.width)
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
         self.show = nn.Linear(c.width, c.codes, bias=False)
@@ -252,7 +254,7 @@ class MaskGIT(nn.Module):
         """The mean cross-entropy, in nats, of the cells of ``image`` (b, rows, columns) that are ``hidden`` (b, rows, columns). What is
         said of all cells, (b, hw, config.aside), is added to the list ``aside`` if one is given."""
         cells = self._look(cond, image.masked_fill(hidden, self.config.codes), aside)
-        return unlikely(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
+        return fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
 
     def _look(self, cond: Cond, image: Tensor, aside: list[Tensor] | None = None) -> Tensor:
         """Features (b, hw, d) from which cells are shown."""
@@ -261,7 +263,7 @@ class MaskGIT(nn.Module):
         length = words.shape[1]
         x = torch.cat((words, self.codes(_flat(image, c))), 1)  # b l+hw d
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)[1:]))  # l+hw 3
-        x, rotation = x + positions(places[:, 1:], c.width).to(x), turn(angles(places, c))
+        x, rotation = x + positions(places[:, 1:], c.width).to(x), rope_tables(angles(places, c))
         bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, partial(full, bias=bias))
@@ -270,7 +272,7 @@ class MaskGIT(nn.Module):
         return norm(x[:, length:])
 
 
-def unlikely(x: Tensor, head: nn.Linear, wanted: Tensor) -> Tensor:
+def fused_cross_entropy(x: Tensor, head: nn.Linear, wanted: Tensor) -> Tensor:
     """The sum of cross-entropies, in nats, of ids ``wanted`` (n,) by the logits that a ``head`` without bias makes of features x (n, d).
 
     Logits, chances and gradients of a few rows at a time are made and forgotten: all at once they are far more numbers than all else in
@@ -309,7 +311,7 @@ class _Unlikely(torch.autograd.Function):
         return of_x * gradient, of_weight * gradient, None
 
 
-def hide(b: int, config: Config, rng: Generator) -> Tensor:
+def random_mask(b: int, config: Config, rng: Generator) -> Tensor:
     """Cells to hide in training, (b, rows, columns) bool: ceil(cos(pi/2 r) hw) of each picture, r uniform in [0, 1), so that a little
     more often many than few are hidden (Chang et al. 2022, section 3.3, the cosine schedule)."""
     cells = config.rows * config.columns

@@ -17,7 +17,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.models.dalle import unlikely
+from kalpana.models.dalle import fused_cross_entropy
 from kalpana.types import Tokens
 
 
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return self.after(self.out(x.transpose(1, 2).flatten(2)))  # b l d
 
 
-class Feed(nn.Module):
+class MLP(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -90,7 +90,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.norm_own, self.own = nn.LayerNorm(c.width), Attention(c.width, c.heads)
-        self.feed = Feed(c.width, c.hidden)
+        self.feed = MLP(c.width, c.hidden)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         y = self.norm_own(x)
@@ -103,7 +103,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.norm_own, self.own = nn.LayerNorm(c.width), Attention(c.width, c.heads)
         self.norm_text, self.text = nn.LayerNorm(c.width), Attention(c.width, c.heads)
-        self.feed = Feed(c.width, c.hidden)
+        self.feed = MLP(c.width, c.hidden)
 
     def forward(self, x: Tensor, text: Tensor, bias: Tensor, past: Tensor | None, place: int) -> Tensor:
         """Whole rows x (b, l, d); or, where there is a ``past`` (2, b, n, image_length, d/n), x (b, 1, d) at this ``place``, whose keys and
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         x = self.before(self.words(tokens.ids) + self.positions[: tokens.ids.shape[1]])  # b l d
-        bias = hide(tokens.mask)
+        bias = padding_bias(tokens.mask)
         for block in self.blocks:
             x = block(x, bias)
         return self.norm(x)
@@ -207,13 +207,13 @@ class DalleMini(nn.Module):
         text. For ``aside`` see ``Decoder.features``."""
         seen = image if hidden is None else image.masked_fill(hidden, self.config.start)
         features = self.decoder.features(*self._given(tokens, seen, null), aside=aside)
-        return unlikely(features.flatten(0, 1), self.decoder.head, image.flatten()) / image.numel()
+        return fused_cross_entropy(features.flatten(0, 1), self.decoder.head, image.flatten()) / image.numel()
 
     def _given(self, tokens: Tokens, image: Tensor, null: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
         """What the decoder is given of whole rows."""
         tokens = tokens if null is None else silence(tokens, null)
         before = F.pad(image[:, :-1], (1, 0), value=self.config.start)
-        return before, self.decoder.look(self.encoder(tokens)), hide(tokens.mask)
+        return before, self.decoder.look(self.encoder(tokens)), padding_bias(tokens.mask)
 
     @torch.no_grad()
     def generate(self, tokens: Tokens, draw: Callable[[Tensor], Tensor], condition_factor: float = 1.0) -> Iterator[Tensor]:
@@ -228,7 +228,7 @@ class DalleMini(nn.Module):
         if guided:
             both = Tokens(tokens.ids.repeat(2, 1), tokens.mask.repeat(2, 1))
             tokens = silence(both, torch.arange(2 * b, device=both.ids.device) >= b)
-        text, bias = [seen.contiguous() for seen in self.decoder.look(self.encoder(tokens))], hide(tokens.mask)
+        text, bias = [seen.contiguous() for seen in self.decoder.look(self.encoder(tokens))], padding_bias(tokens.mask)
         past = [seen.new_empty(*seen.shape[:3], c.image_length, seen.shape[-1]) for seen in text]
         ids = tokens.ids.new_full((b,), c.start)
         for place in range(c.image_length):
@@ -249,6 +249,6 @@ def silence(tokens: Tokens, null: Tensor) -> Tokens:
     return Tokens(torch.where(null & (place == 1), end, tokens.ids), torch.where(null, place < 2, tokens.mask))
 
 
-def hide(mask: Tensor) -> Tensor:
+def padding_bias(mask: Tensor) -> Tensor:
     """What to add to scores (b, n, l, L) so that padding, where ``mask`` (b, L) is False, is not looked at: (b, 1, 1, L)."""
     return torch.where(mask, 0.0, -1e4)[:, None, None, :]

@@ -80,7 +80,7 @@ class Block(nn.Module):
         return x + gate_f * self.feed(modulate(x, shift_f, scale_f))
 
 
-class Fine(nn.Module):
+class ConvBlock(nn.Module):
     """x + conv(silu(conv(silu(x)))), the middle scaled and shifted by the time; it starts as the identity."""
 
     def __init__(self, width: int) -> None:
@@ -104,14 +104,14 @@ class DiT(nn.Module):
         self.null = nn.Parameter(torch.zeros(c.width))  # stands for the whole caption when there is none
         self.text = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.text_depth)])
         self.stem = nn.Conv2d(c.channels, c.fine, 3, padding=1)
-        self.before = Fine(c.fine)
+        self.before = ConvBlock(c.fine)
         self.patches = nn.Linear(c.fine * c.patch**2, c.width)
         self.time = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width))
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
         self.aside = nn.Linear(c.width, c.aside) if c.aside else None
         self.final = nn.Linear(256, 2 * c.width)
         self.unpatch = nn.Linear(c.width, c.fine * c.patch**2)
-        self.after = nn.ModuleList([Fine(c.fine) for _ in range(2)])
+        self.after = nn.ModuleList([ConvBlock(c.fine) for _ in range(2)])
         self.head = nn.Conv2d(c.fine, c.channels, 3, padding=1)
         self._init()
 
@@ -120,19 +120,19 @@ class DiT(nn.Module):
         h, w = x_t.shape[-2] // self.config.patch, x_t.shape[-1] // self.config.patch
         words, mask = self._read(cond, len(x_t))  # b l d, b l
         grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(0, 1).to(x_t.device)
-        wave = waves(t)  # b 256
+        wave = timestep_embedding(t)  # b 256
         time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
         angles = self._angles(length, grid)  # l+hw d/n/2
         bias = F.pad(torch.where(mask, 0.0, -1e4), (0, h * w))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
 
-        still, early = torch.zeros_like(time), turn(angles[:length])  # the words alone do not know the time
+        still, early = torch.zeros_like(time), rope_tables(angles[:length])  # the words alone do not know the time
         for block in self.text:
             words = block(words, still, early, bias[..., :length])
         fine = self.before(self.stem(x_t.contiguous(memory_format=torch.channels_last)), wave)  # b c h·p w·p
         image = self.patches(F.pixel_unshuffle(fine, self.config.patch).flatten(2).transpose(1, 2))  # b hw d
         image = image + positions(grid, self.config.width)
-        x, rotation = torch.cat((words, image), 1), turn(angles)  # b l+hw d
+        x, rotation = torch.cat((words, image), 1), rope_tables(angles)  # b l+hw d
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, time, rotation, bias)
             if aside is not None and self.aside is not None and depth == math.ceil(self.config.depth / 3):
@@ -143,7 +143,7 @@ class DiT(nn.Module):
         fine = fine + F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
         for block in self.after:
             fine = block(fine, wave)
-        return combine(self.head(fine), x_t, t)
+        return precision_weighted_x0(self.head(fine), x_t, t)
 
     def _read(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
         """Word embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
@@ -180,7 +180,7 @@ class DiT(nn.Module):
                 block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)  # open gates from the first step, small enough to be stable
 
 
-def combine(guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+def precision_weighted_x0(guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """The network's guess of x0 and what x_t itself says, x_t / (1 - t) with a deviation of t / (1 - t), weighed by their precisions.
 
     The guess is taken to be off by GUESS, whatever the time; so the nearer the data, the less of it counts, and no
@@ -204,7 +204,7 @@ def frequencies(n: int, base: float, device: torch.device) -> Tensor:
     return base ** -(torch.arange(n, device=device) / n)
 
 
-def waves(t: Tensor) -> Tensor:
+def timestep_embedding(t: Tensor) -> Tensor:
     """Sines and cosines (b, 256) of t in [0, 1]."""
     angles = 100 * t[:, None] * frequencies(128, 1000, t.device)
     return torch.cat((angles.sin(), angles.cos()), -1)
@@ -216,7 +216,7 @@ def positions(grid: Tensor, width: int) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), -1).flatten(1)
 
 
-def turn(angles: Tensor) -> Rotation:
+def rope_tables(angles: Tensor) -> Rotation:
     """Cosines and sines of rotary angles (l, k)."""
     return angles.cos(), angles.sin()
 

@@ -140,7 +140,7 @@ class Decoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Quantised:
+class QuantizerOutput:
     """``codes`` (b, d, h, w), whose gradient goes straight on to what they stand for; their ``indices`` (b, h, w) int64; and ``loss``, a
     number, which is the smaller the nearer the encoder keeps to them."""
 
@@ -149,7 +149,7 @@ class Quantised:
     loss: Tensor
 
 
-def straight(x: Tensor, y: Tensor) -> Tensor:
+def straight_through(x: Tensor, y: Tensor) -> Tensor:
     """y, with x's gradient (the straight-through estimator, Bengio et al. 2013)."""
     return x + (y - x).detach()
 
@@ -171,13 +171,13 @@ class Codebook(nn.Module):
         self.register_buffer("sizes", torch.ones(size))  # running mean of how many vectors choose the code in a batch
         self.register_buffer("ages", torch.zeros(size, dtype=torch.int64))  # batches since it was last chosen
 
-    def forward(self, latents: Tensor) -> Quantised:
+    def forward(self, latents: Tensor) -> QuantizerOutput:
         """The nearest codes; the loss is the mean square of what lies between, from which the encoder alone learns (the commitment loss,
         which usually weighs 0.25)."""
         z = self._measure(latents)  # b h w d
         indices = self.nearest(z)
         codes = F.embedding(indices, self._measured())
-        return Quantised(straight(z, codes).movedim(-1, 1), indices, (z - codes).square().mean())
+        return QuantizerOutput(straight_through(z, codes).movedim(-1, 1), indices, (z - codes).square().mean())
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codes (b, d, h, w) of indices (b, h, w)."""
@@ -244,7 +244,7 @@ class FSQ(nn.Module):
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
 
-    def forward(self, latents: Tensor) -> Quantised:
+    def forward(self, latents: Tensor) -> QuantizerOutput:
         """The points rounded to; the loss is 0, for nothing has to be drawn anywhere."""
         z, middle = latents.movedim(1, -1).float(), self.levels // 2
         half = (self.levels - 1) * (1 + MARGIN) / 2
@@ -252,7 +252,7 @@ class FSQ(nn.Module):
         bounded = (z + (offset / half).atanh()).tanh() * half - offset  # b h w d, 0 where z is 0
         whole = bounded.round()
         indices = ((whole.long() + middle) * self.places).sum(-1)
-        return Quantised((straight(bounded, whole) / middle).movedim(-1, 1), indices, z.new_zeros(()))
+        return QuantizerOutput((straight_through(bounded, whole) / middle).movedim(-1, 1), indices, z.new_zeros(()))
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codes (b, d, h, w) of indices (b, h, w)."""
@@ -261,7 +261,7 @@ class FSQ(nn.Module):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class VQGANOutput:
     """What training looks at: the ``pixels``, drawn again; the ``latents`` (b, d, h, w) before they were quantised and the ``indices``
     (b, h, w) they got, for ``Codebook.learn``; and the quantiser's ``loss``."""
 
@@ -286,10 +286,10 @@ class VQGAN(nn.Module):
         self.quantiser = FSQ(c.fsq) if c.fsq else Codebook(*c.codebook, c.unit)
         self.decoder = Decoder(c, numbers)
 
-    def forward(self, pixels: Tensor) -> Drawn:
+    def forward(self, pixels: Tensor) -> VQGANOutput:
         latents = self.look(pixels)
         found = self.quantiser(latents)
-        return Drawn(self.draw(found.codes), latents, found.indices, found.loss)
+        return VQGANOutput(self.draw(found.codes), latents, found.indices, found.loss)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Tokens (b, h/f, w/f) int64."""
@@ -372,31 +372,31 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
-def fooling(fake: Tensor) -> Tensor:
+def generator_loss(fake: Tensor) -> Tensor:
     """What the decoder is to lower: minus the mean logit for what it draws."""
     return -fake.mean()
 
 
 @dataclass(frozen=True)
-class Anchors:
+class LeCamEMA:
     """Running means of the discriminator's logits, two numbers, 0 at first."""
 
     real: Tensor
     fake: Tensor
 
-    def follow(self, real: Tensor, fake: Tensor, decay: float = 0.99) -> Anchors:
+    def follow(self, real: Tensor, fake: Tensor, decay: float = 0.99) -> LeCamEMA:
         """The anchors after one more batch of logits."""
         means = (logits.detach().float().mean() for logits in (real, fake))
-        return Anchors(*(old.lerp(new, 1 - decay) for old, new in zip((self.real, self.fake), means, strict=True)))
+        return LeCamEMA(*(old.lerp(new, 1 - decay) for old, new in zip((self.real, self.fake), means, strict=True)))
 
 
-def lecam(real: Tensor, fake: Tensor, anchors: Anchors) -> Tensor:
+def lecam(real: Tensor, fake: Tensor, anchors: LeCamEMA) -> Tensor:
     """What is added to ``hinge``, times a small weight, so that few pictures are not learned by heart: logits of real pictures are pulled
     down to the anchor of drawn ones, and those up to theirs (Tseng et al. 2021; the rectifiers are in their code)."""
     return F.relu(real - anchors.fake).square().mean() + F.relu(anchors.real - fake).square().mean()
 
 
-def balance(loss: Tensor, against: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
+def adaptive_gan_weight(loss: Tensor, against: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
     """The weight, a number, with which the loss ``against`` the discriminator moves the decoder's last layer as much as the other does: the
     ratio of their gradients' lengths there (Esser et al. 2021, equation 7; 1e-4 and the limit are in their code). Both graphs are kept."""
     one, two = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, against))

@@ -10,23 +10,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kalpana.hub.card import BY_CLIP, CARD, TOKENS, Card, find_model, list_models, read_card, shelf
+from kalpana.hub.card import BY_CLIP, CARD, TOKENS, Card, find_model, list_models, read_card, weights_dir
 from kalpana.request import Request, ask
 from kalpana.types import KalpanaError, Result, Step
 
 if TYPE_CHECKING:
-    from kalpana.pipelines.pipeline import Drawer
+    from kalpana.pipelines.pipeline import Pipeline
     from kalpana.pipelines.rerank import Ranker
 
 
-def load(name: str = "default", device: str | None = None) -> Drawer:
+def load(name: str = "default", device: str | None = None) -> Pipeline:
     """The model of a name that ``kalpana.list_models()`` knows, of a folder of weights, or of a folder of the public dalle-mini or
     dalle-mega; kept, so that asking again costs nothing.
 
     ``device`` is a GPU where there is one, unless named. Raises KalpanaError where there is no such model or device, or its files
     are damaged, changed or of another family.
     """
-    if name in FAMILIES and not (shelf() / name / CARD).is_file() and not Path(name).is_dir():
+    if name in FAMILIES and not (weights_dir() / name / CARD).is_file() and not Path(name).is_dir():
         learn = f"train it by recipes/{name}.yaml" if name != BY_CLIP else "train the CLIP that it asks by recipes/clip.yaml"
         raise KalpanaError(
             f"model {name!r} is not here: no weights of it come with this version of Kalpana, where what draws from words is "
@@ -38,7 +38,7 @@ def load(name: str = "default", device: str | None = None) -> Drawer:
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None) -> Drawer:
+def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None) -> Pipeline:
     if not (folder / CARD).is_file() and (public := _public(folder, device)):
         return public
     card = read_card(folder)
@@ -52,25 +52,25 @@ def _drawing() -> str:
     return ", ".join(card.name for card in list_models() if card.family in FAMILIES) or "nothing"
 
 
-def _flow(folder: Path, card: Card, device: str | None) -> Drawer:
+def _flow(folder: Path, card: Card, device: str | None) -> Pipeline:
     from kalpana.pipelines.text_to_image import TextToImage
 
     return TextToImage.read(folder, card, device)
 
 
-def _tokens(folder: Path, card: Card, device: str | None) -> Drawer:
+def _tokens(folder: Path, card: Card, device: str | None) -> Pipeline:
     from kalpana.pipelines.text_to_tokens import TextToTokens
 
     return TextToTokens.read(folder, card, device)
 
 
-def _by_clip(folder: Path, card: Card, device: str | None) -> Drawer:
+def _by_clip(folder: Path, card: Card, device: str | None) -> Pipeline:
     from kalpana.pipelines.clip_guided import TextByClip
 
     return TextByClip.read(folder, card, device)
 
 
-def _public(folder: Path, device: str | None) -> Drawer | None:
+def _public(folder: Path, device: str | None) -> Pipeline | None:
     """The public checkpoint in a folder, None where it is none. Raises KalpanaError where it is one that does not draw alone."""
     from kalpana.hub.dalle_mini import VQGAN, holds
     from kalpana.pipelines.text_to_tokens import TextToTokens
@@ -91,7 +91,7 @@ def last(stream: Iterator[Step]) -> Result:
     return step.result
 
 
-FAMILIES: dict[str, Callable[[Path, Card, str | None], Drawer]] = {"flow": _flow, **dict.fromkeys(TOKENS, _tokens), BY_CLIP: _by_clip}
+FAMILIES: dict[str, Callable[[Path, Card, str | None], Pipeline]] = {"flow": _flow, **dict.fromkeys(TOKENS, _tokens), BY_CLIP: _by_clip}
 
 
 class Generate(ModuleType):

@@ -15,7 +15,7 @@ import torch
 
 from kalpana.hub.card import Card, clip_of, vqgan_of
 from kalpana.pipelines.image_parameters import Canvas, load_canvas
-from kalpana.pipelines.pipeline import Beat, answer
+from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.vqgan_clip import Prompt, Settings, parse, vqgan_clip
 from kalpana.request import USUAL, Capabilities, Request, ask
@@ -64,10 +64,10 @@ class TextByClip:
         """
         return answer(self, self.clip.words, ask(request, **fields), self._draw, rank_by, together=1)
 
-    def _draw(self, request: Request) -> Iterator[Beat]:
+    def _draw(self, request: Request) -> Iterator[Progress]:
         assert request.steps and request.width and request.height  # settled
         (seed,) = request.each_seed()
         prompts = parse(request.prompt) + (() if request.negative_prompt is None else (Prompt(request.negative_prompt, -1.0),))
         settings, size = Settings(steps=request.steps, flip=0), (request.width, request.height)
         for step in vqgan_clip(prompts, self.clip, self.canvas, settings, seed, size=size):
-            yield Beat(step.stage, step.total, step.preview, step.preview if step.result else None)
+            yield Progress(step.stage, step.total, step.preview, step.preview if step.result else None)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from kalpana.hub import vqgan as public
-from kalpana.hub.card import CARD, read_card, shelf
+from kalpana.hub.card import CARD, read_card, weights_dir
 from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
 from kalpana.media import to_images
@@ -265,7 +265,7 @@ def load_canvas(name: str = "vqgan", folder: Path | None = None, device: str | N
         case "vqgan":
             return _codes(folder, place)
         case "vae":
-            path = (folder or shelf() / "default") / "vae.safetensors"
+            path = (folder or weights_dir() / "default") / "vae.safetensors"
             model = load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)), read_card(path.parent).files)
             return Latents(model.to(place), hashed(files_of(path)))
         case "pixels":
@@ -278,7 +278,7 @@ def load_canvas(name: str = "vqgan", folder: Path | None = None, device: str | N
 
 
 def _codes(folder: Path | None, place: torch.device) -> Codes:
-    path = (folder or shelf() / "vqgan") / "vqgan.safetensors"
+    path = (folder or weights_dir() / "vqgan") / "vqgan.safetensors"
     if folder is None and not path.parent.is_dir():
         raise KalpanaError(
             f"no VQGAN comes with this version of Kalpana ({path} is missing): name a folder with one in it, train one by "

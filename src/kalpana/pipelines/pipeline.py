@@ -24,7 +24,7 @@ TOGETHER = 8  # pictures drawn as one batch at most: more take memory and gain n
 TOLD = 12  # unknown words that a warning names
 
 
-class Drawer(Protocol):
+class Pipeline(Protocol):
     """A model that draws from words, whole and ready; ``files`` maps its files to their SHA-256."""
 
     @property
@@ -47,7 +47,7 @@ class Drawer(Protocol):
 
 
 @dataclass(frozen=True)
-class Beat:
+class Progress:
     """A step of drawing a part of a request, one of ``total``, which are as many in every part: a ``preview`` (b, 3, h, w), or None, and
     with the last one the ``pixels`` (b, 3, h, w)."""
 
@@ -57,11 +57,11 @@ class Beat:
     pixels: Tensor | None = None
 
 
-Draw = Callable[[Request], Iterator[Beat]]  # of a settled request for at most so many pictures as are drawn together
+Draw = Callable[[Request], Iterator[Progress]]  # of a settled request for at most so many pictures as are drawn together
 
 
 def answer(
-    model: Drawer,
+    model: Pipeline,
     words: Words,
     request: Request,
     draw: Draw,
@@ -69,12 +69,12 @@ def answer(
     more: Mapping[str, Any] | None = None,
     together: int = TOGETHER,
 ) -> Iterator[Step]:
-    """The stream that ``Drawer.generate`` promises, of a model that reads by these ``words`` and draws at most ``together`` pictures by
+    """The stream that ``Pipeline.generate`` promises, of a model that reads by these ``words`` and draws at most ``together`` pictures by
     ``draw``; receipts hold what is in ``more`` too."""
     if request.best_of > 1:
         return best(lambda each: answer(model, words, each, draw, more=more, together=together), request, rank_by, together)
     request = request.seeded()
-    settled, ignored = model.capabilities.settle(request)
+    settled, ignored = model.capabilities.resolve(request)
     account, warnings = _account(model, words, request, settled, ignored)
     return _steps(settled, draw, account | dict(more or {}), warnings, together)
 
@@ -98,7 +98,7 @@ def _steps(request: Request, draw: Draw, account: dict[str, Any], warnings: tupl
 
 
 def _account(
-    model: Drawer, words: Words, asked: Request, settled: Request, ignored: dict[str, str]
+    model: Pipeline, words: Words, asked: Request, settled: Request, ignored: dict[str, str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the receipts of all pictures of a request share, and what its asker should be told."""
     warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
@@ -121,7 +121,7 @@ def _account(
         "kalpana": __version__,
         "torch": torch.__version__,
         "device": model.device.type,
-        "request": asked.asked(),
+        "request": asked.to_json(),
         "model": {"name": model.name, "family": model.family, "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {})},
         "read": read,
         "ignored": ignored,
@@ -132,4 +132,4 @@ def _account(
 
 def _resolved(settled: Request, seed: int) -> dict[str, Any]:
     """All fields, but for the prompt, of the request that makes one of the pictures again, alone."""
-    return settled.but(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})
+    return settled.updated(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})

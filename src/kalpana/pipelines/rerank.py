@@ -61,7 +61,7 @@ def best(draw: Draw, request: Request, ranker: Ranker | None, together: int) -> 
 def _candidates(request: Request) -> Request:
     """The request for all that are drawn for a request, picture by picture."""
     seeds = [each for seed in request.each_seed() for each in request.candidates(seed)]
-    return request.but(n=len(seeds), seed=None, seeds=seeds, best_of=1)
+    return request.updated(n=len(seeds), seed=None, seeds=seeds, best_of=1)
 
 
 def _keep(request: Request, parts: Sequence[Request], streams: Iterator[Iterator[Step]], ranker: Ranker) -> Iterator[Step]:
@@ -87,7 +87,7 @@ def _keep(request: Request, parts: Sequence[Request], streams: Iterator[Iterator
                 "ranked_by": {"name": ranker.name, "sha256": ranker.fingerprint},
                 "candidates": [{"seed": each.seed, "score": round(score, 6)} for each, score in zip(mine, scores, strict=True)],
             }
-            changes = {"request": request.asked(), "warnings": warnings, "best_of": account}
+            changes = {"request": request.to_json(), "warnings": warnings, "best_of": account}
             pictures.append(replace(kept, receipt=kept.receipt | changes))
         if done < total:
             yield Step(done, total, None, eta, stage="rank")

@@ -24,7 +24,7 @@ from kalpana.diffusion.schedule import Flow, times
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
 from kalpana.models import dit, vae
-from kalpana.pipelines.pipeline import Beat, answer
+from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.request import USUAL, Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
@@ -79,16 +79,16 @@ def text_to_image(model: TextToImage, request: Request, rank_by: Ranker | None =
     return answer(model, Window(model.tokenizer, model.network.config.length), request, partial(_draw, model), rank_by)
 
 
-def _draw(model: TextToImage, request: Request) -> Iterator[Beat]:
+def _draw(model: TextToImage, request: Request) -> Iterator[Progress]:
     assert request.steps and request.sampler and request.width and request.height  # settled
     seeds, total = request.each_seed(), request.steps + 1
     x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(model.device)
-    moments = times(request.steps, model.capabilities.defaults.shift)
-    for state in sample(_denoise(model, request, len(seeds)), x, moments, SAMPLERS[request.sampler]):
+    timesteps = times(request.steps, model.capabilities.defaults.shift)
+    for state in sample(_denoise(model, request, len(seeds)), x, timesteps, SAMPLERS[request.sampler]):
         x = state.x
-        yield Beat("denoise", total, model.vae.preview(state.x0))
+        yield Progress("denoise", total, model.vae.preview(state.x0))
     pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])  # one by one: the widest layers set the peak of memory
-    yield Beat("decode", total, model.vae.preview(x), pixels)
+    yield Progress("decode", total, model.vae.preview(x), pixels)
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

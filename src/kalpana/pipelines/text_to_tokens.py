@@ -31,9 +31,9 @@ from kalpana.models import dalle, dalle_mini, vqgan
 from kalpana.models.dalle import DALLE, MaskGIT
 from kalpana.models.dalle_mini import DalleMini
 from kalpana.models.vqgan import VQGAN
-from kalpana.pipelines.pipeline import TOGETHER, Beat, answer
+from kalpana.pipelines.pipeline import TOGETHER, Progress, answer
 from kalpana.pipelines.rerank import Ranker
-from kalpana.pipelines.tokens import Drawn, caption, draw, masked, stream
+from kalpana.pipelines.tokens import TokenStep, caption, draw, masked, stream
 from kalpana.request import USUAL, Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.text.tokenizer import language as language_of
@@ -185,12 +185,12 @@ def text_to_tokens(model: TextToTokens, request: Request, rank_by: Ranker | None
     Step, where the request asks for what the model cannot do, for the best of several without a ranker, or below a top that leaves
     nothing to draw.
     """
-    rows = None if top is None else _top(model, top, _shape(model, model.capabilities.settle(request)[0]))
+    rows = None if top is None else _top(model, top, _shape(model, model.capabilities.resolve(request)[0]))
     more = {} if rows is None else {"top": rows.tolist()}
     return answer(model, model.words, request, partial(_draw, model, rows), rank_by, more)
 
 
-def _draw(model: TextToTokens, top: Tensor | None, request: Request) -> Iterator[Beat]:
+def _draw(model: TextToTokens, top: Tensor | None, request: Request) -> Iterator[Progress]:
     began, spent = time.perf_counter(), 0.0
     generators = [Generator().manual_seed(seed) for seed in request.each_seed()]
     for drawn in _drawn(model, request, generators, top):
@@ -198,12 +198,12 @@ def _draw(model: TextToTokens, top: Tensor | None, request: Request) -> Iterator
         if drawn.index < drawn.total and spent <= PREVIEWS * (now - began):
             preview = _preview(model, drawn.ids, _shape(model, request)[0])
             spent += time.perf_counter() - now
-        yield Beat("tokens", drawn.total + 1, preview)
+        yield Progress("tokens", drawn.total + 1, preview)
     pixels = _decode(model, drawn.ids)
-    yield Beat("decode", drawn.total + 1, pixels.clamp(-1, 1), pixels)
+    yield Progress("decode", drawn.total + 1, pixels.clamp(-1, 1), pixels)
 
 
-def _drawn(model: TextToTokens, request: Request, generators: Sequence[Generator], top: Tensor | None) -> Iterator[Drawn]:
+def _drawn(model: TextToTokens, request: Request, generators: Sequence[Generator], top: Tensor | None) -> Iterator[TokenStep]:
     """The tokens of a request's pictures as they come, one picture a generator, each below a top (r, columns) where it is given."""
     assert request.temperature is not None and request.top_p is not None and request.guidance is not None  # settled
     tokens = model.words.encode([clean(request.prompt)] * len(generators)).to(model.device)
@@ -228,7 +228,7 @@ def _spoken(
     top_p: float,
     guidance: float,
     given: Tensor | None,
-) -> Iterator[Drawn]:
+) -> Iterator[TokenStep]:
     """As ``tokens.stream``, by a DALL-E mini, whose pictures are square. What is given is read token by token too."""
     side, ids = math.isqrt(network.config.image_length), list[Tensor]()
     upper = tokens.ids.new_empty(len(generators), 0) if given is None else given.flatten(1)  # b k
@@ -242,7 +242,7 @@ def _spoken(
         ids.append(each)
         row, column = divmod(len(ids), side)
         if not column and row > rows:
-            yield Drawn(row - rows, side - rows, torch.stack(ids, 1).unflatten(1, (row, side)))
+            yield TokenStep(row - rows, side - rows, torch.stack(ids, 1).unflatten(1, (row, side)))
 
 
 def _decode(model: TextToTokens, ids: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from kalpana.types import Cond, KalpanaError, Tokens
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TokenStep:
     """After step ``index`` (from 1) of ``total``: image ids (b, r, columns), the rows there are so far or a guess of all of them."""
 
     index: int
@@ -85,7 +85,7 @@ def stream(
     guidance: float = 1.0,
     given: Tensor | None = None,
     shape: tuple[int, int] | None = None,
-) -> Iterator[Drawn]:
+) -> Iterator[TokenStep]:
     """A Drawn after every row of cells, one picture a generator; the last one's ``ids`` are whole. Closing the iterator cancels.
 
     ``given`` (b, r, columns) are the upper rows of pictures that are to be completed. ``shape`` is rows and columns where the picture is
@@ -104,7 +104,7 @@ def stream(
         raise KalpanaError(f"{upper.shape[1]} rows of {rows} are given, which leaves none to draw: give {rows - 1} at most")
 
     @torch.no_grad()
-    def drawing() -> Iterator[Drawn]:
+    def drawing() -> Iterator[TokenStep]:
         both, ids, window = _beside_null(cond, b, times), F.pad(upper, (0, 0, 0, rows - upper.shape[1])), None
         for row in range(upper.shape[1], rows):
             for column in range(columns):
@@ -116,7 +116,7 @@ def stream(
                 logits = guide(network.step(cache, torch.cat((new,) * times)), guidance)
                 new = draw(logits, temperature, top_k, top_p, generators)[:, None]
                 ids[:, row, column] = new[:, 0]
-            yield Drawn(row + 1 - upper.shape[1], rows - upper.shape[1], ids[:, : row + 1].clone())
+            yield TokenStep(row + 1 - upper.shape[1], rows - upper.shape[1], ids[:, : row + 1].clone())
 
     return drawing()
 
@@ -137,7 +137,7 @@ def masked(
     guidance: float = 1.0,
     spread: float = 4.5,
     given: Tensor | None = None,
-) -> Iterator[Drawn]:
+) -> Iterator[TokenStep]:
     """A Drawn after each of ``steps`` looks at the whole picture, with a guess of it; the last guess is the picture. One picture a
     generator; closing the iterator cancels (Chang et al. 2022, section 3.2).
 
@@ -156,7 +156,7 @@ def masked(
     _check_ids(begin, (b, c.rows, c.columns), c.codes + 1)
 
     @torch.no_grad()
-    def looks() -> Iterator[Drawn]:
+    def looks() -> Iterator[TokenStep]:
         both, ids = _beside_null(cond, b, times), begin
         count = (begin == c.codes).flatten(1).sum(1, keepdim=True)  # b 1
         for step in range(1, steps + 1):
@@ -169,7 +169,7 @@ def masked(
             rank = sure.flatten(1).argsort(stable=True).argsort(1)  # b hw, the least sure first
             again = rank < (math.cos(math.pi / 2 * step / steps) * count).floor()
             ids = guess.masked_fill(again.view_as(guess), c.codes)
-            yield Drawn(step, steps, guess)
+            yield TokenStep(step, steps, guess)
 
     return looks()
 

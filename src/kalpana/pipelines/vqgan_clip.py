@@ -54,7 +54,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # of settings, least and most; of th
 }
 
 
-class Critic(Ranker, Protocol):
+class DifferentiableRanker(Ranker, Protocol):
     """A ranker whose network can be asked for gradients: ``understand.encoder.load`` gives one."""
 
     @property
@@ -130,7 +130,7 @@ def parse(text: str) -> tuple[Prompt, ...]:
 
 def vqgan_clip(
     prompt: str | Sequence[Prompt],
-    clip: Critic,
+    clip: DifferentiableRanker,
     canvas: Canvas,
     settings: Settings = USUAL,
     seed: int | None = None,
@@ -179,7 +179,7 @@ def vqgan_clip(
         "canvas": canvas.about,
         "settings": {name: value for name, value in asdict(settings).items() if name != "steps"},
     }
-    run = _begin(_start(start, canvas, size, luck(seed, 0)), settings.rate * canvas.scale)
+    run = _begin(_start(start, canvas, size, seeded_generator(seed, 0)), settings.rate * canvas.scale)
     if state is not None:
         ready_folder(state.parent, 0)
         if kept:
@@ -201,7 +201,7 @@ class Run:
 def _optimise(
     run: Run,
     prompts: Sequence[Prompt],
-    clip: Critic,
+    clip: DifferentiableRanker,
     canvas: Canvas,
     settings: Settings,
     about: dict[str, Any],
@@ -213,7 +213,7 @@ def _optimise(
     vectors = torch.cat([clip.texts([clean(each.what)]) if isinstance(each.what, str) else clip.images([each.what]) for each in prompts])
     targets = vectors.clone().to(device), torch.tensor([each.weight for each in prompts], device=device)  # cloned: made without gradients
     while run.step < total:
-        advance(run, clip.model, canvas, settings, targets, luck(seed, run.step + 1))
+        advance(run, clip.model, canvas, settings, targets, seeded_generator(seed, run.step + 1))
         if run.step == total:
             break
         seen = run.step % every == 0
@@ -249,7 +249,7 @@ def _optimise(
 def advance(run: Run, clip: CLIP, canvas: Canvas, settings: Settings, targets: tuple[Tensor, Tensor], generator: Generator) -> None:
     """One step towards the ``targets``: unit vectors (n, d), and the weights (n,) of their prompts."""
     vectors, weights = targets
-    pixels = Kept.apply(canvas.render(run.latent)).to(vectors.device)
+    pixels = ClampWithGrad.apply(canvas.render(run.latent)).to(vectors.device)
     features = unit(clip.image(cutouts(pixels, clip.config.side, settings, generator)).float())
     loss = (weights * distance(features, vectors).mean(0)).sum() + settings.tv * variation(pixels)
     for part, gradient in zip(run.latent, torch.autograd.grad(loss, run.latent), strict=True):
@@ -270,7 +270,7 @@ def shown(canvas: Canvas, latent: Latent) -> Tensor:
     return canvas.render(latent).clamp(-1, 1)
 
 
-class Kept(torch.autograd.Function):
+class ClampWithGrad(torch.autograd.Function):
     """Numbers kept to [-1, 1]; of those outside, only a gradient that leads back in is handed on."""
 
     @staticmethod
@@ -328,7 +328,7 @@ def variation(pixels: Tensor) -> Tensor:
     return pixels.diff(dim=-1).square().mean() + pixels.diff(dim=-2).square().mean()
 
 
-def luck(seed: int, step: int) -> Generator:
+def seeded_generator(seed: int, step: int) -> Generator:
     """The generator of a step, on the CPU; 0 is the start."""
     return Generator().manual_seed(zlib.crc32(f"{seed}/{step}".encode()))
 
@@ -379,7 +379,7 @@ def _hash(image: Image.Image) -> str:
     return "picture " + hashlib.sha256(f"{image.size} ".encode() + rgb(image).tobytes()).hexdigest()
 
 
-def _warnings(prompts: Sequence[Prompt], clip: Critic) -> tuple[str, ...]:
+def _warnings(prompts: Sequence[Prompt], clip: DifferentiableRanker) -> tuple[str, ...]:
     """What the asker should be told of how the prompts are read."""
     warnings = []
     for each in prompts:

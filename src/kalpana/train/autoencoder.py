@@ -17,7 +17,7 @@ from kalpana.train.task import HELD_OUT, Metrics, config_of, indices, noise
 from kalpana.world.world import World
 
 
-class Autoencode:
+class AutoencoderTask:
     """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
     neighbours, since drawings are edges and flat areas. No pretrained network is asked.
 
@@ -30,8 +30,9 @@ class Autoencode:
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.before = _load(recipe.init).to(device, memory_format=torch.channels_last) if recipe.anchor and recipe.init else None  # type: ignore[call-overload]
-        self.pictures = data_cache.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.pool, progress)
+        anchored = recipe.latent_anchor_weight and recipe.init
+        self.before = _load(recipe.init).to(device, memory_format=torch.channels_last) if anchored else None  # type: ignore[call-overload, arg-type]
+        self.pictures = data_cache.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.num_images, progress)
         self.dev = data_cache.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress)
 
     def batch(self, step: int) -> Tensor:
@@ -41,10 +42,10 @@ class Autoencode:
         x = data_cache.floats(batch)
         z = self.model.encode(x)
         apart = self._apart(z, x)
-        z = z + self.recipe.noise * noise(z, rng)
+        z = z + self.recipe.posterior_std * noise(z, rng)
         error = self.model.decode(z).float() - x
         metrics = {"psnr": psnr(error.square().mean().item()), "apart": apart.item()}
-        return faults(error) + self.recipe.anchor * apart, metrics
+        return reconstruction_loss(error) + self.recipe.latent_anchor_weight * apart, metrics
 
     def _apart(self, z: Tensor, batch: Tensor) -> Tensor:
         """The mean square of how far these latents are from those before."""
@@ -85,7 +86,7 @@ def rows_of(recipe: Recipe, step: int, pictures: np.ndarray, count: int | None =
     return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
 
 
-def faults(error: Tensor) -> Tensor:
+def reconstruction_loss(error: Tensor) -> Tensor:
     """What the error (b, 3, h, w) of pictures drawn again weighs: L1 and L2, L1 at a half and a quarter of the size, and L1 of the
     differences between neighbours."""
     loss = error.abs().mean() + error.square().mean()

@@ -22,12 +22,12 @@ from torch.utils.checkpoint import checkpoint
 from kalpana.models import clip
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
-from kalpana.train.object_augmentation import LOOSE, Cards, loosely, worded
+from kalpana.train.object_augmentation import LOOSE, Cards, caption_for, loosely
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
 from kalpana.types import Tokens
 from kalpana.world.grammar import FORMS, LANGUAGES
-from kalpana.world.hard_negatives import twist
+from kalpana.world.hard_negatives import hard_negative
 from kalpana.world.scene import Scene
 from kalpana.world.world import KINDS, World
 
@@ -35,7 +35,7 @@ WRONG = 0.5  # minimally wrong texts for each picture
 
 
 @dataclass(frozen=True)
-class Paired:
+class CLIPBatch:
     """A batch of pairs: pixels (b, 3, h, w) uint8, ``tokens`` of m texts, a number for each text (m,) that equal texts share, and the
     numbers of those that belong to each picture (b, languages)."""
 
@@ -45,7 +45,7 @@ class Paired:
     own: Tensor
 
 
-class Contrast:
+class CLIPTask:
     """Contrastive learning (Radford et al. 2021; Zhai et al. 2023), with more than one true text for a picture, and texts true of none."""
 
     file = "clip.safetensors"
@@ -56,13 +56,15 @@ class Contrast:
         self.model = clip.CLIP(config_of(clip.Config, recipe)).to(device)
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
         self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
-        self.pictures = data_cache.pictures(self.world, recipe.pool, progress)
-        self.rows = [i for i in range(recipe.pool) if not recipe.without or self.world.scene(i).style not in recipe.without]
-        self.cards = Cards(side, recipe.without)
+        self.pictures = data_cache.pictures(self.world, recipe.num_images, progress)
+        self.rows = [
+            i for i in range(recipe.num_images) if not recipe.held_out_styles or self.world.scene(i).style not in recipe.held_out_styles
+        ]
+        self.cards = Cards(side, recipe.held_out_styles)
         self.dev_pixels = data_cache.floats(data_cache.pictures(self.dev, HELD_OUT, progress), device)
 
-    def batch(self, step: int) -> Paired:
-        rng, cards = random.Random(f"{self.recipe.seed}/clip/{step}"), int(self.recipe.cards * self.recipe.batch)
+    def batch(self, step: int) -> CLIPBatch:
+        rng, cards = random.Random(f"{self.recipe.seed}/clip/{step}"), int(self.recipe.object_augment_share * self.recipe.batch)
         pairs = [(self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))][: self.recipe.batch - cards]
         scenes = [self.world.scene(i) for i, _ in pairs]
         said = [[described(scene, self.recipe.kind, language, rng) for scene in scenes] for language in LANGUAGES]
@@ -74,17 +76,17 @@ class Contrast:
             for texts, language in zip(
                 said, LANGUAGES, strict=True
             ):  # the same for each card of a concept, so that none is wrong of another
-                texts += [worded(concept, language, random.Random(f"{self.recipe.seed}/{step}/{concept}")) for concept in concepts]
+                texts += [caption_for(concept, language, random.Random(f"{self.recipe.seed}/{step}/{concept}")) for concept in concepts]
         every = [*(text for texts in said for text in texts), *wrong]
         numbers = torch.tensor([_number(text) for text in every])
-        return Paired(pixels, self._tokens(every), numbers, numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T)
+        return CLIPBatch(pixels, self._tokens(every), numbers, numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T)
 
-    def loss(self, batch: Paired, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: CLIPBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         """The loss of the whole batch, of all processes where there are several, each of which computes it all."""
-        tokens, size = batch.tokens, self.recipe.chunk
-        image = in_chunks(self.model.image, (data_cache.floats(batch.pixels),), size)
+        tokens, size = batch.tokens, self.recipe.grad_cache_chunk
+        image = cached_gradients(self.model.image, (data_cache.floats(batch.pixels),), size)
         order = tokens.mask.sum(1).argsort()  # so that texts of about one length share a chunk, which then is no longer than they are
-        text = in_chunks(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)
+        text = cached_gradients(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)
         text = text[order.argsort()]
         image, text, texts, own = (gathered(part) for part in (image, text, batch.texts, batch.own))
         loss = self.model.loss(image, text, (own[:, :, None] == texts).any(1))
@@ -101,7 +103,7 @@ class Contrast:
             texts = [described(scene, self.recipe.kind, language, rng, strictly=True) for scene in scenes]
             found[language] = self.model.logits(image, self._features(texts)).argmax(0)
             scores[f"dev_r1_{language}"] = sum(texts[k] == texts[j] for k, j in enumerate(found[language].tolist())) / len(texts)
-        pairs = [(k, other[1]) for k, scene in enumerate(scenes) if (other := twist(scene, rng, None))]
+        pairs = [(k, other[1]) for k, scene in enumerate(scenes) if (other := hard_negative(scene, rng, None))]
         words = [(k, language, form) for k, _ in pairs for language, form in [(rng.choice(list(LANGUAGES)), rng.choice(FORMS))]]
         said = [
             KINDS[self.recipe.kind].caption(scene, language, form, random.Random(k))
@@ -140,14 +142,14 @@ def described(scene: Scene, kind: str, language: str, rng: random.Random, strict
 
 def misdescribed(scene: Scene, kind: str, rng: random.Random) -> str | None:
     """A caption, in either language, with one thing in it that is not so; None where the scene has nothing to be wrong about."""
-    other, language, form, words = twist(scene, rng), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
+    other, language, form, words = hard_negative(scene, rng), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
     if other is None:
         return None
     true, false = (KINDS[kind].caption(each, language, form, random.Random(words)) for each in (scene, other[1]))
     return false if false != true else None  # "some cats" are three or four
 
 
-def in_chunks(tower: Callable[..., Tensor], given: tuple[Tensor, ...], size: int) -> Tensor:
+def cached_gradients(tower: Callable[..., Tensor], given: tuple[Tensor, ...], size: int) -> Tensor:
     """What a tower makes of the rows of its arguments, ``size`` rows at a time (0: all at once), keeping nothing of the way but the
     features; backward goes the way again, chunk by chunk. So a batch of any size needs the memory of a chunk, and has the same
     gradients: gradient caching (Gao et al. 2021)."""

@@ -27,7 +27,7 @@ PICTURES = 8192
 ROWS = ("codes.weight", "show.weight", "head.weight")  # what the names of parameters end with that have a row for each code
 
 
-def together(before: np.ndarray, after: np.ndarray, size: int) -> Tensor:
+def cooccurrence(before: np.ndarray, after: np.ndarray, size: int) -> Tensor:
     """How often each of ``size`` new codes stands where each old one does, (size, size), in the tokens (n, h, w) that the old VQGAN and the
     new make of the same pictures."""
     if before.shape != after.shape:
@@ -75,7 +75,7 @@ def main() -> None:
         before, after = (
             data_cache.codes(network, path, world, asked.pictures, device) for network, path in ((old, asked.old), (new, asked.new))
         )
-        counts = together(before, after, old.quantiser.size)
+        counts = cooccurrence(before, after, old.quantiser.size)
         said = {"init": given.provenance, "vqgan": {file.name: fingerprint(file) for file in files_of(asked.new)}}
         save_tensors(asked.out, replace(given, provenance=said, tensors=translated(given.tensors, counts)))
     except KalpanaError as error:

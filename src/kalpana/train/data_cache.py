@@ -126,15 +126,15 @@ def often(recipe: Recipe, world: World, harvested: int, progress: Progress = sil
     """How often each picture of a recipe's pool, and of a harvest behind it, comes up in a round, (pool + harvested,)."""
 
     def kinds() -> Iterator[np.ndarray]:
-        for start in range(0, recipe.pool, CHUNK):
-            some = [world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.pool))]
+        for start in range(0, recipe.num_images, CHUNK):
+            some = [world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.num_images))]
             yield np.array([_hardness(groups) for groups in some], dtype=np.uint8)
 
-    times = np.ones(recipe.pool, dtype=np.int64)
+    times = np.ones(recipe.num_images, dtype=np.int64)
     if recipe.oversample > 1:  # what is hard about a picture is known to its scene, and looked up once
-        name = f"hardness-{_name(world, recipe.pool)}.npy"
-        times = recipe.oversample ** _array(folder() / name, (recipe.pool,), np.uint8, kinds(), progress).astype(np.int64)
-    return np.concatenate((times, np.full(harvested, recipe.harvest_often)))
+        name = f"hardness-{_name(world, recipe.num_images)}.npy"
+        times = recipe.oversample ** _array(folder() / name, (recipe.num_images,), np.uint8, kinds(), progress).astype(np.int64)
+    return np.concatenate((times, np.full(harvested, recipe.self_train_repeat)))
 
 
 def _hardness(groups: Sequence[Group]) -> int:

@@ -25,7 +25,7 @@ KEPT, LOST = (0.15, 0.35), (0.85, 0.95)  # noise times from which objects come b
 LOST_SHARE = 0.05  # of a batch
 
 
-class Damage:
+class Degradations:
     """``damage(pixels, rng)``: the same pictures (b, 3, h, w), nearly half of them as they were; all chance is ``rng``'s. ``coded`` is
     whether the autoencoder, which takes long, is used."""
 
@@ -33,8 +33,8 @@ class Damage:
         self.vae, self.dit = None, None
         if recipe.vae:
             self.vae = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
-        if recipe.redraw:
-            self.dit = load_module(recipe.redraw, "flow", lambda **config: dit.DiT(dit.Config(**config))).to(device)
+        if recipe.sdedit_model:
+            self.dit = load_module(recipe.sdedit_model, "flow", lambda **config: dit.DiT(dit.Config(**config))).to(device)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, rng: Generator, coded: bool = True) -> Tensor:

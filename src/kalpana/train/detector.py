@@ -15,7 +15,7 @@ from kalpana.media import to_images, to_pixels
 from kalpana.models import detector
 from kalpana.models.detector import STRIDE, Maps
 from kalpana.train import data_cache
-from kalpana.train.degradations import Damage
+from kalpana.train.degradations import Degradations
 from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of
@@ -44,7 +44,7 @@ def tail() -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class DetectorBatch:
     """A batch of the detector: ``pixels`` (b, 3, h, w); ``heat`` (b, classes, h/4, w/4), 1 at the middle of every thing and less around it;
     ``painted`` (b, 1, h/4, w/4); ``shows`` (b, h/4, w/4), 1 + the class of what covers half of a cell or more, 0 where nothing does, -1 in
     between and where it is no thing; and ``things`` (n, 11): picture, row, column, the box x0 y0 x1 y1 in cells, colour (0 none), number in
@@ -58,7 +58,7 @@ class Shown:
     things: Tensor
 
 
-class Detect:
+class DetectorTask:
     """CenterNet's losses (Zhou et al. 2019): a focal loss on the peaks, and beside them, at the middles of things alone, the box by
     generalised IoU (Rezatofighi et al. 2019), class, colour, name and wholeness by cross-entropy; and the class once more at every cell
     that shows a thing. In the first half of the run pictures are not sent through the autoencoder."""
@@ -70,17 +70,17 @@ class Detect:
         self.recipe, self.device = recipe, device
         config = replace(config_of(detector.Config, recipe), classes=len(labels()), concepts=len(tail()))
         self.model = detector.Detector(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.damage = Damage(recipe, device)
+        self.damage = Degradations(recipe, device)
         kinds = ("objects", "objects", "depth", "hands", "puppets", "text")  # by turns
         scenes = [World(recipe.seed, "dev", kind=kinds[i % len(kinds)]).scene(i) for i in range(HELD_OUT)]
         self.dev = shown(scenes, device)
 
-    def batch(self, step: int) -> Shown:
+    def batch(self, step: int) -> DetectorBatch:
         rng = random.Random(f"{self.recipe.seed}/detect/{step}")
         scenes: list[Scene] = []
         while len(scenes) < self.recipe.batch:
             scene = self._scene(rng.choices(list(KINDS), list(KINDS.values()))[0], rng)
-            if scene.style not in self.recipe.seldom or rng.random() < SELDOM:
+            if scene.style not in self.recipe.downsampled_styles or rng.random() < SELDOM:
                 scenes.append(scene)
         batch = shown(scenes, self.device)
         chance, late = torch.Generator().manual_seed(rng.randrange(1 << 40)), step >= self.recipe.steps // 2
@@ -102,9 +102,9 @@ class Detect:
             return multi_object.sample_figures(rng)
         if kind == "frame":
             return frame(self.recipe.seed, rng)
-        return World(self.recipe.seed, kind=kind).scene(rng.randrange(self.recipe.pool))
+        return World(self.recipe.seed, kind=kind).scene(rng.randrange(self.recipe.num_images))
 
-    def loss(self, batch: Shown, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: DetectorBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         said: Maps = self.model(batch.pixels.contiguous(memory_format=torch.channels_last))
         parts = {"heat": focal(said.heat.float(), batch.heat)}
         parts["painted"] = F.binary_cross_entropy_with_logits(said.painted.float(), batch.painted)
@@ -158,7 +158,7 @@ class Detect:
         """Nothing is left to do."""
 
 
-def without(batch: Shown, lost: Tensor) -> Shown:
+def without(batch: DetectorBatch, lost: Tensor) -> DetectorBatch:
     """The batch when nothing is left that can be recognised in the pictures ``lost`` (k,): what stands there is none of it."""
     heat, shows, things = batch.heat.clone(), batch.shows.clone(), batch.things.clone()
     heat[lost] = 0
@@ -177,7 +177,7 @@ def frame(seed: int, rng: random.Random) -> Scene:
             return scene
 
 
-def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
+def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> DetectorBatch:
     """The pictures of scenes and what a detector should say of them."""
     drawn, cells = render(scenes, side, masks=True, device=device), side // STRIDE
     assert drawn.whole is not None and drawn.masks is not None and drawn.painted is not None
@@ -207,7 +207,7 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Shown:
             rows.append([i, row, column, x0, y0, x1, y1, color, rare, float(name is not None), faces])
     things = torch.tensor(rows).view(-1, 11)
     painted = F.avg_pool2d(drawn.painted.unsqueeze(1), STRIDE)
-    return Shown(drawn.pixels, heat.to(device), painted, shows.to(device), things.to(device))
+    return DetectorBatch(drawn.pixels, heat.to(device), painted, shows.to(device), things.to(device))
 
 
 def _bump(cells: int, row: int, column: int, width: float, height: float) -> Tensor:

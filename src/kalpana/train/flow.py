@@ -18,13 +18,13 @@ from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.patch_labels import sizes
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, noise, with_aside
+from kalpana.train.task import HELD_OUT, CaptionSampler, Metrics, add_auxiliary_loss, auxiliary_targets, config_of, noise
 from kalpana.types import Cond, Tokens
 from kalpana.world.world import World
 
 
 @dataclass(frozen=True)
-class Captioned:
+class LatentBatch:
     """A batch of the flow task: latents (b, c, h, w) float16, the words for them, ``layout`` (b, 4, h/patch, w/patch; empty if nothing is
     asked of it), and ``worth`` (b,), the weight of that question at this step."""
 
@@ -34,7 +34,7 @@ class Captioned:
     worth: Tensor
 
 
-class FlowMatch:
+class FlowTask:
     """The latent transformer: flow matching (Lipman et al. 2023) with x0 predicted and the error weighed as a velocity's,
     1/t^2, so that both say the same. Captions are worded anew each time round."""
 
@@ -44,31 +44,33 @@ class FlowMatch:
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         assert recipe.vae is not None
         self.recipe, self.device, self.world, self.schedule = recipe, device, World(recipe.seed, "train", kind=recipe.kind), Flow()
-        aside = sum(sizes()) + 2 if recipe.layout else 0
+        aside = sum(sizes()) + 2 if recipe.aux_weight else 0
         self.model = dit.DiT(replace(config_of(dit.Config, recipe), aside=aside)).to(device)
         self.decoder = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
         self.tokenizer = Tokenizer.load()
-        self.latents = data_cache.latents(self.decoder, recipe.vae, self.world, recipe.pool, device, progress)
-        self.harvest, self.said = data_cache.harvested(self.decoder, recipe.harvest, device) if recipe.harvest else (self.latents[:0], [])
+        self.latents = data_cache.latents(self.decoder, recipe.vae, self.world, recipe.num_images, device, progress)
+        self.harvest, self.said = (
+            data_cache.harvested(self.decoder, recipe.self_train_dir, device) if recipe.self_train_dir else (self.latents[:0], [])
+        )
         self.dev = World(recipe.seed, "dev", kind=recipe.kind)
         self.dev_latents = data_cache.latents(self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress)
-        self._captions = Captions(recipe, self.world, data_cache.often(recipe, self.world, len(self.said), progress), self.said)
+        self._captions = CaptionSampler(recipe, self.world, data_cache.often(recipe, self.world, len(self.said), progress), self.said)
 
-    def batch(self, step: int) -> Captioned:
+    def batch(self, step: int) -> LatentBatch:
         rows, captions = zip(*self._captions(step), strict=True)
         tokens = self.tokenizer.encode(captions, self.model.config.length)
         own = len(self.latents)  # rows beyond the pool are of the harvest
         latents = torch.from_numpy(np.stack([self.latents[i] if i < own else self.harvest[i - own] for i in rows]))
         cells = latents.shape[-1] // self.model.config.patch
-        return Captioned(latents, tokens, *asked_aside(self.recipe, self.world, rows, cells, step))
+        return LatentBatch(latents, tokens, *auxiliary_targets(self.recipe, self.world, rows, cells, step))
 
-    def loss(self, batch: Captioned, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: LatentBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         x0, b = batch.latents.float(), len(batch.latents)
         t, eps = noise_times(b, rng), noise(x0, rng)
-        null = torch.rand(b, generator=rng) < self.recipe.drop
+        null = torch.rand(b, generator=rng) < self.recipe.caption_dropout
         said: list[Tensor] = []
         loss = self._velocity_error(x0, t.to(x0), eps, Cond(batch.tokens, null.to(self.device)), said).mean()
-        return with_aside(loss, said, batch.layout, batch.worth, {"velocity": loss.item()} if self.recipe.layout else {})
+        return add_auxiliary_loss(loss, said, batch.layout, batch.worth, {"velocity": loss.item()} if self.recipe.aux_weight else {})
 
     def _velocity_error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond, said: list[Tensor] | None = None) -> Tensor:
         """(b,) mean squared error of the velocity (x_t - x0) / t that an x0 estimate implies."""

@@ -31,7 +31,7 @@ from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
 from kalpana.train.tasks import TASKS
-from kalpana.train.vqgan import Players
+from kalpana.train.vqgan import AdversarialPair
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
 
@@ -94,7 +94,7 @@ def train(
                     + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
                     + f"  {left:.0f} min left"
                 )
-            if state.step % recipe.sheet_every == 0 and state.step < recipe.steps:
+            if state.step % recipe.sample_every == 0 and state.step < recipe.steps:
                 evaluate(task, state, recipe, out, log, echo)
             if state.step % recipe.save_every == 0:
                 checkpoint.save(saved, state, recipe)
@@ -114,7 +114,7 @@ def compile_blocks(model: nn.Module) -> None:
             module.compile(dynamic=not isinstance(module, vqgan.Block))
 
 
-class Ahead(Dataset[list[Any]]):
+class PrefetchDataset(Dataset[list[Any]]):
     """The batches of ``steps``, SORT of them at a time, as captions are dealt."""
 
     def __init__(self, task: Task, steps: range) -> None:
@@ -133,7 +133,7 @@ def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
     """The batch of each step in turn, made by so many processes ahead of it, or, with none of them, when it is asked for."""
     if not workers or not task.ahead or not steps:
         return map(task.batch, steps)
-    blocks = Ahead(task, steps)
+    blocks = PrefetchDataset(task, steps)
     # Forked, they share the pool, and never touch the device. With a generator of its own the loader leaves the global one alone; one
     # block ahead each is enough, and keeps few files open.
     count = min(workers, len(blocks))
@@ -159,18 +159,18 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
         for group in optimizer.param_groups:
             group["lr"] = rate
     total, metrics = 0.0, dict[str, float]()
-    for part in split(moved(batch, task.device), recipe.accumulate):
+    for part in split(moved(batch, task.device), recipe.grad_accum):
         with autocast(task.device, recipe.bf16):
             loss, metrics = task.loss(part, rng)
-        (loss / recipe.accumulate).backward()
-        total += loss.item() / recipe.accumulate
-    players = list(task.model.children()) if isinstance(task.model, Players) else [task.model]
-    norms = [nn.utils.clip_grad_norm_(player.parameters(), recipe.clip).item() for player in players]  # each by itself
+        (loss / recipe.grad_accum).backward()
+        total += loss.item() / recipe.grad_accum
+    players = list(task.model.children()) if isinstance(task.model, AdversarialPair) else [task.model]
+    norms = [nn.utils.clip_grad_norm_(player.parameters(), recipe.grad_clip).item() for player in players]  # each by itself
     if not all(map(math.isfinite, norms)):
         raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower lr ({recipe.lr}) or lengthen warmup")
     for optimizer in state.optimizers:
         optimizer.step()
-    average(state, recipe.ema)
+    average(state, recipe.ema_decay)
     return {"loss": total, **metrics, "grad": norms[0], "lr": rate}
 
 
@@ -189,7 +189,7 @@ def split(batch: Any, parts: int) -> Iterator[Any]:
 def schedule(step: int, recipe: Recipe) -> float:
     """The share of the full learning rate: linear up, flat, linear down to 0 over the last ``decay`` of the run."""
     up = (step + 1) / max(recipe.warmup, 1)
-    down = (recipe.steps - step) / max(recipe.decay * recipe.steps, 1)
+    down = (recipe.steps - step) / max(recipe.lr_decay_share * recipe.steps, 1)
     return min(1.0, up, down)
 
 
@@ -261,7 +261,7 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
 
 def shipped(task: Task) -> nn.Module:
     """What weights begin with and end as: the model, without what it plays against while it learns."""
-    return task.model.network if isinstance(task.model, Players) else task.model
+    return task.model.network if isinstance(task.model, AdversarialPair) else task.model
 
 
 def hardware(device: torch.device) -> str:

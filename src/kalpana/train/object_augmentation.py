@@ -45,8 +45,8 @@ class Cards:
         concepts = [rng.choice(self.core if rng.random() < CORE else self.every) for _ in range(count)]
         one, other = (self._sprites([rng.choice(rng.choice(self.rows[concept])) for concept in concepts]) for _ in range(2))
         drawn = warped(patched(one, other, luck), round(FINE * self.side), luck)
-        drawn = some(RECOLOURED, recoloured, drawn, luck)
-        drawn = some(INKED, inked, drawn, luck)
+        drawn = apply_to_share(RECOLOURED, recoloured, drawn, luck)
+        drawn = apply_to_share(INKED, inked, drawn, luck)
         drawn = F.interpolate(drawn, (self.side, self.side), mode="area")
         below = places.paint([_background(rng) for _ in range(count)], self.side)
         pixels = drawn[:, :3] + below * (1 - drawn[:, 3:])
@@ -68,7 +68,7 @@ def _by_hand(concept: str, without: Sequence[str]) -> list[list[int]]:
     return list(hands.values())
 
 
-def some(share: float, paint: Callable[[Tensor, Generator], Tensor], sprites: Tensor, luck: Generator) -> Tensor:
+def apply_to_share(share: float, paint: Callable[[Tensor, Generator], Tensor], sprites: Tensor, luck: Generator) -> Tensor:
     """The sprites, about this share of them painted."""
     chosen = (torch.rand(len(sprites), generator=luck) < share).nonzero()[:, 0]
     return sprites.index_copy(0, chosen, paint(sprites[chosen], luck)) if len(chosen) else sprites
@@ -127,7 +127,7 @@ def inked(sprites: Tensor, luck: Generator) -> Tensor:
     return torch.cat((rgb * (1 - line) + ink * line, torch.maximum(alpha, line)), 1)
 
 
-def worded(concept: str, language: str, rng: random.Random) -> str:
+def caption_for(concept: str, language: str, rng: random.Random) -> str:
     """A caption of one such thing, in no colour, or some of its keywords."""
     if rng.random() < LOOSE:
         return loosely(concept, language, rng)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from kalpana.models import reader
 from kalpana.train import data_cache
-from kalpana.train.degradations import Damage
+from kalpana.train.degradations import Degradations
 from kalpana.train.recipe import Recipe
 from kalpana.train.sign_augmentation import respelt
 from kalpana.train.task import HELD_OUT, Metrics, config_of
@@ -32,7 +32,7 @@ def characters() -> str:
 
 
 @dataclass(frozen=True)
-class Written:
+class ReaderBatch:
     """A batch of the reader: strips (b, 3, 32, 128), the numbers of their characters (b, most), padded with 0, and how many there are."""
 
     strips: Tensor
@@ -40,7 +40,7 @@ class Written:
     lengths: Tensor
 
 
-class Read:
+class ReaderTask:
     """CTC on signs (Graves et al. 2006)."""
 
     file = "reader.safetensors"
@@ -49,16 +49,16 @@ class Read:
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
         self.model = reader.Reader(replace(config_of(reader.Config, recipe), characters=characters())).to(device)
-        self.damage = Damage(recipe, device)
+        self.damage = Degradations(recipe, device)
         self.dev = self._written([World(recipe.seed, "dev", kind="text").scene(i) for i in range(HELD_OUT)], None)
 
-    def batch(self, step: int) -> Written:
+    def batch(self, step: int) -> ReaderBatch:
         rng = random.Random(f"{self.recipe.seed}/read/{step}")
         world = World(self.recipe.seed, kind="text")
-        scenes = (world.scene(rng.randrange(self.recipe.pool)) for _ in range(self.recipe.batch))
+        scenes = (world.scene(rng.randrange(self.recipe.num_images)) for _ in range(self.recipe.batch))
         return self._written([respelt(scene, rng) for scene in scenes], rng)
 
-    def _written(self, scenes: list[Scene], rng: random.Random | None) -> Written:
+    def _written(self, scenes: list[Scene], rng: random.Random | None) -> ReaderBatch:
         """The signs of scenes; with ``rng`` damaged, and cut out by boxes that are off by up to a twelfth of their sides."""
         drawn = render(scenes, masks=True, device=self.device)
         assert drawn.whole is not None
@@ -75,9 +75,9 @@ class Read:
         numbers = torch.zeros(len(words), int(lengths.max()), dtype=torch.long)
         for i, word in enumerate(words):
             numbers[i, : len(word)] = torch.tensor([1 + characters().index(letter) for letter in word])
-        return Written(strips(pixels, boxes), numbers.to(self.device), lengths.to(self.device))
+        return ReaderBatch(strips(pixels, boxes), numbers.to(self.device), lengths.to(self.device))
 
-    def loss(self, batch: Written, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: ReaderBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         said = self.model(batch.strips).float().log_softmax(-1).transpose(0, 1)  # l b c
         columns = torch.full_like(batch.lengths, len(said))
         return F.ctc_loss(said, batch.numbers, columns, batch.lengths, zero_infinity=True), {}

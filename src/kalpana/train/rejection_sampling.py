@@ -19,7 +19,7 @@ from pathlib import Path
 from kalpana.evaluate.score import right
 from kalpana.evaluate.suites import POSITION, Prompt
 from kalpana.evaluate.verifiers.observations import Verifier
-from kalpana.evaluate.verifiers.verifier import Trained
+from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.media import save, to_pixels
 from kalpana.pipelines import last, load
 from kalpana.train.data_cache import HARVEST, harvest_lines
@@ -90,7 +90,7 @@ def main() -> None:
             print(f"{done} of {total} captions", file=sys.stderr)
 
     prompts = list(islice(captions(), options.captions))
-    kept = harvest(draw, prompts, Trained.load(options.verifier), options.out, progress)
+    kept = harvest(draw, prompts, DetectorVerifier.load(options.verifier), options.out, progress)
     print(f"{kept} pictures of {options.captions} captions are in {options.out}")
 
 

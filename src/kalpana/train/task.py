@@ -86,7 +86,7 @@ def _order(seed: int, around: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, around]).permutation(count)
 
 
-class Captions:
+class CaptionSampler:
     """The (picture, caption) pairs of each step: of the world's first pictures, whose captions are worded anew each time they come up, and
     of those behind them that the texts ``said`` tell of. In a round each comes up as ``often`` (pictures + said,) as is said. SORT
     steps are dealt together, shortest captions first, in random order."""
@@ -129,19 +129,19 @@ def config_of(kind: type, recipe: Recipe) -> Any:
         raise KalpanaError(f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}") from None
 
 
-def asked_aside(recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int) -> tuple[Tensor, Tensor]:
+def auxiliary_targets(recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int) -> tuple[Tensor, Tensor]:
     """What a recipe with ``layout`` asks of its network beside the pictures in these rows of the pool: what each of cells x cells shows
     (b, 4, cells, cells; empty if nothing is asked), and (b,) what that weighs at this step."""
-    shown = np.stack([layout(world.scene(i), cells) for i in rows]) if recipe.layout else np.empty((len(rows), 0), np.float32)
-    return torch.from_numpy(shown), fading(recipe.layout, recipe, step, len(rows))
+    shown = np.stack([layout(world.scene(i), cells) for i in rows]) if recipe.aux_weight else np.empty((len(rows), 0), np.float32)
+    return torch.from_numpy(shown), linear_decay(recipe.aux_weight, recipe, step, len(rows))
 
 
-def fading(much: float, recipe: Recipe, step: int, b: int) -> Tensor:
+def linear_decay(much: float, recipe: Recipe, step: int, b: int) -> Tensor:
     """(b,) so ``much`` at the first step of a recipe's run, and evenly less until nothing is left at its end."""
     return torch.full((b,), much * (1 - step / recipe.steps))
 
 
-def with_aside(loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
+def add_auxiliary_loss(loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
     """A loss and its metrics, and with them how wrong the network is about what it was asked aside, if it ``said`` anything."""
     if not said:
         return loss, metrics

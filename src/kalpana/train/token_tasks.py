@@ -21,12 +21,12 @@ from kalpana.hub.weights import load_module
 from kalpana.models import dalle, dalle_mini
 from kalpana.models.vqgan import VQGAN
 from kalpana.models.vqgan import Config as Codec
-from kalpana.pipelines.tokens import Drawn, draw, masked, stream
+from kalpana.pipelines.tokens import TokenStep, draw, masked, stream
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.patch_labels import sizes
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, Captions, Metrics, asked_aside, config_of, fading, moved, with_aside
+from kalpana.train.task import HELD_OUT, CaptionSampler, Metrics, add_auxiliary_loss, auxiliary_targets, config_of, linear_decay, moved
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
@@ -38,7 +38,7 @@ Mean = tuple[Tensor, Tensor | int]  # a cross-entropy in nats, and of how many t
 
 
 @dataclass(frozen=True)
-class Told:
+class TokenBatch:
     """A batch: image ids (b, rows, columns), the words for them, what is asked aside, see ``task.asked_aside``, and how likely each picture
     is to be drawn blindly (b,), see ``blinded``."""
 
@@ -49,7 +49,7 @@ class Told:
     blind: Tensor
 
 
-class Lessons:
+class TokenDataset:
     """What the three learn from and are tried on: pictures in tokens, beside captions of at most ``length`` tokens."""
 
     def __init__(self, recipe: Recipe, vqgan: VQGAN, length: int, device: torch.device, progress: data_cache.Progress) -> None:
@@ -57,18 +57,18 @@ class Lessons:
         self.recipe, self.vqgan, self.length = recipe, vqgan, length
         self.tokenizer = Tokenizer.load()
         self.world, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
-        self.codes = data_cache.codes(vqgan, recipe.vqgan, self.world, recipe.pool, device, progress)
-        self.captions = Captions(recipe, self.world, data_cache.often(recipe, self.world, 0, progress))
+        self.codes = data_cache.codes(vqgan, recipe.vqgan, self.world, recipe.num_images, device, progress)
+        self.captions = CaptionSampler(recipe, self.world, data_cache.often(recipe, self.world, 0, progress))
         codes, said = data_cache.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress), [dev.describe(i)[0] for i in range(HELD_OUT)]
         self.dev = [moved(self._told(codes[k : k + PART], said[k : k + PART]), device) for k in range(0, HELD_OUT, PART)]
 
-    def batch(self, step: int) -> Told:
+    def batch(self, step: int) -> TokenBatch:
         rows, captions = zip(*self.captions(step), strict=True)
         told = self._told(self.codes[list(rows)], captions)
-        shown, worth = asked_aside(self.recipe, self.world, rows, told.image.shape[1], step)
-        return replace(told, layout=shown, worth=worth, blind=fading(self.recipe.blind, self.recipe, step, len(rows)))
+        shown, worth = auxiliary_targets(self.recipe, self.world, rows, told.image.shape[1], step)
+        return replace(told, layout=shown, worth=worth, blind=linear_decay(self.recipe.token_dropout, self.recipe, step, len(rows)))
 
-    def held_out(self, wrong: Callable[[Told], Mean]) -> float:
+    def held_out(self, wrong: Callable[[TokenBatch], Mean]) -> float:
         """Bits a token, the mean over the dev pictures; ``wrong`` says it of a part of them."""
         total, count = 0.0, 0
         for part in self.dev:
@@ -81,12 +81,12 @@ class Lessons:
         tokens = self.dev[0].tokens
         return self.vqgan.decode(draw(Tokens(tokens.ids[:SHEET], tokens.mask[:SHEET]))).float()
 
-    def _told(self, codes: np.ndarray, captions: Sequence[str]) -> Told:
+    def _told(self, codes: np.ndarray, captions: Sequence[str]) -> TokenBatch:
         nothing = torch.empty(len(codes), 0)
-        return Told(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length), nothing, nothing, nothing)
+        return TokenBatch(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length), nothing, nothing, nothing)
 
 
-class Continue:
+class DalleTask:
     """DALL-E (Ramesh et al. 2021): the next token of caption and picture, in a share ``swap`` of the batch of picture and caption, each
     part's error weighed as ``models/dalle.py`` says. A caption may be left out before its picture; after it, it is what is asked."""
 
@@ -97,29 +97,32 @@ class Continue:
         self.recipe, self.device = recipe, device
         vqgan = load_vqgan(recipe, device)
         self.model = dalle.DALLE(fit(dalle.Config, recipe, grid(vqgan))).to(device)
-        self.lessons = Lessons(recipe, vqgan, self.model.config.length, device, progress)
+        self.lessons = TokenDataset(recipe, vqgan, self.model.config.length, device, progress)
 
-    def batch(self, step: int) -> Told:
+    def batch(self, step: int) -> TokenBatch:
         return self.lessons.batch(step)
 
-    def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         b = len(batch.image)
-        swapped, null = torch.rand(b, generator=rng) < self.recipe.swap, torch.rand(b, generator=rng) < self.recipe.drop
+        swapped, null = (
+            torch.rand(b, generator=rng) < self.recipe.image_first_prob,
+            torch.rand(b, generator=rng) < self.recipe.caption_dropout,
+        )
         cond = Cond(batch.tokens, (null & ~swapped).to(self.device))
         said: list[Tensor] = []
-        hidden = blinded(batch.image, batch.blind, rng)
+        hidden = token_dropout(batch.image, batch.blind, rng)
         wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said, hidden)
-        return with_aside(wrong.total(), said, batch.layout, batch.worth, {"image": bits(wrong.image), "text": bits(wrong.text)})
+        return add_auxiliary_loss(wrong.total(), said, batch.layout, batch.worth, {"image": bits(wrong.image), "text": bits(wrong.text)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures after their captions and, as a floor, without; of their captions, which come first, and, where the
         order was ever swapped, after the pictures."""
 
-        def text(told: Told, swapped: bool) -> Mean:
+        def text(told: TokenBatch, swapped: bool) -> Mean:
             order = torch.full((len(told.image),), swapped, device=self.device)
             return self.model.loss(Cond(told.tokens), told.image, order).text, told.tokens.mask[:, 1:].sum()
 
-        def image(told: Told, cond: Cond) -> Mean:
+        def image(told: TokenBatch, cond: Cond) -> Mean:
             return self.model.loss(cond, told.image).image, told.image.numel()
 
         scores = {
@@ -127,7 +130,7 @@ class Continue:
             "dev_image_alone": self.lessons.held_out(lambda told: image(told, Cond())),
             "dev_text_alone": self.lessons.held_out(lambda told: text(told, False)),
         }
-        if self.recipe.swap:
+        if self.recipe.image_first_prob:
             scores["dev_text"] = self.lessons.held_out(lambda told: text(told, True))
         return scores, self.lessons.sheet(self._draw)
 
@@ -135,10 +138,10 @@ class Continue:
         """Nothing is left to do."""
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        return whole(stream(self.model, Cond(tokens), luck(tokens), guidance=GUIDANCE))
+        return whole(stream(self.model, Cond(tokens), seeded_generators(tokens), guidance=GUIDANCE))
 
 
-class Unmask:
+class MaskGITTask:
     """MaskGIT (Chang et al. 2022): the cells that are hidden, as many as its cosine schedule says, from the others and the caption."""
 
     file = "maskgit.safetensors"
@@ -148,21 +151,21 @@ class Unmask:
         self.recipe, self.device = recipe, device
         vqgan = load_vqgan(recipe, device)
         self.model = dalle.MaskGIT(fit(dalle.Config, recipe, grid(vqgan))).to(device)
-        self.lessons = Lessons(recipe, vqgan, self.model.config.length, device, progress)
+        self.lessons = TokenDataset(recipe, vqgan, self.model.config.length, device, progress)
 
-    def batch(self, step: int) -> Told:
+    def batch(self, step: int) -> TokenBatch:
         return self.lessons.batch(step)
 
-    def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
-        hidden, null = self._hide(batch, rng), torch.rand(len(batch.image), generator=rng) < self.recipe.drop
+    def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+        hidden, null = self._hide(batch, rng), torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
         said: list[Tensor] = []
         wrong = self.model.loss(Cond(batch.tokens, null.to(self.device)), batch.image, hidden, said)
-        return with_aside(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
+        return add_auxiliary_loss(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a hidden cell of dev pictures, with their captions and, as a floor, without; the same are hidden every time."""
 
-        def image(told: Told, cond: Cond, rng: Generator) -> Mean:
+        def image(told: TokenBatch, cond: Cond, rng: Generator) -> Mean:
             hidden = self._hide(told, rng)
             return self.model.loss(cond, told.image, hidden), hidden.sum()
 
@@ -176,14 +179,14 @@ class Unmask:
     def finish(self) -> None:
         """Nothing is left to do."""
 
-    def _hide(self, batch: Told, rng: Generator) -> Tensor:
-        return dalle.hide(len(batch.image), self.model.config, rng).to(self.device)
+    def _hide(self, batch: TokenBatch, rng: Generator) -> Tensor:
+        return dalle.random_mask(len(batch.image), self.model.config, rng).to(self.device)
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        return whole(masked(self.model, Cond(tokens), luck(tokens), guidance=GUIDANCE))
+        return whole(masked(self.model, Cond(tokens), seeded_generators(tokens), guidance=GUIDANCE))
 
 
-class Translate:
+class DalleMiniTask:
     """DALL-E mini (Dayma et al. 2021): the picture's next token, from those before it and the caption, which an encoder reads. A caption
     that is left out is an empty text, from which super-conditioning leads away. The words are our tokenizer's, not those published."""
 
@@ -198,21 +201,21 @@ class Translate:
         given = {"codes": size, "start": size, "image_vocabulary": size + 1, "image_length": cells}
         self.model = dalle_mini.DalleMini(fit(dalle_mini.Config, recipe, given)).to(device)
         self.shape = (shape["rows"], shape["columns"])
-        self.lessons = Lessons(recipe, vqgan, self.model.config.length, device, progress)
+        self.lessons = TokenDataset(recipe, vqgan, self.model.config.length, device, progress)
 
-    def batch(self, step: int) -> Told:
+    def batch(self, step: int) -> TokenBatch:
         return self.lessons.batch(step)
 
-    def loss(self, batch: Told, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         said: list[Tensor] = []
-        null = torch.rand(len(batch.image), generator=rng) < self.recipe.drop
-        wrong, _ = self._wrong(batch, null, said, blinded(batch.image.flatten(1), batch.blind, rng))
-        return with_aside(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
+        null = torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
+        wrong, _ = self._wrong(batch, null, said, token_dropout(batch.image.flatten(1), batch.blind, rng))
+        return add_auxiliary_loss(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures, with their captions and, as a floor, without."""
 
-        def image(told: Told, null: bool) -> Mean:
+        def image(told: TokenBatch, null: bool) -> Mean:
             return self._wrong(told, torch.full((len(told.image),), null))
 
         scores = {
@@ -224,11 +227,11 @@ class Translate:
     def finish(self) -> None:
         """Nothing is left to do."""
 
-    def _wrong(self, told: Told, null: Tensor, said: list[Tensor] | None = None, hidden: Tensor | None = None) -> Mean:
+    def _wrong(self, told: TokenBatch, null: Tensor, said: list[Tensor] | None = None, hidden: Tensor | None = None) -> Mean:
         return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device), said, hidden), told.image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=luck(tokens))
+        choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=seeded_generators(tokens))
         drawn = self.model.generate(tokens, choose, GUIDANCE)
         return torch.stack(list(drawn), 1).unflatten(1, self.shape)
 
@@ -256,7 +259,7 @@ def grid(vqgan: VQGAN) -> dict[str, int]:
 def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     """The network's configuration, of which the tokenizers decide the ``given`` fields and the size of the vocabulary. Raises KalpanaError
     where the recipe says otherwise, or wants heads that do not fit the width."""
-    aside = sum(sizes()) + 2 if recipe.layout else 0
+    aside = sum(sizes()) + 2 if recipe.aux_weight else 0
     config, given = config_of(kind, recipe), given | {"vocabulary": len(Tokenizer.load()), "aside": aside}
     for name, value in given.items():
         if recipe.model.get(name, value) != value:
@@ -268,7 +271,7 @@ def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     return replace(config, **given)
 
 
-def blinded(image: Tensor, likely: Tensor, rng: Generator) -> Tensor | None:
+def token_dropout(image: Tensor, likely: Tensor, rng: Generator) -> Tensor | None:
     """Which cells of image ids (b, ...) are hidden from those after them: in pictures chosen as ``likely`` (b,) as said any part of them,
     uniformly from none to all; None where none can be. A picture tells so much of its next cell that words are hardly needed while it
     is there."""
@@ -283,12 +286,12 @@ def bits(nats: Tensor) -> float:
     return nats.item() / math.log(2)
 
 
-def luck(tokens: Tokens) -> list[Generator]:
+def seeded_generators(tokens: Tokens) -> list[Generator]:
     """A generator for each caption's picture, the same every time."""
     return [Generator().manual_seed(k) for k in range(len(tokens))]
 
 
-def whole(drawing: Iterator[Drawn]) -> Tensor:
+def whole(drawing: Iterator[TokenStep]) -> Tensor:
     """The image ids (b, rows, columns) that drawing ends with."""
     (drawn,) = deque(drawing, maxlen=1)
     return drawn.ids

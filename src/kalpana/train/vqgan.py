@@ -15,9 +15,20 @@ from torch.func import functional_call
 
 from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader, vqgan
-from kalpana.models.vqgan import Anchors, Codebook, Discriminator, balance, count, fooling, hinge, lecam, perplexity, used
+from kalpana.models.vqgan import (
+    Codebook,
+    Discriminator,
+    LeCamEMA,
+    adaptive_gan_weight,
+    count,
+    generator_loss,
+    hinge,
+    lecam,
+    perplexity,
+    used,
+)
 from kalpana.train import data_cache
-from kalpana.train.autoencoder import faults, psnr, rows_of, ssim
+from kalpana.train.autoencoder import psnr, reconstruction_loss, rows_of, ssim
 from kalpana.train.recipe import Recipe
 from kalpana.train.sign_augmentation import MOST
 from kalpana.train.task import HELD_OUT, Metrics, config_of
@@ -31,7 +42,7 @@ FIRST = 8  # batches that the first codes are made of
 
 
 @dataclass(frozen=True)
-class Judged:
+class VQGANBatch:
     """A batch: pixels (b, 3, h, w) uint8; ``boxes`` (b, MOST, 4), where in the unit square signs are to be read, 0 for none, and so
     everywhere but on the recipe's share of sheets of signs; and ``worth`` (b,), what fooling the judge weighs at this step; before it takes
     part, 0."""
@@ -41,7 +52,7 @@ class Judged:
     worth: Tensor
 
 
-class Players(nn.Module):
+class AdversarialPair(nn.Module):
     """A ``network`` and the ``judge`` of what it draws, both learning: a checkpoint has both, the network alone is shipped. Beside them
     stands what no gradient changes: the judge's mean logits for real and for drawn pictures, ``anchors`` (2,), and whether the codes
     have ``started``."""
@@ -55,7 +66,7 @@ class Players(nn.Module):
         self.register_buffer("started", torch.tensor(started))
 
 
-class Tokenise:
+class VQGANTask:
     """VQGAN (Esser et al. 2021): what an autoencoder learns from, by pixels; the distance of what a detector of ours sees in both pictures
     (after LPIPS, Zhang et al. 2018, with no weights made elsewhere); how unlike the writing on signs is to a reader of ours (after
     OCR-VQGAN, Rodriguez et al. 2023); and, from the share ``judge_from`` of the run on, a patch discriminator to be fooled. One way back
@@ -73,52 +84,52 @@ class Tokenise:
         network = vqgan.VQGAN(config_of(vqgan.Config, recipe))
         _check(recipe, network, train.side)
         started = recipe.init is not None or not isinstance(network.quantiser, Codebook)
-        if recipe.keep_codes:
+        if recipe.freeze_encoder:
             network.encoder.requires_grad_(False)  # type: ignore[union-attr]  # _check has seen it
-        players = Players(network, Discriminator(JUDGE), started)
+        players = AdversarialPair(network, Discriminator(JUDGE), started)
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.eyes = _load(recipe.features).to(device, memory_format=torch.channels_last) if recipe.features else None  # type: ignore[call-overload]
-        self.reader = _load_reader(recipe.reader).to(device) if recipe.reader else None
-        self.pictures = data_cache.pictures(train, recipe.pool, progress)
-        self.signs = data_cache.pages(recipe.seed, math.ceil(recipe.pool / 2), progress) if recipe.signs else None
+        self.eyes = _load(recipe.perceptual_net).to(device, memory_format=torch.channels_last) if recipe.perceptual_net else None  # type: ignore[call-overload]
+        self.reader = _load_reader(recipe.ocr_net).to(device) if recipe.ocr_net else None
+        self.pictures = data_cache.pictures(train, recipe.num_images, progress)
+        self.signs = data_cache.pages(recipe.seed, math.ceil(recipe.num_images / 2), progress) if recipe.sign_page_share else None
         self.dev = data_cache.pictures(dev, HELD_OUT, progress)
 
-    def batch(self, step: int) -> Judged:
+    def batch(self, step: int) -> VQGANBatch:
         """Pictures of the pool, and behind them the recipe's share of sheets of signs."""
         recipe = self.recipe
-        count = round(recipe.signs * recipe.batch) if self.signs else 0
+        count = round(recipe.sign_page_share * recipe.batch) if self.signs else 0
         pixels = self.pictures[rows_of(recipe, step, self.pictures, recipe.batch - count)]
         boxes = np.zeros((len(pixels), MOST, 4), np.float32)
         if self.signs:
             rows = rows_of(recipe, step, self.signs[0], count)
             pixels, boxes = (np.concatenate((one, two[rows])) for one, two in zip((pixels, boxes), self.signs, strict=True))
-        late = step >= recipe.judge_from * recipe.steps
-        return Judged(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.full((len(pixels),), recipe.judge if late else 0.0))
+        late = step >= recipe.gan_start * recipe.steps
+        return VQGANBatch(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.full((len(pixels),), recipe.gan_weight if late else 0.0))
 
-    def loss(self, batch: Judged, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: VQGANBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         network, x = self.model.network, data_cache.floats(batch.pixels)
         if not self.model.started:
             self._start(rng)
         drawn = network(x)
         y = drawn.pixels.float()
-        rebuilt = faults(y - x)
+        rebuilt = reconstruction_loss(y - x)
         metrics = {"psnr": psnr((y - x).square().mean().item()), "commit": drawn.loss.item()}
         if self.eyes:
-            other = unlike(self.eyes, y, x)
-            rebuilt = rebuilt + self.recipe.perceptual * other
+            other = perceptual_loss(self.eyes, y, x)
+            rebuilt = rebuilt + self.recipe.perceptual_weight * other
             metrics["unlike"] = other.item()
         if self.reader:
-            wrong = misread(self.reader, y, x, batch.boxes, rng)
-            rebuilt = rebuilt + self.recipe.legible * wrong
+            wrong = ocr_loss(self.reader, y, x, batch.boxes, rng)
+            rebuilt = rebuilt + self.recipe.ocr_weight * wrong
             metrics["misread"] = wrong.item()
         loss = rebuilt + COMMIT * drawn.loss
         if worth := batch.worth[0].item():
-            against = fooling(self._judge_fixed(y))
-            share = balance(rebuilt, against, network.last)
+            against = generator_loss(self._judge_fixed(y))
+            share = adaptive_gan_weight(rebuilt, against, network.last)
             judging, said = self._judge(x, y.detach())
             loss = loss + worth * share * against + judging
             metrics |= {"balance": share.item(), **said}
-        if isinstance(network.quantiser, Codebook) and not self.recipe.keep_codes:
+        if isinstance(network.quantiser, Codebook) and not self.recipe.freeze_encoder:
             network.quantiser.learn(drawn.latents, drawn.indices, rng)
             metrics["used"] = used(count(drawn.indices, network.quantiser.size)).item()
         return loss, metrics
@@ -141,8 +152,8 @@ class Tokenise:
     def _judge(self, real: Tensor, drawn: Tensor) -> tuple[Tensor, Metrics]:
         """What the judge learns from, of pictures that do not; its anchors follow."""
         on_real, on_drawn = (self.model.judge(pixels).float() for pixels in (real, drawn))
-        anchors = Anchors(*self.model.anchors)
-        loss = hinge(on_real, on_drawn) + self.recipe.lecam * lecam(on_real, on_drawn, anchors)
+        anchors = LeCamEMA(*self.model.anchors)
+        loss = hinge(on_real, on_drawn) + self.recipe.lecam_weight * lecam(on_real, on_drawn, anchors)
         after = anchors.follow(on_real, on_drawn)
         self.model.anchors.copy_(torch.stack((after.real, after.fake)))
         return loss, {"judge": loss.item(), "real": on_real.mean().item(), "drawn": on_drawn.mean().item()}
@@ -168,12 +179,12 @@ class Tokenise:
         """Nothing is left to do."""
 
 
-def unlike(eyes: detector.Detector, y: Tensor, x: Tensor) -> Tensor:
+def perceptual_loss(eyes: detector.Detector, y: Tensor, x: Tensor) -> Tensor:
     """How unlike two batches of pictures (b, 3, h, w) look to a detector, from 0 to 4: the mean squared distance of what it sees at a
     quarter, an eighth and a sixteenth of the side, each cell's features taken as a direction. Of ``x`` nothing learns."""
     with torch.no_grad():
         truth = looks(eyes, x)
-    return apart(looks(eyes, y), truth)
+    return feature_distance(looks(eyes, y), truth)
 
 
 def looks(eyes: detector.Detector, pixels: Tensor) -> list[Tensor]:
@@ -188,12 +199,12 @@ def direction(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=1, eps=0.01)
 
 
-def apart(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+def feature_distance(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """The mean squared distance of directions (b, c, h, w), the mean over layers."""
     return torch.stack([(one - two).square().sum(1).mean() for one, two in zip(ones, others, strict=True)]).mean()
 
 
-def misread(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
+def ocr_loss(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
     """How unlike the writing in the boxes (b, n, 4) of two batches of pictures (b, 3, h, w) is to a reader: for every column that it reads
     the divergence, in nats, of what it says of ``y`` from what it says of ``x``, and the mean squared distance of what it sees on the way,
     each place's features taken as a direction. Of ``x`` nothing learns. Boxes are off by up to a twelfth of their sides, as the reader has
@@ -207,7 +218,7 @@ def misread(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Genera
     with torch.no_grad():
         seen, truth = reads(net, strips(x[rows], boxes))
     sees, said = reads(net, strips(y[rows], boxes))
-    return F.kl_div(said, truth, reduction="none", log_target=True).sum(-1).mean() + apart(sees, seen)
+    return F.kl_div(said, truth, reduction="none", log_target=True).sum(-1).mean() + feature_distance(sees, seen)
 
 
 def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -224,9 +235,9 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
     factor, size = network.config.factor, network.quantiser.size
     if network.encoder is None or side % factor:
         raise KalpanaError(f"recipe {recipe.name}: field 'model': it needs an encoder, and a factor that divides {side} px, not {factor}")
-    if recipe.keep_codes and recipe.init is None:
+    if recipe.freeze_encoder and recipe.init is None:
         raise KalpanaError(f"recipe {recipe.name}: field 'keep_codes': name the weights whose codes are to be kept as 'init'")
-    if recipe.reader and not recipe.signs:
+    if recipe.ocr_net and not recipe.sign_page_share:
         raise KalpanaError(f"recipe {recipe.name}: field 'reader': there is nothing to read: ask for a share of 'signs'")
     tokens = (side // factor) ** 2
     if isinstance(network.quantiser, Codebook) and FIRST * recipe.batch * tokens < size:

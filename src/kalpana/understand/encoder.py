@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.hub import clip as public
-from kalpana.hub.card import CARD, read_card, shelf
+from kalpana.hub.card import CARD, read_card, weights_dir
 from kalpana.hub.clip import Framing
 from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
@@ -99,13 +99,13 @@ class Encoder:
 
 def load(name: str = FAMILY, device: str | None = None, bf16: bool = False) -> Encoder:
     """The encoder of a name: of a CLIP that comes with Kalpana, a folder of weights, a folder of a public checkpoint, or such a checkpoint
-    by its name, as openai/clip-vit-base-patch32. Kept, so that asking again costs nothing.
+    by its name, as openai/clip-vit-base-patch32. ClampWithGrad, so that asking again costs nothing.
 
     ``device`` is a GPU where there is one, unless named. In ``bf16`` the model takes half the memory and less time, and vectors have a
     cosine of about 0.9999 to those in fp32. Raises KalpanaError where there is no such model or device, a CPU does not compute in
     bfloat16, or the files are damaged, changed or of another family.
     """
-    folder = shelf() / name if name and (shelf() / name / CARD).is_file() else Path(name)
+    folder = weights_dir() / name if name and (weights_dir() / name / CARD).is_file() else Path(name)
     if not (name and (folder / CARD).is_file()):
         if name == FAMILY and not folder.is_dir():
             raise KalpanaError(

@@ -49,7 +49,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Only:
+class SearchFilter:
     """Which pictures may be found; what is None lets all through. ``folder`` is within the searched one, with all beneath; ``since`` and
     ``until`` are days, months or years of its date, as 2026-03-01, 2026-03 or 2026, both included; ``smallest`` and ``largest`` are
     pixels of both its sides; ``prompt`` is part of the receipt's prompt, in capitals or not, and ``model`` the name of the model that
@@ -126,13 +126,13 @@ def search(
     encoder: Embedder,
     *,
     n: int = 10,
-    only: Only = Only(),
+    only: SearchFilter = SearchFilter(),
     at: Path | None = None,
 ) -> list[Hit]:
     """The n pictures in the index of a folder that come closest to a query, best first; without terms, the latest that ``only`` lets
     through. Raises KalpanaError where nothing is asked, and where the model has no index there, or a damaged one."""
     terms = parse(query) if isinstance(query, str) else tuple(query)
-    if not terms and only == Only():
+    if not terms and only == SearchFilter():
         raise KalpanaError("there is no query: write what the pictures should show, such as 'a cat at night'")
     store, where = open_store(folder, encoder, at), _where(only, folder)
     vector = _mixed(terms, encoder) if terms else None
@@ -167,7 +167,7 @@ def _mixed(terms: Sequence[Term], encoder: Embedder) -> np.ndarray:
     return total / length
 
 
-def _where(only: Only, folder: Path) -> Any:
+def _where(only: SearchFilter, folder: Path) -> Any:
     """The filter as an expression of LanceDB, in which values are never part of a text; None where there is none."""
     from lancedb.expr import col, lit
 
@@ -220,7 +220,7 @@ def duplicates(
     encoder: Embedder,
     *,
     alike: float = ALIKE,
-    only: Only = Only(),
+    only: SearchFilter = SearchFilter(),
     at: Path | None = None,
     progress: Progress = silent,
 ) -> list[list[Hit]]:

@@ -20,7 +20,7 @@ ONE_WAY = ("on", "in front of", "nearer than")  # of these the opposite is said 
 MOST = 8  # things of a kind
 
 
-def twist(scene: Scene, rng: random.Random, split: str | None = "train", first: Sequence[str] = ()) -> tuple[str, Scene] | None:
+def hard_negative(scene: Scene, rng: random.Random, split: str | None = "train", first: Sequence[str] = ()) -> tuple[str, Scene] | None:
     """What is changed ("count", "relation", "color", "colors", "facing", "word", "fingers" or "pose") and the scene that says so; None
     where nothing can be. Every way that the scene has is as likely, but for those that are to be tried ``first``. What is said belongs to
     the ``split``, so that nothing held out is told; with None it may belong anywhere, for of two objects what is said otherwise seldom

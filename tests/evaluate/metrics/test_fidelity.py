@@ -10,12 +10,12 @@ import torch
 from scipy import linalg
 
 from kalpana.evaluate.metrics import fidelity
-from kalpana.evaluate.metrics.fidelity import Eyes, Features, Row, between, frechet_from, markdown, measure, mmd_from
-from kalpana.hub.card import shelf
+from kalpana.evaluate.metrics.fidelity import FeatureExtractor, Features, Row, between, frechet_from, markdown, measure, mmd_from
+from kalpana.hub.card import weights_dir
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
-VERIFIER = shelf() / "verifier-a"
+VERIFIER = weights_dir() / "verifier-a"
 
 
 def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
@@ -57,7 +57,7 @@ def test_the_more_a_picture_is_blurred_the_farther_it_is() -> None:
     def blurred(k: int) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(torch.nn.functional.pad(pixels, (k // 2,) * 4, mode="replicate"), k, 1)
 
-    eyes = Eyes(VERIFIER)
+    eyes = FeatureExtractor(VERIFIER)
     real, little, much = (Features.join([eyes(part) for part in x.split(16)]) for x in (pixels, blurred(3), blurred(7)))
     far = frechet_from(real.lite0)
     assert real.lite0.shape == (32, 1280) and 0 < far(little.lite0) < 0.7 * far(much.lite0)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from kalpana.evaluate.metrics import reconstruction
-from kalpana.evaluate.metrics.fidelity import Eyes
+from kalpana.evaluate.metrics.fidelity import FeatureExtractor
 from kalpana.evaluate.metrics.reconstruction import HEAD, LETTER, Redrawn, boards, line, load, measure
-from kalpana.evaluate.verifiers.verifier import Trained
-from kalpana.hub.card import shelf
+from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import save_weights
 from kalpana.models.vqgan import VQGAN, Config
 from kalpana.types import KalpanaError
@@ -38,25 +38,25 @@ class Shift:
 
 
 @pytest.fixture(scope="module")
-def sight() -> tuple[Eyes, Trained]:
-    return Eyes(shelf() / "verifier-b"), Trained.load(shelf() / "verifier-b")
+def sight() -> tuple[FeatureExtractor, DetectorVerifier]:
+    return FeatureExtractor(weights_dir() / "verifier-b"), DetectorVerifier.load(weights_dir() / "verifier-b")
 
 
-def test_nothing_is_lost_where_nothing_changes(sight: tuple[Eyes, Trained]) -> None:
+def test_nothing_is_lost_where_nothing_changes(sight: tuple[FeatureExtractor, DetectorVerifier]) -> None:
     same = measure(Shift(0.0), *sight, pictures=6, each=10)
     assert same.psnr > 100 and same.ssim == pytest.approx(1) and same.fd == pytest.approx(0, abs=1e-6)
     assert same.used == 0.5 and same.perplexity == pytest.approx(2)  # two of four codes, as often
     assert all(still == 1.0 for _, still in same.words.values()) and same.words["Latin"][0] >= 0.8
 
 
-def test_what_a_coder_changes_is_measured(sight: tuple[Eyes, Trained]) -> None:
+def test_what_a_coder_changes_is_measured(sight: tuple[FeatureExtractor, DetectorVerifier]) -> None:
     brighter, nothing = (measure(Shift(by), *sight, pictures=6, each=10) for by in (0.1, 2.0))
     assert brighter.psnr == pytest.approx(10 * math.log10(4 / 0.01), abs=1e-3)
     assert brighter.overall == pytest.approx(brighter.psnr, abs=1e-3)
     assert nothing.fd > brighter.fd > 0 and nothing.ssim < brighter.ssim < 1
 
 
-def test_the_psnr_of_pictures_is_not_that_of_their_pixels(sight: tuple[Eyes, Trained]) -> None:
+def test_the_psnr_of_pictures_is_not_that_of_their_pixels(sight: tuple[FeatureExtractor, DetectorVerifier]) -> None:
     class Uneven(Shift):
         def again(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             by = torch.where(torch.arange(len(pixels)) % 2 == 0, 0.02, 0.2)
@@ -67,7 +67,7 @@ def test_the_psnr_of_pictures_is_not_that_of_their_pixels(sight: tuple[Eyes, Tra
     assert found.overall == pytest.approx(10 * math.log10(8 / (0.02**2 + 0.2**2)), abs=1e-3)  # 22.97
 
 
-def test_words_in_a_picture_that_is_blank_are_read_no_more(sight: tuple[Eyes, Trained]) -> None:
+def test_words_in_a_picture_that_is_blank_are_read_no_more(sight: tuple[FeatureExtractor, DetectorVerifier]) -> None:
     class Blank(Shift):
         def again(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             return torch.zeros_like(pixels), torch.zeros(len(pixels), 1, 1, dtype=torch.int64)
@@ -96,7 +96,7 @@ def test_a_coder_is_what_its_weights_are(tmp_path: Path) -> None:
     again, ids = coder.again(pixels)
     assert coder.name == "some/codes" and coder.codes == 32 and ids is not None and ids.shape == (2, 16, 16)
     assert again.shape == pixels.shape and again.abs().max() <= 1
-    latents = load(shelf() / "default" / "vae.safetensors")
+    latents = load(weights_dir() / "default" / "vae.safetensors")
     assert latents.codes is None and latents.again(pixels)[1] is None
     blind = Config(**{**TINY.__dict__, "encoder": False})
     save_weights(path, VQGAN(blind), "vqgan", blind, {})

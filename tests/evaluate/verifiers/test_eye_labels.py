@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from kalpana.evaluate.verifiers.eye_labels import EYE, FAULTS, RIGHT, Agreement, Label, agreement, labels, pack, pictures
-from kalpana.evaluate.verifiers.observations import Detection, Seen
+from kalpana.evaluate.verifiers.eye_labels import EYE, FAULTS, RIGHT, EyeErrors, Label, agreement, labels, pack, pictures
+from kalpana.evaluate.verifiers.observations import Detection, Observation
 from kalpana.media import to_pixels
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
@@ -23,8 +23,8 @@ class Says:
     def __init__(self, *things: Detection) -> None:
         self.things = things
 
-    def look(self, pixels: Tensor) -> list[Seen]:
-        return [Seen(self.things)] * len(pixels)
+    def look(self, pixels: Tensor) -> list[Observation]:
+        return [Observation(self.things)] * len(pixels)
 
 
 class Knows(Says):
@@ -33,9 +33,9 @@ class Knows(Says):
     def __init__(self) -> None:
         self.answers = {to_pixels([image]).numpy().tobytes(): label for label, image in zip(labels(), pictures(), strict=True)}
 
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         found = [self.answers[one[None].numpy().tobytes()] for one in pixels]
-        return [Seen((Detection(label.concept, 0.9, (0, 0, 1, 1)),) if label.eye == RIGHT else ()) for label in found]
+        return [Observation((Detection(label.concept, 0.9, (0, 0, 1, 1)),) if label.eye == RIGHT else ()) for label in found]
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_shares_are_counted_by_hand(table: Path, tmp_path: Path) -> None:
     pack(table, tmp_path / "eye")
     box = (0.0, 0.0, 1.0, 1.0)
     dog = agreement(Says(Detection(DOG, 0.9, box)), tmp_path / "eye")
-    assert dog == Agreement(0.0, 1.0, 1, 2, {"two heads": (1.0, 1), "blob": (1.0, 1)})
+    assert dog == EyeErrors(0.0, 1.0, 1, 2, {"two heads": (1.0, 1), "blob": (1.0, 1)})
     both = agreement(Says(Detection(DOG, 0.2, box), Detection(APPLE, 0.9, box)), tmp_path / "eye")
-    assert both == Agreement(1.0, 0.0, 1, 2, {"two heads": (0.0, 1), "blob": (0.0, 1)}), "0.2 is not sure enough"
+    assert both == EyeErrors(1.0, 0.0, 1, 2, {"two heads": (0.0, 1), "blob": (0.0, 1)}), "0.2 is not sure enough"
 
 
 def test_the_set_is_balanced_and_a_verifier_with_the_eyes_answers_is_right() -> None:

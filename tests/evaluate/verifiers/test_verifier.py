@@ -16,11 +16,11 @@ from kalpana.evaluate.score import right
 from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.observations import Box, Detection, Reader, Reading, iou, surest, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES, reader
-from kalpana.evaluate.verifiers.verifier import SIDE, Trained, nearest, peaks
+from kalpana.evaluate.verifiers.verifier import SIDE, DetectorVerifier, nearest, peaks
 from kalpana.hub.weights import save_weights
 from kalpana.models import reader as readers
 from kalpana.models.detector import STRIDE, Config, Detector, Maps
-from kalpana.train.detector import Shown, shown, tail
+from kalpana.train.detector import DetectorBatch, shown, tail
 from kalpana.world.kinds import hands
 from kalpana.world.recolor import PAINTS, lab
 from kalpana.world.scene import COLORS, Background, Group, Scene, Sign, Thing
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 class Oracle(nn.Module):
     """A detector without error, for the pictures of one batch."""
 
-    def __init__(self, batch: Shown) -> None:
+    def __init__(self, batch: DetectorBatch) -> None:
         super().__init__()
         self.batch = batch
         self.names = nn.Parameter(torch.eye(len(tail())))
@@ -58,20 +58,20 @@ def test_hands_and_figures_are_read_from_left_to_right() -> None:
     for kind in ("hands", "puppets"):
         scenes = [World(9, "dev", kind=kind).scene(i) for i in range(40)]
         batch = shown(scenes, CPU)
-        seen = Trained(Oracle(batch)).look(batch.pixels)  # type: ignore[arg-type]
+        seen = DetectorVerifier(Oracle(batch)).look(batch.pixels)  # type: ignore[arg-type]
         for scene, saw in zip(scenes, seen, strict=True):
             asked = truth(scene)
             assert (saw.fingers, saw.poses) == (asked.fingers, asked.poses) and not saw.things
     flawed = [hands.sample_flawed(random.Random(i)) for i in range(10)]
     batch = shown(flawed, CPU)
-    assert all(saw.fingers == () for saw in Trained(Oracle(batch)).look(batch.pixels))  # type: ignore[arg-type]
+    assert all(saw.fingers == () for saw in DetectorVerifier(Oracle(batch)).look(batch.pixels))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["objects", "depth"])
 def test_the_truth_comes_back_from_true_maps(kind: str) -> None:
     scenes = [World(9, "dev", kind=kind).scene(i) for i in range(80)]
     batch = shown(scenes, CPU)
-    seen = Trained(Oracle(batch)).look(batch.pixels)  # type: ignore[arg-type]
+    seen = DetectorVerifier(Oracle(batch)).look(batch.pixels)  # type: ignore[arg-type]
     wanted = found = colors = right = 0
     for scene, saw in zip(scenes, seen, strict=True):
         left = list(saw.things)
@@ -108,16 +108,16 @@ def test_every_reader_reads_the_signs_from_left_to_right() -> None:
         return ["left" if x1 < 0.5 else "right" if x0 > 0.5 else "alone" for x0, _, x1, _ in boxes]
 
     two = (Reader("where", where), Reader("mute", lambda pixels, boxes: [""] * len(boxes), alike=True))
-    seen = Trained(Oracle(batch), two).look(batch.pixels)  # type: ignore[arg-type]
+    seen = DetectorVerifier(Oracle(batch), two).look(batch.pixels)  # type: ignore[arg-type]
     ((pixels, boxes),) = asked
     assert torch.equal(pixels, batch.pixels[[0, 0, 2]]) and len(boxes) == 3
     said = [("left", "right"), (), ("alone",)]
     assert [one.readings for one in seen] == [
         (Reading(words, "where"), Reading(("",) * len(words), "mute (0 as O, 1 as I)", alike=True)) for words in said
     ]
-    assert all(one.readings == () for one in Trained(Oracle(batch)).look(batch.pixels))  # type: ignore[arg-type]
+    assert all(one.readings == () for one in DetectorVerifier(Oracle(batch)).look(batch.pixels))  # type: ignore[arg-type]
     empty = shown([World(9, "dev").scene(0)], CPU)
-    (one,) = Trained(Oracle(empty), two[:1]).look(empty.pixels)  # type: ignore[arg-type]
+    (one,) = DetectorVerifier(Oracle(empty), two[:1]).look(empty.pixels)  # type: ignore[arg-type]
     assert one.readings == (Reading((), "where"),) and len(asked) == 1, "where there is no sign nobody is asked"
 
 
@@ -128,7 +128,7 @@ def test_an_engine_reads_what_the_detector_finds(suite: str) -> None:
         pytest.skip(missing)
     prompts = load(suite, dev=True)[:12]
     batch = shown([prompt.scene(random.Random(prompt.text)) for prompt in prompts], CPU)
-    seen = Trained(Oracle(batch), (reader(engine),)).look(batch.pixels)  # type: ignore[arg-type]
+    seen = DetectorVerifier(Oracle(batch), (reader(engine),)).look(batch.pixels)  # type: ignore[arg-type]
     assert all(len(one.readings[0].words) == 1 for one in seen)
     assert sum(right(prompt, one) for prompt, one in zip(prompts, seen, strict=True)) >= 9, [one.readings for one in seen]
     assert not any(right(replace(prompt, word=f"{prompt.word}क"), one) for prompt, one in zip(prompts, seen, strict=True))
@@ -137,11 +137,11 @@ def test_an_engine_reads_what_the_detector_finds(suite: str) -> None:
 def test_a_folder_has_a_reader_of_its_own_or_none(tmp_path: Path) -> None:
     net = Detector(Config(fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1), concepts=len(tail())))
     save_weights(tmp_path / "detector.safetensors", net, "detector", net.config, {})
-    assert Trained.load(tmp_path).readers == ()
+    assert DetectorVerifier.load(tmp_path).readers == ()
     torch.manual_seed(0)
     other = readers.Reader(readers.Config("ABC", 8, 8))
     save_weights(tmp_path / "reader.safetensors", other, "reader", other.config, {})
-    (mine,) = Trained.load(tmp_path).readers
+    (mine,) = DetectorVerifier.load(tmp_path).readers
     pixels, boxes = torch.rand(3, 3, 64, 64) * 2 - 1, [(0.1, 0.2, 0.9, 0.6)] * 3
     assert (mine.title, mine.alike) == ("the verifier's reader", False)
     assert mine.read(pixels, boxes) == [word for k in range(3) for word in mine.read(pixels[k : k + 1], boxes[:1])]
@@ -180,6 +180,6 @@ def test_iou_of_known_boxes() -> None:
 
 
 def test_any_size_is_looked_at() -> None:
-    verifier = Trained(Detector(Config(fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1), concepts=len(tail()))).eval())
+    verifier = DetectorVerifier(Detector(Config(fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1), concepts=len(tail()))).eval())
     for side in (64, SIDE, 200):
         assert len(verifier.look(torch.rand(2, 3, side, side) * 2 - 1)) == 2

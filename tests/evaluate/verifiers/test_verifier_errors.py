@@ -17,10 +17,10 @@ from torch import Tensor
 from kalpana.evaluate.run import first
 from kalpana.evaluate.score import right
 from kalpana.evaluate.suites import load
-from kalpana.evaluate.verifiers.eye_labels import Agreement
-from kalpana.evaluate.verifiers.observations import Reading, Seen, truth
+from kalpana.evaluate.verifiers.eye_labels import EyeErrors
+from kalpana.evaluate.verifiers.observations import Observation, Reading, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES
-from kalpana.evaluate.verifiers.probes import Trial, blurred, noisy, of_malformed_hands, of_poses, of_prompts, wrong
+from kalpana.evaluate.verifiers.probes import Probe, blurred, noisy, of_malformed_hands, of_poses, of_prompts, wrong
 from kalpana.evaluate.verifiers.verifier_errors import DRAWN, Error, attributes, errors, publish, tables, verified
 from kalpana.hub.weights import fingerprint, save_weights
 from kalpana.media import to_images
@@ -39,20 +39,20 @@ from kalpana.world.scene import Hand, Puppet
 class Knows:
     """A verifier without error: it knows the pictures of these trials by their pixels, and counts those that it looks at."""
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
+    def __init__(self, trials: Sequence[Probe]) -> None:
         scenes = [trial.scene for trial in trials]
         self.looks = 0
         self.known = {image.tobytes(): truth(scene) for image, scene in zip(to_images(render(scenes).pixels), scenes, strict=True)}
 
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         self.looks += len(pixels)
-        return [self.known.get(image.tobytes(), Seen()) for image in to_images(pixels)]
+        return [self.known.get(image.tobytes(), Observation()) for image in to_images(pixels)]
 
 
 class Careless(Knows):
     """It takes every hand for a whole one, and every figure for a standing one."""
 
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         return [replace(one, fingers=(5,), poses=("standing",)) for one in super().look(pixels)]
 
 
@@ -126,7 +126,7 @@ def test_each_reading_has_errors_of_its_own() -> None:
     trials = of_prompts("words", load("words-latin", dev=True), 10)
 
     class Reads(Knows):
-        def look(self, pixels: Tensor) -> list[Seen]:
+        def look(self, pixels: Tensor) -> list[Observation]:
             return [replace(one, readings=(*one.readings, Reading(("?",)))) for one in super().look(pixels)]
 
     first, second = errors(Reads(trials), trials, {}, readings=2)
@@ -136,7 +136,7 @@ def test_each_reading_has_errors_of_its_own() -> None:
 def test_tables_say_what_is_verified_and_what_is_missing() -> None:
     good, poor = Error(0.98, 0.01, 2000), Error(0.5, 0.03, 400)
     eye, found = (
-        Agreement(0.9, 0.25, 10, 20, {"blob": (0.5, 6)}),
+        EyeErrors(0.9, 0.25, 10, 20, {"blob": (0.5, 6)}),
         {"single": {DRAWN: good, "blur": poor}, "poses": {DRAWN: poor, "blur": poor}},
     )
     said = tables(found, {"words": "no engine: install it"}, 1.0, 0.9, eye)

@@ -21,12 +21,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from kalpana.evaluate.run import first
-from kalpana.evaluate.verifiers.observations import Box, Detection, Seen
+from kalpana.evaluate.verifiers.observations import Box, Detection, Observation
 from kalpana.evaluate.video import motion, scores, suite
 from kalpana.evaluate.video.motion import Track, tracks
 from kalpana.evaluate.video.scores import AMOUNTS, Verdict, clips_of, judge, right, table
 from kalpana.evaluate.video.suite import ClipPrompt, Video, load, truth, truth_seen
-from kalpana.hub.card import shelf
+from kalpana.hub.card import weights_dir
 from kalpana.media import save_clip, to_images
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS
@@ -35,7 +35,7 @@ from kalpana.world.video import CAMERAS, EVENTS, HINDI_SPEEDS, SPEEDS, _camera
 from kalpana.world.video import speed as pace_of
 
 PROMPTS = cache(load)
-Shown = tuple[ClipPrompt, Tensor, list[Seen]]
+Shown = tuple[ClipPrompt, Tensor, list[Observation]]
 BOTH = pytest.mark.parametrize("dev", (False, True), ids=("test", "dev"))
 
 
@@ -59,11 +59,11 @@ def verdict(of: Shown) -> Verdict:
     return right(prompt, frames, prompt.clip.fps, seen)
 
 
-def changed(seen: Seen, change: Callable[[Detection], Detection]) -> Seen:
-    return Seen(tuple(change(thing) for thing in seen.things))
+def changed(seen: Observation, change: Callable[[Detection], Detection]) -> Observation:
+    return Observation(tuple(change(thing) for thing in seen.things))
 
 
-def painted(seen: Seen, color: str) -> Seen:
+def painted(seen: Observation, color: str) -> Observation:
     return changed(seen, lambda thing: replace(thing, color=color))
 
 
@@ -197,20 +197,20 @@ def test_what_comes_back_in_another_color_is_not_the_same() -> None:
         assert right(prompt, frames, prompt.clip.fps, other).identity is False, prompt.text
         same = [painted(one, "red") for one in seen]
         assert right(prompt, frames, prompt.clip.fps, same).identity is True, prompt.text
-        gone = [Seen(one.things if k < late else one.things[1:]) for k, one in enumerate(seen)]
+        gone = [Observation(one.things if k < late else one.things[1:]) for k, one in enumerate(seen)]
         assert right(prompt, frames, prompt.clip.fps, gone).identity is False, prompt.text
 
 
 def test_lost_and_doubled_things_are_wrong_things() -> None:
     for prompt, frames, seen in shown("move", "bounce", "grow", "turn", "swap", "pan up", "clockwise")[::2]:
-        lost = [Seen(one.things if 2 * k < len(seen) else one.things[1:]) for k, one in enumerate(seen)]
-        twice = [Seen((*one.things, replace(one.things[0], box=(0.02, 0.02, 0.2, 0.2)))) for one in seen]
+        lost = [Observation(one.things if 2 * k < len(seen) else one.things[1:]) for k, one in enumerate(seen)]
+        twice = [Observation((*one.things, replace(one.things[0], box=(0.02, 0.02, 0.2, 0.2)))) for one in seen]
         other = [changed(one, lambda thing: replace(thing, concept="none")) for one in seen]
         for wrong in (lost, twice, other):
             said = right(prompt, frames, prompt.clip.fps, wrong)
             assert said.things is False and not said.right, prompt.text
     for prompt, frames, seen in shown("return", "hide"):
-        twice = [Seen((*one.things, *one.things)) for one in seen]
+        twice = [Observation((*one.things, *one.things)) for one in seen]
         assert right(prompt, frames, prompt.clip.fps, twice).things is False, prompt.text
 
 
@@ -316,7 +316,7 @@ def test_tracks_follow_each_thing_of_a_kind() -> None:
         things = [thing("cat", 0.1 + 0.04 * k, 0.3, "red"), thing("dog", 0.5, 0.5)]
         if not 8 <= k < 12:
             things.insert(0, thing("cat", 0.9 - 0.04 * k, 0.6, "blue"))
-        seen.append(Seen((*things, replace(thing("cat", 0.2, 0.9), score=0.2))))
+        seen.append(Observation((*things, replace(thing("cat", 0.2, 0.9), score=0.2))))
     one, two = tracks(seen, "cat")
     assert set(one.colors) == {"red"} and set(two.colors) == {"blue"}
     assert one.frames.tolist() == list(range(20)) and two.frames.tolist() == [*range(8), *range(12, 20)]
@@ -325,7 +325,7 @@ def test_tracks_follow_each_thing_of_a_kind() -> None:
 
 
 def test_what_grows_moves_by_its_corners() -> None:
-    seen = [Seen((thing("cat", 0.5, 0.5, half=0.1 + 0.01 * k),)) for k in range(11)]
+    seen = [Observation((thing("cat", 0.5, 0.5, half=0.1 + 0.01 * k),)) for k in range(11)]
     (track,) = tracks(seen, "cat")
     assert track.motion(10) == pytest.approx(0.1 * math.sqrt(2), rel=1e-4)
     zoomed = motion.Camera("zoom", torch.log(1 + 0.1 * torch.arange(11)))
@@ -353,12 +353,12 @@ class Knows:
     """A verifier without error: it knows every frame of the true clips of its prompts."""
 
     def __init__(self, prompts: Sequence[ClipPrompt]) -> None:
-        self.known: dict[bytes, Seen] = {}
+        self.known: dict[bytes, Observation] = {}
         for prompt in prompts:
             frames = truth(prompt.clip).frames
             self.known |= {frame.numpy().tobytes(): seen for frame, seen in zip(frames, truth_seen(prompt.clip), strict=True)}
 
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         return [self.known[frame.numpy().tobytes()] for frame in pixels]
 
 
@@ -385,7 +385,7 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> N
 def test_true_clips_are_judged_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Score and ceiling are the same clips' by the same verifier; of a folder that is none it says so."""
     monkeypatch.setattr(scores, "load", lambda: [prompt for prompt in load() if prompt.task == "grow"][:2])
-    scores.main([str(shelf() / "verifier-b"), "--out", str(tmp_path)])
+    scores.main([str(weights_dir() / "verifier-b"), "--out", str(tmp_path)])
     table = json.loads((tmp_path / "report.json").read_text())
     assert table["score"] == table["ceiling"] and "| grow |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=f"error: .*{tmp_path.name}"):
@@ -397,8 +397,8 @@ def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> 
     prompt, frames, seen = shown("grow")[0]
 
     class Filled:
-        def look(self, pixels: Tensor) -> list[Seen]:
-            return [Seen((replace(seen[0].things[0], box=(0.0, 0.0, 1.0, 1.0)),))] * len(pixels)
+        def look(self, pixels: Tensor) -> list[Observation]:
+            return [Observation((replace(seen[0].things[0], box=(0.0, 0.0, 1.0, 1.0)),))] * len(pixels)
 
     judge([prompt], [Video(frames, 8)], Filled(), tmp_path, lambda k, n: None)
     kept = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)

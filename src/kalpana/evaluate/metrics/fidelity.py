@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kalpana.evaluate.run import claim, told
-from kalpana.evaluate.verifiers.verifier import Trained
-from kalpana.hub.card import shelf
+from kalpana.evaluate.run import claim, progress_to_stderr
+from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import load_module
 from kalpana.media import grid, to_pixels, write
 from kalpana.models.lite0 import Lite0
@@ -60,12 +60,12 @@ class Features:
         return cls(np.concatenate([part.lite0 for part in parts]), np.concatenate([part.own for part in parts]))
 
 
-class Eyes:
+class FeatureExtractor:
     """The networks that see features; the detector is that of a ``verifier``'s folder."""
 
     def __init__(self, verifier: Path) -> None:
-        self.lite0 = load_module(shelf() / "lite0" / "lite0.safetensors", "lite0", Lite0)
-        self.own = Trained.load(verifier).net
+        self.lite0 = load_module(weights_dir() / "lite0" / "lite0.safetensors", "lite0", Lite0)
+        self.own = DetectorVerifier.load(verifier).net
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
@@ -134,13 +134,17 @@ def between(measure: Measure, a: np.ndarray, resamples: int = RESAMPLES) -> Dist
     return Distance(value, value + float(low), value + float(high))
 
 
-def of_scenes(eyes: Eyes, world: World, indices: range, through: Callable[[Tensor], Tensor] = lambda pixels: pixels) -> Features:
+def of_scenes(
+    eyes: FeatureExtractor, world: World, indices: range, through: Callable[[Tensor], Tensor] = lambda pixels: pixels
+) -> Features:
     """The features of the true pictures of scenes, each batch seen ``through`` something."""
     starts = range(indices.start, indices.stop, PART)
     return Features.join([eyes(through(world.images(range(k, min(k + PART, indices.stop))))) for k in starts])
 
 
-def of_drawn(eyes: Eyes, draw: Callable[[int], Picture], count: int, out: Path, progress: Callable[[int, int], None]) -> Features:
+def of_drawn(
+    eyes: FeatureExtractor, draw: Callable[[int], Picture], count: int, out: Path, progress: Callable[[int, int], None]
+) -> Features:
     """The features of ``count`` pictures, PART by PART; those that are in ``out`` are not drawn again. Of each part there is a sheet."""
     parts = []
     for start in range(0, count, PART):
@@ -184,7 +188,7 @@ def markdown(rows: Iterable[Row]) -> str:
 
 def measure(name: str, verifier: Path, count: int, dev: bool, out: Path, progress: Callable[[int, int], None]) -> Iterator[Row]:
     """The rows of a model's table, see above. Raises KalpanaError where ``out`` is of something else."""
-    model, eyes, split = load(name), Eyes(verifier), "dev" if dev else "test"
+    model, eyes, split = load(name), FeatureExtractor(verifier), "dev" if dev else "test"
     about = {"model": model.name, "files": model.files, "split": split, "pictures": count}
     out.mkdir(parents=True, exist_ok=True)
     claim(out / "run.json", about)
@@ -209,11 +213,11 @@ def main() -> None:
     parser.add_argument("--dev", action="store_true", help="scenes by which choices are made, seen by verifier-a")
     parser.add_argument("--out", type=Path, help="the run's folder, runs/fidelity-MODEL by default; a run found there goes on")
     asked = parser.parse_args()
-    verifier = shelf() / ("verifier-a" if asked.dev else "verifier-b")
+    verifier = weights_dir() / ("verifier-a" if asked.dev else "verifier-b")
     out = asked.out or Path("runs") / f"fidelity-{Path(asked.model).name}"
 
     try:
-        rows = list(measure(asked.model, verifier, asked.pictures, asked.dev, out, told("pictures")))
+        rows = list(measure(asked.model, verifier, asked.pictures, asked.dev, out, progress_to_stderr("pictures")))
     except KalpanaError as error:
         sys.exit(f"error: {error}")
     write(out / "fidelity.md", markdown(rows).encode())

@@ -20,10 +20,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kalpana.evaluate.metrics.fidelity import Eyes, Features, frechet_from
+from kalpana.evaluate.metrics.fidelity import FeatureExtractor, Features, frechet_from
 from kalpana.evaluate.verifiers.observations import Verifier
-from kalpana.evaluate.verifiers.verifier import Trained
-from kalpana.hub.card import shelf
+from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import files_of, load_module, metadata
 from kalpana.media import to_images
 from kalpana.models import vae, vqgan
@@ -41,7 +41,7 @@ LETTER = 14 / 128  # how tall a sign's letters are, as a share of the picture
 SHOWN = 8  # pictures, and signs, on a sheet
 
 
-class Coder(Protocol):
+class Codec(Protocol):
     """What pictures go through: ``again`` gives pictures (b, 3, h, w) drawn again, and the codes they were, where it has codes."""
 
     @property
@@ -56,7 +56,7 @@ class Coder(Protocol):
 
 
 @dataclass(frozen=True)
-class ByTokens:
+class TokenCodec:
     name: str
     network: vqgan.VQGAN
 
@@ -70,7 +70,7 @@ class ByTokens:
 
 
 @dataclass(frozen=True)
-class ByLatents:
+class LatentCodec:
     name: str
     network: vae.VAE
     codes: None = None
@@ -79,15 +79,15 @@ class ByLatents:
         return self.network.decode(self.network.encode(pixels)).clamp(-1, 1), None
 
 
-def load(path: Path) -> Coder:
+def load(path: Path) -> Codec:
     """The coder in a file of weights. Raises KalpanaError where it is none, or only draws."""
     family, name = metadata(files_of(path)[0]).get("family"), f"{path.resolve().parent.name}/{path.stem}"
     if family == "vae":
-        return ByLatents(name, load_module(path, family, lambda **config: vae.VAE(vae.Config(**config))))
+        return LatentCodec(name, load_module(path, family, lambda **config: vae.VAE(vae.Config(**config))))
     network = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)))
     if network.encoder is None:
         raise KalpanaError(f"{path} has no encoder, so no picture goes through it")
-    return ByTokens(name, network)
+    return TokenCodec(name, network)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Redrawn:
 
 
 @torch.inference_mode()
-def measure(coder: Coder, eyes: Eyes, verifier: Verifier, pictures: int = PICTURES, each: int = SIGNS) -> Redrawn:
+def measure(coder: Codec, eyes: FeatureExtractor, verifier: Verifier, pictures: int = PICTURES, each: int = SIGNS) -> Redrawn:
     world, before, after = World(1, "test", kind="everything"), list[Features](), list[Features]()
     squares, alike = list[Tensor](), list[Tensor]()
     counts = torch.zeros(coder.codes or 1)
@@ -147,7 +147,7 @@ def boards(latin: bool, count: int) -> list[Scene]:
     return found
 
 
-def still_read(coder: Coder, verifier: Verifier, scenes: Sequence[Scene]) -> tuple[float, float]:
+def still_read(coder: Codec, verifier: Verifier, scenes: Sequence[Scene]) -> tuple[float, float]:
     """The share of signs that are read as they are, by the verifier's first reader, and of these the share read when drawn again."""
     read = still = 0
     for start in range(0, len(scenes), PART):
@@ -175,7 +175,7 @@ def line(row: Redrawn) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def sheet(coders: Sequence[Coder]) -> Iterator[tuple[Tensor, str]]:
+def sheet(coders: Sequence[Codec]) -> Iterator[tuple[Tensor, str]]:
     """Pictures, and under each what every coder makes of it."""
     scenes = [World(1, "test", kind="everything").scene(i) for i in range(SHOWN)]
     scenes += [scene for latin in (True, False) for scene in boards(latin, SHOWN // 2)]
@@ -193,12 +193,12 @@ def main() -> None:
     parser.add_argument("--signs", type=int, default=SIGNS, help="of each script")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw some of them, and what was made of them")
     asked = parser.parse_args()
-    folder = shelf() / "verifier-b"
+    folder = weights_dir() / "verifier-b"
     try:
-        coders, eyes, verifier = [load(path) for path in asked.weights], Eyes(folder), Trained.load(folder)
+        coders, eyes, verifier = [load(path) for path in asked.weights], FeatureExtractor(folder), DetectorVerifier.load(folder)
         print(HEAD, flush=True)
         for coder in coders:
-            print(line(measure(coder, eyes, verifier, asked.pictures, asked.signs)), flush=True)
+            print(line(measure(coder, eyes, verifier, asked.pictures, asked.sign_page_share)), flush=True)
         if asked.sheet:
             rows = [(image, name) for pixels, name in sheet(coders) for image in to_images(pixels)]
             captioned([image for image, _ in rows], [name for _, name in rows], columns=SHOWN).save(asked.sheet, quality=90)

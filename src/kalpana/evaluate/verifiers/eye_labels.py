@@ -44,7 +44,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class EyeErrors:
     """The share of the right pictures that a verifier accepts (recall), of the wrong ones, and of these by fault, with their numbers."""
 
     recall: float
@@ -73,7 +73,7 @@ def pictures(folder: Path = EYE) -> list[Image.Image]:
     return [Image.fromarray(cell) for cell in cells[: len(labels(folder))]]
 
 
-def agreement(verifier: Verifier, folder: Path = EYE) -> Agreement:
+def agreement(verifier: Verifier, folder: Path = EYE) -> EyeErrors:
     """How far a verifier agrees with the eye: it accepts a picture where it finds the class that was asked for."""
     known, images = labels(folder), pictures(folder)
     accepted: dict[str, list[bool]] = defaultdict(list)
@@ -86,7 +86,7 @@ def agreement(verifier: Verifier, folder: Path = EYE) -> Agreement:
             accepted[label.eye].append(bool(found) and found[0].score > THRESHOLDS.include)
     wrong = [so for name in FAULTS for so in accepted[name]]
     faults = {name: (_share(accepted[name]), len(accepted[name])) for name in FAULTS if accepted[name]}
-    return Agreement(_share(accepted[RIGHT]), _share(wrong), len(accepted[RIGHT]), len(wrong), faults)
+    return EyeErrors(_share(accepted[RIGHT]), _share(wrong), len(accepted[RIGHT]), len(wrong), faults)
 
 
 def _share(so: Sequence[bool]) -> float:
@@ -111,7 +111,7 @@ def pack(table: Path, out: Path = EYE) -> int:
 
 
 def main() -> None:
-    from kalpana.evaluate.verifiers.verifier import Trained
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("verifier", type=Path, nargs="+", help="folders of verifiers, such as weights/verifier-b")
@@ -121,7 +121,7 @@ def main() -> None:
         if asked.pack:
             print(f"{pack(asked.pack)} pictures")
         for folder in asked.verifier:
-            print(f"{folder.name}: {agreement(Trained.load(folder)).markdown()}")
+            print(f"{folder.name}: {agreement(DetectorVerifier.load(folder)).markdown()}")
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

@@ -39,7 +39,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """Everything seen in one picture. None means that the verifier abstains, or was not asked."""
 
     things: tuple[Detection, ...] = ()  # what may be two things stands here as both
@@ -47,7 +47,7 @@ class Seen:
     readings: tuple[Reading, ...] = ()  # of each reader; the first one counts
     poses: tuple[str, ...] | None = None  # of each figure, from left to right
 
-    def read_by(self, k: int) -> Seen:
+    def read_by(self, k: int) -> Observation:
         """The same with the words of reader k alone, if there is one."""
         return replace(self, readings=self.readings[k : k + 1])
 
@@ -68,18 +68,18 @@ class Reader:
 class Verifier(Protocol):
     """Whatever can look at pictures."""
 
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         """What is in each of the pictures (b, 3, h, w), in [-1, 1]."""
         ...
 
 
-def truth(scene: Scene) -> Seen:
+def truth(scene: Scene) -> Observation:
     """What is in a scene, with whole boxes and certainty: what a verifier without error would see."""
     things, order = [], sorted(scene.things, key=lambda thing: thing.x)
     for thing in scene.things:
         if isinstance(thing.sprite, int):
             things.append(Detection(scene.groups[thing.group].concept, 1.0, sprites.box(thing), thing.color, facing(scene, thing) or None))
-    return Seen(
+    return Observation(
         tuple(things),
         tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand) and not thing.sprite.flaw),
         (Reading(tuple(thing.sprite.text for thing in order if isinstance(thing.sprite, Sign))),),

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from kalpana.evaluate.score import ALIKE, ned, right
 from kalpana.evaluate.suites import Prompt, load
-from kalpana.evaluate.verifiers.observations import Reader, Reading, Seen
+from kalpana.evaluate.verifiers.observations import Observation, Reader, Reading
 from kalpana.evaluate.verifiers.probes import Damage, blurred, wrong
 from kalpana.media import to_images
 from kalpana.types import KalpanaError
@@ -330,7 +330,7 @@ def measure(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, o
     rng = random.Random("ocr")
     others = [other for prompt in prompts if (other := wrong(prompt, rng)) is not None]
     said, mended = (_read(ocr, these, damage, off) for these in (prompts, others))
-    seen, misspelt = ([Seen(readings=(Reading((word,)),)) for word in words] for words in (said, mended))
+    seen, misspelt = ([Observation(readings=(Reading((word,)),)) for word in words] for words in (said, mended))
     asked = [prompt.word or "" for prompt in prompts]
 
     def share(so: Iterable[bool]) -> float:

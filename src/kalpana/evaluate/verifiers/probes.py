@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kalpana.evaluate.score import right
 from kalpana.evaluate.suites import Prompt
-from kalpana.evaluate.verifiers.observations import Seen
+from kalpana.evaluate.verifiers.observations import Observation
 from kalpana.hub.weights import load_module
 from kalpana.models import vae
 from kalpana.world.hard_negatives import OPPOSITE
@@ -25,12 +25,12 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import COLORS, Group, Puppet, Scene
 
 OTHER_STYLES = 0.5  # share of scenes that are not in the house style: a verifier has to know every style
-Question = Callable[[Seen], bool]  # is it so, by what was seen?
+Question = Callable[[Observation], bool]  # is it so, by what was seen?
 Damage = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Trial:
+class Probe:
     """A scene with a question that its picture answers by yes (``true``), and one that it answers by no, but nearly by yes (``wrong``);
     None where there is none."""
 
@@ -39,40 +39,40 @@ class Trial:
     wrong: Question | None
 
 
-def of_prompts(name: str, prompts: Sequence[Prompt], count: int) -> list[Trial]:
+def of_prompts(name: str, prompts: Sequence[Prompt], count: int) -> list[Probe]:
     """So many trials of prompts, all as often; chance depends on their ``name``."""
     rng, trials = random.Random(f"publish/{name}"), []
     for k in range(count):
         prompt = prompts[k % len(prompts)]
         scene, other = prompt.scene(rng, OTHER_STYLES), wrong(prompt, rng)
-        trials.append(Trial(scene, partial(right, prompt), partial(right, other) if other else None))
+        trials.append(Probe(scene, partial(right, prompt), partial(right, other) if other else None))
     return trials
 
 
-def of_poses(count: int) -> list[Trial]:
+def of_poses(count: int) -> list[Probe]:
     """A figure alone, in every pose as often, and asked for in another."""
-    rng, trials, drawn = random.Random("publish/poses"), list[Trial](), Counter[str]()
+    rng, trials, drawn = random.Random("publish/poses"), list[Probe](), Counter[str]()
     while len(trials) < count:
         scene = puppets.sample(rng, "test")
         art = scene.things[0].sprite
         if len(scene.things) == 1 and isinstance(art, Puppet) and drawn[art.pose] * len(puppets.POSES) < count:
             drawn[art.pose] += 1
             other = rng.choice([pose for pose in puppets.POSES if pose != art.pose])
-            trials.append(Trial(scene, partial(_poses, art.pose), partial(_poses, other)))
+            trials.append(Probe(scene, partial(_poses, art.pose), partial(_poses, other)))
     return trials
 
 
-def of_malformed_hands(count: int) -> list[Trial]:
+def of_malformed_hands(count: int) -> list[Probe]:
     """A hand with something wrong about it, in which no whole hand may be found."""
     rng = random.Random("publish/malformed hands")
-    return [Trial(hands.sample_flawed(rng), None, _whole_hand) for _ in range(count)]
+    return [Probe(hands.sample_flawed(rng), None, _whole_hand) for _ in range(count)]
 
 
-def _poses(pose: str, seen: Seen) -> bool:
+def _poses(pose: str, seen: Observation) -> bool:
     return seen.poses == (pose,)
 
 
-def _whole_hand(seen: Seen) -> bool:
+def _whole_hand(seen: Observation) -> bool:
     return bool(seen.fingers)
 
 

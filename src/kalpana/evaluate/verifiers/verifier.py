@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.evaluate.verifiers.observations import Detection, Reader, Reading, Seen, iou
+from kalpana.evaluate.verifiers.observations import Detection, Observation, Reader, Reading, iou
 from kalpana.hub.weights import load_module
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector, Maps
@@ -36,14 +36,14 @@ MOST = 24  # things a picture
 
 
 @dataclass(frozen=True)
-class Trained:
+class DetectorVerifier:
     """A verifier by a detector and, where signs are to be read, by readers, of which the first one counts."""
 
     net: Detector
     readers: tuple[Reader, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Trained:
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> DetectorVerifier:
         """The verifier in a folder: detector.safetensors, and reader.safetensors if it is there. Raises KalpanaError where one is none."""
         net = load_module(folder / "detector.safetensors", "detector", lambda **config: Detector(detector.Config(**config)))
         path = folder / "reader.safetensors"
@@ -53,7 +53,7 @@ class Trained:
         return cls(net.to(device), (own(read.to(device)),))
 
     @torch.inference_mode()
-    def look(self, pixels: Tensor) -> list[Seen]:
+    def look(self, pixels: Tensor) -> list[Observation]:
         """What is in the pictures (b, 3, h, w) in [-1, 1]; other sizes are brought to SIDE first."""
         device = next(self.net.parameters()).device
         pixels = pixels.to(device).float()
@@ -131,12 +131,12 @@ def ordered(found: list[Detection]) -> list[Detection]:
     return sorted((thing for thing in found if thing.score >= SURE), key=lambda thing: thing.box[0] + thing.box[2])
 
 
-def sorted_out(found: list[Detection], readings: tuple[Reading, ...]) -> Seen:
+def sorted_out(found: list[Detection], readings: tuple[Reading, ...]) -> Observation:
     """Detections by label as what was seen: objects, and hands and figures from left to right."""
     sure = ordered(found)
     fingers = tuple(int(thing.concept[0]) for thing in sure if thing.concept.endswith(" fingers"))
     poses = tuple(thing.concept for thing in sure if thing.concept in puppets.POSES)
-    return Seen(tuple(thing for thing in found if thing.concept in lexicon()), fingers, readings, poses)
+    return Observation(tuple(thing for thing in found if thing.concept in lexicon()), fingers, readings, poses)
 
 
 def peaks(heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

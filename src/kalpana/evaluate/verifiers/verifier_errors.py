@@ -17,11 +17,11 @@ from typing import Any
 
 from kalpana.evaluate.run import BATCH, look_at
 from kalpana.evaluate.suites import Prompt, load
-from kalpana.evaluate.verifiers.eye_labels import Agreement, agreement
-from kalpana.evaluate.verifiers.observations import Seen, Verifier, iou, surest, truth
+from kalpana.evaluate.verifiers.eye_labels import EyeErrors, agreement
+from kalpana.evaluate.verifiers.observations import Observation, Verifier, iou, surest, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES, readers
-from kalpana.evaluate.verifiers.probes import Damage, Trial, blurred, coded, noisy, of_malformed_hands, of_poses, of_prompts
-from kalpana.evaluate.verifiers.verifier import Trained
+from kalpana.evaluate.verifiers.probes import Damage, Probe, blurred, coded, noisy, of_malformed_hands, of_poses, of_prompts
+from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.hub.weights import fingerprint
 from kalpana.media import write
 from kalpana.types import KalpanaError
@@ -52,7 +52,7 @@ class Error:
 Errors = dict[str, Error]  # by what was done to the pictures
 
 
-def attributes() -> dict[str, Callable[[int], list[Trial]]]:
+def attributes() -> dict[str, Callable[[int], list[Probe]]]:
     """All that is measured, by name: each gives as many trials as it is asked for."""
     prompts: dict[str, list[Prompt]] = {}
     for prompt in load("spriteeval") + load("hands"):
@@ -62,13 +62,13 @@ def attributes() -> dict[str, Callable[[int], list[Trial]]]:
     return {**asked, "poses": of_poses, "malformed hands": of_malformed_hands}
 
 
-def errors(verifier: Verifier, trials: Sequence[Trial], damages: Mapping[str, Damage], readings: int = 1) -> list[Errors]:
+def errors(verifier: Verifier, trials: Sequence[Probe], damages: Mapping[str, Damage], readings: int = 1) -> list[Errors]:
     """The errors as drawn, and on the first of them by each damage; once for each of so many readings of what is written.
 
     Every scene is rendered once, and looked at once in each state.
     """
     fewer = -(-len(trials) // FEWER)
-    seen: dict[str, list[Seen]] = {state: [] for state in (DRAWN, *damages)}
+    seen: dict[str, list[Observation]] = {state: [] for state in (DRAWN, *damages)}
     for start in range(0, len(trials), BATCH):
         pixels = render([trial.scene for trial in trials[start : start + BATCH]]).pixels
         seen[DRAWN] += verifier.look(pixels)
@@ -78,7 +78,7 @@ def errors(verifier: Verifier, trials: Sequence[Trial], damages: Mapping[str, Da
     return [{state: _error(trials, [one.read_by(k) for one in some]) for state, some in seen.items()} for k in range(readings)]
 
 
-def _error(trials: Sequence[Trial], seen: Sequence[Seen]) -> Error:
+def _error(trials: Sequence[Probe], seen: Sequence[Observation]) -> Error:
     """The error by what was seen in the first pictures."""
     pairs = list(zip(trials, seen, strict=False))
     true = [trial.true(one) for trial, one in pairs if trial.true]
@@ -109,7 +109,7 @@ def publish(
 ) -> str:
     """Measure the verifier in a folder, write errors.json there, and give back the tables as Markdown. Of ``only`` some rows the others
     stay as they were published, of the same detector. Raises KalpanaError where they were not."""
-    verifier, before = Trained.load(folder), _before(folder, only)
+    verifier, before = DetectorVerifier.load(folder), _before(folder, only)
     damages = {f"blur {s} px": blurred(s) for s in (0.5, 1.0, 1.5, 2.0)} | {f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)}
     damages["through the autoencoder"] = coded(autoencoder)
     measured: dict[str, Errors] = {
@@ -179,7 +179,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: fingerprint(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def tables(measured: Mapping[str, Errors], unavailable: Mapping[str, str], precision: float, recall: float, eye: Agreement) -> str:
+def tables(measured: Mapping[str, Errors], unavailable: Mapping[str, str], precision: float, recall: float, eye: EyeErrors) -> str:
     """The errors of every attribute as drawn and, of what could not be measured, what is missing; those on generated pictures; then both
     shares, true and wrong, under each kind of damage."""
     lines = ["| attribute | accepts the true, % | accepts the minimally wrong, % | renders | |", "|---|---:|---:|---:|---|"]

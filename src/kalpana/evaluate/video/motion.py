@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.evaluate.score import THRESHOLDS
-from kalpana.evaluate.verifiers.observations import Detection, Seen
+from kalpana.evaluate.verifiers.observations import Detection, Observation
 
 KINDS = ("x", "y", "zoom", "roll")  # what a camera can do to the picture, one number each
 WORDS = {  # what the camera does where that number falls, and where it rises: the picture goes the other way
@@ -75,7 +75,7 @@ class Camera:
         return _length(points @ maps[:, :, :2].mT + maps[:, None, :, 2], torch.arange(len(maps)), fps)
 
 
-def clear(seen: Sequence[Seen], side: int = SIDE) -> Tensor:
+def clear(seen: Sequence[Observation], side: int = SIDE) -> Tensor:
     """Where the background is (t, 1, side, side): 1 outside of discs around all things seen in a frame and its neighbours, else 0."""
     line = (torch.arange(side) + 0.5) / side
     out = torch.ones(len(seen), 1, side, side)
@@ -240,7 +240,7 @@ class Track:
         return _length(corners, self.frames, fps)
 
 
-def tracks(seen: Sequence[Seen], concept: str) -> list[Track]:
+def tracks(seen: Sequence[Observation], concept: str) -> list[Track]:
     """Everything of a concept that is seen in the frames, each thing by itself, the one seen in most frames first.
 
     From frame to frame the nearest are linked first, and what was just seen before what was lost; that may come back, the farther away
@@ -261,7 +261,7 @@ def tracks(seen: Sequence[Seen], concept: str) -> list[Track]:
     return [_track(path) for path in sorted(paths, key=len, reverse=True)]
 
 
-def _confirmed(seen: Sequence[Seen], concept: str) -> list[list[Detection]]:
+def _confirmed(seen: Sequence[Observation], concept: str) -> list[list[Detection]]:
     """The sure detections of a concept in every frame, less those that have none near in the two frames before and after: errors."""
     sure = [[thing for thing in one.things if thing.concept == concept and thing.score > SURE] for one in seen]
 

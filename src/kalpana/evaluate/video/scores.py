@@ -28,10 +28,10 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate import score
-from kalpana.evaluate.run import Progress, boxed, exchanged, first, told
+from kalpana.evaluate.run import Progress, boxed, exchanged, first, progress_to_stderr
 from kalpana.evaluate.score import RESAMPLES, Share, Table
-from kalpana.evaluate.verifiers.observations import Detection, Seen, Verifier, best
-from kalpana.evaluate.verifiers.verifier import Trained
+from kalpana.evaluate.verifiers.observations import Detection, Observation, Verifier, best
+from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.evaluate.video import motion
 from kalpana.evaluate.video.motion import Camera, Track
 from kalpana.evaluate.video.suite import PACES, ClipPrompt, Video, load, truth
@@ -91,7 +91,7 @@ MEASURED = {"share": "frames with the right things", "flicker": "flicker", "dyna
 PARTS = tuple(field.name for field in fields(Verdict) if field.name not in MEASURED)
 
 
-def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Seen]) -> Verdict:
+def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Observation]) -> Verdict:
     """The verdict on a clip (t, 3, h, w) in [-1, 1], in each frame of which a verifier has ``seen`` so much. Raises KalpanaError where
     it is no clip."""
     frames = Video(frames, fps).frames
@@ -121,7 +121,7 @@ def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Seen]) 
     )
 
 
-def _share(prompt: ClipPrompt, seen: Sequence[Seen]) -> float:
+def _share(prompt: ClipPrompt, seen: Sequence[Observation]) -> float:
     """The share of frames with as many of each thing as are asked for. What leaves or hides may be missing, but not nearly always."""
     counts = torch.tensor([[len(_surest(one, group)) for group in prompt.groups] for one in seen])
     wanted = torch.tensor([group.count for group in prompt.groups])
@@ -133,7 +133,7 @@ def _share(prompt: ClipPrompt, seen: Sequence[Seen]) -> float:
     return float(so.all(1).float().mean())
 
 
-def _colors(prompt: ClipPrompt, seen: Sequence[Seen]) -> bool | None:
+def _colors(prompt: ClipPrompt, seen: Sequence[Observation]) -> bool | None:
     """Whether each group has its colour in most frames that show it, None where no colour is named."""
     so = []
     for group in prompt.groups:
@@ -144,7 +144,7 @@ def _colors(prompt: ClipPrompt, seen: Sequence[Seen]) -> bool | None:
     return all(so) if so else None
 
 
-def _surest(seen: Seen, group: Group) -> list[Detection]:
+def _surest(seen: Observation, group: Group) -> list[Detection]:
     """The detections of a group that count, surest first."""
     return [thing for thing in best(seen.things, group.concept) if thing.score > motion.SURE]
 
@@ -398,14 +398,14 @@ def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields}
 
 
-def tile(video: Video, seen: Sequence[Seen], color: str) -> Image.Image:
+def tile(video: Video, seen: Sequence[Observation], color: str) -> Image.Image:
     """Four frames of a clip, from the first to the last, with what is seen in boxes of this colour."""
     chosen = [round(k * (len(seen) - 1) / 3) for k in range(4)]
     frames = to_images(video.frames[chosen])
     return grid([boxed(frame, seen[k], color) for frame, k in zip(frames, chosen, strict=True)])
 
 
-def look(verifier: Verifier, video: Video) -> list[Seen]:
+def look(verifier: Verifier, video: Video) -> list[Observation]:
     """What the verifier sees in each frame."""
     return [seen for some in video.frames.split(BATCH) for seen in verifier.look(some)]
 
@@ -470,8 +470,10 @@ def main(given: Sequence[str] | None = None) -> None:
 
     try:
         prompts = first(load(), asked.limit)
-        verifier = Trained(Trained.load(asked.verifier).net)  # nothing is to be read
-        print(judge(prompts, (truth(prompt.clip) for prompt in prompts), verifier, asked.out, told("clips")).markdown(), end="")
+        verifier = DetectorVerifier(DetectorVerifier.load(asked.verifier).net)  # nothing is to be read
+        print(
+            judge(prompts, (truth(prompt.clip) for prompt in prompts), verifier, asked.out, progress_to_stderr("clips")).markdown(), end=""
+        )
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

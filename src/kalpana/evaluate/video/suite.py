@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kalpana.evaluate.suites import Prompt
-from kalpana.evaluate.verifiers.observations import Detection, Seen
+from kalpana.evaluate.verifiers.observations import Detection, Observation
 from kalpana.types import KalpanaError
 from kalpana.world import maps
 from kalpana.world import video as world
@@ -129,7 +129,7 @@ def truth(clip: Clip) -> Video:
     return Video(_drawn(clip).pixels, clip.fps)
 
 
-def truth_seen(clip: Clip) -> list[Seen]:
+def truth_seen(clip: Clip) -> list[Observation]:
     """What a verifier without error would see of each frame: the box of all of a thing that is in the picture, though something hides a
     part, unless more than 1 - SHOWN of the thing is hidden or outside."""
     drawn = _drawn(clip)
@@ -146,5 +146,5 @@ def truth_seen(clip: Clip) -> list[Seen]:
             for thing, box, share in zip(scene.things, boxes, shown[k].tolist(), strict=True)
             if share >= SHOWN
         ]
-        seen.append(Seen(tuple(things)))
+        seen.append(Observation(tuple(things)))
     return seen
