@@ -49,11 +49,23 @@ TINY = replace(
 PICTURES, TEXTS, PAIRS = 32, 64, 32  # of a batch
 OURS, OPEN, HUGGING = "ours", "open_clip", "transformers"
 NEEDED = {
-    OPEN: (("open_clip", "ftfy", "regex", "tqdm"), "pip install ftfy regex tqdm && pip install --no-deps open_clip_torch"),
+    OPEN: (
+        ("open_clip", "ftfy", "regex", "tqdm"),
+        "pip install ftfy regex tqdm && pip install --no-deps open_clip_torch",
+    ),
     HUGGING: (("transformers",), "pip install transformers"),
 }
-MISSING = {name: [module for module in modules if not find_spec(module)] for name, (modules, _) in NEEDED.items()}
-STOOD_IN_FOR = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.ops", "torchvision.ops.misc")
+MISSING = {
+    name: [module for module in modules if not find_spec(module)]
+    for name, (modules, _) in NEEDED.items()
+}
+STOOD_IN_FOR = (
+    "torchvision",
+    "torchvision.transforms",
+    "torchvision.transforms.functional",
+    "torchvision.ops",
+    "torchvision.ops.misc",
+)
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
     "convolution": ("mkldnn_convolution", "convolution_backward"),
@@ -82,7 +94,12 @@ class Mode:
 
 
 FP32, AUTOCAST = Mode("fp32"), Mode("bf16 autocast", autocast=True)
-EMBEDDING = (FP32, AUTOCAST, Mode("bf16 weights", weights=True), Mode("bf16 weights, compiled", weights=True, compiled=True))
+EMBEDDING = (
+    FP32,
+    AUTOCAST,
+    Mode("bf16 weights", weights=True),
+    Mode("bf16 weights, compiled", weights=True, compiled=True),
+)
 TRAINING = (FP32, AUTOCAST, Mode("bf16 autocast, compiled", autocast=True, compiled=True))
 
 
@@ -111,34 +128,73 @@ class Subject:
 def rows(quick: bool) -> Iterator[Row]:
     for name, (_, install) in NEEDED.items():
         if MISSING[name]:
-            yield Row(f"embedding: {name}", "–", "–", f"left out as {', '.join(MISSING[name])} is missing: {install}")
+            yield Row(
+                f"embedding: {name}",
+                "–",
+                "–",
+                f"left out as {', '.join(MISSING[name])} is missing: {install}",
+            )
     names = [name for name in (OURS, OPEN, HUGGING) if not MISSING.get(name)]
     config, seconds, side = (TINY, 0, 256) if quick else (CONFIG, 15, 2048)
-    halves, compiles = has_bf16(torch.device("cpu")), not quick and (shutil.which("g++") or shutil.which("clang++"))
+    halves, compiles = (
+        has_bf16(torch.device("cpu")),
+        not quick and (shutil.which("g++") or shutil.which("clang++")),
+    )
     limits = {}
     for precision, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))[: 1 + halves]:
         limits[name] = peak(side, seconds / 3, precision)
         how = f"product of {side} x {side} matrices, the best of many, same process"
         yield Row(f"embedding: peak, {name}", f"{limits[name] / 1e9:.0f} GFLOP/s", "–", how)
 
-    said, full = tokens(config, lengths(config.length)), tokens(config, torch.full((TEXTS,), config.length))
+    said, full = (
+        tokens(config, lengths(config.length)),
+        tokens(config, torch.full((TEXTS,), config.length)),
+    )
     few, most = (Tokens(each.ids[:PAIRS], each.mask[:PAIRS]) for each in (said, full))
-    size, threads, whole = said.mask.sum(1), f"{torch.get_num_threads()} threads", f"of {config.length} tokens"
+    size, threads, whole = (
+        said.mask.sum(1),
+        f"{torch.get_num_threads()} threads",
+        f"of {config.length} tokens",
+    )
     long = f"texts of {size.min()} to {size.max()} tokens, {size.float().mean():.0f} on average, {threads}"
     embedding = (
-        Subject("images", PICTURES, f"batch {PICTURES}, {config.side} px, {threads}", lambda peer, mode: embed(peer.image, mode)),
-        Subject("texts", TEXTS, f"batch {TEXTS}, {long}", lambda peer, mode: embed(partial(peer.text, said), mode)),
-        Subject(f"texts {whole}", TEXTS, f"batch {TEXTS}, {threads}", lambda peer, mode: embed(partial(peer.text, full), mode)),
+        Subject(
+            "images",
+            PICTURES,
+            f"batch {PICTURES}, {config.side} px, {threads}",
+            lambda peer, mode: embed(peer.image, mode),
+        ),
+        Subject(
+            "texts",
+            TEXTS,
+            f"batch {TEXTS}, {long}",
+            lambda peer, mode: embed(partial(peer.text, said), mode),
+        ),
+        Subject(
+            f"texts {whole}",
+            TEXTS,
+            f"batch {TEXTS}, {threads}",
+            lambda peer, mode: embed(partial(peer.text, full), mode),
+        ),
     )
     training = (
-        Subject("pairs", PAIRS, f"batch {PAIRS}, {long}", lambda peer, mode: learn(peer, few, mode)),
-        Subject(f"pairs, texts {whole}", PAIRS, f"batch {PAIRS}, {threads}", lambda peer, mode: learn(peer, most, mode)),
+        Subject(
+            "pairs", PAIRS, f"batch {PAIRS}, {long}", lambda peer, mode: learn(peer, few, mode)
+        ),
+        Subject(
+            f"pairs, texts {whole}",
+            PAIRS,
+            f"batch {PAIRS}, {threads}",
+            lambda peer, mode: learn(peer, most, mode),
+        ),
     )
     alike(peers(config, FP32, names), said)
     for work, subjects, modes, target, each in (
         ("embedding", embedding, EMBEDDING, "≥ 1.3 ×", seconds), ("CLIP training", training, TRAINING, "≥ 1.2 ×", 2 * seconds),
     ):  # fmt: skip
-        usable = [mode for mode in modes if (mode == FP32 or halves) and (compiles or not mode.compiled)]
+        usable = [
+            mode for mode in modes if (mode == FP32 or halves) and (compiles or not mode.compiled)
+        ]
         able = names if work == "embedding" else [name for name in names if name != HUGGING]
         yield from compare(work, subjects, usable, config, able, target, limits, each)
 
@@ -158,27 +214,61 @@ def compare(
             how = subject.how
             if mode == FP32:
                 arithmetic |= {(subject, name): counted(call) for name, call in calls.items()}
-                exact |= {(subject, name): features for name, call in calls.items() if (features := call()) is not None}
-            elif near := {name: least(call(), exact[subject, name]) for name, call in calls.items() if (subject, name) in exact}:
-                how += "; cosine to fp32 " + ", ".join(f"{name} ≥ {cosine:.5f}" for name, cosine in near.items())
+                exact |= {
+                    (subject, name): features
+                    for name, call in calls.items()
+                    if (features := call()) is not None
+                }
+            elif near := {
+                name: least(call(), exact[subject, name])
+                for name, call in calls.items()
+                if (subject, name) in exact
+            }:
+                how += "; cosine to fp32 " + ", ".join(
+                    f"{name} ≥ {cosine:.5f}" for name, cosine in near.items()
+                )
             now = rates(subject, {name: taken[subject, mode, name] for name in names})
             yield Row(f"{work}: {subject.name}, {mode.name}", now, target, how)
             if mode == (AUTOCAST if AUTOCAST in modes else FP32) and subject is subjects[0]:
                 for name, call in calls.items():
-                    yield Row(f"{work}: where the time of {name} goes", where(call), "–", f"{subject.name}, {mode.name}; torch profiler")
+                    yield Row(
+                        f"{work}: where the time of {name} goes",
+                        where(call),
+                        "–",
+                        f"{subject.name}, {mode.name}; torch profiler",
+                    )
     for subject in subjects:
         best = {name: min(modes, key=lambda mode: taken[subject, mode, name]) for name in names}
         fastest = {name: taken[subject, mode, name] for name, mode in best.items()}
         how = "; ".join(f"{name} in {mode.name}" for name, mode in best.items())
-        yield Row(f"{work}: {subject.name}, each in its best mode", rates(subject, fastest), target, how)
-        shares = {name: arithmetic[subject, name] / fastest[name] / limits["fp32" if best[name] == FP32 else "bf16"] for name in names}
-        how = ", ".join(f"{name} {arithmetic[subject, name] / subject.amount / 1e9:.1f}" for name in names) + " GFLOP each"
-        yield Row(f"{work}: {subject.name}, share of the peak", ", ".join(f"{name} {each:.0%}" for name, each in shares.items()), "–", how)
+        yield Row(
+            f"{work}: {subject.name}, each in its best mode", rates(subject, fastest), target, how
+        )
+        shares = {
+            name: arithmetic[subject, name]
+            / fastest[name]
+            / limits["fp32" if best[name] == FP32 else "bf16"]
+            for name in names
+        }
+        how = (
+            ", ".join(
+                f"{name} {arithmetic[subject, name] / subject.amount / 1e9:.1f}" for name in names
+            )
+            + " GFLOP each"
+        )
+        yield Row(
+            f"{work}: {subject.name}, share of the peak",
+            ", ".join(f"{name} {each:.0%}" for name, each in shares.items()),
+            "–",
+            how,
+        )
 
 
 def rates(subject: Subject, taken: dict[str, float]) -> str:
     factor = f": {taken[OPEN] / taken[OURS]:.2f} ×" if OPEN in taken else ""
-    return ", ".join(f"{name} {subject.amount / each:.1f}/s" for name, each in taken.items()) + factor
+    return (
+        ", ".join(f"{name} {subject.amount / each:.1f}/s" for name, each in taken.items()) + factor
+    )
 
 
 def embed(work: Callable[[], Tensor], mode: Mode) -> Tensor:
@@ -217,7 +307,9 @@ def turns(works: dict[str, Callable[[], object]], seconds: float) -> dict[str, f
 
 def counted(work: Callable[[], object]) -> int:
     """Operations of the matrix products in a call."""
-    torch.backends.mha.set_fastpath_enabled(False)  # torch cannot see into it, nor into fused attention
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # torch cannot see into it, nor into fused attention
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     torch.backends.mha.set_fastpath_enabled(True)
@@ -228,8 +320,14 @@ def where(work: Callable[[], object]) -> str:
     """What share of its time a call spends on what."""
     with profile(activities=[ProfilerActivity.CPU]) as record:
         work()
-    spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in record.key_averages()}
-    parts = {kind: sum(spent.get(name, 0) for name in names) / sum(spent.values()) for kind, names in KINDS.items()}
+    spent = {
+        event.key.removeprefix("aten::"): event.self_cpu_time_total
+        for event in record.key_averages()
+    }
+    parts = {
+        kind: sum(spent.get(name, 0) for name in names) / sum(spent.values())
+        for kind, names in KINDS.items()
+    }
     parts["the rest"] = 1 - sum(parts.values())
     return ", ".join(f"{kind} {part:.0%}" for kind, part in parts.items() if part >= 0.005)
 
@@ -245,8 +343,12 @@ def tokens(config: clip.Config, lengths: Tensor) -> Tokens:
     """Random tokens of these lengths, padded to the config's length, as CLIP has them: a start, words, an end."""
     assert config.end is not None
     places, lengths = torch.arange(config.length), lengths[:, None]
-    ids = torch.randint(1, config.end - 1, (len(lengths), config.length), generator=torch.Generator().manual_seed(1))
-    ids = torch.where(places == lengths - 1, config.end, torch.where(places == 0, config.end - 1, ids))
+    ids = torch.randint(
+        1, config.end - 1, (len(lengths), config.length), generator=torch.Generator().manual_seed(1)
+    )
+    ids = torch.where(
+        places == lengths - 1, config.end, torch.where(places == 0, config.end - 1, ids)
+    )
     return Tokens(ids * (places < lengths), places < lengths)
 
 
@@ -255,15 +357,32 @@ def peers(config: clip.Config, mode: Mode, names: list[str]) -> dict[str, Peer]:
     torch.manual_seed(0)
     model, precision = clip.CLIP(config).eval(), torch.bfloat16 if mode.weights else torch.float32
     pixels = torch.rand(PICTURES, 3, config.side, config.side) * 2 - 1
-    mean, deviation = (torch.tensor(levels)[:, None, None] for levels in (config.mean, config.deviation))
+    mean, deviation = (
+        torch.tensor(levels)[:, None, None] for levels in (config.mean, config.deviation)
+    )
     normal = (((pixels + 1) / 2 - mean) / deviation).to(precision)
-    theirs = {name: make(config, model, normal) for name, make in ((HUGGING, hugging), (OPEN, opened)) if name in names}
+    theirs = {
+        name: make(config, model, normal)
+        for name, make in ((HUGGING, hugging), (OPEN, opened))
+        if name in names
+    }
 
     def loss(given: Tokens) -> Tensor:
         return model.loss(model.image(pixels), model.text(given))
 
-    ours = Peer(model, clip.Block, partial(model.image, pixels), model.text, loss, AdamW(model.parameters(), fused=True))
-    for part in (model.see, model.read, *(peer.model for peer in theirs.values())):  # ours as understand/encoder.py has them
+    ours = Peer(
+        model,
+        clip.Block,
+        partial(model.image, pixels),
+        model.text,
+        loss,
+        AdamW(model.parameters(), fused=True),
+    )
+    for part in (
+        model.see,
+        model.read,
+        *(peer.model for peer in theirs.values()),
+    ):  # ours as understand/encoder.py has them
         part.to(precision)
     them = {name: peer for name, peer in {OURS: ours, **theirs}.items() if name in names}
     torch._dynamo.config.recompile_limit = 64  # for each of the towers, batches and lengths
@@ -281,7 +400,9 @@ def alike(them: dict[str, Peer], given: Tokens) -> None:
             made = {name: work(peer) for name, peer in them.items()}
             for name, features in made.items():
                 if not torch.allclose(features, made[OURS], rtol=1e-3, atol=1e-3):
-                    raise SystemExit(f"{name} makes other features of the same weights: nothing can be compared")
+                    raise SystemExit(
+                        f"{name} makes other features of the same weights: nothing can be compared"
+                    )
 
 
 def hugging(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
@@ -290,17 +411,35 @@ def hugging(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
     c = config
-    vision = {"image_size": c.side, "patch_size": c.patch, "hidden_size": c.width, "num_hidden_layers": c.depth}
+    vision = {
+        "image_size": c.side,
+        "patch_size": c.patch,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.depth,
+    }
     vision |= {"num_attention_heads": c.heads, "intermediate_size": c.hidden}
-    text = {"vocab_size": c.vocabulary, "max_position_embeddings": c.length, "hidden_size": c.text_width, "num_hidden_layers": c.text_depth}
-    text |= {"num_attention_heads": c.text_heads, "intermediate_size": c.text_hidden, "eos_token_id": c.end}
-    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=c.features)).eval()
+    text = {
+        "vocab_size": c.vocabulary,
+        "max_position_embeddings": c.length,
+        "hidden_size": c.text_width,
+        "num_hidden_layers": c.text_depth,
+    }
+    text |= {
+        "num_attention_heads": c.text_heads,
+        "intermediate_size": c.text_hidden,
+        "eos_token_id": c.end,
+    }
+    model = CLIPModel(
+        CLIPConfig(vision_config=vision, text_config=text, projection_dim=c.features)
+    ).eval()
     ours.load_state_dict(translate(model.state_dict(), c, Path("CLIPModel")))
 
     def read(given: Tokens) -> Tensor:
         return model.get_text_features(given.ids[:, : given.mask.sum(1).max()]).pooler_output
 
-    return Peer(model, CLIPEncoderLayer, lambda: model.get_image_features(normal).pooler_output, read)
+    return Peer(
+        model, CLIPEncoderLayer, lambda: model.get_image_features(normal).pooler_output, read
+    )
 
 
 def opened(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
@@ -310,8 +449,20 @@ def opened(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
     with stand_ins(STOOD_IN_FOR):
         import open_clip
     c = config
-    vision = {"image_size": c.side, "patch_size": c.patch, "width": c.width, "layers": c.depth, "head_width": c.width // c.heads}
-    text = {"context_length": c.length, "vocab_size": c.vocabulary, "width": c.text_width, "heads": c.text_heads, "layers": c.text_depth}
+    vision = {
+        "image_size": c.side,
+        "patch_size": c.patch,
+        "width": c.width,
+        "layers": c.depth,
+        "head_width": c.width // c.heads,
+    }
+    text = {
+        "context_length": c.length,
+        "vocab_size": c.vocabulary,
+        "width": c.text_width,
+        "heads": c.text_heads,
+        "layers": c.text_depth,
+    }
     ratios = {"mlp_ratio": c.hidden / c.width}, {"mlp_ratio": c.text_hidden / c.text_width}
     model = open_clip.CLIP(c.features, vision | ratios[0], text | ratios[1], quick_gelu=True).eval()
     model.load_state_dict(renamed(ours.state_dict()))
@@ -324,7 +475,14 @@ def opened(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
         return contrast(*model(normal, given.ids))
 
     block = open_clip.transformer.ResidualAttentionBlock
-    return Peer(model, block, partial(model.encode_image, normal), read, loss, AdamW(model.parameters(), fused=True))
+    return Peer(
+        model,
+        block,
+        partial(model.encode_image, normal),
+        read,
+        loss,
+        AdamW(model.parameters(), fused=True),
+    )
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

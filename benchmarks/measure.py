@@ -51,7 +51,11 @@ def stand_ins(names: Sequence[str]) -> Iterator[None]:
 def main(rows: Callable[[bool], Iterator[Row]]) -> None:
     """Print each row as soon as it is measured; ``--quick`` only shows that the script works, its numbers mean nothing."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--quick", action="store_true", help="the smallest sizes, one call each: numbers without meaning")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the smallest sizes, one call each: numbers without meaning",
+    )
     quick = parser.parse_args().quick
     for row in rows(quick):
         print(row, flush=True)

@@ -20,7 +20,11 @@ SCRIPTS = ("world", "vae", "train", "warm", "cold", "search", "embed", "tokens")
 def machine() -> str:
     """The processor, its cores, the memory and the versions, in one line."""
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in facts.splitlines()
+        if line.startswith("model name")
+    ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     parts = [
         names[0] if names else platform.processor() or platform.machine(),
@@ -34,13 +38,19 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only see whether every script runs; nothing is written")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="only see whether every script runs; nothing is written",
+    )
     quick = parser.parse_args().quick
     lines = ["| what | value | target | how |", "|---|---|---|---|"]
     print(*lines, sep="\n", flush=True)
     for script in SCRIPTS:
         with subprocess.Popen(
-            [sys.executable, HERE / f"{script}.py", *(["--quick"] if quick else [])], stdout=subprocess.PIPE, text=True
+            [sys.executable, HERE / f"{script}.py", *(["--quick"] if quick else [])],
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -52,7 +62,9 @@ def main() -> None:
     if not quick:
         prose = DOCUMENT.read_text(encoding="utf-8").partition(MARK)[0]
         dated = f"{datetime.date.today().isoformat()} · {machine()}"
-        DOCUMENT.write_text(f"{prose}{MARK}\n{dated}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        DOCUMENT.write_text(
+            f"{prose}{MARK}\n{dated}\n\n" + "\n".join(lines) + "\n", encoding="utf-8"
+        )
         print(f"\nwritten to {DOCUMENT.relative_to(HERE.parent)}: {dated}")
 
 

@@ -19,7 +19,11 @@ from PIL import Image
 from kalpana.understand import store as stores
 from kalpana.understand.store import Store, writing
 
-WIDTH, GROUPS, INNER = 192, 2000, 24  # numbers in a vector, clusters, and directions in which a cluster spreads
+WIDTH, GROUPS, INNER = (
+    192,
+    2000,
+    24,
+)  # numbers in a vector, clusters, and directions in which a cluster spreads
 ASKED, TOP, CHUNK = 200, 10, 20_000
 Find = Callable[[np.ndarray], np.ndarray]  # a vector (d,) to the numbers of the rows nearest to it
 
@@ -36,14 +40,18 @@ class Synthetic:
     def vectors(self, n: int, seed: int) -> np.ndarray:
         """(n, d) float32, of length 1; another seed gives others of the same groups."""
         fixed, rng = np.random.default_rng(0), np.random.default_rng((1, seed))
-        centres = fixed.standard_normal((GROUPS, WIDTH), dtype=np.float32) + 1.5 * fixed.standard_normal(WIDTH, dtype=np.float32)
+        centres = fixed.standard_normal(
+            (GROUPS, WIDTH), dtype=np.float32
+        ) + 1.5 * fixed.standard_normal(WIDTH, dtype=np.float32)
         spread = fixed.standard_normal((GROUPS, INNER, WIDTH), dtype=np.float32) / INNER**0.5
         share = 1 / np.arange(1, GROUPS + 1)
         group = np.sort(rng.choice(GROUPS, n, p=share / share.sum()))
         out = centres[group] + 0.1 * rng.standard_normal((n, WIDTH), dtype=np.float32)
         edges = np.searchsorted(group, np.arange(GROUPS + 1))
         for k, (start, end) in enumerate(pairwise(edges.tolist())):
-            out[start:end] += 0.6 * rng.standard_normal((end - start, INNER), dtype=np.float32) @ spread[k]
+            out[start:end] += (
+                0.6 * rng.standard_normal((end - start, INNER), dtype=np.float32) @ spread[k]
+            )
         out /= np.linalg.norm(out, axis=1, keepdims=True)
         return out[rng.permutation(n)]
 
@@ -56,11 +64,16 @@ class Synthetic:
 
 def rows(quick: bool) -> Iterator[Row]:
     if find_spec("lancedb") is None:
-        print("benchmarks/search.py is left out: it needs pip install 'kalpana[search]'", file=sys.stderr)
+        print(
+            "benchmarks/search.py is left out: it needs pip install 'kalpana[search]'",
+            file=sys.stderr,
+        )
         return
     n, encoder = 5_000 if quick else 1_000_000, Synthetic()
     vectors, asked = encoder.vectors(n, seed=0), encoder.vectors(ASKED, seed=1)
-    best = np.concatenate([np.argsort(-(some @ vectors.T), axis=1)[:, :TOP] for some in np.split(asked, ASKED // 10)])
+    best = np.concatenate(
+        [np.argsort(-(some @ vectors.T), axis=1)[:, :TOP] for some in np.split(asked, ASKED // 10)]
+    )
     how = f"{n:,} vectors of {WIDTH} fp32, {torch.get_num_threads()} threads"
     stores.EXACT = min(stores.EXACT, n)
     with tempfile.TemporaryDirectory() as folder, writing(Path(folder), encoder, None) as store:
@@ -68,22 +81,53 @@ def rows(quick: bool) -> Iterator[Row]:
         for k in range(0, n, CHUNK):
             _put(store, vectors[k : k + CHUNK], k)
         store.tidy()
-        yield Row("search: writing", f"{n / (time.perf_counter() - start):,.0f} vectors/s", "–", f"{how}, {CHUNK:,} at a time, tidied")
-        yield Row("search: on disk, exact", f"{_bytes(Path(folder)) / n:.0f} bytes a vector", "–", f"{how}; {4 * WIDTH} are the vector")
+        yield Row(
+            "search: writing",
+            f"{n / (time.perf_counter() - start):,.0f} vectors/s",
+            "–",
+            f"{how}, {CHUNK:,} at a time, tidied",
+        )
+        yield Row(
+            "search: on disk, exact",
+            f"{_bytes(Path(folder)) / n:.0f} bytes a vector",
+            "–",
+            f"{how}; {4 * WIDTH} are the vector",
+        )
 
         def found(vector: np.ndarray, tuned: stores.Tuned | None) -> np.ndarray:
-            return np.array([int(row["path"]) for row in store.nearest(vector, TOP, ["path"], tuned=tuned)])
+            return np.array(
+                [int(row["path"]) for row in store.nearest(vector, TOP, ["path"], tuned=tuned)]
+            )
 
-        yield _asking("search: exact", lambda vector: found(vector, None), asked[:20], best, "–", how)
+        yield _asking(
+            "search: exact", lambda vector: found(vector, None), asked[:20], best, "–", how
+        )
         start = time.perf_counter()
         store.approximate(encoder)
         store.tidy()
         tuned = store.tuned
         assert tuned
         ways = f"{how}; {tuned.probes} of about {n // tuned.part} partitions, {tuned.refine} times as many compared exactly"
-        yield Row("search: approximate index, built and tuned", f"{time.perf_counter() - start:.0f} s", "–", ways)
-        yield Row("search: on disk, approximate", f"{_bytes(Path(folder)) / n:.0f} bytes a vector", "–", how)
-        yield _asking("search: approximate", lambda vector: found(vector, tuned), asked, best, "recall ≥ 0.99", ways)
+        yield Row(
+            "search: approximate index, built and tuned",
+            f"{time.perf_counter() - start:.0f} s",
+            "–",
+            ways,
+        )
+        yield Row(
+            "search: on disk, approximate",
+            f"{_bytes(Path(folder)) / n:.0f} bytes a vector",
+            "–",
+            how,
+        )
+        yield _asking(
+            "search: approximate",
+            lambda vector: found(vector, tuned),
+            asked,
+            best,
+            "recall ≥ 0.99",
+            ways,
+        )
     yield from _faiss(vectors, asked, best, how)
 
 
@@ -97,19 +141,38 @@ def _faiss(vectors: np.ndarray, asked: np.ndarray, best: np.ndarray, how: str) -
     faiss.omp_set_num_threads(torch.get_num_threads())
     flat = faiss.IndexFlatIP(WIDTH)
     flat.add(vectors)
-    yield _asking("faiss: flat", lambda vector: flat.search(vector[None], TOP)[1][0], asked, best, "–", how)
+    yield _asking(
+        "faiss: flat", lambda vector: flat.search(vector[None], TOP)[1][0], asked, best, "–", how
+    )
     parts, start = round(len(vectors) ** 0.5), time.perf_counter()
     coarse = faiss.IndexFlatIP(WIDTH)
     index = faiss.IndexIVFFlat(coarse, WIDTH, parts, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors[:: max(len(vectors) // (256 * parts), 1)])
     index.add(vectors)
-    yield Row("faiss: IVF, built", f"{time.perf_counter() - start:.0f} s", "–", f"{how}; {parts} partitions")
-    yield Row("faiss: IVF, in memory", f"{len(faiss.serialize_index(index)) / len(vectors):.0f} bytes a vector", "–", how)
+    yield Row(
+        "faiss: IVF, built",
+        f"{time.perf_counter() - start:.0f} s",
+        "–",
+        f"{how}; {parts} partitions",
+    )
+    yield Row(
+        "faiss: IVF, in memory",
+        f"{len(faiss.serialize_index(index)) / len(vectors):.0f} bytes a vector",
+        "–",
+        how,
+    )
     index.nprobe = 1
     while _recall(index.search(asked, TOP)[1], best) < 0.99 and index.nprobe < parts:
         index.nprobe *= 2
     ways = f"{how}; {index.nprobe} of {parts} partitions"
-    yield _asking("faiss: IVF", lambda vector: index.search(vector[None], TOP)[1][0], asked, best, "recall ≥ 0.99", ways)
+    yield _asking(
+        "faiss: IVF",
+        lambda vector: index.search(vector[None], TOP)[1][0],
+        asked,
+        best,
+        "recall ≥ 0.99",
+        ways,
+    )
 
 
 def _put(store: Store, vectors: np.ndarray, start: int) -> None:
@@ -123,7 +186,9 @@ def _put(store: Store, vectors: np.ndarray, start: int) -> None:
     store.table.add(pa.table(columns, schema))
 
 
-def _asking(what: str, find: Find, asked: np.ndarray, best: np.ndarray, target: str, how: str) -> Row:
+def _asking(
+    what: str, find: Find, asked: np.ndarray, best: np.ndarray, target: str, how: str
+) -> Row:
     """Latency and recall of one question after another, each asked for the second time, when what it needs is in memory."""
     answers = np.stack([find(vector) for vector in asked])
     taken = []
@@ -132,11 +197,23 @@ def _asking(what: str, find: Find, asked: np.ndarray, best: np.ndarray, target: 
         find(vector)
         taken.append(time.perf_counter() - start)
     p50, p95 = np.percentile(taken, (50, 95)) * 1000
-    return Row(what, f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, recall@{TOP} {_recall(answers, best):.3f}", target, how)
+    return Row(
+        what,
+        f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, recall@{TOP} {_recall(answers, best):.3f}",
+        target,
+        how,
+    )
 
 
 def _recall(answers: np.ndarray, best: np.ndarray) -> float:
-    return float(np.mean([len(set(some) & set(true)) / TOP for some, true in zip(answers.tolist(), best.tolist(), strict=False)]))
+    return float(
+        np.mean(
+            [
+                len(set(some) & set(true)) / TOP
+                for some, true in zip(answers.tolist(), best.tolist(), strict=False)
+            ]
+        )
+    )
 
 
 def _bytes(folder: Path) -> int:

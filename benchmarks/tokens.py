@@ -36,15 +36,30 @@ from kalpana.pipelines.tokens import draw, stream
 from kalpana.train.task import has_bf16
 from kalpana.types import Cond, Tokens
 
-OURS, MIN_DALLE, DALLE_PYTORCH, UNCACHED = "ours", "min-dalle", "dalle-pytorch", "dalle-pytorch without its cache"
+OURS, MIN_DALLE, DALLE_PYTORCH, UNCACHED = (
+    "ours",
+    "min-dalle",
+    "dalle-pytorch",
+    "dalle-pytorch without its cache",
+)
 NEEDED = {
     MIN_DALLE: (("min_dalle",), "pip install min-dalle"),
     DALLE_PYTORCH: (
-        ("dalle_pytorch", "axial_positional_embedding", "einops", "requests", "rotary_embedding_torch", "tqdm"),
+        (
+            "dalle_pytorch",
+            "axial_positional_embedding",
+            "einops",
+            "requests",
+            "rotary_embedding_torch",
+            "tqdm",
+        ),
         "pip install einops requests tqdm && pip install --no-deps axial-positional-embedding dalle-pytorch rotary-embedding-torch",
     ),
 }
-MISSING = {name: [module for module in modules if not find_spec(module)] for name, (modules, _) in NEEDED.items()}
+MISSING = {
+    name: [module for module in modules if not find_spec(module)]
+    for name, (modules, _) in NEEDED.items()
+}
 STOOD_IN_FOR = ("omegaconf", "pkg_resources", "taming", "taming.models", "taming.models.vqgan")
 BATCHES = (1, 16)
 WORDS, PADDED = 16, 64  # tokens of the caption, and with the padding, which both peers read too
@@ -72,7 +87,12 @@ class Work:
 def rows(quick: bool) -> Iterator[Row]:
     for name, (_, install) in NEEDED.items():
         if MISSING[name]:
-            yield Row(f"tokens: {name}", "–", "–", f"left out as {', '.join(MISSING[name])} is missing: {install}")
+            yield Row(
+                f"tokens: {name}",
+                "–",
+                "–",
+                f"left out as {', '.join(MISSING[name])} is missing: {install}",
+            )
     seconds, side = (0, 256) if quick else (3, 2048)
     for precision in list(PRECISIONS)[: 1 + has_bf16(torch.device("cpu"))]:
         limit = peak(side, seconds, precision)
@@ -82,25 +102,44 @@ def rows(quick: bool) -> Iterator[Row]:
             yield from compare(work, them, precision, limit)
 
 
-def compare(work: Work, them: dict[str, Draws], precision: torch.dtype, limit: float) -> Iterator[Row]:
+def compare(
+    work: Work, them: dict[str, Draws], precision: torch.dtype, limit: float
+) -> Iterator[Row]:
     """Tokens a second; which share that is of either bound; and, of one picture, where our time goes."""
     name, tokens = f"tokens: {work.name}, batch {work.batch}, {PRECISIONS[precision]}", work.side**2
     taken = turns(them, work.side)
-    now = ", ".join(f"{each} {work.batch * tokens / seconds:.1f}/s" for each, seconds in taken.items())
-    factor = "".join(f": {taken[each] / taken[OURS]:.2f} ×" for each in (MIN_DALLE, DALLE_PYTORCH) if each in taken)
+    now = ", ".join(
+        f"{each} {work.batch * tokens / seconds:.1f}/s" for each, seconds in taken.items()
+    )
+    factor = "".join(
+        f": {taken[each] / taken[OURS]:.2f} ×"
+        for each in (MIN_DALLE, DALLE_PYTORCH)
+        if each in taken
+    )
     yield Row(name, now + factor, work.target, f"{work.how}, {torch.get_num_threads()} threads")
 
-    read, pace = (work.weights + work.kept) * precision.itemsize, bandwidth(work.weights * precision.itemsize)
+    read, pace = (
+        (work.weights + work.kept) * precision.itemsize,
+        bandwidth(work.weights * precision.itemsize),
+    )
     arithmetic = 2 * (work.rows * work.weights + work.kept)
     reading, multiplying = read / pace * tokens, arithmetic / limit * tokens
-    shares = ", ".join(f"{each} {reading / seconds:.0%} and {multiplying / seconds:.0%}" for each, seconds in taken.items())
+    shares = ", ".join(
+        f"{each} {reading / seconds:.0%} and {multiplying / seconds:.0%}"
+        for each, seconds in taken.items()
+    )
     how = f"a step: {read / 1e6:.1f} MB at {pace / 1e9:.1f} GB/s, {arithmetic / 1e9:.2f} GFLOP at {limit / 1e9:.0f} GFLOP/s"
     yield Row(f"{name}, share of the bounds by bandwidth and by products", shares, "–", how)
     if work.batch == 1 and precision == torch.float32:
         steps = them[OURS]()
         with torch.no_grad():
             next(steps)
-            yield Row(f"{name}, where our time goes", where(partial(next, steps)), "–", "the second row of tokens; torch profiler")
+            yield Row(
+                f"{name}, where our time goes",
+                where(partial(next, steps)),
+                "–",
+                "the second row of tokens; torch profiler",
+            )
 
 
 @torch.no_grad()
@@ -157,29 +196,56 @@ def alone(words: Tensor, batch: int) -> Tokens:
 def encoder_decoder(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict[str, Draws]]]:
     c, side = replace(dalle_mini.PRESETS["mini"], text_depth=1, depth=4), 16
     if quick:
-        c, side = replace(c, vocabulary=60, width=64, heads=1, hidden=48, depth=1, codes=20, start=20, image_vocabulary=21), 4
+        c, side = (
+            replace(
+                c,
+                vocabulary=60,
+                width=64,
+                heads=1,
+                hidden=48,
+                depth=1,
+                codes=20,
+                start=20,
+                image_vocabulary=21,
+            ),
+            4,
+        )
     torch.manual_seed(0)
     network, words, peer = dalle_mini.DalleMini(c), caption(c.vocabulary), None
     if not MISSING[MIN_DALLE]:
         peer = min_dalle(c)
-        state = {f"{part}.{name}": tensor for part, module in peer.items() for name, tensor in module.state_dict().items()}
+        state = {
+            f"{part}.{name}": tensor
+            for part, module in peer.items()
+            for name, tensor in module.state_dict().items()
+        }
         network.load_state_dict(translate(state, c, Path(MIN_DALLE)))
         check_alike(network.eval(), peer, words)
     for module in (network, *(peer or {}).values()):
         module.eval().requires_grad_(False).to(precision)
     # Not embeddings, and not the matrices that look at the caption, which they do once.
-    weights = sum(p.numel() for name, p in network.decoder.named_parameters() if not name.startswith(("codes", "positions")))
-    weights -= sum(p.numel() for name, p in network.decoder.named_parameters() if "text.keys" in name)
+    weights = sum(
+        p.numel()
+        for name, p in network.decoder.named_parameters()
+        if not name.startswith(("codes", "positions"))
+    )
+    weights -= sum(
+        p.numel() for name, p in network.decoder.named_parameters() if "text.keys" in name
+    )
 
     def ours(batch: int) -> Iterator[object]:
-        dice = partial(draw, temperature=1.0, top_k=min(TOP_K, c.codes), top_p=1.0, generators=luck(batch))
+        dice = partial(
+            draw, temperature=1.0, top_k=min(TOP_K, c.codes), top_p=1.0, generators=luck(batch)
+        )
         return in_rows(network.generate(alone(words, batch), dice, GUIDANCE), side)
 
     def theirs(batch: int) -> Iterator[object]:
         return in_rows(draw_min_dalle(peer, words, batch, min(TOP_K, c.codes), c.start), side)
 
     for batch in BATCHES:
-        them: dict[str, Draws] = {OURS: partial(ours, batch)} | ({MIN_DALLE: partial(theirs, batch)} if peer else {})
+        them: dict[str, Draws] = {OURS: partial(ours, batch)} | (
+            {MIN_DALLE: partial(theirs, batch)} if peer else {}
+        )
         kept = 2 * batch * 2 * c.depth * c.width * (WORDS + side**2 // 2)
         how = f"{c.width} wide, {c.depth} blocks, {c.codes} codes, guided"
         yield Work("DALL-E mini", how, "≥ 1.5 ×", batch, side, 2 * batch, weights, kept), them
@@ -191,9 +257,21 @@ def min_dalle(c: dalle_mini.Config) -> dict[str, Any]:
     module = import_module("min_dalle.min_dalle")
     torch.set_grad_enabled(grad)
     torch.set_num_threads(threads)
-    shared = {"embed_count": c.width, "attention_head_count": c.heads, "glu_embed_count": c.hidden, "device": "cpu"}
-    encoder = module.DalleBartEncoder(text_vocab_count=c.vocabulary, text_token_count=c.length, layer_count=c.text_depth, **shared)
-    return {"encoder": encoder, "decoder": module.DalleBartDecoder(image_vocab_count=c.codes, layer_count=c.depth, **shared)}
+    shared = {
+        "embed_count": c.width,
+        "attention_head_count": c.heads,
+        "glu_embed_count": c.hidden,
+        "device": "cpu",
+    }
+    encoder = module.DalleBartEncoder(
+        text_vocab_count=c.vocabulary, text_token_count=c.length, layer_count=c.text_depth, **shared
+    )
+    return {
+        "encoder": encoder,
+        "decoder": module.DalleBartDecoder(
+            image_vocab_count=c.codes, layer_count=c.depth, **shared
+        ),
+    }
 
 
 def told_min_dalle(peer: dict[str, Any], words: Tensor, batch: int) -> dict[str, Tensor]:
@@ -205,11 +283,15 @@ def told_min_dalle(peer: dict[str, Any], words: Tensor, batch: int) -> dict[str,
     return {
         "attention_mask": texts[which].not_equal(1)[:, None, None, :],
         "encoder_state": state,
-        "attention_state": state.new_zeros(decoder.layer_count, 4 * batch, len(decoder.token_indices), decoder.embed_count),
+        "attention_state": state.new_zeros(
+            decoder.layer_count, 4 * batch, len(decoder.token_indices), decoder.embed_count
+        ),
     }
 
 
-def draw_min_dalle(peer: dict[str, Any], words: Tensor, batch: int, top_k: int, start: int) -> Iterator[object]:
+def draw_min_dalle(
+    peer: dict[str, Any], words: Tensor, batch: int, top_k: int, start: int
+) -> Iterator[object]:
     """Its own loop (min_dalle.py, ``generate_raw_image_stream``)."""
     told, ids = told_min_dalle(peer, words, batch), torch.full((batch, 257), start)
     settings, places = torch.tensor([1.0, top_k, GUIDANCE]), torch.arange(256)
@@ -223,7 +305,11 @@ def draw_min_dalle(peer: dict[str, Any], words: Tensor, batch: int, top_k: int, 
 @torch.no_grad()
 def check_alike(network: dalle_mini.DalleMini, peer: dict[str, Any], words: Tensor) -> None:
     """Raises SystemExit where two networks with the same weights, drawing the same tokens, say something else of the next."""
-    told, ids, heard = told_min_dalle(peer, words, 2), torch.randint(0, network.config.codes, (4, 2)), list[Tensor]()
+    told, ids, heard = (
+        told_min_dalle(peer, words, 2),
+        torch.randint(0, network.config.codes, (4, 2)),
+        list[Tensor](),
+    )
     ids[0] = network.config.start
 
     def dice(logits: Tensor) -> Tensor:
@@ -232,10 +318,14 @@ def check_alike(network: dalle_mini.DalleMini, peer: dict[str, Any], words: Tens
 
     list(islice(network.generate(alone(words, 2), dice, 2.0), 4))
     for i, logits in enumerate(heard):
-        said, _ = peer["decoder"](**told, prev_tokens=ids[i][:, None], token_index=torch.tensor([i]))
+        said, _ = peer["decoder"](
+            **told, prev_tokens=ids[i][:, None], token_index=torch.tensor([i])
+        )
         untold, asked = said[:, 0, : network.config.codes].chunk(2)
         if not torch.allclose(untold + 2 * (asked - untold), logits, rtol=1e-3, atol=1e-3):
-            raise SystemExit(f"{MIN_DALLE} says something else by the same weights: nothing can be compared")
+            raise SystemExit(
+                f"{MIN_DALLE} says something else by the same weights: nothing can be compared"
+            )
 
 
 # DALL-E.
@@ -243,11 +333,26 @@ def check_alike(network: dalle_mini.DalleMini, peer: dict[str, Any], words: Tens
 
 def one_stream(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict[str, Draws]]]:
     configs = (dalle.Config(), dalle.Config(width=1024, depth=4, heads=16))
-    for c in configs if not quick else (dalle.Config(width=64, depth=1, heads=1, vocabulary=60, codes=20, rows=4, columns=4),):
+    for c in (
+        configs
+        if not quick
+        else (dalle.Config(width=64, depth=1, heads=1, vocabulary=60, codes=20, rows=4, columns=4),)
+    ):
         torch.manual_seed(0)
-        network, words = dalle.DALLE(c).eval().requires_grad_(False).to(precision), caption(c.vocabulary)
-        peer = None if MISSING[DALLE_PYTORCH] else dalle_pytorch(c).eval().requires_grad_(False).to(precision)
-        weights = sum(p.numel() for name, p in network.named_parameters() if name.startswith(("blocks", "show")))
+        network, words = (
+            dalle.DALLE(c).eval().requires_grad_(False).to(precision),
+            caption(c.vocabulary),
+        )
+        peer = (
+            None
+            if MISSING[DALLE_PYTORCH]
+            else dalle_pytorch(c).eval().requires_grad_(False).to(precision)
+        )
+        weights = sum(
+            p.numel()
+            for name, p in network.named_parameters()
+            if name.startswith(("blocks", "show"))
+        )
         for batch in BATCHES:
             them: dict[str, Draws] = {OURS: partial(draw_ours, network, words, batch)}
             if peer:
@@ -256,7 +361,10 @@ def one_stream(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict
                 them[UNCACHED] = partial(draw_dalle_pytorch, peer, words, batch, False)
             kept = batch * 2 * c.depth * c.width * (WORDS + c.rows * c.columns // 2)
             how = f"{c.depth} blocks, {c.codes} codes of {c.vocabulary + c.codes} tokens"
-            yield Work(f"DALL-E, {c.width} wide", how, "≥ 5 ×", batch, c.rows, batch, weights, kept), them
+            yield (
+                Work(f"DALL-E, {c.width} wide", how, "≥ 5 ×", batch, c.rows, batch, weights, kept),
+                them,
+            )
 
 
 def draw_ours(network: dalle.DALLE, words: Tensor, batch: int) -> Iterator[object]:
@@ -265,9 +373,15 @@ def draw_ours(network: dalle.DALLE, words: Tensor, batch: int) -> Iterator[objec
 
 def dalle_pytorch(c: dalle.Config) -> nn.Module:
     """Its transformer of these sizes, with a feed-forward of ours instead of one that is half as wide again."""
-    with stand_ins([name for name in STOOD_IN_FOR if name.startswith("taming.") or not find_spec(name)]):
-        module, blocks = (import_module(f"dalle_pytorch.{name}") for name in ("dalle_pytorch", "transformer"))
-    vae = module.DiscreteVAE(image_size=2 * c.rows, num_layers=1, num_tokens=c.codes, codebook_dim=8, hidden_dim=8)
+    with stand_ins(
+        [name for name in STOOD_IN_FOR if name.startswith("taming.") or not find_spec(name)]
+    ):
+        module, blocks = (
+            import_module(f"dalle_pytorch.{name}") for name in ("dalle_pytorch", "transformer")
+        )
+    vae = module.DiscreteVAE(
+        image_size=2 * c.rows, num_layers=1, num_tokens=c.codes, codebook_dim=8, hidden_dim=8
+    )
     sizes = {"dim": c.width, "depth": c.depth, "heads": c.heads, "dim_head": c.width // c.heads}
     model = module.DALLE(vae=vae, num_text_tokens=c.vocabulary, text_seq_len=PADDED, **sizes)
     hidden = dalle.SwiGLU(c.width).down.in_features
@@ -284,8 +398,13 @@ def draw_dalle_pytorch(model: Any, words: Tensor, batch: int, cached: bool) -> I
     out, cache = text, dict[str, object]() if cached else None
     for _ in range(side):
         for _ in range(side):
-            logits = model.forward_with_cond_scale(text, out[:, PADDED:], cond_scale=1.0, cache=cache)[:, -1, :]
-            ids = module.gumbel_sample(module.top_k(logits, thres=0.5), temperature=1.0) - model.num_text_tokens
+            logits = model.forward_with_cond_scale(
+                text, out[:, PADDED:], cond_scale=1.0, cache=cache
+            )[:, -1, :]
+            ids = (
+                module.gumbel_sample(module.top_k(logits, thres=0.5), temperature=1.0)
+                - model.num_text_tokens
+            )
             out = torch.cat((out, ids[:, None]), -1)
         yield None
 

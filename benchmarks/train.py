@@ -56,7 +56,11 @@ def _rows(quick: bool) -> Iterator[Row]:
     sizes = {"pool": 16, "batch": 2, "compile": False} if quick else {"pool": 2048, "batch": 64}
     recipe = recipe.model_copy(update={**sizes, "vae": ROOT / recipe.vae})
     task = FlowTask(recipe, torch.device("cpu"), silent)
-    state = State(task.model, {name: value.clone() for name, value in task.model.state_dict().items()}, make_optimizers(task.model, recipe))
+    state = State(
+        task.model,
+        {name: value.clone() for name, value in task.model.state_dict().items()},
+        make_optimizers(task.model, recipe),
+    )
 
     def learn() -> None:
         with autocast(task.device, recipe.bf16):
@@ -67,7 +71,9 @@ def _rows(quick: bool) -> Iterator[Row]:
         for optimizer in state.optimizers:
             optimizer.step()
 
-    def block(work: Callable[[], object]) -> None:  # the steps whose captions are dealt together, shorter ones and longer ones
+    def block(
+        work: Callable[[], object],
+    ) -> None:  # the steps whose captions are dealt together, shorter ones and longer ones
         for _ in range(steps):
             work()
             state.step += 1
@@ -76,29 +82,52 @@ def _rows(quick: bool) -> Iterator[Row]:
         block(learn)
     if recipe.compile:  # now, for what is compiled is not counted
         compile_blocks(task.model)
-    precision, name = (torch.bfloat16, "bf16") if recipe.bf16 and has_bf16(task.device) else (torch.float32, "fp32")
+    precision, name = (
+        (torch.bfloat16, "bf16")
+        if recipe.bf16 and has_bf16(task.device)
+        else (torch.float32, "fp32")
+    )
     limit = peak(side, seconds / 6, precision)
-    taken = duration(lambda: block(lambda: train_step(task, state, recipe, task.batch(state.step))), seconds)
+    taken = duration(
+        lambda: block(lambda: train_step(task, state, recipe, task.batch(state.step))), seconds
+    )
     samples, arithmetic = steps * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
     how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
     yield Row("training: samples", f"{samples / taken:.0f} samples/s", "–", how)
     yield Row(
-        "training: peak", f"{limit / 1e9:.0f} GFLOP/s", "–", f"{name} product of {side} x {side} matrices, the best of many, same process"
+        "training: peak",
+        f"{limit / 1e9:.0f} GFLOP/s",
+        "–",
+        f"{name} product of {side} x {side} matrices, the best of many, same process",
     )
     yield Row(
-        "training: share of the peak", f"{arithmetic / taken / limit:.0%}", "≥ 50 %", f"{arithmetic / samples / 1e9:.1f} GFLOP a sample"
+        "training: share of the peak",
+        f"{arithmetic / taken / limit:.0%}",
+        "≥ 50 %",
+        f"{arithmetic / samples / 1e9:.1f} GFLOP a sample",
     )
 
     optimizing = duration(optimize, seconds / 5) * steps / taken
     with profile(activities=[ProfilerActivity.CPU]) as record:
         block(learn)
     spent = {event.key: event.self_cpu_time_total for event in record.key_averages()}
-    parts = {kind: sum(v for key, v in spent.items() if key.startswith(names)) for kind, names in KINDS.items()}
+    parts = {
+        kind: sum(v for key, v in spent.items() if key.startswith(names))
+        for kind, names in KINDS.items()
+    }
     parts = {kind: (1 - optimizing) * part / sum(spent.values()) for kind, part in parts.items()}
-    parts |= {"optimizer": optimizing, "elementwise, captions and the rest": 1 - optimizing - sum(parts.values())}
+    parts |= {
+        "optimizer": optimizing,
+        "elementwise, captions and the rest": 1 - optimizing - sum(parts.values()),
+    }
     where = ", ".join(f"{kind} {part:.0%}" for kind, part in parts.items())
-    yield Row("training: where a step goes", where, "–", "torch profiler, forward and backward; the optimizer timed alone")
+    yield Row(
+        "training: where a step goes",
+        where,
+        "–",
+        "torch profiler, forward and backward; the optimizer timed alone",
+    )
 
 
 if __name__ == "__main__":

@@ -22,8 +22,16 @@ def rows(quick: bool) -> Iterator[Row]:
             yield Row("autoencoder: bfloat16", "–", "–", "this CPU does not compute in it")
             return
         with torch.autocast("cpu", torch.bfloat16, enabled=name == "bfloat16"):
-            for what, work in (("encode", lambda: vae.encode(pixels)), ("decode", lambda: vae.decode(latents))):
-                yield Row(f"autoencoder: {what}, {name}", f"{batch / duration(work, seconds):.0f} images/s", "–", how)
+            for what, work in (
+                ("encode", lambda: vae.encode(pixels)),
+                ("decode", lambda: vae.decode(latents)),
+            ):
+                yield Row(
+                    f"autoencoder: {what}, {name}",
+                    f"{batch / duration(work, seconds):.0f} images/s",
+                    "–",
+                    how,
+                )
 
 
 if __name__ == "__main__":

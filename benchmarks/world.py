@@ -17,14 +17,22 @@ def rows(quick: bool) -> Iterator[Row]:
     for kind in (*MIX, "everything"):
         target = "≥ 400" if kind in ("objects", "everything") else "–"
         how = f"128 px, batches of {batch}, fresh scenes, one thread"
-        yield Row(f"world: {kind}", f"{_rate(kind, batch, seconds if target != '–' else seconds / 3):.0f} scenes/s a core", target, how)
+        yield Row(
+            f"world: {kind}",
+            f"{_rate(kind, batch, seconds if target != '–' else seconds / 3):.0f} scenes/s a core",
+            target,
+            how,
+        )
 
     def say() -> None:
         for i in range(batch):
             World().describe(i)
 
     yield Row(
-        "world: captions", f"{batch / duration(say, seconds / 2):.0f} captions/s a core", "–", "scene sampled and described, nothing drawn"
+        "world: captions",
+        f"{batch / duration(say, seconds / 2):.0f} captions/s a core",
+        "–",
+        "scene sampled and described, nothing drawn",
     )
     clips, taken, frames = Clips(), 0, 0
 

@@ -27,12 +27,20 @@ PROMPTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="names from `kalpana models`, or folders of weights; all that draw, if left out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        help="names from `kalpana models`, or folders of weights; all that draw, if left out",
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("families.webp"))
     asked = parser.parse_args()
     images, captions = [], []
-    for name in asked.models or [card.name for card in list_models() if "text-to-image" in card.tasks]:
+    for name in asked.models or [
+        card.name for card in list_models() if "text-to-image" in card.tasks
+    ]:
         model = load(name)
         for prompt in PROMPTS:
             images.append(last(model.generate(prompt, model=name, seed=0)).pictures[0].image)

@@ -45,14 +45,21 @@ def dev_prompts(languages: tuple[str, ...], kind: str = "objects", n: int = 32) 
 
 def main() -> None:
     model, here = load("default"), Path(__file__).parent
-    sheets = {"samples": README, "everyday": EVERYDAY, "dev-en": dev_prompts(("en",)), "dev-hi": dev_prompts(("hi",))}
+    sheets = {
+        "samples": README,
+        "everyday": EVERYDAY,
+        "dev-en": dev_prompts(("en",)),
+        "dev-hi": dev_prompts(("hi",)),
+    }
     sheets["dev-kinds"] = dev_prompts(("en", "hi"), "everything")
     for name, prompts in sheets.items():
         images = []
         for prompt in prompts:
             *_, last = model.generate(prompt, seed=0)
             images.append(last.result.pictures[0].image)
-        captioned(images, prompts, columns=8 if len(prompts) > 8 else 4).save(here / f"{name}.webp", quality=90)
+        captioned(images, prompts, columns=8 if len(prompts) > 8 else 4).save(
+            here / f"{name}.webp", quality=90
+        )
         print(here / f"{name}.webp")
 
 

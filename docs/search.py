@@ -32,7 +32,16 @@ from kalpana.world.sheet import captioned
 from kalpana.world.world import World, kind_of
 
 FORMATS = ("png", "jpg", "webp", "bmp", "gif", "tiff", "jpeg")
-ASKED = ("a cat", "एक बिल्ली", "लाल कार", "a painting of flowers", "an open hand", "dog + night", "apple - red", "दो पक्षी")
+ASKED = (
+    "a cat",
+    "एक बिल्ली",
+    "लाल कार",
+    "a painting of flowers",
+    "an open hand",
+    "dog + night",
+    "apple - red",
+    "दो पक्षी",
+)
 TOP = 10
 
 
@@ -43,21 +52,37 @@ def fill(folder: Path, count: int) -> dict[str, Scene]:
         numbers = range(start, min(start + 64, count))
         for i, image in zip(numbers, to_images(world.images(numbers)), strict=True):
             rng, scene = random.Random(i), world.scene(i)
-            path = folder / kind_of(scene) / f"पन्ना {i // 500}" / f"{i:05}.{FORMATS[i % len(FORMATS)]}"
+            path = (
+                folder / kind_of(scene) / f"पन्ना {i // 500}" / f"{i:05}.{FORMATS[i % len(FORMATS)]}"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             image.resize((rng.randint(96, 384),) * 2, Image.Resampling.LANCZOS).save(path)
             shows[str(path.relative_to(folder))] = scene
     (folder / "notes.txt").write_text("no picture, and not named like one")
     (folder / "letter.png").write_text("no picture, but named like one")
-    (folder / "torn.jpg").write_bytes((folder / sorted(each for each in shows if each.endswith(".jpg"))[0]).read_bytes()[:700])
+    (folder / "torn.jpg").write_bytes(
+        (folder / sorted(each for each in shows if each.endswith(".jpg"))[0]).read_bytes()[:700]
+    )
     return shows
 
 
 def index(folder: Path, model: str, encoder: Encoder, kills: tuple[int, ...]) -> None:
     """Index a folder by the command line, killed (SIGKILL) as soon as so many pictures are in, and at last left to finish."""
-    command = [sys.executable, "-m", "kalpana.cli", "search", "index", str(folder), "--model", model, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "kalpana.cli",
+        "search",
+        "index",
+        str(folder),
+        "--model",
+        model,
+        "--json",
+    ]
     for kill in kills:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             while process.poll() is None and held(folder, encoder) < kill:
                 time.sleep(0.5)
             process.kill()
@@ -66,7 +91,9 @@ def index(folder: Path, model: str, encoder: Encoder, kills: tuple[int, ...]) ->
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     took = time.perf_counter() - began
     rate = (report["pictures"] - before) / took
-    print(f"finished: {report['added']:,} new, {report['pictures']:,} in all, {len(report['broken'])} broken; {rate:.0f} a second")
+    print(
+        f"finished: {report['added']:,} new, {report['pictures']:,} in all, {len(report['broken'])} broken; {rate:.0f} a second"
+    )
     again = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(f"once more: {again['added']:,} new, {again['pictures']:,} in all")
 
@@ -81,15 +108,17 @@ def held(folder: Path, encoder: Encoder) -> int:
 
 def marked(folder: Path, encoder: Encoder, shows: dict[str, Scene]) -> Iterator[str]:
     """The lines of a table: of the first pictures for a name, or a colour and a name, the share that show it."""
-    things, coloured = defaultdict[str, set[str]](set), defaultdict[tuple[str, str], set[str]](set)
+    objects, coloured = defaultdict[str, set[str]](set), defaultdict[tuple[str, str], set[str]](set)
     for path, scene in shows.items():
         for group in scene.groups:
-            things[group.concept].add(path)
+            objects[group.concept].add(path)
             if group.color:
                 coloured[group.color, group.concept].add(path)
-    core = [concept.id for concept in lexicon().values() if concept.core and things[concept.id]]
+    core = [concept.id for concept in lexicon().values() if concept.core and objects[concept.id]]
     questions = {
-        "a thing": [(lexicon()[each].en, lexicon()[each].hi.singular, things[each]) for each in core],
+        "a thing": [
+            (lexicon()[each].en, lexicon()[each].hi.singular, objects[each]) for each in core
+        ],
         "a coloured thing": [
             (
                 f"{color} {lexicon()[each].en}",
@@ -106,7 +135,11 @@ def marked(folder: Path, encoder: Encoder, shows: dict[str, Scene]) -> Iterator[
         chance = sum(len(right) for *_, right in asked) / len(asked) / len(shows)
         english, hindi = ([(pair[k], right) for *pair, right in asked] for k in (0, 1))
         shares = (precision(folder, encoder, words) for words in (english, hindi))
-        yield f"| {name} | {len(asked)} | {100 * chance:.1f} % | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |"
+        yield (
+            f"| {name} | {len(asked)} | {100 * chance:.1f} % | "
+            + " | ".join(f"{100 * share:.1f} %" for share in shares)
+            + " |"
+        )
 
 
 def precision(folder: Path, encoder: Encoder, asked: list[tuple[str, set[str]]]) -> float:
@@ -120,8 +153,12 @@ def precision(folder: Path, encoder: Encoder, asked: list[tuple[str, set[str]]])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", default="clip", help="a name or a folder, as kalpana search takes them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--clip", default="clip", help="a name or a folder, as kalpana search takes them"
+    )
     parser.add_argument("--pictures", type=int, default=5000)
     asked = parser.parse_args()
     encoder = load(asked.clip)

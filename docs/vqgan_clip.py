@@ -37,7 +37,10 @@ WITHOUT: dict[str, dict[str, float]] = {
 def variants(canvas: Codes, plain: Canvas, settings: Settings) -> dict[str, dict[str, Any]]:
     """What differs from column to column: keyword arguments of ``vqgan_clip`` by name."""
     usual = {"canvas": canvas, "settings": settings}
-    without = {f"without {name}": usual | {"settings": replace(settings, **fields)} for name, fields in WITHOUT.items()}
+    without = {
+        f"without {name}": usual | {"settings": replace(settings, **fields)}
+        for name, fields in WITHOUT.items()
+    }
     others = {"an autoencoder's latents": plain, "pixels": Pixels(), "a palette": Palette()}
     return {
         "everything": usual,
@@ -57,7 +60,15 @@ def ablate(
     for sample in samples:
         row = to_images(sample.image[None])
         for variant in columns.values():
-            row.append(last(vqgan_clip(sample.caption, clip, seed=0, size=(side, side), every=1000, **variant)).pictures[0].image)
+            row.append(
+                last(
+                    vqgan_clip(
+                        sample.caption, clip, seed=0, size=(side, side), every=1000, **variant
+                    )
+                )
+                .pictures[0]
+                .image
+            )
         cosines = (clip.images(row) @ clip.texts([sample.caption])[0]).tolist()
         for name, cosine in zip(scores, cosines, strict=True):
             scores[name] += cosine / count
@@ -70,8 +81,12 @@ def ablate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", default="clip", help="a name or a folder, as kalpana search takes them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--clip", default="clip", help="a name or a folder, as kalpana search takes them"
+    )
     parser.add_argument("--vqgan", type=Path, help="a folder; the shipped one when left out")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--steps", type=int, default=Settings.steps)

@@ -20,7 +20,15 @@ def main() -> None:
         captions += [world.describe(i)[0] for i in range(EACH)]
     captioned(images, captions, columns=EACH).save(here / "world.webp", quality=85)
     first, *rest = clip_wall(Clips(0), 16, fps=12)
-    first.save(here / "clips.webp", save_all=True, append_images=rest, duration=83, loop=0, quality=70, method=4)
+    first.save(
+        here / "clips.webp",
+        save_all=True,
+        append_images=rest,
+        duration=83,
+        loop=0,
+        quality=70,
+        method=4,
+    )
     print(here / "world.webp", here / "clips.webp", sep="\n")
 
 

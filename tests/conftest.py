@@ -36,12 +36,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = dit.DiT(dit.Config(width=32, depth=2, heads=2, text_depth=1, fine=8))
     decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
     for parameter in [*network.parameters(), *decoder.parameters()]:
-        nn.init.normal_(parameter, std=0.2)  # as they are made they draw nothing: their last layers are zero
+        nn.init.normal_(
+            parameter, std=0.2
+        )  # as they are made they draw nothing: their last layers are zero
     decoder.fit_preview(torch.rand(4, 3, 32, 32) * 2 - 1)
     save_weights(folder / "dit.safetensors", network, "flow", network.config, {})
     save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
     capabilities = Capabilities(sizes=("32x32", "64x32"), defaults=Defaults(steps=4, size="32x32"))
-    write_card(folder, Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities))
+    write_card(
+        folder,
+        Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities),
+    )
     write_hashes(folder)
     return folder
 
@@ -51,7 +56,16 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP as small, of random weights: it ranks and scores, if by nothing."""
     folder = tmp_path_factory.mktemp("tiny-clip")
     torch.manual_seed(0)
-    towers = {"width": 32, "depth": 1, "heads": 2, "hidden": 64, "text_width": 32, "text_depth": 1, "text_heads": 2, "text_hidden": 64}
+    towers = {
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "hidden": 64,
+        "text_width": 32,
+        "text_depth": 1,
+        "text_heads": 2,
+        "text_hidden": 64,
+    }
     network = clip.CLIP(clip.Config(side=32, stem=(), features=24, **towers))
     save_weights(folder / "clip.safetensors", network, "clip", network.config, {})
     write_card(folder, Card(name="tiny-clip", family="clip", tasks=("classify", "search")))

@@ -62,7 +62,9 @@ def test_a_prompt_becomes_a_picture_whose_path_is_printed(model: str) -> None:
 def test_every_option_reaches_the_request(model: str) -> None:
     options = "-n 2 --seed 0 --steps 3 --guidance 2.5 --sampler euler --size 32x32 --negative blur --language en"
     options += " --format webp --upscale 2 --lenient"
-    paths = made(kalpana("generate", "an apple", "--model", model, *options.split(), "--out", "a/b"))
+    paths = made(
+        kalpana("generate", "an apple", "--model", model, *options.split(), "--out", "a/b")
+    )
     assert [str(path) for path in paths] == ["a/b/an-apple-0.webp", "a/b/an-apple-1.webp"]
     asked = read_receipt(paths[1])["request"]
     assert asked == Request(
@@ -82,19 +84,46 @@ def test_every_field_of_a_request_has_an_option_that_says_what_the_field_says() 
 
 def test_prompts_come_from_arguments_a_file_and_stdin(model: str, here: Path) -> None:
     (here / "prompts.txt").write_text("\n नीली कार \n\na dog\n", encoding="utf-8")
-    paths = made(kalpana("generate", "a cat", "-", "--file", "prompts.txt", "--model", model, "--seed", "1", stdin="a bus\nफूल\n"))
+    paths = made(
+        kalpana(
+            "generate",
+            "a cat",
+            "-",
+            "--file",
+            "prompts.txt",
+            "--model",
+            model,
+            "--seed",
+            "1",
+            stdin="a bus\nफूल\n",
+        )
+    )
     assert [path.stem for path in paths] == ["a-cat-1", "a-bus-1", "फूल-1", "नीली-कार-1", "a-dog-1"]
-    assert made(kalpana("generate", "--file", "-", "--model", model, "--seed", "1", stdin="an ant"))[0].stem == "an-ant-1"
+    assert (
+        made(kalpana("generate", "--file", "-", "--model", model, "--seed", "1", stdin="an ant"))[
+            0
+        ].stem
+        == "an-ant-1"
+    )
 
 
 def test_nothing_is_written_over_and_a_seed_is_drawn_anew(model: str) -> None:
-    first, second = (made(kalpana("generate", "a", "--model", model, "--seed", "1"))[0] for _ in range(2))
-    assert (first.name, second.name) == ("a-1.png", "a-1-2.png") and first.read_bytes() == second.read_bytes()
-    names = {made(kalpana("generate", "a", "--model", model, "--steps", "1"))[0].name for _ in range(3)}
+    first, second = (
+        made(kalpana("generate", "a", "--model", model, "--seed", "1"))[0] for _ in range(2)
+    )
+    assert (first.name, second.name) == (
+        "a-1.png",
+        "a-1-2.png",
+    ) and first.read_bytes() == second.read_bytes()
+    names = {
+        made(kalpana("generate", "a", "--model", model, "--steps", "1"))[0].name for _ in range(3)
+    }
     assert len(names) == 3
 
 
-def test_the_best_of_several_is_kept_and_comes_again_without_the_others(model: str, clip_folder: Path) -> None:
+def test_the_best_of_several_is_kept_and_comes_again_without_the_others(
+    model: str, clip_folder: Path
+) -> None:
     asking = ["generate", HINDI, "--model", model, "--seed", "4", "-n", "2", "--steps", "2"]
     paths = made(kalpana(*asking, "--best-of", "6", "--rank-by", str(clip_folder)))
     receipts = [read_receipt(path) for path in paths]
@@ -106,14 +135,18 @@ def test_the_best_of_several_is_kept_and_comes_again_without_the_others(model: s
 
 
 def test_a_grid_is_a_sheet_of_all_the_pictures(model: str) -> None:
-    *pictures, sheet = made(kalpana("generate", "a", "--model", model, "-n", "3", "--grid", "--seed", "4"))
+    *pictures, sheet = made(
+        kalpana("generate", "a", "--model", model, "-n", "3", "--grid", "--seed", "4")
+    )
     assert len(pictures) == 3 and sheet.name == "a-4-grid.png"
     assert [receipt["seed"] for receipt in read_receipt(sheet)["sheet"]] == [4, 5, 6]
     assert "replay the pictures of a sheet one by one" in kalpana("replay", str(sheet)).stderr
 
 
 def test_json_is_all_of_stdout(model: str) -> None:
-    done = kalpana("generate", HINDI, "--model", model, "-n", "2", "--seed", "4", "--grid", "--json")
+    done = kalpana(
+        "generate", HINDI, "--model", model, "-n", "2", "--seed", "4", "--grid", "--json"
+    )
     first, second = json.loads(done.stdout)
     assert (first["seed"], second["seed"]) == (4, 5) and HINDI in done.stdout
     assert first["receipt"] == read_receipt(Path(first["path"]))
@@ -128,7 +161,10 @@ def test_show_prints_the_receipt(model: str) -> None:
 def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -> None:
     path = made(kalpana("generate", HINDI, "--model", model, "-n", "3", "--format", "jpeg"))[2]
     done = kalpana("replay", str(path), "--out", "again")
-    assert done.exit_code == 0 and done.stdout.splitlines() == ["the same bytes", f"again/{path.name}"]
+    assert done.exit_code == 0 and done.stdout.splitlines() == [
+        "the same bytes",
+        f"again/{path.name}",
+    ]
     assert (here / "again" / path.name).read_bytes() != b""
     with Image.open(path) as image:
         edited = save(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), path, read_receipt(path))
@@ -138,19 +174,26 @@ def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -
 
 def test_models_are_listed() -> None:
     cards = json.loads(kalpana("models", "--json").stdout)
-    assert [line.split(":")[0] for line in kalpana("models").stdout.splitlines()] == [card["name"] for card in cards]
+    assert [line.split(":")[0] for line in kalpana("models").stdout.splitlines()] == [
+        card["name"] for card in cards
+    ]
 
 
 def test_tokens_are_shown() -> None:
     shown = json.loads(kalpana("tokens", "3 लाल qwertyuiop", "--json").stdout)
-    assert "".join(shown["tokens"]).replace(" ", "") == "3लालqwertyuiop" and shown["unknown"] == ["qwertyuiop"]
+    assert "".join(shown["tokens"]).replace(" ", "") == "3लालqwertyuiop" and shown["unknown"] == [
+        "qwertyuiop"
+    ]
 
 
 def test_warnings_go_to_stderr(model: str) -> None:
     done = kalpana("generate", "a qwertyuiop " * 5000, "--model", model, "--steps", "1")
     assert len(made(done)) == 1
     assert "warning: prompt: too long" in done.stderr and "qwertyuiop" in done.stderr
-    assert "put quotes around words" in kalpana("generate", "a", "red", "apple", "--model", model, "--steps", "1").stderr
+    assert (
+        "put quotes around words"
+        in kalpana("generate", "a", "red", "apple", "--model", model, "--steps", "1").stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,16 +211,31 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["generate", "a", "--size", "0x0"], "size '0x0'"),
         (["generate", "a", "--size", "99999999x99999999"], "size '99999999x99999999'"),
         (["generate", "a", "--size", "64x64", "--model", "MODEL"], "size '64x64' cannot be used"),
-        (["generate", "a", "--sampler", "ddpm", "--model", "MODEL"], "it knows euler, heun, dpmpp-2m"),
+        (
+            ["generate", "a", "--sampler", "ddpm", "--model", "MODEL"],
+            "it knows euler, heun, dpmpp-2m",
+        ),
         (["generate", "a", "--model", "no-such"], "there is no model 'no-such'"),
         (["generate", "a", "--best-of", "65"], "best_of '65'"),
-        (["generate", "a", "--best-of", "2", "--rank-by", "clop", "--model", "MODEL"], "--rank-by FOLDER: there is no checkpoint 'clop'"),
-        (["generate", "a", "--best-of", "2", "--rank-by", "MODEL", "--model", "MODEL"], "does not compare pictures with words"),
+        (
+            ["generate", "a", "--best-of", "2", "--rank-by", "clop", "--model", "MODEL"],
+            "--rank-by FOLDER: there is no checkpoint 'clop'",
+        ),
+        (
+            ["generate", "a", "--best-of", "2", "--rank-by", "MODEL", "--model", "MODEL"],
+            "does not compare pictures with words",
+        ),
         (["generate", "a", "--rank-by", "clip", "--model", "MODEL"], "such as --best-of 8"),
         (["generate", "a", "--language", "fr"], "language 'fr'"),
         (["generate", "a", "--seed", "9223372036854775808"], "seed '9223372036854775808'"),
-        (["generate", "a", "--out", "file/x", "--model", "MODEL"], "nothing can be written to the folder file/x"),
-        (["generate", "a", "--out", "/proc/kalpana", "--model", "MODEL"], "nothing can be written to the folder /proc/kalpana"),
+        (
+            ["generate", "a", "--out", "file/x", "--model", "MODEL"],
+            "nothing can be written to the folder file/x",
+        ),
+        (
+            ["generate", "a", "--out", "/proc/kalpana", "--model", "MODEL"],
+            "nothing can be written to the folder /proc/kalpana",
+        ),
         (["generate", "a", "--file", "absent.txt"], "prompts cannot be read from absent.txt"),
         (["generate", "--file", "latin1"], "not UTF-8"),
         (["generate", "a", "--colour", "red"], "No such option"),
@@ -194,53 +252,92 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["replay", "bare.png"], "no receipt"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str, model: str, here: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], told: str, model: str, here: Path
+) -> None:
     (here / "file").write_text("words")
     (here / "latin1").write_bytes("é".encode("latin-1"))
     Image.new("RGB", (8, 8)).save("bare.png")
     before = sorted(here.iterdir())
     done = kalpana(*(model if argument == "MODEL" else argument for argument in arguments))
     assert done.exit_code == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and told in done.stderr, done.stderr
+    assert (
+        done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and told in done.stderr
+    ), done.stderr
     assert sorted(here.iterdir()) == before
 
 
-def test_without_a_clip_on_the_shelf_one_is_asked_for(model: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_clip_on_the_shelf_one_is_asked_for(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: here)
     done = kalpana("generate", "a", "--best-of", "2", "--model", model)
-    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not (here / "pictures").exists()
-    assert done.stderr.startswith("error: --best-of needs a CLIP, as by --rank-by FOLDER: no weights of a CLIP come with this version")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not (
+        here / "pictures"
+    ).exists()
+    assert done.stderr.startswith(
+        "error: --best-of needs a CLIP, as by --rank-by FOLDER: no weights of a CLIP come with this version"
+    )
 
 
-def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(model: str, here: Path) -> None:
+def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(
+    model: str, here: Path
+) -> None:
     (here / "prompts.txt").write_text("a cat\n\x07\n")
     done = kalpana("generate", "a dog", "--file", "prompts.txt", "--model", model)
     assert done.exit_code == 2 and done.stdout == "" and not (here / "pictures").exists()
 
 
-@pytest.mark.parametrize("kind", ["objects", "text", "hands", "puppets", "depth", "paintings", "clips"])
+@pytest.mark.parametrize(
+    "kind", ["objects", "text", "hands", "puppets", "depth", "paintings", "clips"]
+)
 def test_every_kind_of_the_world_can_be_shown(kind: str, here: Path) -> None:
     done = kalpana("world", "show", "--kind", kind, "-n", "2", "--out", "sheets")
     assert done.exit_code == 0, done.stderr
     written = [Path(line) for line in done.stdout.splitlines()]
     assert [path.suffix for path in written] == ([".png", ".mp4"] if kind == "clips" else [".png"])
-    assert read_receipt(written[0])["world"]["kind"] == kind and all(path.stat().st_size > 2000 for path in written)
+    assert read_receipt(written[0])["world"]["kind"] == kind and all(
+        path.stat().st_size > 2000 for path in written
+    )
 
 
 def test_no_command_is_a_call_for_help() -> None:
     done = kalpana()
-    assert done.exit_code == 0 and "generate" in done.stdout and done.stdout == kalpana("--help").stdout
+    assert (
+        done.exit_code == 0
+        and "generate" in done.stdout
+        and done.stdout == kalpana("--help").stdout
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> None:
     (here / "prompts.txt").write_text("a qwertyuiop\na dog\n")
-    command = [sys.executable, "-m", "kalpana.cli", "generate", "--file", "prompts.txt", "--model", model, "--steps", "1000", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stderr is not None and "qwertyuiop" in run.stderr.readline()  # the first picture is finished, and not yet written
+    command = [
+        sys.executable,
+        "-m",
+        "kalpana.cli",
+        "generate",
+        "--file",
+        "prompts.txt",
+        "--model",
+        model,
+        "--steps",
+        "1000",
+        "--json",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert (
+            run.stderr is not None and "qwertyuiop" in run.stderr.readline()
+        )  # the first picture is finished, and not yet written
         run.send_signal(signal.SIGINT)
         stdout, stderr = run.communicate()
-    assert (run.returncode, stderr) == (130, "stopped: 1 of 2 pictures were finished, and are in pictures\n")
+    assert (run.returncode, stderr) == (
+        130,
+        "stopped: 1 of 2 pictures were finished, and are in pictures\n",
+    )
     (picture,) = here.glob("pictures/*")
     assert read_receipt(picture)["request"]["prompt"] == "a qwertyuiop"
     assert json.loads(stdout)[0]["path"] == str(picture.relative_to(here))
@@ -248,7 +345,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> No
 
 def test_the_installed_command_is_this_one(here: Path) -> None:
     command = Path(sys.executable).with_name("kalpana")
-    done = subprocess.run([command, "generate", "a", "--steps", "0"], capture_output=True, text=True)
+    done = subprocess.run(
+        [command, "generate", "a", "--steps", "0"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: steps '0': should be greater than or equal to 1\n"
 
@@ -256,26 +355,64 @@ def test_the_installed_command_is_this_one(here: Path) -> None:
 @pytest.fixture
 def verifier(tmp_path: Path) -> str:
     """A verifier of random weights: it judges, if badly."""
-    net = Detector(detector.Config(classes=len(labels()), fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1)))
+    net = Detector(
+        detector.Config(classes=len(labels()), fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1))
+    )
     (tmp_path / "verifier").mkdir()
     save_weights(tmp_path / "verifier" / "detector.safetensors", net, "detector", net.config, {})
     return str(tmp_path / "verifier")
 
 
 def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_folder: Path) -> None:
-    asking = ["evaluate", model, "--suite", "spriteeval", "--dev", "--limit", "1", "--verifier", verifier, "--steps", "1", "--out", "run"]
+    asking = [
+        "evaluate",
+        model,
+        "--suite",
+        "spriteeval",
+        "--dev",
+        "--limit",
+        "1",
+        "--verifier",
+        verifier,
+        "--steps",
+        "1",
+        "--out",
+        "run",
+    ]
     done = kalpana(*asking)
     assert done.exit_code == 0, done.stderr
-    assert "| overall (not verified) |" in done.stdout and "Strict" in done.stdout and "report.json" in done.stderr
+    assert (
+        "| overall (not verified) |" in done.stdout
+        and "Strict" in done.stdout
+        and "report.json" in done.stderr
+    )
     pictures = {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")}
     assert len(pictures) == 6 * 4
     assert kalpana(*asking).stdout == done.stdout
     assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
-    scored = kalpana("evaluate", "--images", "run", "--dev", "--limit", "1", "--verifier", verifier, "--out", "again")
+    scored = kalpana(
+        "evaluate",
+        "--images",
+        "run",
+        "--dev",
+        "--limit",
+        "1",
+        "--verifier",
+        verifier,
+        "--out",
+        "again",
+    )
     assert scored.stdout == done.stdout
     near = kalpana(*asking, "--clip-score", str(clip_folder))
-    assert near.exit_code == 0 and near.stdout.startswith(done.stdout) and "CLIP score by tiny-clip (100 cos" in near.stdout, near.stderr
-    assert "| task | floor | baseline | score (95 %) | ceiling | any seed | prompts |" in near.stdout.removeprefix(done.stdout)
+    assert (
+        near.exit_code == 0
+        and near.stdout.startswith(done.stdout)
+        and "CLIP score by tiny-clip (100 cos" in near.stdout
+    ), near.stderr
+    assert (
+        "| task | floor | baseline | score (95 %) | ceiling | any seed | prompts |"
+        in near.stdout.removeprefix(done.stdout)
+    )
     assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
     refused = kalpana(*asking[:-3], "2", "--out", "run")
     assert refused.exit_code == 2 and "holds a run with steps 1, not 2" in refused.stderr
@@ -285,32 +422,72 @@ def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     asking = ["evaluate", "compare", model, "--dev", "--limit", "1", "--verifier", verifier]
     done = kalpana(*asking, "--steps", "1,2", "--out", "table")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout == Path("table/compare.md").read_text() and done.stdout.count("\n| tiny | ") == 2
+    assert (
+        done.stdout == Path("table/compare.md").read_text()
+        and done.stdout.count("\n| tiny | ") == 2
+    )
     assert done.stdout.count(" (not verified) | ") == 2
 
 
 def test_a_model_may_be_compared_by_its_own_number_of_steps(model: str, verifier: str) -> None:
-    done = kalpana("evaluate", "compare", model, "--dev", "--limit", "1", "--verifier", verifier, "--steps", "own", "--out", "own")
+    done = kalpana(
+        "evaluate",
+        "compare",
+        model,
+        "--dev",
+        "--limit",
+        "1",
+        "--verifier",
+        verifier,
+        "--steps",
+        "own",
+        "--out",
+        "own",
+    )
     assert done.exit_code == 0, done.stderr
     own = json.loads(Path(model, "card.json").read_text())["capabilities"]["defaults"]["steps"]
     assert done.stdout.count(f"\n| tiny | {own} | ") == done.stdout.count("\n| tiny | ") == 1
 
 
 @pytest.mark.parametrize("suite", ENGINES)
-def test_words_are_read_by_the_engine_of_their_script(suite: str, model: str, verifier: str) -> None:
-    asking = ["evaluate", model, "--suite", suite, "--dev", "--limit", "2", "--verifier", verifier, "--steps", "1", "--out", "words"]
+def test_words_are_read_by_the_engine_of_their_script(
+    suite: str, model: str, verifier: str
+) -> None:
+    asking = [
+        "evaluate",
+        model,
+        "--suite",
+        suite,
+        "--dev",
+        "--limit",
+        "2",
+        "--verifier",
+        verifier,
+        "--steps",
+        "1",
+        "--out",
+        "words",
+    ]
     if missing := ENGINES[suite].available():
         pytest.skip(missing)
     done = kalpana(*asking)
     assert done.exit_code == 0, done.stderr
-    assert f"Words as read by {ENGINES[suite].name}" in done.stdout and "Mean edit distance" in done.stdout
+    assert (
+        f"Words as read by {ENGINES[suite].name}" in done.stdout
+        and "Mean edit distance" in done.stdout
+    )
     assert ("(0 as O, 1 as I):" in done.stdout) == (suite == "words-latin")
     assert done.stdout == Path("words/report.md").read_text()
 
     add_reader(verifier)
     done = kalpana(*asking[:-1], "both")
-    assert done.exit_code == 0 and done.stdout.startswith("Words as read by the verifier's reader:"), done.stderr
-    assert done.stdout.count("| overall (not verified) |") == 2 and f"Words as read by {ENGINES[suite].name}" in done.stdout
+    assert done.exit_code == 0 and done.stdout.startswith(
+        "Words as read by the verifier's reader:"
+    ), done.stderr
+    assert (
+        done.stdout.count("| overall (not verified) |") == 2
+        and f"Words as read by {ENGINES[suite].name}" in done.stdout
+    )
 
 
 def add_reader(verifier: str) -> None:
@@ -323,9 +500,16 @@ def test_without_the_engine_words_need_the_verifiers_own_reader(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setenv("PATH", str(here))
-    for suite, install in (("words-latin", "pip install 'kalpana[ocr]'"), ("words-devanagari", "apt install tesseract-ocr ")):
-        done = kalpana("evaluate", model, "--suite", suite, "--dev", "--limit", "1", "--verifier", verifier)
-        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not Path("runs").exists()
+    for suite, install in (
+        ("words-latin", "pip install 'kalpana[ocr]'"),
+        ("words-devanagari", "apt install tesseract-ocr "),
+    ):
+        done = kalpana(
+            "evaluate", model, "--suite", suite, "--dev", "--limit", "1", "--verifier", verifier
+        )
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not Path(
+            "runs"
+        ).exists()
         assert "words cannot be read: " in done.stderr and install in done.stderr
     add_reader(verifier)
     asking = [
@@ -344,7 +528,9 @@ def test_without_the_engine_words_need_the_verifiers_own_reader(
         "words",
     ]
     done = kalpana(*asking)
-    assert done.exit_code == 0 and done.stdout.startswith("Words as read by the verifier's reader:"), done.stderr
+    assert done.exit_code == 0 and done.stdout.startswith(
+        "Words as read by the verifier's reader:"
+    ), done.stderr
     assert (
         "warning: no second reader: RapidOCR needs onnxruntime: pip install" in done.stderr
         and done.stdout.count("| overall (not verified) |") == 1
@@ -356,18 +542,40 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
         (here / "films" / f"{prompt.number:04d}").mkdir(parents=True)
         for k, image in enumerate(to_images(truth(prompt.clip).frames[::4])):
             image.save(here / "films" / f"{prompt.number:04d}" / f"{k}.png")
-    done = kalpana("evaluate", "--suite", "clips", "--images", "films", "--dev", "--limit", "1", "--verifier", verifier)
+    done = kalpana(
+        "evaluate",
+        "--suite",
+        "clips",
+        "--images",
+        "films",
+        "--dev",
+        "--limit",
+        "1",
+        "--verifier",
+        verifier,
+    )
     assert done.exit_code == 0, done.stderr
-    assert "| task | other clip | frozen | score (95 %) | ceiling |" in done.stdout and "| dynamic degree |" in done.stdout
+    assert (
+        "| task | other clip | frozen | score (95 %) | ceiling |" in done.stdout
+        and "| dynamic degree |" in done.stdout
+    )
     folder = here / "runs" / "clips-dev-films"
-    assert done.stderr == f"{folder.relative_to(here)}/report.json\n" and done.stdout == (folder / "report.md").read_text()
-    assert (folder / "sheet.png").exists() and json.loads((folder / "report.json").read_text())["ceiling"]
+    assert (
+        done.stderr == f"{folder.relative_to(here)}/report.json\n"
+        and done.stdout == (folder / "report.md").read_text()
+    )
+    assert (folder / "sheet.png").exists() and json.loads((folder / "report.json").read_text())[
+        "ceiling"
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--suite", "clips"], "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate --suite clips --images"),
+        (
+            ["--suite", "clips"],
+            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate --suite clips --images",
+        ),
         (["compare", "default", "--suite", "clips"], "no model here draws clips yet"),
         (["--suite", "clips", "--images", "nowhere"], "no clip in nowhere is of prompt 0"),
         (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
@@ -376,11 +584,19 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
         (["default", "--steps", "0"], "--steps '0' should be numbers"),
         (["default", "--steps", "1,4"], "one number of steps"),
         (["--images", "nowhere"], "no pictures in nowhere"),
-        (["default", "--clip-score", "nowhere"], "--clip-score nowhere: there is no checkpoint 'nowhere'"),
-        (["compare", "default", "--clip-score", "clip"], "leave it out of kalpana evaluate compare"),
+        (
+            ["default", "--clip-score", "nowhere"],
+            "--clip-score nowhere: there is no checkpoint 'nowhere'",
+        ),
+        (
+            ["compare", "default", "--clip-score", "clip"],
+            "leave it out of kalpana evaluate compare",
+        ),
         (["--suite", "clips", "--clip-score", "clip"], "and of --suite clips"),
     ],
 )
-def test_a_wrong_way_to_evaluate_is_one_line(arguments: list[str], said: str, verifier: str) -> None:
+def test_a_wrong_way_to_evaluate_is_one_line(
+    arguments: list[str], said: str, verifier: str
+) -> None:
     done = kalpana("evaluate", *arguments, "--verifier", verifier)
     assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1

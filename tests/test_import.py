@@ -11,7 +11,11 @@ HEAVY = "torch", "numpy", "PIL", "pydantic", "typer", "rich", "tokenizers"
 
 def python(code: str, folder: Path) -> str:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
 
 

@@ -19,7 +19,11 @@ from PIL import Image
 from kalpana import media
 from kalpana.types import KalpanaError
 
-HINDI = {"prompt": 'नीली कार के बाईं ओर तीन लाल सेब 🍎 "<&>"', "n": 1, "nested": {"क": [1.5, None, True]}}
+HINDI = {
+    "prompt": 'नीली कार के बाईं ओर तीन लाल सेब 🍎 "<&>"',
+    "n": 1,
+    "nested": {"क": [1.5, None, True]},
+}
 FORMATS = sorted(media.SUFFIX)
 
 
@@ -38,14 +42,18 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_receipt_comes_back_whole_from_every_format(format: str, image: Image.Image, tmp_path: Path) -> None:
+def test_a_receipt_comes_back_whole_from_every_format(
+    format: str, image: Image.Image, tmp_path: Path
+) -> None:
     path = media.save(image, tmp_path / f"apple{media.SUFFIX[format]}", HINDI)
     assert media.read_receipt(path) == HINDI
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_longest_prompt_has_room_in_or_beside_every_format(format: str, image: Image.Image, tmp_path: Path) -> None:
+def test_the_longest_prompt_has_room_in_or_beside_every_format(
+    format: str, image: Image.Image, tmp_path: Path
+) -> None:
     receipt = {"prompt": "क" * 100_000}
     path = media.save(image, tmp_path / f"apple{media.SUFFIX[format]}", receipt)
     assert media.read_receipt(path) == receipt
@@ -65,7 +73,12 @@ def test_png_says_hindi_in_utf8_and_not_in_a_latin1_chunk(image: Image.Image) ->
     assert b"tEXt" not in found
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))))
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.text(st.characters(exclude_categories=["Cs"])),
+    )
+)
 def test_any_text_survives_in_any_format(receipt: dict[str, str]) -> None:
     for format in FORMATS:
         data = media.encode(Image.new("RGB", (8, 8)), format, receipt)
@@ -74,7 +87,9 @@ def test_any_text_survives_in_any_format(receipt: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_same_picture_and_receipt_give_the_same_bytes(format: str, image: Image.Image) -> None:
-    assert media.encode(image, format, HINDI) == media.encode(image.copy(), format, dict(reversed(HINDI.items())))
+    assert media.encode(image, format, HINDI) == media.encode(
+        image.copy(), format, dict(reversed(HINDI.items()))
+    )
 
 
 def test_no_file_is_ever_written_over(image: Image.Image, tmp_path: Path) -> None:
@@ -101,12 +116,17 @@ except Exception as error:
 def on_a_small_disk(attempt: str, folder: Path) -> str:
     """What an attempt prints in a process that may write no file above 4,000 bytes, as if the disk were full then."""
     script = SMALL_DISK.format(attempt=attempt)
-    return subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sets no limit on the size of files")
 def test_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
-    said = on_a_small_disk("media.save(Image.effect_noise((99, 99), 99).convert('RGB'), folder / 'a.png', {})", tmp_path)
+    said = on_a_small_disk(
+        "media.save(Image.effect_noise((99, 99), 99).convert('RGB'), folder / 'a.png', {})",
+        tmp_path,
+    )
     assert "File too large" in said
     assert list(tmp_path.iterdir()) == []
 
@@ -150,7 +170,9 @@ def test_files_without_a_receipt_say_so(image: Image.Image, tmp_path: Path) -> N
 def test_pixels_are_rounded_to_the_nearest_level_and_clamped() -> None:
     levels = torch.arange(256).float().div(127.5).sub(1).view(1, 1, 16, 16).expand(1, 3, -1, -1)
     (exact,), (bright,) = media.to_images(levels + 0.003), media.to_images(levels * 0 + 7)
-    assert np.array_equal(np.asarray(exact)[..., 0].ravel(), np.arange(256)) and set(np.asarray(bright).ravel()) == {255}
+    assert np.array_equal(np.asarray(exact)[..., 0].ravel(), np.arange(256)) and set(
+        np.asarray(bright).ravel()
+    ) == {255}
     torch.testing.assert_close(media.to_pixels([exact]), levels)
 
 
@@ -175,11 +197,15 @@ def test_any_prompt_makes_a_file_name(prompt: str) -> None:
     assert 0 < len(name.encode()) <= 100 and not set(name) & set('/\\.:*?"<>|\0\n ')
 
 
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)])
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)]
+)
 def test_a_grid_holds_all_its_pictures(count: int, columns: int, rows: int) -> None:
     sheet = media.grid([Image.new("RGB", (10, 20), (i, 0, 0)) for i in range(count)], gap=2)
     assert sheet.size == (columns * 12 + 2, rows * 22 + 2)
-    assert [sheet.getpixel((2 + i % columns * 12, 2 + i // columns * 22)) for i in range(count)] == [(i, 0, 0) for i in range(count)]
+    assert [
+        sheet.getpixel((2 + i % columns * 12, 2 + i // columns * 22)) for i in range(count)
+    ] == [(i, 0, 0) for i in range(count)]
 
 
 def test_a_clip_comes_back_with_its_frames_its_rate_and_its_receipt() -> None:
@@ -193,7 +219,9 @@ def test_a_clip_comes_back_with_its_frames_its_rate_and_its_receipt() -> None:
         assert np.abs(np.asarray(one).astype(int) - np.asarray(two).astype(int)).mean() < 4
 
 
-@pytest.mark.parametrize("comment", [b"made by a phone", b"caf\xe9, at 3 p.m.", b"[1, 2, 3, 4, 5]", b"               "])
+@pytest.mark.parametrize(
+    "comment", [b"made by a phone", b"caf\xe9, at 3 p.m.", b"[1, 2, 3, 4, 5]", b"               "]
+)
 def test_a_clip_with_another_programs_comment_has_no_receipt(comment: bytes) -> None:
     ours = media.encode_clip([Image.new("RGB", (32, 32), "red")] * 3, 8, {"note": "abc"})
     assert ours.count(b'{"note": "abc"}') == 1 and len(comment) == 15
@@ -204,4 +232,8 @@ def test_a_clip_with_another_programs_comment_has_no_receipt(comment: bytes) -> 
 def test_a_clip_file_is_never_written_over(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (32, 32), "red")] * 8
     one, two = (media.save_clip(frames, 8, tmp_path / "a.mp4", {}) for _ in range(2))
-    assert one.name == "a.mp4" and two.name == "a-2.mp4" and all(len(media.decode_clip(path.read_bytes())[0]) == 8 for path in (one, two))
+    assert (
+        one.name == "a.mp4"
+        and two.name == "a-2.mp4"
+        and all(len(media.decode_clip(path.read_bytes())[0]) == 8 for path in (one, two))
+    )

@@ -76,7 +76,9 @@ def test_bad_input_is_one_line_that_names_the_field(fields: dict[str, Any], told
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("prompt", ["x" * 100_000, "🍎👩‍🚀", "a लाल 苹果 тест", "تفاحة حمراء", "a\x07b", "‮apple"])
+@pytest.mark.parametrize(
+    "prompt", ["x" * 100_000, "🍎👩‍🚀", "a लाल 苹果 тест", "تفاحة حمراء", "a\x07b", "‮apple"]
+)
 def test_odd_prompts_are_accepted_as_they_are(prompt: str) -> None:
     assert Request(prompt=prompt).prompt == prompt
 
@@ -94,8 +96,12 @@ def test_clean_keeps_what_scripts_are_made_of() -> None:
 
 
 def test_words_from_a_command_line_mean_what_numbers_mean() -> None:
-    typed = Request(prompt="a", n="3", seed="5", steps="20", guidance="2.5", upscale="4", size="128X64")  # type: ignore[arg-type]
-    assert typed == Request(prompt="a", n=3, seed=5, steps=20, guidance=2.5, upscale=4, size=(128, 64))  # type: ignore[arg-type]
+    typed = Request(
+        prompt="a", n="3", seed="5", steps="20", guidance="2.5", upscale="4", size="128X64"
+    )  # type: ignore[arg-type]
+    assert typed == Request(
+        prompt="a", n=3, seed=5, steps=20, guidance=2.5, upscale=4, size=(128, 64)
+    )  # type: ignore[arg-type]
     assert (typed.width, typed.height) == (128, 64)
     drawn = Request(prompt="a", temperature="0", top_k="7", top_p="0.9")  # type: ignore[arg-type]
     assert (drawn.temperature, drawn.top_k, drawn.top_p) == (0, 7, 0.9)
@@ -117,33 +123,63 @@ def test_seeds_count_up_and_zero_is_a_seed() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.integers(1, 12))
-def test_parts_are_the_same_pictures_in_order(n: int, most: int, listed: bool, best_of: int) -> None:
+def test_parts_are_the_same_pictures_in_order(
+    n: int, most: int, listed: bool, best_of: int
+) -> None:
     seeds: dict[str, Any] = {"seeds": tuple(range(n, 0, -1))} if listed else {"seed": 7}
     request = Request(prompt="a", n=n, best_of=best_of, **seeds)
     parts = list(request.parts(most))
     assert sum((part.each_seed() for part in parts), ()) == request.each_seed()
-    assert all(len(part.each_seed()) == max(most // best_of, 1) and part.best_of == best_of for part in parts[:-1])
+    assert all(
+        len(part.each_seed()) == max(most // best_of, 1) and part.best_of == best_of
+        for part in parts[:-1]
+    )
 
 
 @given(st.integers(0, SEED_LIMIT - 1))
-def test_the_candidates_of_a_picture_are_its_seed_and_others_that_more_only_add_to(seed: int) -> None:
+def test_the_candidates_of_a_picture_are_its_seed_and_others_that_more_only_add_to(
+    seed: int,
+) -> None:
     few, many = (Request(prompt="a", best_of=count).candidates(seed) for count in (7, 64))
-    assert few == many[:7] and few[0] == seed and len(many) == 64 and all(0 <= each < 2**32 for each in many[1:])
+    assert (
+        few == many[:7]
+        and few[0] == seed
+        and len(many) == 64
+        and all(0 <= each < 2**32 for each in many[1:])
+    )
     assert few[3] == zlib.crc32(b"%d/3" % seed)
 
 
 def test_a_model_fills_in_what_was_not_said() -> None:
     settled, ignored = Capabilities().resolve(Request(prompt="a", guidance=2))
-    assert (settled.steps, settled.guidance, settled.sampler, settled.size) == (20, 2, "dpmpp-2m", "128x128")
-    assert settled.seed is not None and not ignored and settled.temperature is settled.top_k is settled.top_p is None
+    assert (settled.steps, settled.guidance, settled.sampler, settled.size) == (
+        20,
+        2,
+        "dpmpp-2m",
+        "128x128",
+    )
+    assert (
+        settled.seed is not None
+        and not ignored
+        and settled.temperature is settled.top_k is settled.top_p is None
+    )
     for family, steps in (("dalle", None), ("dalle-mini", None), ("maskgit", 10)):
         settled, ignored = USUAL[family].resolve(Request(prompt="a", top_k=5))
-        assert (settled.steps, settled.sampler, settled.temperature, settled.top_k, settled.top_p) == (steps, None, 1, 5, 1) and not ignored
+        assert (
+            settled.steps,
+            settled.sampler,
+            settled.temperature,
+            settled.top_k,
+            settled.top_p,
+        ) == (steps, None, 1, 5, 1) and not ignored
 
 
 def test_a_request_is_asked_anew_with_other_fields() -> None:
     request = Request(prompt="a", seed=1)
-    assert ask(request, steps=3) == ask("a", seed=1, steps=3) == Request(prompt="a", seed=1, steps=3) and ask(request) == request
+    assert (
+        ask(request, steps=3) == ask("a", seed=1, steps=3) == Request(prompt="a", seed=1, steps=3)
+        and ask(request) == request
+    )
     with pytest.raises(KalpanaError, match="no field 'step'"):
         ask(request, step=3)
 
@@ -163,20 +199,26 @@ def test_a_request_is_asked_anew_with_other_fields() -> None:
         ({"language": "hi"}, {"languages": ["en"]}),
     ],
 )
-def test_what_a_model_cannot_use_is_refused_or_listed(fields: dict[str, Any], capabilities: dict[str, Any]) -> None:
+def test_what_a_model_cannot_use_is_refused_or_listed(
+    fields: dict[str, Any], capabilities: dict[str, Any]
+) -> None:
     model, (name, value) = Capabilities(**capabilities), next(iter(fields.items()))
     with pytest.raises(KalpanaError, match=f"{name} .*{value}.* cannot be used"):
         model.resolve(Request(prompt="a", **fields))
     settled, ignored = model.resolve(Request(prompt="a", strict=False, **fields))
     assert set(ignored) == {name} and getattr(settled, name) != value
     again, still_ignored = model.resolve(settled.updated(strict=True))
-    assert again == settled.updated(strict=True) and not still_ignored  # so a lenient receipt replays
+    assert (
+        again == settled.updated(strict=True) and not still_ignored
+    )  # so a lenient receipt replays
 
 
 def test_help_and_capabilities_name_the_samplers_there_are() -> None:
     assert Capabilities().samplers == tuple(SAMPLERS)
     description = Request.model_fields["sampler"].description
-    assert description is not None and re.findall(r"[\w-]+", description.partition(":")[2].replace(" or ", " ")) == list(SAMPLERS)
+    assert description is not None and re.findall(
+        r"[\w-]+", description.partition(":")[2].replace(" or ", " ")
+    ) == list(SAMPLERS)
 
 
 def test_every_field_has_a_help_text() -> None:

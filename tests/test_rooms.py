@@ -39,7 +39,11 @@ def imported_rooms(module: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("kalpana.")}
 
 
-MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE) != Path("__init__.py")]
+MODULES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.relative_to(PACKAGE) != Path("__init__.py")
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

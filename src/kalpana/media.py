@@ -53,11 +53,17 @@ def rgb(image: Image.Image) -> Image.Image:
     import numpy as np
 
     if isinstance(image, ImageFile.ImageFile):
-        with suppress(Exception):  # of damaged EXIF Pillow raises nearly anything, and a picture can be seen without
+        with suppress(
+            Exception
+        ):  # of damaged EXIF Pillow raises nearly anything, and a picture can be seen without
             image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
         levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        image = Image.fromarray(((levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-12))).round().astype(np.uint8))
+        image = Image.fromarray(
+            ((levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-12)))
+            .round()
+            .astype(np.uint8)
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -91,7 +97,9 @@ def encode_clip(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]
     try:
         import av
     except ImportError:
-        raise KalpanaError("writing MP4 needs PyAV: install it with pip install 'kalpana[video]'") from None
+        raise KalpanaError(
+            "writing MP4 needs PyAV: install it with pip install 'kalpana[video]'"
+        ) from None
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
         container.metadata["comment"] = json.dumps(receipt, ensure_ascii=False, sort_keys=True)
@@ -182,7 +190,9 @@ def read_receipt(path: Path) -> dict[str, Any]:
     except ValueError:
         raise KalpanaError(f"the receipt in {path} is damaged") from None
     if not isinstance(receipt, dict):
-        raise KalpanaError(f"there is no receipt in {path}: give a picture that Kalpana made and no other program has saved since")
+        raise KalpanaError(
+            f"there is no receipt in {path}: give a picture that Kalpana made and no other program has saved since"
+        )
     return receipt
 
 
@@ -194,12 +204,17 @@ def ready_folder(folder: Path, room: int) -> None:
             for start in range(0, room, 1 << 20):
                 file.write(bytes(min(1 << 20, room - start)))
     except OSError as error:
-        raise KalpanaError(f"nothing can be written to the folder {folder}: {_reason(error)}; name another with --out") from None
+        raise KalpanaError(
+            f"nothing can be written to the folder {folder}: {_reason(error)}; name another with --out"
+        ) from None
 
 
 def slug(prompt: str) -> str:
     """A short file name of any script's words: "three-red-apples", "तीन-लाल-सेब"; "picture" where no word is left."""
-    spaced = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in unicodedata.normalize("NFC", prompt[:400]))
+    spaced = "".join(
+        letter if unicodedata.category(letter)[0] in "LMN" else " "
+        for letter in unicodedata.normalize("NFC", prompt[:400])
+    )
     name = ""
     for word in spaced.lower().split():
         if len(f"{name}-{word}".encode()) > 100:  # bytes; names end at 255 nearly everywhere
@@ -212,7 +227,9 @@ def grid(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
     """One sheet of pictures of one size, row by row, as square as it gets."""
     columns = math.ceil(math.sqrt(len(images)))
     width, height = (side + gap for side in images[0].size)
-    sheet = Image.new("RGB", (columns * width + gap, math.ceil(len(images) / columns) * height + gap), "white")
+    sheet = Image.new(
+        "RGB", (columns * width + gap, math.ceil(len(images) / columns) * height + gap), "white"
+    )
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * width + gap, i // columns * height + gap))
     return sheet
@@ -224,7 +241,11 @@ def _comment(data: bytes) -> str | None:
         if image.format == "PNG":
             return image.info.get(KEY)
         comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-    return comment[len(UNICODE) :].decode("utf-16-be") if isinstance(comment, bytes) and comment.startswith(UNICODE) else None
+    return (
+        comment[len(UNICODE) :].decode("utf-16-be")
+        if isinstance(comment, bytes) and comment.startswith(UNICODE)
+        else None
+    )
 
 
 def _sidecar(path: Path) -> Path:
@@ -240,7 +261,9 @@ def _claim(path: Path) -> Path:
         except FileExistsError:
             continue
         return free
-    raise KalpanaError(f"{path.parent} holds 9,999 pictures named like {path.name}: name another folder with --out")
+    raise KalpanaError(
+        f"{path.parent} holds 9,999 pictures named like {path.name}: name another folder with --out"
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kalpana.types import KalpanaError
 
@@ -21,16 +29,23 @@ LONGEST_PROMPT = 1_000_000  # characters; a receipt, which holds the prompt, mus
 def explain(error: ValidationError, schema: type[BaseModel]) -> KalpanaError:
     """One line that names each wrong field of ``schema`` and says what it should be."""
     return KalpanaError(
-        "; ".join(_mend(problem["type"], problem["loc"], problem["msg"], problem["input"], schema) for problem in error.errors())
+        "; ".join(
+            _mend(problem["type"], problem["loc"], problem["msg"], problem["input"], schema)
+            for problem in error.errors()
+        )
     )
 
 
-def _mend(kind: str, location: tuple[int | str, ...], message: str, value: Any, schema: type[BaseModel]) -> str:
+def _mend(
+    kind: str, location: tuple[int | str, ...], message: str, value: Any, schema: type[BaseModel]
+) -> str:
     name = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(name, schema.model_fields, n=1)
         return f"there is no field {name!r}: " + (
-            f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(schema.model_fields)}"
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"the fields are {', '.join(schema.model_fields)}"
         )
     if kind == "missing":
         return f"{name} is missing"
@@ -49,7 +64,9 @@ def clean(text: str) -> str:
 
     Joiners and direction marks (Unicode Cf) stay: Devanagari, emoji and right-to-left scripts need them.
     """
-    return " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split())
+    return " ".join(
+        "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split()
+    )
 
 
 def _whole(value: Any) -> Any:
@@ -83,41 +100,86 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str = Field(max_length=LONGEST_PROMPT, description="what to draw, in English or Hindi")
-    negative_prompt: str | None = Field(None, max_length=LONGEST_PROMPT, description="what to stay away from; needs guidance other than 1")
-    model: str = Field("default", min_length=1, description="a name from `kalpana models`, or a folder of weights")
+    negative_prompt: str | None = Field(
+        None,
+        max_length=LONGEST_PROMPT,
+        description="what to stay away from; needs guidance other than 1",
+    )
+    model: str = Field(
+        "default", min_length=1, description="a name from `kalpana models`, or a folder of weights"
+    )
     n: int = Field(1, ge=1, le=256, description="how many pictures, 1 to 256")
-    seed: Seed | None = Field(None, description="seed of the first picture, the others count up from it; drawn and shown when left out")
+    seed: Seed | None = Field(
+        None,
+        description="seed of the first picture, the others count up from it; drawn and shown when left out",
+    )
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] | None = Field(
-        None, min_length=1, max_length=256, description="each picture's own seed, as 3,1,4; instead of n and seed"
+        None,
+        min_length=1,
+        max_length=256,
+        description="each picture's own seed, as 3,1,4; instead of n and seed",
     )
     best_of: int = Field(
-        1, ge=1, le=64, description="draw so many for each picture and keep the one that fits the prompt best, 1 to 64; 1 is off"
+        1,
+        ge=1,
+        le=64,
+        description="draw so many for each picture and keep the one that fits the prompt best, 1 to 64; 1 is off",
     )
     steps: int | None = Field(
-        None, ge=1, le=1000, description="steps of denoising or of optimising, or looks at all tokens at once, 1 to 1000"
+        None,
+        ge=1,
+        le=1000,
+        description="steps of denoising or of optimising, or looks at all tokens at once, 1 to 1000",
     )
     guidance: float | None = Field(
-        None, ge=0, le=30, allow_inf_nan=False, description="how strongly to follow the prompt, 0 to 30; 1 is off"
+        None,
+        ge=0,
+        le=30,
+        allow_inf_nan=False,
+        description="how strongly to follow the prompt, 0 to 30; 1 is off",
     )
     sampler: str | None = Field(None, description="the solver: euler, heun or dpmpp-2m")
     temperature: float | None = Field(
-        None, ge=0, le=100, allow_inf_nan=False, description="how bold the choice of tokens is, 0 to 100; 0 always takes the likeliest"
+        None,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="how bold the choice of tokens is, 0 to 100; 0 always takes the likeliest",
     )
-    top_k: int | None = Field(None, ge=1, description="how many tokens, the likeliest, one is chosen among; all when left out")
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        description="how many tokens, the likeliest, one is chosen among; all when left out",
+    )
     top_p: float | None = Field(
-        None, gt=0, le=1, allow_inf_nan=False, description="or as few as have this part of the probability together, up to 1; 1 is off"
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="or as few as have this part of the probability together, up to 1; 1 is off",
     )
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, multiples of 8")
-    language: Literal["auto", "en", "hi"] = Field("auto", description="language of the prompt; auto detects it")
-    strict: bool = Field(True, description="a field the model cannot use is an error; otherwise the receipt lists it as ignored")
-    format: Literal["png", "webp", "jpeg"] = Field("png", description="picture file format: png, webp (both lossless) or jpeg")
-    upscale: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = Field(1, description="enlarge the finished picture 2 or 4 times")
+    language: Literal["auto", "en", "hi"] = Field(
+        "auto", description="language of the prompt; auto detects it"
+    )
+    strict: bool = Field(
+        True,
+        description="a field the model cannot use is an error; otherwise the receipt lists it as ignored",
+    )
+    format: Literal["png", "webp", "jpeg"] = Field(
+        "png", description="picture file format: png, webp (both lossless) or jpeg"
+    )
+    upscale: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = Field(
+        1, description="enlarge the finished picture 2 or 4 times"
+    )
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
     def _has_words(cls, text: str | None) -> str | None:
         if text is not None and not clean(text):
-            raise ValueError("has no words: write what the picture should show, such as 'three red apples'")
+            raise ValueError(
+                "has no words: write what the picture should show, such as 'three red apples'"
+            )
         return text
 
     @field_validator("size", mode="before")
@@ -126,12 +188,16 @@ class Request(BaseModel):
         if size is None:
             return None
         try:
-            width, height = (int(side) for side in (size.lower().split("x") if isinstance(size, str) else size))
+            width, height = (
+                int(side) for side in (size.lower().split("x") if isinstance(size, str) else size)
+            )
         except (TypeError, ValueError):
             raise ValueError("should be WIDTHxHEIGHT in pixels, such as 128x128") from None
         near = [min(max(round(side / 8) * 8, Side[0]), Side[1]) for side in (width, height)]
         if near != [width, height]:
-            raise ValueError(f"sides should be multiples of 8 from {Side[0]} to {Side[1]}: try {near[0]}x{near[1]}")
+            raise ValueError(
+                f"sides should be multiples of 8 from {Side[0]} to {Side[1]}: try {near[0]}x{near[1]}"
+            )
         return f"{width}x{height}"
 
     @model_validator(mode="after")
@@ -141,7 +207,9 @@ class Request(BaseModel):
         if self.seeds is not None and "n" in self.model_fields_set and self.n != len(self.seeds):
             raise ValueError(f"n is {self.n} but there are {len(self.seeds)} seeds: leave n out")
         if self.seed is not None and self.seed + self.n > SEED_LIMIT:
-            raise ValueError(f"seed {self.seed} leaves no room for {self.n} pictures: write at most {SEED_LIMIT - self.n}")
+            raise ValueError(
+                f"seed {self.seed} leaves no room for {self.n} pictures: write at most {SEED_LIMIT - self.n}"
+            )
         return self
 
     _one_line = model_validator(mode="wrap")(one_line)  # defined last, so outermost
@@ -156,7 +224,11 @@ class Request(BaseModel):
 
     def seeded(self) -> Request:
         """This request with its seed settled: one is drawn where none was given. It is short, to be read aloud and typed again."""
-        return self if self.seeds or self.seed is not None else self.updated(seed=secrets.randbelow(10**9))
+        return (
+            self
+            if self.seeds or self.seed is not None
+            else self.updated(seed=secrets.randbelow(10**9))
+        )
 
     def each_seed(self) -> tuple[int, ...]:
         """One seed a picture; the request must be ``seeded``."""
@@ -177,7 +249,9 @@ class Request(BaseModel):
             return
         for start in range(0, len(seeds), most):
             some = seeds[start : start + most]
-            yield self.updated(n=len(some), **({"seeds": some} if self.seeds else {"seed": some[0]}))
+            yield self.updated(
+                n=len(some), **({"seeds": some} if self.seeds else {"seed": some[0]})
+            )
 
     def updated(self, **fields: Any) -> Request:
         """A copy with some fields given anew, checked again."""
@@ -190,7 +264,11 @@ class Request(BaseModel):
 
 def ask(prompt: str | Request, **fields: Any) -> Request:
     """The request for a prompt and other fields; or a request with some of its fields given anew."""
-    return prompt.updated(**fields) if isinstance(prompt, Request) else Request(prompt=prompt, **fields)
+    return (
+        prompt.updated(**fields)
+        if isinstance(prompt, Request)
+        else Request(prompt=prompt, **fields)
+    )
 
 
 class Defaults(BaseModel):
@@ -227,11 +305,27 @@ class Capabilities(BaseModel):
 
         Raises KalpanaError naming those fields where the request is strict.
         """
-        names = ("negative_prompt", "steps", "guidance", "sampler", "temperature", "top_k", "top_p", "size", "language")
-        usual = {name: getattr(self.defaults, name, Request.model_fields[name].default) for name in names}
+        names = (
+            "negative_prompt",
+            "steps",
+            "guidance",
+            "sampler",
+            "temperature",
+            "top_k",
+            "top_p",
+            "size",
+            "language",
+        )
+        usual = {
+            name: getattr(self.defaults, name, Request.model_fields[name].default) for name in names
+        }
         asked = {name: getattr(request, name) for name in names}
         settled = {name: usual[name] if asked[name] is None else asked[name] for name in names}
-        known = {"size": self.sizes, "sampler": self.samplers, "language": ("auto", *self.languages)}
+        known = {
+            "size": self.sizes,
+            "sampler": self.samplers,
+            "language": ("auto", *self.languages),
+        }
         ignored = {}
         for name, value in settled.items():
             if value == usual[name]:
@@ -243,13 +337,20 @@ class Capabilities(BaseModel):
                     " (for a larger picture ask to upscale it)" if name == "size" else ""
                 )
             elif name == "top_k" and self.tokens is not None and value > self.tokens:
-                ignored[name] = f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
+                ignored[name] = (
+                    f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
+                )
             elif name == "negative_prompt" and "guidance" in self.uses and settled["guidance"] == 1:
                 ignored[name] = "guidance 1 is off, and without guidance nothing is avoided"
         if ignored and request.strict:
-            wrong = (f"{name} {shorten(asked[name])} cannot be used by model {request.model!r}: {why}" for name, why in ignored.items())
+            wrong = (
+                f"{name} {shorten(asked[name])} cannot be used by model {request.model!r}: {why}"
+                for name, why in ignored.items()
+            )
             raise KalpanaError("; ".join(wrong))
-        return request.seeded().updated(**(settled | {name: usual[name] for name in ignored})), ignored
+        return request.seeded().updated(
+            **(settled | {name: usual[name] for name in ignored})
+        ), ignored
 
     _one_line = model_validator(mode="wrap")(one_line)
 
@@ -269,5 +370,10 @@ USUAL = {  # what models of each family that answers requests can do, where thei
         samplers=(),
         defaults=Defaults(steps=100, guidance=1.0, sampler=None),
     ),
-    "maskgit": _TOKENS.model_copy(update={"uses": ("steps", *_TOKENS.uses), "defaults": _TOKENS.defaults.model_copy(update={"steps": 10})}),
+    "maskgit": _TOKENS.model_copy(
+        update={
+            "uses": ("steps", *_TOKENS.uses),
+            "defaults": _TOKENS.defaults.model_copy(update={"steps": 10}),
+        }
+    ),
 }

@@ -15,7 +15,9 @@ from kalpana.types import Cond
 SCHEDULES = [Flow(), Cosine()]
 
 
-def diffused(schedule: Schedule, t: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def diffused(
+    schedule: Schedule, t: Tensor, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x0, eps = torch.randn(2, len(t), 3, 4, 4, generator=generator, dtype=dtype)
     alpha, sigma = levels(schedule, t, x0)
@@ -29,7 +31,11 @@ def said(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", PREDICTIONS)
-@given(t=st.lists(st.one_of(st.floats(0, 1e-4), st.floats(0, 0.9999), st.just(0.0)), min_size=1, max_size=4))
+@given(
+    t=st.lists(
+        st.one_of(st.floats(0, 1e-4), st.floats(0, 0.9999), st.just(0.0)), min_size=1, max_size=4
+    )
+)
 def test_every_prediction_reads_back_x0(schedule: Schedule, kind: str, t: list[float]) -> None:
     moments = torch.tensor(t, dtype=torch.float64)
     x_t, x0, eps = diffused(schedule, moments)
@@ -53,8 +59,12 @@ def test_the_training_target_is_what_the_network_is_read_as(kind: str) -> None:
     moments = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     x_t, x0, eps = diffused(Cosine(), moments)
     around = levels(Cosine(), moments, x0)
-    torch.testing.assert_close(PREDICTIONS[kind].target(x0, eps, *around), said(kind, x0, eps, *around))
-    torch.testing.assert_close(PREDICTIONS[kind].x0(PREDICTIONS[kind].target(x0, eps, *around), x_t, *around), x0)
+    torch.testing.assert_close(
+        PREDICTIONS[kind].target(x0, eps, *around), said(kind, x0, eps, *around)
+    )
+    torch.testing.assert_close(
+        PREDICTIONS[kind].x0(PREDICTIONS[kind].target(x0, eps, *around), x_t, *around), x0
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -63,7 +73,12 @@ def test_single_precision_is_enough(schedule: Schedule, kind: str) -> None:
     moments = torch.tensor([0.0, 1e-5, 0.3, 1 - 1e-5, 1.0])
     x_t, x0, eps = diffused(schedule, moments, torch.float32)
     prediction = said(kind, x0, eps, *levels(schedule, moments, x0))
-    torch.testing.assert_close(Denoiser(lambda x, t, cond: prediction, schedule, kind)(x_t, moments, Cond()), x0, atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        Denoiser(lambda x, t, cond: prediction, schedule, kind)(x_t, moments, Cond()),
+        x0,
+        atol=2e-6,
+        rtol=0,
+    )
 
 
 def test_the_network_gets_rows_of_full_precision_times_and_the_state_keeps_its_own() -> None:
@@ -74,6 +89,12 @@ def test_the_network_gets_rows_of_full_precision_times_and_the_state_keeps_its_o
         return x
 
     x = torch.ones(3, 2, 4, 4, dtype=torch.bfloat16)
-    estimate = Denoiser(network, Flow(), "flow")(x, torch.tensor(0.999, dtype=torch.float64), Cond())
+    estimate = Denoiser(network, Flow(), "flow")(
+        x, torch.tensor(0.999, dtype=torch.float64), Cond()
+    )
     assert estimate.dtype == torch.bfloat16 and estimate.shape == x.shape
-    assert seen[0].shape == (3,) and seen[0].dtype == torch.float32 and seen[0][0] == torch.tensor(0.999)
+    assert (
+        seen[0].shape == (3,)
+        and seen[0].dtype == torch.float32
+        and seen[0][0] == torch.tensor(0.999)
+    )

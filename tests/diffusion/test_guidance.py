@@ -71,7 +71,9 @@ def test_guidance_one_needs_no_tokens(network: Network) -> None:
         guide(denoiser(network), Cond(), 2.0)
 
 
-def test_guided_estimates_extrapolate_from_the_null_condition_in_one_call_of_both(network: Network) -> None:
+def test_guided_estimates_extrapolate_from_the_null_condition_in_one_call_of_both(
+    network: Network,
+) -> None:
     guided = guide(denoiser(network), COND, 3.0)(X, T)
     assert network.calls == [4]
     prompted, null = network(X, T.expand(2), COND), network(X, T.expand(2), Cond())
@@ -79,7 +81,9 @@ def test_guided_estimates_extrapolate_from_the_null_condition_in_one_call_of_bot
 
 
 def test_guidance_zero_is_the_null_condition(network: Network) -> None:
-    torch.testing.assert_close(guide(denoiser(network), COND, 0.0)(X, T), network(X, T.expand(2), Cond()))
+    torch.testing.assert_close(
+        guide(denoiser(network), COND, 0.0)(X, T), network(X, T.expand(2), Cond())
+    )
 
 
 def test_rows_already_null_stay_null(network: Network) -> None:
@@ -102,20 +106,38 @@ def test_the_whole_interval_guides_every_step(network: Network) -> None:
     assert network.calls == [4] * 5
 
 
-@pytest.mark.parametrize("negative", [words([1, 2], [2, 2, 2, 2, 6]), words([1], [2])], ids=["longer", "shorter"])
+@pytest.mark.parametrize(
+    "negative", [words([1, 2], [2, 2, 2, 2, 6]), words([1], [2])], ids=["longer", "shorter"]
+)
 def test_a_negative_prompt_takes_the_place_of_null(network: Network, negative: Cond) -> None:
     guided = guide(denoiser(network), COND, 3.0, negative=negative)(X, T)
     assert network.calls == [4]
-    torch.testing.assert_close(guided, 3 * network(X, T.expand(2), COND) - 2 * network(X, T.expand(2), negative))
-    swapped = guide(denoiser(network), negative, -2.0, negative=COND)(X, T)  # n + w (c - n) = c + (1 - w)(n - c)
+    torch.testing.assert_close(
+        guided, 3 * network(X, T.expand(2), COND) - 2 * network(X, T.expand(2), negative)
+    )
+    swapped = guide(denoiser(network), negative, -2.0, negative=COND)(
+        X, T
+    )  # n + w (c - n) = c + (1 - w)(n - c)
     torch.testing.assert_close(swapped, guided)
 
 
 def test_inputs_are_unchanged_by_a_call(network: Network) -> None:
     x, ids, mask = X.clone(), COND.tokens.ids.clone(), COND.tokens.mask.clone()
     null = torch.tensor([False, False])
-    list(sample(guide(denoiser(network), Cond(COND.tokens, null), 3.0, negative=words([1], [2])), X, times(3), euler))
-    assert torch.equal(X, x) and torch.equal(COND.tokens.ids, ids) and torch.equal(COND.tokens.mask, mask) and not null.any()
+    list(
+        sample(
+            guide(denoiser(network), Cond(COND.tokens, null), 3.0, negative=words([1], [2])),
+            X,
+            times(3),
+            euler,
+        )
+    )
+    assert (
+        torch.equal(X, x)
+        and torch.equal(COND.tokens.ids, ids)
+        and torch.equal(COND.tokens.mask, mask)
+        and not null.any()
+    )
 
 
 # Steering. Data are N(MU, V), so the best denoiser, and what x0 is given x_t, are known.
@@ -151,21 +173,31 @@ def drawn(denoise: Denoise, step: Sampler) -> tuple[float, float]:
 @every_schedule
 @every_sampler
 @pytest.mark.parametrize("weight", [1.0, -2.0])
-def test_a_linear_score_draws_from_the_tilted_gaussian(schedule: Schedule, step: Sampler, weight: float) -> None:
+def test_a_linear_score_draws_from_the_tilted_gaussian(
+    schedule: Schedule, step: Sampler, weight: float
+) -> None:
     """N(MU, V) times exp(w c x0) is N(MU + w c V, V)."""
-    mean, variance = drawn(loss_guidance(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight), step)
-    assert mean == pytest.approx(MU + weight * 1.5 * V, abs=0.01) and variance == pytest.approx(V, rel=0.02)
+    mean, variance = drawn(
+        loss_guidance(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight), step
+    )
+    assert mean == pytest.approx(MU + weight * 1.5 * V, abs=0.01) and variance == pytest.approx(
+        V, rel=0.02
+    )
 
 
 @every_schedule
 @every_sampler
-def test_the_likelihood_of_an_observation_draws_from_the_posterior(schedule: Schedule, step: Sampler) -> None:
+def test_the_likelihood_of_an_observation_draws_from_the_posterior(
+    schedule: Schedule, step: Sampler
+) -> None:
     """Of y ~ N(x0, S). Seen from the estimate at time t, y is as far again as x0 itself may be: y ~ N(estimate, S + Var[x0 | x_t])."""
     y, noisy = 1.6, 0.1
 
     def observed(x_t: Tensor, t: Tensor) -> Tensor:
         spread = noisy + left(schedule, t)
-        return loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * spread))(x_t, t)
+        return loss_guidance(
+            gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * spread)
+        )(x_t, t)
 
     mean, variance = drawn(Denoise(schedule, observed), step)
     assert mean == pytest.approx((MU * noisy + y * V) / (V + noisy), abs=0.01)
@@ -174,15 +206,21 @@ def test_the_likelihood_of_an_observation_draws_from_the_posterior(schedule: Sch
 
 @every_schedule
 @every_sampler
-def test_a_score_that_takes_the_estimate_for_the_truth_is_followed_too_far(schedule: Schedule, step: Sampler) -> None:
+def test_a_score_that_takes_the_estimate_for_the_truth_is_followed_too_far(
+    schedule: Schedule, step: Sampler
+) -> None:
     """The same without that variance, as any score of pictures is. Over u = x / alpha and w = V + (sigma / alpha)^2 the ODE is
     de / dw = e / 2w + e V^2 / (2 S w^2) - (y - MU) V / (2 S w), with e = u - MU; it is solved from w = infinity to V with an integrating
     factor, sqrt(w) exp(-V^2 / (2 S w)), and what is left is Dawson's integral."""
     y, noisy = 1.6, 0.1
-    mean, variance = drawn(loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * noisy)), step)
+    mean, variance = drawn(
+        loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * noisy)), step
+    )
     root = math.sqrt(V / (2 * noisy))
     assert mean == pytest.approx(MU + V / noisy * (y - MU) * dawsn(root) / root, abs=0.01)
-    assert variance == pytest.approx(V * math.exp(-V / noisy), rel=0.02) and variance < V * noisy / (V + noisy)
+    assert variance == pytest.approx(
+        V * math.exp(-V / noisy), rel=0.02
+    ) and variance < V * noisy / (V + noisy)
 
 
 @every_schedule
@@ -194,34 +232,53 @@ def test_the_shift_is_the_covariance_of_x0_times_the_gradient(schedule: Schedule
 
     def estimate(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return alpha * x @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(2, dtype=x.dtype)) @ cov
+        return (
+            alpha
+            * x
+            @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(2, dtype=x.dtype))
+            @ cov
+        )
 
     for moment in (0.9, 0.5, 0.1):
         t = torch.tensor(moment, dtype=torch.float64)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        x0, precision = estimate(x_t, t), torch.linalg.inv(cov) + alpha**2 / sigma**2 * torch.eye(2, dtype=x_t.dtype)
-        shift = -3 * torch.sin(3 * x0) @ torch.linalg.inv(precision)  # the gradient of sum cos(3 x0), and (prior + likelihood)^-1
-        steered = loss_guidance(Denoise(schedule, estimate), lambda x0: torch.cos(3 * x0).sum(1), 2.0)(x_t, t)
+        x0, precision = (
+            estimate(x_t, t),
+            torch.linalg.inv(cov) + alpha**2 / sigma**2 * torch.eye(2, dtype=x_t.dtype),
+        )
+        shift = (
+            -3 * torch.sin(3 * x0) @ torch.linalg.inv(precision)
+        )  # the gradient of sum cos(3 x0), and (prior + likelihood)^-1
+        steered = loss_guidance(
+            Denoise(schedule, estimate), lambda x0: torch.cos(3 * x0).sum(1), 2.0
+        )(x_t, t)
         torch.testing.assert_close(steered, x0 + 2 * shift)
         assert not steered.requires_grad
     assert torch.equal(x_t, given) and not x_t.requires_grad
 
 
 def test_rows_are_steered_alone_and_under_no_grad_too(network: Network) -> None:
-    denoise = loss_guidance(guide(denoiser(network), COND, 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)
+    denoise = loss_guidance(
+        guide(denoiser(network), COND, 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0
+    )
     with torch.no_grad():
         both = denoise(X, T)
-    first = loss_guidance(guide(denoiser(network), words([3, 5]), 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0)(X[:1], T)
+    first = loss_guidance(
+        guide(denoiser(network), words([3, 5]), 3.0), lambda x0: -x0.square().mean((1, 2, 3)), 5.0
+    )(X[:1], T)
     torch.testing.assert_close(both[:1], first)
     assert torch.equal(
-        loss_guidance(guide(denoiser(network), COND), lambda x0: x0.mean((1, 2, 3)), 0.0)(X, T), guide(denoiser(network), COND)(X, T)
+        loss_guidance(guide(denoiser(network), COND), lambda x0: x0.mean((1, 2, 3)), 0.0)(X, T),
+        guide(denoiser(network), COND)(X, T),
     )
 
 
 def test_pure_noise_is_not_steered_and_a_score_is_one_number_a_row() -> None:
     one = torch.ones((), dtype=torch.float64)
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(loss_guidance(gaussian(Flow()), lambda x0: x0.sum(1))(x, one), gaussian(Flow())(x, one))
+    assert torch.equal(
+        loss_guidance(gaussian(Flow()), lambda x0: x0.sum(1))(x, one), gaussian(Flow())(x, one)
+    )
     scores: list[Callable[[Tensor], Tensor]] = [lambda x0: x0, lambda x0: x0.sum()]
     for score in scores:
         with pytest.raises(ValueError, match="one number a row"):

@@ -59,51 +59,80 @@ def order(errors: list[float]) -> float:
 
 @every_schedule
 @every_sampler
-def test_gaussian_noise_goes_where_the_exact_flow_takes_it(schedule: Schedule, step: Sampler) -> None:
+def test_gaussian_noise_goes_where_the_exact_flow_takes_it(
+    schedule: Schedule, step: Sampler
+) -> None:
     x = noise(256)
-    torch.testing.assert_close(last(gaussian(schedule), x, times(100), step), MU + SD * x, atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        last(gaussian(schedule), x, times(100), step), MU + SD * x, atol=0.03, rtol=0
+    )
 
 
 @every_schedule
 @pytest.mark.parametrize("name, expected", [("euler", 1.0), ("heun", 2.0)])
-def test_order_of_convergence_from_pure_noise_to_data(schedule: Schedule, name: str, expected: float) -> None:
+def test_order_of_convergence_from_pure_noise_to_data(
+    schedule: Schedule, name: str, expected: float
+) -> None:
     x = noise(32)
-    errors = [(last(gaussian(schedule), x, times(n), SAMPLERS[name]) - (MU + SD * x)).abs().mean().item() for n in (80, 160)]
+    errors = [
+        (last(gaussian(schedule), x, times(n), SAMPLERS[name]) - (MU + SD * x)).abs().mean().item()
+        for n in (80, 160)
+    ]
     assert order(errors) == pytest.approx(expected, abs=0.1)
 
 
 @every_schedule
 @pytest.mark.parametrize("name, expected", [("euler", 1.0), ("heun", 2.0), ("dpmpp-2m", 2.0)])
-def test_order_of_convergence_on_an_inner_stretch(schedule: Schedule, name: str, expected: float) -> None:
+def test_order_of_convergence_on_an_inner_stretch(
+    schedule: Schedule, name: str, expected: float
+) -> None:
     """From t = 0.95 to 0.05, where lambda is finite and DPM-Solver++ keeps the order it was derived for."""
 
     def exact(t: float) -> Tensor:
-        alpha, sigma = (f(torch.tensor(t, dtype=torch.float64)) for f in (schedule.alpha, schedule.sigma))
+        alpha, sigma = (
+            f(torch.tensor(t, dtype=torch.float64)) for f in (schedule.alpha, schedule.sigma)
+        )
         return alpha * MU + (alpha**2 * SD**2 + sigma**2).sqrt() * noise(32)
 
     grids = [torch.linspace(0.95, 0.05, n + 1, dtype=torch.float64) for n in (200, 400)]
-    errors = [(last(gaussian(schedule), exact(0.95), grid, SAMPLERS[name]) - exact(0.05)).abs().mean().item() for grid in grids]
+    errors = [
+        (last(gaussian(schedule), exact(0.95), grid, SAMPLERS[name]) - exact(0.05))
+        .abs()
+        .mean()
+        .item()
+        for grid in grids
+    ]
     assert order(errors) == pytest.approx(expected, abs=0.15)
 
 
 @every_schedule
 def test_second_order_solvers_earn_their_keep_from_end_to_end(schedule: Schedule) -> None:
     x = noise(64)
-    errors = {name: (last(gaussian(schedule), x, times(40), step) - (MU + SD * x)).abs().mean() for name, step in SAMPLERS.items()}
+    errors = {
+        name: (last(gaussian(schedule), x, times(40), step) - (MU + SD * x)).abs().mean()
+        for name, step in SAMPLERS.items()
+    }
     assert errors["heun"] < errors["euler"] / 10 and errors["dpmpp-2m"] < errors["euler"] / 5
 
 
 @every_schedule
 @every_sampler
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_mixture_keeps_its_mean_variance_and_weights(schedule: Schedule, step: Sampler, shift: float) -> None:
+def test_mixture_keeps_its_mean_variance_and_weights(
+    schedule: Schedule, step: Sampler, shift: float
+) -> None:
     n = 6000
     x = last(mixture(schedule), noise(n), times(100, shift), step)
     covariance = torch.cov(CENTRES.T, correction=0) + WIDTH**2 * torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(x.mean(0), CENTRES.mean(0), atol=0.04, rtol=0)
     torch.testing.assert_close(torch.cov(x.T), covariance, atol=0.05, rtol=0)
     nearest = torch.cdist(x, CENTRES).argmin(1)
-    torch.testing.assert_close(nearest.bincount().double() / n, torch.full((3,), 1 / 3, dtype=torch.float64), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        nearest.bincount().double() / n,
+        torch.full((3,), 1 / 3, dtype=torch.float64),
+        atol=0.02,
+        rtol=0,
+    )
     assert (x - CENTRES[nearest]).std().item() == pytest.approx(WIDTH, abs=0.02)
 
 
@@ -113,7 +142,9 @@ def test_mixture_keeps_its_mean_variance_and_weights(schedule: Schedule, step: S
 def test_a_point_of_data_is_met_exactly(schedule: Schedule, step: Sampler, steps: int) -> None:
     """Where the estimate never changes every solver is exact, also in one step from pure noise, and no infinity leaks out."""
     point = Denoise(schedule, lambda x_t, t: torch.full_like(x_t, MU))
-    torch.testing.assert_close(last(point, noise(4), times(steps), step), torch.full((4, 2), MU, dtype=torch.float64))
+    torch.testing.assert_close(
+        last(point, noise(4), times(steps), step), torch.full((4, 2), MU, dtype=torch.float64)
+    )
 
 
 def test_an_euler_step_of_flow_is_a_step_along_the_velocity() -> None:
@@ -127,7 +158,9 @@ def test_an_euler_step_of_flow_is_a_step_along_the_velocity() -> None:
 def test_a_batch_of_three_equals_three_singles(step: Sampler) -> None:
     x = noise(3)
     together = last(mixture(Flow()), x, times(12), step)
-    assert torch.equal(together, torch.cat([last(mixture(Flow()), row[None], times(12), step) for row in x]))
+    assert torch.equal(
+        together, torch.cat([last(mixture(Flow()), row[None], times(12), step) for row in x])
+    )
 
 
 @every_sampler
@@ -152,7 +185,9 @@ def test_network_calls_of_six_steps(name: str, calls: int) -> None:
         return inner(x_t, t)
 
     last(Denoise(Flow(), estimate), noise(2), times(6), SAMPLERS[name])
-    assert len(asked) == calls and min(asked) > 0  # t = 0 is never asked: nothing is left to denoise
+    assert (
+        len(asked) == calls and min(asked) > 0
+    )  # t = 0 is never asked: nothing is left to denoise
 
 
 @every_sampler
@@ -161,14 +196,18 @@ def test_sampling_may_begin_part_of_the_way(step: Sampler) -> None:
     z, t = noise(64), 0.6
     x = (1 - t) * MU + math.sqrt((1 - t) ** 2 * SD**2 + t**2) * z
     grid = [t * k / 60 for k in range(60, -1, -1)]
-    torch.testing.assert_close(last(gaussian(Flow()), x, torch.tensor(grid), step), MU + SD * z, atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        last(gaussian(Flow()), x, torch.tensor(grid), step), MU + SD * z, atol=0.03, rtol=0
+    )
 
 
 @every_sampler
 def test_the_state_keeps_the_precision_of_the_noise(step: Sampler) -> None:
     point = Denoise(Flow(), lambda x_t, t: x_t.clamp(-1, 1))
     with torch.inference_mode():
-        assert {state.x.dtype for state in sample(point, noise(2).float(), times(4), step)} == {torch.float32}
+        assert {state.x.dtype for state in sample(point, noise(2).float(), times(4), step)} == {
+            torch.float32
+        }
 
 
 def test_closing_the_stream_stops_the_work() -> None:

@@ -15,7 +15,7 @@ from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.grammar import FORMS, LANGUAGES, caption
 from kalpana.world.hard_negatives import OPPOSITE, hard_negative
 from kalpana.world.lexicon import lexicon
-from kalpana.world.scene import Background, Group, Scene, Thing
+from kalpana.world.scene import Background, Group, Scene, SceneObject
 
 PROMPTS = suites.load("spriteeval", dev=True)
 SCENES = [prompt.scene(random.Random(k)) for k, prompt in enumerate(PROMPTS)]
@@ -27,8 +27,12 @@ APPLES, BLUE_CAR = Group(APPLE, 3, "red"), Group(CAR, 1, "blue")
 
 def pair(relation: str | None, one: Group = APPLES, two: Group = BLUE_CAR) -> Scene:
     """A scene as far as words can tell it."""
-    things = tuple(Thing(0, 0.5, 0.5, 0.2, group=k) for k, group in enumerate((one, two)) for _ in range(group.count))
-    return Scene(things, (one, two), Background("flat", "white"), relation)
+    objects = tuple(
+        SceneObject(0, 0.5, 0.5, 0.2, group=k)
+        for k, group in enumerate((one, two))
+        for _ in range(group.count)
+    )
+    return Scene(objects, (one, two), Background("flat", "white"), relation)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -36,19 +40,31 @@ def pair(relation: str | None, one: Group = APPLES, two: Group = BLUE_CAR) -> Sc
 def test_what_the_world_says_of_its_scenes_is_right(language: str, form: str) -> None:
     """All of it, but for a count that a natural caption may leave out ("some apples")."""
     for turn in range(2):
-        texts = [caption(scene, language, form, random.Random(f"{turn}/{k}")) for k, scene in enumerate(SCENES)]
+        texts = [
+            caption(scene, language, form, random.Random(f"{turn}/{k}"))
+            for k, scene in enumerate(SCENES)
+        ]
         found = scores(SCENES, texts, language)
-        assert all(found[fact][0] == 1 for fact in ("things", "colours", "relations")) and min(n for _, n in found.values()) > 20
+        assert (
+            all(found[fact][0] == 1 for fact in ("things", "colours", "relations"))
+            and min(n for _, n in found.values()) > 20
+        )
         for scene, text in zip(SCENES, texts, strict=True):
             if not all(judge(scene, text, language)["counts"]):
                 assert form == "natural" and max(group.count for group in scene.groups) > 2
-                assert not any(word in text.split() for word in (*grammar_en.NUMERALS[1:], *grammar_hi.NUMERALS[1:])), text
+                assert not any(
+                    word in text.split()
+                    for word in (*grammar_en.NUMERALS[1:], *grammar_hi.NUMERALS[1:])
+                ), text
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_said_wrongly_is_not_right(language: str) -> None:
     """Of captions with one thing wrong, none is right in all, and only what was changed is wrong."""
-    seen, facts = set(), {"count": "counts", "color": "colours", "colors": "colours", "relation": "relations"}
+    seen, facts = (
+        set(),
+        {"count": "counts", "color": "colours", "colors": "colours", "relation": "relations"},
+    )
     for k, scene in enumerate(SCENES * 3):
         other = hard_negative(scene, random.Random(k), "dev")
         if other is None:
@@ -56,7 +72,10 @@ def test_what_is_said_wrongly_is_not_right(language: str) -> None:
         way, wrong = other
         judged = judge(scene, caption(wrong, language, "short", random.Random(k)), language)
         assert not all(judged[facts[way]]), (way, scene)
-        assert all(all(so) for fact, so in judged.items() if fact not in (facts[way], "several")), (way, scene)
+        assert all(all(so) for fact, so in judged.items() if fact not in (facts[way], "several")), (
+            way,
+            scene,
+        )
         seen.add(way)
     assert {"count", "color"} <= seen
 
@@ -64,8 +83,15 @@ def test_what_is_said_wrongly_is_not_right(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("relation", ["left of", "right of", "above", "below", "next to", "on"])
 def test_every_pattern_of_a_relation_says_that_and_no_other(language: str, relation: str) -> None:
-    scene, told = pair(relation), {caption(pair(relation), language, "natural", random.Random(k)) for k in range(150)}
-    wrong = pair(OPPOSITE[relation]) if relation in OPPOSITE else replace(scene, groups=scene.groups[::-1], relation="above")
+    scene, told = (
+        pair(relation),
+        {caption(pair(relation), language, "natural", random.Random(k)) for k in range(150)},
+    )
+    wrong = (
+        pair(OPPOSITE[relation])
+        if relation in OPPOSITE
+        else replace(scene, groups=scene.groups[::-1], relation="above")
+    )
     assert len(told) > 100
     for text in told:
         assert judge(scene, text, language)["relations"] == [True], text
@@ -114,9 +140,10 @@ def test_a_model_is_set_between_floor_and_ceiling() -> None:
     def knows(images: Sequence[Image.Image], language: str) -> list[str]:
         start = sum(seen) % len(prompts)
         seen.append(len(images))
-        return [caption(scene, language, "natural", random.Random(f"told/{k}")) for k, scene in enumerate(scenes)][
-            start : start + len(images)
-        ]
+        return [
+            caption(scene, language, "natural", random.Random(f"told/{k}"))
+            for k, scene in enumerate(scenes)
+        ][start : start + len(images)]
 
     lines = measure(knows, prompts, lambda done, of: None).splitlines()
     assert lines[0].count("|") == 3 + len(FACTS) and len(lines) == 2 + 3 * len(LANGUAGES)

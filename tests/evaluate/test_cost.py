@@ -41,10 +41,14 @@ def line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sample_costs_a_product_and_a_sum_a_weight_there_and_as_many_back(line: None) -> None:
-    assert sample(RECIPE) == 2 * 5 * 3 + 2 * 5 * 3  # back only to the weights: what went in learns nothing
+    assert (
+        sample(RECIPE) == 2 * 5 * 3 + 2 * 5 * 3
+    )  # back only to the weights: what went in learns nothing
 
 
-def test_all_sittings_count_and_weights_that_say_nothing_are_told(line: None, tmp_path: Path) -> None:
+def test_all_sittings_count_and_weights_that_say_nothing_are_told(
+    line: None, tmp_path: Path
+) -> None:
     first = {"recipe": {"gone": 1}, "samples": 100}
     latest = {"recipe": RECIPE.model_dump(mode="json"), "samples": 20, "init": first}
     save_weights(tmp_path / "two.safetensors", nn.Linear(1, 1), "flow", Config(), latest)
@@ -59,8 +63,12 @@ def test_all_sittings_count_and_weights_that_say_nothing_are_told(line: None, tm
 
 def test_a_process_that_draws_takes_more_than_its_weights(folder: Path) -> None:
     cost = Cost.of(str(folder), "a red apple")
-    assert cost.parameters == read_card(folder).parameters and cost.flops is None  # random weights: trained by nothing
-    assert cost.memory is not None and 100 * 2**20 < cost.memory < 8 * 2**30  # torch alone takes more than the first
+    assert (
+        cost.parameters == read_card(folder).parameters and cost.flops is None
+    )  # random weights: trained by nothing
+    assert (
+        cost.memory is not None and 100 * 2**20 < cost.memory < 8 * 2**30
+    )  # torch alone takes more than the first
     assert memory(str(folder), "a red apple") > 4 * cost.parameters
 
 

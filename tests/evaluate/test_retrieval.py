@@ -27,7 +27,9 @@ class Hashes:
         return torch.stack([self._way(text.encode()) for text in texts])
 
     def _way(self, data: bytes) -> Tensor:
-        return F.normalize(torch.randn(64, generator=torch.Generator().manual_seed(zlib.crc32(data))), dim=0)
+        return F.normalize(
+            torch.randn(64, generator=torch.Generator().manual_seed(zlib.crc32(data))), dim=0
+        )
 
 
 def test_recall_of_a_hand_made_order() -> None:
@@ -38,7 +40,11 @@ def test_recall_of_a_hand_made_order() -> None:
     found = recall(image, text, same)
     assert found.pictures == (0.75, 1.0, 1.0)
     assert recall(image, text, torch.eye(4, dtype=torch.bool)).pictures[0] == 0.25
-    assert found.captions == (1.0, 1.0, 1.0)  # of text 0 and 1 the first is nearer to picture 0; picture 1 has text 1 alone
+    assert found.captions == (
+        1.0,
+        1.0,
+        1.0,
+    )  # of text 0 and 1 the first is nearer to picture 0; picture 1 has text 1 alone
 
 
 def test_what_knows_nothing_is_at_chance() -> None:
@@ -61,7 +67,9 @@ class Knows(Hashes):
         for i in {*range(scenes), *(i for each in twisted for i, _, _ in each)}:
             (image,) = retrieval.to_images(retrieval.render([world.scene(i)]).pixels)
             for language in ("en", "hi"):
-                self.home[retrieval._said(world.scene(i), kind, language, i).encode()] = image.tobytes()
+                self.home[retrieval._said(world.scene(i), kind, language, i).encode()] = (
+                    image.tobytes()
+                )
 
     def _way(self, data: bytes) -> Tensor:
         return super()._way(self.home.get(data, data))
@@ -69,29 +77,44 @@ class Knows(Hashes):
 
 def test_what_knows_all_is_right() -> None:
     report = measure(Knows("objects", 40), scenes=40, kind="objects")
-    assert all(language.pictures[0] == language.captions[0] == 1 for language in report.recall.values())
-    assert report.agreement == 1 and all(share == 1 and count > 0 for share, count in report.twists.values())
+    assert all(
+        language.pictures[0] == language.captions[0] == 1 for language in report.recall.values()
+    )
+    assert report.agreement == 1 and all(
+        share == 1 and count > 0 for share, count in report.twists.values()
+    )
     assert "never seen" not in report.markdown()
 
 
 def test_every_way_to_be_wrong_has_as_many_scenes() -> None:
     world = World(1, "test", kind="everything")
     found = retrieval._twisted(world, 5)
-    assert found.keys() == {"color", "colors", "count", "facing", "fingers", "pose", "relation", "word"}
+    assert found.keys() == {
+        "color",
+        "colors",
+        "count",
+        "facing",
+        "fingers",
+        "pose",
+        "relation",
+        "word",
+    }
     assert all(len(each) == 5 for each in found.values())
     for each in found.values():
-        assert all(other.things and other != world.scene(i) for i, _, other in each)
+        assert all(other.objects and other != world.scene(i) for i, _, other in each)
 
 
 def test_a_style_that_nobody_draws_in_is_told() -> None:
-    with pytest.raises(KalpanaError, match=r"drawn in the style 'nostyle': the styles are fluent-3d, .*, twemoji"):
+    with pytest.raises(
+        KalpanaError, match=r"drawn in the style 'nostyle': the styles are fluent-3d, .*, twemoji"
+    ):
         core("nostyle")
 
 
 def test_lone_things_are_in_the_style_that_is_asked_for_and_in_their_own_colours() -> None:
     for concept in core("noto")[:10]:
         scene = lone(concept, "noto", f"{concept}/0")
-        assert scene.style == "noto" and len(scene.things) == 1 and scene.things[0].color is None
+        assert scene.style == "noto" and len(scene.objects) == 1 and scene.objects[0].color is None
         assert scene == lone(concept, "noto", f"{concept}/0")
     assert small([lone("1f34e", "noto", "x")]).shape == (1, 768)
 
@@ -99,6 +122,8 @@ def test_lone_things_are_in_the_style_that_is_asked_for_and_in_their_own_colours
 def test_the_same_picture_is_its_own_nearest_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "EACH", 1)
     monkeypatch.setattr(retrieval, "TAUGHT", 1)
-    monkeypatch.setattr(retrieval, "lone", lambda concept, style, seed: lone(concept, "noto", concept))
+    monkeypatch.setattr(
+        retrieval, "lone", lambda concept, style, seed: lone(concept, "noto", concept)
+    )
     _, right = retrieval.zero_shot(Hashes(), "noto")
     assert right == 1

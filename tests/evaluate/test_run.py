@@ -46,13 +46,18 @@ class Knows:
         return images
 
     def look(self, pixels: Tensor) -> list[Observation]:
-        return [truth(self.known[image.tobytes()]) if image.tobytes() in self.known else Observation() for image in to_images(pixels)]
+        return [
+            truth(self.known[image.tobytes()]) if image.tobytes() in self.known else Observation()
+            for image in to_images(pixels)
+        ]
 
 
 def teach(verifier: Knows, prompts: Sequence[Prompt]) -> None:
     """All that a report looks at besides the pictures themselves."""
     for prompt in prompts:
-        verifier.learn([prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)])
+        verifier.learn(
+            [prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]
+        )
     verifier.learn([World().scene(k) for k in retrieve([prompt.text for prompt in prompts])])
 
 
@@ -63,11 +68,19 @@ def test_true_pictures_score_as_the_ceiling_and_a_run_goes_on(tmp_path: Path) ->
     def draw(prompt: Prompt, seeds: Sequence[int]) -> list[Picture]:
         drawn.append((prompt.text, tuple(seeds)))
         images = verifier.learn([prompt.scene(random.Random(seed)) for seed in seeds])
-        return [Picture(image, seed, {"request": {"prompt": prompt.text}}) for image, seed in zip(images, seeds, strict=True)]
+        return [
+            Picture(image, seed, {"request": {"prompt": prompt.text}})
+            for image, seed in zip(images, seeds, strict=True)
+        ]
 
     about = {"model": "truth", "suite": "spriteeval-dev"}
     report = run(PROMPTS, draw, about, verifier, tmp_path, lambda done, total: None)
-    assert report.score.overall.right == report.ceiling.overall.right == report.strict.overall.right == 1
+    assert (
+        report.score.overall.right
+        == report.ceiling.overall.right
+        == report.strict.overall.right
+        == 1
+    )
     assert report.floor.overall.right < 0.35 and report.baseline.overall.right < 1
     assert json.loads((tmp_path / "report.json").read_text())["score"]["overall"]["right"] == 1
     assert (tmp_path / "report.md").read_text() == report.markdown()
@@ -77,7 +90,11 @@ def test_true_pictures_score_as_the_ceiling_and_a_run_goes_on(tmp_path: Path) ->
 
     (tmp_path / "0001-2.png").unlink()
     again = run(PROMPTS, draw, about, verifier, tmp_path, lambda done, total: None)
-    assert again == report and drawn[-1] == (PROMPTS[1].text, (PROMPTS[1].seeds(SEEDS)[2],)) and len(drawn) == len(PROMPTS) + 1
+    assert (
+        again == report
+        and drawn[-1] == (PROMPTS[1].text, (PROMPTS[1].seeds(SEEDS)[2],))
+        and len(drawn) == len(PROMPTS) + 1
+    )
     with pytest.raises(KalpanaError, match="model 'truth', not 'lies'"):
         run(PROMPTS, draw, about | {"model": "lies"}, verifier, tmp_path, lambda done, total: None)
 
@@ -116,7 +133,10 @@ class Reads(Knows):
     """It knows what is written too, and reads it thrice: as it is; with O for 0 and I for 1, as it says; and without the last letter."""
 
     def look(self, pixels: Tensor) -> list[Observation]:
-        return [replace(one, readings=tuple(self.readings(one.readings))) for one in super().look(pixels)]
+        return [
+            replace(one, readings=tuple(self.readings(one.readings)))
+            for one in super().look(pixels)
+        ]
 
     def readings(self, true: tuple[Reading, ...]) -> Iterator[Reading]:
         words = true[0].words if true else ()
@@ -126,28 +146,53 @@ class Reads(Knows):
 
 
 def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_path: Path) -> None:
-    numbered = [prompt for prompt in load("words-latin", dev=True) if set("01") & set(prompt.word or "")]
-    prompts = first([replace(prompt, task=f"words {k}") for k, prompt in enumerate(numbered[:4])], 1)
+    numbered = [
+        prompt for prompt in load("words-latin", dev=True) if set("01") & set(prompt.word or "")
+    ]
+    prompts = first(
+        [replace(prompt, task=f"words {k}") for k, prompt in enumerate(numbered[:4])], 1
+    )
     verifier = Reads()
     teach(verifier, prompts)
-    images = [verifier.learn([prompt.scene(random.Random(seed)) for seed in prompt.seeds(2)]) for prompt in prompts]
+    images = [
+        verifier.learn([prompt.scene(random.Random(seed)) for seed in prompt.seeds(2)])
+        for prompt in prompts
+    ]
     report = judge(prompts, images, verifier, tmp_path)
-    assert (report.reader, *(other.reader for other in report.others)) == ("exact", "plain", "short")
+    assert (report.reader, *(other.reader for other in report.others)) == (
+        "exact",
+        "plain",
+        "short",
+    )
     for one in (report, report.others[0]):
         assert one.score.overall.right == one.strict.overall.right == one.ceiling.overall.right == 1
         assert one.score.distance == one.ceiling.distance == 0
     short = report.others[1]
     assert short.score.overall.right == 0
-    assert short.score.distance == pytest.approx(sum(1 / len(prompt.word or "") for prompt in prompts) / len(prompts))
+    assert short.score.distance == pytest.approx(
+        sum(1 / len(prompt.word or "") for prompt in prompts) / len(prompts)
+    )
     assert report.baseline.distance is not None and report.baseline.distance > 0.5
     said = report.markdown()
-    for words in ("Words as read by exact:", "Words as read by plain:", "alike): floor 0.000, baseline", "score 0.000, ceiling 0.000."):
+    for words in (
+        "Words as read by exact:",
+        "Words as read by plain:",
+        "alike): floor 0.000, baseline",
+        "score 0.000, ceiling 0.000.",
+    ):
         assert words in said, said
     assert said.count("| overall |") == 3 and (tmp_path / "report.md").read_text() == said
     kept = json.loads((tmp_path / "report.json").read_text())
-    assert kept["others"][1]["score"]["distance"] == short.score.distance and kept["others"][0]["reader"] == "plain"
+    assert (
+        kept["others"][1]["score"]["distance"] == short.score.distance
+        and kept["others"][0]["reader"] == "plain"
+    )
     deaf = judge(prompts, [[Image.new("RGB", (128, 128))]] * len(prompts), Knows(), tmp_path)
-    assert (deaf.score.distance, deaf.score.overall.right, deaf.others) == (1, 0, ()) and "read by nobody" in deaf.markdown()
+    assert (deaf.score.distance, deaf.score.overall.right, deaf.others) == (
+        1,
+        0,
+        (),
+    ) and "read by nobody" in deaf.markdown()
 
 
 def turned(folder: Path, made: Path) -> Path:
@@ -162,17 +207,28 @@ def turned(folder: Path, made: Path) -> Path:
     return made
 
 
-def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(clip_folder: Path, tmp_path: Path) -> None:
-    prompts, verifier, encoder = first(load("spriteeval", dev=True), 2), Knows(), load_encoder(str(clip_folder), "cpu")
+def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    prompts, verifier, encoder = (
+        first(load("spriteeval", dev=True), 2),
+        Knows(),
+        load_encoder(str(clip_folder), "cpu"),
+    )
     teach(verifier, prompts)
     colours = random.Random(0)
-    images = [[Image.new("RGB", (64, 64), tuple(colours.randbytes(3))) for _ in range(1 + i % 3)] for i in range(len(prompts))]
+    images = [
+        [Image.new("RGB", (64, 64), tuple(colours.randbytes(3))) for _ in range(1 + i % 3)]
+        for i in range(len(prompts))
+    ]
 
     def cosine(image: Image.Image, text: str) -> float:
         pixels = to_pixels([image.resize((32, 32), Image.Resampling.BICUBIC)])
         tokens = Tokenizer.load().encode([text], encoder.model.config.length)
         with torch.no_grad():
-            return torch.cosine_similarity(encoder.model.image(pixels), encoder.model.text(tokens)).item()
+            return torch.cosine_similarity(
+                encoder.model.image(pixels), encoder.model.text(tokens)
+            ).item()
 
     def overall(scores: list[list[float]]) -> float:
         """The mean over tasks of the mean over prompts of the mean over pictures, in per cent."""
@@ -184,10 +240,21 @@ def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(clip_folder: Pat
     for name in ("run", "bare"):
         (tmp_path / name).mkdir()
     report = judge(prompts, images, verifier, tmp_path / "run", encoder=encoder)
-    back = judge(prompts, images, verifier, tmp_path / "run", encoder=load_encoder(str(turned(clip_folder, tmp_path / "turned")), "cpu"))
+    back = judge(
+        prompts,
+        images,
+        verifier,
+        tmp_path / "run",
+        encoder=load_encoder(str(turned(clip_folder, tmp_path / "turned")), "cpu"),
+    )
     assert report.clip is not None and back.clip is not None
     true = [
-        to_images(render([prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]).pixels) for prompt in prompts
+        to_images(
+            render(
+                [prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]
+            ).pixels
+        )
+        for prompt in prompts
     ]
     shuffled = [images[k] for k in exchanged(prompts)]
     for pictures, forth, other in (
@@ -195,21 +262,43 @@ def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(clip_folder: Pat
         (shuffled, report.clip.floor, back.clip.floor),
         (true, report.clip.ceiling, back.clip.ceiling),
     ):
-        cosines = [[cosine(image, prompt.text) for image in row] for prompt, row in zip(prompts, pictures, strict=True)]
+        cosines = [
+            [cosine(image, prompt.text) for image in row]
+            for prompt, row in zip(prompts, pictures, strict=True)
+        ]
         for table, sign in ((forth, 1), (other, -1)):
             wanted = overall([[max(sign * each, 0) for each in row] for row in cosines])
             assert 100 * table.overall.right == pytest.approx(wanted, abs=1e-3)
             assert table.overall.low <= table.overall.right <= table.overall.high <= 1
-    best = [max(cosine(image, prompt.text) for image in row) for prompt, row in zip(prompts, images, strict=True)]
-    assert max(report.clip.score.overall.right, back.clip.score.overall.right) > 0.01, "there is something to see"
-    assert report.clip.score.overall.any_right == pytest.approx(sum(max(each, 0) for each in best) / len(best), abs=1e-5)
+    best = [
+        max(cosine(image, prompt.text) for image in row)
+        for prompt, row in zip(prompts, images, strict=True)
+    ]
+    assert max(report.clip.score.overall.right, back.clip.score.overall.right) > 0.01, (
+        "there is something to see"
+    )
+    assert report.clip.score.overall.any_right == pytest.approx(
+        sum(max(each, 0) for each in best) / len(best), abs=1e-5
+    )
     assert report.clip.score.overall.prompts == len(prompts)
 
-    assert (report.clip.name, report.clip.sha256) == ("tiny-clip", encoder.fingerprint) and back.clip.sha256 != encoder.fingerprint
-    assert replace(back, clip=None) == replace(report, clip=None) == judge(prompts, images, verifier, tmp_path / "bare")
+    assert (report.clip.name, report.clip.sha256) == (
+        "tiny-clip",
+        encoder.fingerprint,
+    ) and back.clip.sha256 != encoder.fingerprint
+    assert (
+        replace(back, clip=None)
+        == replace(report, clip=None)
+        == judge(prompts, images, verifier, tmp_path / "bare")
+    )
     said = back.markdown()
-    assert said.count("| overall |") == 2 and "CLIP score by turned (100 cos, 0 where it is negative" in said
-    assert json.loads((tmp_path / "run/report.json").read_text())["clip"]["sha256"] == back.clip.sha256, "the last CLIP asked for"
+    assert (
+        said.count("| overall |") == 2
+        and "CLIP score by turned (100 cos, 0 where it is negative" in said
+    )
+    assert (
+        json.loads((tmp_path / "run/report.json").read_text())["clip"]["sha256"] == back.clip.sha256
+    ), "the last CLIP asked for"
 
 
 @dataclass
@@ -237,7 +326,10 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
         return [Picture(Image.new("RGB", (128, 128)), seed, {}) for seed in seeds]
 
     one_shot = Named("blank", Capabilities(uses=("guidance",)))
-    models = [(Named("true"), true, Cost(14_400_000, 7.25e15, 2**29)), (one_shot, blank, Cost(None, None, None))]
+    models = [
+        (Named("true"), true, Cost(14_400_000, 7.25e15, 2**29)),
+        (one_shot, blank, Cost(None, None, None)),
+    ]
     entries = compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet)
     assert [(entry.model, entry.steps, entry.score.right) for entry in entries] == [
         ("true", 1, 1.0),
@@ -248,12 +340,26 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     assert len(drawn) == 3 * len(PROMPTS)
     said = (tmp_path / "compare.md").read_text()
     assert "not verified" not in said, "nobody asked"
-    assert "| true | 4 | 100.0 (100.0 to 100.0) |" in said and "| blank |  | 0.0" in said and "read by" not in said
-    assert said.count(" | 0.50 GiB | 14.4 M | 7.25 PFLOP |\n") == 2 and said.count(" | – | – | – |\n") == 1
-    assert markdown([replace(entries[0], reader="Tesseract")]).endswith("Words are as read by Tesseract.\n")
+    assert (
+        "| true | 4 | 100.0 (100.0 to 100.0) |" in said
+        and "| blank |  | 0.0" in said
+        and "read by" not in said
+    )
+    assert (
+        said.count(" | 0.50 GiB | 14.4 M | 7.25 PFLOP |\n") == 2
+        and said.count(" | – | – | – |\n") == 1
+    )
+    assert markdown([replace(entries[0], reader="Tesseract")]).endswith(
+        "Words are as read by Tesseract.\n"
+    )
 
-    (own, _) = compare(models, PROMPTS, (None,), {"suite": "twin"}, verifier, tmp_path / "own", quiet)
-    assert own.steps == models[0][0].capabilities.defaults.steps == 20 and ("true", None) in drawn[-2 * len(PROMPTS) :]
+    (own, _) = compare(
+        models, PROMPTS, (None,), {"suite": "twin"}, verifier, tmp_path / "own", quiet
+    )
+    assert (
+        own.steps == models[0][0].capabilities.defaults.steps == 20
+        and ("true", None) in drawn[-2 * len(PROMPTS) :]
+    )
     del drawn[-2 * len(PROMPTS) :]
 
     assert compare(models, PROMPTS, (1, 4), {"suite": "twin"}, verifier, tmp_path, quiet) == entries

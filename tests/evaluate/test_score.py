@@ -39,16 +39,27 @@ APPLE, CAR = "1f34e", "1f697"
 @cache
 def true(name: str, dev: bool = False) -> list[tuple[Prompt, Observation]]:
     """Every prompt with what is in a scene of it."""
-    return [(prompt, truth(prompt.scene(random.Random(i)))) for i, prompt in enumerate(load(name, dev))]
+    return [
+        (prompt, truth(prompt.scene(random.Random(i)))) for i, prompt in enumerate(load(name, dev))
+    ]
 
 
-def objects() -> Iterator[tuple[Prompt, Observation]]:
+def object_cases() -> Iterator[tuple[Prompt, Observation]]:
     for name in OBJECTS:
         yield from true(name)
 
 
-def thing(concept: str, x: float = 0.5, y: float = 0.5, color: str | None = None, score: float = 1.0, side: float = 0.2) -> Detection:
-    return Detection(concept, score, (x - side / 2, y - side / 2, x + side / 2, y + side / 2), color)
+def item(
+    concept: str,
+    x: float = 0.5,
+    y: float = 0.5,
+    color: str | None = None,
+    score: float = 1.0,
+    side: float = 0.2,
+) -> Detection:
+    return Detection(
+        concept, score, (x - side / 2, y - side / 2, x + side / 2, y + side / 2), color
+    )
 
 
 def prompt_of(*groups: Group, relation: str | None = None, exact: bool = False) -> Prompt:
@@ -73,54 +84,74 @@ def test_a_perfect_verifier_finds_every_true_scene_right(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_so_for_dev(name: str) -> None:
-    assert all(right(prompt, seen, strict=True) and all(atoms(prompt, seen)) for prompt, seen in true(name, True))
+    assert all(
+        right(prompt, seen, strict=True) and all(atoms(prompt, seen))
+        for prompt, seen in true(name, True)
+    )
 
 
 def test_a_missing_object_and_another_class_are_wrong() -> None:
-    for prompt, seen in objects():
-        for i, one in enumerate(seen.things):
-            others = seen.things[:i] + seen.things[i + 1 :]
+    for prompt, seen in object_cases():
+        for i, one in enumerate(seen.objects):
+            others = seen.objects[:i] + seen.objects[i + 1 :]
             assert not right(prompt, Observation(others)), prompt.text
-            other_class = next(c for c in (APPLE, CAR, "1f415") if c not in {group.concept for group in prompt.groups})
-            assert not right(prompt, Observation((*others, replace(one, concept=other_class)))), prompt.text
+            other_class = next(
+                c
+                for c in (APPLE, CAR, "1f415")
+                if c not in {group.concept for group in prompt.groups}
+            )
+            assert not right(prompt, Observation((*others, replace(one, concept=other_class)))), (
+                prompt.text
+            )
 
 
 def test_one_too_many_is_wrong_where_the_count_or_the_rule_is_exact() -> None:
     tasks = {"counting", "counts58", "unseen count"}
-    for prompt, seen in objects():
-        more = Observation((*seen.things, replace(seen.things[0], score=0.9)))
+    for prompt, seen in object_cases():
+        more = Observation((*seen.objects, replace(seen.objects[0], score=0.9)))
         exact = prompt.task in tasks or prompt.task.startswith("hard")
         assert right(prompt, more) != exact, prompt.text
         assert not right(prompt, more, strict=True)
-        bystander = Observation((*seen.things, thing("1f9a9", 0.04, 0.04, side=0.08)))  # a flamingo is asked for nowhere
+        bystander = Observation(
+            (*seen.objects, item("1f9a9", 0.04, 0.04, side=0.08))
+        )  # a flamingo is asked for nowhere
         assert right(prompt, bystander) and not right(prompt, bystander, strict=True)
 
 
 def test_wrong_colors_are_wrong() -> None:
-    for prompt, seen in objects():
+    for prompt, seen in object_cases():
         named = {group.concept: group.color for group in prompt.groups if group.color}
-        for i, one in enumerate(seen.things):
+        for i, one in enumerate(seen.objects):
             for color in (None, *COLORS):
                 if one.concept in named and color != named[one.concept]:
-                    painted = (*seen.things[:i], replace(one, color=color), *seen.things[i + 1 :])
+                    painted = (*seen.objects[:i], replace(one, color=color), *seen.objects[i + 1 :])
                     assert not right(prompt, Observation(painted)), prompt.text
         if len(named) == 2:
             swap = dict(zip(named, reversed(named.values()), strict=True))
-            assert not right(prompt, Observation(tuple(replace(t, color=swap[t.concept]) for t in seen.things))), prompt.text
+            assert not right(
+                prompt, Observation(tuple(replace(t, color=swap[t.concept]) for t in seen.objects))
+            ), prompt.text
 
 
 def test_a_mirrored_relation_is_wrong() -> None:
     seen_relations = set()
-    for prompt, seen in objects():
+    for prompt, seen in object_cases():
         if prompt.relation is None:
             continue
         seen_relations.add(prompt.relation)
         across = prompt.relation in ("left of", "right of")
         for mirror in (True, False):  # along the relation's axis, then across it
             turned = []
-            for t in seen.things:
+            for t in seen.objects:
                 x0, y0, x1, y1 = t.box
-                turned.append(replace(t, box=(1 - x1, y0, 1 - x0, y1) if across == mirror else (x0, 1 - y1, x1, 1 - y0)))
+                turned.append(
+                    replace(
+                        t,
+                        box=(1 - x1, y0, 1 - x0, y1)
+                        if across == mirror
+                        else (x0, 1 - y1, x1, 1 - y0),
+                    )
+                )
             assert right(prompt, Observation(tuple(turned))) != mirror, prompt.text
     assert seen_relations == {"left of", "right of", "above", "below"}
 
@@ -130,7 +161,10 @@ def test_a_wrong_size_is_wrong() -> None:
     assert len(sized) > 20
     for prompt, seen in sized:
         swap = {"small": "large", "large": "small"}
-        other = replace(prompt, groups=tuple(replace(group, size=swap[str(group.size)]) for group in prompt.groups))
+        other = replace(
+            prompt,
+            groups=tuple(replace(group, size=swap[str(group.size)]) for group in prompt.groups),
+        )
         assert not right(other, seen), prompt.text
 
 
@@ -150,8 +184,13 @@ def test_words_are_read_letter_for_letter() -> None:
                 assert not right(prompt, read(*wrong)), prompt.text
             both = read("XYZZY", word)
             assert right(prompt, both) and not right(prompt, both, strict=True)
-            assert not right(prompt, Observation()) and distance(prompt, Observation()) == distance(prompt, read()) == 1
-            assert distance(prompt, both) == 0 and distance(prompt, read("", word[:-1])) == pytest.approx(ned(word, word[:-1]))
+            assert (
+                not right(prompt, Observation())
+                and distance(prompt, Observation()) == distance(prompt, read()) == 1
+            )
+            assert distance(prompt, both) == 0 and distance(
+                prompt, read("", word[:-1])
+            ) == pytest.approx(ned(word, word[:-1]))
     assert not right(written("Ab"), read("AB"))
     assert right(written("लड\u093cका"), read("ल\u095cका")), "the same letters in another encoding"
 
@@ -160,24 +199,30 @@ def test_digits_are_taken_for_letters_only_where_the_reader_that_counts_does_so(
     word, said = written("B10"), ("BIO",)
     assert not right(word, read(*said)) and distance(word, read(*said)) == pytest.approx(2 / 3)
     assert right(word, read(*said, alike=True)) and distance(word, read(*said, alike=True)) == 0
-    assert right(word, read("B10", alike=True), strict=True) and not right(word, read("B7O", alike=True))
+    assert right(word, read("B10", alike=True), strict=True) and not right(
+        word, read("B7O", alike=True)
+    )
     both = Observation(readings=(Reading(said, "exact"), Reading(said, "other", alike=True)))
-    assert [right(word, both.read_by(k)) for k in range(3)] == [False, True, False] and not right(word, both)
+    assert [right(word, both.read_by(k)) for k in range(3)] == [False, True, False] and not right(
+        word, both
+    )
 
 
 def test_words_have_a_mean_distance_and_a_prompt_counts_once() -> None:
     asked = [written("AB"), written("CD")]
     made = judged(asked, [[read("AB"), read("A"), read("XY"), read()], [read("CD")]])
-    assert made.distance == pytest.approx(((0 + 1 / 2 + 1 + 1) / 4 + 0) / 2) and made.overall.right == pytest.approx((1 / 4 + 1) / 2)
-    assert judged([prompt_of(Group(APPLE))], [[Observation((thing(APPLE),))]]).distance is None
+    assert made.distance == pytest.approx(
+        ((0 + 1 / 2 + 1 + 1) / 4 + 0) / 2
+    ) and made.overall.right == pytest.approx((1 / 4 + 1) / 2)
+    assert judged([prompt_of(Group(APPLE))], [[Observation((item(APPLE),))]]).distance is None
 
 
 def test_only_sure_detections_count_and_counting_has_a_threshold_of_its_own() -> None:
     lone = prompt_of(Group(APPLE))
-    assert right(lone, Observation((thing(APPLE, score=0.31),)))
-    assert not right(lone, Observation((thing(APPLE, score=0.3),)))
+    assert right(lone, Observation((item(APPLE, score=0.31),)))
+    assert not right(lone, Observation((item(APPLE, score=0.3),)))
     three = prompt_of(Group(APPLE, 3), exact=True)
-    unsure = Observation((*(thing(APPLE) for _ in range(3)), thing(APPLE, score=0.5)))
+    unsure = Observation((*(item(APPLE) for _ in range(3)), item(APPLE, score=0.5)))
     assert not right(three, unsure)
     assert right(three, unsure, thresholds=Thresholds(counting=0.9))
     assert not right(three, unsure, thresholds=Thresholds(include=0.9))
@@ -185,22 +230,42 @@ def test_only_sure_detections_count_and_counting_has_a_threshold_of_its_own() ->
 
 def test_the_surest_are_judged() -> None:
     red = prompt_of(Group(APPLE, color="red"))
-    assert right(red, Observation((thing(APPLE, color="green", score=0.6), thing(APPLE, color="red", score=0.7))))
-    assert not right(red, Observation((thing(APPLE, color="green", score=0.8), thing(APPLE, color="red", score=0.7))))
+    assert right(
+        red,
+        Observation((item(APPLE, color="green", score=0.6), item(APPLE, color="red", score=0.7))),
+    )
+    assert not right(
+        red,
+        Observation((item(APPLE, color="green", score=0.8), item(APPLE, color="red", score=0.7))),
+    )
     left = prompt_of(Group(APPLE), Group(CAR), relation="left of")
-    things = (thing(APPLE, x=0.2, score=0.8), thing(APPLE, x=0.9, score=0.7), thing(CAR, x=0.6))
-    assert right(left, Observation(things))
-    assert not right(left, Observation((*things, thing(APPLE, x=0.9, score=0.9))))
+    objects = (item(APPLE, x=0.2, score=0.8), item(APPLE, x=0.9, score=0.7), item(CAR, x=0.6))
+    assert right(left, Observation(objects))
+    assert not right(left, Observation((*objects, item(APPLE, x=0.9, score=0.9))))
 
 
 def test_atoms_fall_one_by_one() -> None:
     asked = prompt_of(Group(APPLE, 2, "red"), Group(CAR, 1, "blue"), relation="left of", exact=True)
-    whole = (thing(APPLE, 0.1, 0.4, "red"), thing(APPLE, 0.1, 0.7, "red"), thing(CAR, 0.8, 0.5, "blue"))
+    whole = (
+        item(APPLE, 0.1, 0.4, "red"),
+        item(APPLE, 0.1, 0.7, "red"),
+        item(CAR, 0.8, 0.5, "blue"),
+    )
     assert atoms(asked, Observation(whole)) == [True] * 7
     assert atoms(asked, Observation(whole[1:])) == [True, False, True, True, True, True, True]
     assert atoms(asked, Observation(whole[:2])) == [True, True, True, False, False, False, False]
-    assert atoms(asked, Observation((*whole[:2], replace(whole[2], color="red")))) == [True, True, True, True, True, False, True]
-    assert atoms(asked, Observation((*whole[:2], thing(CAR, 0.1, 0.05, "blue")))) == [True] * 6 + [False]
+    assert atoms(asked, Observation((*whole[:2], replace(whole[2], color="red")))) == [
+        True,
+        True,
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert atoms(asked, Observation((*whole[:2], item(CAR, 0.1, 0.05, "blue")))) == [True] * 6 + [
+        False
+    ]
     assert atoms(asked, Observation()) == [False] * 7
 
 
@@ -268,16 +333,24 @@ def test_the_interval_is_that_of_the_normal_distribution() -> None:
 
 
 def test_overall_is_the_plain_mean_of_tasks() -> None:
-    asked = [Prompt(str(i), "en", task, ()) for i, task in enumerate(["two"] * 90 + ["single"] * 10)]
+    asked = [
+        Prompt(str(i), "en", task, ()) for i, task in enumerate(["two"] * 90 + ["single"] * 10)
+    ]
     results = {i: [i % 3 == 0, False] if i < 90 else [True, True] for i in range(100)}
     scored = table(asked, results)
     assert list(scored.tasks) == ["two", "single"]
-    assert scored.tasks["two"].right == pytest.approx(1 / 6) and scored.tasks["two"].any_right == pytest.approx(1 / 3)
+    assert scored.tasks["two"].right == pytest.approx(1 / 6) and scored.tasks[
+        "two"
+    ].any_right == pytest.approx(1 / 3)
     assert scored.tasks["single"] == Share(1.0, 1.0, 1.0, 1.0, 10)
-    assert scored.overall.right == pytest.approx(7 / 12) and scored.overall.any_right == pytest.approx(0.4)
+    assert scored.overall.right == pytest.approx(
+        7 / 12
+    ) and scored.overall.any_right == pytest.approx(0.4)
     assert scored.overall.low < 7 / 12 < scored.overall.high
     two = scored.tasks["two"]
-    assert scored.overall.high - scored.overall.low == pytest.approx((two.high - two.low) / 2), "halved by a task without variance"
+    assert scored.overall.high - scored.overall.low == pytest.approx((two.high - two.low) / 2), (
+        "halved by a task without variance"
+    )
     assert table(asked, dict(reversed(results.items()))).overall.right == scored.overall.right
     assert table(asked, results) == scored
     for empty in ({}, {0: []}):
@@ -288,9 +361,14 @@ def test_overall_is_the_plain_mean_of_tasks() -> None:
 def test_what_the_verifier_may_not_be_trusted_with_is_marked() -> None:
     share = Share(0.5, 0.45, 0.55, 0.75, 80)
     scored = Table({"single": share, "two": share}, share)
-    names = [line.split("|")[1].strip() for line in markdown(rows(scored, verified={"single": True, "two": False})).splitlines()]
+    names = [
+        line.split("|")[1].strip()
+        for line in markdown(rows(scored, verified={"single": True, "two": False})).splitlines()
+    ]
     assert names[2:] == ["single", "two (not verified)", "overall (not verified)"]
-    assert "not verified" not in markdown(rows(scored, verified={"single": True, "two": True})) + markdown(rows(scored))
+    assert "not verified" not in markdown(
+        rows(scored, verified={"single": True, "two": True})
+    ) + markdown(rows(scored))
 
 
 def test_a_report_shows_the_columns_that_are_given() -> None:
@@ -304,4 +382,6 @@ def test_a_report_shows_the_columns_that_are_given() -> None:
     ]
     asked = [Prompt("", "en", "two", ())]
     score, floor = table(asked, {0: [True, False]}), table(asked, {0: [False]})
-    assert rows(score, floor=floor) == [Row(name, score.tasks["two"], floor=0.0) for name in ("two", "overall")]
+    assert rows(score, floor=floor) == [
+        Row(name, score.tasks["two"], floor=0.0) for name in ("two", "overall")
+    ]

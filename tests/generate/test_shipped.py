@@ -16,7 +16,14 @@ from kalpana.world.recolor import PAINTS, lab
 from kalpana.world.render import render
 from kalpana.world.world import World
 
-HINDI = {"red": "लाल", "green": "हरा", "blue": "नीला", "yellow": "पीला", "purple": "बैंगनी", "pink": "गुलाबी"}
+HINDI = {
+    "red": "लाल",
+    "green": "हरा",
+    "blue": "नीला",
+    "yellow": "पीला",
+    "purple": "बैंगनी",
+    "pink": "गुलाबी",
+}
 
 
 def draw(prompt: str) -> np.ndarray:
@@ -37,37 +44,54 @@ def test_tokens_too_have_the_colour_asked_for(name: str) -> None:
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_dalle_names_what_it_sees(language: str) -> None:
     """Of forty lone things that it never saw there, fourteen or more; by chance it is none or one."""
-    scenes = [scene for i in range(200) if len((scene := World(0, "test").scene(i)).things) == 1][:40]
+    scenes = [scene for i in range(200) if len((scene := World(0, "test").scene(i)).objects) == 1][
+        :40
+    ]
     model = kalpana.load("dalle")
     assert isinstance(model, TextToTokens)
     said = model.caption(to_images(render(scenes).pixels), language)
     named = [lexicon()[scene.groups[0].concept] for scene in scenes]
-    names = [(each.en, *each.synonyms_en) if language == "en" else (each.hi.singular, *each.synonyms_hi) for each in named]
-    assert sum(any(name in text for name in known) for known, text in zip(names, said, strict=True)) >= 14
+    names = [
+        (each.en, *each.synonyms_en) if language == "en" else (each.hi.singular, *each.synonyms_hi)
+        for each in named
+    ]
+    assert (
+        sum(any(name in text for name in known) for known, text in zip(names, said, strict=True))
+        >= 14
+    )
 
 
 def nearest_paint(pixels: np.ndarray) -> str:
     """The paint nearest in CIELAB to the median of what differs from the corner."""
     colors = lab(pixels).reshape(-1, 3)
     away = np.linalg.norm(colors - colors[0], axis=1)
-    thing = np.median(colors[away > 0.6 * away.max()], axis=0)
-    return min(PAINTS, key=lambda name: float(np.linalg.norm(lab(np.array(PAINTS[name][:3])) - thing)))
+    item = np.median(colors[away > 0.6 * away.max()], axis=0)
+    return min(
+        PAINTS, key=lambda name: float(np.linalg.norm(lab(np.array(PAINTS[name][:3])) - item))
+    )
 
 
-@pytest.mark.parametrize(("pattern", "names"), [("a {} {} on a white background", "en"), ("सफ़ेद पृष्ठभूमि पर {} {}", "hi")])
+@pytest.mark.parametrize(
+    ("pattern", "names"), [("a {} {} on a white background", "en"), ("सफ़ेद पृष्ठभूमि पर {} {}", "hi")]
+)
 def test_things_have_the_colour_asked_for(pattern: str, names: str) -> None:
     """At least 70 % of eighteen pictures; chance is 10 %, and a model deaf to either language has no more."""
-    things = {"heart": "दिल", "balloon": "गुब्बारा", "hat": "टोपी"}
+    objects = {"heart": "दिल", "balloon": "गुब्बारा", "hat": "टोपी"}
     right = 0
-    for thing, hindi in things.items():
+    for item, hindi in objects.items():
         for color in HINDI:
             words = (
-                (color, thing)
+                (color, item)
                 if names == "en"
-                else (HINDI[color].removesuffix("ा") + "ी" if thing == "hat" and HINDI[color].endswith("ा") else HINDI[color], hindi)
+                else (
+                    HINDI[color].removesuffix("ा") + "ी"
+                    if item == "hat" and HINDI[color].endswith("ा")
+                    else HINDI[color],
+                    hindi,
+                )
             )
             right += nearest_paint(draw(pattern.format(*words))) == color
-    assert right >= 0.7 * len(things) * len(HINDI)
+    assert right >= 0.7 * len(objects) * len(HINDI)
 
 
 def test_the_ruler_knows_its_colours() -> None:

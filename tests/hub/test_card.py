@@ -12,7 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from kalpana.hub.card import Card, find_model, list_models, read_card, weights_dir, write_card, write_hashes
+from kalpana.hub.card import (
+    Card,
+    find_model,
+    list_models,
+    read_card,
+    weights_dir,
+    write_card,
+    write_hashes,
+)
 from kalpana.hub.weights import save_weights
 from kalpana.models.vae import Config
 from kalpana.request import Capabilities
@@ -20,35 +28,78 @@ from kalpana.types import KalpanaError
 
 
 def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    card = Card(name="छोटा", family="flow", tasks=("text-to-image",), capabilities=Capabilities(sizes=("32x32",)), scores={"dev": 0.5})
+    card = Card(
+        name="छोटा",
+        family="flow",
+        tasks=("text-to-image",),
+        capabilities=Capabilities(sizes=("32x32",)),
+        scores={"dev": 0.5},
+    )
     write_card(tmp_path, card)
     assert read_card(tmp_path) == card
 
 
 def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
     save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
-    save_weights(tmp_path / "vae.safetensors", nn.Linear(1, 1), "vae", Config(), {"scores": {"dev_psnr": 30.5}})
+    save_weights(
+        tmp_path / "vae.safetensors",
+        nn.Linear(1, 1),
+        "vae",
+        Config(),
+        {"scores": {"dev_psnr": 30.5}},
+    )
     card = write_hashes(tmp_path)
-    assert (card.name, card.family, card.parameters, card.scores) == (tmp_path.name, "flow", 8 + 2, {"dev_psnr": 30.5})
+    assert (card.name, card.family, card.parameters, card.scores) == (
+        tmp_path.name,
+        "flow",
+        8 + 2,
+        {"dev_psnr": 30.5},
+    )
     for name in ("one.safetensors", "vae.safetensors"):
         assert card.files[name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     write_card(tmp_path, card.model_copy(update={"licence": "Apache-2.0"}))
     torch.manual_seed(1)
-    save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {"scores": {"dev_loss": 0.25}})
+    save_weights(
+        tmp_path / "one.safetensors",
+        nn.Linear(3, 2),
+        "flow",
+        Config(),
+        {"scores": {"dev_loss": 0.25}},
+    )
     again = write_hashes(tmp_path)
     assert again.scores == {"dev_loss": 0.25, "dev_psnr": 30.5}
-    assert again.licence == "Apache-2.0" and again.files["one.safetensors"] != card.files["one.safetensors"]
+    assert (
+        again.licence == "Apache-2.0"
+        and again.files["one.safetensors"] != card.files["one.safetensors"]
+    )
 
 
 def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
-    save_weights(tmp_path / "one.safetensors", nn.Linear(2000, 9000), "flow", Config(), {"scores": {"dev_loss": 0.25}})  # three shards
-    before, size = write_hashes(tmp_path), sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    save_weights(
+        tmp_path / "one.safetensors",
+        nn.Linear(2000, 9000),
+        "flow",
+        Config(),
+        {"scores": {"dev_loss": 0.25}},
+    )  # three shards
+    before, size = (
+        write_hashes(tmp_path),
+        sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")),
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "kalpana.hub.card", "--int8", str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path
+        [sys.executable, "-m", "kalpana.hub.card", "--int8", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
     )
     after = read_card(tmp_path)
     assert json.loads(done.stdout) == after.model_dump(mode="json")
-    assert (after.parameters, after.scores) == (before.parameters, before.scores) == (2001 * 9000, {"dev_loss": 0.25})
+    assert (
+        (after.parameters, after.scores)
+        == (before.parameters, before.scores)
+        == (2001 * 9000, {"dev_loss": 0.25})
+    )
     files = list(tmp_path.glob("*.safetensors"))
     assert len(files) == 2 and sum(file.stat().st_size for file in files) < 0.51 * size
     assert set(after.files) == {file.name for file in files} | {"bpe.json"}
@@ -63,7 +114,11 @@ def test_a_folder_without_weights_or_card_says_what_to_do(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{", "is no JSON"), ('{"name": 3}', "name 3: should be"), ('{"name": "a", "family": "b", "task": 1}', "did you mean 'tasks'")],
+    [
+        ("{", "is no JSON"),
+        ('{"name": 3}', "name 3: should be"),
+        ('{"name": "a", "family": "b", "task": 1}', "did you mean 'tasks'"),
+    ],
 )
 def test_a_damaged_card_names_its_file_and_field(text: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(text)

@@ -55,7 +55,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=700, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False, min_frequency=1,
         initial_alphabet=["Ġ", *map(chr, range(33, 127))],
     )  # fmt: skip
-    bpe.train_from_iterator((caption.lower() for caption in list(corpus(400))[::8] if caption.isascii()), trainer)
+    bpe.train_from_iterator(
+        (caption.lower() for caption in list(corpus(400))[::8] if caption.isascii()), trainer
+    )
     bpe.model.save(str(folder))
     bpe.save(str(folder / "tokenizer.json"))
     return folder
@@ -65,7 +67,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def their_words(texts: Path, theirs: ModuleType) -> Any:
     """min-dalle's tokenizer, made of the files as its ``init_tokenizer`` makes it."""
     vocabulary = json.loads((texts / "vocab.json").read_text())
-    return theirs.TextTokenizer(vocabulary, (texts / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1])
+    return theirs.TextTokenizer(
+        vocabulary, (texts / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+    )
 
 
 @torch.no_grad()
@@ -79,10 +83,22 @@ def stir(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def reference(theirs: ModuleType, vocabulary: int, codes: int = CODES, width: int = WIDTH, layers: int = LAYERS) -> tuple[Any, Any]:
+def reference(
+    theirs: ModuleType,
+    vocabulary: int,
+    codes: int = CODES,
+    width: int = WIDTH,
+    layers: int = LAYERS,
+) -> tuple[Any, Any]:
     """min-dalle's encoder and decoder with random weights."""
     torch.manual_seed(5)
-    shared = {"embed_count": width, "attention_head_count": width // 64, "glu_embed_count": HIDDEN, "layer_count": layers, "device": "cpu"}
+    shared = {
+        "embed_count": width,
+        "attention_head_count": width // 64,
+        "glu_embed_count": HIDDEN,
+        "layer_count": layers,
+        "device": "cpu",
+    }
     encoder = theirs.DalleBartEncoder(text_vocab_count=vocabulary, text_token_count=64, **shared)
     return stir(encoder), stir(theirs.DalleBartDecoder(image_vocab_count=codes, **shared))
 
@@ -128,8 +144,13 @@ def compare(model: DalleMini, tokens: Tokens, encoder: Any, decoder: Any) -> Non
     """All logits of a picture's tokens, with the text and without, each text for itself; ours all together."""
     start, rng = model.config.start, torch.Generator().manual_seed(6)
     image = torch.randint(0, model.config.codes, (len(tokens), PLACES), generator=rng)
-    told, untold = model(tokens, image), model(tokens, image, torch.ones(len(tokens), dtype=torch.bool))
-    assert (told - untold).abs().max() > 1 and (told[0] - told[1]).abs().max() > 1  # else there would be little to compare
+    told, untold = (
+        model(tokens, image),
+        model(tokens, image, torch.ones(len(tokens), dtype=torch.bool)),
+    )
+    assert (told - untold).abs().max() > 1 and (
+        told[0] - told[1]
+    ).abs().max() > 1  # else there would be little to compare
     for i in range(len(tokens)):
         state = their_state(encoder, decoder, tokens.ids[i][tokens.mask[i]].tolist(), 1)
         before = torch.cat((torch.tensor([start]), image[i, :-1]))[None]
@@ -154,36 +175,59 @@ def their_dice(temperature: float, top_k: int, rng: torch.Generator) -> Callable
 def test_logits_are_those_of_min_dalle(tiny: tuple[Path, Any, Any]) -> None:
     folder, encoder, decoder = tiny
     checkpoint = read(folder)
-    assert checkpoint.fingerprint == hashed([folder / "encoder.safetensors", folder / "decoder.safetensors"])
+    assert checkpoint.fingerprint == hashed(
+        [folder / "encoder.safetensors", folder / "decoder.safetensors"]
+    )
     assert not any(p.requires_grad for p in checkpoint.model.parameters())
-    compare(checkpoint.model, checkpoint.words.encode(["a photo of a cat", "", "two red apples, " * 4]), encoder, decoder)
+    compare(
+        checkpoint.model,
+        checkpoint.words.encode(["a photo of a cat", "", "two red apples, " * 4]),
+        encoder,
+        decoder,
+    )
 
 
-@pytest.mark.parametrize("temperature, top_k, factor", [(1.0, 40, 1.0), (1.0, 8, 16.0), (2.0, 20, 3.0)])
-def test_tokens_are_those_of_min_dalle(temperature: float, top_k: int, factor: float, tiny: tuple[Path, Any, Any]) -> None:
+@pytest.mark.parametrize(
+    "temperature, top_k, factor", [(1.0, 40, 1.0), (1.0, 8, 16.0), (2.0, 20, 3.0)]
+)
+def test_tokens_are_those_of_min_dalle(
+    temperature: float, top_k: int, factor: float, tiny: tuple[Path, Any, Any]
+) -> None:
     folder, encoder, decoder = tiny
     checkpoint, count, seed = read(folder), 3, 7
     config = checkpoint.model.config
     checkpoint.model.config = replace(
         config, codes=CODES + 1
     )  # min-dalle draws the start token too where there are fewer codes than in public
-    state = their_state(encoder, decoder, checkpoint.words.encode(["a red cat"]).ids[0].tolist(), count)
+    state = their_state(
+        encoder, decoder, checkpoint.words.encode(["a red cat"]).ids[0].tolist(), count
+    )
     wanted = torch.full((count, PLACES + 1), config.start)
     torch.manual_seed(seed)
     with torch.no_grad():
         for i in range(PLACES):
             wanted[:, i + 1], state["attention_state"] = decoder.sample_tokens(
-                settings=torch.tensor([temperature, top_k, factor]), **state, prev_tokens=wanted[:, [i]], token_index=torch.tensor([i])
+                settings=torch.tensor([temperature, top_k, factor]),
+                **state,
+                prev_tokens=wanted[:, [i]],
+                token_index=torch.tensor([i]),
             )
     draw = their_dice(temperature, top_k, torch.Generator().manual_seed(seed))
-    ours = torch.stack(list(checkpoint.model.generate(checkpoint.words.encode(["a red cat"] * count), draw, factor)), 1)
+    ours = torch.stack(
+        list(
+            checkpoint.model.generate(checkpoint.words.encode(["a red cat"] * count), draw, factor)
+        ),
+        1,
+    )
     assert len(ours.unique()) > 10
     assert torch.equal(ours, wanted[:, 1:])
 
 
 @pytest.mark.filterwarnings("ignore:.torch.cuda.amp.autocast:FutureWarning")
 @pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported:UserWarning")
-def test_from_text_to_tokens_it_is_the_whole_of_min_dalle(theirs: ModuleType, texts: Path, their_words: Any, tmp_path: Path) -> None:
+def test_from_text_to_tokens_it_is_the_whole_of_min_dalle(
+    theirs: ModuleType, texts: Path, their_words: Any, tmp_path: Path
+) -> None:
     """With as many codes as in public, and begun by the last of them, as min-dalle 0.4 begins; it draws what min-dalle's own
     ``generate_raw_image_stream`` hands to its detokenizer."""
 
@@ -191,7 +235,9 @@ def test_from_text_to_tokens_it_is_the_whole_of_min_dalle(theirs: ModuleType, te
         def forward(self, is_seamless: bool, image_tokens: Tensor) -> Tensor:
             return image_tokens
 
-    encoder, decoder = reference(theirs, 720, codes=2**14 + 31, width=64, layers=1)  # padded, as that of dalle-mega is
+    encoder, decoder = reference(
+        theirs, 720, codes=2**14 + 31, width=64, layers=1
+    )  # padded, as that of dalle-mega is
     whole = object.__new__(theirs.MinDalle)  # its constructor would ask the network for weights
     vars(whole).update(
         device="cpu", dtype=torch.float32, is_reusable=True, text_token_count=64, layer_count=1, embed_count=64,
@@ -205,9 +251,15 @@ def test_from_text_to_tokens_it_is_the_whole_of_min_dalle(theirs: ModuleType, te
     keep_words(texts, tmp_path, "tokenizer.json")
     checkpoint = read(tmp_path)
     model, tokens = checkpoint.model, checkpoint.words.encode(["A red 🐱 on a chair"] * 4)
-    assert (model.config.codes, model.config.start, model.config.image_vocabulary) == (2**14, 2**14, 2**14 + 32)
+    assert (model.config.codes, model.config.start, model.config.image_vocabulary) == (
+        2**14,
+        2**14,
+        2**14 + 32,
+    )
     model.config = replace(model.config, start=2**14 - 1)
-    ours = torch.stack(list(model.generate(tokens, their_dice(1.2, 64, torch.Generator().manual_seed(11)), 4.0)), 1)
+    ours = torch.stack(
+        list(model.generate(tokens, their_dice(1.2, 64, torch.Generator().manual_seed(11)), 4.0)), 1
+    )
     assert len(ours.unique()) > 100
     assert torch.equal(ours, wanted)
 
@@ -220,7 +272,10 @@ def test_gains_that_were_not_published_are_one(tiny: tuple[Path, Any, Any]) -> N
         for key in given:
             if lone.search(key):
                 given[key].fill_(1)
-        save_file({key: value for key, value in given.items() if not lone.search(key)}, folder / f"{name}.safetensors")
+        save_file(
+            {key: value for key, value in given.items() if not lone.search(key)},
+            folder / f"{name}.safetensors",
+        )
     checkpoint = read(folder)
     compare(checkpoint.model, checkpoint.words.encode(["a cat", "a red chair"]), encoder, decoder)
 
@@ -230,17 +285,31 @@ def test_gains_that_were_not_published_are_one(tiny: tuple[Path, Any, Any]) -> N
 
 def flax(vocabulary: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of a small original, without the stacked layers' own count."""
-    for side, rows, places, norms, attentions in (("encoder", vocabulary, 64, 2, 1), ("decoder", CODES + 1, PLACES, 4, 2)):
+    for side, rows, places, norms, attentions in (
+        ("encoder", vocabulary, 64, 2, 1),
+        ("decoder", CODES + 1, PLACES, 4, 2),
+    ):
         yield f"model/{side}/embed_tokens/embedding", (rows, WIDTH)
         yield f"model/{side}/embed_positions/embedding", (places, WIDTH)
         yield f"model/{side}/final_ln/bias", (WIDTH,)
-        yield from ((f"model/{side}/layernorm_embedding/{leaf}", (WIDTH,)) for leaf in ("bias", "scale"))
+        yield from (
+            (f"model/{side}/layernorm_embedding/{leaf}", (WIDTH,)) for leaf in ("bias", "scale")
+        )
         stack = f"model/{side}/layers/FlaxBart{side.title()}Layers"
         for i in range(norms):
-            yield from ((f"{stack}/LayerNorm_{i}/{leaf}", (LAYERS, WIDTH)) for leaf in ("bias", "scale")[: 1 + i % 2])
+            yield from (
+                (f"{stack}/LayerNorm_{i}/{leaf}", (LAYERS, WIDTH))
+                for leaf in ("bias", "scale")[: 1 + i % 2]
+            )
         for i in range(attentions):
-            yield from ((f"{stack}/FlaxBartAttention_{i}/{part}_proj/kernel", (LAYERS, WIDTH, WIDTH)) for part in ("k", "out", "q", "v"))
-        yield from ((f"{stack}/GLU_0/LayerNorm_{i}/bias", (LAYERS, width)) for i, width in enumerate((WIDTH, HIDDEN)))
+            yield from (
+                (f"{stack}/FlaxBartAttention_{i}/{part}_proj/kernel", (LAYERS, WIDTH, WIDTH))
+                for part in ("k", "out", "q", "v")
+            )
+        yield from (
+            (f"{stack}/GLU_0/LayerNorm_{i}/bias", (LAYERS, width))
+            for i, width in enumerate((WIDTH, HIDDEN))
+        )
         for i, (rows, columns) in enumerate(((WIDTH, HIDDEN), (WIDTH, HIDDEN), (HIDDEN, WIDTH))):
             yield f"{stack}/GLU_0/Dense_{i}/kernel", (LAYERS, rows, columns)
     yield "lm_head/kernel", (WIDTH, CODES + 1)
@@ -248,26 +317,49 @@ def flax(vocabulary: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def torched(given: dict[str, Tensor], side: str) -> dict[str, Tensor]:
     """What min-dalle made of the original's tensors for one of its modules (its ``load_params`` before version 0.3)."""
-    ours = {name.removeprefix(f"model/{side}/"): value for name, value in given.items() if name.startswith(f"model/{side}/")}
-    state = {f"embed_{kind}.weight": ours[f"embed_{kind}/embedding"] for kind in ("tokens", "positions")}
-    state |= {"layernorm_embedding.weight": ours["layernorm_embedding/scale"], "layernorm_embedding.bias": ours["layernorm_embedding/bias"]}
+    ours = {
+        name.removeprefix(f"model/{side}/"): value
+        for name, value in given.items()
+        if name.startswith(f"model/{side}/")
+    }
+    state = {
+        f"embed_{kind}.weight": ours[f"embed_{kind}/embedding"] for kind in ("tokens", "positions")
+    }
+    state |= {
+        "layernorm_embedding.weight": ours["layernorm_embedding/scale"],
+        "layernorm_embedding.bias": ours["layernorm_embedding/bias"],
+    }
     state["final_ln.bias"] = ours["final_ln/bias"]
-    norms = ["pre_self_attn_layer_norm", "self_attn_layer_norm", "pre_encoder_attn_layer_norm", "encoder_attn_layer_norm"]
+    norms = [
+        "pre_self_attn_layer_norm",
+        "self_attn_layer_norm",
+        "pre_encoder_attn_layer_norm",
+        "encoder_attn_layer_norm",
+    ]
     attentions = ["self_attn", "encoder_attn"]
     for i in range(LAYERS):
         layer = {
-            name.split("/", 2)[2]: value[i] for name, value in ours.items() if name.startswith(f"layers/FlaxBart{side.title()}Layers/")
+            name.split("/", 2)[2]: value[i]
+            for name, value in ours.items()
+            if name.startswith(f"layers/FlaxBart{side.title()}Layers/")
         }
         for k, attention in enumerate(attentions[: 1 if side == "encoder" else 2]):
             state |= {
-                f"layers.{i}.{attention}.{p}_proj.weight": layer[f"FlaxBartAttention_{k}/{p}_proj/kernel"].T for p in ("q", "k", "v", "out")
+                f"layers.{i}.{attention}.{p}_proj.weight": layer[
+                    f"FlaxBartAttention_{k}/{p}_proj/kernel"
+                ].T
+                for p in ("q", "k", "v", "out")
             }
         for k, norm in enumerate(norms[: 2 if side == "encoder" else 4]):
             state[f"layers.{i}.{norm}.bias"] = layer[f"LayerNorm_{k}/bias"]
             if k % 2:
                 state[f"layers.{i}.{norm}.weight"] = layer[f"LayerNorm_{k}/scale"]
-        state |= {f"layers.{i}.glu.ln{k}.bias": layer[f"GLU_0/LayerNorm_{k}/bias"] for k in range(2)}
-        state |= {f"layers.{i}.glu.fc{k}.weight": layer[f"GLU_0/Dense_{k}/kernel"].T for k in range(3)}
+        state |= {
+            f"layers.{i}.glu.ln{k}.bias": layer[f"GLU_0/LayerNorm_{k}/bias"] for k in range(2)
+        }
+        state |= {
+            f"layers.{i}.glu.fc{k}.weight": layer[f"GLU_0/Dense_{k}/kernel"].T for k in range(3)
+        }
     if side == "decoder":
         state["lm_head.weight"] = given["lm_head/kernel"].T
     return state
@@ -287,7 +379,9 @@ def original(texts: Path, tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
     rng = torch.Generator().manual_seed(8)
     given = {}
     for name, shape in flax(720):
-        scale = 0.5 if "embed_" in name else 1.5 * shape[-2] ** -0.5 if name.endswith("kernel") else 0.1
+        scale = (
+            0.5 if "embed_" in name else 1.5 * shape[-2] ** -0.5 if name.endswith("kernel") else 0.1
+        )
         given[name] = torch.randn(shape, generator=rng) * scale + name.endswith("scale")
     save_file(given, tmp_path / "flax_model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
@@ -296,15 +390,30 @@ def original(texts: Path, tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("joint", ["/", "."])
-def test_the_original_layout_is_read_as_min_dalle_read_it(joint: str, original: tuple[Path, dict[str, Tensor]], theirs: ModuleType) -> None:
+def test_the_original_layout_is_read_as_min_dalle_read_it(
+    joint: str, original: tuple[Path, dict[str, Tensor]], theirs: ModuleType
+) -> None:
     folder, given = original
-    save_file({name.replace("/", joint): value for name, value in given.items()}, folder / "flax_model.safetensors")
-    shared = {"embed_count": WIDTH, "attention_head_count": 4, "glu_embed_count": HIDDEN, "layer_count": LAYERS, "device": "cpu"}
+    save_file(
+        {name.replace("/", joint): value for name, value in given.items()},
+        folder / "flax_model.safetensors",
+    )
+    shared = {
+        "embed_count": WIDTH,
+        "attention_head_count": 4,
+        "glu_embed_count": HIDDEN,
+        "layer_count": LAYERS,
+        "device": "cpu",
+    }
     encoder = theirs.DalleBartEncoder(text_vocab_count=720, text_token_count=64, **shared).eval()
     decoder = theirs.DalleBartDecoder(image_vocab_count=CODES, **shared).eval()
     for side, module in (("encoder", encoder), ("decoder", decoder)):
-        missing, extra = module.load_state_dict(torched(given, side), strict=False)  # as min-dalle loads them
-        assert not extra and all(re.search(r"(pre_\w+_layer_norm|ln0|ln1|final_ln)\.weight$", name) for name in missing)
+        missing, extra = module.load_state_dict(
+            torched(given, side), strict=False
+        )  # as min-dalle loads them
+        assert not extra and all(
+            re.search(r"(pre_\w+_layer_norm|ln0|ln1|final_ln)\.weight$", name) for name in missing
+        )
     checkpoint = read(folder)
     assert checkpoint.model.config.heads == 4
     compare(checkpoint.model, checkpoint.words.encode(["a cat", "a red chair"]), encoder, decoder)
@@ -316,12 +425,17 @@ def test_the_published_tensors_are_those_of_the_presets() -> None:
         c = PRESETS[name]
         sizes = {720: c.vocabulary, WIDTH: c.width, HIDDEN: c.hidden, CODES + 1: c.image_vocabulary}
 
-        def real(shape: tuple[int, ...], c: Any = c, sizes: dict[int, int] = sizes) -> tuple[int, ...]:
+        def real(
+            shape: tuple[int, ...], c: Any = c, sizes: dict[int, int] = sizes
+        ) -> tuple[int, ...]:
             stacked = shape[0] == LAYERS
             return ((c.depth,) if stacked else ()) + tuple(sizes.get(n, n) for n in shape[stacked:])
 
         given = {theirs: torch.empty(real(shape), device="meta") for theirs, shape in flax(720)}
-        assert round(sum(value.numel() for value in given.values()) / 1e9, 1) == {"mini": 0.4, "mega": 2.6}[name]
+        assert (
+            round(sum(value.numel() for value in given.values()) / 1e9, 1)
+            == {"mini": 0.4, "mega": 2.6}[name]
+        )
         state = translate({key: value for key, value in unstack(given).items()}, c, Path(name))
         with torch.device("meta"):
             DalleMini(c).load_state_dict(state, assign=True)
@@ -336,7 +450,9 @@ def words(texts: Path) -> Words:
 
 
 @pytest.mark.parametrize("files", [("vocab.json", "merges.txt"), ("tokenizer.json",)])
-def test_tokens_are_those_of_min_dalle_s_tokenizer(files: tuple[str, ...], texts: Path, their_words: Any, tmp_path: Path) -> None:
+def test_tokens_are_those_of_min_dalle_s_tokenizer(
+    files: tuple[str, ...], texts: Path, their_words: Any, tmp_path: Path
+) -> None:
     keep_words(texts, tmp_path, *files)
     tokens = to_words(tmp_path, replace(PRESETS["mini"], vocabulary=720)).encode(SAID)
     for text, ids, mask in zip(SAID, tokens.ids, tokens.mask, strict=True):
@@ -344,19 +460,31 @@ def test_tokens_are_those_of_min_dalle_s_tokenizer(files: tuple[str, ...], texts
     assert tokens.ids[~tokens.mask].unique().tolist() == [1]
 
 
-@given(text=st.text(st.characters(max_codepoint=0x7F) | st.sampled_from("abc red 🐱❤️क") | st.characters(), max_size=24))
+@given(
+    text=st.text(
+        st.characters(max_codepoint=0x7F) | st.sampled_from("abc red 🐱❤️क") | st.characters(),
+        max_size=24,
+    )
+)
 def test_so_are_those_of_any_text(text: str, words: Words, their_words: Any) -> None:
     wanted = their_words.tokenize(text)
-    assert words.encode([text]).ids[0].tolist() == (wanted if len(wanted) <= 64 else [*wanted[:63], wanted[-1]])
+    assert words.encode([text]).ids[0].tolist() == (
+        wanted if len(wanted) <= 64 else [*wanted[:63], wanted[-1]]
+    )
 
 
 def test_what_is_cut_is_told_and_changes_nothing(words: Words, their_words: Any) -> None:
     assert words.cut("A photo of a cat") == "" and words.encode([]).ids.shape[0] == 0
     tokens, whole, cut = words.encode([LONG, "a cat"]), their_words.tokenize(LONG), words.cut(LONG)
-    assert tokens.ids[0].tolist() == [*whole[:63], whole[-1]]  # min-dalle would cut the end token off, which it was trained with
+    assert tokens.ids[0].tolist() == [
+        *whole[:63],
+        whole[-1],
+    ]  # min-dalle would cut the end token off, which it was trained with
     assert 0 < len(cut) < len(LONG) and LONG.strip().endswith(cut)
     kept = LONG.strip().removesuffix(cut)
-    assert len(their_words.tokenize(kept)) <= 64 and torch.equal(words.encode([kept + cut[:1]]).ids[0, :60], tokens.ids[0, :60])
+    assert len(their_words.tokenize(kept)) <= 64 and torch.equal(
+        words.encode([kept + cut[:1]]).ids[0, :60], tokens.ids[0, :60]
+    )
     assert torch.equal(words.encode([LONG + " and more"]).ids[0], tokens.ids[0])
 
 
@@ -365,7 +493,9 @@ def test_words_it_cannot_read_are_told(words: Words) -> None:
     assert words.unknown("a लाल café cat लाल and\na cat") == ("लाल", "café", "and\na")
 
 
-def test_without_the_names_of_emoji_it_says_what_to_install(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_names_of_emoji_it_says_what_to_install(
+    words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "emoji", None)
     assert len(words.encode(["a cat"])) == 1
     with pytest.raises(KalpanaError, match="pip install emoji"):
@@ -374,18 +504,29 @@ def test_without_the_names_of_emoji_it_says_what_to_install(words: Words, monkey
 
 def test_tokenizers_of_other_models_are_refused(texts: Path, tmp_path: Path) -> None:
     config = replace(PRESETS["mini"], vocabulary=100)
-    with pytest.raises(KalpanaError, match=r"lacks its words: put vocab\.json and merges\.txt there, or tokenizer\.json"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"lacks its words: put vocab\.json and merges\.txt there, or tokenizer\.json",
+    ):
         to_words(tmp_path, config)
     keep_words(texts, tmp_path, "vocab.json", "merges.txt")
-    with pytest.raises(KalpanaError, match=r"vocab\.json has \d+ tokens, more than the 100 of the weights"):
+    with pytest.raises(
+        KalpanaError, match=r"vocab\.json has \d+ tokens, more than the 100 of the weights"
+    ):
         to_words(tmp_path, config)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nno such pair\n")
     with pytest.raises(KalpanaError, match=r"vocab\.json is no tokenizer that merges pairs"):
         to_words(tmp_path, config)
     (tmp_path / "merges.txt").unlink()
-    for other in ({}, {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, {"model": {"vocab": {"a": 0}, "merges": []}}):
+    for other in (
+        {},
+        {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}},
+        {"model": {"vocab": {"a": 0}, "merges": []}},
+    ):
         (tmp_path / "tokenizer.json").write_text(json.dumps(other))
-        with pytest.raises(KalpanaError, match=r"tokenizer\.json (has no token <s>|is no tokenizer)"):
+        with pytest.raises(
+            KalpanaError, match=r"tokenizer\.json (has no token <s>|is no tokenizer)"
+        ):
             to_words(tmp_path, config)
 
 
@@ -409,7 +550,10 @@ def test_pickles_are_refused_and_the_way_out_works(tiny: tuple[Path, Any, Any]) 
 def test_msgpack_is_refused_with_the_way_out(original: tuple[Path, dict[str, Tensor]]) -> None:
     folder, _ = original
     (folder / "flax_model.safetensors").rename(folder / "flax_model.msgpack")
-    with pytest.raises(KalpanaError, match=r"flax_model\.msgpack alone: write flax_model\.safetensors with pip install flax") as caught:
+    with pytest.raises(
+        KalpanaError,
+        match=r"flax_model\.msgpack alone: write flax_model\.safetensors with pip install flax",
+    ) as caught:
         read(folder)
     said = str(caught.value)
     assert "\n" not in said
@@ -436,7 +580,11 @@ def test_a_damaged_file(tiny: tuple[Path, Any, Any]) -> None:
     [
         ("layers.1.self_attn.v_proj.weight", None, "lack decoder.layers.1.self_attn.v_proj.weight"),
         ("lm_head.weight", None, "lack the matrix decoder.lm_head.weight"),
-        ("layers.1.glu.fc1.weight", (HIDDEN - 1, WIDTH), "is (95, 128), where (96, 128) fits the others"),
+        (
+            "layers.1.glu.fc1.weight",
+            (HIDDEN - 1, WIDTH),
+            "is (95, 128), where (96, 128) fits the others",
+        ),
         ("embed_tokens.weight", (CODES, WIDTH), "is (40, 128), where (41, 128) fits the others"),
         ("head_scale", (2,), "hold decoder.head_scale, which DALL-E mini does not have"),
         ("layers.2.glu.fc1.weight", (HIDDEN, WIDTH), "lack decoder.layers.2."),
@@ -448,7 +596,9 @@ def test_tensors_too_few_too_many_or_of_another_shape(
     folder, _, decoder = tiny
     tensors = decoder.state_dict()
     tensors.pop(name, None)
-    save_file(tensors | ({name: torch.zeros(change)} if change else {}), folder / "decoder.safetensors")
+    save_file(
+        tensors | ({name: torch.zeros(change)} if change else {}), folder / "decoder.safetensors"
+    )
     with pytest.raises(KalpanaError, match=re.escape(said)) as caught:
         read(folder)
     assert "\n" not in str(caught.value)
@@ -491,7 +641,9 @@ def test_sizes_in_a_config(tmp_path: Path) -> None:
         ("decoder_start_token_id", CODES + 1),
     ],
 )
-def test_fields_of_a_config_that_cannot_be_followed_are_named(field: str, value: Any, original: tuple[Path, dict[str, Tensor]]) -> None:
+def test_fields_of_a_config_that_cannot_be_followed_are_named(
+    field: str, value: Any, original: tuple[Path, dict[str, Tensor]]
+) -> None:
     folder, _ = original
     heads = {"decoder_attention_heads": value} if field == "encoder_attention_heads" else {}
     (folder / "config.json").write_text(json.dumps(CONFIG | {field: value} | heads))

@@ -29,11 +29,30 @@ NUMBERS = (
 
 def test_both_precisions_are_read_and_kept() -> None:
     state = read_ncnn(GRAPH, NUMBERS)
-    assert list(state) == ["body.0.weight", "body.0.bias", "body.1.weight", "body.2.weight", "body.2.bias"]
-    assert state["body.0.weight"].dtype == torch.float16 and state["body.0.weight"].shape == (1, 3, 3, 3)
+    assert list(state) == [
+        "body.0.weight",
+        "body.0.bias",
+        "body.1.weight",
+        "body.2.weight",
+        "body.2.bias",
+    ]
+    assert state["body.0.weight"].dtype == torch.float16 and state["body.0.weight"].shape == (
+        1,
+        3,
+        3,
+        3,
+    )
     assert state["body.0.weight"].flatten().tolist() == FIRST.tolist()
-    assert state["body.2.weight"].dtype == torch.float32 and state["body.2.weight"].shape == (2, 1, 1, 1)
-    assert [state[f"body.{name}"].flatten().tolist() for name in ("0.bias", "1.weight", "2.weight", "2.bias")] == [
+    assert state["body.2.weight"].dtype == torch.float32 and state["body.2.weight"].shape == (
+        2,
+        1,
+        1,
+        1,
+    )
+    assert [
+        state[f"body.{name}"].flatten().tolist()
+        for name in ("0.bias", "1.weight", "2.weight", "2.bias")
+    ] == [
         [0.5],
         [0.25],
         [3, 4],

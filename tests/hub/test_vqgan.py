@@ -84,15 +84,23 @@ def stir(model: nn.Module) -> nn.Module:
 
 def pictures(side: int, b: int = 2) -> Tensor:
     rng = torch.Generator().manual_seed(4)
-    return torch.rand(b, 3, side, side + side // 2, generator=rng) + torch.rand(b, 3, 1, 1, generator=rng) - 1
+    return (
+        torch.rand(b, 3, side, side + side // 2, generator=rng)
+        + torch.rand(b, 3, 1, 1, generator=rng)
+        - 1
+    )
 
 
 def as_taming(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
     """The weights of a VQModel of diffusers under the names of taming-transformers."""
     out = {}
     for name, tensor in state.items():
-        name = re.sub(r"up_blocks\.(\d)", lambda found: f"up.{levels - 1 - int(found[1])}", name).replace("down_blocks", "down")
-        name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+        name = re.sub(
+            r"up_blocks\.(\d)", lambda found: f"up.{levels - 1 - int(found[1])}", name
+        ).replace("down_blocks", "down")
+        name = re.sub(
+            r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name
+        )
         for old, new in (
             ("mid_block.attentions.0", "mid.attn_1"), ("resnets", "block"), ("attentions", "attn"), ("samplers.0.conv", "sample.conv"),
             ("conv_shortcut", "nin_shortcut"), ("group_norm", "norm"), ("to_out.0", "proj_out"), ("to_", ""), ("conv_norm_out", "norm_out"),
@@ -104,7 +112,9 @@ def as_taming(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
 
 def save_taming(folder: Path, state: dict[str, Tensor], about: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "last.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()}, folder / "last.safetensors"
+    )
     (folder / "model.yaml").write_text(about if isinstance(about, str) else yaml.safe_dump(about))
     return folder
 
@@ -150,8 +160,15 @@ def tame(tmp_path: Path) -> Path:
         "block_out_channels": (32, 64), "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), "latent_channels": 6,
         "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), "num_vq_embeddings": 40, "vq_embed_dim": 5,
     }  # fmt: skip
-    state = as_taming(stir(VQModel(**shape)).state_dict(), 2) | {"loss.discriminator.main.0.weight": torch.ones(4)}
-    about = {"model": {"target": "taming.models.vqgan.VQModel", "params": {"embed_dim": 5, "n_embed": 40, "ddconfig": TINY_DD}}}
+    state = as_taming(stir(VQModel(**shape)).state_dict(), 2) | {
+        "loss.discriminator.main.0.weight": torch.ones(4)
+    }
+    about = {
+        "model": {
+            "target": "taming.models.vqgan.VQModel",
+            "params": {"embed_dim": 5, "n_embed": 40, "ddconfig": TINY_DD},
+        }
+    }
     return save_taming(tmp_path / "tame", state, about)
 
 
@@ -159,7 +176,9 @@ def tame(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["small", "attends"])
-def test_latents_tokens_and_pictures_are_those_of_diffusers(kind: str, models: dict[str, Any], tmp_path: Path) -> None:
+def test_latents_tokens_and_pictures_are_those_of_diffusers(
+    kind: str, models: dict[str, Any], tmp_path: Path
+) -> None:
     models[kind].save_pretrained(tmp_path)
     checkpoint = read(tmp_path)
     assert checkpoint.fingerprint == fingerprint(tmp_path / "diffusion_pytorch_model.safetensors")
@@ -167,7 +186,9 @@ def test_latents_tokens_and_pictures_are_those_of_diffusers(kind: str, models: d
         compare(models[kind], checkpoint.model, pictures(side))
 
 
-def test_a_whole_pipeline_has_its_vqgan_in_a_folder_of_its_own(models: dict[str, Any], tmp_path: Path) -> None:
+def test_a_whole_pipeline_has_its_vqgan_in_a_folder_of_its_own(
+    models: dict[str, Any], tmp_path: Path
+) -> None:
     models["small"].save_pretrained(tmp_path / "vqvae")
     (tmp_path / "model_index.json").write_text("{}")
     compare(models["small"], read(tmp_path).model, pictures(8))
@@ -178,7 +199,10 @@ def test_attention_may_have_its_old_names(models: dict[str, Any], tmp_path: Path
     models["attends"].save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    state = {re.sub("|".join(old), lambda found: old[found[0]], name): tensor for name, tensor in load_file(path).items()}
+    state = {
+        re.sub("|".join(old), lambda found: old[found[0]], name): tensor
+        for name, tensor in load_file(path).items()
+    }
     assert any("proj_attn" in name for name in state)
     save_file(state, path, {"format": "pt"})
     compare(VQModel.from_pretrained(tmp_path).eval(), read(tmp_path).model, pictures(8))
@@ -214,10 +238,20 @@ def test_pictures_of_dalle_mini_are_those_of_min_dalle(tmp_path: Path) -> None:
     detokenizer = load_alone("min_dalle", "models/vqgan_detokenizer.py").VQGanDetokenizer
     with torch.device("meta"):
         theirs, other = detokenizer(), VQModel(**{**F16, "num_vq_embeddings": 16384})
-    decoder = {name: tensor.shape for name, tensor in as_taming(other.state_dict(), 5).items() if re.match("decoder|post_quant", name)}
-    assert {name: tensor.shape for name, tensor in theirs.state_dict().items() if name != "embedding.weight"} == decoder
+    decoder = {
+        name: tensor.shape
+        for name, tensor in as_taming(other.state_dict(), 5).items()
+        if re.match("decoder|post_quant", name)
+    }
+    assert {
+        name: tensor.shape
+        for name, tensor in theirs.state_dict().items()
+        if name != "embedding.weight"
+    } == decoder
     theirs = stir(theirs.to_empty(device="cpu"))
-    theirs.decoder.conv_out.weight *= 0.3  # so that most of what it draws is in [0, 1], as what it has learned to draw
+    theirs.decoder.conv_out.weight *= (
+        0.3  # so that most of what it draws is in [0, 1], as what it has learned to draw
+    )
     theirs.decoder.conv_out.bias += 0.5
     save_file(theirs.state_dict(), tmp_path / "detoker.safetensors")
     (tmp_path / "config.json").write_text("{}")  # of a DALL-E mini that may be in the same folder
@@ -226,7 +260,9 @@ def test_pictures_of_dalle_mini_are_those_of_min_dalle(tmp_path: Path) -> None:
     assert ours.config == replace(PRESETS["f16-16384"], eps=1e-5, encoder=False)
     tokens = torch.randint(16384, (1, 4, 4), generator=torch.Generator().manual_seed(5))
     z = theirs.embedding(tokens).permute(0, 3, 1, 2)
-    drawn = theirs.decoder(theirs.post_quant_conv(z))  # VQGanDetokenizer.forward shows of this what is in [0, 1]
+    drawn = theirs.decoder(
+        theirs.post_quant_conv(z)
+    )  # VQGanDetokenizer.forward shows of this what is in [0, 1]
     assert drawn.std() > 0.1
     near((ours.decode(tokens) + 1) / 2, drawn)
     with pytest.raises(KalpanaError, match="have no encoder"):
@@ -238,7 +274,10 @@ def test_pictures_of_dalle_mini_are_those_of_min_dalle(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_latents_and_pictures_are_those_of_taming(tmp_path: Path) -> None:
     name = "taming.modules.diffusionmodules.model"
-    nets: Any = pytest.importorskip(name, reason="needs `pip install --no-deps taming-transformers==0.0.1`, which else brings torchvision")
+    nets: Any = pytest.importorskip(
+        name,
+        reason="needs `pip install --no-deps taming-transformers==0.0.1`, which else brings torchvision",
+    )
     ddconfig = {**TINY_DD, "ch_mult": [1, 1, 2], "num_res_blocks": 2, "attn_resolutions": [8, 16]}
     theirs = nn.Module()
     theirs.encoder, theirs.decoder = nets.Encoder(**ddconfig), nets.Decoder(**ddconfig)
@@ -252,7 +291,11 @@ def test_latents_and_pictures_are_those_of_taming(tmp_path: Path) -> None:
     theirs.double()
     latents = theirs.quant_conv(theirs.encoder(x.double()))
     near(ours.look(x), latents)
-    tokens = torch.cdist(latents.movedim(1, -1).flatten(0, 2), theirs.quantize.embedding.weight).argmin(1).view(2, 8, 8)
+    tokens = (
+        torch.cdist(latents.movedim(1, -1).flatten(0, 2), theirs.quantize.embedding.weight)
+        .argmin(1)
+        .view(2, 8, 8)
+    )
     assert torch.equal(ours.encode(x), tokens)
     drawn = theirs.decoder(theirs.post_quant_conv(theirs.quantize.embedding(tokens).movedim(-1, 1)))
     near(ours.decode(tokens), drawn)
@@ -309,10 +352,19 @@ def test_published_yamls(text: str, preset: str, tmp_path: Path) -> None:
         ("num_res_blocks", [1, 2]),
     ],
 )
-def test_fields_of_a_yaml_that_cannot_be_followed_are_named(field: str, value: Any, tame: Path) -> None:
+def test_fields_of_a_yaml_that_cannot_be_followed_are_named(
+    field: str, value: Any, tame: Path
+) -> None:
     about = yaml.safe_load((tame / "model.yaml").read_text())
     model = about["model"]
-    place = next((place for place in (model, model["params"], model["params"]["ddconfig"]) if field in place), None)
+    place = next(
+        (
+            place
+            for place in (model, model["params"], model["params"]["ddconfig"])
+            if field in place
+        ),
+        None,
+    )
     (model["params"]["ddconfig"] if place is None else place)[field] = value
     (tame / "model.yaml").write_text(yaml.safe_dump(about))
     with pytest.raises(KalpanaError, match=rf"model\.yaml: field {field} is ") as caught:
@@ -320,7 +372,9 @@ def test_fields_of_a_yaml_that_cannot_be_followed_are_named(field: str, value: A
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["model: [", "[1, 2]", "model: {target: a.VQModel, params: {n_embed: 3}}", "", "- \x00"])
+@pytest.mark.parametrize(
+    "text", ["model: [", "[1, 2]", "model: {target: a.VQModel, params: {n_embed: 3}}", "", "- \x00"]
+)
 def test_yamls_that_are_none(text: str, tame: Path) -> None:
     (tame / "model.yaml").write_text(text)
     with pytest.raises(KalpanaError, match=r"model\.yaml (is no YAML|should hold model)") as caught:
@@ -350,7 +404,9 @@ def test_yamls_that_are_none(text: str, tame: Path) -> None:
         ("some_new_field", 1),
     ],
 )
-def test_fields_of_a_config_that_cannot_be_followed_are_named(field: str, value: Any, small: Path) -> None:
+def test_fields_of_a_config_that_cannot_be_followed_are_named(
+    field: str, value: Any, small: Path
+) -> None:
     given = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps({**given, field: value}))
     with pytest.raises(KalpanaError, match=rf"config\.json: field {field} is ") as caught:
@@ -369,7 +425,9 @@ def test_what_a_config_leaves_out_is_as_diffusers_has_it(tmp_path: Path) -> None
 def test_groups_that_do_not_divide_a_width(small: Path) -> None:
     given = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps({**given, "norm_num_groups": 5}))
-    with pytest.raises(KalpanaError, match=r"groups is 5: it should divide every width, \(16, 16, 32\)"):
+    with pytest.raises(
+        KalpanaError, match=r"groups is 5: it should divide every width, \(16, 16, 32\)"
+    ):
         read(small)
 
 
@@ -386,20 +444,31 @@ def test_a_config_that_is_no_json(small: Path) -> None:
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda t: {k: v for k, v in t.items() if k != "quant_conv.bias"}, r"lacks quant_conv\.bias, which"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "quant_conv.bias"},
+            r"lacks quant_conv\.bias, which",
+        ),
         (
             lambda t: {k: v for k, v in t.items() if k != "decoder.up.1.attn.0.k.bias"},
             r"lacks decoder\.up\.1\.attn\.0\.q\.bias, .*k\.bias",
         ),
-        (lambda t: t | {"encoder.down.0.attn.0.q.bias": torch.ones(1)}, r"holds encoder\.down\.0\.attn\.0\.q\.bias, which"),
+        (
+            lambda t: t | {"encoder.down.0.attn.0.q.bias": torch.ones(1)},
+            r"holds encoder\.down\.0\.attn\.0\.q\.bias, which",
+        ),
         (
             lambda t: t | {"quantize.embedding.weight": torch.ones(50, 5)},
             r"embedding\.weight .* is \(50, 5\), .* asks for \(40, 5\)",
         ),
-        (lambda t: t | {"quant_conv.weight": torch.ones(5, 7)}, r"quant_conv\.weight .* is \(5, 7, 1, 1\)"),
+        (
+            lambda t: t | {"quant_conv.weight": torch.ones(5, 7)},
+            r"quant_conv\.weight .* is \(5, 7, 1, 1\)",
+        ),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(change: Callable[[dict[str, Tensor]], dict[str, Tensor]], said: str, tame: Path) -> None:
+def test_tensors_that_do_not_fit_are_named(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], said: str, tame: Path
+) -> None:
     save_file(change(load_file(tame / "last.safetensors")), tame / "last.safetensors")
     with pytest.raises(KalpanaError, match=said) as caught:
         read(tame)
@@ -411,12 +480,18 @@ def test_a_pickle_is_refused_and_the_line_that_it_asks_for_converts_it(tame: Pat
     before = read(tame).model.state_dict()
     (tame / "last.safetensors").unlink()
     torch.save({"state_dict": state, "epoch": 3, "callbacks": {}}, tame / "last.ckpt")
-    with pytest.raises(KalpanaError, match=r"last\.ckpt is a pickle, which can run code.*pytorch-lightning") as caught:
+    with pytest.raises(
+        KalpanaError, match=r"last\.ckpt is a pickle, which can run code.*pytorch-lightning"
+    ) as caught:
         read(tame)
     assert "\n" not in str(caught.value)
     command = re.search(r'python (-c "[^"]*")', str(caught.value))
     assert command is not None
-    subprocess.run([sys.executable, *shlex.split(command[1])], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, *shlex.split(command[1])],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     after = read(tame).model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -432,11 +507,15 @@ def test_folders_that_hold_no_checkpoint(tame: Path, tmp_path: Path) -> None:
     with pytest.raises(KalpanaError, match=r"there is no folder .*nowhere"):
         read(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(KalpanaError, match="empty holds no weights: put a file of safetensors there"):
+    with pytest.raises(
+        KalpanaError, match="empty holds no weights: put a file of safetensors there"
+    ):
         read(tmp_path / "empty")
     weights = tame / "last.safetensors"
     (tame / "other.safetensors").write_bytes(weights.read_bytes())
-    with pytest.raises(KalpanaError, match=r"holds last\.safetensors, other\.safetensors: leave one"):
+    with pytest.raises(
+        KalpanaError, match=r"holds last\.safetensors, other\.safetensors: leave one"
+    ):
         read(tame)
     (tame / "other.safetensors").unlink()
     (tame / "config.yaml").write_text(YAML)
@@ -445,7 +524,10 @@ def test_folders_that_hold_no_checkpoint(tame: Path, tmp_path: Path) -> None:
     (tame / "config.yaml").unlink()
     about = (tame / "model.yaml").read_text()
     (tame / "model.yaml").unlink()
-    with pytest.raises(KalpanaError, match=r"does not say what its weights are: put the model\.yaml .* or config\.json"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"does not say what its weights are: put the model\.yaml .* or config\.json",
+    ):
         read(tame)
     (tame / "model.yaml").write_text(about)
     weights.write_bytes(weights.read_bytes()[:3000])

@@ -10,7 +10,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_weights, save_weights, shrink, whole_of
+from kalpana.hub.weights import (
+    files_of,
+    find_device,
+    fingerprint,
+    load_module,
+    read_weights,
+    save_weights,
+    shrink,
+    whole_of,
+)
 from kalpana.models.vae import VAE, Config
 from kalpana.types import KalpanaError
 
@@ -24,7 +33,9 @@ def tiny() -> VAE:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    save_weights(tmp_path / "vae.safetensors", tiny(), "vae", TINY, {"recipe": "छोटा", "samples": 3})
+    save_weights(
+        tmp_path / "vae.safetensors", tiny(), "vae", TINY, {"recipe": "छोटा", "samples": 3}
+    )
     return tmp_path / "vae.safetensors"
 
 
@@ -34,11 +45,16 @@ def build(**config: object) -> VAE:
 
 def test_what_is_saved_is_read(path: Path) -> None:
     weights = read_weights(path, "vae")
-    assert Config(**weights.config) == TINY and weights.provenance == {"recipe": "छोटा", "samples": 3}
+    assert Config(**weights.config) == TINY and weights.provenance == {
+        "recipe": "छोटा",
+        "samples": 3,
+    }
     for name, tensor in tiny().state_dict().items():
         read = weights.tensors[name]
         assert read.dtype == tensor.dtype and read.shape == tensor.shape
-        bits = 8 if tensor.is_floating_point() and tensor.ndim > 1 else 23  # significant bits of bf16, and of fp32
+        bits = (
+            8 if tensor.is_floating_point() and tensor.ndim > 1 else 23
+        )  # significant bits of bf16, and of fp32
         assert torch.all((read - tensor).abs() <= tensor.abs() * 2.0**-bits)
 
 
@@ -46,7 +62,9 @@ def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
     before, after = tiny().eval(), load_module(path, "vae", build, {path.name: fingerprint(path)})
     assert not after.training and not any(p.requires_grad for p in after.parameters())
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(after.encode(pixels), before.encode(pixels), rtol=0.05, atol=0.05)  # bf16 is coarse
+    torch.testing.assert_close(
+        after.encode(pixels), before.encode(pixels), rtol=0.05, atol=0.05
+    )  # bf16 is coarse
     save_weights(path.with_name("again.safetensors"), after, "vae", after.config, {})
     again = load_module(path.with_name("again.safetensors"), "vae", build)
     assert torch.equal(again.encode(pixels), after.encode(pixels))  # and rounds once only
@@ -54,7 +72,11 @@ def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
 
 def test_a_device_is_found_or_named_in_the_error() -> None:
     assert find_device("cpu") == torch.device("cpu")
-    assert find_device() == torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    assert (
+        find_device() == torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     for name in ("cuda:99", "gpu", ""):
         with pytest.raises(KalpanaError, match=f"no device '{name}' here: write cpu"):
             find_device(name)
@@ -71,36 +93,59 @@ def test_large_weights_are_kept_in_shards_and_come_back_whole(tmp_path: Path) ->
     net = nn.Sequential(*[nn.Linear(1500, 1500) for _ in range(9)])  # 40 MB in bf16
     files = save_weights(tmp_path / "big.safetensors", net, "vae", TINY, {"samples": 7})
     assert [file.name for file in files] == [f"big-{k:05}-of-00003.safetensors" for k in (1, 2, 3)]
-    assert sorted(tmp_path.iterdir()) == sorted(files) and all(file.stat().st_size <= 16 * 2**20 for file in files)
-    weights = read_weights(tmp_path / "big.safetensors", "vae", {file.name: fingerprint(file) for file in files})
+    assert sorted(tmp_path.iterdir()) == sorted(files) and all(
+        file.stat().st_size <= 16 * 2**20 for file in files
+    )
+    weights = read_weights(
+        tmp_path / "big.safetensors", "vae", {file.name: fingerprint(file) for file in files}
+    )
     assert weights.provenance == {"samples": 7}
-    assert all(torch.equal(weights.tensors[name], _rounded(value)) for name, value in net.state_dict().items())
+    assert all(
+        torch.equal(weights.tensors[name], _rounded(value))
+        for name, value in net.state_dict().items()
+    )
     assert weights.tensors.keys() == net.state_dict().keys()
     with pytest.raises(KalpanaError, match="is not the file its card describes"):
         read_weights(tmp_path / "big.safetensors", "vae", {files[1].name: "0" * 64})
     files[2].unlink()
     with pytest.raises(KalpanaError, match="in shards and 2 are here"):
         read_weights(tmp_path / "big.safetensors", "vae")
-    assert save_weights(tmp_path / "big.safetensors", tiny(), "vae", TINY, {}) == (tmp_path / "big.safetensors",)
-    assert list(tmp_path.iterdir()) == [tmp_path / "big.safetensors"]  # the shards of what was there before are gone
+    assert save_weights(tmp_path / "big.safetensors", tiny(), "vae", TINY, {}) == (
+        tmp_path / "big.safetensors",
+    )
+    assert list(tmp_path.iterdir()) == [
+        tmp_path / "big.safetensors"
+    ]  # the shards of what was there before are gone
 
 
 def test_shrunk_matrices_are_off_by_half_a_step_of_their_row_at_most(path: Path) -> None:
     before, size = read_weights(path, "vae"), path.stat().st_size
     shrink(path, "vae")
     after = read_weights(path, "vae")
-    assert (after.config, after.provenance) == (before.config, before.provenance) and after.tensors.keys() == before.tensors.keys()
+    assert (after.config, after.provenance) == (
+        before.config,
+        before.provenance,
+    ) and after.tensors.keys() == before.tensors.keys()
     for name, tensor in before.tensors.items():
         off = (after.tensors[name] - tensor).abs()
         if tensor.ndim < 2 or not tensor.is_floating_point():
             assert torch.equal(after.tensors[name], tensor)
         else:
             step = tensor.flatten(1).abs().amax(1) / 127
-            assert (off.flatten(1) <= step[:, None] * 0.5001).all() and (off.any() or not tensor.any())
-            assert torch.allclose(after.tensors[name].flatten(1).abs().amax(1), step * 127)  # the largest of a row stays
+            assert (off.flatten(1) <= step[:, None] * 0.5001).all() and (
+                off.any() or not tensor.any()
+            )
+            assert torch.allclose(
+                after.tensors[name].flatten(1).abs().amax(1), step * 127
+            )  # the largest of a row stays
     assert path.stat().st_size < 0.7 * size  # much of so small a file is its header
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(load_module(path, "vae", build).encode(pixels), tiny().eval().encode(pixels), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(
+        load_module(path, "vae", build).encode(pixels),
+        tiny().eval().encode(pixels),
+        rtol=0.1,
+        atol=0.1,
+    )
 
 
 def test_shrinking_keeps_rows_of_nothing_and_numbers_that_are_whole(tmp_path: Path) -> None:
@@ -115,12 +160,20 @@ def test_shrinking_keeps_rows_of_nothing_and_numbers_that_are_whole(tmp_path: Pa
 
 def test_shards_shrink_into_fewer_and_each_row_stays_with_its_scale(tmp_path: Path) -> None:
     net = nn.Sequential(*[nn.Linear(1500, 1500) for _ in range(9)])
-    path, before = tmp_path / "big.safetensors", save_weights(tmp_path / "big.safetensors", net, "vae", TINY, {})
+    path, before = (
+        tmp_path / "big.safetensors",
+        save_weights(tmp_path / "big.safetensors", net, "vae", TINY, {}),
+    )
     assert {whole_of(file) for file in before} == {path} == {whole_of(path)}
-    assert len(shrink(path, "vae")) == 2 == len(list(tmp_path.iterdir())) and files_of(path)[0].stat().st_size <= 16 * 2**20
+    assert (
+        len(shrink(path, "vae")) == 2 == len(list(tmp_path.iterdir()))
+        and files_of(path)[0].stat().st_size <= 16 * 2**20
+    )
     read = read_weights(path, "vae").tensors
     assert read.keys() == net.state_dict().keys()
-    assert all(torch.allclose(read[name], value, atol=2e-4) for name, value in net.state_dict().items())
+    assert all(
+        torch.allclose(read[name], value, atol=2e-4) for name, value in net.state_dict().items()
+    )
 
 
 def _rounded(tensor: torch.Tensor) -> torch.Tensor:
@@ -147,7 +200,10 @@ def test_weights_whose_first_bytes_are_those_of_a_pickle_are_none(length: int, p
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     path.write_bytes(length.to_bytes(8, "little") + data[8:end].ljust(length) + data[end:])
-    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"PK") and read_weights(path, "vae").tensors
+    assert (
+        path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"PK")
+        and read_weights(path, "vae").tensors
+    )
 
 
 def test_a_file_of_another_family(path: Path) -> None:
@@ -156,7 +212,9 @@ def test_a_file_of_another_family(path: Path) -> None:
 
 
 def test_a_file_of_another_program(tmp_path: Path) -> None:
-    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "other.safetensors", {"format": "pt"})
+    safetensors.torch.save_file(
+        {"a": torch.ones(2)}, tmp_path / "other.safetensors", {"format": "pt"}
+    )
     with pytest.raises(KalpanaError, match="was not written by Kalpana"):
         read_weights(tmp_path / "other.safetensors", "vae")
 

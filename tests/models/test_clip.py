@@ -13,7 +13,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.clip import CLIP, LIMIT, PRESETS, ROWS, Block, Config, PatchEmbed, contrastive, sigmoid, unit, unseen
+from kalpana.models.clip import (
+    CLIP,
+    LIMIT,
+    PRESETS,
+    ROWS,
+    Block,
+    Config,
+    PatchEmbed,
+    contrastive,
+    sigmoid,
+    unit,
+    unseen,
+)
 from kalpana.types import KalpanaError, Tokens
 
 OURS = Config(
@@ -22,8 +34,18 @@ OURS = Config(
 )  # fmt: skip
 TINY = {
     "ours": OURS,
-    "clip": replace(OURS, stem=(), image_pool="class", text_pool="end", end=2, activation="quick_gelu"),
-    "siglip": replace(OURS, stem=(), image_pool="attention", text_pool="last", features=32, activation="gelu_tanh", loss="sigmoid"),
+    "clip": replace(
+        OURS, stem=(), image_pool="class", text_pool="end", end=2, activation="quick_gelu"
+    ),
+    "siglip": replace(
+        OURS,
+        stem=(),
+        image_pool="attention",
+        text_pool="last",
+        features=32,
+        activation="gelu_tanh",
+        loss="sigmoid",
+    ),
 }
 PIXELS = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 SAID = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
@@ -52,9 +74,17 @@ def test_shapes_and_a_gradient_for_every_parameter(kind: str) -> None:
 
 # As published: OpenAI's by open_clip's model profile, SigLIP's by its file of weights.
 @pytest.mark.parametrize(
-    "name, count", [("vit-b/32", 151_277_313), ("vit-b/16", 149_620_737), ("vit-l/14", 427_616_513), ("siglip-b/16-224", 203_155_970)]
+    "name, count",
+    [
+        ("vit-b/32", 151_277_313),
+        ("vit-b/16", 149_620_737),
+        ("vit-l/14", 427_616_513),
+        ("siglip-b/16-224", 203_155_970),
+    ],
 )
-def test_presets_have_as_many_parameters_as_the_models_they_are_named_after(name: str, count: int) -> None:
+def test_presets_have_as_many_parameters_as_the_models_they_are_named_after(
+    name: str, count: int
+) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in CLIP(PRESETS[name]).parameters()) == count
 
@@ -79,21 +109,29 @@ def test_padding_does_not_matter(kind: str) -> None:
 @pytest.mark.parametrize("kind", TINY)
 def test_word_order_and_the_place_of_patches_matter(kind: str) -> None:
     clip = net(kind)
-    assert not torch.allclose(clip.text(words([[1, 5, 6, 2]])), clip.text(words([[1, 6, 5, 2]])), atol=1e-4)
+    assert not torch.allclose(
+        clip.text(words([[1, 5, 6, 2]])), clip.text(words([[1, 6, 5, 2]])), atol=1e-4
+    )
     assert not torch.allclose(clip.image(PIXELS), clip.image(PIXELS.roll(8, -1)), atol=1e-4)
 
 
 def test_the_first_end_token_is_read_and_nothing_after_it() -> None:
     clip = net("clip")
-    assert torch.allclose(clip.text(words([[1, 5, 2, 7, 2]])), clip.text(words([[1, 5, 2]])), atol=1e-6)
-    assert not torch.allclose(clip.text(words([[1, 5, 2]])), clip.text(words([[1, 7, 2]])), atol=1e-4)
+    assert torch.allclose(
+        clip.text(words([[1, 5, 2, 7, 2]])), clip.text(words([[1, 5, 2]])), atol=1e-6
+    )
+    assert not torch.allclose(
+        clip.text(words([[1, 5, 2]])), clip.text(words([[1, 7, 2]])), atol=1e-4
+    )
 
 
 def test_without_an_end_token_the_highest_id_is_the_end() -> None:
     torch.manual_seed(0)
     highest, named = CLIP(replace(TINY["clip"], end=None)), net("clip")
     highest.load_state_dict(named.state_dict())
-    assert torch.equal(highest.text(words([[1, 5, 49, 3]])), CLIP_with_end(named, 49).text(words([[1, 5, 49, 3]])))
+    assert torch.equal(
+        highest.text(words([[1, 5, 49, 3]])), CLIP_with_end(named, 49).text(words([[1, 5, 49, 3]]))
+    )
 
 
 def CLIP_with_end(clip: CLIP, end: int) -> CLIP:
@@ -114,7 +152,9 @@ def words_of_many_lengths() -> Tokens:
     """Enough of them to go through in parts."""
     rng = torch.Generator().manual_seed(3)
     lengths = torch.randint(3, 13, (3 * ROWS,), generator=rng).tolist()
-    return words([[1, *torch.randint(3, 50, (length - 2,), generator=rng).tolist(), 2] for length in lengths])
+    return words(
+        [[1, *torch.randint(3, 50, (length - 2,), generator=rng).tolist(), 2] for length in lengths]
+    )
 
 
 def whole(clip: CLIP, tokens: Tokens) -> Tensor:
@@ -130,7 +170,9 @@ def whole(clip: CLIP, tokens: Tokens) -> Tensor:
         x = block(x, bias)
     x = tower.norm(x)
     if pool == "mean":
-        return tower.project(torch.stack([row[mask].mean(0) for row, mask in zip(x, tokens.mask, strict=True)]))
+        return tower.project(
+            torch.stack([row[mask].mean(0) for row, mask in zip(x, tokens.mask, strict=True)])
+        )
     return tower.project(x[torch.arange(b), tokens.mask.sum(1) - 1] if pool == "end" else x[:, -1])
 
 
@@ -158,7 +200,9 @@ def test_padding_costs_nothing(kind: str) -> None:
 def test_the_image_tower_reads_the_class_token_of_whole_blocks() -> None:
     clip = net("clip")
     tower = clip.see
-    mean, deviation = (torch.tensor(levels)[:, None, None] for levels in (clip.config.mean, clip.config.deviation))
+    mean, deviation = (
+        torch.tensor(levels)[:, None, None] for levels in (clip.config.mean, clip.config.deviation)
+    )
     x = tower.patches(((PIXELS + 1) / 2 - mean) / deviation)
     x = tower.before(torch.cat((tower.mark.expand(3, 1, -1), x), 1) + tower.positions)
     for block in tower.blocks:
@@ -166,7 +210,11 @@ def test_the_image_tower_reads_the_class_token_of_whole_blocks() -> None:
     assert torch.allclose(clip.image(PIXELS), tower.project(tower.norm(x[:, 0])), atol=1e-5)
 
 
-FUNCTIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu_tanh": nn.GELU("tanh")}
+FUNCTIONS = {
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_tanh": nn.GELU("tanh"),
+}
 
 
 @pytest.mark.parametrize("activation", FUNCTIONS)
@@ -179,13 +227,19 @@ def test_a_block_is_torch_s_own_layer_there_and_back(activation: str) -> None:
         "norm_one": "norm1", "norm_two": "norm2", "attention.qkv.": "self_attn.in_proj_", "attention.out": "self_attn.out_proj",
         "feed.up": "linear1", "feed.down": "linear2",
     }  # fmt: skip
-    layer = nn.TransformerEncoderLayer(24, 3, 40, 0.0, FUNCTIONS[activation], 1e-5, batch_first=True, norm_first=True)
+    layer = nn.TransformerEncoderLayer(
+        24, 3, 40, 0.0, FUNCTIONS[activation], 1e-5, batch_first=True, norm_first=True
+    )
     state = block.state_dict()
     for ours, theirs in names.items():
         state = {name.replace(ours, theirs): p for name, p in state.items()}
     layer.load_state_dict(state)
 
-    x, way, place = torch.randn(3, 7, 24, requires_grad=True), torch.randn(3, 7, 24), torch.tensor([0, 3, 6])
+    x, way, place = (
+        torch.randn(3, 7, 24, requires_grad=True),
+        torch.randn(3, 7, 24),
+        torch.tensor([0, 3, 6]),
+    )
     padding = torch.arange(7) >= torch.tensor([7, 4, 2])[:, None]
     after = torch.ones(7, 7, dtype=torch.bool).triu(1)
     for bias, given in (
@@ -195,16 +249,25 @@ def test_a_block_is_torch_s_own_layer_there_and_back(activation: str) -> None:
         assert torch.allclose(found, wanted, atol=1e-4)
         with torch.no_grad():
             assert torch.allclose(block(x, bias), wanted, atol=1e-4)
-        back = [torch.autograd.grad(y, (x, *net.parameters()), way) for y, net in ((found, block), (wanted, layer))]
+        back = [
+            torch.autograd.grad(y, (x, *net.parameters()), way)
+            for y, net in ((found, block), (wanted, layer))
+        ]
         own = {name: p for (name, _), p in zip(block.named_parameters(), back[0][1:], strict=True)}
-        theirs = {name: p for (name, _), p in zip(layer.named_parameters(), back[1][1:], strict=True)}
+        theirs = {
+            name: p for (name, _), p in zip(layer.named_parameters(), back[1][1:], strict=True)
+        }
         assert torch.allclose(back[0][0], back[1][0], atol=1e-4)
         for name, gradient in own.items():
             for a, b in names.items():
                 name = name.replace(a, b)
             assert torch.allclose(gradient, theirs[name], atol=1e-3), name
-        if bias is None or len(bias) > 1:  # at one place of each row, which is not among the padding of those looked at
-            assert torch.allclose(block(x, bias, place)[:, 0], wanted[torch.arange(3), place], atol=1e-4)
+        if (
+            bias is None or len(bias) > 1
+        ):  # at one place of each row, which is not among the padding of those looked at
+            assert torch.allclose(
+                block(x, bias, place)[:, 0], wanted[torch.arange(3), place], atol=1e-4
+            )
 
 
 @pytest.mark.parametrize("side", [16, 21])
@@ -221,7 +284,9 @@ def test_a_stem_is_what_it_says_and_leaves_a_cell_for_each_patch() -> None:
     for width, halve in zip((8, 16), tower.stem, strict=True):
         x = F.conv2d(x, halve.down.weight, halve.down.bias, stride=2, padding=1)
         normed = F.group_norm(x, 8, halve.norm.weight, halve.norm.bias, 1e-6)
-        x = x + F.conv2d(normed * normed.sigmoid(), halve.around.weight, halve.around.bias, padding=1)
+        x = x + F.conv2d(
+            normed * normed.sigmoid(), halve.around.weight, halve.around.bias, padding=1
+        )
         assert x.shape[1] == width
     assert torch.allclose(tower.stem(PIXELS), x, atol=1e-5) and x.shape == (3, 16, 4, 4)
     assert tower.patches(x).shape == (3, 4, 32) and len(tower.positions) == 4
@@ -242,12 +307,18 @@ def test_inputs_are_unchanged() -> None:
 @pytest.mark.parametrize("kind", TINY)
 def test_saved_and_loaded_it_is_the_same_function(kind: str, tmp_path: Path) -> None:
     clip = net(kind)
-    clip.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in clip.state_dict().items()})  # files keep bf16
+    clip.load_state_dict(
+        {k: v.to(torch.bfloat16).float() for k, v in clip.state_dict().items()}
+    )  # files keep bf16
     save_weights(tmp_path / "clip.safetensors", clip, "clip", clip.config, {})
-    again = load_module(tmp_path / "clip.safetensors", "clip", lambda **config: CLIP(Config(**config)))
+    again = load_module(
+        tmp_path / "clip.safetensors", "clip", lambda **config: CLIP(Config(**config))
+    )
     assert again.config == clip.config
     with torch.no_grad():
-        assert torch.equal(clip.image(PIXELS), again.image(PIXELS)) and torch.equal(clip.text(words(SAID)), again.text(words(SAID)))
+        assert torch.equal(clip.image(PIXELS), again.image(PIXELS)) and torch.equal(
+            clip.text(words(SAID)), again.text(words(SAID))
+        )
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -258,7 +329,9 @@ def test_bf16_is_close_to_fp32(kind: str) -> None:
         near = unit(clip.image(PIXELS).float()), unit(clip.text(words(SAID)).float())
         logits = clip.logits(image, text)
     assert (near[0] - image).abs().max() < 0.02 and (near[1] - text).abs().max() < 0.02
-    assert torch.equal(logits, clip.logits(image, text))  # what is scaled by up to 100 is not rounded to three digits first
+    assert torch.equal(
+        logits, clip.logits(image, text)
+    )  # what is scaled by up to 100 is not rounded to three digits first
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -304,9 +377,13 @@ def test_contrastive_is_the_cross_entropy_both_ways() -> None:
 
 def test_contrastive_in_closed_form() -> None:
     same = unit(torch.ones(5, 8))
-    assert contrastive(same, same, SCALE) == pytest.approx(math.log(5), rel=1e-6)  # nothing is told apart
+    assert contrastive(same, same, SCALE) == pytest.approx(
+        math.log(5), rel=1e-6
+    )  # nothing is told apart
     apart = torch.eye(5)  # every pair agrees fully, and no other at all
-    assert contrastive(apart, apart, SCALE) == pytest.approx(math.log(1 + 4 * math.exp(-7)), rel=1e-4)
+    assert contrastive(apart, apart, SCALE) == pytest.approx(
+        math.log(1 + 4 * math.exp(-7)), rel=1e-4
+    )
 
 
 def test_contrastive_shares_each_row_among_all_that_is_true() -> None:
@@ -339,8 +416,12 @@ def test_a_text_of_no_picture_is_only_ever_among_the_wrong_ones() -> None:
     own, logits = torch.arange(5), SCALE * image @ seven.T
     wanted = (F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :5].T, own)) / 2
     assert contrastive(image, seven, SCALE, true).item() == pytest.approx(wanted.item(), rel=1e-6)
-    alone = sigmoid(image, text, SCALE, torch.tensor(-3.0)) - F.logsigmoid(3 - logits[:, 5:]).sum() / 5
-    assert sigmoid(image, seven, SCALE, torch.tensor(-3.0), true).item() == pytest.approx(alone.item(), rel=1e-5)
+    alone = (
+        sigmoid(image, text, SCALE, torch.tensor(-3.0)) - F.logsigmoid(3 - logits[:, 5:]).sum() / 5
+    )
+    assert sigmoid(image, seven, SCALE, torch.tensor(-3.0), true).item() == pytest.approx(
+        alone.item(), rel=1e-5
+    )
 
 
 def test_sigmoid_is_the_sum_over_all_pairs() -> None:
@@ -351,13 +432,17 @@ def test_sigmoid_is_the_sum_over_all_pairs() -> None:
             for j in range(5):
                 sign = 1 if (i == j if true is None else true[i, j]) else -1
                 total += math.log(1 + math.exp(-sign * (7.0 * (image[i] @ text[j]).item() - 3.0)))
-        assert sigmoid(image, text, SCALE, torch.tensor(-3.0), true).item() == pytest.approx(total / 5, rel=1e-5)
+        assert sigmoid(image, text, SCALE, torch.tensor(-3.0), true).item() == pytest.approx(
+            total / 5, rel=1e-5
+        )
 
 
 def test_sigmoid_in_closed_form() -> None:
     image = torch.eye(6)
     nothing = sigmoid(image, image, torch.tensor(0.0), torch.tensor(0.0))
-    assert nothing.item() == pytest.approx(6 * math.log(2), rel=1e-6)  # 6 pairs a picture, each undecided
+    assert nothing.item() == pytest.approx(
+        6 * math.log(2), rel=1e-6
+    )  # 6 pairs a picture, each undecided
 
 
 def test_losses_do_not_depend_on_the_order_of_the_batch() -> None:
@@ -365,7 +450,9 @@ def test_losses_do_not_depend_on_the_order_of_the_batch() -> None:
     order = torch.tensor([3, 0, 4, 1, 2])
     bias = torch.tensor(-1.0)
     shuffled = image[order], text[order], SCALE
-    assert contrastive(*shuffled, TRUE[order][:, order]).item() == pytest.approx(contrastive(image, text, SCALE, TRUE).item(), rel=1e-6)
+    assert contrastive(*shuffled, TRUE[order][:, order]).item() == pytest.approx(
+        contrastive(image, text, SCALE, TRUE).item(), rel=1e-6
+    )
     mixed = sigmoid(*shuffled, bias, TRUE[order][:, order])
     assert mixed.item() == pytest.approx(sigmoid(image, text, SCALE, bias, TRUE).item(), rel=1e-6)
 

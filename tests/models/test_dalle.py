@@ -34,7 +34,11 @@ RNG = torch.Generator().manual_seed(1)
 IMAGE = torch.randint(0, 20, (3, 3, 4), generator=RNG)
 HIDDEN = torch.rand(3, 3, 4, generator=RNG) < 0.6
 ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
-FIRST, LAST, MIXED = torch.tensor([False] * 3), torch.tensor([True] * 3), torch.tensor([False, True, True])
+FIRST, LAST, MIXED = (
+    torch.tensor([False] * 3),
+    torch.tensor([True] * 3),
+    torch.tensor([False, True, True]),
+)
 
 
 def words(rows: list[list[int]], length: int = 8) -> Tokens:
@@ -99,7 +103,9 @@ def test_a_gradient_for_every_parameter_of_the_masked_one(git: MaskGIT) -> None:
 
 def test_fresh_networks_take_all_tokens_to_be_as_likely() -> None:
     loss = DALLE(TINY).loss(COND, IMAGE)
-    assert loss.text.item() == pytest.approx(math.log(40)) and loss.image.item() == pytest.approx(math.log(20))
+    assert loss.text.item() == pytest.approx(math.log(40)) and loss.image.item() == pytest.approx(
+        math.log(20)
+    )
     assert MaskGIT(TINY).loss(COND, IMAGE, HIDDEN).item() == pytest.approx(math.log(20))
 
 
@@ -123,11 +129,18 @@ def test_no_word_is_told_of_itself_or_of_those_after_it(net: DALLE) -> None:
     assert COND.tokens is not None
     other = Cond(Tokens(change(COND.tokens.ids, 2), COND.tokens.mask))
     for swapped in (FIRST, LAST):
-        (text, cells), (text_after, cells_after) = net(COND, IMAGE, swapped), net(other, IMAGE, swapped)
+        (text, cells), (text_after, cells_after) = (
+            net(COND, IMAGE, swapped),
+            net(other, IMAGE, swapped),
+        )
         same = (text == text_after).all(-1)
         assert same[:, :2].all()  # of the words at 1 and 2
         assert not same[[0, 2], 2].any()  # of the word at 3, in the rows that have one
-        assert (cells == cells_after).all() if swapped is LAST else not (cells == cells_after).all(-1).any()
+        assert (
+            (cells == cells_after).all()
+            if swapped is LAST
+            else not (cells == cells_after).all(-1).any()
+        )
 
 
 def test_each_row_has_its_own_order(net: DALLE) -> None:
@@ -139,11 +152,15 @@ def test_each_row_has_its_own_order(net: DALLE) -> None:
 
 
 @pytest.mark.parametrize("swapped", [FIRST, LAST, MIXED])
-def test_a_row_alone_without_padding_is_the_row_in_a_padded_batch(net: DALLE, swapped: Tensor) -> None:
+def test_a_row_alone_without_padding_is_the_row_in_a_padded_batch(
+    net: DALLE, swapped: Tensor
+) -> None:
     text, cells = net(COND, IMAGE, swapped)
     for i, row in enumerate(ROWS):
         for length in (len(row), 10):
-            own_text, own_cells = net(Cond(words([row], length)), IMAGE[i : i + 1], swapped[i : i + 1])
+            own_text, own_cells = net(
+                Cond(words([row], length)), IMAGE[i : i + 1], swapped[i : i + 1]
+            )
             assert torch.allclose(own_cells[0], cells[i], atol=1e-5)
             assert torch.allclose(own_text[0, : len(row) - 1], text[i, : len(row) - 1], atol=1e-5)
 
@@ -161,7 +178,9 @@ def test_what_padding_says_does_not_matter(net: DALLE, git: MaskGIT) -> None:
 def test_the_masked_one_a_row_alone_without_padding(git: MaskGIT) -> None:
     together = git(COND, hid(IMAGE))
     for i, row in enumerate(ROWS):
-        assert torch.allclose(git(Cond(words([row], len(row))), hid(IMAGE)[i : i + 1])[0], together[i], atol=1e-5)
+        assert torch.allclose(
+            git(Cond(words([row], len(row))), hid(IMAGE)[i : i + 1])[0], together[i], atol=1e-5
+        )
 
 
 def test_null_rows_equal_no_caption_whatever_they_say(net: DALLE, git: MaskGIT) -> None:
@@ -173,7 +192,11 @@ def test_null_rows_equal_no_caption_whatever_they_say(net: DALLE, git: MaskGIT) 
 
 def test_the_masked_one_looks_both_ways(git: MaskGIT) -> None:
     for place in (0, 11):
-        assert not torch.isclose(git(COND, IMAGE), git(COND, change(IMAGE, place)), atol=1e-4).all(-1).any()
+        assert (
+            not torch.isclose(git(COND, IMAGE), git(COND, change(IMAGE, place)), atol=1e-4)
+            .all(-1)
+            .any()
+        )
 
 
 def test_order_and_place_matter(net: DALLE, git: MaskGIT) -> None:
@@ -181,18 +204,30 @@ def test_order_and_place_matter(net: DALLE, git: MaskGIT) -> None:
     assert not torch.allclose(net(COND, IMAGE)[1][0], net(other, IMAGE)[1][0], atol=1e-3)
     assert not torch.allclose(git(COND, hid(IMAGE))[0], git(other, hid(IMAGE))[0], atol=1e-3)
     alike = torch.full((1, 3, 4), TINY.codes)
-    said = git(Cond(), alike)[0].flatten(0, 1)  # every cell is hidden, and yet each knows where it is
+    said = git(Cond(), alike)[0].flatten(
+        0, 1
+    )  # every cell is hidden, and yet each knows where it is
     assert ((said[:, None] - said).abs().amax(-1) + torch.eye(12) > 1e-3).all()
 
 
 def test_where_tokens_stand() -> None:
     assert word_places(3, torch.device("cpu")).tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
     places = cell_places(TINY, torch.device("cpu"))
-    assert places.tolist() == [[0, 0, 0], *([0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4))]
-    turned = angles(torch.cat((word_places(3, places.device), places)), TINY)  # 8 pairs: 2 for words, 3 each for rows and columns
+    assert places.tolist() == [
+        [0, 0, 0],
+        *([0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4)),
+    ]
+    turned = angles(
+        torch.cat((word_places(3, places.device), places)), TINY
+    )  # 8 pairs: 2 for words, 3 each for rows and columns
     assert turned.shape == (16, 8)
-    assert torch.equal(turned[:3, 2:], torch.zeros(3, 6)) and torch.equal(turned[3:, :2], torch.zeros(13, 2))
-    assert turned[2, 0] == 2 and turned[3 + 7, [2, 5]].tolist() == [2, 3]  # cell 7 is the third of the second row
+    assert torch.equal(turned[:3, 2:], torch.zeros(3, 6)) and torch.equal(
+        turned[3:, :2], torch.zeros(13, 2)
+    )
+    assert turned[2, 0] == 2 and turned[3 + 7, [2, 5]].tolist() == [
+        2,
+        3,
+    ]  # cell 7 is the third of the second row
 
 
 def test_blocks_are_told_where_each_token_stands(net: DALLE, git: MaskGIT) -> None:
@@ -201,12 +236,21 @@ def test_blocks_are_told_where_each_token_stands(net: DALLE, git: MaskGIT) -> No
         each.blocks[0].register_forward_pre_hook(lambda block, inputs: told.append(inputs[1]))
     net(COND, IMAGE, MIXED)
     git(COND, IMAGE)
-    caption, picture = ([[k, 0, 0] for k in range(8)], [[0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4)])
+    caption, picture = (
+        [[k, 0, 0] for k in range(8)],
+        [[0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4)],
+    )
     begin, real = [[0, 0, 0]], [len(row) for row in ROWS]
-    streams = [caption[: real[0]] + begin + picture, begin + picture + caption[: real[1]], begin + picture + caption[: real[2]]]
+    streams = [
+        caption[: real[0]] + begin + picture,
+        begin + picture + caption[: real[1]],
+        begin + picture + caption[: real[2]],
+    ]
     for i, stream in enumerate(streams):
         cos, sin = rope_tables(angles(torch.tensor(stream), TINY))
-        assert torch.equal(told[0][0][i, 0, : len(stream)], cos) and torch.equal(told[0][1][i, 0, : len(stream)], sin)
+        assert torch.equal(told[0][0][i, 0, : len(stream)], cos) and torch.equal(
+            told[0][1][i, 0, : len(stream)], sin
+        )
     assert torch.equal(told[1][0], rope_tables(angles(torch.tensor(caption + picture), TINY))[0])
 
 
@@ -229,7 +273,9 @@ def test_queries_and_keys_are_of_one_length_but_for_the_gain() -> None:
         attention(torch.randn(2, 5, 32), rope_tables(torch.randn(5, 8)), attend)
     ((q, k),) = seen
     assert torch.allclose(k.norm(dim=-1), torch.full((2, 2, 5), 4.0), atol=1e-3)
-    assert torch.allclose(q.norm(dim=-1), torch.tensor([4.0, 12.0])[:, None].expand(2, 2, 5), atol=1e-3)
+    assert torch.allclose(
+        q.norm(dim=-1), torch.tensor([4.0, 12.0])[:, None].expand(2, 2, 5), atol=1e-3
+    )
 
 
 # The loss.
@@ -242,12 +288,22 @@ def nats(logits: Tensor, wanted: int) -> float:
 
 def test_the_loss_by_hand(net: DALLE) -> None:
     text, cells = net(NULL, IMAGE, MIXED)
-    said = [nats(text[i, k - 1], row[k]) for i, row in enumerate(ROWS) if i != 1 for k in range(1, len(row))]  # row 1 is null
-    drawn = [nats(logits, wanted) for logits, wanted in zip(cells.flatten(0, 2), IMAGE.flatten().tolist(), strict=True)]
+    said = [
+        nats(text[i, k - 1], row[k])
+        for i, row in enumerate(ROWS)
+        if i != 1
+        for k in range(1, len(row))
+    ]  # row 1 is null
+    drawn = [
+        nats(logits, wanted)
+        for logits, wanted in zip(cells.flatten(0, 2), IMAGE.flatten().tolist(), strict=True)
+    ]
     loss = net.loss(NULL, IMAGE, MIXED)
     assert loss.text.item() == pytest.approx(sum(said) / 8, rel=1e-5)
     assert loss.image.item() == pytest.approx(sum(drawn) / 36, rel=1e-5)
-    assert loss.total().item() == pytest.approx(sum(said) / 8 / 8 + sum(drawn) / 36 * 7 / 8, rel=1e-5)
+    assert loss.total().item() == pytest.approx(
+        sum(said) / 8 / 8 + sum(drawn) / 36 * 7 / 8, rel=1e-5
+    )
     assert TEXT == 1 / 8 and Loss(torch.tensor(2.0), torch.tensor(4.0)).total(0.5) == 3
 
 
@@ -258,15 +314,23 @@ def test_cross_entropies_by_parts_are_those_of_torch() -> None:
     for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
         found = []
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            losses = (fused_cross_entropy(x, head, wanted) / 3, F.cross_entropy(head(x).float(), wanted, reduction="sum") / 3)
+            losses = (
+                fused_cross_entropy(x, head, wanted) / 3,
+                F.cross_entropy(head(x).float(), wanted, reduction="sum") / 3,
+            )
         for loss in losses:
             found.append((loss.detach(), *torch.autograd.grad(loss, (x, head.weight))))
         for mine, torchs in zip(*found, strict=True):
-            assert mine.dtype == torchs.dtype and torch.allclose(mine, torchs, rtol=near, atol=near * torchs.abs().max().item())
+            assert mine.dtype == torchs.dtype and torch.allclose(
+                mine, torchs, rtol=near, atol=near * torchs.abs().max().item()
+            )
     with torch.no_grad():
         assert torch.allclose(fused_cross_entropy(x, head, wanted), 3 * found[1][0], rtol=0.02)
     double = head.double()
-    assert torch.autograd.gradcheck(lambda y: fused_cross_entropy(y, double, wanted[:5]), x[:5].detach().double().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda y: fused_cross_entropy(y, double, wanted[:5]),
+        x[:5].detach().double().requires_grad_(),
+    )
     assert fused_cross_entropy(x[:0].double(), double, wanted[:0]) == 0
 
 
@@ -284,7 +348,9 @@ def test_cells_are_hidden_by_the_cosine_schedule() -> None:
     assert count.min() == 1 and count.max() == 12
     for below in range(1, 12):
         chance = 1 - 2 / math.pi * math.acos(below / 12)
-        assert (count <= below).float().mean().item() == pytest.approx(chance, abs=4 * math.sqrt(0.25 / 4000))
+        assert (count <= below).float().mean().item() == pytest.approx(
+            chance, abs=4 * math.sqrt(0.25 / 4000)
+        )
     each = hidden.float().mean(0)
     assert each.max() - each.min() < 0.05
     assert torch.equal(hidden, random_mask(4000, TINY, torch.Generator().manual_seed(0)))
@@ -310,7 +376,9 @@ def test_drawing_by_the_cache_says_what_forward_says(net: DALLE, chunk: int) -> 
 
 def test_drawing_without_a_caption_by_the_cache(net: DALLE) -> None:
     wanted, cache = net(Cond(), IMAGE)[1], net.start_image(Cond(), 3)
-    assert torch.allclose(net.step(cache, torch.full((3, 1), TINY.codes)), wanted[:, 0, 0], atol=1e-5)
+    assert torch.allclose(
+        net.step(cache, torch.full((3, 1), TINY.codes)), wanted[:, 0, 0], atol=1e-5
+    )
     assert torch.allclose(net.step(cache, IMAGE.flatten(1)[:, :6]), wanted[:, 1, 2], atol=1e-5)
 
 
@@ -322,7 +390,9 @@ def test_speaking_by_the_cache_says_what_forward_says(net: DALLE, chunk: int) ->
         part = COND.tokens.ids[:, start : min(start + chunk, 7)]
         logits, last = net.step(cache, part), start + part.shape[1] - 1
         real = COND.tokens.mask[:, last]
-        assert logits.shape == (3, 40) and torch.allclose(logits[real], wanted[real, last], atol=1e-5)
+        assert logits.shape == (3, 40) and torch.allclose(
+            logits[real], wanted[real, last], atol=1e-5
+        )
 
 
 def test_caches_do_not_know_of_each_other(net: DALLE) -> None:
@@ -336,15 +406,29 @@ def test_caches_do_not_know_of_each_other(net: DALLE) -> None:
 # The same function, saved, halved, or called with something else.
 
 
-def test_saved_and_loaded_they_are_the_same_functions(net: DALLE, git: MaskGIT, tmp_path: Path) -> None:
+def test_saved_and_loaded_they_are_the_same_functions(
+    net: DALLE, git: MaskGIT, tmp_path: Path
+) -> None:
     for each in (net, git):
-        each.load_state_dict({k: v.to(torch.bfloat16).float() if v.ndim > 1 else v for k, v in each.state_dict().items()})
+        each.load_state_dict(
+            {
+                k: v.to(torch.bfloat16).float() if v.ndim > 1 else v
+                for k, v in each.state_dict().items()
+            }
+        )
     save_weights(tmp_path / "dalle.safetensors", net, "dalle", TINY, {})
     save_weights(tmp_path / "maskgit.safetensors", git, "maskgit", TINY, {})
-    dalle = load_module(tmp_path / "dalle.safetensors", "dalle", lambda **config: DALLE(Config(**config)))
-    maskgit = load_module(tmp_path / "maskgit.safetensors", "maskgit", lambda **config: MaskGIT(Config(**config)))
+    dalle = load_module(
+        tmp_path / "dalle.safetensors", "dalle", lambda **config: DALLE(Config(**config))
+    )
+    maskgit = load_module(
+        tmp_path / "maskgit.safetensors", "maskgit", lambda **config: MaskGIT(Config(**config))
+    )
     assert dalle.config == maskgit.config == TINY
-    assert all(torch.equal(*pair) for pair in zip(net(COND, IMAGE, MIXED), dalle(COND, IMAGE, MIXED), strict=True))
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(net(COND, IMAGE, MIXED), dalle(COND, IMAGE, MIXED), strict=True)
+    )
     assert torch.equal(git(COND, hid(IMAGE)), maskgit(COND, hid(IMAGE)))
 
 
@@ -368,7 +452,12 @@ def test_weights_in_bf16_say_nearly_the_same(net: DALLE, git: MaskGIT) -> None:
     def said() -> list[Tensor]:
         drawing, speaking = net.start_image(NULL, 3), net.start_text(IMAGE)
         net.step(drawing, ids[:, :4])
-        return [*net(NULL, IMAGE, MIXED), git(NULL, hid(IMAGE)), net.step(drawing, ids[:, 4:5]), net.step(speaking, ids[:, :2] % 4)]
+        return [
+            *net(NULL, IMAGE, MIXED),
+            git(NULL, hid(IMAGE)),
+            net.step(drawing, ids[:, 4:5]),
+            net.step(speaking, ids[:, :2] % 4),
+        ]
 
     whole = said()
     for each in (net, git):
@@ -387,6 +476,10 @@ def test_inputs_are_unchanged(net: DALLE, git: MaskGIT) -> None:
 
 
 def test_pictures_of_another_size_are_refused(net: DALLE, git: MaskGIT) -> None:
-    for call in (lambda: net(COND, IMAGE[:, :2]), lambda: net.start_text(IMAGE[:, :2]), lambda: git(COND, IMAGE[:, :2])):
+    for call in (
+        lambda: net(COND, IMAGE[:, :2]),
+        lambda: net.start_text(IMAGE[:, :2]),
+        lambda: git(COND, IMAGE[:, :2]),
+    ):
         with pytest.raises(ValueError, match=r"image ids are \(3, 2, 4\): give \(b, 3, 4\)"):
             call()

@@ -15,7 +15,17 @@ from kalpana.models.dalle_mini import Config, DalleMini, silence
 from kalpana.types import Tokens
 
 TINY = Config(
-    vocabulary=50, length=16, width=32, heads=2, hidden=48, text_depth=2, depth=2, codes=20, start=20, image_vocabulary=23, image_length=12
+    vocabulary=50,
+    length=16,
+    width=32,
+    heads=2,
+    hidden=48,
+    text_depth=2,
+    depth=2,
+    codes=20,
+    start=20,
+    image_vocabulary=23,
+    image_length=12,
 )
 ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
 IMAGE = torch.randint(0, 20, (3, 12), generator=torch.Generator().manual_seed(1))
@@ -39,10 +49,17 @@ def net() -> DalleMini:
 def own_dice(seeds: list[int]) -> Callable[[Tensor], Tensor]:
     """Draw each row by a generator of its own."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return lambda logits: torch.cat([row.softmax(0).multinomial(1, generator=rng) for row, rng in zip(logits, generators, strict=True)])
+    return lambda logits: torch.cat(
+        [
+            row.softmax(0).multinomial(1, generator=rng)
+            for row, rng in zip(logits, generators, strict=True)
+        ]
+    )
 
 
-def drawn(net: DalleMini, tokens: Tokens, draw: Callable[[Tensor], Tensor], factor: float = 1.0) -> Tensor:
+def drawn(
+    net: DalleMini, tokens: Tokens, draw: Callable[[Tensor], Tensor], factor: float = 1.0
+) -> Tensor:
     return torch.stack(list(net.generate(tokens, draw, factor)), 1)
 
 
@@ -82,21 +99,33 @@ def test_padding_does_not_matter(net: DalleMini) -> None:
 def test_a_batch_of_three_equals_three_singles(net: DalleMini) -> None:
     together = net(words(ROWS, 8), IMAGE)
     for i in range(3):
-        assert torch.allclose(together[i : i + 1], net(words(ROWS[i : i + 1], 8), IMAGE[i : i + 1]), atol=1e-5)
+        assert torch.allclose(
+            together[i : i + 1], net(words(ROWS[i : i + 1], 8), IMAGE[i : i + 1]), atol=1e-5
+        )
 
 
 def test_null_rows_read_an_empty_text_whatever_they_say(net: DalleMini) -> None:
     tokens, null = words(ROWS, 8), torch.tensor([True, False, True])
-    assert torch.allclose(net(tokens, IMAGE, null), net(words([[1, 2], ROWS[1], [1, 2]], 8), IMAGE), atol=1e-5)
+    assert torch.allclose(
+        net(tokens, IMAGE, null), net(words([[1, 2], ROWS[1], [1, 2]], 8), IMAGE), atol=1e-5
+    )
     quiet = silence(tokens, null)
-    assert [row[mask].tolist() for row, mask in zip(quiet.ids, quiet.mask, strict=True)] == [[1, 2], ROWS[1], [1, 2]]
+    assert [row[mask].tolist() for row, mask in zip(quiet.ids, quiet.mask, strict=True)] == [
+        [1, 2],
+        ROWS[1],
+        [1, 2],
+    ]
 
 
 def test_inputs_are_unchanged(net: DalleMini) -> None:
     tokens, image = words(ROWS, 8), IMAGE.clone()
     net(tokens, image, torch.tensor([False, True, False]))
     drawn(net, tokens, lambda logits: logits.argmax(1), 2.0)
-    assert torch.equal(tokens.ids, words(ROWS, 8).ids) and torch.equal(tokens.mask, words(ROWS, 8).mask) and torch.equal(image, IMAGE)
+    assert (
+        torch.equal(tokens.ids, words(ROWS, 8).ids)
+        and torch.equal(tokens.mask, words(ROWS, 8).mask)
+        and torch.equal(image, IMAGE)
+    )
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.0, 3.5])
@@ -112,7 +141,9 @@ def test_token_by_token_the_logits_are_those_of_the_whole(factor: float, net: Da
     assert torch.equal(drawn(net, tokens, draw, factor), IMAGE)
     with torch.no_grad():
         told, untold = net(tokens, IMAGE), net(tokens, IMAGE, torch.ones(3, dtype=torch.bool))
-    wanted = (untold + factor * (told - untold))[..., :20]  # the codes, and neither start nor padding
+    wanted = (untold + factor * (told - untold))[
+        ..., :20
+    ]  # the codes, and neither start nor padding
     assert (told - untold).abs().max() > 0.1
     assert torch.allclose(torch.stack(heard, 1), wanted, atol=1e-5)
 
@@ -120,7 +151,12 @@ def test_token_by_token_the_logits_are_those_of_the_whole(factor: float, net: Da
 @pytest.mark.parametrize("factor", [1.0, 4.0])
 def test_a_row_is_the_same_in_any_batch(factor: float, net: DalleMini) -> None:
     together = drawn(net, words(ROWS, 16), own_dice([3, 4, 5]), factor)
-    assert together.shape == (3, 12) and len(together.unique()) > 5 and together.min() >= 0 and together.max() < 20
+    assert (
+        together.shape == (3, 12)
+        and len(together.unique()) > 5
+        and together.min() >= 0
+        and together.max() < 20
+    )
     for i in range(3):
         alone = drawn(net, words(ROWS[i : i + 1], 8), own_dice([3 + i]), factor)
         assert torch.equal(alone[0], together[i])
@@ -151,10 +187,16 @@ def test_it_learns_which_picture_a_text_asks_for() -> None:
 
 
 def test_saved_and_loaded_it_is_the_same_function(net: DalleMini, tmp_path: Path) -> None:
-    net.load_state_dict({k: v.to(torch.bfloat16).float() if v.ndim > 1 else v for k, v in net.state_dict().items()})  # as files keep it
+    net.load_state_dict(
+        {k: v.to(torch.bfloat16).float() if v.ndim > 1 else v for k, v in net.state_dict().items()}
+    )  # as files keep it
     net.requires_grad_(False)  # as what is loaded: with gradients, attention is another kernel
     save_weights(tmp_path / "dalle-mini.safetensors", net, "dalle-mini", TINY, {})
-    again = load_module(tmp_path / "dalle-mini.safetensors", "dalle-mini", lambda **config: DalleMini(Config(**config)))
+    again = load_module(
+        tmp_path / "dalle-mini.safetensors",
+        "dalle-mini",
+        lambda **config: DalleMini(Config(**config)),
+    )
     assert torch.equal(net(words(ROWS, 8), IMAGE), again(words(ROWS, 8), IMAGE))
 
 
@@ -171,7 +213,9 @@ def test_weights_in_bf16_say_nearly_the_same(net: DalleMini) -> None:
 
     def heard() -> Tensor:
         logits: list[Tensor] = []
-        drawn(net, words(ROWS, 8), lambda each: logits.append(each) or IMAGE[:, len(logits) - 1], 2.0)
+        drawn(
+            net, words(ROWS, 8), lambda each: logits.append(each) or IMAGE[:, len(logits) - 1], 2.0
+        )
         return torch.stack(logits)
 
     full = heard()

@@ -10,7 +10,9 @@ from kalpana.hub.weights import load_module, save_weights
 from kalpana.models.dit import GUESS, Config, DiT, precision_weighted_x0, rope_tables, rotate
 from kalpana.types import Cond, Tokens
 
-TINY = Config(fine=8, width=32, depth=2, heads=2, text_depth=1, vocabulary=50, length=16, channels=4)
+TINY = Config(
+    fine=8, width=32, depth=2, heads=2, text_depth=1, vocabulary=50, length=16, channels=4
+)
 
 
 @pytest.fixture
@@ -28,7 +30,10 @@ def words(rows: list[list[int]], length: int) -> Tokens:
     return Tokens(ids, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None])
 
 
-X, T = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1, 0.5, 1.0])
+X, T = (
+    torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(1)),
+    torch.tensor([0.1, 0.5, 1.0]),
+)
 ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
 
 
@@ -43,7 +48,9 @@ def test_shape_and_a_gradient_for_every_parameter(net: DiT) -> None:
 def test_a_fresh_network_has_no_guess_of_its_own() -> None:
     """It says 0, the mean of latents, at pure noise, and nothing beside x_t elsewhere."""
     said = DiT(TINY)(X, T, Cond(words(ROWS, 8)))
-    assert (said[2] == 0).all() and torch.equal(said, precision_weighted_x0(torch.zeros_like(X), X, T))
+    assert (said[2] == 0).all() and torch.equal(
+        said, precision_weighted_x0(torch.zeros_like(X), X, T)
+    )
 
 
 @pytest.mark.parametrize("t", [0.01, 0.05, 0.2, 0.9])
@@ -53,7 +60,9 @@ def test_guess_and_x_t_are_weighed_by_their_precisions(t: float) -> None:
     rng = torch.Generator().manual_seed(3)
     x0, one, two = (torch.randn(1, 1, 400, 500, generator=rng) for _ in range(3))
     said = precision_weighted_x0(x0 + GUESS * one, (1 - t) * x0 + t * two, torch.tensor([t]))
-    assert (said - x0).square().mean().item() == pytest.approx(1 / (1 / GUESS**2 + (1 - t) ** 2 / t**2), rel=0.02)
+    assert (said - x0).square().mean().item() == pytest.approx(
+        1 / (1 / GUESS**2 + (1 - t) ** 2 / t**2), rel=0.02
+    )
     assert torch.equal(precision_weighted_x0(x0, two, torch.ones(1)), x0)
 
 
@@ -64,7 +73,9 @@ def test_what_is_said_aside_changes_nothing_else() -> None:
     assert torch.equal(net(X, T, cond), net(X, T, cond, said))
     assert [each.shape for each in said] == [(3, 24, 5)]  # 4 x 6 patches
     said[0].square().mean().backward()
-    assert net.blocks[0].feed.up.weight.grad is not None and net.blocks[1].feed.up.weight.grad is None  # a third of the way up
+    assert (
+        net.blocks[0].feed.up.weight.grad is not None and net.blocks[1].feed.up.weight.grad is None
+    )  # a third of the way up
 
 
 def test_padding_does_not_matter(net: DiT) -> None:
@@ -86,7 +97,9 @@ def test_null_rows_equal_no_caption_whatever_they_say(net: DiT) -> None:
 
 def test_words_time_and_place_matter(net: DiT) -> None:
     base = net(X, T, Cond(words(ROWS, 8)))
-    assert not torch.allclose(base, net(X, T, Cond(words([[1, 6, 5, 2], *ROWS[1:]], 8))), atol=1e-3)  # word order
+    assert not torch.allclose(
+        base, net(X, T, Cond(words([[1, 6, 5, 2], *ROWS[1:]], 8))), atol=1e-3
+    )  # word order
     assert not torch.allclose(base, net(X, T * 0.9, Cond(words(ROWS, 8))), atol=1e-3)
     moved = net(X.roll(2, -1), T, Cond(words(ROWS, 8)))
     assert not torch.allclose(base.roll(2, -1), moved, atol=1e-3)  # patches know where they are
@@ -96,13 +109,19 @@ def test_inputs_are_unchanged(net: DiT) -> None:
     x, t, cond = X.clone(), T.clone(), Cond(words(ROWS, 8), torch.tensor([False, True, False]))
     net(x, t, cond)
     assert cond.tokens is not None
-    assert torch.equal(x, X) and torch.equal(t, T) and torch.equal(cond.tokens.ids, words(ROWS, 8).ids)
+    assert (
+        torch.equal(x, X) and torch.equal(t, T) and torch.equal(cond.tokens.ids, words(ROWS, 8).ids)
+    )
 
 
 def test_saved_and_loaded_it_is_the_same_function(net: DiT, tmp_path: Path) -> None:
-    net.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in net.state_dict().items()})  # files keep bf16
+    net.load_state_dict(
+        {k: v.to(torch.bfloat16).float() for k, v in net.state_dict().items()}
+    )  # files keep bf16
     save_weights(tmp_path / "dit.safetensors", net, "flow", TINY, {})
-    again = load_module(tmp_path / "dit.safetensors", "flow", lambda **config: DiT(Config(**config))).eval()
+    again = load_module(
+        tmp_path / "dit.safetensors", "flow", lambda **config: DiT(Config(**config))
+    ).eval()
     assert torch.equal(net(X, T, Cond(words(ROWS, 8))), again(X, T, Cond(words(ROWS, 8))))
 
 
@@ -124,5 +143,7 @@ def test_rotation_keeps_lengths_and_shows_only_differences() -> None:
     assert torch.allclose(at(q, 3).norm(), q.norm(), atol=1e-5)
     assert torch.allclose(at(q, 3) @ at(k, 7), at(q, 13) @ at(k, 17), atol=1e-4)
     a, b = q[:4], q[4:]
-    turned = torch.complex(a, b) * torch.polar(torch.ones(4), 3 * frequency)  # the definition, on complex numbers
+    turned = torch.complex(a, b) * torch.polar(
+        torch.ones(4), 3 * frequency
+    )  # the definition, on complex numbers
     assert torch.allclose(at(q, 3), torch.cat((turned.real, turned.imag)), atol=1e-5)

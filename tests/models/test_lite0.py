@@ -28,4 +28,6 @@ def test_it_agrees_with_the_reference_implementation() -> None:
         wanted = reference.extract_features(((pixels + 1) * 127.5 - 127) / 128).mean((2, 3))
         said = mine(pixels)
     assert wanted.std() > 1e-3
-    assert torch.allclose(said, wanted, atol=1e-4)  # both count in 64 bits, but for the folded weights, which are kept in 32
+    assert torch.allclose(
+        said, wanted, atol=1e-4
+    )  # both count in 64 bits, but for the folded weights, which are kept in 32

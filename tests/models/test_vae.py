@@ -23,7 +23,9 @@ def test_shapes_and_a_gradient_for_every_parameter() -> None:
     assert z.shape == (2, 4, 4, 6)
     y = net.decode(z)
     assert y.shape == x.shape
-    for block in net.modules():  # a residual branch that starts at zero passes no gradient to its first half
+    for block in (
+        net.modules()
+    ):  # a residual branch that starts at zero passes no gradient to its first half
         if hasattr(block, "two"):
             torch.nn.init.normal_(block.two.weight, std=0.1)
     (net.decode(net.encode(x)) - x).square().mean().backward()
@@ -41,11 +43,17 @@ def test_latents_have_unit_variance_by_construction() -> None:
 
 def test_saved_and_loaded_it_is_the_same_function(tmp_path: Path) -> None:
     net = tiny().eval()
-    net.load_state_dict({k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()})  # files keep bf16
+    net.load_state_dict(
+        {k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()}
+    )  # files keep bf16
     save_weights(tmp_path / "vae.safetensors", net, "vae", TINY, {})
-    again = load_module(tmp_path / "vae.safetensors", "vae", lambda **config: VAE(Config(**config))).eval()
+    again = load_module(
+        tmp_path / "vae.safetensors", "vae", lambda **config: VAE(Config(**config))
+    ).eval()
     x = torch.rand(1, 3, 16, 16)
-    assert torch.equal(net.encode(x), again.encode(x)) and torch.equal(net.decode(net.encode(x)), again.decode(again.encode(x)))
+    assert torch.equal(net.encode(x), again.encode(x)) and torch.equal(
+        net.decode(net.encode(x)), again.decode(again.encode(x))
+    )
 
 
 def test_bf16_is_close_to_fp32() -> None:
@@ -78,13 +86,20 @@ def test_the_shipped_autoencoder_meets_its_bar_and_beats_pca() -> None:
     patches = torch.nn.functional.pixel_unshuffle(x, 8).movedim(1, -1).flatten(0, -2)  # n 192
     mean = patches.mean(0)
     spread = torch.linalg.eigh((patches - mean).T @ (patches - mean))
-    basis = spread.eigenvectors[:, -net.config.latent :]  # fitted on the very pictures it is judged on
+    basis = spread.eigenvectors[
+        :, -net.config.latent :
+    ]  # fitted on the very pictures it is judged on
     linear = ((patches - mean) @ basis @ basis.T + mean - patches).square().mean()
     with torch.inference_mode():
         z = torch.cat([net.encode(part) for part in x.split(64)])
         rough = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
         clean, noisy = (
-            torch.stack([(net.decode(a).clamp(-1, 1) - b).square().mean() for a, b in zip(code.split(64), x.split(64), strict=True)]).mean()
+            torch.stack(
+                [
+                    (net.decode(a).clamp(-1, 1) - b).square().mean()
+                    for a, b in zip(code.split(64), x.split(64), strict=True)
+                ]
+            ).mean()
             for code in (z, rough)
         )
     assert psnr(clean.item()) > 30

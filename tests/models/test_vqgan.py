@@ -40,7 +40,16 @@ CONFIGS = {
     "attends": replace(TINY, attend=(0,)),
     "euclidean": replace(TINY, unit=False),
     "fsq": replace(TINY, fsq=(5, 4, 3)),
-    "taming": Config(stem=1, widths=(8, 8, 16), depth=2, attend=(2,), groups=4, latent=8, codebook=(32, 8), unit=False),
+    "taming": Config(
+        stem=1,
+        widths=(8, 8, 16),
+        depth=2,
+        attend=(2,),
+        groups=4,
+        latent=8,
+        codebook=(32, 8),
+        unit=False,
+    ),
 }
 
 
@@ -100,12 +109,18 @@ def test_a_batch_of_three_is_three_singles(config: Config) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_saved_and_loaded_it_is_the_same_function(config: Config, tmp_path: Path) -> None:
     net = build(config).eval()
-    net.load_state_dict({k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()})  # files keep bf16
+    net.load_state_dict(
+        {k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()}
+    )  # files keep bf16
     save_weights(tmp_path / "vqgan.safetensors", net, "vqgan", config, {})
-    again = load_module(tmp_path / "vqgan.safetensors", "vqgan", lambda **given: VQGAN(Config(**given)))
+    again = load_module(
+        tmp_path / "vqgan.safetensors", "vqgan", lambda **given: VQGAN(Config(**given))
+    )
     x = pictures(1)
     assert again.config == config
-    assert torch.equal(net.encode(x), again.encode(x)) and torch.equal(net(x).pixels, again(x).pixels)
+    assert torch.equal(net.encode(x), again.encode(x)) and torch.equal(
+        net(x).pixels, again(x).pixels
+    )
 
 
 def test_bf16_is_close_to_fp32_and_the_nearest_code_is_found_in_fp32() -> None:
@@ -115,7 +130,9 @@ def test_bf16_is_close_to_fp32_and_the_nearest_code_is_found_in_fp32() -> None:
         full = net.draw(latents)
         with torch.autocast("cpu", torch.bfloat16):
             half = net.draw(latents).float()
-            assert torch.equal(net.quantiser(latents).indices, net.quantiser(latents.double()).indices)
+            assert torch.equal(
+                net.quantiser(latents).indices, net.quantiser(latents.double()).indices
+            )
     assert (full - half).abs().max() < 0.05 * full.abs().max() + 0.02
 
 
@@ -127,7 +144,10 @@ def test_presets() -> None:
             net = VQGAN(config)
         sizes[name] = sum(p.numel() for p in net.parameters())
         assert net.quantiser.size >= 1024
-    assert PRESETS["small"].factor == 8 and PRESETS["f16-1024"].factor == PRESETS["f16-16384"].factor == 16
+    assert (
+        PRESETS["small"].factor == 8
+        and PRESETS["f16-1024"].factor == PRESETS["f16-16384"].factor == 16
+    )
     assert 1e6 < sizes["small"] < 1e7
     assert sizes["f16-1024"] == sizes["f16-16384"] == 71_879_555
     with torch.no_grad():
@@ -189,7 +209,12 @@ def test_a_decoder_alone_draws_and_says_that_it_cannot_look() -> None:
 def test_it_learns_two_pictures_by_heart() -> None:
     """All that training needs, in one: the gradient goes straight through, the encoder keeps near the codes, and these follow."""
     net = build(replace(TINY, codebook=(16, 4)))
-    x = torch.stack([torch.linspace(-1, 1, 16).expand(3, 16, 16), torch.linspace(1, -1, 16)[:, None].expand(3, 16, 16)])
+    x = torch.stack(
+        [
+            torch.linspace(-1, 1, 16).expand(3, 16, 16),
+            torch.linspace(1, -1, 16)[:, None].expand(3, 16, 16),
+        ]
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     random, losses = rng(), []
     assert isinstance(net.quantiser, Codebook)
@@ -219,7 +244,9 @@ def test_the_code_is_the_nearest(unit: bool) -> None:
     found = book(z)
     vectors = z.movedim(1, -1).reshape(-1, 3).double()
     if unit:
-        apart = 1 - F.cosine_similarity(vectors[:, None], book.vectors.double()[None], dim=-1)  # Yu et al. 2021, section 3.2
+        apart = 1 - F.cosine_similarity(
+            vectors[:, None], book.vectors.double()[None], dim=-1
+        )  # Yu et al. 2021, section 3.2
     else:
         apart = (vectors[:, None] - book.vectors.double()[None]).square().sum(-1)
     chosen = found.indices.flatten()
@@ -231,7 +258,11 @@ def test_the_code_is_the_nearest(unit: bool) -> None:
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_gradients_go_straight_through(unit: bool) -> None:
-    book, z, upstream = codebook(unit), noise(2, 3, 4, 5).requires_grad_(), noise(2, 3, 4, 5, seed=3)
+    book, z, upstream = (
+        codebook(unit),
+        noise(2, 3, 4, 5).requires_grad_(),
+        noise(2, 3, 4, 5, seed=3),
+    )
     (through,) = torch.autograd.grad((book(z).codes * upstream).sum(), z)
     (identity,) = torch.autograd.grad(((F.normalize(z, dim=1) if unit else z) * upstream).sum(), z)
     assert torch.allclose(through, identity, atol=1e-6)
@@ -273,7 +304,9 @@ def test_unit_codes_follow_the_direction_of_the_mean() -> None:
     book.learn(z, indices, rng(), decay)
     for i in range(5):
         mean = decay * old[i] + (1 - decay) * unit[chosen == i].sum(0)
-        assert torch.allclose(book.codes(torch.tensor([[[i]]])).flatten(), mean / mean.norm(), atol=1e-5)
+        assert torch.allclose(
+            book.codes(torch.tensor([[[i]]])).flatten(), mean / mean.norm(), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("unit", [True, False])
@@ -291,7 +324,9 @@ def test_codes_that_nothing_chooses_stay(unit: bool) -> None:
 @pytest.mark.parametrize("unit", [True, False])
 def test_k_means_lowers_the_error(unit: bool) -> None:
     centers = noise(12, 3, seed=5)
-    z = (centers[torch.randint(12, (400,), generator=rng(6))] + 0.05 * noise(400, 3, seed=7)).T.reshape(1, 3, 20, 20)
+    z = (
+        centers[torch.randint(12, (400,), generator=rng(6))] + 0.05 * noise(400, 3, seed=7)
+    ).T.reshape(1, 3, 20, 20)
     errors = []
     for rounds in (0, 1, 3, 10):
         book = codebook(unit, size=16)
@@ -320,10 +355,14 @@ def test_too_few_vectors_to_start_from() -> None:
 def test_exactly_the_dead_codes_are_replaced() -> None:
     book, patience = codebook(False, size=8), 3
     book.vectors.copy_(100.0 * torch.arange(8.0)[:, None].expand(8, 3))
-    near = torch.tensor([0.0, 100, 200, 300, 400])  # so 5, 6 and 7 are chosen by nothing, and 4 just in time
+    near = torch.tensor(
+        [0.0, 100, 200, 300, 400]
+    )  # so 5, 6 and 7 are chosen by nothing, and 4 just in time
     for k in range(patience):
         chosen = near if k == patience - 1 else near[:4]
-        z = chosen.repeat(4)[None, None, None, :].expand(1, 3, 1, -1) + noise(1, 3, 1, 4 * len(chosen), seed=k)
+        z = chosen.repeat(4)[None, None, None, :].expand(1, 3, 1, -1) + noise(
+            1, 3, 1, 4 * len(chosen), seed=k
+        )
         before = book.vectors.clone()
         revived = book.learn(z, book(z).indices, rng(k), patience=patience)
         assert revived == (3 if k == patience - 1 else 0)
@@ -331,7 +370,16 @@ def test_exactly_the_dead_codes_are_replaced() -> None:
             assert torch.equal(book.vectors[4:], before[4:])
     rows = z.movedim(1, -1).reshape(-1, 3)
     places = [(rows == vector).all(1).nonzero().flatten().tolist() for vector in book.vectors]
-    assert [len(place) for place in places] == [0, 0, 0, 0, 0, 1, 1, 1]  # a vector of the batch each, and not the same
+    assert [len(place) for place in places] == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]  # a vector of the batch each, and not the same
     assert len({place[0] for place in places[5:]}) == 3
     assert (book.vectors[:5] - 100.0 * torch.arange(5.0)[:, None]).abs().max() < 5
     assert book.ages.tolist() == [0] * 8 and book.sizes[5:].tolist() == [1, 1, 1]
@@ -365,14 +413,18 @@ LEVELS = [(5,), (2, 2), (8, 5, 5, 5), (7, 5, 4), (3, 2, 6)]
 
 
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
-def test_every_index_has_a_code_of_its_own_and_every_code_its_index(levels: tuple[int, ...]) -> None:
+def test_every_index_has_a_code_of_its_own_and_every_code_its_index(
+    levels: tuple[int, ...],
+) -> None:
     book = FSQ(levels)
     assert book.size == math.prod(levels)
     indices = torch.arange(book.size).view(1, 1, -1)
     codes = book.codes(indices)  # 1 d 1 n
     points = [[(i - n // 2) / (n // 2) for i in range(n)] for n in levels]
     wanted = {tuple(point[::-1]) for point in product(*points[::-1])}
-    assert {tuple(row) for row in codes[0, :, 0].T.tolist()} == {tuple(torch.tensor(point).tolist()) for point in wanted}
+    assert {tuple(row) for row in codes[0, :, 0].T.tolist()} == {
+        tuple(torch.tensor(point).tolist()) for point in wanted
+    }
     assert codes.min() == -1 and codes.max() <= 1
     # A latent that is bounded to the middle of each code's cell, by the inverse of what bounds it.
     n = torch.tensor(levels, dtype=torch.float64)[:, None, None]
@@ -427,24 +479,35 @@ def test_the_discriminator_judges_patches_and_each_picture_alone() -> None:
 
 def test_hinge_losses() -> None:
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
-    assert math.isclose(hinge(real, fake).item(), ((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3) / 2, rel_tol=1e-6)
+    assert math.isclose(
+        hinge(real, fake).item(), ((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3) / 2, rel_tol=1e-6
+    )
     assert math.isclose(generator_loss(fake).item(), 2 / 3, rel_tol=1e-6)
     assert hinge(torch.tensor([1.0]), torch.tensor([-1.0])) == 0
 
 
 def test_lecam_pulls_towards_the_other_sides_anchor() -> None:
     anchors = LeCamEMA(torch.tensor(0.0), torch.tensor(0.0))
-    batches = [(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -2.0])), (torch.tensor([0.0, 1.0]), torch.tensor([2.0, 0.0]))]
+    batches = [
+        (torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -2.0])),
+        (torch.tensor([0.0, 1.0]), torch.tensor([2.0, 0.0])),
+    ]
     for real, fake in batches:
         anchors = anchors.follow(real, fake, decay=0.9)
     assert math.isclose(anchors.real.item(), 0.9 * 0.1 * 2 + 0.1 * 0.5, rel_tol=1e-6)
     assert math.isclose(anchors.fake.item(), 0.9 * 0.1 * -1.5 + 0.1 * 1, rel_tol=1e-6)
     anchors = LeCamEMA(torch.tensor(1.0), torch.tensor(-1.0))
-    real, fake = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([-1.0, 3.0], requires_grad=True)
+    real, fake = (
+        torch.tensor([1.0, -2.0], requires_grad=True),
+        torch.tensor([-1.0, 3.0], requires_grad=True),
+    )
     loss = lecam(real, fake, anchors)
     assert math.isclose(loss.item(), ((1 + 1) ** 2 + 0) / 2 + ((1 + 1) ** 2 + 0) / 2, rel_tol=1e-6)
     loss.backward()
-    assert real.grad.tolist() == [2, 0] and fake.grad.tolist() == [-2, 0]  # real ones down, drawn ones up
+    assert real.grad.tolist() == [2, 0] and fake.grad.tolist() == [
+        -2,
+        0,
+    ]  # real ones down, drawn ones up
     assert not anchors.follow(real, fake).real.requires_grad
 
 
@@ -465,5 +528,8 @@ def test_balance_at_the_last_layer_of_the_decoder() -> None:
     loss, against = (found.pixels - x).abs().mean(), generator_loss(judge(found.pixels))
     weight = adaptive_gan_weight(loss, against, net.last)
     assert isinstance(net.last, nn.Parameter)
-    one, two = (torch.autograd.grad(each, net.last, retain_graph=True)[0] for each in (loss, weight * against))
+    one, two = (
+        torch.autograd.grad(each, net.last, retain_graph=True)[0]
+        for each in (loss, weight * against)
+    )
     assert math.isclose(one.norm().item(), two.norm().item(), rel_tol=0.05)

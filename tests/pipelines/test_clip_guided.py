@@ -26,7 +26,9 @@ def by_clip(tmp_path: Path, clip_folder: Path) -> Path:
     """A model whose CLIP and VQGAN lie in its own folder."""
     folder = tmp_path / "asker"
     torch.manual_seed(0)
-    network = vqgan.VQGAN(vqgan.Config(widths=(8, 16), depth=1, groups=4, latent=8, codebook=(32, 4)))
+    network = vqgan.VQGAN(
+        vqgan.Config(widths=(8, 16), depth=1, groups=4, latent=8, codebook=(32, 4))
+    )
     save_weights(folder / "vqgan.safetensors", network, "vqgan", network.config, {})
     shutil.copytree(clip_folder, folder / "clip")
     write_card(folder, Card(name="asker", family="vqgan-clip", tasks=("text-to-image",)))
@@ -34,18 +36,27 @@ def by_clip(tmp_path: Path, clip_folder: Path) -> Path:
     return folder
 
 
-def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(by_clip: Path, ranker: Encoder, tmp_path: Path) -> None:
+def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(
+    by_clip: Path, ranker: Encoder, tmp_path: Path
+) -> None:
     drawer = load(str(by_clip))
     assert isinstance(drawer, TextByClip)
     asked = {"steps": 3, "seeds": (5, 9), "negative_prompt": "fog", "model": str(by_clip)}
     steps = list(drawer.generate("a red castle | a moon:0.5", **asked))
-    assert [step.index for step in steps] == list(range(1, 7)) and {step.total for step in steps} == {6}
+    assert [step.index for step in steps] == list(range(1, 7)) and {
+        step.total for step in steps
+    } == {6}
     result = last(iter(steps))
     prompts = Prompt("a red castle"), Prompt("a moon", 0.5), Prompt("fog", -1)
     canvas = load_canvas("vqgan", by_clip)
     for picture in result.pictures:
-        direct = last(vqgan_clip(prompts, ranker, canvas, Settings(steps=3, flip=0), picture.seed)).pictures[0]
-        assert picture.image.tobytes() == direct.image.tobytes() and picture.image.size == (128, 128)
+        direct = last(
+            vqgan_clip(prompts, ranker, canvas, Settings(steps=3, flip=0), picture.seed)
+        ).pictures[0]
+        assert picture.image.tobytes() == direct.image.tobytes() and picture.image.size == (
+            128,
+            128,
+        )
     assert result.pictures[0].image.tobytes() != result.pictures[1].image.tobytes()
     path = save(result.pictures[1].image, tmp_path / "castle.png", result.pictures[1].receipt)
     made = last(again(drawer, result.pictures[1].receipt)).pictures[0]
@@ -55,10 +66,15 @@ def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(by_clip:
 def test_its_card_counts_and_hashes_what_it_draws_with(by_clip: Path, clip_folder: Path) -> None:
     card, alone = read_card(by_clip), read_card(clip_folder)
     assert set(card.files) == {"vqgan.safetensors", "clip.safetensors"}
-    assert card.files["clip.safetensors"] == alone.files["clip.safetensors"] and card.parameters > alone.parameters
+    assert (
+        card.files["clip.safetensors"] == alone.files["clip.safetensors"]
+        and card.parameters > alone.parameters
+    )
 
 
-def test_what_it_cannot_do_and_what_is_missing_is_said(by_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_cannot_do_and_what_is_missing_is_said(
+    by_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawer = load(str(by_clip))
     for fields, said in (
         ({"guidance": 3.0}, "guidance 3.0 cannot be used"),

@@ -20,13 +20,22 @@ def draw(model: TextToImage, path: Path) -> Picture:
 
 
 @pytest.mark.parametrize("format", sorted(SUFFIX))
-def test_a_file_of_any_format_comes_again_byte_for_byte(model: TextToImage, folder: Path, tmp_path: Path, format: str) -> None:
-    *_, last = model.generate("तीन लाल सेब", seed=3, n=3, format=format, model=str(folder), size="64x64", strict=False)
+def test_a_file_of_any_format_comes_again_byte_for_byte(
+    model: TextToImage, folder: Path, tmp_path: Path, format: str
+) -> None:
+    *_, last = model.generate(
+        "तीन लाल सेब", seed=3, n=3, format=format, model=str(folder), size="64x64", strict=False
+    )
     assert last.result is not None
     for picture in last.result.pictures:
         path = save(picture.image, tmp_path / f"a{SUFFIX[format]}", picture.receipt)
         agreement = compare(path, draw(model, path))
-        assert agreement.pixels and agreement.bytes and agreement.changed == () and str(agreement) == "the same bytes"
+        assert (
+            agreement.pixels
+            and agreement.bytes
+            and agreement.changed == ()
+            and str(agreement) == "the same bytes"
+        )
 
 
 def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> None:
@@ -38,11 +47,18 @@ def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> No
     wrong.putpixel((0, 0), tuple(value ^ 8 for value in wrong.getpixel((0, 0))))  # type: ignore[union-attr, arg-type]
     path = save(wrong, tmp_path / "a.png", receipt)
     agreement = compare(path, draw(model, path))
-    assert (agreement.bytes, agreement.pixels, agreement.largest, agreement.changed) == (False, False, 8, ("torch",))
+    assert (agreement.bytes, agreement.pixels, agreement.largest, agreement.changed) == (
+        False,
+        False,
+        8,
+        ("torch",),
+    )
     assert str(agreement) == "other pixels, by 8 of 255 at most; since then torch changed"
 
 
-def test_a_file_another_program_has_packed_anew_has_the_same_pixels(model: TextToImage, tmp_path: Path) -> None:
+def test_a_file_another_program_has_packed_anew_has_the_same_pixels(
+    model: TextToImage, tmp_path: Path
+) -> None:
     *_, last = model.generate("तीन लाल सेब", seed=3)
     assert last.result is not None
     picture = last.result.pictures[0]

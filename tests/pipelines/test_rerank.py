@@ -44,7 +44,10 @@ def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker:
         (kept,) = result(model, ranker, seed=seed, best_of=5).pictures
         seeds = (seed, *(zlib.crc32(f"{seed}/{k}".encode()) for k in (1, 2, 3, 4)))
         drawn = [result(model, seed=each).pictures[0] for each in seeds]
-        scores = [torch.cosine_similarity(ranker.images([each.image]), ranker.texts([PROMPT])).item() for each in drawn]
+        scores = [
+            torch.cosine_similarity(ranker.images([each.image]), ranker.texts([PROMPT])).item()
+            for each in drawn
+        ]
         assert np.ptp(scores) > 1e-3, "they differ"
         assert same(kept, drawn[int(np.argmax(scores))])
         listed = kept.receipt["best_of"]["candidates"]
@@ -52,20 +55,33 @@ def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker:
         assert [each["score"] for each in listed] == pytest.approx(scores, abs=1e-4)
 
 
-def test_each_picture_has_candidates_of_its_own_and_is_the_same_whatever_is_drawn_beside_it(model: TextToImage, ranker: Encoder) -> None:
+def test_each_picture_has_candidates_of_its_own_and_is_the_same_whatever_is_drawn_beside_it(
+    model: TextToImage, ranker: Encoder
+) -> None:
     many = result(model, ranker, seed=7, n=5, best_of=3).pictures  # two in a part
     assert [picture.receipt["best_of"]["seed"] for picture in many] == [7, 8, 9, 10, 11]
-    assert len({each["seed"] for picture in many for each in picture.receipt["best_of"]["candidates"]}) == 15
+    assert (
+        len({each["seed"] for picture in many for each in picture.receipt["best_of"]["candidates"]})
+        == 15
+    )
     for k, picture in enumerate(many):
         assert same(picture, result(model, ranker, seed=7 + k, best_of=3).pictures[0])
     others = result(model, ranker, seeds=(11, 7), best_of=3).pictures
     assert same(others[0], many[4]) and same(others[1], many[0])
 
 
-def test_one_of_one_is_the_picture_itself_and_more_are_never_worse(model: TextToImage, ranker: Encoder) -> None:
+def test_one_of_one_is_the_picture_itself_and_more_are_never_worse(
+    model: TextToImage, ranker: Encoder
+) -> None:
     (plain,) = result(model, seed=4).pictures
-    assert same(plain, result(model, ranker, seed=4, best_of=1).pictures[0]) and "best_of" not in plain.receipt
-    best = [max(each["score"] for each in listed(result(model, ranker, seed=4, best_of=count))) for count in (2, 4, 12)]
+    assert (
+        same(plain, result(model, ranker, seed=4, best_of=1).pictures[0])
+        and "best_of" not in plain.receipt
+    )
+    best = [
+        max(each["score"] for each in listed(result(model, ranker, seed=4, best_of=count)))
+        for count in (2, 4, 12)
+    ]
     assert best == sorted(best)
 
 
@@ -83,7 +99,10 @@ def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
         assert receipt["request"] == request.to_json()
         kept = max(receipt["best_of"]["candidates"], key=lambda each: each["score"])
         assert kept["seed"] == receipt["seed"] == picture.seed == receipt["resolved"]["seed"]
-        assert receipt["best_of"]["seed"] == asked and receipt["resolved"]["best_of"] == receipt["resolved"]["n"] == 1
+        assert (
+            receipt["best_of"]["seed"] == asked
+            and receipt["resolved"]["best_of"] == receipt["resolved"]["n"] == 1
+        )
         hashed = hashlib.sha256((clip_folder / "clip.safetensors").read_bytes()).hexdigest()
         assert receipt["best_of"]["ranked_by"] == {"name": "tiny-clip", "sha256": hashed}
         path = save(picture.image, tmp_path / "a.png", receipt)
@@ -93,11 +112,17 @@ def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
 
 
 @pytest.mark.parametrize(("n", "best_of"), [(1, 3), (3, 4), (2, TOGETHER + 1)])
-def test_the_stream_counts_on_over_all_that_is_drawn(model: TextToImage, ranker: Encoder, n: int, best_of: int) -> None:
+def test_the_stream_counts_on_over_all_that_is_drawn(
+    model: TextToImage, ranker: Encoder, n: int, best_of: int
+) -> None:
     steps = list(model.generate(PROMPT, rank_by=ranker, seed=0, n=n, best_of=best_of, steps=2))
-    each = 3 * (1 + (best_of > TOGETHER))  # of one stream: two steps and a decoding for at most TOGETHER pictures
+    each = 3 * (
+        1 + (best_of > TOGETHER)
+    )  # of one stream: two steps and a decoding for at most TOGETHER pictures
     parts = {(1, 3): 1, (3, 4): 2, (2, TOGETHER + 1): 2}[n, best_of]
-    assert [step.index for step in steps] == list(range(1, parts * each + 1)) and {step.total for step in steps} == {parts * each}
+    assert [step.index for step in steps] == list(range(1, parts * each + 1)) and {
+        step.total for step in steps
+    } == {parts * each}
     assert [step.stage for step in steps].count("rank") == parts and steps[-1].stage == "rank"
     assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
     assert [step.result is not None for step in steps] == [*(parts * each - 1) * [False], True]
@@ -111,20 +136,36 @@ def test_closing_the_stream_cancels(model: TextToImage, ranker: Encoder) -> None
     next(stream), next(stream)
     stream.close()  # type: ignore[attr-defined]
     counter.remove()
-    assert len(calls) == 2 and list(stream) == [] and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert (
+        len(calls) == 2
+        and list(stream) == []
+        and torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+    )
 
 
 def test_what_the_ranker_does_not_read_is_told(model: TextToImage, ranker: Encoder) -> None:
     *_, last = model.generate("a zzyzx apple " * 60, rank_by=ranker, seed=1, best_of=2, steps=1)
     assert last.result is not None
     told = [warning for warning in last.result.warnings if warning.startswith("best_of: ")]
-    assert "too long for model 'tiny-clip', which ranks without" in told[0] and "never met 'zzyzx'" in told[1] and len(told) == 2
-    assert last.result.pictures[0].receipt["warnings"] == list(last.result.warnings) and len(last.result.warnings) == 4
+    assert (
+        "too long for model 'tiny-clip', which ranks without" in told[0]
+        and "never met 'zzyzx'" in told[1]
+        and len(told) == 2
+    )
+    assert (
+        last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
+        and len(last.result.warnings) == 4
+    )
 
 
-def test_mistakes_are_found_before_the_first_step(model: TextToImage, ranker: Encoder, folder: Path) -> None:
+def test_mistakes_are_found_before_the_first_step(
+    model: TextToImage, ranker: Encoder, folder: Path
+) -> None:
     for nobody in (None, "clip"):
-        with pytest.raises(KalpanaError, match=r"best_of 8 needs a CLIP to rank by: give rank_by=load\('clip'\)"):
+        with pytest.raises(
+            KalpanaError, match=r"best_of 8 needs a CLIP to rank by: give rank_by=load\('clip'\)"
+        ):
             model.generate(PROMPT, rank_by=nobody, best_of=8)  # type: ignore[arg-type]
     with pytest.raises(KalpanaError, match="best_of 8 needs a CLIP"):
         kalpana.generate(PROMPT, model=str(folder), best_of=8)

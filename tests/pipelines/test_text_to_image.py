@@ -40,19 +40,27 @@ def pixels(picture: Picture) -> np.ndarray:
 
 def same(a: Picture, b: Picture) -> bool:
     """The same to the eye of the promise: a processor may round an 8-bit value the other way, see the module."""
-    return a.seed == b.seed and a.image.size == b.image.size and int(np.abs(pixels(a) - pixels(b)).max()) <= 1
+    return (
+        a.seed == b.seed
+        and a.image.size == b.image.size
+        and int(np.abs(pixels(a) - pixels(b)).max()) <= 1
+    )
 
 
 def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToImage) -> None:
     steps = list(model.generate(PROMPT, n=TOGETHER + 1, seed=0, steps=3))
-    assert [step.index for step in steps] == list(range(1, 9)) and {step.total for step in steps} == {8}
+    assert [step.index for step in steps] == list(range(1, 9)) and {
+        step.total for step in steps
+    } == {8}
     assert [step.stage for step in steps] == 2 * [*3 * ["denoise"], "decode"]
     assert [step.result is not None for step in steps] == [*7 * [False], True]
     assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
     for step in steps[:-1]:
         assert step.preview is not None and step.preview.abs().max() <= 1
         assert step.preview.shape == (TOGETHER if step.index <= 4 else 1, 3, 4, 4)
-    assert steps[-1].result is not None and [picture.seed for picture in steps[-1].result.pictures] == list(range(TOGETHER + 1))
+    assert steps[-1].result is not None and [
+        picture.seed for picture in steps[-1].result.pictures
+    ] == list(range(TOGETHER + 1))
 
 
 def test_a_preview_shows_the_estimate_and_not_the_noise(model: TextToImage) -> None:
@@ -63,14 +71,19 @@ def test_a_preview_shows_the_estimate_and_not_the_noise(model: TextToImage) -> N
     x0 = latents_of(model, seed=0)
     torch.testing.assert_close(only.preview, model.vae.preview(x0))
     assert not torch.allclose(only.preview, started, atol=0.05)
-    assert torch.equal(to_pixels([last.result.pictures[0].image]), to_pixels([to_images(model.vae.decode(x0))[0]]))
+    assert torch.equal(
+        to_pixels([last.result.pictures[0].image]), to_pixels([to_images(model.vae.decode(x0))[0]])
+    )
 
 
 def latents_of(model: TextToImage, seed: int) -> Tensor:
     """What one step makes of a seed's noise, by the formula of guidance, without sampler, denoiser or wrapper."""
     x, t = noise([seed], (16, 4, 4)), torch.ones(1)
     scale = model.capabilities.defaults.guidance
-    x0, x0_null = model.network(x, t, Cond(model.tokenizer.encode([PROMPT]))), model.network(x, t, Cond())
+    x0, x0_null = (
+        model.network(x, t, Cond(model.tokenizer.encode([PROMPT]))),
+        model.network(x, t, Cond()),
+    )
     return x0_null + scale * (x0 - x0_null)
 
 
@@ -79,17 +92,29 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: Text
     assert len({picture.image.tobytes() for picture in batch}) == 8
     for i, picture in enumerate(batch):
         assert same(picture, result(model, seed=100 + i).pictures[0])
-    assert all(same(a, b) for a, b in zip(batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).pictures), strict=True))
-    assert all(same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).pictures[2:10], strict=True))
+    assert all(
+        same(a, b)
+        for a, b in zip(
+            batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).pictures), strict=True
+        )
+    )
+    assert all(
+        same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).pictures[2:10], strict=True)
+    )
 
 
-def test_a_batch_is_the_same_split_over_two_processes(model: TextToImage, folder: Path, tmp_path: Path) -> None:
+def test_a_batch_is_the_same_split_over_two_processes(
+    model: TextToImage, folder: Path, tmp_path: Path
+) -> None:
     code = """
 import sys, kalpana
 for picture in kalpana.generate(sys.argv[1], model=sys.argv[2], seed=int(sys.argv[3]), n=4).pictures:
     picture.image.save(f"{picture.seed}.png")
 """
-    halves = [subprocess.Popen([sys.executable, "-c", code, PROMPT, str(folder), str(seed)], cwd=tmp_path) for seed in (100, 104)]
+    halves = [
+        subprocess.Popen([sys.executable, "-c", code, PROMPT, str(folder), str(seed)], cwd=tmp_path)
+        for seed in (100, 104)
+    ]
     assert [half.wait() for half in halves] == [0, 0]
     for picture in result(model, seed=100, n=8).pictures:
         with Image.open(tmp_path / f"{picture.seed}.png") as other:
@@ -99,24 +124,42 @@ for picture in kalpana.generate(sys.argv[1], model=sys.argv[2], seed=int(sys.arg
 def test_noise_is_that_of_the_seed_alone() -> None:
     shape = (16, 4, 4)
     batch = noise([5, 0, 2**63 - 1], shape)
-    assert all(torch.equal(batch[i], noise([seed], shape)[0]) for i, seed in enumerate([5, 0, 2**63 - 1]))
-    assert abs(noise(range(200), shape).mean()) < 0.02 and abs(noise(range(200), shape).std() - 1) < 0.02
+    assert all(
+        torch.equal(batch[i], noise([seed], shape)[0]) for i, seed in enumerate([5, 0, 2**63 - 1])
+    )
+    assert (
+        abs(noise(range(200), shape).mean()) < 0.02
+        and abs(noise(range(200), shape).std() - 1) < 0.02
+    )
 
 
-def test_the_same_request_gives_the_same_bytes_whatever_was_drawn_before(model: TextToImage) -> None:
+def test_the_same_request_gives_the_same_bytes_whatever_was_drawn_before(
+    model: TextToImage,
+) -> None:
     first = result(model, seed=3, n=2)
     result(model, seed=9, guidance=1)
     torch.manual_seed(99)
-    assert [p.image.tobytes() for p in result(model, seed=3, n=2).pictures] == [p.image.tobytes() for p in first.pictures]
+    assert [p.image.tobytes() for p in result(model, seed=3, n=2).pictures] == [
+        p.image.tobytes() for p in first.pictures
+    ]
 
 
 def test_drawing_changes_nothing_around_it(model: TextToImage) -> None:
     request = Request(prompt=PROMPT, seed=1, n=2)
-    asked, weights = request.model_copy(deep=True), {k: v.clone() for k, v in model.network.state_dict().items()}
+    asked, weights = (
+        request.model_copy(deep=True),
+        {k: v.clone() for k, v in model.network.state_dict().items()},
+    )
     states = torch.get_rng_state(), random.getstate()
     for _ in model.generate(request):
-        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()  # between steps the caller's world is as it was
-    assert request == asked and random.getstate() == states[1] and torch.equal(torch.get_rng_state(), states[0])
+        assert (
+            torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        )  # between steps the caller's world is as it was
+    assert (
+        request == asked
+        and random.getstate() == states[1]
+        and torch.equal(torch.get_rng_state(), states[0])
+    )
     assert all(torch.equal(v, weights[k]) for k, v in model.network.state_dict().items())
 
 
@@ -131,12 +174,18 @@ def test_closing_the_stream_cancels(model: TextToImage) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"sampler": name} for name in SAMPLERS] + [{"guidance": 1}, {"guidance": 0}, {"size": "64x32"}, {"upscale": 2}]
+    "fields",
+    [{"sampler": name} for name in SAMPLERS]
+    + [{"guidance": 1}, {"guidance": 0}, {"size": "64x32"}, {"upscale": 2}],
 )
 def test_every_setting_draws_another_picture(model: TextToImage, fields: dict[str, Any]) -> None:
     width, height = (64, 32) if "size" in fields else (64, 64) if "upscale" in fields else (32, 32)
     (picture,) = result(model, seed=2, steps=3, **fields).pictures
-    assert picture.image.size == (width, height) and picture.image.mode == "RGB" and pixels(picture).std() > 1
+    assert (
+        picture.image.size == (width, height)
+        and picture.image.mode == "RGB"
+        and pixels(picture).std() > 1
+    )
     (other,) = result(model, seed=2, steps=5, guidance=4, sampler="euler").pictures
     assert picture.image.tobytes() != other.image.tobytes()
 
@@ -146,14 +195,18 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model: TextToImage) 
     (nowhere,) = result(model, seed=2, guidance=5, negative_prompt=PROMPT).pictures
     (plain,) = result(model, seed=2, guidance=1).pictures
     assert same(nowhere, plain)
-    assert not same(result(model, seed=2, guidance=5, negative_prompt="a blue car").pictures[0], plain)
+    assert not same(
+        result(model, seed=2, guidance=5, negative_prompt="a blue car").pictures[0], plain
+    )
 
 
 def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: TextToImage) -> None:
     with pytest.raises(KalpanaError, match="size '128x128' cannot be used"):
         model.generate(PROMPT, size="128x128")  # before the first step is asked for
     lenient = result(model, size="128x128", strict=False, seed=1)
-    assert "size" in lenient.pictures[0].receipt["ignored"] and any("size was ignored" in warning for warning in lenient.warnings)
+    assert "size" in lenient.pictures[0].receipt["ignored"] and any(
+        "size was ignored" in warning for warning in lenient.warnings
+    )
     assert same(lenient.pictures[0], result(model, seed=1).pictures[0])
 
 
@@ -163,7 +216,10 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
     (warning,) = last.result.warnings
     assert "prompt: too long; the last 9" in warning and len(warning) < 200
     receipt = last.result.pictures[0].receipt
-    assert 99_000 < receipt["read"]["prompt"]["cut_characters"] < 100_008 and len(receipt["request"]["prompt"]) == 100_008
+    assert (
+        99_000 < receipt["read"]["prompt"]["cut_characters"] < 100_008
+        and len(receipt["request"]["prompt"]) == 100_008
+    )
 
     *_, last = model.generate("a red qwertyuiop\x07 and a zxcvbnm", seed=1, steps=1)
     assert last.result is not None
@@ -172,7 +228,9 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
     assert last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
 
 
-@pytest.mark.parametrize("prompt", ["🍎", "تفاحة حمراء", "a लाल 苹果", "‮‏", "\u200b", "'\"; DROP", "<eos><pad>"])
+@pytest.mark.parametrize(
+    "prompt", ["🍎", "تفاحة حمراء", "a लाल 苹果", "‮‏", "\u200b", "'\"; DROP", "<eos><pad>"]
+)
 def test_odd_prompts_draw(model: TextToImage, prompt: str) -> None:
     *_, last = model.generate(prompt, seed=1, steps=1)
     assert isinstance(last, Step) and last.result is not None
@@ -188,11 +246,18 @@ def test_a_receipt_says_how_the_picture_was_made(model: TextToImage, folder: Pat
     assert receipt["seed"] == receipt["resolved"]["seed"] == 6 and receipt["resolved"]["n"] == 1
     assert (receipt["resolved"]["steps"], receipt["resolved"]["sampler"]) == (4, "dpmpp-2m")
     for name in ("dit.safetensors", "vae.safetensors"):
-        assert receipt["model"]["files"][name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    assert receipt["read"]["prompt"]["language"] == "hi" and receipt["kalpana"] == kalpana.__version__
+        assert (
+            receipt["model"]["files"][name]
+            == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        )
+    assert (
+        receipt["read"]["prompt"]["language"] == "hi" and receipt["kalpana"] == kalpana.__version__
+    )
 
 
-def test_a_model_is_loaded_once_and_again_when_its_files_change(folder: Path, tmp_path: Path) -> None:
+def test_a_model_is_loaded_once_and_again_when_its_files_change(
+    folder: Path, tmp_path: Path
+) -> None:
     assert load(str(folder)) is load(str(folder))
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -204,19 +269,26 @@ def test_a_model_is_loaded_once_and_again_when_its_files_change(folder: Path, tm
 
 
 def test_weights_in_the_wrong_places_are_refused(folder: Path, tmp_path: Path) -> None:
-    for name, source in {"dit.safetensors": "vae.safetensors", "vae.safetensors": "dit.safetensors"}.items():
+    for name, source in {
+        "dit.safetensors": "vae.safetensors",
+        "vae.safetensors": "dit.safetensors",
+    }.items():
         (tmp_path / name).write_bytes((folder / source).read_bytes())
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     (tmp_path / "card.json").write_text(json.dumps(card | {"files": {}}))
     with pytest.raises(KalpanaError, match="holds weights of family 'vae', not 'flow'"):
         load(str(tmp_path))
-    (tmp_path / "card.json").write_text(json.dumps(card | {"files": card["files"] | {"bpe.json": "0" * 64}}))
+    (tmp_path / "card.json").write_text(
+        json.dumps(card | {"files": card["files"] | {"bpe.json": "0" * 64}})
+    )
     with pytest.raises(KalpanaError, match="another tokenizer"):
         load(str(tmp_path))
 
 
 def test_a_model_that_does_not_draw_from_words_says_so() -> None:
-    with pytest.raises(KalpanaError, match="'upscale' is of family 'upscale', which draws nothing from words"):
+    with pytest.raises(
+        KalpanaError, match="'upscale' is of family 'upscale', which draws nothing from words"
+    ):
         load("upscale")
 
 

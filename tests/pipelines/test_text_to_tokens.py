@@ -43,7 +43,16 @@ PROMPT = "नीली कार के बाईं ओर तीन लाल 
 PICTURES = vqgan.Config(stem=4, widths=(8, 16), depth=1, groups=4, latent=8, codebook=(20, 4))
 STREAM = dalle.Config(width=32, depth=2, heads=2, length=16, codes=20, rows=4, columns=4)
 MINI = dalle_mini.Config(
-    length=16, width=32, heads=2, hidden=48, text_depth=1, depth=2, codes=20, start=20, image_vocabulary=21, image_length=16
+    length=16,
+    width=32,
+    heads=2,
+    hidden=48,
+    text_depth=1,
+    depth=2,
+    codes=20,
+    start=20,
+    image_vocabulary=21,
+    image_length=16,
 )
 FILES = {"dalle": "dalle", "maskgit": "maskgit", "dalle-mini": "dalle_mini"}
 FAMILIES = tuple(FILES)
@@ -60,10 +69,14 @@ def stir(net: nn.Module, much: float = 0.3) -> nn.Module:
     return net
 
 
-def make(folder: Path, family: str, config: Any = None, pictures: vqgan.Config | None = PICTURES) -> Path:
+def make(
+    folder: Path, family: str, config: Any = None, pictures: vqgan.Config | None = PICTURES
+) -> Path:
     """A folder with a tiny model of the family, sealed."""
     torch.manual_seed(0)
-    net: Any = {"dalle": DALLE, "maskgit": MaskGIT, "dalle-mini": DalleMini}[family](config or (MINI if family == "dalle-mini" else STREAM))
+    net: Any = {"dalle": DALLE, "maskgit": MaskGIT, "dalle-mini": DalleMini}[family](
+        config or (MINI if family == "dalle-mini" else STREAM)
+    )
     save_weights(folder / f"{FILES[family]}.safetensors", stir(net), family, net.config, {})
     if pictures:
         make_pictures(folder, pictures)
@@ -78,7 +91,10 @@ def make_pictures(folder: Path, config: vqgan.Config, much: float = 0.1) -> None
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: make(tmp_path_factory.mktemp("tokens") / f"tiny-{family}", family) for family in FAMILIES}
+    return {
+        family: make(tmp_path_factory.mktemp("tokens") / f"tiny-{family}", family)
+        for family in FAMILIES
+    }
 
 
 @pytest.fixture(params=FAMILIES)
@@ -119,10 +135,14 @@ def kalpana_(*arguments: str) -> Done:
 # The stream.
 
 
-def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToTokens, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_counts_its_steps_and_ends_in_a_result(
+    model: TextToTokens, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_to_tokens, "PREVIEWS", math.inf)  # there is time for all
     steps, count = list(model.generate(PROMPT, n=TOGETHER + 1, seed=0)), STEPS[family]
-    assert [step.index for step in steps] == list(range(1, 2 * count + 3)) and {step.total for step in steps} == {2 * count + 2}
+    assert [step.index for step in steps] == list(range(1, 2 * count + 3)) and {
+        step.total for step in steps
+    } == {2 * count + 2}
     assert [step.stage for step in steps] == 2 * [*count * ["tokens"], "decode"]
     assert [step.result is not None for step in steps] == [*(2 * count + 1) * [False], True]
     assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
@@ -130,28 +150,42 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToTokens, fam
         if k == count:
             assert step.preview is None  # the picture itself comes next
             continue
-        assert step.preview is not None and step.preview.shape == (TOGETHER, 3, 32, 32) and step.preview.abs().max() <= 1
+        assert (
+            step.preview is not None
+            and step.preview.shape == (TOGETHER, 3, 32, 32)
+            and step.preview.abs().max() <= 1
+        )
         there = 32 if family == "maskgit" or k > count else 8 * k
         assert (step.preview[:, :, there:] == 0).all() and step.preview[:, :, :there].std() > 0.01
     whole, pictures = steps[count].preview, steps[-1].result.pictures  # type: ignore[union-attr]
-    assert whole is not None and [p.image.tobytes() for p in pictures[:TOGETHER]] == [image.tobytes() for image in to_images(whole)]
+    assert whole is not None and [p.image.tobytes() for p in pictures[:TOGETHER]] == [
+        image.tobytes() for image in to_images(whole)
+    ]
     assert [picture.seed for picture in pictures] == list(range(TOGETHER + 1))
 
 
-def test_previews_take_no_more_time_than_they_may(model: TextToTokens, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_previews_take_no_more_time_than_they_may(
+    model: TextToTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_to_tokens, "PREVIEWS", 0)
     first, *others = model.generate(PROMPT, seed=0)
-    assert first.preview is not None and all(step.preview is None for step in others)  # the first one is owed
+    assert first.preview is not None and all(
+        step.preview is None for step in others
+    )  # the first one is owed
 
 
-def test_a_preview_is_what_the_vqgan_makes_of_the_rows_there_are(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preview_is_what_the_vqgan_makes_of_the_rows_there_are(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_to_tokens, "PREVIEWS", math.inf)
     model = loaded(folders["dalle"])
     assert isinstance(model.network, DALLE)
     rows = [each.ids for each in stream(model.network, cond(model), luck(3), guidance=3.0)]
     for ids, step in zip(rows[:-1], model.generate(PROMPT, seed=3), strict=False):
         assert step.preview is not None
-        torch.testing.assert_close(step.preview[:, :, : 8 * ids.shape[1]], model.vqgan.decode(ids).clamp(-1, 1))
+        torch.testing.assert_close(
+            step.preview[:, :, : 8 * ids.shape[1]], model.vqgan.decode(ids).clamp(-1, 1)
+        )
 
 
 def cond(model: TextToTokens) -> Cond:
@@ -163,7 +197,9 @@ def luck(*seeds: int) -> list[Generator]:
 
 
 def test_closing_the_stream_cancels(model: TextToTokens) -> None:
-    seen = model.network.decoder if isinstance(model.network, DalleMini) else model.network.blocks[-1]
+    seen = (
+        model.network.decoder if isinstance(model.network, DalleMini) else model.network.blocks[-1]
+    )
     calls: list[int] = []
     counter = seen.register_forward_hook(lambda *_: calls.append(1))
     steps = model.generate(PROMPT, seed=1, n=12)
@@ -184,11 +220,20 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: Text
     assert len({picture.image.tobytes() for picture in batch}) == 8
     for i, picture in enumerate(batch):
         assert same(picture, drawn(model, seed=100 + i))
-    assert all(same(a, b) for a, b in zip(batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).pictures), strict=True))
-    assert all(same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).pictures[2:10], strict=True))
+    assert all(
+        same(a, b)
+        for a, b in zip(
+            batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).pictures), strict=True
+        )
+    )
+    assert all(
+        same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).pictures[2:10], strict=True)
+    )
 
 
-def test_a_dalle_and_a_maskgit_draw_the_tokens_that_their_samplers_draw(folders: dict[str, Path]) -> None:
+def test_a_dalle_and_a_maskgit_draw_the_tokens_that_their_samplers_draw(
+    folders: dict[str, Path],
+) -> None:
     how = {"temperature": 0.7, "top_k": 9, "top_p": 0.8, "guidance": 2.0}
     one, other = loaded(folders["dalle"]), loaded(folders["maskgit"])
     assert isinstance(one.network, DALLE) and isinstance(other.network, MaskGIT)
@@ -200,14 +245,19 @@ def test_a_dalle_and_a_maskgit_draw_the_tokens_that_their_samplers_draw(folders:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_the_likeliest_tokens_of_a_dalle_mini_are_those_of_forward(folders: dict[str, Path], guidance: float) -> None:
+def test_the_likeliest_tokens_of_a_dalle_mini_are_those_of_forward(
+    folders: dict[str, Path], guidance: float
+) -> None:
     """Each token from a look at all before it, without a cache, asked with the text and without."""
     model = loaded(folders["dalle-mini"])
     assert isinstance(model.network, DalleMini)
     tokens, ids = model.words.encode([PROMPT]), torch.zeros(1, 16, dtype=torch.int64)
     with torch.no_grad():
         for k in range(16):
-            told, untold = (model.network(tokens, ids, torch.tensor([null]))[:, k, :20] for null in (False, True))
+            told, untold = (
+                model.network(tokens, ids, torch.tensor([null]))[:, k, :20]
+                for null in (False, True)
+            )
             ids[:, k] = (untold + guidance * (told - untold)).argmax(-1)
     (image,) = to_images(model.vqgan.decode(ids.view(1, 4, 4)))
     assert drawn(model, seed=5, temperature=0, guidance=guidance).image.tobytes() == image.tobytes()
@@ -217,15 +267,26 @@ def test_settings_mean_what_they_say(model: TextToTokens, family: str) -> None:
     likeliest = drawn(model, seed=1, top_k=1).image.tobytes()
     assert drawn(model, seed=1, top_p=1e-9).image.tobytes() == likeliest
     if family != "maskgit":  # where luck also says which tokens stay
-        assert {drawn(model, seed=seed, temperature=0).image.tobytes() for seed in (1, 2)} == {likeliest}
-    others = {drawn(model, seed=1, **how).image.tobytes() for how in ({}, {"guidance": 1}, {"guidance": 0}, {"temperature": 3})}
+        assert {drawn(model, seed=seed, temperature=0).image.tobytes() for seed in (1, 2)} == {
+            likeliest
+        }
+    others = {
+        drawn(model, seed=1, **how).image.tobytes()
+        for how in ({}, {"guidance": 1}, {"guidance": 0}, {"temperature": 3})
+    }
     assert len(others | {likeliest}) == 5
     assert drawn(model, seed=1, upscale=2).image.size == (64, 64)
     sizes = ("32x32", *(("48x32", "32x48", "64x64") if family == "dalle" else ()))
-    assert model.capabilities.defaults.size == "32x32" and model.capabilities.sizes == sizes and model.capabilities.tokens == 20
+    assert (
+        model.capabilities.defaults.size == "32x32"
+        and model.capabilities.sizes == sizes
+        and model.capabilities.tokens == 20
+    )
 
 
-def test_the_best_of_several_is_kept_and_comes_again_alone(model: TextToTokens, ranker: Encoder) -> None:
+def test_the_best_of_several_is_kept_and_comes_again_alone(
+    model: TextToTokens, ranker: Encoder
+) -> None:
     kept = drawn(model, seed=2, best_of=5, rank_by=ranker)
     listed = kept.receipt["best_of"]["candidates"]
     assert kept.seed == max(listed, key=lambda each: each["score"])["seed"] and len(listed) == 5
@@ -240,13 +301,32 @@ def test_a_receipt_says_how_the_picture_was_made_and_makes_it_again(
     folder = folders[family]
     picture = kalpana.generate(PROMPT, model=str(folder), seed=5, n=2, top_k=7).pictures[1]
     receipt = json.loads(json.dumps(picture.receipt))
-    assert receipt == picture.receipt and receipt["request"] == {"prompt": PROMPT, "seed": 5, "n": 2, "top_k": 7, "model": str(folder)}
+    assert receipt == picture.receipt and receipt["request"] == {
+        "prompt": PROMPT,
+        "seed": 5,
+        "n": 2,
+        "top_k": 7,
+        "model": str(folder),
+    }
     resolved = receipt["resolved"]
-    assert (resolved["seed"], resolved["top_k"], resolved["temperature"], resolved["top_p"], resolved["sampler"]) == (6, 7, 1.0, 1.0, None)
-    assert resolved["steps"] == (10 if family == "maskgit" else None) and receipt["read"]["prompt"]["language"] == "hi"
+    assert (
+        resolved["seed"],
+        resolved["top_k"],
+        resolved["temperature"],
+        resolved["top_p"],
+        resolved["sampler"],
+    ) == (6, 7, 1.0, 1.0, None)
+    assert (
+        resolved["steps"] == (10 if family == "maskgit" else None)
+        and receipt["read"]["prompt"]["language"] == "hi"
+    )
     for path in folder.glob("*.safetensors"):
         assert receipt["model"]["files"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert set(receipt["model"]["files"]) == {f"{FILES[family]}.safetensors", "vqgan.safetensors", "bpe.json"}
+    assert set(receipt["model"]["files"]) == {
+        f"{FILES[family]}.safetensors",
+        "vqgan.safetensors",
+        "bpe.json",
+    }
     *_, last = again(model, receipt)
     assert last.result is not None and same(last.result.pictures[0], picture)
 
@@ -265,14 +345,22 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToTokens) -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"top_k": 21}, r"top_k 21 cannot be used .*: it has 20 tokens \(write from 1 to 20, or leave it out\)"),
+        (
+            {"top_k": 21},
+            r"top_k 21 cannot be used .*: it has 20 tokens \(write from 1 to 20, or leave it out\)",
+        ),
         ({"sampler": "euler"}, "sampler 'euler' cannot be used .*: it has no such setting"),
-        ({"negative_prompt": "blur"}, "negative_prompt 'blur' cannot be used .*: it has no such setting"),
+        (
+            {"negative_prompt": "blur"},
+            "negative_prompt 'blur' cannot be used .*: it has no such setting",
+        ),
         ({"size": "40x40"}, "size '40x40' cannot be used .*: it knows 32x32"),
         ({"steps": 3}, "steps 3 cannot be used .*: it has no such setting"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_at_once_or_listed(fields: dict[str, Any], why: str, model: TextToTokens, family: str) -> None:
+def test_what_the_model_cannot_do_is_refused_at_once_or_listed(
+    fields: dict[str, Any], why: str, model: TextToTokens, family: str
+) -> None:
     if family == "maskgit" and "steps" in fields:
         assert len(list(model.generate(PROMPT, seed=1, steps=3))) == 4
         return
@@ -283,9 +371,13 @@ def test_what_the_model_cannot_do_is_refused_at_once_or_listed(fields: dict[str,
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.5}])
-def test_a_model_that_draws_no_tokens_has_no_such_settings(fields: dict[str, Any], folder: Path) -> None:
+def test_a_model_that_draws_no_tokens_has_no_such_settings(
+    fields: dict[str, Any], folder: Path
+) -> None:
     flow, (name,) = load(str(folder)), fields
-    with pytest.raises(KalpanaError, match=f"{name} .* cannot be used by model 'default': it has no such setting"):
+    with pytest.raises(
+        KalpanaError, match=f"{name} .* cannot be used by model 'default': it has no such setting"
+    ):
         flow.generate(PROMPT, **fields)
     *_, last = flow.generate(PROMPT, steps=1, strict=False, **fields)
     assert last.result is not None and last.result.pictures[0].receipt["resolved"][name] is None
@@ -294,8 +386,17 @@ def test_a_model_that_draws_no_tokens_has_no_such_settings(fields: dict[str, Any
 
 
 def test_network_and_vqgan_must_be_of_one_codebook(family: str, tmp_path: Path) -> None:
-    folder = make(tmp_path / "other", family, pictures=vqgan.Config(stem=4, widths=(8, 16), depth=1, groups=4, latent=8, codebook=(24, 4)))
-    with pytest.raises(KalpanaError, match=r"model 'other' draws 20 tokens, and the codebook of .*vqgan\.safetensors has 24: put the"):
+    folder = make(
+        tmp_path / "other",
+        family,
+        pictures=vqgan.Config(
+            stem=4, widths=(8, 16), depth=1, groups=4, latent=8, codebook=(24, 4)
+        ),
+    )
+    with pytest.raises(
+        KalpanaError,
+        match=r"model 'other' draws 20 tokens, and the codebook of .*vqgan\.safetensors has 24: put the",
+    ):
         load(str(folder))
 
 
@@ -312,17 +413,26 @@ def test_the_vqgan_is_the_models_own_or_the_one_that_comes_with_kalpana(
 ) -> None:
     models = tmp_path / "models"
     monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: models)
-    with pytest.raises(KalpanaError, match=r"nothing turns the tokens of the model in .*bare into pictures.*: put there the vqgan\.safe"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"nothing turns the tokens of the model in .*bare into pictures.*: put there the vqgan\.safe",
+    ):
         make(tmp_path / "bare", "dalle", pictures=None)
     make_pictures(models / "vqgan", PICTURES)
     folder = make(tmp_path / "bare", "dalle", pictures=None)
     card = read_card(folder)
     assert (card.name, card.family, card.tasks) == ("bare", "dalle", ("text-to-image", "caption"))
-    assert card.files["vqgan.safetensors"] == hashlib.sha256((models / "vqgan" / "vqgan.safetensors").read_bytes()).hexdigest()
+    assert (
+        card.files["vqgan.safetensors"]
+        == hashlib.sha256((models / "vqgan" / "vqgan.safetensors").read_bytes()).hexdigest()
+    )
     assert same(drawn(loaded(folder), seed=1), drawn(loaded(folders["dalle"]), seed=1))
     make_pictures(models / "vqgan", PICTURES, 0.2)
     load_anew(folder)
-    with pytest.raises(KalpanaError, match=r"'bare' learned the tokens of another VQGAN than .*: put its own vqgan\.safetensors into"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"'bare' learned the tokens of another VQGAN than .*: put its own vqgan\.safetensors into",
+    ):
         load(str(folder))
 
 
@@ -331,7 +441,9 @@ def load_anew(folder: Path) -> None:
     (folder / "note.txt").write_text("")
 
 
-def test_other_words_and_other_families_are_refused(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_other_words_and_other_families_are_refused(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
     copy = shutil.copytree(folders[family], tmp_path / "copy")
     card = read_card(copy)
     write_card(copy, card.model_copy(update={"files": card.files | {"bpe.json": "0" * 64}}))
@@ -339,28 +451,51 @@ def test_other_words_and_other_families_are_refused(family: str, folders: dict[s
         load(str(copy))
     other = {"dalle": "maskgit", "maskgit": "dalle", "dalle-mini": "dalle"}[family]
     write_card(copy, card.model_copy(update={"family": other}))
-    with pytest.raises(KalpanaError, match=f"{FILES[other]}.safetensors cannot be read: No such file"):
+    with pytest.raises(
+        KalpanaError, match=f"{FILES[other]}.safetensors cannot be read: No such file"
+    ):
         load(str(copy))
     small = {"vocabulary": 100}
-    config: Any = dalle_mini.Config(**vars(MINI) | small) if family == "dalle-mini" else dalle.Config(**vars(STREAM) | small)
+    config: Any = (
+        dalle_mini.Config(**vars(MINI) | small)
+        if family == "dalle-mini"
+        else dalle.Config(**vars(STREAM) | small)
+    )
     with pytest.raises(KalpanaError, match="model 'small' reads 100 tokens, not the 8192"):
         load(str(make(tmp_path / "small", family, config)))
 
 
 def test_a_dalle_mini_draws_squares(tmp_path: Path) -> None:
-    folder = make(tmp_path / "long", "dalle-mini", dalle_mini.Config(**vars(MINI) | {"image_length": 18}))
-    with pytest.raises(KalpanaError, match="model 'long' draws 18 tokens a picture, which make no square"):
+    folder = make(
+        tmp_path / "long", "dalle-mini", dalle_mini.Config(**vars(MINI) | {"image_length": 18})
+    )
+    with pytest.raises(
+        KalpanaError, match="model 'long' draws 18 tokens a picture, which make no square"
+    ):
         load(str(folder))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kalpana.pipelines.weights_dir", lambda: tmp_path)
     done = kalpana_("generate", "बेतरतीब फूलों की एक पेंटिंग", "--model", name)
-    assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
-    assert done.stderr.startswith(f"error: model '{name}' is not here: no weights of it come with this version of Kalpana, where")
-    assert "default" in done.stderr and "upscale" not in done.stderr and f"recipes/{name}.yaml" in done.stderr
+    assert (
+        done.exit_code == 2
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+        and list(tmp_path.iterdir()) == []
+    )
+    assert done.stderr.startswith(
+        f"error: model '{name}' is not here: no weights of it come with this version of Kalpana, where"
+    )
+    assert (
+        "default" in done.stderr
+        and "upscale" not in done.stderr
+        and f"recipes/{name}.yaml" in done.stderr
+    )
 
 
 # A picture whose top is given.
@@ -372,7 +507,9 @@ def photo(width: int = 32, height: int = 32) -> Image.Image:
     return Image.fromarray((np.stack((x, y, (x + y) % 0.5), 2) * 200 + 20).astype(np.uint8))
 
 
-def test_a_top_stays_and_the_rest_is_drawn(model: TextToTokens, family: str, tmp_path: Path) -> None:
+def test_a_top_stays_and_the_rest_is_drawn(
+    model: TextToTokens, family: str, tmp_path: Path
+) -> None:
     top = photo().crop((0, 0, 32, 16))
     rows = model.vqgan.encode(to_pixels([top]))[0]
     pictures = result(model, seed=1, n=3, top=top).pictures
@@ -383,7 +520,9 @@ def test_a_top_stays_and_the_rest_is_drawn(model: TextToTokens, family: str, tmp
     decode = model.vqgan.decode
     try:
         object.__setattr__(model.vqgan, "decode", lambda each: (ids.append(each), decode(each))[1])
-        assert same(drawn(model, seed=2, top=rows.tolist()), pictures[1])  # as the receipt has it, and alone
+        assert same(
+            drawn(model, seed=2, top=rows.tolist()), pictures[1]
+        )  # as the receipt has it, and alone
     finally:
         object.__delattr__(model.vqgan, "decode")
     assert torch.equal(ids[-1][0, :2], rows) and ids[-1].shape == (1, 4, 4)
@@ -397,28 +536,47 @@ def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path])
         steps = list(model.generate(PROMPT, seed=3, size=size))
         width, height = (int(side) for side in size.split("x"))
         assert steps[-1].result is not None
-        assert all(step.preview.shape == (1, 3, height, width) for step in steps if step.preview is not None)
+        assert all(
+            step.preview.shape == (1, 3, height, width)
+            for step in steps
+            if step.preview is not None
+        )
         (picture,) = steps[-1].result.pictures
         assert picture.image.size == (width, height)
         *_, last = again(model, json.loads(json.dumps(picture.receipt)))
         assert last.result is not None and same(last.result.pictures[0], picture)
     top = photo(48, 16)
     rows = model.vqgan.encode(to_pixels([top]))[0]
-    assert rows.shape == (2, 6) and drawn(model, seed=1, size="48x32", top=top).receipt["top"] == rows.tolist()
+    assert (
+        rows.shape == (2, 6)
+        and drawn(model, seed=1, size="48x32", top=top).receipt["top"] == rows.tolist()
+    )
     with pytest.raises(KalpanaError, match="neither a picture nor 1 to 3 rows of 6 tokens"):
         model.generate(PROMPT, size="48x32", top=[[0, 1, 2, 3]])
 
 
-def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(folders: dict[str, Path]) -> None:
+def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(
+    folders: dict[str, Path],
+) -> None:
     model = loaded(folders["dalle"])
     top = Image.new("RGB", (32, 16), (200, 40, 60))
     wanted = drawn(model, seed=1, top=top)
     clear = Image.new("RGBA", (32, 16), (200, 40, 60, 255))
     small = Image.new("RGB", (8, 4), (200, 40, 60))
-    for other in (top.resize((320, 160)), small, clear, top.quantize(2), top.resize((32, 23))):  # of which two rows are whole
+    for other in (
+        top.resize((320, 160)),
+        small,
+        clear,
+        top.quantize(2),
+        top.resize((32, 23)),
+    ):  # of which two rows are whole
         assert same(drawn(model, seed=1, top=other), wanted), other
     white = drawn(model, seed=1, top=Image.new("RGB", (32, 16), "white"))
-    for other in (Image.new("RGBA", (64, 32), (9, 9, 9, 0)), Image.new("L", (32, 16), 255), Image.new("LA", (32, 16), (0, 0))):
+    for other in (
+        Image.new("RGBA", (64, 32), (9, 9, 9, 0)),
+        Image.new("L", (32, 16), 255),
+        Image.new("LA", (32, 16), (0, 0)),
+    ):
         assert same(drawn(model, seed=1, top=other), white), other
     assert not same(white, wanted)
 
@@ -426,7 +584,10 @@ def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(folder
 @pytest.mark.parametrize(
     ("top", "why"),
     [
-        (Image.new("RGB", (32, 32)), "the top of the picture is 32x32, which is 32x32 at the picture's width: give one of 32x8 to 32x24"),
+        (
+            Image.new("RGB", (32, 32)),
+            "the top of the picture is 32x32, which is 32x32 at the picture's width: give one of 32x8 to 32x24",
+        ),
         (Image.new("RGB", (640, 100)), "is 640x100, which is 32x5 at the picture's width"),
         ([[0, 1, 2]], "neither a picture nor 1 to 3 rows of 4 tokens"),
         ([[0, 1, 2, 3]] * 4, "neither a picture nor 1 to 3 rows of 4 tokens"),
@@ -438,7 +599,9 @@ def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(folder
         ([[0, 1, 2, -1]], "has tokens of another codebook: give tokens from 0 to 19"),
     ],
 )
-def test_a_top_that_leaves_nothing_to_draw_or_is_none(top: Any, why: str, model: TextToTokens) -> None:
+def test_a_top_that_leaves_nothing_to_draw_or_is_none(
+    top: Any, why: str, model: TextToTokens
+) -> None:
     with pytest.raises(KalpanaError, match=why):
         model.generate(PROMPT, top=top)
 
@@ -489,31 +652,54 @@ def test_what_was_learned_by_heart_is_said_in_either_language(teller: Path) -> N
     for language, texts in TOLD.items():
         assert model.caption(SHOWN, language) == list(texts)
     free = model.caption([*SHOWN] * 5)
-    assert free == free[:2] * 5 and set(free[:2]) <= {*TOLD["en"], *TOLD["hi"]} and model.caption([]) == []
+    assert (
+        free == free[:2] * 5
+        and set(free[:2]) <= {*TOLD["en"], *TOLD["hi"]}
+        and model.caption([]) == []
+    )
     for k in (0, 1):
         others = SHOWN[k].resize((50, 20)), SHOWN[k].convert("RGBA"), SHOWN[k].quantize(2)
         assert model.caption(others, "en") == 3 * [TOLD["en"][k]]
 
 
-def test_captions_from_the_command_line(teller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_from_the_command_line(
+    teller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     SHOWN[0].save("a.png")
     SHOWN[1].save("in/b.png")
     done = kalpana_("caption", "a.png", "in", "--model", str(teller), "--language", "hi")
-    assert done.exit_code == 0 and done.stdout == f"a.png: {TOLD['hi'][0]}\nin/b.png: {TOLD['hi'][1]}\n", done.stderr
-    done = kalpana_("caption", "a.png", "gone.png", "--model", str(teller), "--language", "en", "--json")
-    assert done.exit_code == 1 and json.loads(done.stdout) == [{"path": "a.png", "caption": TOLD["en"][0]}]
+    assert (
+        done.exit_code == 0
+        and done.stdout == f"a.png: {TOLD['hi'][0]}\nin/b.png: {TOLD['hi'][1]}\n"
+    ), done.stderr
+    done = kalpana_(
+        "caption", "a.png", "gone.png", "--model", str(teller), "--language", "en", "--json"
+    )
+    assert done.exit_code == 1 and json.loads(done.stdout) == [
+        {"path": "a.png", "caption": TOLD["en"][0]}
+    ]
     assert done.stderr == "not read: gone.png: No such file or directory\n"
     none = kalpana_("caption", "gone.png", "--model", str(teller))
-    assert none.exit_code == 2 and none.stderr.endswith("error: none of the pictures can be read (1 tried)\n")
+    assert none.exit_code == 2 and none.stderr.endswith(
+        "error: none of the pictures can be read (1 tried)\n"
+    )
 
 
-def test_what_says_nothing_of_pictures_says_so(folders: dict[str, Path], folder: Path, tmp_path: Path) -> None:
-    for other, family in ((folders["maskgit"], "maskgit"), (folders["dalle-mini"], "dalle-mini"), (folder, "flow")):
+def test_what_says_nothing_of_pictures_says_so(
+    folders: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    for other, family in (
+        (folders["maskgit"], "maskgit"),
+        (folders["dalle-mini"], "dalle-mini"),
+        (folder, "flow"),
+    ):
         done = kalpana_("caption", "a.png", "--model", str(other))
         assert done.exit_code == 2 and done.stderr.count("\n") == 1
-        assert f"is of family '{family}', which says nothing of pictures: name a DALL-E" in done.stderr
+        assert (
+            f"is of family '{family}', which says nothing of pictures: name a DALL-E" in done.stderr
+        )
     done = kalpana_("caption", "a.png", "--model", str(folders["dalle"]), "--language", "fr")
     assert done.exit_code == 2 and "does not speak 'fr': write en or hi" in done.stderr
 
@@ -532,7 +718,10 @@ model:
 
 def write_public(folder: Path, words: list[str]) -> tuple[DalleMini, VQGAN]:
     """A folder in min-dalle's layout with a taming VQGAN in it, and what is in both: our names turned into theirs."""
-    net = stir(DalleMini(dalle_mini.Config(**vars(MINI) | {"vocabulary": 200, "width": 64, "heads": 1})), 0.1)
+    net = stir(
+        DalleMini(dalle_mini.Config(**vars(MINI) | {"vocabulary": 200, "width": 64, "heads": 1})),
+        0.1,
+    )
     assert isinstance(net, DalleMini)
     sides: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     for name, tensor in net.state_dict().items():
@@ -545,7 +734,9 @@ def write_public(folder: Path, words: list[str]) -> tuple[DalleMini, VQGAN]:
         save_file(state, folder / f"{side}.safetensors")
     vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "Ġ", *map(chr, range(97, 123)), *words]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(f"{word[:-1]} {word[-1]}" for word in words) + "\n")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(f"{word[:-1]} {word[-1]}" for word in words) + "\n"
+    )
 
     (folder / "vqgan").mkdir()
     (folder / "vqgan" / "model.yaml").write_text(LAYOUT)
@@ -555,7 +746,10 @@ def write_public(folder: Path, words: list[str]) -> tuple[DalleMini, VQGAN]:
     for name, tensor in pictures.state_dict().items():
         if name not in ("quantiser.sizes", "quantiser.ages"):
             theirs = public_vqgan._theirs(name, pictures.config, public_vqgan.TAMING)
-            given |= {each: part.contiguous() for each, part in zip(theirs, tensor.chunk(len(theirs)), strict=True)}
+            given |= {
+                each: part.contiguous()
+                for each, part in zip(theirs, tensor.chunk(len(theirs)), strict=True)
+            }
     save_file(given, folder / "vqgan" / "last.safetensors")
     return net.eval(), pictures.eval()
 
@@ -566,30 +760,64 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DalleMini, VQG
     return folder, *write_public(folder, ["Ġa", "Ġc", "Ġca", "Ġcat"])
 
 
-def test_a_public_folder_draws_what_is_in_it(mini: tuple[Path, DalleMini, VQGAN], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_folder_draws_what_is_in_it(
+    mini: tuple[Path, DalleMini, VQGAN], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, net, pictures = mini
     model = loaded(folder)
     assert (model.name, model.family, model.size) == ("dalle-nano", "dalle-mini", (8, 8))
     asked = model.capabilities.defaults
-    assert (asked.guidance, asked.top_k, asked.temperature, asked.top_p) == (16.0, 256, 1.0, 1.0)  # as min-dalle's, which has 16,384 tokens
-    text = Tokens(torch.tensor([[0, 31, 34, 2]]), torch.ones(1, 4, dtype=torch.bool))  # <s> a cat </s>
-    ids = torch.stack(list(net.generate(text, lambda logits: logits.argmax(-1), 16.0)), 1).view(1, 4, 4)
+    assert (asked.guidance, asked.top_k, asked.temperature, asked.top_p) == (
+        16.0,
+        256,
+        1.0,
+        1.0,
+    )  # as min-dalle's, which has 16,384 tokens
+    text = Tokens(
+        torch.tensor([[0, 31, 34, 2]]), torch.ones(1, 4, dtype=torch.bool)
+    )  # <s> a cat </s>
+    ids = torch.stack(list(net.generate(text, lambda logits: logits.argmax(-1), 16.0)), 1).view(
+        1, 4, 4
+    )
     (image,) = to_images(pictures.decode(ids).detach())
     *_, last = model.generate("A cat", temperature=0, top_k=20)
-    assert last.result is not None and last.result.pictures[0].image.tobytes() == image.tobytes() and not last.result.warnings
+    assert (
+        last.result is not None
+        and last.result.pictures[0].image.tobytes() == image.tobytes()
+        and not last.result.warnings
+    )
     assert len(ids.unique()) > 3
 
     monkeypatch.chdir(tmp_path)
-    done = kalpana_("generate", "A cat, लाल", "--model", str(folder), "--seed", "3", "--top-k", "5", "--guidance", "2")
-    assert done.exit_code == 0 and done.stderr == "warning: prompt: no training caption held cat,, लाल; the picture may miss them\n"
+    done = kalpana_(
+        "generate",
+        "A cat, लाल",
+        "--model",
+        str(folder),
+        "--seed",
+        "3",
+        "--top-k",
+        "5",
+        "--guidance",
+        "2",
+    )
+    assert (
+        done.exit_code == 0
+        and done.stderr
+        == "warning: prompt: no training caption held cat,, लाल; the picture may miss them\n"
+    )
     path = Path(done.stdout.strip())
     assert read_receipt(path)["model"]["files"].keys() == {"dalle-nano", "vqgan"}
     assert kalpana_("replay", str(path)).stdout == "the same bytes\n"
     refused = kalpana_("generate", "a cat", "--model", str(folder), "--language", "hi")
-    assert "language 'hi' cannot be used" in refused.stderr and "it knows auto, en" in refused.stderr
+    assert (
+        "language 'hi' cannot be used" in refused.stderr and "it knows auto, en" in refused.stderr
+    )
 
 
-def test_what_a_public_folder_lacks_is_named_with_its_place(mini: tuple[Path, DalleMini, VQGAN], tmp_path: Path) -> None:
+def test_what_a_public_folder_lacks_is_named_with_its_place(
+    mini: tuple[Path, DalleMini, VQGAN], tmp_path: Path
+) -> None:
     folder = shutil.copytree(mini[0], tmp_path / "mini")
 
     def told(match: str) -> None:
@@ -601,9 +829,14 @@ def test_what_a_public_folder_lacks_is_named_with_its_place(mini: tuple[Path, Da
     told(r"mini lacks its words: put vocab\.json and merges\.txt there, or tokenizer\.json")
     (tmp_path / "merges.txt").rename(folder / "merges.txt")
     (folder / "vqgan").rename(tmp_path / "vqgan")
-    told(r"lacks what turns its tokens into pictures: put detoker\.safetensors there, .* or a folder vqgan with")
+    told(
+        r"lacks what turns its tokens into pictures: put detoker\.safetensors there, .* or a folder vqgan with"
+    )
     torch.save({"embedding.weight": torch.ones(2, 2)}, folder / "detoker.pt")
-    with pytest.raises(KalpanaError, match=r"as a pickle alone, detoker\.pt, .*: write detoker\.safetensors with python -c") as caught:
+    with pytest.raises(
+        KalpanaError,
+        match=r"as a pickle alone, detoker\.pt, .*: write detoker\.safetensors with python -c",
+    ) as caught:
         load(str(folder))
     said = str(caught.value)
     exec(said[said.index('python -c "') + 11 : said.rindex('"')], {})
@@ -612,12 +845,19 @@ def test_what_a_public_folder_lacks_is_named_with_its_place(mini: tuple[Path, Da
         r"embedding\.weight in .*detoker\.safetensors is \(2, 2\), and its config asks for \(16384, 256\)"
     )  # it is no VQGAN, and is not mistaken for what stands beside it
     (folder / "decoder.safetensors").unlink()
-    told(r"holds no whole weights of DALL-E mini: put encoder\.safetensors and decoder\.safetensors there")
+    told(
+        r"holds no whole weights of DALL-E mini: put encoder\.safetensors and decoder\.safetensors there"
+    )
 
 
-def test_a_public_vqgan_alone_draws_nothing_from_words(mini: tuple[Path, DalleMini, VQGAN], tmp_path: Path) -> None:
+def test_a_public_vqgan_alone_draws_nothing_from_words(
+    mini: tuple[Path, DalleMini, VQGAN], tmp_path: Path
+) -> None:
     folder = shutil.copytree(mini[0] / "vqgan", tmp_path / "taming")
-    with pytest.raises(KalpanaError, match="taming is a VQGAN, which draws nothing from words: put it, as a folder vqgan, into that of"):
+    with pytest.raises(
+        KalpanaError,
+        match="taming is a VQGAN, which draws nothing from words: put it, as a folder vqgan, into that of",
+    ):
         load(str(folder))
     with pytest.raises(KalpanaError, match=r"there is no card\.json in"):
         load(str(tmp_path))
@@ -627,7 +867,10 @@ def test_without_an_encoder_no_top_can_be_given(mini: tuple[Path, DalleMini, VQG
     model = loaded(mini[0])
     whole, model.vqgan.encoder = model.vqgan.encoder, None
     try:
-        with pytest.raises(KalpanaError, match="these weights have no encoder: they turn tokens into pictures, not back"):
+        with pytest.raises(
+            KalpanaError,
+            match="these weights have no encoder: they turn tokens into pictures, not back",
+        ):
             model.generate("a cat", top=BLANK.crop((0, 0, 32, 8)), top_k=5)
     finally:
         model.vqgan.encoder = whole
@@ -636,26 +879,49 @@ def test_without_an_encoder_no_top_can_be_given(mini: tuple[Path, DalleMini, VQG
 # The command line.
 
 
-def test_pictures_from_the_command_line(family: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_from_the_command_line(
+    family: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     steps = ["--steps", "3"] if family == "maskgit" else []
     asking = ["generate", PROMPT, "--model", str(folders[family]), "--seed", "3", "-n", "2", *steps]
-    done = kalpana_(*asking, "--temperature", "0.9", "--top-k", "12", "--top-p", "0.95", "--guidance", "2")
+    done = kalpana_(
+        *asking, "--temperature", "0.9", "--top-k", "12", "--top-p", "0.95", "--guidance", "2"
+    )
     assert done.exit_code == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert len(paths) == 2
     asked = read_receipt(paths[1])["request"]
-    assert (asked["temperature"], asked["top_k"], asked["top_p"], asked["guidance"]) == (0.9, 12, 0.95, 2.0)
+    assert (asked["temperature"], asked["top_k"], asked["top_p"], asked["guidance"]) == (
+        0.9,
+        12,
+        0.95,
+        2.0,
+    )
     assert kalpana_("replay", str(paths[1])).stdout == "the same bytes\n"
     shutil.rmtree("pictures")
-    for wrong, why in (("21", "it has 20 tokens"), ("0", "top_k '0': should be greater than or equal to 1"), ("few", "top_k 'few'")):
+    for wrong, why in (
+        ("21", "it has 20 tokens"),
+        ("0", "top_k '0': should be greater than or equal to 1"),
+        ("few", "top_k 'few'"),
+    ):
         done = kalpana_(*asking, "--top-k", wrong)
-        assert done.exit_code == 2 and why in done.stderr and done.stderr.count("\n") == 1 and not Path("pictures").exists()
+        assert (
+            done.exit_code == 2
+            and why in done.stderr
+            and done.stderr.count("\n") == 1
+            and not Path("pictures").exists()
+        )
 
 
 def test_there_is_one_way_for_all(folders: dict[str, Path], folder: Path) -> None:
     """One request, answered by every family; each stream ends in one picture."""
     for each in (*folders.values(), folder):
         *steps, last = load(str(each)).generate(Request(prompt=PROMPT, seed=1))
-        assert isinstance(last, Step) and last.result is not None and len(last.result.pictures) == 1 and steps
+        assert (
+            isinstance(last, Step)
+            and last.result is not None
+            and len(last.result.pictures) == 1
+            and steps
+        )
     assert isinstance(load(str(folder)), TextToImage)

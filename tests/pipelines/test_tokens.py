@@ -75,8 +75,13 @@ def chances(temperature: float, top_k: int | None, top_p: float) -> list[float]:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("top_k, top_p", [(None, 1.0), (3, 1.0), (7, 1.0), (None, 0.5), (None, 0.9), (None, 0.05), (4, 0.8)])
-def test_tokens_come_as_often_as_they_should(temperature: float, top_k: int | None, top_p: float) -> None:
+@pytest.mark.parametrize(
+    "top_k, top_p",
+    [(None, 1.0), (3, 1.0), (7, 1.0), (None, 0.5), (None, 0.9), (None, 0.05), (4, 0.8)],
+)
+def test_tokens_come_as_often_as_they_should(
+    temperature: float, top_k: int | None, top_p: float
+) -> None:
     count = 20_000
     ids = draw(torch.tensor(LOGITS).expand(1, count, 7), temperature, top_k, top_p, luck(0))
     assert ids.shape == (1, count) and ids.dtype == torch.int64
@@ -108,7 +113,12 @@ def test_a_row_never_depends_on_its_batch(top_k: int | None, top_p: float) -> No
     rows = torch.stack([draw(logits, 1.0, top_k, top_p, together) for _ in range(10)], 1)
     for i in range(6):
         alone = luck(i)
-        assert torch.equal(torch.stack([draw(logits[i : i + 1], 1.0, top_k, top_p, alone) for _ in range(10)], 1)[0], rows[i])
+        assert torch.equal(
+            torch.stack([draw(logits[i : i + 1], 1.0, top_k, top_p, alone) for _ in range(10)], 1)[
+                0
+            ],
+            rows[i],
+        )
 
 
 def test_impossible_tokens_are_never_drawn_and_logits_are_unchanged() -> None:
@@ -138,7 +148,9 @@ def test_settings_out_of_bounds_are_refused_at_once(
     with pytest.raises(KalpanaError, match=said):
         draw(torch.zeros(1, 20), temperature, top_k, top_p, luck(0))
     with pytest.raises(KalpanaError, match=said):
-        stream(net, COND, luck(*range(4)), temperature, top_k, top_p)  # and not only when the first row is asked for
+        stream(
+            net, COND, luck(*range(4)), temperature, top_k, top_p
+        )  # and not only when the first row is asked for
     with pytest.raises(KalpanaError, match=said):
         masked(git, COND, luck(*range(4)), 8, temperature, top_k, top_p)
     if top_k != 21:  # there are 40 words
@@ -159,7 +171,9 @@ def test_guidance() -> None:
     assert torch.allclose(guide(both, 1.0000001), asked, atol=1e-5)
     assert torch.allclose(guide(both, 3), 3 * asked - 2 * null, atol=1e-5)
     half = both.bfloat16()
-    assert torch.equal(guide(half, 16), guide(half.float(), 16))  # not rounded after what is far apart is drawn apart further
+    assert torch.equal(
+        guide(half, 16), guide(half.float(), 16)
+    )  # not rounded after what is far apart is drawn apart further
 
 
 # Pictures, cell by cell.
@@ -167,7 +181,9 @@ def test_guidance() -> None:
 
 def test_rows_come_one_by_one_and_stay(net: DALLE) -> None:
     steps = list(stream(net, COND, luck(0, 1, 2, 3)))
-    assert [(step.index, step.total, step.ids.shape) for step in steps] == [(k, 4, (4, k, 4)) for k in (1, 2, 3, 4)]
+    assert [(step.index, step.total, step.ids.shape) for step in steps] == [
+        (k, 4, (4, k, 4)) for k in (1, 2, 3, 4)
+    ]
     for step in steps:
         assert torch.equal(step.ids, steps[-1].ids[:, : step.index])
         assert step.ids.min() >= 0 and step.ids.max() < 20
@@ -179,14 +195,21 @@ def test_the_likeliest_cells_are_those_of_forward(net: DALLE, guidance: float) -
     ids = torch.zeros_like(IMAGE)
     with torch.no_grad():
         for k in range(16):
-            asked, null = net(COND, ids)[1].flatten(1, 2)[:, k], net(Cond(), ids)[1].flatten(1, 2)[:, k]
+            asked, null = (
+                net(COND, ids)[1].flatten(1, 2)[:, k],
+                net(Cond(), ids)[1].flatten(1, 2)[:, k],
+            )
             ids.view(4, -1)[:, k] = (null + guidance * (asked - null)).argmax(-1)
-    assert torch.equal(last(stream(net, COND, luck(0, 1, 2, 3), temperature=0, guidance=guidance)), ids)
+    assert torch.equal(
+        last(stream(net, COND, luck(0, 1, 2, 3), temperature=0, guidance=guidance)), ids
+    )
     assert len(ids.unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (6, 9)])
-def test_a_larger_picture_is_drawn_cell_by_cell_in_windows_around_each(net: DALLE, shape: tuple[int, int]) -> None:
+def test_a_larger_picture_is_drawn_cell_by_cell_in_windows_around_each(
+    net: DALLE, shape: tuple[int, int]
+) -> None:
     """By hand: the likeliest cell of the part of the picture that lies around it, of which what comes later is blank."""
     rows, columns = shape
     wanted = torch.zeros(4, rows, columns, dtype=torch.int64)
@@ -198,21 +221,37 @@ def test_a_larger_picture_is_drawn_cell_by_cell_in_windows_around_each(net: DALL
                 wanted[:, row, column] = logits[:, row - top, column - left].argmax(-1)
     every = list(stream(net, COND, luck(0, 1, 2, 3), temperature=0, shape=shape))
     assert torch.equal(every[-1].ids, wanted) and len(every) == rows and len(wanted.unique()) > 1
-    assert all(torch.equal(drawn.ids, wanted[:, : drawn.index]) for drawn in every)  # what was drawn stays
-    below = last(stream(net, COND, luck(0, 1, 2, 3), temperature=0, given=wanted[:, :2], shape=shape))
+    assert all(
+        torch.equal(drawn.ids, wanted[:, : drawn.index]) for drawn in every
+    )  # what was drawn stays
+    below = last(
+        stream(net, COND, luck(0, 1, 2, 3), temperature=0, given=wanted[:, :2], shape=shape)
+    )
     assert torch.equal(below, wanted)
 
 
 def test_guidance_of_1_is_none_and_of_0_is_no_caption(net: DALLE, git: MaskGIT) -> None:
     seeds, none = (0, 1, 2, 3), Cond(COND.tokens, torch.ones(4, dtype=torch.bool))
     for plain, almost, null in (
-        [last(stream(net, cond, luck(*seeds), guidance=scale)) for cond, scale in ((COND, 1), (COND, 1 + 1e-9), (none, 1))],
-        [last(masked(git, cond, luck(*seeds), guidance=scale)) for cond, scale in ((COND, 1), (COND, 1 + 1e-9), (none, 1))],
+        [
+            last(stream(net, cond, luck(*seeds), guidance=scale))
+            for cond, scale in ((COND, 1), (COND, 1 + 1e-9), (none, 1))
+        ],
+        [
+            last(masked(git, cond, luck(*seeds), guidance=scale))
+            for cond, scale in ((COND, 1), (COND, 1 + 1e-9), (none, 1))
+        ],
     ):
         assert torch.equal(plain, almost) and not torch.equal(plain, null)
-    assert torch.equal(last(stream(net, COND, luck(*seeds), guidance=0)), last(stream(net, Cond(), luck(*seeds))))
-    assert torch.equal(last(masked(git, COND, luck(*seeds), guidance=0)), last(masked(git, Cond(), luck(*seeds))))
-    assert torch.equal(last(stream(net, Cond(), luck(*seeds), guidance=2)), last(stream(net, Cond(), luck(*seeds))))
+    assert torch.equal(
+        last(stream(net, COND, luck(*seeds), guidance=0)), last(stream(net, Cond(), luck(*seeds)))
+    )
+    assert torch.equal(
+        last(masked(git, COND, luck(*seeds), guidance=0)), last(masked(git, Cond(), luck(*seeds)))
+    )
+    assert torch.equal(
+        last(stream(net, Cond(), luck(*seeds), guidance=2)), last(stream(net, Cond(), luck(*seeds)))
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -232,14 +271,24 @@ def test_pictures_do_not_depend_on_their_batch(net: DALLE, git: MaskGIT, guidanc
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_given_rows_stay_and_the_rest_follows_from_them(net: DALLE, rows: int, guidance: float) -> None:
+def test_given_rows_stay_and_the_rest_follows_from_them(
+    net: DALLE, rows: int, guidance: float
+) -> None:
     given = IMAGE[:, :rows].clone()
     steps = list(stream(net, COND, luck(0, 1, 2, 3), temperature=0, guidance=guidance, given=given))
-    assert [(step.index, step.total) for step in steps] == [(k, 4 - rows) for k in range(1, 5 - rows)]
+    assert [(step.index, step.total) for step in steps] == [
+        (k, 4 - rows) for k in range(1, 5 - rows)
+    ]
     whole = steps[-1].ids
-    assert whole.shape == (4, 4, 4) and torch.equal(whole[:, :rows], IMAGE[:, :rows]) and torch.equal(given, IMAGE[:, :rows])
+    assert (
+        whole.shape == (4, 4, 4)
+        and torch.equal(whole[:, :rows], IMAGE[:, :rows])
+        and torch.equal(given, IMAGE[:, :rows])
+    )
     # What it drew itself, given back, is gone on with as it went on.
-    more = last(stream(net, COND, luck(0, 1, 2, 3), temperature=0, guidance=guidance, given=whole[:, :3]))
+    more = last(
+        stream(net, COND, luck(0, 1, 2, 3), temperature=0, guidance=guidance, given=whole[:, :3])
+    )
     assert torch.equal(more, whole)
 
 
@@ -259,7 +308,9 @@ def test_something_else_than_upper_rows(net: DALLE, given: Tensor, said: str) ->
 
 
 def test_a_picture_smaller_than_the_models(net: DALLE) -> None:
-    with pytest.raises(KalpanaError, match=r"4 x 3 tokens is smaller than this model's: give 4 x 4 or more"):
+    with pytest.raises(
+        KalpanaError, match=r"4 x 3 tokens is smaller than this model's: give 4 x 4 or more"
+    ):
         stream(net, COND, luck(0, 1, 2, 3), shape=(4, 3))
 
 
@@ -278,7 +329,9 @@ def test_closed_in_the_middle_it_draws_no_more(net: DALLE) -> None:
 
 @pytest.mark.parametrize("steps", [1, 8, 12, 30])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_each_look_leaves_as_many_cells_hidden_as_the_cosine_says(git: MaskGIT, steps: int, guidance: float) -> None:
+def test_each_look_leaves_as_many_cells_hidden_as_the_cosine_says(
+    git: MaskGIT, steps: int, guidance: float
+) -> None:
     asked: list[Tensor] = []
     git.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[1].clone()))
     looks = list(masked(git, COND, luck(0, 1, 2, 3), steps, guidance=guidance))
@@ -295,7 +348,10 @@ def test_each_look_leaves_as_many_cells_hidden_as_the_cosine_says(git: MaskGIT, 
 
 
 def test_given_cells_stay(git: MaskGIT) -> None:
-    free = torch.rand(4, 4, 4, generator=Generator().manual_seed(3)) < torch.tensor([0.0, 0.2, 0.7, 1.0])[:, None, None]
+    free = (
+        torch.rand(4, 4, 4, generator=Generator().manual_seed(3))
+        < torch.tensor([0.0, 0.2, 0.7, 1.0])[:, None, None]
+    )
     given = IMAGE.masked_fill(free, 20)
     for look in masked(git, COND, luck(0, 1, 2, 3), 8, given=given.clone()):
         assert torch.equal(look.ids[~free], IMAGE[~free]) and look.ids.max() < 20
@@ -315,7 +371,9 @@ def test_the_surest_cells_stay_but_for_noise_that_fades(git: MaskGIT, spread: fl
             chance, best = git(COND, asked[k - 1])[2].softmax(-1).max(-1)
         score = chance.log() + spread * (1 - k / 5) * noise
         before = asked[k - 1][2]
-        free = sorted((before == 20).nonzero().tolist(), key=lambda cell: -float(score[tuple(cell)]))
+        free = sorted(
+            (before == 20).nonzero().tolist(), key=lambda cell: -float(score[tuple(cell)])
+        )
         after = before.clone()
         for cell in free[: len(free) - math.floor(math.cos(math.pi / 2 * k / 5) * 16)]:
             after[tuple(cell)] = best[tuple(cell)]
@@ -328,7 +386,10 @@ def test_the_surest_cells_stay_but_for_noise_that_fades(git: MaskGIT, spread: fl
         ({"steps": 0}, "steps is 0: write 1 or more"),
         ({"spread": -1.0}, "spread is -1.0: write 0"),
         ({"given": IMAGE[:, :3]}, r"the picture is \(4, 3, 4\) in tokens: give \(4, 4, 4\)"),
-        ({"given": torch.full((4, 4, 4), 21)}, "the picture has a token 21, of another codebook: give tokens from 0 to 20"),
+        (
+            {"given": torch.full((4, 4, 4), 21)},
+            "the picture has a token 21, of another codebook: give tokens from 0 to 20",
+        ),
     ],
 )
 def test_what_cannot_be_filled_in(git: MaskGIT, fields: dict[str, object], said: str) -> None:
@@ -361,7 +422,11 @@ def test_the_likeliest_words_are_those_of_forward(net: DALLE) -> None:
     ids[:, 0] = BOS
     with torch.no_grad():
         for k in range(9):
-            logits = net(Cond(Tokens(ids, torch.ones_like(ids, dtype=torch.bool))), IMAGE, torch.ones(4, dtype=torch.bool))[0][:, k]
+            logits = net(
+                Cond(Tokens(ids, torch.ones_like(ids, dtype=torch.bool))),
+                IMAGE,
+                torch.ones(4, dtype=torch.bool),
+            )[0][:, k]
             logits[:, [PAD, BOS, NULL]] = -math.inf
             ids[:, k + 1] = logits.argmax(-1)
     told = caption(net, IMAGE, luck(0, 1, 2, 3), temperature=0)
@@ -371,9 +436,14 @@ def test_the_likeliest_words_are_those_of_forward(net: DALLE) -> None:
 
 
 def test_a_picture_of_another_codebook_has_no_caption(net: DALLE) -> None:
-    with pytest.raises(KalpanaError, match="the picture has a token 20, of another codebook: give tokens from 0 to 19"):
+    with pytest.raises(
+        KalpanaError,
+        match="the picture has a token 20, of another codebook: give tokens from 0 to 19",
+    ):
         caption(net, torch.full((1, 4, 4), 20), luck(0))
-    with pytest.raises(KalpanaError, match=r"the picture is \(4, 2, 4\) in tokens: give \(4, 4, 4\)"):
+    with pytest.raises(
+        KalpanaError, match=r"the picture is \(4, 2, 4\) in tokens: give \(4, 4, 4\)"
+    ):
         caption(net, IMAGE[:, :2], luck(0, 1, 2, 3))
 
 
@@ -390,7 +460,9 @@ def test_four_pictures_are_learned_by_heart_both_ways() -> None:
         net.loss(COND, IMAGE, swapped).total(0.3).backward()
         optimizer.step()
     assert torch.equal(last(stream(net, COND, luck(0, 1, 2, 3), temperature=0)), IMAGE)
-    assert torch.equal(last(stream(net, COND, luck(0, 1, 2, 3), temperature=0.3, top_k=5, guidance=2)), IMAGE)
+    assert torch.equal(
+        last(stream(net, COND, luck(0, 1, 2, 3), temperature=0.3, top_k=5, guidance=2)), IMAGE
+    )
     told = caption(net, IMAGE, luck(0, 1, 2, 3), temperature=0)
     assert [told.ids[i][told.mask[i]].tolist() for i in range(4)] == ROWS
 

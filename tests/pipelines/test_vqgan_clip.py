@@ -23,7 +23,16 @@ from kalpana.hub.weights import save_weights
 from kalpana.media import decode_clip, to_images, to_pixels
 from kalpana.models import vae, vqgan
 from kalpana.models.clip import unit
-from kalpana.pipelines.image_parameters import Canvas, Codes, Latents, Palette, Pixels, lattice, load_canvas, perlin
+from kalpana.pipelines.image_parameters import (
+    Canvas,
+    Codes,
+    Latents,
+    Palette,
+    Pixels,
+    lattice,
+    load_canvas,
+    perlin,
+)
 from kalpana.pipelines.vqgan_clip import (
     ClampWithGrad,
     Prompt,
@@ -46,7 +55,9 @@ from kalpana.world.world import World
 
 TINY = vqgan.Config(widths=(8, 16), depth=1, groups=4, latent=8, codebook=(32, 4))
 QUANTISERS = {"unit": TINY, "plain": replace(TINY, unit=False), "fsq": replace(TINY, fsq=(5, 4, 3))}
-PLAIN = Settings(steps=1, cutouts=1, least=1, flip=0, turn=0, shift=0, jitter=0, noise=0, ema=0, tv=0)
+PLAIN = Settings(
+    steps=1, cutouts=1, least=1, flip=0, turn=0, shift=0, jitter=0, noise=0, ema=0, tv=0
+)
 QUICK = Settings(steps=16, cutouts=4)
 PROMPT = "a red castle"
 
@@ -83,7 +94,12 @@ def result(stream: Iterator[Step]) -> Result:
     return last.result
 
 
-def draw(clip: Encoder, canvas: Canvas = CANVASES["vqgan"], prompt: str | tuple[Prompt, ...] = PROMPT, **fields: Any) -> Image.Image:
+def draw(
+    clip: Encoder,
+    canvas: Canvas = CANVASES["vqgan"],
+    prompt: str | tuple[Prompt, ...] = PROMPT,
+    **fields: Any,
+) -> Image.Image:
     fields = {"settings": QUICK, "seed": 3, "size": (32, 32)} | fields
     return result(vqgan_clip(prompt, clip, canvas, **fields)).pictures[0].image
 
@@ -161,7 +177,10 @@ def test_cutouts_of_one_colour_are_of_one_colour() -> None:
     cuts = cutouts(pixels, 16, Settings(jitter=0, noise=0), seeded_generator(1, 1))
     torch.testing.assert_close(cuts, pixels[:, :, :16, :16].expand(32, -1, -1, -1))
     tinted = cutouts(pixels, 16, Settings(noise=0), seeded_generator(1, 1))
-    assert tinted.flatten(2).std(-1).max() < 1e-5 and (tinted - cuts).abs().amax((1, 2, 3)).min() > 1e-4
+    assert (
+        tinted.flatten(2).std(-1).max() < 1e-5
+        and (tinted - cuts).abs().amax((1, 2, 3)).min() > 1e-4
+    )
     assert (tinted - cuts).abs().max() < 0.31  # of numbers up to 0.8: a tenth thrice over
     noisy = cutouts(pixels, 16, Settings(jitter=0), seeded_generator(1, 1)) - cuts
     spread = noisy.flatten(1).std(1)
@@ -173,39 +192,74 @@ def test_cutouts_lie_inside_are_as_large_as_asked_and_half_of_them_are_mirrored(
     x = (torch.arange(width) + 0.5)[None].expand(height, width)
     y = (torch.arange(height) + 0.5)[:, None].expand(height, width)
     pixels = torch.stack((x, y, x + y))[None]  # a plane: what is seen tells where it was
-    cuts = cutouts(pixels, side, replace(PLAIN, cutouts=n, least=0.25, flip=0.5), seeded_generator(2, 1))
-    across, down = cuts[:, 0, 0].diff(dim=-1).mean(1) * side, cuts[:, 1, :, 0].diff(dim=-1).mean(1) * side
-    torch.testing.assert_close(across.abs(), down, atol=0.1, rtol=0)  # at the very edge the last pixel goes on
+    cuts = cutouts(
+        pixels, side, replace(PLAIN, cutouts=n, least=0.25, flip=0.5), seeded_generator(2, 1)
+    )
+    across, down = (
+        cuts[:, 0, 0].diff(dim=-1).mean(1) * side,
+        cuts[:, 1, :, 0].diff(dim=-1).mean(1) * side,
+    )
+    torch.testing.assert_close(
+        across.abs(), down, atol=0.1, rtol=0
+    )  # at the very edge the last pixel goes on
     assert 16 <= down.min() < 18 and 62 < down.max() <= 64.01
     assert abs(down.mean() - 40) < 3 and 0.4 < (across < 0).float().mean() < 0.6
     middle = cuts[:, :2].mean((2, 3))
-    assert (middle - down[:, None] / 2).min() > -0.1 and (middle + down[:, None] / 2 - torch.tensor([width, height])).max() < 0.1
+    assert (middle - down[:, None] / 2).min() > -0.1 and (
+        middle + down[:, None] / 2 - torch.tensor([width, height])
+    ).max() < 0.1
     torch.testing.assert_close(cuts[:, 2], cuts[:, 0] + cuts[:, 1], atol=1e-3, rtol=0)
-    smaller = cutouts(pixels, side, replace(PLAIN, cutouts=n, least=0.25, power=4), seeded_generator(2, 1))
-    assert smaller[:, 1, :, 0].diff(dim=-1).mean() * side < 16 + 48 / 5 + 2  # the mean of luck⁴ is a fifth
+    smaller = cutouts(
+        pixels, side, replace(PLAIN, cutouts=n, least=0.25, power=4), seeded_generator(2, 1)
+    )
+    assert (
+        smaller[:, 1, :, 0].diff(dim=-1).mean() * side < 16 + 48 / 5 + 2
+    )  # the mean of luck⁴ is a fifth
 
 
 def test_a_turn_is_a_turn_and_a_shift_a_shift() -> None:
     x = (torch.arange(64) + 0.5)[None].expand(64, 64)
     pixels = torch.stack((x, x.T, 0 * x))[None]
     inside = slice(14, 18), slice(14, 18)  # of 32: where no edge is seen
-    turned = cutouts(pixels, 32, replace(PLAIN, cutouts=200, turn=30), seeded_generator(3, 1))[..., *inside]
-    slope = torch.stack([turned[:, 0].diff(dim=-1).mean((1, 2)), turned[:, 1].diff(dim=-1).mean((1, 2))], 1) / 2  # n 2: cosine and sine
+    turned = cutouts(pixels, 32, replace(PLAIN, cutouts=200, turn=30), seeded_generator(3, 1))[
+        ..., *inside
+    ]
+    slope = (
+        torch.stack(
+            [turned[:, 0].diff(dim=-1).mean((1, 2)), turned[:, 1].diff(dim=-1).mean((1, 2))], 1
+        )
+        / 2
+    )  # n 2: cosine and sine
     torch.testing.assert_close(slope.norm(dim=1), torch.ones(200), atol=1e-3, rtol=0)
     angle = torch.atan2(slope[:, 1], slope[:, 0]) * 180 / math.pi
     assert 25 < angle.max() < 30.1 and -30.1 < angle.min() < -25
-    torch.testing.assert_close(turned.mean((2, 3))[:, :2], torch.full((200, 2), 32.0), atol=1e-2, rtol=0)
-    shifted = cutouts(pixels, 32, replace(PLAIN, cutouts=200, shift=0.1), seeded_generator(3, 1))[..., *inside].mean((2, 3))[:, :2] - 32
+    torch.testing.assert_close(
+        turned.mean((2, 3))[:, :2], torch.full((200, 2), 32.0), atol=1e-2, rtol=0
+    )
+    shifted = (
+        cutouts(pixels, 32, replace(PLAIN, cutouts=200, shift=0.1), seeded_generator(3, 1))[
+            ..., *inside
+        ].mean((2, 3))[:, :2]
+        - 32
+    )
     assert 5.5 < shifted.abs().max() < 6.41 and abs(shifted.mean()) < 0.6
 
 
 def test_the_luck_of_a_cutout_does_not_depend_on_what_is_turned_off() -> None:
     pixels = to_pixels([picture()])
     few = Settings(cutouts=4, noise=0)
-    assert torch.equal(cutouts(pixels, 16, few, seeded_generator(4, 9)), cutouts(pixels, 16, few, seeded_generator(4, 9)))
+    assert torch.equal(
+        cutouts(pixels, 16, few, seeded_generator(4, 9)),
+        cutouts(pixels, 16, few, seeded_generator(4, 9)),
+    )
     mirrored = cutouts(pixels, 16, replace(few, flip=1, turn=0), seeded_generator(4, 9))
-    torch.testing.assert_close(mirrored.flip(-1), cutouts(pixels, 16, replace(few, flip=0, turn=0), seeded_generator(4, 9)))
-    assert not torch.equal(cutouts(pixels, 16, few, seeded_generator(4, 10)), cutouts(pixels, 16, few, seeded_generator(4, 9)))
+    torch.testing.assert_close(
+        mirrored.flip(-1), cutouts(pixels, 16, replace(few, flip=0, turn=0), seeded_generator(4, 9))
+    )
+    assert not torch.equal(
+        cutouts(pixels, 16, few, seeded_generator(4, 10)),
+        cutouts(pixels, 16, few, seeded_generator(4, 9)),
+    )
 
 
 # What is lowered.
@@ -215,8 +269,12 @@ def test_the_distance_is_half_the_squared_angle() -> None:
     angle = torch.linspace(0, math.pi, 9, dtype=torch.float64)
     images = torch.stack((angle.cos(), angle.sin()), 1).requires_grad_()
     found = distance(images, torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64))
-    torch.testing.assert_close(found, torch.stack((angle, math.pi - angle), 1).square() / 2, atol=1e-2, rtol=0)
-    torch.testing.assert_close(found[1:-1], torch.stack((angle, math.pi - angle), 1)[1:-1].square() / 2)
+    torch.testing.assert_close(
+        found, torch.stack((angle, math.pi - angle), 1).square() / 2, atol=1e-2, rtol=0
+    )
+    torch.testing.assert_close(
+        found[1:-1], torch.stack((angle, math.pi - angle), 1)[1:-1].square() / 2
+    )
     (gradient,) = torch.autograd.grad(found.sum(), images)
     assert gradient.isfinite().all()
 
@@ -231,7 +289,9 @@ def test_the_total_variation_has_its_closed_form() -> None:
 
 def test_what_is_outside_is_only_led_back() -> None:
     x = torch.tensor([-2.0, -2.0, 0.5, 0.5, 2.0, 2.0], requires_grad=True)
-    down = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # of each number's gradient; a step goes against it
+    down = torch.tensor(
+        [1.0, -1.0, 1.0, -1.0, 1.0, -1.0]
+    )  # of each number's gradient; a step goes against it
     kept = ClampWithGrad.apply(x)
     assert kept.tolist() == [-1, -1, 0.5, 0.5, 1, 1]
     assert torch.autograd.grad((kept * down).sum(), x)[0].tolist() == [0, -1, 1, -1, 1, 0]
@@ -243,12 +303,21 @@ def test_what_is_outside_is_only_led_back() -> None:
 def test_clouds_are_smooth_seeded_and_zero_on_their_lattice() -> None:
     clouds = perlin(48, 32, seeded_generator(0, 0))
     assert clouds.shape == (1, 3, 32, 48) and clouds.abs().max() == 1
-    assert torch.equal(clouds, perlin(48, 32, seeded_generator(0, 0))) and not torch.equal(clouds, perlin(48, 32, seeded_generator(1, 0)))
+    assert torch.equal(clouds, perlin(48, 32, seeded_generator(0, 0))) and not torch.equal(
+        clouds, perlin(48, 32, seeded_generator(1, 0))
+    )
 
     def alike(field: Tensor) -> float:
-        return float(torch.corrcoef(torch.stack((field[..., 1:].flatten(), field[..., :-1].flatten())))[0, 1])
+        return float(
+            torch.corrcoef(torch.stack((field[..., 1:].flatten(), field[..., :-1].flatten())))[0, 1]
+        )
 
-    assert alike(clouds) > 0.85 > 0.1 > abs(alike(torch.randn(1, 3, 32, 48, generator=seeded_generator(0, 0))))
+    assert (
+        alike(clouds)
+        > 0.85
+        > 0.1
+        > abs(alike(torch.randn(1, 3, 32, 48, generator=seeded_generator(0, 0))))
+    )
     octave = lattice(48, 32, 8, seeded_generator(0, 0))
     assert octave[:, ::8, ::8].abs().max() == 0 and octave.abs().max() > 0.3
     fine = lattice(512, 512, 128.0, seeded_generator(0, 0))
@@ -302,19 +371,26 @@ def test_the_gradient_passes_straight_through_the_codes() -> None:
 @pytest.mark.parametrize("name", CANVASES)
 def test_every_number_of_a_latent_gets_a_gradient(name: str) -> None:
     canvas = CANVASES[name]
-    for start in (canvas.noise(40, 24, seeded_generator(0, 0)), canvas.trace(perlin(40, 24, seeded_generator(0, 0)))):
+    for start in (
+        canvas.noise(40, 24, seeded_generator(0, 0)),
+        canvas.trace(perlin(40, 24, seeded_generator(0, 0))),
+    ):
         canvas.project(start)
         latent = tuple(part.requires_grad_() for part in start)
         pixels = canvas.render(latent)
         assert pixels.shape == (1, 3, 24, 40)
-        for gradient in torch.autograd.grad((pixels * torch.randn(1, 3, 24, 40, generator=seeded_generator(0, 1))).sum(), latent):
+        for gradient in torch.autograd.grad(
+            (pixels * torch.randn(1, 3, 24, 40, generator=seeded_generator(0, 1))).sum(), latent
+        ):
             assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.5
     assert json.loads(json.dumps(canvas.about)) == canvas.about
 
 
 def test_a_plain_decoder_draws_what_it_traced() -> None:
     net, pixels = tiny_vae(), to_pixels([picture(48, 32)])
-    torch.testing.assert_close(Latents(net, "").render(Latents(net, "").trace(pixels)), net.decode(net.encode(pixels)))
+    torch.testing.assert_close(
+        Latents(net, "").render(Latents(net, "").trace(pixels)), net.decode(net.encode(pixels))
+    )
     torch.testing.assert_close(Pixels().render(Pixels().trace(pixels)), pixels)
     coarse = Pixels(cell=8).render(Pixels(cell=8).trace(pixels))
     torch.testing.assert_close(coarse, F.interpolate(F.avg_pool2d(pixels, 8), scale_factor=8.0))
@@ -326,10 +402,14 @@ def test_a_palette_has_few_colours_and_keeps_those_of_a_picture_that_has_few() -
 
     canvas = Palette(colours=6, cell=4)
     noise = canvas.render(canvas.noise(64, 64, seeded_generator(0, 0)))
-    assert len(colours(noise)) == 6 and torch.equal(noise, F.interpolate(noise[..., ::4, ::4], scale_factor=4.0))
+    assert len(colours(noise)) == 6 and torch.equal(
+        noise, F.interpolate(noise[..., ::4, ::4], scale_factor=4.0)
+    )
     assert len(colours(canvas.render(canvas.trace(to_pixels([picture(64, 64)]))))) == 6
     flag = to_pixels([picture(64, 64)])
-    flag[:, :, :24], flag[:, :, 24:] = (torch.tensor(each)[None, :, None, None] for each in ([1.0, 0.2, -1.0], [-1.0, 0.6, 0.0]))
+    flag[:, :, :24], flag[:, :, 24:] = (
+        torch.tensor(each)[None, :, None, None] for each in ([1.0, 0.2, -1.0], [-1.0, 0.6, 0.0])
+    )
     latent = canvas.trace(flag)
     torch.testing.assert_close(canvas.render(latent), flag, atol=1 / 127, rtol=0)
     canvas.project(latent)
@@ -345,7 +425,10 @@ def test_canvases_are_found_by_name(tmp_path: Path, folder: Path) -> None:
     latents = load_canvas("vae", folder, "cpu")
     assert isinstance(latents, Latents) and latents.model.config.fine == 8
     assert load_canvas("pixels") == Pixels() and load_canvas("palette") == Palette()
-    for name, said in {"vqgn": "did you mean 'vqgan'", "clipdraw": "write vqgan, vae, pixels, palette"}.items():
+    for name, said in {
+        "vqgn": "did you mean 'vqgan'",
+        "clipdraw": "write vqgan, vae, pixels, palette",
+    }.items():
         with pytest.raises(KalpanaError, match=f"no canvas '{name}': {said}"):
             load_canvas(name)
     with pytest.raises(KalpanaError, match="there is no folder"):
@@ -370,15 +453,24 @@ def test_canvases_that_cannot_be_say_so() -> None:
 
 @pytest.mark.parametrize("name", CANVASES)
 def test_the_cosine_rises_and_a_negative_weight_makes_it_fall(name: str, ranker: Encoder) -> None:
-    canvas, settings, words = CANVASES[name], replace(QUICK, rate=0.2, tv=0), ranker.texts([PROMPT])[0]
+    canvas, settings, words = (
+        CANVASES[name],
+        replace(QUICK, rate=0.2, tv=0),
+        ranker.texts([PROMPT])[0],
+    )
 
     def agrees(image: Image.Image) -> float:
         """The mean over cutouts by another luck: those that were seen would prove little."""
-        cuts = cutouts(to_pixels([image]), 32, replace(settings, cutouts=64), seeded_generator(99, 0))
+        cuts = cutouts(
+            to_pixels([image]), 32, replace(settings, cutouts=64), seeded_generator(99, 0)
+        )
         return float((unit(ranker.model.image(cuts)) @ words).mean())
 
     begun = agrees(to_images(shown(canvas, canvas.noise(32, 32, seeded_generator(3, 0))))[0])
-    liked, disliked = (agrees(draw(ranker, canvas, PROMPT + weight, settings=settings, seed=3)) for weight in ("", ":-1"))
+    liked, disliked = (
+        agrees(draw(ranker, canvas, PROMPT + weight, settings=settings, seed=3))
+        for weight in ("", ":-1")
+    )
     assert liked > begun + 0.01 and disliked < begun - 0.01
 
 
@@ -389,23 +481,36 @@ def test_a_picture_can_be_the_prompt_and_weights_weigh(ranker: Encoder) -> None:
     vector = ranker.images([target])[0]
     scores = [float(ranker.images([each])[0] @ vector) for each in (near, far)]
     assert scores[0] > scores[1] + 0.02
-    first, second = (draw(ranker, Pixels(cell=2), f"{PROMPT}:{one} | {words}:{other}") for one, other in ((1, 0.1), (0.1, 1)))
-    assert cosine(ranker, first) - cosine(ranker, first, words) > cosine(ranker, second) - cosine(ranker, second, words)
+    first, second = (
+        draw(ranker, Pixels(cell=2), f"{PROMPT}:{one} | {words}:{other}")
+        for one, other in ((1, 0.1), (0.1, 1))
+    )
+    assert cosine(ranker, first) - cosine(ranker, first, words) > cosine(ranker, second) - cosine(
+        ranker, second, words
+    )
     alone, zero = draw(ranker), draw(ranker, prompt=f"{PROMPT} | {words}:0")
     assert alone == zero
 
 
-def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_beside_it(ranker: Encoder) -> None:
+def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_beside_it(
+    ranker: Encoder,
+) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     one = draw(ranker)
     assert torch.equal(before, torch.random.get_rng_state()), "the luck of others is not touched"
     other = draw(ranker, seed=4)
-    streams = [vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, seed, size=(32, 32)) for seed in (3, 4)]
+    streams = [
+        vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, seed, size=(32, 32)) for seed in (3, 4)
+    ]
     for _ in range(QUICK.steps):
         torch.manual_seed(7)
         pair = [next(stream) for stream in streams]  # by turns
-    assert [step.result.pictures[0].image == image for step, image in zip(pair, (one, other), strict=True) if step.result] == [True, True]
+    assert [
+        step.result.pictures[0].image == image
+        for step, image in zip(pair, (one, other), strict=True)
+        if step.result
+    ] == [True, True]
     with torch.no_grad():
         assert draw(ranker) == one != other
         assert not torch.is_grad_enabled()
@@ -413,13 +518,21 @@ def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_besid
 
 def test_the_stream_counts_and_shows_where_the_picture_is_going(ranker: Encoder) -> None:
     steps = list(vqgan_clip(PROMPT, ranker, CANVASES["vae"], QUICK, 0, size=(48, 32), every=5))
-    assert [step.index for step in steps] == list(range(1, 17)) and {step.total for step in steps} == {16}
+    assert [step.index for step in steps] == list(range(1, 17)) and {
+        step.total for step in steps
+    } == {16}
     assert [step.index for step in steps if step.preview is not None] == [5, 10, 15, 16]
-    assert [step.result is not None for step in steps] == [*15 * [False], True] and {step.stage for step in steps} == {"optimise"}
+    assert [step.result is not None for step in steps] == [*15 * [False], True] and {
+        step.stage for step in steps
+    } == {"optimise"}
     assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
     for step in steps:
         if step.preview is not None:
-            assert step.preview.shape == (1, 3, 32, 48) and step.preview.abs().max() <= 1 and not step.preview.requires_grad
+            assert (
+                step.preview.shape == (1, 3, 32, 48)
+                and step.preview.abs().max() <= 1
+                and not step.preview.requires_grad
+            )
     last = steps[-1]
     assert last.result is not None and last.preview is not None
     assert to_images(last.preview)[0] == last.result.pictures[0].image
@@ -428,7 +541,11 @@ def test_the_stream_counts_and_shows_where_the_picture_is_going(ranker: Encoder)
 def test_what_is_shown_is_the_mean_of_the_first_latents_then_a_running_one(ranker: Encoder) -> None:
     canvas, settings = CANVASES["pixels"], replace(QUICK, ema=0.8)
     latent = tuple(part.requires_grad_() for part in canvas.noise(16, 16, seeded_generator(0, 0)))
-    run = Run(latent, tuple(torch.full_like(part, 9.0) for part in latent), torch.optim.Adam(latent, lr=0.05))
+    run = Run(
+        latent,
+        tuple(torch.full_like(part, 9.0) for part in latent),
+        torch.optim.Adam(latent, lr=0.05),
+    )
     targets, seen = (ranker.texts([PROMPT]).clone(), torch.ones(1)), []
     for step in range(1, 8):
         advance(run, ranker.model, canvas, settings, targets, seeded_generator(0, step))
@@ -436,20 +553,32 @@ def test_what_is_shown_is_the_mean_of_the_first_latents_then_a_running_one(ranke
         if step == 5:
             torch.testing.assert_close(run.mean[0], torch.stack(seen).mean(0))
     weights = torch.tensor([0.2 * 0.8**2] * 5 + [0.2 * 0.8, 0.2])
-    torch.testing.assert_close(run.mean[0], (weights[:, None, None, None, None] * torch.stack(seen)).sum(0))
+    torch.testing.assert_close(
+        run.mean[0], (weights[:, None, None, None, None] * torch.stack(seen)).sum(0)
+    )
     assert run.step == 7 and ranker.model.see.positions.grad is None
 
 
 def test_each_ingredient_changes_the_picture(ranker: Encoder) -> None:
     short, whole = replace(QUICK, steps=3), draw(ranker, Pixels(), settings=replace(QUICK, steps=3))
-    without: list[dict[str, float]] = [{"cutouts": 1, "least": 1}, {"flip": 0}, {"turn": 0}, {"shift": 0}, {"jitter": 0}, {"noise": 0}]
+    without: list[dict[str, float]] = [
+        {"cutouts": 1, "least": 1},
+        {"flip": 0},
+        {"turn": 0},
+        {"shift": 0},
+        {"jitter": 0},
+        {"noise": 0},
+    ]
     without += [{"ema": 0}, {"tv": 0}, {"rate": 0.01}, {"power": 3}, {"least": 1}]
     pictures = [draw(ranker, Pixels(), settings=replace(short, **fields)) for fields in without]  # type: ignore[arg-type]
     assert len({each.tobytes() for each in [whole, *pictures]}) == len(without) + 1
 
 
 def test_less_variation_is_smoother(ranker: Encoder) -> None:
-    rough, smooth = (variation(to_pixels([draw(ranker, Pixels(), settings=replace(QUICK, tv=tv))])) for tv in (0, 30))
+    rough, smooth = (
+        variation(to_pixels([draw(ranker, Pixels(), settings=replace(QUICK, tv=tv))]))
+        for tv in (0, 30)
+    )
     assert smooth < rough / 2
 
 
@@ -457,7 +586,9 @@ def test_less_variation_is_smoother(ranker: Encoder) -> None:
 
 
 @pytest.mark.parametrize("name", ["vqgan", "palette"])
-def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(name: str, ranker: Encoder, tmp_path: Path) -> None:
+def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
+    name: str, ranker: Encoder, tmp_path: Path
+) -> None:
     canvas, state, whole = CANVASES[name], tmp_path / "new" / "a.state", tmp_path / "b.state"
     unbroken = draw(ranker, canvas, state=whole, every=5)
     calls: list[int] = []
@@ -468,29 +599,48 @@ def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(name: str, ranke
             if step.index == upto:
                 break
         stream.close()  # type: ignore[attr-defined]
-    rest = list(vqgan_clip(PROMPT, ranker, canvas, QUICK, None, size=(32, 32), state=state))  # the seed is the state's
+    rest = list(
+        vqgan_clip(PROMPT, ranker, canvas, QUICK, None, size=(32, 32), state=state)
+    )  # the seed is the state's
     counter.remove()
     assert len(calls) == QUICK.steps + 1, "no step was made twice; the last call is the score"
     assert [step.index for step in rest] == list(range(10, 17)) and rest[-1].result is not None
     assert rest[-1].result.pictures[0].image == unbroken and rest[-1].result.pictures[0].seed == 3
     kept, expected = load_file(state), load_file(whole)
-    assert kept.keys() == expected.keys() and all(torch.equal(kept[name], expected[name]) for name in kept)
-    assert len(kept) == 5 * len(canvas.noise(32, 32, seeded_generator(0, 0)))  # latent, mean, two moments and Adam's count
+    assert kept.keys() == expected.keys() and all(
+        torch.equal(kept[name], expected[name]) for name in kept
+    )
+    assert len(kept) == 5 * len(
+        canvas.noise(32, 32, seeded_generator(0, 0))
+    )  # latent, mean, two moments and Adam's count
 
 
-def test_a_finished_picture_can_be_asked_for_again_and_for_more_steps(ranker: Encoder, tmp_path: Path) -> None:
+def test_a_finished_picture_can_be_asked_for_again_and_for_more_steps(
+    ranker: Encoder, tmp_path: Path
+) -> None:
     state, longer = tmp_path / "a.state", replace(QUICK, steps=20)
     first = draw(ranker, state=state)
-    again = list(vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=state))
-    assert len(again) == 1 and again[0].result is not None and again[0].result.pictures[0].image == first
+    again = list(
+        vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=state)
+    )
+    assert (
+        len(again) == 1
+        and again[0].result is not None
+        and again[0].result.pictures[0].image == first
+    )
     assert draw(ranker, settings=longer, state=state) == draw(ranker, settings=longer) != first
-    with pytest.raises(KalpanaError, match=r"a.state has 20 steps behind it, and 16 are asked for: write 20 or more"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"a.state has 20 steps behind it, and 16 are asked for: write 20 or more",
+    ):
         draw(ranker, state=state)
 
 
 def test_a_state_is_kept_with_every_preview_too(ranker: Encoder, tmp_path: Path) -> None:
     state = tmp_path / "a.state"
-    stream = vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=state, every=5)
+    stream = vqgan_clip(
+        PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=state, every=5
+    )
     for _ in range(4):
         next(stream)
     assert not state.exists()
@@ -518,16 +668,29 @@ def test_a_state_is_kept_with_every_preview_too(ranker: Encoder, tmp_path: Path)
         ({"clip": "other"}, "clip is '"),
     ],
 )  # fmt: skip
-def test_a_state_of_another_picture_is_refused(changes: dict[str, Any], said: str, ranker: Encoder, tmp_path: Path) -> None:
+def test_a_state_of_another_picture_is_refused(
+    changes: dict[str, Any], said: str, ranker: Encoder, tmp_path: Path
+) -> None:
     state, settings = tmp_path / "a.state", replace(QUICK, steps=2)
     result(vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], settings, 3, size=(32, 32), state=state))
     kept = state.read_bytes()
     if changes.get("clip"):
         changes = {"clip": replace(ranker, fingerprint="other")}
-    fields = {"prompt": PROMPT, "clip": ranker, "canvas": CANVASES["vqgan"], "settings": settings, "seed": 3, "size": (32, 32)}
+    fields = {
+        "prompt": PROMPT,
+        "clip": ranker,
+        "canvas": CANVASES["vqgan"],
+        "settings": settings,
+        "seed": 3,
+        "size": (32, 32),
+    }
     with pytest.raises(KalpanaError) as error:
         vqgan_clip(**{**fields, "state": state, **changes})
-    assert f"the state {state} is of another picture: " in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
+    assert (
+        f"the state {state} is of another picture: " in str(error.value)
+        and said in str(error.value)
+        and "\n" not in str(error.value)
+    )
     assert state.read_bytes() == kept
 
 
@@ -548,14 +711,18 @@ def test_a_file_that_is_no_state_is_refused(ranker: Encoder, tmp_path: Path, fol
         draw(ranker, state=tmp_path / "a.state")
 
 
-def test_closing_without_a_state_leaves_nothing_and_before_the_first_step_does_nothing(ranker: Encoder, tmp_path: Path) -> None:
+def test_closing_without_a_state_leaves_nothing_and_before_the_first_step_does_nothing(
+    ranker: Encoder, tmp_path: Path
+) -> None:
     calls: list[int] = []
     counter = ranker.model.see.register_forward_hook(lambda *_: calls.append(1))
     stream = vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32))
     next(stream), next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert len(calls) == 2 and list(stream) == []
-    unasked = vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=tmp_path / "a.state")
+    unasked = vqgan_clip(
+        PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=tmp_path / "a.state"
+    )
     unasked.close()  # type: ignore[attr-defined]
     counter.remove()
     assert len(calls) == 2 and list(tmp_path.iterdir()) == [] and torch.is_grad_enabled()
@@ -570,28 +737,62 @@ def test_a_timelapse_shows_the_previews(ranker: Encoder, tmp_path: Path) -> None
     assert last.result is not None
     frames, rate, receipt = decode_clip((tmp_path / "a.mp4").read_bytes())
     assert len(frames) == 4 and rate == 5 and receipt == last.result.pictures[0].receipt
-    first, final = (np.abs(np.asarray(each).astype(int) - np.asarray(last.result.pictures[0].image)).mean() for each in frames[::3])
+    first, final = (
+        np.abs(np.asarray(each).astype(int) - np.asarray(last.result.pictures[0].image)).mean()
+        for each in frames[::3]
+    )
     assert final < 8 < first
     odd = vqgan_clip(PROMPT, ranker, Pixels(), replace(QUICK, steps=3), 0, size=(33, 32), every=1)
-    with pytest.raises(KalpanaError, match="sides of an even number of pixels, and this picture is 33x32"):
+    with pytest.raises(
+        KalpanaError, match="sides of an even number of pixels, and this picture is 33x32"
+    ):
         list(timelapse(odd, tmp_path / "b.mp4"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_the_receipt_says_how_the_picture_was_made(ranker: Encoder) -> None:
-    prompt = (*parse("a red castle:0.5 | a zzyzx at 10:30 | " + "an apple and " * 60 + ":-1"), Prompt(picture(), 0.25))
-    drawn = result(vqgan_clip(prompt, ranker, CANVASES["vqgan"], replace(QUICK, steps=2), 5, size=(40, 32), start="perlin"))
+    prompt = (
+        *parse("a red castle:0.5 | a zzyzx at 10:30 | " + "an apple and " * 60 + ":-1"),
+        Prompt(picture(), 0.25),
+    )
+    drawn = result(
+        vqgan_clip(
+            prompt,
+            ranker,
+            CANVASES["vqgan"],
+            replace(QUICK, steps=2),
+            5,
+            size=(40, 32),
+            start="perlin",
+        )
+    )
     (made,) = drawn.pictures
     receipt = made.receipt
-    assert receipt == json.loads(json.dumps(receipt)) and made.seed == receipt["seed"] == 5 and made.image.size == (40, 32)
+    assert (
+        receipt == json.loads(json.dumps(receipt))
+        and made.seed == receipt["seed"] == 5
+        and made.image.size == (40, 32)
+    )
     assert receipt["model"]["files"] == {"clip": ranker.fingerprint, "vqgan": "a"}
     about = receipt["vqgan_clip"]
-    assert [weight for _, weight in about["prompts"]] == [0.5, 1, -1, 0.25] and about["settings"]["steps"] == 2
-    assert about["prompts"][3][0].startswith("picture ") and about["start"] == "perlin" and about["size"] == "40x32"
-    assert receipt["cosines"][0] == pytest.approx(cosine(ranker, made.image), abs=1e-5) and len(receipt["cosines"]) == 4
+    assert [weight for _, weight in about["prompts"]] == [0.5, 1, -1, 0.25] and about["settings"][
+        "steps"
+    ] == 2
+    assert (
+        about["prompts"][3][0].startswith("picture ")
+        and about["start"] == "perlin"
+        and about["size"] == "40x32"
+    )
+    assert (
+        receipt["cosines"][0] == pytest.approx(cosine(ranker, made.image), abs=1e-5)
+        and len(receipt["cosines"]) == 4
+    )
     assert receipt["warnings"] == list(drawn.warnings) and len(drawn.warnings) == 3
     assert "10:30': the colon was read as part of the text" in drawn.warnings[0]
-    assert "never met 'zzyzx'" in drawn.warnings[1] and "too long for model 'tiny-clip'" in drawn.warnings[2]
+    assert (
+        "never met 'zzyzx'" in drawn.warnings[1]
+        and "too long for model 'tiny-clip'" in drawn.warnings[2]
+    )
 
 
 # Bad input.
@@ -599,14 +800,18 @@ def test_the_receipt_says_how_the_picture_was_made(ranker: Encoder) -> None:
 
 def still(clip: Encoder, start: Image.Image, size: tuple[int, int] = (32, 32)) -> np.ndarray:
     """What is drawn where the first step hardly moves."""
-    return np.asarray(draw(clip, Pixels(), settings=replace(PLAIN, rate=1e-6), start=start, size=size)).astype(int)
+    return np.asarray(
+        draw(clip, Pixels(), settings=replace(PLAIN, rate=1e-6), start=start, size=size)
+    ).astype(int)
 
 
 def test_a_start_picture_may_have_any_size_and_mode(ranker: Encoder) -> None:
     plain = picture(70, 30)
     for mode in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
         start = plain.convert(mode)
-        resized = np.asarray(start.convert("RGB").resize((40, 32), Image.Resampling.LANCZOS)).astype(int)
+        resized = np.asarray(
+            start.convert("RGB").resize((40, 32), Image.Resampling.LANCZOS)
+        ).astype(int)
         assert np.abs(still(ranker, start, (40, 32)) - resized).max() <= 1
     half = plain.convert("RGBA")
     half.putalpha(128)
@@ -614,17 +819,23 @@ def test_a_start_picture_may_have_any_size_and_mode(ranker: Encoder) -> None:
     assert np.abs(still(ranker, half, (70, 30)) - white).max() <= 2
     assert (still(ranker, Image.new("LA", (5, 9), (0, 0))) == 255).all()
     deep = Image.fromarray((np.arange(1024).reshape(32, 32) * 60).astype(np.uint16))
-    assert np.abs(still(ranker, deep) - (np.arange(1024).reshape(32, 32, 1) / 1023 * 255)).max() <= 1
+    assert (
+        np.abs(still(ranker, deep) - (np.arange(1024).reshape(32, 32, 1) / 1023 * 255)).max() <= 1
+    )
     assert (still(ranker, plain) == still(ranker, plain)).all()
 
 
 @pytest.mark.parametrize("name", CANVASES)
 @pytest.mark.parametrize("start", ["perlin", picture(20, 50)], ids=["perlin", "picture"])
-def test_every_canvas_begins_with_clouds_or_a_picture(name: str, start: Any, ranker: Encoder) -> None:
+def test_every_canvas_begins_with_clouds_or_a_picture(
+    name: str, start: Any, ranker: Encoder
+) -> None:
     drawn = draw(ranker, CANVASES[name], settings=replace(PLAIN, steps=2, rate=1e-6), start=start)
     if name not in ("palette", "pixels"):
         pixels = (
-            perlin(32, 32, seeded_generator(3, 0)) if start == "perlin" else to_pixels([start.resize((32, 32), Image.Resampling.LANCZOS)])
+            perlin(32, 32, seeded_generator(3, 0))
+            if start == "perlin"
+            else to_pixels([start.resize((32, 32), Image.Resampling.LANCZOS)])
         )
         (traced,) = to_images(shown(CANVASES[name], CANVASES[name].trace(pixels)))
         assert np.abs(np.asarray(drawn).astype(int) - np.asarray(traced)).max() <= 2
@@ -637,8 +848,14 @@ def test_every_canvas_begins_with_clouds_or_a_picture(name: str, start: Any, ran
         ({"prompt": "a castle:0 | fog:0"}, "all weights are 0"),
         ({"prompt": ()}, "there is no prompt: write what to draw"),
         ({"prompt": " "}, "has no words"),
-        ({"size": (33, 32)}, "width 33 cannot be drawn: write a multiple of 8 from 8 to 2048, such as 32"),
-        ({"size": (32, 0)}, "height 0 cannot be drawn: write a multiple of 8 from 8 to 2048, such as 8"),
+        (
+            {"size": (33, 32)},
+            "width 33 cannot be drawn: write a multiple of 8 from 8 to 2048, such as 32",
+        ),
+        (
+            {"size": (32, 0)},
+            "height 0 cannot be drawn: write a multiple of 8 from 8 to 2048, such as 8",
+        ),
         ({"size": (32, 9000)}, "such as 2048"),
         ({"start": "clouds"}, "start is 'clouds': write 'noise' or 'perlin', or give a picture"),
         ({"start": Image.new("RGB", (0, 4))}, "a picture is 0x4: give one that has pixels"),
@@ -649,8 +866,17 @@ def test_every_canvas_begins_with_clouds_or_a_picture(name: str, start: Any, ran
         ({"canvas": "palette"}, "needs a canvas: give load_canvas('palette')"),
     ],
 )
-def test_mistakes_are_found_before_the_first_step(fields: dict[str, Any], said: str, ranker: Encoder) -> None:
-    usual = {"prompt": PROMPT, "clip": ranker, "canvas": CANVASES["vqgan"], "settings": QUICK, "seed": 3, "size": (32, 32)}
+def test_mistakes_are_found_before_the_first_step(
+    fields: dict[str, Any], said: str, ranker: Encoder
+) -> None:
+    usual = {
+        "prompt": PROMPT,
+        "clip": ranker,
+        "canvas": CANVASES["vqgan"],
+        "settings": QUICK,
+        "seed": 3,
+        "size": (32, 32),
+    }
     with pytest.raises(KalpanaError) as error:
         vqgan_clip(**{**usual, **fields})
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -682,7 +908,10 @@ def test_bad_pictures_and_weights_are_named(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
-    with Image.open(tmp_path / "a.png") as cut, pytest.raises(KalpanaError, match="a picture cannot be read"):
+    with (
+        Image.open(tmp_path / "a.png") as cut,
+        pytest.raises(KalpanaError, match="a picture cannot be read"),
+    ):
         Prompt(cut)
 
 
@@ -703,11 +932,22 @@ def test_the_ablation_draws_a_row_a_prompt_and_a_column_a_variant(ranker: Encode
     ablation = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ablation)
     columns = ablation.variants(CANVASES["vqgan"], CANVASES["vae"], replace(QUICK, steps=2))
-    assert all(fields["settings"] == replace(QUICK, steps=2) for name, fields in columns.items() if name.split()[0] != "without")
+    assert all(
+        fields["settings"] == replace(QUICK, steps=2)
+        for name, fields in columns.items()
+        if name.split()[0] != "without"
+    )
     sheet, scores = ablation.ablate(ranker, columns, count=1, side=32)
     assert len(scores) == 14 and sheet.width == 14 * (SIDE + 8)
     sample = World(seed=0, split="dev")[0]
-    assert scores["real scenes"] == pytest.approx(cosine(ranker, to_images(sample.image[None])[0], sample.caption), abs=1e-5)
+    assert scores["real scenes"] == pytest.approx(
+        cosine(ranker, to_images(sample.image[None])[0], sample.caption), abs=1e-5
+    )
     assert scores["everything"] == pytest.approx(
-        cosine(ranker, draw(ranker, prompt=sample.caption, settings=replace(QUICK, steps=2), seed=0), sample.caption), abs=1e-5
+        cosine(
+            ranker,
+            draw(ranker, prompt=sample.caption, settings=replace(QUICK, steps=2), seed=0),
+            sample.caption,
+        ),
+        abs=1e-5,
     )

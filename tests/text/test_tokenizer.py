@@ -12,7 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalpana.text.tokenizer import BOS, EOS, NULL, PAD, Tokenizer, corpus, fertility, language, meet, normalize, train, words
+from kalpana.text.tokenizer import (
+    BOS,
+    EOS,
+    NULL,
+    PAD,
+    Tokenizer,
+    corpus,
+    fertility,
+    language,
+    meet,
+    normalize,
+    train,
+    words,
+)
 from kalpana.types import KalpanaError
 from kalpana.world.grammar import FORMS, caption
 from kalpana.world.lexicon import lexicon
@@ -36,7 +49,13 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.text() | st.text(st.characters(min_codepoint=0x900, max_codepoint=0x97F) | st.sampled_from("\"'“”«» aA1\u200d")))
+@given(
+    st.text()
+    | st.text(
+        st.characters(min_codepoint=0x900, max_codepoint=0x97F)
+        | st.sampled_from("\"'“”«» aA1\u200d")
+    )
+)
 def test_round_trip_of_any_unicode(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode([text], LONG).ids[0]) == normalize(text)
 
@@ -75,7 +94,15 @@ def test_the_first_word_is_the_same_token_as_a_later_one(tokenizer: Tokenizer) -
 
 
 def test_digits_never_merge(tokenizer: Tokenizer) -> None:
-    assert [piece.strip() for piece in pieces(tokenizer, "2024 apples १२")] == ["2", "0", "2", "4", "apples", "१", "२"]
+    assert [piece.strip() for piece in pieces(tokenizer, "2024 apples १२")] == [
+        "2",
+        "0",
+        "2",
+        "4",
+        "apples",
+        "१",
+        "२",
+    ]
 
 
 def test_quoted_text_is_read_by_character(tokenizer: Tokenizer) -> None:
@@ -93,7 +120,11 @@ def test_typed_special_tokens_are_text(tokenizer: Tokenizer) -> None:
 
 def test_vocabulary(tokenizer: Tokenizer) -> None:
     assert len(tokenizer) == 8192
-    assert [tokenizer.bpe.token_to_id(name) for name in ("<pad>", "<bos>", "<eos>", "<null>")] == [PAD, BOS, EOS, NULL] == [0, 1, 2, 3]
+    assert (
+        [tokenizer.bpe.token_to_id(name) for name in ("<pad>", "<bos>", "<eos>", "<null>")]
+        == [PAD, BOS, EOS, NULL]
+        == [0, 1, 2, 3]
+    )
 
 
 def test_fertility(tokenizer: Tokenizer) -> None:
@@ -101,8 +132,17 @@ def test_fertility(tokenizer: Tokenizer) -> None:
     rng, concepts = random.Random(11), lexicon()
     said: dict[str, list[str]] = {"en": [], "hi": []}
     for _ in range(1500):
-        groups = tuple(Group(name, rng.randint(1, 8), rng.choice((None, *COLORS))) for name in rng.sample(list(concepts), 2))
-        scene = Scene((), groups, Background("flat", rng.choice(BACKDROPS)), rng.choice((None, *RELATIONS)), rng.choice(STYLES))
+        groups = tuple(
+            Group(name, rng.randint(1, 8), rng.choice((None, *COLORS)))
+            for name in rng.sample(list(concepts), 2)
+        )
+        scene = Scene(
+            (),
+            groups,
+            Background("flat", rng.choice(BACKDROPS)),
+            rng.choice((None, *RELATIONS)),
+            rng.choice(STYLES),
+        )
         for name, captions in said.items():
             captions.append(caption(scene, name, rng.choice(FORMS), rng))
     assert fertility(tokenizer, said["en"]) <= 2.2
@@ -149,7 +189,9 @@ def test_a_window_without_room_is_refused(tokenizer: Tokenizer) -> None:
 def test_unknown_words_are_reported_once_in_order(tokenizer: Tokenizer) -> None:
     prompt = "a Zorblax and a red apple beside a qwyzzt, zorblax, लाल सेब और झकझक"
     assert tokenizer.report(prompt).unknown == ("zorblax", "qwyzzt", "झकझक")
-    assert tokenizer.report('a sign "zorblax" 99 !?').unknown[1:] == ()  # quoted text, digits and punctuation are not words to know
+    assert (
+        tokenizer.report('a sign "zorblax" 99 !?').unknown[1:] == ()
+    )  # quoted text, digits and punctuation are not words to know
     assert tokenizer.report("three red apples to the left of a blue car").unknown == ()
     assert tokenizer.report("एक बिल्ली सोफे पर बैठी हुई").unknown == ()
     assert tokenizer.report("an apple 🍎").unknown == ("🍎",)
@@ -163,14 +205,20 @@ def test_what_was_cut_is_reported(tokenizer: Tokenizer) -> None:
     assert tokenizer.report("तीन लाल सेब नीली कार के बाईं ओर", 8).cut == " बाईं ओर"
     long = "A very LONG prompt. " * 5000
     assert len(long) == 100_000
-    assert normalize(long).endswith(tokenizer.report(long).cut) and len(tokenizer.report(long).cut) > 99_000
+    assert (
+        normalize(long).endswith(tokenizer.report(long).cut)
+        and len(tokenizer.report(long).cut) > 99_000
+    )
 
 
 @settings(deadline=None)
 @given(st.text(max_size=60), st.integers(3, 20))
 def test_kept_and_cut_make_the_whole(tokenizer: Tokenizer, text: str, length: int) -> None:
     """What the network reads, but for a last character cut inside its bytes, and the report's cut are the prompt."""
-    kept, cut = tokenizer.decode(tokenizer.encode([text], length).ids[0]), tokenizer.report(text, length).cut
+    kept, cut = (
+        tokenizer.decode(tokenizer.encode([text], length).ids[0]),
+        tokenizer.report(text, length).cut,
+    )
     assert normalize(text) == (kept.rstrip("\ufffd") + cut if cut else kept)
 
 
@@ -217,7 +265,9 @@ def test_words_can_be_met_without_new_tokens(tmp_path: Path) -> None:
 def test_captions_are_of_the_kind_that_is_asked_for() -> None:
     names = sum(1 for _ in corpus(0))
     hands = [text for text in list(corpus(80, kind="hands"))[names:] if language(text) == "en"]
-    assert len(hands) > 20 and all(re.search("hand|finger|fist|palm|sign|thumb|pinky|high five", text) for text in hands)
+    assert len(hands) > 20 and all(
+        re.search("hand|finger|fist|palm|sign|thumb|pinky|high five", text) for text in hands
+    )
 
 
 def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:

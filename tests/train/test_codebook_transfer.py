@@ -44,10 +44,14 @@ def test_counts_are_of_codes_that_stand_in_one_cell(codecs: tuple[VQGAN, VQGAN, 
     old, new, order = codecs
     pictures = data_cache.floats(data_cache.pictures(World(0), 32), CPU)
     with autocast(CPU), torch.inference_mode():
-        before, after = (network.encode(pictures).numpy().astype(np.uint16) for network in (old, new))
+        before, after = (
+            network.encode(pictures).numpy().astype(np.uint16) for network in (old, new)
+        )
     counts = cooccurrence(before, after, CODES)
     assert counts.sum() == 32 * 16 and (counts > 0).sum(1).max() == 1
-    wanted = torch.bincount(torch.from_numpy(before.astype(np.int64)).flatten(), minlength=CODES).float()
+    wanted = torch.bincount(
+        torch.from_numpy(before.astype(np.int64)).flatten(), minlength=CODES
+    ).float()
     assert torch.equal(counts[torch.arange(CODES), order], wanted[order])
 
 
@@ -71,7 +75,9 @@ def test_models_say_the_same_in_the_other_order(
     wrong = {
         "dalle": lambda model, ids: model.loss(Cond(said), ids).image,
         "maskgit": lambda model, ids: model.loss(Cond(said), ids, hidden),
-        "dalle-mini": lambda model, ids: model.loss(said, ids.flatten(1), torch.zeros(2, dtype=torch.bool)),
+        "dalle-mini": lambda model, ids: model.loss(
+            said, ids.flatten(1), torch.zeros(2, dtype=torch.bool)
+        ),
     }
     models = {
         "dalle": dalle.DALLE(dalle.Config(**shape)),
@@ -84,7 +90,18 @@ def test_models_say_the_same_in_the_other_order(
             torch.nn.init.normal_(p, std=0.3)
         given, made = tmp_path / f"{family}.safetensors", tmp_path / f"{family}-new.safetensors"
         save_weights(given, model, family, model.config, {"name": "before"})
-        words = ["translate", str(given), "--old", "old.safetensors", "--new", "new.safetensors", "--out", str(made), "--pictures", "64"]
+        words = [
+            "translate",
+            str(given),
+            "--old",
+            "old.safetensors",
+            "--new",
+            "new.safetensors",
+            "--out",
+            str(made),
+            "--pictures",
+            "64",
+        ]
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", words)
         codebook_transfer.main()
@@ -92,26 +109,45 @@ def test_models_say_the_same_in_the_other_order(
             "init": {"name": "before"}, "vqgan": {"new.safetensors": fingerprint(tmp_path / "new.safetensors")}
         }  # fmt: skip
         kind = dalle_mini.Config if family == "dalle-mini" else dalle.Config
-        before, after = (load_module(path, family, lambda kind=kind, model=model, **c: type(model)(kind(**c))) for path in (given, made))
+        before, after = (
+            load_module(path, family, lambda kind=kind, model=model, **c: type(model)(kind(**c)))
+            for path in (given, made)
+        )
         seen = (
             torch.bincount(
-                old.encode(data_cache.floats(data_cache.pictures(World(1, kind="everything"), 64), CPU)).flatten(), minlength=CODES
+                old.encode(
+                    data_cache.floats(data_cache.pictures(World(1, kind="everything"), 64), CPU)
+                ).flatten(),
+                minlength=CODES,
             )
             > 0
         )
-        assert seen.all(), "a code that never came up begins as the mean of all, and nothing could be the same"
-        assert torch.allclose(wrong[family](before, one), wrong[family](after, two), atol=0.02), family
-        rows = next(name for name in read_weights(made, family).tensors if name.endswith("codes.weight"))
+        assert seen.all(), (
+            "a code that never came up begins as the mean of all, and nothing could be the same"
+        )
+        assert torch.allclose(wrong[family](before, one), wrong[family](after, two), atol=0.02), (
+            family
+        )
+        rows = next(
+            name for name in read_weights(made, family).tensors if name.endswith("codes.weight")
+        )
         table, other = (read_weights(path, family).tensors[rows] for path in (given, made))
-        assert torch.allclose(table[one], other[two], atol=0.01) and not torch.allclose(table[one], other[one], atol=0.5), family
+        assert torch.allclose(table[one], other[two], atol=0.01) and not torch.allclose(
+            table[one], other[one], atol=0.5
+        ), family
         assert torch.equal(table[CODES:], other[CODES:])
 
 
-def test_a_code_that_took_two_places_begins_as_their_mean_and_one_never_seen_as_the_mean_of_all() -> None:
+def test_a_code_that_took_two_places_begins_as_their_mean_and_one_never_seen_as_the_mean_of_all() -> (
+    None
+):
     rows = torch.arange(8.0).view(4, 2)
     counts = torch.tensor([[1.0, 3, 0, 0], [0, 0, 0, 5], [0, 0, 0, 0], [0, 0, 2, 0]])
     out = translated({"codes.weight": rows, "blocks.0.weight": rows}, counts)
-    assert torch.allclose(out["codes.weight"], torch.stack((0.25 * rows[0] + 0.75 * rows[1], rows[3], rows.mean(0), rows[2])))
+    assert torch.allclose(
+        out["codes.weight"],
+        torch.stack((0.25 * rows[0] + 0.75 * rows[1], rows[3], rows.mean(0), rows[2])),
+    )
     assert out["blocks.0.weight"] is rows
 
 
@@ -120,5 +156,7 @@ def test_what_does_not_fit_is_said() -> None:
         translated({"codes.weight": torch.zeros(9, 2)}, torch.ones(4, 4))
     with pytest.raises(KalpanaError, match="give weights of dalle, maskgit, dalle-mini"):
         translated({"blocks.0.weight": torch.zeros(9, 2)}, torch.ones(4, 4))
-    with pytest.raises(KalpanaError, match=r"grids of the old VQGAN, \(2, 2\), and the new, \(1, 1\), differ"):
+    with pytest.raises(
+        KalpanaError, match=r"grids of the old VQGAN, \(2, 2\), and the new, \(1, 1\), differ"
+    ):
         cooccurrence(np.zeros((1, 2, 2), np.uint16), np.zeros((1, 1, 1), np.uint16), CODES)

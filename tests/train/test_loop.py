@@ -29,7 +29,16 @@ from kalpana.world.world import World, kind_of
 
 TINY_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
 VAE_RECIPE = Recipe(
-    name="tiny", family="vae", model=TINY_VAE, num_images=8, steps=10, batch=4, lr=2e-3, warmup=2, log_every=5, sample_every=100
+    name="tiny",
+    family="vae",
+    model=TINY_VAE,
+    num_images=8,
+    steps=10,
+    batch=4,
+    lr=2e-3,
+    warmup=2,
+    log_every=5,
+    sample_every=100,
 )
 DETECTOR_RECIPE = VAE_RECIPE.model_copy(
     update={
@@ -48,9 +57,14 @@ VQGAN_RECIPE = VAE_RECIPE.model_copy(
         "gan_start": 0.3,
     }
 )
-READER_RECIPE = VAE_RECIPE.model_copy(update={"family": "reader", "model": {"width": 8, "hidden": 8}, "num_images": 100, "batch": 3})
+READER_RECIPE = VAE_RECIPE.model_copy(
+    update={"family": "reader", "model": {"width": 8, "hidden": 8}, "num_images": 100, "batch": 3}
+)
 
-COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++, and there is none here")
+COMPILER = pytest.mark.skipif(
+    shutil.which("g++") is None,
+    reason="torch.compile needs a C++ compiler, g++, and there is none here",
+)
 
 
 def quiet(line: str) -> None:
@@ -66,11 +80,31 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flow_recipe(vae: Path, **fields: object) -> Recipe:
     model = {"width": 32, "depth": 2, "heads": 2, "text_depth": 1, "channels": 4, "fine": 8}
-    common = {"name": "tiny", "family": "flow", "model": model, "vae": vae, "pool": 8, "steps": 10, "batch": 4, "lr": 2e-3}
-    return Recipe(**{**common, "optimizer": "muon", "warmup": 2, "log_every": 5, "sample_every": 100, **fields})  # type: ignore[arg-type]
+    common = {
+        "name": "tiny",
+        "family": "flow",
+        "model": model,
+        "vae": vae,
+        "pool": 8,
+        "steps": 10,
+        "batch": 4,
+        "lr": 2e-3,
+    }
+    return Recipe(
+        **{
+            **common,
+            "optimizer": "muon",
+            "warmup": 2,
+            "log_every": 5,
+            "sample_every": 100,
+            **fields,
+        }
+    )  # type: ignore[arg-type]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)  # torch's own, while it compiles
 @pytest.mark.parametrize(
     ("family", "compiled"),
     [
@@ -82,9 +116,18 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
         pytest.param("flow", True, marks=COMPILER, id="flow-compiled"),
     ],
 )
-def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, vae: Path, tmp_path: Path) -> None:
-    recipes = {"vae": VAE_RECIPE, "vqgan": VQGAN_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}
-    recipe = (recipes.get(family) or flow_recipe(vae, aux_weight=0.3)).model_copy(update={"compile": compiled})
+def test_five_and_five_steps_equal_ten_bit_for_bit(
+    family: str, compiled: bool, vae: Path, tmp_path: Path
+) -> None:
+    recipes = {
+        "vae": VAE_RECIPE,
+        "vqgan": VQGAN_RECIPE,
+        "detector": DETECTOR_RECIPE,
+        "reader": READER_RECIPE,
+    }
+    recipe = (recipes.get(family) or flow_recipe(vae, aux_weight=0.3)).model_copy(
+        update={"compile": compiled}
+    )
     whole = train(recipe, tmp_path / "whole", echo=quiet)
     assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
     parts = train(recipe, tmp_path / "parts", echo=quiet)
@@ -93,7 +136,9 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, compiled: bool, 
         one, two = (safetensors_of(tmp_path / run / file) for run in ("whole", "parts"))
         assert one.keys() == two.keys()
         for name in one:
-            if file == "vae.safetensors" and "preview" in name:  # a least-squares fit after training, whose LAPACK rounds as memory lies
+            if (
+                file == "vae.safetensors" and "preview" in name
+            ):  # a least-squares fit after training, whose LAPACK rounds as memory lies
                 assert torch.allclose(one[name], two[name], atol=1e-4), name
             else:
                 assert torch.equal(one[name], two[name]), f"{name} in {file}"
@@ -117,25 +162,40 @@ def test_weights_carry_config_and_provenance(vae: Path) -> None:
 
 def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) -> None:
     """With a rate of (nearly) nothing it ends where the other did; the batch norm's own statistics move on."""
-    again = train(VAE_RECIPE.model_copy(update={"init": vae, "lr": 1e-12, "steps": 1}), tmp_path, echo=quiet)
+    again = train(
+        VAE_RECIPE.model_copy(update={"init": vae, "lr": 1e-12, "steps": 1}), tmp_path, echo=quiet
+    )
     assert again is not None
     before, after = (read_weights(path, "vae").tensors for path in (vae, again))
-    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("weight") and "preview" not in name)
+    assert all(
+        torch.equal(before[name], after[name])
+        for name in before
+        if name.endswith("weight") and "preview" not in name
+    )
 
 
-def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(vae: Path, tmp_path: Path) -> None:
+def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(
+    vae: Path, tmp_path: Path
+) -> None:
     """Nothing on the weights it began with; a recipe with nothing to stay near to is refused."""
     recipe = VAE_RECIPE.model_copy(update={"init": vae, "posterior_std": 0.0})
     free, held = (
-        AutoencoderTask(recipe.model_copy(update={"latent_anchor_weight": anchor}), torch.device("cpu"), silent) for anchor in (0.0, 3.0)
+        AutoencoderTask(
+            recipe.model_copy(update={"latent_anchor_weight": anchor}), torch.device("cpu"), silent
+        )
+        for anchor in (0.0, 3.0)
     )
     batch, rng = held.batch(0), torch.Generator()
     for task in (free, held):
         task.model.load_state_dict(read_weights(vae, "vae").tensors)
         task.model.eval()
-    assert held.loss(batch, rng)[0].item() == pytest.approx(free.loss(batch, rng)[0].item(), rel=1e-6)
+    assert held.loss(batch, rng)[0].item() == pytest.approx(
+        free.loss(batch, rng)[0].item(), rel=1e-6
+    )
     for task in (free, held):
-        task.model.norm.running_mean += 0.5 * task.model.norm.running_var.sqrt()  # every latent falls by a half
+        task.model.norm.running_mean += (
+            0.5 * task.model.norm.running_var.sqrt()
+        )  # every latent falls by a half
     loss, said = held.loss(batch, rng)
     assert said["apart"] == pytest.approx(0.25, rel=1e-3)
     assert loss.item() == pytest.approx(free.loss(batch, rng)[0].item() + 3 * 0.25, rel=1e-3)
@@ -145,17 +205,25 @@ def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(vae: Path,
         read_recipe(path)
 
 
-def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = []
     for name, alone in (("one", 1000), ("several", 1)):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
         monkeypatch.setattr(data_cache, "ALONE", alone)
         drawn.append(data_cache.pictures(World(2), 150))
-    assert drawn[0].shape == (150, 3, 128, 128) and (drawn[0] == drawn[1]).all() and drawn[0].std() > 10
+    assert (
+        drawn[0].shape == (150, 3, 128, 128)
+        and (drawn[0] == drawn[1]).all()
+        and drawn[0].std() > 10
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(workers: int, vae: Path) -> None:
+def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(
+    workers: int, vae: Path
+) -> None:
     """In the same order, wherever the run begins and ends; and the processes leave this one's random numbers alone."""
     task = FlowTask(flow_recipe(vae, aux_weight=0.3, num_images=40), torch.device("cpu"), silent)
     steps, before = range(3, 21), torch.get_rng_state()
@@ -165,7 +233,9 @@ def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(wor
         asked = task.batch(step)
         for name in ("latents", "layout", "worth"):
             assert torch.equal(getattr(batch, name), getattr(asked, name))
-        assert torch.equal(batch.tokens.ids, asked.tokens.ids) and torch.equal(batch.tokens.mask, asked.tokens.mask)
+        assert torch.equal(batch.tokens.ids, asked.tokens.ids) and torch.equal(
+            batch.tokens.mask, asked.tokens.mask
+        )
 
 
 @pytest.mark.gpu
@@ -173,7 +243,12 @@ def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(wor
 @pytest.mark.parametrize("family", ["vae", "vqgan", "flow", "detector", "reader"])
 def test_a_gpu_learns_what_a_cpu_learns(family: str, vae: Path, tmp_path: Path) -> None:
     """Not to the bit, for its noise is its own, but held-out scores are near."""
-    recipes = {"vae": VAE_RECIPE, "vqgan": VQGAN_RECIPE, "detector": DETECTOR_RECIPE, "reader": READER_RECIPE}
+    recipes = {
+        "vae": VAE_RECIPE,
+        "vqgan": VQGAN_RECIPE,
+        "detector": DETECTOR_RECIPE,
+        "reader": READER_RECIPE,
+    }
     recipe, found = recipes.get(family) or flow_recipe(vae, aux_weight=0.3), {}
     for device in ("cpu", "cuda"):
         weights = train(recipe, tmp_path / device, device=device, echo=quiet)
@@ -182,9 +257,15 @@ def test_a_gpu_learns_what_a_cpu_learns(family: str, vae: Path, tmp_path: Path) 
     assert found["cuda"] == pytest.approx(found["cpu"], rel=0.2, abs=0.05)
 
 
-def test_bfloat16_is_left_alone_where_the_hardware_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_left_alone_where_the_hardware_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     layer, x = torch.nn.Linear(4, 4), torch.randn(2, 4)
-    for has, wanted, dtype in ((True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)):
+    for has, wanted, dtype in (
+        (True, True, torch.bfloat16),
+        (True, False, torch.float32),
+        (False, True, torch.float32),
+    ):
         monkeypatch.setattr("kalpana.train.task.has_bf16", lambda device, has=has: has)
         with autocast(torch.device("cpu"), wanted):
             assert layer(x).dtype == dtype
@@ -193,7 +274,11 @@ def test_bfloat16_is_left_alone_where_the_hardware_has_none(monkeypatch: pytest.
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
     """Eight pictures and their captions are learned by heart: the loss falls by half in a few seconds."""
     lines: list[str] = []
-    train(flow_recipe(vae, steps=120, lr=5e-3, caption_dropout=0.0, bf16=False, log_every=10), tmp_path, echo=lines.append)
+    train(
+        flow_recipe(vae, steps=120, lr=5e-3, caption_dropout=0.0, bf16=False, log_every=10),
+        tmp_path,
+        echo=lines.append,
+    )
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines if "  loss " in line]
     assert sum(losses[-3:]) < 0.6 * losses[0] * 3
 
@@ -216,21 +301,32 @@ while True:
 """
     net = torch.nn.Linear(1500, 1500)
     for after in (1, 3, 4):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             for _ in range(after + 1):
                 process.stdout.readline()
             os.kill(process.pid, signal.SIGKILL)  # it is by now in the middle of the next save
-        state = checkpoint.State(net, {name: value.clone() for name, value in net.state_dict().items()}, [])
+        state = checkpoint.State(
+            net, {name: value.clone() for name, value in net.state_dict().items()}, []
+        )
         checkpoint.load(tmp_path / "c.safetensors", state, VAE_RECIPE)
         assert state.step >= after
         assert (net.weight == state.step).all() and (net.bias == state.step).all()
 
 
-@pytest.mark.parametrize(("kind", "workers"), [(signal.SIGINT, 0), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
-def test_a_signal_to_all_its_processes_saves_and_leaves(kind: signal.Signals, workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "workers"), [(signal.SIGINT, 0), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
+)
+def test_a_signal_to_all_its_processes_saves_and_leaves(
+    kind: signal.Signals, workers: int, tmp_path: Path
+) -> None:
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(yaml.safe_dump({**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}), encoding="utf-8")
+    recipe.write_text(
+        yaml.safe_dump({**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}),
+        encoding="utf-8",
+    )
     code = f"""
 from pathlib import Path
 from kalpana.train.data_cache import silent
@@ -238,7 +334,9 @@ from kalpana.train.loop import train
 from kalpana.train.recipe import read_recipe
 train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), workers={workers}, echo=lambda line: print(line, flush=True))
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         while "loss" not in process.stdout.readline():
             pass
@@ -264,11 +362,17 @@ def test_broken_and_foreign_checkpoints_are_clear_errors(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nbath: 3", "field 'bath'.*the fields are name, family"),
+        (
+            "name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nbath: 3",
+            "field 'bath'.*the fields are name, family",
+        ),
         ("name: x\nfamily: vae\npool: 8\nsteps: many\nbatch: 1\nlr: 1", "field 'steps'"),
         ("name: x\nfamily: gan\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'family'"),
         ("name: x\nfamily: flow\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'vae'"),
-        ("name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nkind: ghosts", "'kind'.*ghosts.*is not one of objects"),
+        (
+            "name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nkind: ghosts",
+            "'kind'.*ghosts.*is not one of objects",
+        ),
         ("name: [x", "not YAML"),
         ("", "no fields"),
     ],
@@ -292,7 +396,11 @@ def test_shipped_recipes_are_valid() -> None:
 
 
 def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
-    task = FlowTask(flow_recipe(vae, num_images=64, kind="everything", aux_weight=0.3), torch.device("cpu"), silent)
+    task = FlowTask(
+        flow_recipe(vae, num_images=64, kind="everything", aux_weight=0.3),
+        torch.device("cpu"),
+        silent,
+    )
     assert {kind_of(task.world.scene(i)) for i in range(256)} > {"objects", "hands", "text"}
     batch = task.batch(2)
     loss, _ = task.loss(batch, torch.Generator().manual_seed(0))
@@ -319,7 +427,9 @@ def test_the_layouts_error_is_that_of_its_parts() -> None:
     truth = torch.zeros(2, 4, 2, 2)
     truth[0, 0, 0, 1], truth[0, 1, 0, 1], truth[0, 2, 0, 1], truth[0, 3, 0, 1] = 7, 3, 1.5, -0.5
     ignorant = layout_error(torch.zeros(2, 4, kinds + colors + 2), truth)
-    assert torch.allclose(ignorant, math.log(kinds) + math.log(colors) + torch.tensor([0.5, 0.0]), atol=1e-5)
+    assert torch.allclose(
+        ignorant, math.log(kinds) + math.log(colors) + torch.tensor([0.5, 0.0]), atol=1e-5
+    )
     said = torch.zeros(2, 4, kinds + colors + 2)
     said[..., 0] = said[..., kinds] = 50
     said[0, 1, [0, kinds]], said[0, 1, [7, kinds + 3]] = 0, 50
@@ -330,21 +440,32 @@ def test_the_layouts_error_is_that_of_its_parts() -> None:
 def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     first = train(flow_recipe(vae, steps=1), tmp_path / "first", echo=quiet)
-    again = train(flow_recipe(vae, steps=1, init=first, aux_weight=0.3, lr=1e-12), tmp_path / "second", echo=lines.append)
+    again = train(
+        flow_recipe(vae, steps=1, init=first, aux_weight=0.3, lr=1e-12),
+        tmp_path / "second",
+        echo=lines.append,
+    )
     assert first is not None and again is not None
     assert any("aside.bias, aside.weight start afresh" in line for line in lines)
-    third = train(flow_recipe(vae, steps=1, init=again, lr=1e-12), tmp_path / "third", echo=lines.append)
+    third = train(
+        flow_recipe(vae, steps=1, init=again, lr=1e-12), tmp_path / "third", echo=lines.append
+    )
     assert third is not None
     assert any("aside.bias, aside.weight of" in line and "are left out" in line for line in lines)
     assert not any("aside" in name for name in read_weights(third, "flow").tensors)
     before, after = (read_weights(path, "flow") for path in (first, again))
-    assert all(torch.allclose(after.tensors[name], value, atol=1e-6) for name, value in before.tensors.items())
+    assert all(
+        torch.allclose(after.tensors[name], value, atol=1e-6)
+        for name, value in before.tensors.items()
+    )
     assert after.provenance["init"] == before.provenance
 
 
 def test_accumulated_parts_cover_the_batch() -> None:
     tokens = Tokens(torch.arange(16).view(8, 2), torch.ones(8, 2, dtype=torch.bool))
-    batch = LatentBatch(torch.arange(8.0).view(8, 1, 1, 1), tokens, torch.empty(8, 0), torch.ones(8))
+    batch = LatentBatch(
+        torch.arange(8.0).view(8, 1, 1, 1), tokens, torch.empty(8, 0), torch.ones(8)
+    )
     parts = list(split(batch, 4))
     assert torch.equal(torch.cat([p.latents for p in parts]), batch.latents)
     assert torch.equal(torch.cat([p.tokens.ids for p in parts]), batch.tokens.ids)
@@ -376,7 +497,9 @@ def test_muon_takes_the_matrices_inside_blocks_and_adamw_the_rest(vae: Path) -> 
     outside = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert inside | outside == {id(p) for p in model.parameters()} and not inside & outside
     assert inside == {
-        id(p) for name, p in model.named_parameters() if p.ndim == 2 and "offset" not in name and name.startswith(("text", "blocks"))
+        id(p)
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and "offset" not in name and name.startswith(("text", "blocks"))
     }
 
 

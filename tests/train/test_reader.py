@@ -15,19 +15,34 @@ from kalpana.world.crops import strips
 from kalpana.world.kinds import signs
 from kalpana.world.world import World
 
-RECIPE = Recipe(name="r", family="reader", model={"width": 16, "hidden": 16}, num_images=50, steps=4, batch=4, lr=1e-3, bf16=False)
+RECIPE = Recipe(
+    name="r",
+    family="reader",
+    model={"width": 16, "hidden": 16},
+    num_images=50,
+    steps=4,
+    batch=4,
+    lr=1e-3,
+    bf16=False,
+)
 
 
 def test_every_word_of_the_world_can_be_written() -> None:
     rng = random.Random(0)
-    assert all(set(signs.word(rng, split)) <= set(characters()) for split in ("train", "test") for _ in range(200))
+    assert all(
+        set(signs.word(rng, split)) <= set(characters())
+        for split in ("train", "test")
+        for _ in range(200)
+    )
     assert len(set(characters())) == len(characters())
 
 
 def test_a_strip_is_the_box() -> None:
     """A picture whose red is its column and whose green is its row, cut: the strip's corners say which box was cut."""
     line = (torch.arange(64) + 0.5) / 64
-    picture = torch.stack((line.expand(64, 64), line[:, None].expand(64, 64), torch.zeros(64, 64)))[None]
+    picture = torch.stack((line.expand(64, 64), line[:, None].expand(64, 64), torch.zeros(64, 64)))[
+        None
+    ]
     (strip,) = strips(picture, [(0.25, 0.5, 0.75, 0.625)], 8, 16)
     assert torch.allclose(strip[0, 0], 0.25 + 0.5 * (torch.arange(16) + 0.5) / 16, atol=1e-3)
     assert torch.allclose(strip[1, :, 0], 0.5 + 0.125 * (torch.arange(8) + 0.5) / 8, atol=1e-3)
@@ -46,12 +61,18 @@ def test_the_best_path_is_read_as_ctc_says() -> None:
 
 def test_it_learns_a_handful_of_words_by_heart() -> None:
     torch.manual_seed(0)
-    task = ReaderTask(RECIPE.model_copy(update={"model": {"width": 32, "hidden": 32}, "batch": 3}), torch.device("cpu"), silent)
+    task = ReaderTask(
+        RECIPE.model_copy(update={"model": {"width": 32, "hidden": 32}, "batch": 3}),
+        torch.device("cpu"),
+        silent,
+    )
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 5e-3)
     truth = ["".join(characters()[n - 1] for n in row if n) for row in batch.numbers.tolist()]
     said = [""]
-    for step in range(1, 4001):  # CTC rests on a plateau first, for how long depends on the processor
+    for step in range(
+        1, 4001
+    ):  # CTC rests on a plateau first, for how long depends on the processor
         optimizer.zero_grad()
         loss, _ = task.loss(batch, torch.Generator())
         loss.backward()
@@ -67,7 +88,10 @@ def test_every_parameter_has_a_gradient() -> None:
     task = ReaderTask(RECIPE, torch.device("cpu"), silent)
     loss, _ = task.loss(task.batch(1), torch.Generator())
     loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in task.model.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+        for p in task.model.parameters()
+    )
 
 
 @pytest.mark.parametrize("i", range(4))
@@ -76,6 +100,10 @@ def test_strips_of_the_world_hold_the_ink(i: int) -> None:
     scene = World(3, kind="text").scene(i)
     task = ReaderTask(RECIPE, torch.device("cpu"), silent)
     strip = task._written([scene], None).strips[0]
-    (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, signs.Sign))
+    (sign,) = (
+        scene_object.sprite
+        for scene_object in scene.objects
+        if isinstance(scene_object.sprite, signs.Sign)
+    )
     ink = torch.tensor(signs.INKS[sign.ink]).view(3, 1, 1) * 2 - 1
     assert ((strip - ink).abs().amax(0) < 0.35).float().mean() > 0.02 and strip.std() > 0.1

@@ -49,7 +49,10 @@ def draws(verifier: Knows, asked: list[str], good: int) -> object:
         sample = world[scenes[text]]
         (image,) = to_images(sample.image[None])
         verifier.known[image.tobytes()] = truth(sample.truth.scene)
-        return [Picture(image if k < good else Image.new("RGB", image.size), seed, {}) for k, seed in enumerate(seeds)]
+        return [
+            Picture(image if k < good else Image.new("RGB", image.size), seed, {})
+            for k, seed in enumerate(seeds)
+        ]
 
     return draw
 
@@ -64,7 +67,9 @@ def test_captions_are_of_training_scenes_that_a_verifier_without_error_finds_rig
         assert not right(prompt, Observation(), strict=True)
 
 
-def test_a_few_right_pictures_of_each_caption_are_kept_and_none_is_drawn_twice(tmp_path: Path) -> None:
+def test_a_few_right_pictures_of_each_caption_are_kept_and_none_is_drawn_twice(
+    tmp_path: Path,
+) -> None:
     verifier, asked = Knows(), list[str]()
     draw = draws(verifier, asked, good=3)
     assert harvest(draw, PROMPTS[:4], verifier, tmp_path, silent) == 4 * KEEP  # type: ignore[arg-type]
@@ -77,7 +82,9 @@ def test_a_few_right_pictures_of_each_caption_are_kept_and_none_is_drawn_twice(t
     assert len(list(tmp_path.glob("*.png"))) == 6 * KEEP
 
 
-def test_the_transformer_sees_the_harvest_with_its_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_transformer_sees_the_harvest_with_its_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("kalpana.train.flow.HELD_OUT", 64)
     verifier = Knows()
@@ -99,13 +106,19 @@ def test_the_transformer_sees_the_harvest_with_its_captions(tmp_path: Path, monk
     task = FlowTask(recipe, CPU, silent)
     latents, said = harvested(task.decoder, tmp_path / "kept", CPU)
     assert said == [prompt.text for prompt in PROMPTS]
-    shown = [(i, text) for step in range(8) for i, text in task._captions(step)]  # two rounds: 10 of the pool and 6 kept
+    shown = [
+        (i, text) for step in range(8) for i, text in task._captions(step)
+    ]  # two rounds: 10 of the pool and 6 kept
     assert sorted(i for i, _ in shown) == sorted([*range(16)] * 2)
     assert {text for i, text in shown if i >= 10} == set(said)
-    (step, row) = next((s, r) for s in range(8) for r, (i, _) in enumerate(task._captions(s)) if i == 12)
+    (step, row) = next(
+        (s, r) for s in range(8) for r, (i, _) in enumerate(task._captions(s)) if i == 12
+    )
     assert np.allclose(task.batch(step).latents[row].numpy(), latents[2].astype(np.float32))
     often = FlowTask(recipe.model_copy(update={"self_train_repeat": 9, "steps": 16}), CPU, silent)
-    shown = [(i, text) for step in range(16) for i, text in often._captions(step)]  # one round: 10 of the pool and 6 kept, nine times
+    shown = [
+        (i, text) for step in range(16) for i, text in often._captions(step)
+    ]  # one round: 10 of the pool and 6 kept, nine times
     assert sorted(i for i, _ in shown) == sorted([*range(10), *[*range(10, 16)] * 9])
     assert {text for i, text in shown if i == 12} == {said[2]}
 
@@ -114,6 +127,8 @@ def test_a_missing_harvest_and_a_harvest_with_layout_are_refused(tmp_path: Path)
     with pytest.raises(KalpanaError, match="no harvest in"):
         harvested(vae.VAE(), tmp_path, CPU)
     path = tmp_path / "r.yaml"
-    path.write_text("name: f\nfamily: flow\nvae: v\nharvest: h\nlayout: 0.3\nsteps: 1\nbatch: 1\nlr: 1.0e-3\n")
+    path.write_text(
+        "name: f\nfamily: flow\nvae: v\nharvest: h\nlayout: 0.3\nsteps: 1\nbatch: 1\nlr: 1.0e-3\n"
+    )
     with pytest.raises(KalpanaError, match="'layout'"):
         read_recipe(path)

@@ -15,22 +15,37 @@ from kalpana.world.scene import COLORS
 from kalpana.world.world import World
 
 COUNT = 60
-RECIPE = Recipe(name="f", family="flow", vae=Path("v"), num_images=COUNT, steps=8, batch=4, lr=1e-3, oversample=3)
+RECIPE = Recipe(
+    name="f",
+    family="flow",
+    vae=Path("v"),
+    num_images=COUNT,
+    steps=8,
+    batch=4,
+    lr=1e-3,
+    oversample=3,
+)
 WORLD = World(0, "train")
 
 
-def test_several_things_come_up_more_often_and_two_colours_more_often_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_several_things_come_up_more_often_and_two_colours_more_often_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     often = data_cache.often(RECIPE, WORLD, 2)
     assert set(often[:COUNT]) == {1, 3, 9} and often[COUNT:].tolist() == [1, 1]
     for i in range(COUNT):
-        if len(WORLD.scene(i).things) < 2:
+        if len(WORLD.scene(i).objects) < 2:
             assert often[i] == 1
             continue
         said = " ".join(WORLD.describe(i, take)[0] for take in range(12))  # in either language
-        assert often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", said)) for color in COLORS) >= 2, said
+        assert (
+            often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", said)) for color in COLORS) >= 2
+        ), said
     assert (data_cache.often(RECIPE, WORLD, 2) == often).all(), "and is looked up the second time"
-    assert data_cache.often(RECIPE.model_copy(update={"oversample": 1, "self_train_repeat": 5}), WORLD, 1).tolist() == [1] * COUNT + [5]
+    assert data_cache.often(
+        RECIPE.model_copy(update={"oversample": 1, "self_train_repeat": 5}), WORLD, 1
+    ).tolist() == [1] * COUNT + [5]
 
 
 def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_words_twice(
@@ -40,7 +55,10 @@ def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_wo
     often = torch.ones(SORT * RECIPE.batch - 3, dtype=torch.int64).numpy()
     often[5] = 4  # in all a round is SORT steps
     captions = CaptionSampler(RECIPE, WORLD, often, ["what is said of the harvest"])
-    rounds = [[pair for step in range(start, start + SORT) for pair in captions(step)] for start in (0, SORT)]
+    rounds = [
+        [pair for step in range(start, start + SORT) for pair in captions(step)]
+        for start in (0, SORT)
+    ]
     for shown in rounds:
         assert sorted(row for row, _ in shown) == sorted([*range(len(often)), 5, 5, 5])
         assert dict(shown)[len(often) - 1] == "what is said of the harvest"

@@ -30,7 +30,9 @@ from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
-CODEC = Config(widths=(8, 8, 8, 8), depth=1, groups=4, latent=8, codebook=(32, 4))  # a picture is 4 x 4 of 32 codes
+CODEC = Config(
+    widths=(8, 8, 8, 8), depth=1, groups=4, latent=8, codebook=(32, 4)
+)  # a picture is 4 x 4 of 32 codes
 MODELS: dict[str, dict[str, Any]] = {
     "dalle": {"width": 32, "depth": 2, "heads": 2},
     "maskgit": {"width": 32, "depth": 2, "heads": 2},
@@ -52,7 +54,16 @@ def vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(family: str, vqgan: Path, **fields: object) -> Recipe:
-    common = {"name": "t", "family": family, "model": MODELS[family], "vqgan": vqgan, "pool": 32, "steps": 10, "batch": 4, "lr": 2e-3}
+    common = {
+        "name": "t",
+        "family": family,
+        "model": MODELS[family],
+        "vqgan": vqgan,
+        "pool": 32,
+        "steps": 10,
+        "batch": 4,
+        "lr": 2e-3,
+    }
     return Recipe(**{**common, "warmup": 2, "log_every": 5, "sample_every": 100, **fields})  # type: ignore[arg-type]
 
 
@@ -77,7 +88,9 @@ def luck(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(vqgan: Path, tmp_path: Path) -> None:
+def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(
+    vqgan: Path, tmp_path: Path
+) -> None:
     network, world = codec(vqgan), World(0)
     found = data_cache.codes(network, vqgan, world, 32, CPU)
     assert found.dtype == np.uint16 and found.shape == (32, 4, 4)
@@ -90,7 +103,9 @@ def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(vqgan: Pa
     other = tmp_path / "other.safetensors"
     save_weights(other, network, "vqgan", network.config, {})
     assert (data_cache.codes(network, other, world, 32, CPU) != found).any()
-    assert (data_cache.codes(network, vqgan, world, 32, CPU) == found).all()  # kept under the name of its weights
+    assert (
+        data_cache.codes(network, vqgan, world, 32, CPU) == found
+    ).all()  # kept under the name of its weights
 
 
 def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Path) -> None:
@@ -99,7 +114,9 @@ def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Pa
     seen = []
     for step in range(16):  # twice round
         pairs, batch = task.lessons.captions(step), task.batch(step)
-        assert [tokenizer.decode(row) for row in batch.tokens.ids] == [tokenizer.decode(tokenizer.encode([w]).ids[0]) for _, w in pairs]
+        assert [tokenizer.decode(row) for row in batch.tokens.ids] == [
+            tokenizer.decode(tokenizer.encode([w]).ids[0]) for _, w in pairs
+        ]
         assert (batch.image.numpy() == codes[[i for i, _ in pairs]]).all()
         seen += pairs
     assert sorted(i for i, _ in seen) == sorted([*range(32), *range(32)])
@@ -108,7 +125,9 @@ def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Pa
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, vqgan: Path, tmp_path: Path) -> None:
+def test_five_and_five_steps_equal_ten_bit_for_bit(
+    family: str, vqgan: Path, tmp_path: Path
+) -> None:
     asked = recipe(family, vqgan, optimizer="muon", grad_accum=2)
     for run, stops in (("whole", (10,)), ("parts", (5, 10))):
         for stop in stops:
@@ -120,10 +139,14 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(family: str, vqgan: Path, tmp
     saved = read_weights(weights, family)
     other = read_weights(tmp_path / "parts" / weights.name, family)
     assert saved.provenance["scores"] == other.provenance["scores"]
-    assert (tmp_path / "whole/step-000010.png").read_bytes() == (tmp_path / "parts/step-000010.png").read_bytes()
+    assert (tmp_path / "whole/step-000010.png").read_bytes() == (
+        tmp_path / "parts/step-000010.png"
+    ).read_bytes()
     assert saved.provenance["vqgan"] == {"vqgan.safetensors": fingerprint(vqgan)}
     assert saved.provenance["scores"]["dev_image"] < 5.1
-    kind = {"dalle": dalle.DALLE, "maskgit": dalle.MaskGIT, "dalle-mini": dalle_mini.DalleMini}[family]
+    kind = {"dalle": dalle.DALLE, "maskgit": dalle.MaskGIT, "dalle-mini": dalle_mini.DalleMini}[
+        family
+    ]
     module = dalle_mini if family == "dalle-mini" else dalle
     network = load_module(weights, family, lambda **config: kind(module.Config(**config)))  # type: ignore[arg-type]
     assert network.config.codes == 32 and network.config.vocabulary == 8192  # type: ignore[union-attr]
@@ -142,7 +165,11 @@ def told(b: int = 4) -> TokenBatch:
     mask = torch.arange(8) < torch.tensor([8, 5, 3, 6])[:, None]
     ids[:, 0], ids[torch.arange(b), mask.sum(1) - 1] = 1, 2
     return TokenBatch(
-        torch.randint(0, 32, (b, 4, 4), generator=luck(3)), Tokens(ids * mask, mask), torch.empty(b, 0), torch.zeros(b), torch.zeros(b)
+        torch.randint(0, 32, (b, 4, 4), generator=luck(3)),
+        Tokens(ids * mask, mask),
+        torch.empty(b, 0),
+        torch.zeros(b),
+        torch.zeros(b),
     )
 
 
@@ -151,7 +178,11 @@ def test_dalles_loss_is_of_the_next_token_by_hand(vqgan: Path) -> None:
     task, batch = build("dalle", vqgan, swap=0.5, drop=0.5), told()
     net = task.model
     stir(net)
-    seed = next(s for s in range(99) if self_orders(luck(s)) == {(False, False), (False, True), (True, False), (True, True)})
+    seed = next(
+        s
+        for s in range(99)
+        if self_orders(luck(s)) == {(False, False), (False, True), (True, False), (True, True)}
+    )
     rng = luck(seed)
     swapped, dropped = torch.rand(4, generator=rng) < 0.5, torch.rand(4, generator=rng) < 0.5
     text: list[Tensor] = []
@@ -161,20 +192,30 @@ def test_dalles_loss_is_of_the_next_token_by_hand(vqgan: Path) -> None:
         cells = F.pad(batch.image[k : k + 1].flatten(1), (1, 0), value=32)  # 1 17
         if swapped[k]:  # dropped or not: words after a picture are what is asked
             cache = net.start_text(batch.image[k : k + 1])
-            text += [-net.step(cache, own[:, j : j + 1])[0].log_softmax(-1)[own[0, j + 1]] for j in range(own.shape[1] - 1)]
-            logits = net(Cond(Tokens(own, own > 0)), batch.image[k : k + 1], torch.tensor([True]))[1].flatten(0, 2)
+            text += [
+                -net.step(cache, own[:, j : j + 1])[0].log_softmax(-1)[own[0, j + 1]]
+                for j in range(own.shape[1] - 1)
+            ]
+            logits = net(Cond(Tokens(own, own > 0)), batch.image[k : k + 1], torch.tensor([True]))[
+                1
+            ].flatten(0, 2)
             image += list(-logits.log_softmax(-1).gather(1, cells[0, 1:, None])[:, 0])
         else:
             cond = Cond() if dropped[k] else Cond(Tokens(own, own > 0))
             cache = net.start_image(cond, 1)
-            image += [-net.step(cache, cells[:, j : j + 1])[0].log_softmax(-1)[cells[0, j + 1]] for j in range(16)]
+            image += [
+                -net.step(cache, cells[:, j : j + 1])[0].log_softmax(-1)[cells[0, j + 1]]
+                for j in range(16)
+            ]
             if not dropped[k]:
                 logits = net(cond, batch.image[k : k + 1])[0][0]
                 text += list(-logits.log_softmax(-1).gather(1, own[0, 1:, None])[:, 0])
     loss, said = task.loss(batch, luck(seed))
     words, cells = torch.stack(text).mean().item(), torch.stack(image).mean().item()
     assert loss.item() == pytest.approx(words / 8 + 7 / 8 * cells, rel=1e-4)
-    assert said == pytest.approx({"image": cells / math.log(2), "text": words / math.log(2)}, rel=1e-4)
+    assert said == pytest.approx(
+        {"image": cells / math.log(2), "text": words / math.log(2)}, rel=1e-4
+    )
 
 
 def self_orders(rng: Generator) -> set[tuple[bool, bool]]:
@@ -191,9 +232,15 @@ def test_maskgits_loss_is_of_the_hidden_cells_by_hand(vqgan: Path) -> None:
     assert null.any() and not null.all() and hidden.any() and not hidden.all()
     wrong = []
     for k in range(4):
-        cond = Cond() if null[k] else Cond(Tokens(batch.tokens.ids[k : k + 1], batch.tokens.mask[k : k + 1]))
+        cond = (
+            Cond()
+            if null[k]
+            else Cond(Tokens(batch.tokens.ids[k : k + 1], batch.tokens.mask[k : k + 1]))
+        )
         chance = task.model(cond, torch.where(hidden[k], 32, batch.image[k])[None])[0].softmax(-1)
-        wrong += [-chance[i, j, batch.image[k, i, j]].log() for i, j in hidden[k].nonzero().tolist()]
+        wrong += [
+            -chance[i, j, batch.image[k, i, j]].log() for i, j in hidden[k].nonzero().tolist()
+        ]
     loss, said = task.loss(batch, luck(6))
     assert loss.item() == pytest.approx(torch.stack(wrong).mean().item(), rel=1e-4)
     assert said["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
@@ -208,7 +255,11 @@ def test_dalle_minis_loss_is_of_the_next_cell_by_hand(vqgan: Path) -> None:
     wrong = []
     for k in range(4):
         ids, mask = batch.tokens.ids[k : k + 1], batch.tokens.mask[k : k + 1]
-        tokens = Tokens(torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool)) if null[k] else Tokens(ids, mask)
+        tokens = (
+            Tokens(torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool))
+            if null[k]
+            else Tokens(ids, mask)
+        )
         decoder, text = task.model.decoder, task.model.encoder(tokens)
         seen, bias = decoder.look(text), torch.where(tokens.mask, 0.0, -1e4)[:, None, None]
         cells = F.pad(batch.image[k].flatten(), (1, 0), value=32)
@@ -228,20 +279,29 @@ def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqga
     shared = {name: value for name, value in task.model.state_dict().items() if "aside" not in name}
     plain.model.load_state_dict(shared)
     batches = [task.batch(step) for step in (0, 5)]
-    assert [round(batch.worth[0].item(), 6) for batch in batches] == [0.3, round(0.3 * (1 - 5 / task.recipe.steps), 6)]
+    assert [round(batch.worth[0].item(), 6) for batch in batches] == [
+        0.3,
+        round(0.3 * (1 - 5 / task.recipe.steps), 6),
+    ]
     batch = batches[1]
     assert batch.layout.shape == (len(batch.image), 4, 4, 4) and batch.layout[:, 0].max() > 0
     (loss, said), (without, _) = task.loss(batch, luck(4)), plain.loss(batch, luck(4))
-    assert loss.item() == pytest.approx(without.item() + batch.worth[0].item() * said["layout"], rel=1e-5)
+    assert loss.item() == pytest.approx(
+        without.item() + batch.worth[0].item() * said["layout"], rel=1e-5
+    )
     loss.backward()
-    weight = next(value for name, value in task.model.named_parameters() if name.endswith("aside.weight"))
+    weight = next(
+        value for name, value in task.model.named_parameters() if name.endswith("aside.weight")
+    )
     assert weight.grad is not None and weight.grad.abs().sum() > 0
     if family != "maskgit":  # which sees both ways
 
         def answer(image: Tensor) -> Tensor:
             found: list[Tensor] = []
             given = batch.tokens if family == "dalle-mini" else Cond(batch.tokens)
-            task.model.loss(given, image.flatten(1) if family == "dalle-mini" else image, aside=found)
+            task.model.loss(
+                given, image.flatten(1) if family == "dalle-mini" else image, aside=found
+            )
             return found[0]
 
         other = batch.image.clone()
@@ -255,20 +315,34 @@ def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> 
     hidden = token_dropout(torch.zeros(4000, 6, 6), torch.full((4000,), 0.5), luck())
     assert hidden is not None and hidden.shape == (4000, 6, 6)
     part = hidden.float().mean((1, 2))
-    assert 0.47 < (part > 0).float().mean() < 0.53 and part[part > 0].mean().item() == pytest.approx(0.5, abs=0.03)
+    assert 0.47 < (part > 0).float().mean() < 0.53 and part[
+        part > 0
+    ].mean().item() == pytest.approx(0.5, abs=0.03)
     for low in (0.0, 0.25, 0.5, 0.75):  # uniform
         assert 0.1 < ((part > low) & (part <= low + 0.25)).float().mean() < 0.15
-    some = token_dropout(torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), luck())
-    assert some is not None and not some[:200].any() and some[200:].flatten(1).any(1).float().mean() > 0.9
+    some = token_dropout(
+        torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), luck()
+    )
+    assert (
+        some is not None
+        and not some[:200].any()
+        and some[200:].flatten(1).any(1).float().mean() > 0.9
+    )
 
 
 def test_by_the_end_nothing_is_hidden_any_more(vqgan: Path) -> None:
     task = build("dalle", vqgan, blind=0.8, steps=10)
-    assert [round(task.batch(step).blind.mean().item(), 3) for step in (0, 5, 9)] == [0.8, 0.4, 0.08]
+    assert [round(task.batch(step).blind.mean().item(), 3) for step in (0, 5, 9)] == [
+        0.8,
+        0.4,
+        0.08,
+    ]
 
 
 @pytest.mark.parametrize("family", ["dalle", "dalle-mini"])
-def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(family: str, vqgan: Path) -> None:
+def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(
+    family: str, vqgan: Path
+) -> None:
     """With all hidden, the loss of each cell is that after nothing but the words; another picture there changes only what is asked."""
     task = build(family, vqgan, blind=1.0)
     stir(task.model)
@@ -278,11 +352,17 @@ def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(family
     def wrong(image: Tensor, hidden: Tensor | None) -> float:
         if family == "dalle":
             return task.model.loss(Cond(tokens), image, hidden=hidden).image.item()
-        return task.model.loss(tokens, image.flatten(1), hidden=None if hidden is None else hidden.flatten(1)).item()
+        return task.model.loss(
+            tokens, image.flatten(1), hidden=None if hidden is None else hidden.flatten(1)
+        ).item()
 
     with torch.no_grad():
         blank = torch.full_like(image, 32)  # the mark
-        logits = task.model(Cond(tokens), blank)[1] if family == "dalle" else task.model(tokens, blank.flatten(1))
+        logits = (
+            task.model(Cond(tokens), blank)[1]
+            if family == "dalle"
+            else task.model(tokens, blank.flatten(1))
+        )
         wanted = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), image.flatten()).item()
         assert wrong(image, rows) == pytest.approx(wanted, rel=1e-5)
         assert wrong(image, torch.zeros_like(rows)) == pytest.approx(wrong(image, None), rel=1e-6)
@@ -315,11 +395,18 @@ def draw_maskgit(task: Any, batch: TokenBatch) -> Tensor:
 
 
 def draw_mini(task: Any, batch: TokenBatch) -> Tensor:
-    return torch.stack(list(task.model.generate(batch.tokens, lambda logits: logits.argmax(-1))), 1).view(4, 4, 4)
+    return torch.stack(
+        list(task.model.generate(batch.tokens, lambda logits: logits.argmax(-1))), 1
+    ).view(4, 4, 4)
 
 
-@pytest.mark.parametrize(("family", "draw"), [("dalle", draw_dalle), ("maskgit", draw_maskgit), ("dalle-mini", draw_mini)])
-def test_a_batch_learned_by_heart_is_drawn_again(family: str, draw: Callable[[Any, TokenBatch], Tensor], vqgan: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "draw"),
+    [("dalle", draw_dalle), ("maskgit", draw_maskgit), ("dalle-mini", draw_mini)],
+)
+def test_a_batch_learned_by_heart_is_drawn_again(
+    family: str, draw: Callable[[Any, TokenBatch], Tensor], vqgan: Path
+) -> None:
     task = build(family, vqgan, drop=0.0, swap=0.0)
     batch = task.batch(0)
     assert len({tuple(row.flatten().tolist()) for row in batch.image}) == 4
@@ -333,14 +420,18 @@ def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
     learn(task, batch, "text")
     said = caption(task.model, batch.image, [luck()] * 4, temperature=0)
     rows = [row[mask].tolist() for row, mask in zip(said.ids, said.mask, strict=True)]
-    assert rows == [row[mask].tolist() for row, mask in zip(batch.tokens.ids, batch.tokens.mask, strict=True)]
+    assert rows == [
+        row[mask].tolist() for row, mask in zip(batch.tokens.ids, batch.tokens.mask, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("family", MODELS)
 def test_dropped_captions_leave_no_trace(family: str, vqgan: Path) -> None:
     task, batch = build(family, vqgan, drop=1.0, swap=0.0), told()
     stir(task.model)
-    other = replace(batch, tokens=Tokens(batch.tokens.ids.flip(0) * batch.tokens.mask, batch.tokens.mask))
+    other = replace(
+        batch, tokens=Tokens(batch.tokens.ids.flip(0) * batch.tokens.mask, batch.tokens.mask)
+    )
     other.tokens.ids[:, 0], other.tokens.ids[torch.arange(4), batch.tokens.mask.sum(1) - 1] = 1, 2
     assert not torch.equal(other.tokens.ids, batch.tokens.ids)
     assert torch.equal(task.loss(batch, luck())[0], task.loss(other, luck())[0])
@@ -355,10 +446,16 @@ def test_a_fresh_network_needs_every_bit_and_draws_a_sheet(family: str, vqgan: P
         scores, sheet = task.evaluate()
         stir(task.model)
         other, _ = task.evaluate()
-    bits = {"dev_image": 5.0, "dev_image_alone": 5.0} | ({"dev_text": 13.0, "dev_text_alone": 13.0} if family == "dalle" else {})
+    bits = {"dev_image": 5.0, "dev_image_alone": 5.0} | (
+        {"dev_text": 13.0, "dev_text_alone": 13.0} if family == "dalle" else {}
+    )
     assert scores == pytest.approx(bits, abs=0.2 if family == "dalle-mini" else 1e-4)
     assert sheet.shape == (16, 3, 128, 128) and sheet.isfinite().all()
-    assert all(other[f"{name}_alone"] != value for name, value in other.items() if not name.endswith("alone"))
+    assert all(
+        other[f"{name}_alone"] != value
+        for name, value in other.items()
+        if not name.endswith("alone")
+    )
 
 
 def test_held_out_bits_are_the_mean_over_all_tokens(vqgan: Path) -> None:
@@ -369,12 +466,16 @@ def test_held_out_bits_are_the_mean_over_all_tokens(vqgan: Path) -> None:
         return told.tokens.ids[told.tokens.mask].double().mean(), told.tokens.mask.sum()
 
     tokens = Tokenizer.load().encode([dev.describe(i)[0] for i in range(512)])
-    assert lessons.held_out(number) == pytest.approx(tokens.ids[tokens.mask].double().mean().item() / math.log(2))
+    assert lessons.held_out(number) == pytest.approx(
+        tokens.ids[tokens.mask].double().mean().item() / math.log(2)
+    )
     image = torch.cat([told.image for told in lessons.dev]).numpy()
     assert (image == data_cache.codes(codec(vqgan), vqgan, dev, 512, CPU)).all()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)  # torch's own, while it compiles
 @pytest.mark.parametrize("family", MODELS)
 def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqgan: Path) -> None:
     """Traced, without a compiler: once for all lengths, and with the same loss."""
@@ -394,7 +495,9 @@ def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqga
         block.compile(dynamic=True, fullgraph=True, backend=record)
     for length in (8, 6, 7, 4):
         batch = told()
-        batch = replace(batch, tokens=Tokens(batch.tokens.ids[:, :length], batch.tokens.mask[:, :length]))
+        batch = replace(
+            batch, tokens=Tokens(batch.tokens.ids[:, :length], batch.tokens.mask[:, :length])
+        )
         one, two = (task.loss(batch, luck())[0] for task in (plain, traced))
         two.backward()
         assert torch.allclose(one, two, rtol=1e-5)
@@ -412,7 +515,9 @@ def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqga
 )
 def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(f"name: t\nfamily: dalle\nsteps: 1\nbatch: 1\nlr: 1\n{text}\n", encoding="utf-8")
+    path.write_text(
+        f"name: t\nfamily: dalle\nsteps: 1\nbatch: 1\nlr: 1\n{text}\n", encoding="utf-8"
+    )
     with pytest.raises(KalpanaError, match=message) as error:
         read_recipe(path)
     assert "\n" not in str(error.value)
@@ -421,16 +526,30 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("family", "model", "message"),
     [
-        ("dalle", {"codes": 16}, "'model.codes': it is 16, where the tokenizer has 32: leave it out"),
+        (
+            "dalle",
+            {"codes": 16},
+            "'model.codes': it is 16, where the tokenizer has 32: leave it out",
+        ),
         ("maskgit", {"columns": 8}, "'model.columns': it is 8, where the tokenizer has 4"),
-        ("dalle-mini", {"image_length": 256}, "'model.image_length': it is 256, where the tokenizer has 16"),
-        ("dalle-mini", {"vocabulary": 50264}, "'model.vocabulary': it is 50264, where the tokenizer has 8192"),
+        (
+            "dalle-mini",
+            {"image_length": 256},
+            "'model.image_length': it is 256, where the tokenizer has 16",
+        ),
+        (
+            "dalle-mini",
+            {"vocabulary": 50264},
+            "'model.vocabulary': it is 50264, where the tokenizer has 8192",
+        ),
         ("dalle", {"heads": 3}, "'model.heads': width 32 is not a multiple of 4 x 3"),
         ("maskgit", {"text_depth": 2}, "'model.text_depth': the fields are width"),
         ("dalle-mini", {"width": "wide"}, "'model.width'"),
     ],
 )
-def test_models_that_do_not_fit_their_tokenizers_are_errors(family: str, model: dict[str, Any], message: str, vqgan: Path) -> None:
+def test_models_that_do_not_fit_their_tokenizers_are_errors(
+    family: str, model: dict[str, Any], message: str, vqgan: Path
+) -> None:
     """Before anything is drawn."""
     with pytest.raises(KalpanaError, match=message) as error:
         build(family, vqgan, model=MODELS[family] | model, pool=10**9)
@@ -440,9 +559,18 @@ def test_models_that_do_not_fit_their_tokenizers_are_errors(family: str, model: 
 def test_tokenizers_that_do_not_fit_are_errors(vqgan: Path, tmp_path: Path) -> None:
     path = tmp_path / "vqgan.safetensors"
     for config, message in (
-        (Config(widths=(8, 8), depth=1, groups=4, latent=8, encoder=False), "'vqgan': .* needs an encoder"),
-        (Config(stem=3, widths=(8, 8), depth=1, groups=4, latent=8), "'vqgan': .* divides 128 px, not 6"),
-        (Config(widths=(8, 8), depth=1, groups=4, latent=8, fsq=(41, 41, 41)), "'vqgan': .* has 68921 codes: give one of 65536 at most"),
+        (
+            Config(widths=(8, 8), depth=1, groups=4, latent=8, encoder=False),
+            "'vqgan': .* needs an encoder",
+        ),
+        (
+            Config(stem=3, widths=(8, 8), depth=1, groups=4, latent=8),
+            "'vqgan': .* divides 128 px, not 6",
+        ),
+        (
+            Config(widths=(8, 8), depth=1, groups=4, latent=8, fsq=(41, 41, 41)),
+            "'vqgan': .* has 68921 codes: give one of 65536 at most",
+        ),
     ):
         network = VQGAN(config)
         save_weights(path, network, "vqgan", network.config, {})

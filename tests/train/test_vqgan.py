@@ -52,7 +52,11 @@ def pictures(b: int, side: int = 32, seed: int = 0) -> Tensor:
 def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector that has learned nothing: random features are features too."""
     torch.manual_seed(5)
-    network = Detector(DetectorConfig(classes=3, concepts=3, embedding=4, fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1)))
+    network = Detector(
+        DetectorConfig(
+            classes=3, concepts=3, embedding=4, fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1)
+        )
+    )
     path = tmp_path_factory.mktemp("eyes") / "detector.safetensors"
     save_weights(path, network, "detector", network.config, {})
     return path
@@ -70,7 +74,9 @@ def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(eyes: Path | None = None, **fields: object) -> VQGANTask:
     torch.manual_seed(0)
-    return VQGANTask(RECIPE.model_copy(update={"perceptual_net": eyes, **fields}), torch.device("cpu"), silent)
+    return VQGANTask(
+        RECIPE.model_copy(update={"perceptual_net": eyes, **fields}), torch.device("cpu"), silent
+    )
 
 
 def floats(pixels: Tensor) -> Tensor:
@@ -81,8 +87,12 @@ def gradients(module: nn.Module) -> list[Tensor | None]:
     return [p.grad for p in module.parameters()]
 
 
-@pytest.mark.parametrize("codes", [{}, {"unit": False}, {"fsq": (5, 4, 3)}], ids=["unit", "euclidean", "fsq"])
-def test_each_player_learns_from_its_own_loss_and_from_nothing_else(codes: dict[str, object], eyes: Path) -> None:
+@pytest.mark.parametrize(
+    "codes", [{}, {"unit": False}, {"fsq": (5, 4, 3)}], ids=["unit", "euclidean", "fsq"]
+)
+def test_each_player_learns_from_its_own_loss_and_from_nothing_else(
+    codes: dict[str, object], eyes: Path
+) -> None:
     """The gradients are those of two losses, each computed alone and for one player's weights."""
     task = build(eyes, model=MODEL | codes, lecam=0.2)
     task.loss(task.batch(0), rng())  # the codes have started
@@ -98,9 +108,15 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(codes: dict[
     task.model.load_state_dict(before)
     x = floats(batch.pixels)
     drawn = network(x)
-    rebuilt = reconstruction_loss(drawn.pixels - x) + 0.5 * perceptual_loss(task.eyes, drawn.pixels, x)
+    rebuilt = reconstruction_loss(drawn.pixels - x) + 0.5 * perceptual_loss(
+        task.eyes, drawn.pixels, x
+    )
     against = -judge(drawn.pixels).mean()
-    mine = rebuilt + 0.25 * drawn.loss + 0.1 * adaptive_gan_weight(rebuilt, against, network.last) * against
+    mine = (
+        rebuilt
+        + 0.25 * drawn.loss
+        + 0.1 * adaptive_gan_weight(rebuilt, against, network.last) * against
+    )
     real, fake = judge(x), judge(drawn.pixels.detach())
     held = F.relu(real + 0.2).square().mean() + F.relu(0.3 - fake).square().mean()
     yours = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2 + 0.2 * held
@@ -108,26 +124,38 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(codes: dict[
     for player, own in ((network, mine), (judge, yours)):
         wanted = torch.autograd.grad(own, list(player.parameters()), retain_graph=True)
         for (name, p), gradient in zip(player.named_parameters(), wanted, strict=True):
-            assert p.grad is not None and torch.allclose(p.grad, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item()), name
+            assert p.grad is not None and torch.allclose(
+                p.grad, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item()
+            ), name
     assert all(p.grad is None for p in task.eyes.parameters())
-    assert torch.allclose(after, torch.stack((0.99 * 0.3 + 0.01 * real.mean(), 0.99 * -0.2 + 0.01 * fake.mean())))
+    assert torch.allclose(
+        after, torch.stack((0.99 * 0.3 + 0.01 * real.mean(), 0.99 * -0.2 + 0.01 * fake.mean()))
+    )
 
 
 def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
     task = build(eyes, judge_from=0.3, judge=0.2)
-    assert [task.batch(step).worth.unique().item() for step in (0, 2, 3, 9)] == pytest.approx([0, 0, 0.2, 0.2])
+    assert [task.batch(step).worth.unique().item() for step in (0, 2, 3, 9)] == pytest.approx(
+        [0, 0, 0.2, 0.2]
+    )
     for p in task.model.judge.parameters():
         p.data.fill_(float("nan"))
     task.loss(task.batch(0), rng())
     batch, network = task.batch(2), task.model.network
     x = floats(batch.pixels)
     drawn = network(x)
-    wanted = reconstruction_loss(drawn.pixels - x) + 0.5 * perceptual_loss(task.eyes, drawn.pixels, x) + 0.25 * drawn.loss
+    wanted = (
+        reconstruction_loss(drawn.pixels - x)
+        + 0.5 * perceptual_loss(task.eyes, drawn.pixels, x)
+        + 0.25 * drawn.loss
+    )
     loss, said = task.loss(batch, rng())
     assert loss == wanted and set(said) == {"psnr", "commit", "unlike", "used"}
     loss.backward()
     assert all(gradient is None for gradient in gradients(task.model.judge))
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network))
+    assert all(
+        gradient is not None and gradient.isfinite().all() for gradient in gradients(network)
+    )
     assert task.model.anchors.tolist() == [0, 0]
     never = build(judge=0.0)
     assert not never.batch(9).worth.any()
@@ -140,8 +168,14 @@ def test_a_share_of_a_batch_are_sheets_of_signs_and_their_places_are_known() -> 
     batch, other = mixed.batch(0), plain.batch(0)
     found = [signs.get(picture.numpy().tobytes()) for picture in batch.pixels]
     assert [box is not None for box in found] == [False, False, True, True]
-    assert batch.boxes.tolist() == [box or [[0.0] * 4] * MOST for box in found] and not other.boxes.any()
-    assert not any(picture.numpy().tobytes() in signs for picture in other.pixels) and len(batch.pixels) == len(other.pixels) == 4
+    assert (
+        batch.boxes.tolist() == [box or [[0.0] * 4] * MOST for box in found]
+        and not other.boxes.any()
+    )
+    assert (
+        not any(picture.numpy().tobytes() in signs for picture in other.pixels)
+        and len(batch.pixels) == len(other.pixels) == 4
+    )
 
 
 def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) -> None:
@@ -162,12 +196,23 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
         apart = []
         for depth in range(1, 6):
             u, v = (net.look[:depth](strip) for strip in (one, two))
-            apart.append((F.normalize(u, dim=1, eps=0.01) - F.normalize(v, dim=1, eps=0.01)).square().sum(1).mean())
+            apart.append(
+                (F.normalize(u, dim=1, eps=0.01) - F.normalize(v, dim=1, eps=0.01))
+                .square()
+                .sum(1)
+                .mean()
+            )
         wanted.append((p * (p.log() - q.log())).sum(-1).mean() + torch.stack(apart).mean())
     found = ocr_loss(net, y, x, boxes, rng(7))
     assert torch.allclose(found, torch.stack(wanted).mean(), rtol=1e-4) and found > 0
     found.backward()
-    assert x.grad is None and y.grad is not None and not y.grad[0].any() and y.grad[1].any() and y.grad[2].any()
+    assert (
+        x.grad is None
+        and y.grad is not None
+        and not y.grad[0].any()
+        and y.grad[1].any()
+        and y.grad[2].any()
+    )
     assert all(p.grad is None for p in net.parameters())
     assert ocr_loss(net, x, x, boxes, rng(7)).item() == pytest.approx(0, abs=1e-6)
     assert ocr_loss(net, y, x, torch.zeros(3, 2, 4), rng(7)) == 0
@@ -189,10 +234,14 @@ def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> 
     before, pixels, found = deepcopy(task.model.state_dict()), task.batch(0).pixels, []
     for worth in (0.0, 0.3):
         task.model.load_state_dict(before)
-        loss, said = task.loss(VQGANBatch(pixels, torch.zeros(4, 4), torch.full((4,), worth)), rng())
+        loss, said = task.loss(
+            VQGANBatch(pixels, torch.zeros(4, 4), torch.full((4,), worth)), rng()
+        )
         found.append(torch.autograd.grad(loss, task.model.network.last)[0])
     assert said["balance"] > 0
-    assert (found[1] - found[0]).norm().item() == pytest.approx(0.3 * found[0].norm().item(), rel=0.02)
+    assert (found[1] - found[0]).norm().item() == pytest.approx(
+        0.3 * found[0].norm().item(), rel=0.02
+    )
 
 
 def test_codes_start_once_and_always_the_same() -> None:
@@ -220,15 +269,21 @@ def test_codes_start_once_and_always_the_same() -> None:
 def test_a_judge_that_learns_much_does_not_keep_the_network_from_learning() -> None:
     """Each player's gradient is cut by itself."""
     task = build(judge_from=0.0, clip=1e-3, lecam=50.0)
-    state = State(task.model, deepcopy(task.model.state_dict()), make_optimizers(task.model, task.recipe))
+    state = State(
+        task.model, deepcopy(task.model.state_dict()), make_optimizers(task.model, task.recipe)
+    )
     said = train_step(task, state, task.recipe, task.batch(0))
     assert said["grad"] > 1e-2
     for player in (task.model.network, task.model.judge):
-        norm = torch.stack([p.grad.norm() for p in player.parameters() if p.grad is not None]).norm()
+        norm = torch.stack(
+            [p.grad.norm() for p in player.parameters() if p.grad is not None]
+        ).norm()
         assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)  # torch's own, while it compiles
 def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
     """Traced, without a compiler: once for each shape that a block has, and with the same gradients."""
     plain, traced, made = build(), build(), list[int]()
@@ -245,14 +300,24 @@ def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
         for task in (plain, traced):
             task.model.zero_grad()
             task.loss(task.batch(step), rng(step))[0].backward()
-        for one, two in zip(gradients(plain.model.network), gradients(traced.model.network), strict=True):
-            assert one is not None and two is not None and torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+        for one, two in zip(
+            gradients(plain.model.network), gradients(traced.model.network), strict=True
+        ):
+            assert (
+                one is not None
+                and two is not None
+                and torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+            )
     assert 1 <= len(made) <= len(blocks)
 
 
-def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(eyes: Path, tmp_path: Path) -> None:
+def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(
+    eyes: Path, tmp_path: Path
+) -> None:
     """To the last bit, with batches in two parts too."""
-    recipe = RECIPE.model_copy(update={"perceptual_net": eyes, "steps": 12, "gan_start": 0.5, "grad_accum": 2})
+    recipe = RECIPE.model_copy(
+        update={"perceptual_net": eyes, "steps": 12, "gan_start": 0.5, "grad_accum": 2}
+    )
     for run, stops in (("whole", (10,)), ("parts", (4, 10))):
         for stop in stops:
             assert train(recipe, tmp_path / run, until=stop, echo=lambda line: None) is None
@@ -266,10 +331,16 @@ def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(eyes: Path,
 def run(eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """A short run, and what its pictures and their tokens cost at each step."""
     lines: list[str] = []
-    recipe = RECIPE.model_copy(update={"perceptual_net": eyes, "steps": 60, "gan_start": 0.8, "ema_decay": 0.9})
+    recipe = RECIPE.model_copy(
+        update={"perceptual_net": eyes, "steps": 60, "gan_start": 0.8, "ema_decay": 0.9}
+    )
     weights = train(recipe, tmp_path_factory.mktemp("run"), echo=lines.append)
     assert weights is not None and any("balance" in line for line in lines)
-    return weights, [float(line.split("loss ")[1].split()[0]) for line in lines if "  loss " in line and "balance" not in line]
+    return weights, [
+        float(line.split("loss ")[1].split()[0])
+        for line in lines
+        if "  loss " in line and "balance" not in line
+    ]
 
 
 def test_it_learns(run: tuple[Path, list[float]]) -> None:
@@ -277,10 +348,17 @@ def test_it_learns(run: tuple[Path, list[float]]) -> None:
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     scores = read_weights(weights, "vqgan").provenance["scores"]
     assert set(scores) == {"dev_psnr", "dev_ssim", "dev_used", "dev_perplexity"}
-    assert scores["dev_used"] > 0.5 and 4 < scores["dev_perplexity"] <= 32 and 0 < scores["dev_ssim"] < 1 and scores["dev_psnr"] > 10
+    assert (
+        scores["dev_used"] > 0.5
+        and 4 < scores["dev_perplexity"] <= 32
+        and 0 < scores["dev_ssim"] < 1
+        and scores["dev_psnr"] > 10
+    )
 
 
-def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(run: tuple[Path, list[float]]) -> None:
+def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(
+    run: tuple[Path, list[float]],
+) -> None:
     weights = read_weights(run[0], "vqgan")
     assert weights.config == VQGAN(Config(**MODEL)).config.__dict__
     net = load_module(run[0], "vqgan", lambda **config: VQGAN(Config(**config)))
@@ -292,22 +370,42 @@ def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(ru
     assert torch.equal(net.encode(x[1:2]), tokens[1:2])
 
 
-def test_a_run_goes_on_from_weights_and_their_codes(run: tuple[Path, list[float]], tmp_path: Path) -> None:
+def test_a_run_goes_on_from_weights_and_their_codes(
+    run: tuple[Path, list[float]], tmp_path: Path
+) -> None:
     """With a rate of nearly nothing it stays where the other ended, but for a batch's hundredth in the codes."""
-    train(RECIPE.model_copy(update={"init": run[0], "lr": 1e-12}), tmp_path, until=1, echo=lambda line: None)
-    before, after = read_weights(run[0], "vqgan").tensors, load_file(tmp_path / "checkpoint.safetensors")
+    train(
+        RECIPE.model_copy(update={"init": run[0], "lr": 1e-12}),
+        tmp_path,
+        until=1,
+        echo=lambda line: None,
+    )
+    before, after = (
+        read_weights(run[0], "vqgan").tensors,
+        load_file(tmp_path / "checkpoint.safetensors"),
+    )
     for name, value in before.items():
         if name not in ("quantiser.sizes", "quantiser.ages"):
-            assert torch.allclose(value, after[f"model.network.{name}"], atol=0.05 if name == "quantiser.vectors" else 1e-6), name
+            assert torch.allclose(
+                value,
+                after[f"model.network.{name}"],
+                atol=0.05 if name == "quantiser.vectors" else 1e-6,
+            ), name
 
 
-def test_where_codes_are_kept_the_decoder_alone_learns(run: tuple[Path, list[float]], tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"init": run[0], "freeze_encoder": True, "steps": 4, "gan_start": 0.5})
+def test_where_codes_are_kept_the_decoder_alone_learns(
+    run: tuple[Path, list[float]], tmp_path: Path
+) -> None:
+    recipe = RECIPE.model_copy(
+        update={"init": run[0], "freeze_encoder": True, "steps": 4, "gan_start": 0.5}
+    )
     weights = train(recipe, tmp_path, echo=lambda line: None)
     assert weights is not None
     before, after = (read_weights(path, "vqgan").tensors for path in (run[0], weights))
     kept = {name for name in before if torch.equal(before[name], after[name])}
-    assert {name for name in before if not name.startswith("decoder.")} <= kept and not any(name.startswith("decoder.") for name in kept)
+    assert {name for name in before if not name.startswith("decoder.")} <= kept and not any(
+        name.startswith("decoder.") for name in kept
+    )
 
 
 def test_pictures_that_look_alike_to_a_detector() -> None:
@@ -318,7 +416,11 @@ def test_pictures_that_look_alike_to_a_detector() -> None:
     fine, other = net.stem(y), net.stem(x)
     stages = [(fine, other), (net.eighth(fine), net.eighth(other))]
     stages.append((net.sixteenth(stages[1][0]), net.sixteenth(stages[1][1])))
-    assert torch.allclose(apart, torch.stack([(2 - 2 * F.cosine_similarity(a, b)).mean() for a, b in stages]).mean(), atol=1e-5)
+    assert torch.allclose(
+        apart,
+        torch.stack([(2 - 2 * F.cosine_similarity(a, b)).mean() for a, b in stages]).mean(),
+        atol=1e-5,
+    )
     apart.backward()
     assert x.grad is None and y.grad is not None and y.grad.abs().sum() > 0
     assert perceptual_loss(net, x, x) == 0
@@ -330,16 +432,23 @@ def test_structural_similarity() -> None:
     b = (a + 0.4 * pictures(2, 24, seed=1)[..., :17]).clamp(-1, 1)
 
     def mean(x: Tensor) -> Tensor:
-        blurred = [[torch.from_numpy(gaussian_filter(c.double().numpy(), 1.5, truncate=3.5)) for c in one] for one in x]
+        blurred = [
+            [torch.from_numpy(gaussian_filter(c.double().numpy(), 1.5, truncate=3.5)) for c in one]
+            for one in x
+        ]
         return torch.stack([torch.stack(one) for one in blurred])[..., 5:-5, 5:-5]
 
     m, n = mean(a), mean(b)
     va, vb, both = mean(a * a) - m * m, mean(b * b) - n * n, mean(a * b) - m * n
-    wanted = (2 * m * n + 0.0004) * (2 * both + 0.0036) / ((m * m + n * n + 0.0004) * (va + vb + 0.0036))
+    wanted = (
+        (2 * m * n + 0.0004) * (2 * both + 0.0036) / ((m * m + n * n + 0.0004) * (va + vb + 0.0036))
+    )
     with autocast(torch.device("cpu")):
         assert torch.allclose(ssim(a, b).double(), wanted.mean((1, 2, 3)), atol=1e-4)
     flat = [torch.full((1, 3, 16, 16), level) for level in (0.5, -0.25)]
-    assert ssim(*flat).item() == pytest.approx((2 * 0.5 * -0.25 + 0.0004) / (0.25 + 0.0625 + 0.0004), abs=1e-4)
+    assert ssim(*flat).item() == pytest.approx(
+        (2 * 0.5 * -0.25 + 0.0004) / (0.25 + 0.0625 + 0.0004), abs=1e-4
+    )
     assert torch.allclose(ssim(a, a), torch.ones(2))
 
 
@@ -355,7 +464,9 @@ def test_structural_similarity() -> None:
 )
 def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(f"name: q\nfamily: vqgan\nsteps: 1\nbatch: 1\nlr: 1\n{text}\n", encoding="utf-8")
+    path.write_text(
+        f"name: q\nfamily: vqgan\nsteps: 1\nbatch: 1\nlr: 1\n{text}\n", encoding="utf-8"
+    )
     with pytest.raises(KalpanaError, match=message) as error:
         read_recipe(path)
     assert "\n" not in str(error.value)
@@ -374,9 +485,13 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
         ({"keep_codes": True}, "'keep_codes': name the weights .* as 'init'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_trained_is_said_before_anything_is_drawn(fields: dict[str, object], message: str) -> None:
+def test_what_cannot_be_trained_is_said_before_anything_is_drawn(
+    fields: dict[str, object], message: str
+) -> None:
     with pytest.raises(KalpanaError, match=message) as error:
-        VQGANTask(RECIPE.model_copy(update={"num_images": 10**9, **fields}), torch.device("cpu"), silent)
+        VQGANTask(
+            RECIPE.model_copy(update={"num_images": 10**9, **fields}), torch.device("cpu"), silent
+        )
     assert "\n" not in str(error.value)
 
 

@@ -25,7 +25,9 @@ COLOURS = {
     "black": ("काला", (10, 10, 10)),
     "grey": ("धूसर", (128, 128, 128)),
 }
-WORDS = {word: k for k, (english, (hindi, _)) in enumerate(COLOURS.items()) for word in (english, hindi)}
+WORDS = {
+    word: k for k, (english, (hindi, _)) in enumerate(COLOURS.items()) for word in (english, hindi)
+}
 
 
 @dataclass
@@ -43,7 +45,9 @@ class Colours:
         self.looked += len(pictures)
         rows = []
         for picture in pictures:
-            pixels = torch.from_numpy(np.array(picture.resize((16, 16)), dtype=np.float32)).flatten(0, 1)  # 256 3
+            pixels = torch.from_numpy(np.array(picture.resize((16, 16)), dtype=np.float32)).flatten(
+                0, 1
+            )  # 256 3
             palette = torch.tensor([shade for _, shade in COLOURS.values()], dtype=torch.float32)
             nearest = torch.cdist(pixels, palette).argmin(1)
             rows.append(torch.bincount(nearest, minlength=self.size).float())

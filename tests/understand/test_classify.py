@@ -22,7 +22,18 @@ from kalpana.types import KalpanaError
 from kalpana.understand.classify import TEMPLATES, classify, directions, sentences
 from kalpana.understand.encoder import Encoder, load
 
-TINY = Config(side=16, width=16, depth=1, heads=1, hidden=16, text_width=16, text_depth=1, text_heads=1, text_hidden=16, features=12)
+TINY = Config(
+    side=16,
+    width=16,
+    depth=1,
+    heads=1,
+    hidden=16,
+    text_width=16,
+    text_depth=1,
+    text_heads=1,
+    text_hidden=16,
+    features=12,
+)
 PICTURES = [Image.new("RGB", (20, 30), color) for color in ("red", "green", "blue")]
 LABELS = ["a cat", "एक कुत्ता", "a red car 🚗"]
 
@@ -62,7 +73,9 @@ class Counting:
 
 def test_probabilities_are_those_of_the_mean_sentence(encoder: Encoder) -> None:
     found = classify(PICTURES, LABELS, encoder, ["a photo of a {}", "{} again"])
-    rows = [unit(encoder.texts([f"a photo of a {label}", f"{label} again"]).mean(0)) for label in LABELS]
+    rows = [
+        unit(encoder.texts([f"a photo of a {label}", f"{label} again"]).mean(0)) for label in LABELS
+    ]
     wanted = (encoder.images(PICTURES) @ torch.stack(rows).T / 0.07).softmax(1)
     assert found.shape == (3, 3) and torch.allclose(found, wanted, atol=1e-5)
     assert torch.allclose(found.sum(1), torch.ones(3))
@@ -78,24 +91,37 @@ def test_pictures_and_labels_do_not_disturb_each_other(encoder: Encoder) -> None
 def test_a_sigmoid_answers_for_every_label_by_itself(models: dict[str, str]) -> None:
     found = classify(PICTURES, LABELS, models["sigmoid"], device="cpu")
     for k, label in enumerate(LABELS):
-        assert torch.allclose(classify(PICTURES, [label], models["sigmoid"], device="cpu")[:, 0], found[:, k], atol=1e-6)
+        assert torch.allclose(
+            classify(PICTURES, [label], models["sigmoid"], device="cpu")[:, 0],
+            found[:, k],
+            atol=1e-6,
+        )
     among = classify(PICTURES, LABELS, models["sigmoid"], sigmoid=False, device="cpu")
     assert torch.allclose(among, found.logit().softmax(1), atol=1e-5)
 
 
 def test_templates_are_of_the_label_s_language() -> None:
-    assert sentences("a cat") == ["a cat", "a photo of a cat", "a picture of a cat", "a drawing of a cat"]
+    assert sentences("a cat") == [
+        "a cat",
+        "a photo of a cat",
+        "a picture of a cat",
+        "a drawing of a cat",
+    ]
     assert "तस्वीर में एक कुत्ता" in sentences("एक कुत्ता")
     assert sentences("एक cat") == ["एक cat"]
     assert sentences("{} {0} %s", ["the {}"]) == ["the {} {0} %s"]
-    assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
+    assert all(
+        template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates
+    )
 
 
 def test_ten_thousand_labels_go_in_batches(encoder: Encoder) -> None:
     counting = Counting(encoder.words, [])
     labels = [f"thing {k}" for k in range(10_000)]
     found = directions(replace(encoder, words=counting), labels, ["{}"])  # type: ignore[arg-type]
-    assert found.shape == (10_000, 12) and max(counting.given) <= 256 and sum(counting.given) == 10_000
+    assert (
+        found.shape == (10_000, 12) and max(counting.given) <= 256 and sum(counting.given) == 10_000
+    )
     assert torch.allclose(found[9_000:9_003], unit(encoder.texts(labels[9_000:9_003])), atol=1e-6)
 
 
@@ -107,7 +133,10 @@ def test_ten_thousand_labels_go_in_batches(encoder: Encoder) -> None:
         (["a cat", "a dog", "A  cat"], "labels are there more than once: 'a cat'; write each once"),
         ([*"abcdabcd"], "more than once: 'a', 'b', 'c' and 1 more"),
         (["a cat"], "one label, 'a cat', answers nothing: by a softmax it is 100 %"),
-        ("a cat, a dog", "one label, 'a cat, a dog', answers nothing"),  # a text is one label, not its letters
+        (
+            "a cat, a dog",
+            "one label, 'a cat, a dog', answers nothing",
+        ),  # a text is one label, not its letters
     ],
 )
 def test_labels_that_cannot_be_asked(labels: list[str], said: str, encoder: Encoder) -> None:
@@ -146,32 +175,74 @@ def draw(*names: str) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def test_a_line_for_each_picture_the_likeliest_first(models: dict[str, str], encoder: Encoder) -> None:
+def test_a_line_for_each_picture_the_likeliest_first(
+    models: dict[str, str], encoder: Encoder
+) -> None:
     draw("a.png", "b.png")
-    done = kalpana("a.png", "b.png", "--labels", "a cat, एक कुत्ता ,a red car 🚗,", "--model", models["softmax"], "--top", "2")
+    done = kalpana(
+        "a.png",
+        "b.png",
+        "--labels",
+        "a cat, एक कुत्ता ,a red car 🚗,",
+        "--model",
+        models["softmax"],
+        "--top",
+        "2",
+    )
     assert done.exit_code == 0, done.stderr
-    for line, name, row in zip(done.stdout.splitlines(), ("a.png", "b.png"), classify(PICTURES[:2], LABELS, encoder), strict=True):
+    for line, name, row in zip(
+        done.stdout.splitlines(),
+        ("a.png", "b.png"),
+        classify(PICTURES[:2], LABELS, encoder),
+        strict=True,
+    ):
         first, second, _ = row.argsort(descending=True).tolist()
-        assert line == f"{name}: {LABELS[first]} {row[first]:.1%}, {LABELS[second]} {row[second]:.1%}"
+        assert (
+            line == f"{name}: {LABELS[first]} {row[first]:.1%}, {LABELS[second]} {row[second]:.1%}"
+        )
 
 
-def test_json_and_labels_from_a_file_and_stdin(models: dict[str, str], encoder: Encoder, here: Path) -> None:
+def test_json_and_labels_from_a_file_and_stdin(
+    models: dict[str, str], encoder: Encoder, here: Path
+) -> None:
     draw("a.png")
     (here / "labels.txt").write_text("\ufeffa cat\n\nएक कुत्ता\n a red car 🚗 \n", encoding="utf-8")
-    found = json.loads(kalpana("a.png", "--labels-file", "labels.txt", "--model", models["softmax"], "--json").stdout)
+    found = json.loads(
+        kalpana(
+            "a.png", "--labels-file", "labels.txt", "--model", models["softmax"], "--json"
+        ).stdout
+    )
     assert [each["path"] for each in found] == ["a.png"]
     said = {each["label"]: each["probability"] for each in found[0]["labels"]}
     assert list(said.values()) == sorted(said.values(), reverse=True)
-    assert [said[label] for label in LABELS] == pytest.approx(classify(PICTURES[:1], LABELS, encoder)[0].tolist(), abs=1e-6)
-    done = kalpana("a.png", "--labels-file", "-", "--model", models["softmax"], stdin="a cat\na dog, a large one\n")
+    assert [said[label] for label in LABELS] == pytest.approx(
+        classify(PICTURES[:1], LABELS, encoder)[0].tolist(), abs=1e-6
+    )
+    done = kalpana(
+        "a.png",
+        "--labels-file",
+        "-",
+        "--model",
+        models["softmax"],
+        stdin="a cat\na dog, a large one\n",
+    )
     assert "a dog, a large one" in done.stdout
-    assert "labels cannot be read from absent.txt" in kalpana("a.png", "--labels-file", "absent.txt").stderr
+    assert (
+        "labels cannot be read from absent.txt"
+        in kalpana("a.png", "--labels-file", "absent.txt").stderr
+    )
 
 
 def png(width: int, height: int) -> bytes:
     """A PNG that says it is so large, with none of its pixels."""
-    parts = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""))
-    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+    parts = (
+        b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
+        b"IDAT" + zlib.compress(b""),
+    )
+    chunks = (
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in parts
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -183,10 +254,19 @@ def test_a_folder_with_broken_files_in_it(models: dict[str, str], here: Path) ->
     (here / "in/bomb.png").write_bytes(png(20_000, 20_000))
     done = kalpana("in", "absent.png", "--labels", "a cat,a dog", "--model", models["softmax"])
     assert done.exit_code == 1
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["in/A.JPG", "in/b.png", "in/deeper/c.webp"]
-    broken = dict(line.removeprefix("not read: ").split(": ", 1) for line in done.stderr.splitlines())
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "in/A.JPG",
+        "in/b.png",
+        "in/deeper/c.webp",
+    ]
+    broken = dict(
+        line.removeprefix("not read: ").split(": ", 1) for line in done.stderr.splitlines()
+    )
     assert broken.keys() == {"in/bomb.png", "in/d.png", "in/e.png", "absent.png"}
-    assert broken["in/d.png"] == "it is no picture" and broken["absent.png"] == "No such file or directory"
+    assert (
+        broken["in/d.png"] == "it is no picture"
+        and broken["absent.png"] == "No such file or directory"
+    )
     assert broken["in/bomb.png"] == f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
 
 
@@ -207,8 +287,13 @@ def test_strange_names_of_files(models: dict[str, str], here: Path) -> None:
     os.rename(b"in/-dash.png", b"in/\xff.png")
     done = kalpana("in", "--labels", "a cat,a dog", "--model", models["softmax"])
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
-    found = json.loads(kalpana("in", "--labels", "a cat,a dog", "--model", models["softmax"], "--json").stdout)
-    assert {each["path"] for each in found} == {*(f"in/{name}" for name in names[:3]), "in/\\udcff.png"}
+    found = json.loads(
+        kalpana("in", "--labels", "a cat,a dog", "--model", models["softmax"], "--json").stdout
+    )
+    assert {each["path"] for each in found} == {
+        *(f"in/{name}" for name in names[:3]),
+        "in/\\udcff.png",
+    }
 
 
 def test_pictures_of_one_pixel_and_turned_ones(models: dict[str, str], encoder: Encoder) -> None:
@@ -217,8 +302,22 @@ def test_pictures_of_one_pixel_and_turned_ones(models: dict[str, str], encoder: 
     half.paste("blue", (20, 0, 40, 20))
     exif[0x0112] = 6
     half.save("turned.png", exif=exif)
-    found = json.loads(kalpana("one.png", "turned.png", "--labels", "a cat,a dog", "--model", models["softmax"], "--json").stdout)
-    upright = classify([Image.new("L", (1, 1), 90), half.transpose(Image.Transpose.ROTATE_270)], ["a cat", "a dog"], encoder)
+    found = json.loads(
+        kalpana(
+            "one.png",
+            "turned.png",
+            "--labels",
+            "a cat,a dog",
+            "--model",
+            models["softmax"],
+            "--json",
+        ).stdout
+    )
+    upright = classify(
+        [Image.new("L", (1, 1), 90), half.transpose(Image.Transpose.ROTATE_270)],
+        ["a cat", "a dog"],
+        encoder,
+    )
     for each, row in zip(found, upright.tolist(), strict=True):
         assert {said["label"]: said["probability"] for said in each["labels"]} == pytest.approx(
             dict(zip(["a cat", "a dog"], row, strict=True)), abs=1e-6
@@ -248,7 +347,10 @@ def test_what_the_model_does_not_read_of_a_label_is_told(models: dict[str, str])
         (["--labels", "a cat,a dog,a cat"], "labels are there more than once: 'a cat'"),
         (["--labels", "a cat", "--sigmoid"], "learned by a softmax"),
         (["--labels", "a cat"], "one label, 'a cat', answers nothing"),
-        (["--labels", "a cat,a dog", "--model", "someone/of no such name"], "there is no checkpoint"),
+        (
+            ["--labels", "a cat,a dog", "--model", "someone/of no such name"],
+            "there is no checkpoint",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], said: str, models: dict[str, str]) -> None:

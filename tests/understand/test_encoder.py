@@ -25,7 +25,17 @@ from kalpana.types import KalpanaError
 from kalpana.understand.encoder import Encoder, framed, load
 
 TINY = Config(
-    side=32, stem=(), width=32, depth=1, heads=2, hidden=64, text_width=32, text_depth=1, text_heads=2, text_hidden=64, features=24
+    side=32,
+    stem=(),
+    width=32,
+    depth=1,
+    heads=2,
+    hidden=64,
+    text_width=32,
+    text_depth=1,
+    text_heads=2,
+    text_hidden=64,
+    features=24,
 )
 
 
@@ -45,7 +55,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 def noise(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
     rng, bands = np.random.default_rng(seed), len(Image.new(mode, (1, 1)).getbands())
-    return Image.frombytes(mode, size, rng.integers(0, 256, size[0] * size[1] * bands, dtype=np.uint8).tobytes())
+    return Image.frombytes(
+        mode, size, rng.integers(0, 256, size[0] * size[1] * bands, dtype=np.uint8).tobytes()
+    )
 
 
 def dots(image: Image.Image) -> list[tuple[int, ...]]:
@@ -86,7 +98,9 @@ def test_pixels_are_those_of_transformers(framing: Framing, size: tuple[int, int
     for processor in (CLIPImageProcessorPil, SiglipImageProcessorPil):
         process = processor(size=area, crop_size=crop, resample=framing.resample, **does, **levels)
         wanted = process(image, return_tensors="pt").pixel_values
-        found = seen(replace(TINY, mean=usual.mean, deviation=usual.deviation), framed(image, framing))
+        found = seen(
+            replace(TINY, mean=usual.mean, deviation=usual.deviation), framed(image, framing)
+        )
         assert torch.allclose(found, wanted, rtol=0, atol=1e-6)
 
 
@@ -120,7 +134,10 @@ def test_grey_pictures() -> None:
     grey = noise((5, 4), "L")
     wanted = np.repeat(np.array(grey)[..., None], 3, 2)
     assert (np.array(rgb(opened(grey, "PNG"))) == wanted).all()
-    assert (np.array(rgb(opened(grey.point(lambda v: 255 * (v > 90)).convert("1"), "PNG"))) == 255 * (wanted > 90)).all()
+    assert (
+        np.array(rgb(opened(grey.point(lambda v: 255 * (v > 90)).convert("1"), "PNG")))
+        == 255 * (wanted > 90)
+    ).all()
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -162,7 +179,26 @@ def test_numbers_without_a_scale_and_holes_in_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "P", "RGB", "RGBA", "RGBa", "RGBX", "LA", "PA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F"]
+    "mode",
+    [
+        "1",
+        "L",
+        "P",
+        "RGB",
+        "RGBA",
+        "RGBa",
+        "RGBX",
+        "LA",
+        "PA",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+        "I",
+        "I;16",
+        "I;16B",
+        "F",
+    ],
 )
 def test_every_mode_can_be_read(mode: str) -> None:
     assert rgb(Image.new(mode, (3, 2))).mode == "RGB"
@@ -185,18 +221,30 @@ def test_a_picture_from_a_camera_is_upright(orientation: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so
 def test_damaged_exif_does_not_hide_the_picture() -> None:
-    image = opened(Image.new("RGB", (3, 2), "red"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 20)
+    image = opened(
+        Image.new("RGB", (3, 2), "red"),
+        "JPEG",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 20,
+    )
     assert rgb(image).size == (3, 2)
 
 
 # An encoder.
 
-PICTURES = [noise((40, 30), seed=1), noise((8, 90), "RGBA", seed=2), Image.new("L", (1, 1), 200), Image.new("RGB", (33, 33), "teal")]
+PICTURES = [
+    noise((40, 30), seed=1),
+    noise((8, 90), "RGBA", seed=2),
+    Image.new("L", (1, 1), 200),
+    Image.new("RGB", (33, 33), "teal"),
+]
 SAID = ["a cat", "तीन लाल सेब", "", "🐱", "a very long text about apples " * 20, "\ud800 and \x00"]
 
 
 def test_vectors_are_unit_fp32_and_do_not_depend_on_company(encoder: Encoder) -> None:
-    for vectors, one, given in ((encoder.images(PICTURES), encoder.images, PICTURES), (encoder.texts(SAID), encoder.texts, SAID)):
+    for vectors, one, given in (
+        (encoder.images(PICTURES), encoder.images, PICTURES),
+        (encoder.texts(SAID), encoder.texts, SAID),
+    ):
         assert vectors.shape == (len(given), encoder.size) and vectors.dtype == torch.float32
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(given)), atol=1e-6)
         for row, each in zip(vectors, given, strict=True):
@@ -228,7 +276,10 @@ def test_what_is_cut_or_unknown_is_told(encoder: Encoder) -> None:
 def test_the_fingerprint_is_that_of_the_file_of_weights(encoder: Encoder, tmp_path: Path) -> None:
     folder = shelve(tmp_path / "other", seed=1)
     other = load(str(folder), "cpu")
-    assert other.name == "other" and other.fingerprint == fingerprint(folder / "clip.safetensors") != encoder.fingerprint
+    assert (
+        other.name == "other"
+        and other.fingerprint == fingerprint(folder / "clip.safetensors") != encoder.fingerprint
+    )
 
 
 def test_probabilities_of_a_softmax(encoder: Encoder) -> None:
@@ -236,7 +287,10 @@ def test_probabilities_of_a_softmax(encoder: Encoder) -> None:
     found = encoder.probabilities(image, text)
     raised = (image @ text.T / 0.07).double().exp()  # the scale that training starts from
     assert torch.allclose(found.double(), raised / raised.sum(1, keepdim=True), atol=1e-5)
-    with pytest.raises(KalpanaError, match="learned by a softmax, and knows which label fits best but not whether any does"):
+    with pytest.raises(
+        KalpanaError,
+        match="learned by a softmax, and knows which label fits best but not whether any does",
+    ):
         encoder.probabilities(image, text, sigmoid=True)
 
 
@@ -245,19 +299,28 @@ def test_probabilities_of_a_sigmoid(tmp_path: Path) -> None:
     image, text = encoder.images(PICTURES[:2]), encoder.texts(SAID[:3])
     cosines, found = (image @ text.T).tolist(), encoder.probabilities(image, text)
     for row, line in zip(found.tolist(), cosines, strict=True):
-        assert row == pytest.approx([1 / (1 + math.exp(10 - 10 * cosine)) for cosine in line], rel=1e-4)
+        assert row == pytest.approx(
+            [1 / (1 + math.exp(10 - 10 * cosine)) for cosine in line], rel=1e-4
+        )
     assert torch.allclose(encoder.probabilities(image, text, sigmoid=False).sum(1), torch.ones(2))
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU does not compute in bfloat16")
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU does not compute in bfloat16"
+)
 def test_in_bf16_vectors_are_nearly_the_same(tmp_path: Path) -> None:
     folder = str(shelve(tmp_path / "model"))
     half, exact = load(folder, "cpu", bf16=True), load(folder, "cpu")
     assert half.model.see.positions.dtype == torch.bfloat16
     assert exact.model.see.positions.dtype == half.model.logit_scale.dtype == torch.float32
     assert half.fingerprint == exact.fingerprint  # so that vectors of both are compared
-    for near, wanted in ((half.images(PICTURES), exact.images(PICTURES)), (half.texts(SAID), exact.texts(SAID))):
-        assert near.dtype == torch.float32 and torch.allclose(near.norm(dim=1), torch.ones(len(near)), atol=1e-6)
+    for near, wanted in (
+        (half.images(PICTURES), exact.images(PICTURES)),
+        (half.texts(SAID), exact.texts(SAID)),
+    ):
+        assert near.dtype == torch.float32 and torch.allclose(
+            near.norm(dim=1), torch.ones(len(near)), atol=1e-6
+        )
         assert (near * wanted).sum(1).min() > 0.999
 
 
@@ -275,14 +338,22 @@ def test_asked_again_it_is_the_same_and_after_a_change_another(tmp_path: Path) -
     assert load(str(folder), "cpu").fingerprint != first.fingerprint
 
 
-def test_there_is_no_clip_yet_or_it_is_another_family(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_clip_yet_or_it_is_another_family(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: tmp_path / "weights")
-    with pytest.raises(KalpanaError, match=r"no weights of a CLIP come with this version of Kalpana: name a public one, such as openai/"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"no weights of a CLIP come with this version of Kalpana: name a public one, such as openai/",
+    ):
         load()
     shelve(tmp_path / "weights/clip")
     assert load(device="cpu").name == "clip"
-    with pytest.raises(KalpanaError, match="model 'tiny' is of family 'flow', which does not compare pictures with words"):
+    with pytest.raises(
+        KalpanaError,
+        match="model 'tiny' is of family 'flow', which does not compare pictures with words",
+    ):
         load(str(folder))
     for name in ("clop", ""):
         with pytest.raises(KalpanaError, match=f"there is no checkpoint '{name}'"):

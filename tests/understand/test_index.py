@@ -49,18 +49,37 @@ def assert_whole(folder: Path, encoder: Any, at: Path | None = None) -> None:
     rows = listed(folder, encoder, at)
     assert sorted(rows) == [os.fsdecode(file.path) for file in walk(folder)[0]]
     for path, vector in rows.items():
-        assert np.allclose(vector, encoder.images([read_image(folder / path)])[0].numpy(), atol=1e-6), path
+        assert np.allclose(
+            vector, encoder.images([read_image(folder / path)])[0].numpy(), atol=1e-6
+        ), path
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------------- what is found
 
 
-def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(tmp_path: Path, paint: Paint, colours: Any) -> None:
-    names = ["a.jpg", "b.JPEG", "c.png", "d/e.webp", "d/f.gif", "d/e/g.bmp", "h.tiff", "i.tif", "j.avif", "k.jfif"]
+def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
+    names = [
+        "a.jpg",
+        "b.JPEG",
+        "c.png",
+        "d/e.webp",
+        "d/f.gif",
+        "d/e/g.bmp",
+        "h.tiff",
+        "i.tif",
+        "j.avif",
+        "k.jfif",
+    ]
     for name in names:
         paint(tmp_path / name, "red", format="jpeg" if name.endswith("jfif") else None)
     for name in (".hidden.png", ".thumbs/l.png", "._a.jpg"):
@@ -71,7 +90,9 @@ def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(tmp_path: 
     assert (report.pictures, report.added, report.seen) == (10, 10, 10)
 
 
-def test_links_lead_neither_in_circles_nor_to_anything_twice(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_links_lead_neither_in_circles_nor_to_anything_twice(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     folder, outside = tmp_path / "in", tmp_path / "out"
     one = paint(folder / "z" / "one.png", "red")
     paint(outside / "two.png", "blue")
@@ -86,7 +107,9 @@ def test_links_lead_neither_in_circles_nor_to_anything_twice(tmp_path: Path, pai
     assert index(folder, colours).pictures == 2
 
 
-def test_what_cannot_be_reached_now_stays_and_what_is_gone_goes(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_what_cannot_be_reached_now_stays_and_what_is_gone_goes(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     folder, disk = tmp_path / "in", tmp_path / "disk"
     paint(folder / "a.png", "red")
     paint(disk / "b.png", "blue")
@@ -101,7 +124,16 @@ def test_what_cannot_be_reached_now_stays_and_what_is_gone_goes(tmp_path: Path, 
 
 
 def test_any_name_that_a_file_can_have_is_fine(tmp_path: Path, paint: Paint, colours: Any) -> None:
-    names = ["it's.png", 'a "quote".png', "new\nline.png", "100%.png", "बिल्ली.png", "'; DROP TABLE x; --.png", "a\\b.png", "-.png"]
+    names = [
+        "it's.png",
+        'a "quote".png',
+        "new\nline.png",
+        "100%.png",
+        "बिल्ली.png",
+        "'; DROP TABLE x; --.png",
+        "a\\b.png",
+        "-.png",
+    ]
     for name in names:
         paint(tmp_path / 'it\'s "here"\n' / name, "red")
     latin = os.fsdecode(b"caf\xe9.png")
@@ -138,26 +170,37 @@ def test_pictures_are_seen_upright_on_white_and_in_all_their_depth(tmp_path: Pat
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = turn
         base.save(tmp_path / "turned.png", exif=exif)
-        assert np.array_equal(np.asarray(read_image(tmp_path / "turned.png")), turned(np.asarray(base))), turn
+        assert np.array_equal(
+            np.asarray(read_image(tmp_path / "turned.png")), turned(np.asarray(base))
+        ), turn
     Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-    Image.fromarray(np.linspace(1000, 41000, 16).astype(np.uint16).reshape(4, 4)).save(tmp_path / "deep.png")
+    Image.fromarray(np.linspace(1000, 41000, 16).astype(np.uint16).reshape(4, 4)).save(
+        tmp_path / "deep.png"
+    )
     deep = np.asarray(read_image(tmp_path / "deep.png"))[..., 0].ravel().astype(int)
     assert deep[0] == 0 and deep[-1] == 255 and np.abs(np.diff(deep) - 17).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])
-def test_a_large_picture_is_seen_smaller_and_listed_as_it_is(name: str, tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_a_large_picture_is_seen_smaller_and_listed_as_it_is(
+    name: str, tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     paint(tmp_path / name, "red", "blue", size=(4200, 2100))
     paint(tmp_path / "dot.png", "black", size=(1, 1))
     seen = read_image(tmp_path / name)
     assert seen.size == (2100, 1050)
     assert torch.allclose(colours.images([seen]), colours.texts(["red blue"]), atol=0.01)
     index(tmp_path, colours)
-    assert [(hit.width, hit.height) for hit in search(tmp_path, "red blue", colours)] == [(4200, 2100), (1, 1)]
+    assert [(hit.width, hit.height) for hit in search(tmp_path, "red blue", colours)] == [
+        (4200, 2100),
+        (1, 1),
+    ]
 
 
-def test_size_and_date_are_those_that_a_viewer_shows(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_size_and_date_are_those_that_a_viewer_shows(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2019:05:04 03:02:01"
@@ -176,7 +219,9 @@ def bomb() -> bytes:
     """A PNG that says it has 20,000 x 20,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -186,9 +231,17 @@ def bomb() -> bytes:
     )
 
 
-def test_broken_files_are_listed_and_not_tried_again_until_they_change(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_broken_files_are_listed_and_not_tried_again_until_they_change(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     whole = paint(tmp_path / "whole.png", "red", "blue").read_bytes()
-    damaged = {"text.jpg": b"words", "empty.png": b"", "half.png": whole[: len(whole) // 2], "bomb.png": bomb(), "photo.heic": b"\0" * 64}
+    damaged = {
+        "text.jpg": b"words",
+        "empty.png": b"",
+        "half.png": whole[: len(whole) // 2],
+        "bomb.png": bomb(),
+        "photo.heic": b"\0" * 64,
+    }
     for name, data in damaged.items():
         (tmp_path / name).write_bytes(data)
     if hasattr(os, "mkfifo"):
@@ -199,7 +252,9 @@ def test_broken_files_are_listed_and_not_tried_again_until_they_change(tmp_path:
     assert reasons["text.jpg"] == "it is no picture" and "pixels" in reasons["bomb.png"]
 
     text = tmp_path / "text.jpg"
-    picture = paint(tmp_path / "x.bmp", "green", size=(1, 1)).read_bytes()  # BMP may be followed by anything
+    picture = paint(
+        tmp_path / "x.bmp", "green", size=(1, 1)
+    ).read_bytes()  # BMP may be followed by anything
     before = text.stat()
     (tmp_path / "x.bmp").unlink()
     text.write_bytes(picture[:5])
@@ -212,11 +267,15 @@ def test_broken_files_are_listed_and_not_tried_again_until_they_change(tmp_path:
         ["text.jpg", *(os.fsdecode(each.path) for each in mended.broken)]
     )
     text.write_bytes(b"words again")
-    assert index(tmp_path, colours).removed == 1 and sorted(listed(tmp_path, colours)) == ["whole.png"]
+    assert index(tmp_path, colours).removed == 1 and sorted(listed(tmp_path, colours)) == [
+        "whole.png"
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["shape", "length", "nan"])
-def test_vectors_that_break_the_promise_are_refused(wrong: str, tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_vectors_that_break_the_promise_are_refused(
+    wrong: str, tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     class Wrong(type(colours)):  # type: ignore[misc]
         def images(self, pictures: list[Image.Image]) -> torch.Tensor:
             right = super().images(pictures)
@@ -230,7 +289,9 @@ def test_vectors_that_break_the_promise_are_refused(wrong: str, tmp_path: Path, 
 # ----------------------------------------------------------------------------------------------------------------- what changes
 
 
-def test_only_what_is_new_or_changed_is_looked_at(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_only_what_is_new_or_changed_is_looked_at(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     def run() -> tuple[Report, int]:
         before = colours.looked
         report = index(tmp_path, colours)
@@ -243,7 +304,12 @@ def test_only_what_is_new_or_changed_is_looked_at(tmp_path: Path, paint: Paint, 
         paint(tmp_path / f"{name}.png", name)
     assert run()[1] == 8
     report, looked = run()
-    assert looked == 0 and (report.added, report.changed, report.moved, report.removed) == (0, 0, 0, 0)
+    assert looked == 0 and (report.added, report.changed, report.moved, report.removed) == (
+        0,
+        0,
+        0,
+        0,
+    )
     os.utime(tmp_path / "red.png", (1e9, 1e9))  # touched: the same bytes
     report, looked = run()
     assert looked == 0 and report.changed == 0
@@ -278,11 +344,16 @@ def test_pictures_that_change_names_with_each_other_keep_their_own_vectors(
     assert_whole(tmp_path, replace(colours))
 
 
-def test_two_models_have_an_index_each_in_one_place(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_two_models_have_an_index_each_in_one_place(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     other = replace(colours, name="weights/other one", fingerprint="f" * 64)
     paint(tmp_path / "a.png", "red")
     index(tmp_path, colours)
-    with pytest.raises(KalpanaError, match=r"model 'weights/other one' has not seen the pictures in .*; colours have: ask with --model"):
+    with pytest.raises(
+        KalpanaError,
+        match=r"model 'weights/other one' has not seen the pictures in .*; colours have: ask with --model",
+    ):
         search(tmp_path, "red", other)
     index(tmp_path, other)
     for encoder in (colours, other):
@@ -291,14 +362,19 @@ def test_two_models_have_an_index_each_in_one_place(tmp_path: Path, paint: Paint
         search(tmp_path, "red", replace(colours, fingerprint="e" * 64))
 
 
-def test_an_index_can_lie_elsewhere_and_belongs_to_one_folder(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_an_index_can_lie_elsewhere_and_belongs_to_one_folder(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     for name in ("one", "two"):
         paint(tmp_path / name / f"{name}.png", "red")
     at = tmp_path / "kept" / "here"
     index(tmp_path / "one", colours, at=at)
     assert not (tmp_path / "one" / ".kalpana").exists()
     assert search(tmp_path / "one", "red", colours, at=at)[0].path == tmp_path / "one" / "one.png"
-    for attempt in (lambda: index(tmp_path / "two", colours, at=at), lambda: search(tmp_path / "two", "red", colours, at=at)):
+    for attempt in (
+        lambda: index(tmp_path / "two", colours, at=at),
+        lambda: search(tmp_path / "two", "red", colours, at=at),
+    ):
         with pytest.raises(KalpanaError, match=r"holds the index of .*one, not of .*two"):
             attempt()
     (tmp_path / "one").rename(tmp_path / "moved")
@@ -338,7 +414,9 @@ indexing.index(Path(sys.argv[2]), Colours(), progress=lambda *beat: print(*beat,
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     """One folder, killed over and over: in the midst of a write, while a row leaves, and while tidying up."""
     names = [f"{k:02}.png" for k in range(18)]
     for k, name in enumerate(names):
@@ -359,7 +437,10 @@ def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(tmp_pa
                 pytest.fail(f"it ended before its {last}")
         assert run.returncode == -signal.SIGKILL
         rows = listed(tmp_path, colours)
-        assert rows.keys() <= {*names, "gone.png"} and len(rows) >= {"write": 4, "remove": len(names), "tidy": len(names)}[last]
+        assert (
+            rows.keys() <= {*names, "gone.png"}
+            and len(rows) >= {"write": 4, "remove": len(names), "tidy": len(names)}[last]
+        )
     last_run = index(tmp_path, colours)
     assert last_run.seen == 0 and last_run.pictures == len(names)
     assert_whole(tmp_path, replace(colours))
@@ -402,7 +483,9 @@ def small_disk(room: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_full_disk_is_told_and_what_was_done_is_kept(tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_what_was_done_is_kept(
+    tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(indexing, "BATCH", 1)
     monkeypatch.setattr(indexing, "COMMIT", 2)
     stopped_after_four(tmp_path, paint, colours)
@@ -410,7 +493,10 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(tmp_path: Path, paint: Pa
     assert len(kept) == 4
     with (
         small_disk(500),
-        pytest.raises(KalpanaError, match=r"the disk is full at .*make room.*; 4 pictures are in the index and stay there"),
+        pytest.raises(
+            KalpanaError,
+            match=r"the disk is full at .*make room.*; 4 pictures are in the index and stay there",
+        ),
     ):
         index(tmp_path, colours)
     assert listed(tmp_path, colours).keys() == kept.keys()
@@ -418,7 +504,9 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(tmp_path: Path, paint: Pa
     assert_whole(tmp_path, colours)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder that nobody may write to is only known on Linux")
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="a folder that nobody may write to is only known on Linux"
+)
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, paint: Paint, colours: Any) -> None:
     paint(tmp_path / "a.png", "red")
     with pytest.raises(KalpanaError, match="nothing can be written to /proc/kalpana"):
@@ -428,7 +516,10 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, paint: Paint, co
 def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) -> None:
     paint(tmp_path / "a.png", "red")
     index(tmp_path, colours)
-    with FileLock(tmp_path / ".kalpana" / "lock"), pytest.raises(KalpanaError, match="is being written by another program"):
+    with (
+        FileLock(tmp_path / ".kalpana" / "lock"),
+        pytest.raises(KalpanaError, match="is being written by another program"),
+    ):
         index(tmp_path, colours)
     assert len(search(tmp_path, "red", colours)) == 1
 
@@ -449,7 +540,13 @@ def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) ->
     ],
 )  # fmt: skip
 def test_a_damaged_index_is_told_and_left_alone(
-    name: str, data: bytes | str | None, told: str, tmp_path: Path, paint: Paint, colours: Any, capfd: pytest.CaptureFixture[str]
+    name: str,
+    data: bytes | str | None,
+    told: str,
+    tmp_path: Path,
+    paint: Paint,
+    colours: Any,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     paint(tmp_path / "a.png", "red")
     index(tmp_path, colours)
@@ -460,7 +557,13 @@ def test_a_damaged_index_is_told_and_left_alone(
         whole = path.read_bytes()
         path.unlink()
         if data is not None:
-            path.write_bytes(data if isinstance(data, bytes) else whole[: len(whole) // 2] if data == "half" else whole[::-1])
+            path.write_bytes(
+                data
+                if isinstance(data, bytes)
+                else whole[: len(whole) // 2]
+                if data == "half"
+                else whole[::-1]
+            )
     before = contents(home)
     paint(tmp_path / "b.png", "blue")
     for attempt in (lambda: search(tmp_path, "red", colours), lambda: index(tmp_path, colours)):
@@ -470,7 +573,9 @@ def test_a_damaged_index_is_told_and_left_alone(
     assert contents(home) == before
 
 
-def test_a_table_that_was_half_made_is_made_anew(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_a_table_that_was_half_made_is_made_anew(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     paint(tmp_path / "a.png", "red")
     half = tmp_path / ".kalpana" / f"{stores.table_name(colours)}.lance"
     (half / "_versions").mkdir(parents=True)
@@ -488,7 +593,9 @@ def test_a_table_that_was_half_made_is_made_anew(tmp_path: Path, paint: Paint, c
         (lambda folder: folder.rmdir(), "there is no folder"),
     ],
 )
-def test_a_folder_with_nothing_to_look_at_is_told(make: Callable[[Path], object], told: str, tmp_path: Path, colours: Any) -> None:
+def test_a_folder_with_nothing_to_look_at_is_told(
+    make: Callable[[Path], object], told: str, tmp_path: Path, colours: Any
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     make(folder)
@@ -499,7 +606,9 @@ def test_a_folder_with_nothing_to_look_at_is_told(make: Callable[[Path], object]
         search(folder, "red", colours)
 
 
-def test_an_emptied_folder_does_not_empty_its_index(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_an_emptied_folder_does_not_empty_its_index(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     """A disk that is not there looks like this."""
     at = tmp_path / "kept"
     picture = paint(tmp_path / "in" / "a.png", "red")
@@ -510,7 +619,9 @@ def test_an_emptied_folder_does_not_empty_its_index(tmp_path: Path, paint: Paint
     assert len(listed(tmp_path / "in", colours, at)) == 1
 
 
-def test_a_folder_whose_name_is_no_plain_text_needs_an_index_elsewhere(tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_a_folder_whose_name_is_no_plain_text_needs_an_index_elsewhere(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     folder = tmp_path / "new\nline"
     paint(folder / "a.png", "red")
     with pytest.raises(KalpanaError, match="name another folder with --index"):
@@ -520,7 +631,9 @@ def test_a_folder_whose_name_is_no_plain_text_needs_an_index_elsewhere(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["it's", "a b", "50%20#x?", "बिल्ली", "s3:"])
-def test_an_index_can_lie_in_folders_of_most_names(name: str, tmp_path: Path, paint: Paint, colours: Any) -> None:
+def test_an_index_can_lie_in_folders_of_most_names(
+    name: str, tmp_path: Path, paint: Paint, colours: Any
+) -> None:
     paint(tmp_path / name / "a.png", "red")
     index(tmp_path / name, colours)
     assert_whole(tmp_path / name, colours)
@@ -542,14 +655,33 @@ class Scattered:
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         return F.normalize(
-            torch.stack([torch.randn(self.size, generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))) for text in texts]),
+            torch.stack(
+                [
+                    torch.randn(
+                        self.size,
+                        generator=torch.Generator().manual_seed(zlib.crc32(text.encode())),
+                    )
+                    for text in texts
+                ]
+            ),
             dim=1,
         )
 
 
 def rows_of(vectors: np.ndarray, start: int) -> list[tuple[Read, np.ndarray]]:
-    facts = {"width": 1, "height": 1, "date": "2026-01-01T00:00:00", "prompt": None, "words": None, "model": None, "seed": None}
-    return [(Read(File(b"%d.png" % k, 1, 1), b"%d" % k, facts, None), vector) for k, vector in enumerate(vectors, start)]
+    facts = {
+        "width": 1,
+        "height": 1,
+        "date": "2026-01-01T00:00:00",
+        "prompt": None,
+        "words": None,
+        "model": None,
+        "seed": None,
+    }
+    return [
+        (Read(File(b"%d.png" % k, 1, 1), b"%d" % k, facts, None), vector)
+        for k, vector in enumerate(vectors, start)
+    ]
 
 
 def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
@@ -567,7 +699,9 @@ def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
         store.approximate(encoder)
         tuned = store.tuned
         assert tuned and (tuned.rows, tuned.made, tuned.part) == (1900, 1900, 44)
-        assert min(tuned.pictures, tuned.words) >= 0.99 and 8 < tuned.probes <= 64  # eight would not do here
+        assert (
+            min(tuned.pictures, tuned.words) >= 0.99 and 8 < tuned.probes <= 64
+        )  # eight would not do here
         store.write(rows_of(vectors[1900:1910], 1900), replace=False)
         store.approximate(encoder)
         assert store.tuned == tuned  # too few have come
@@ -580,12 +714,24 @@ def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
     assert tuned is not None
     queries = encoder.texts([f"query {k}" for k in range(100)]).numpy()
     best = np.argsort(-queries @ vectors.T, axis=1)[:, :10]
-    found = [{int(row["path"][:-4]) for row in store.nearest(query, 10, ["path"], tuned=tuned)} for query in queries]
-    assert np.mean([len(some & set(true)) / 10 for some, true in zip(found, best.tolist(), strict=True)]) >= 0.98
-    exact = [[int(row["path"][:-4]) for row in store.nearest(query, 10, ["path"])] for query in queries]
+    found = [
+        {int(row["path"][:-4]) for row in store.nearest(query, 10, ["path"], tuned=tuned)}
+        for query in queries
+    ]
+    assert (
+        np.mean(
+            [len(some & set(true)) / 10 for some, true in zip(found, best.tolist(), strict=True)]
+        )
+        >= 0.98
+    )
+    exact = [
+        [int(row["path"][:-4]) for row in store.nearest(query, 10, ["path"])] for query in queries
+    ]
     assert exact == best.tolist()
     scores = [row["score"] for row in store.nearest(queries[0], 10)]
     assert np.allclose(scores, np.sort(queries[0] @ vectors.T)[::-1][:10], atol=1e-5)
     everything = store.nearest(queries[0], 5000, ["path"], tuned=replace(tuned, probes=1000))
-    assert sorted(int(row["path"][:-4]) for row in everything) == list(range(2000))  # its mending has lost none
+    assert sorted(int(row["path"][:-4]) for row in everything) == list(
+        range(2000)
+    )  # its mending has lost none
     assert capfd.readouterr() == ("", "")

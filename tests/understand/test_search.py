@@ -46,7 +46,9 @@ def gallery(tmp_path: Path, paint: Paint, colours: Any) -> Path:
         paint(tmp_path / "plain" / f"{name}.png", name)
     for pair in ("red-blue", "red-green", "blue-yellow"):
         paint(tmp_path / "pairs" / f"{pair}.png", *pair.split("-"), size=(64, 48))
-    for k, (prompt, model) in enumerate((('A Red apple, it\'s "here"', "default"), ("लाल सेब", "tiny"))):
+    for k, (prompt, model) in enumerate(
+        (('A Red apple, it\'s "here"', "default"), ("लाल सेब", "tiny"))
+    ):
         receipt = {"request": {"prompt": prompt}, "model": {"name": model}, "seed": 7 + k}
         media.save(Image.new("RGB", (128, 128), (220, 30, 30)), tmp_path / f"made{k}.png", receipt)
     index(tmp_path, colours)
@@ -89,14 +91,20 @@ def test_a_query_is_a_sum_of_terms(query: str, terms: list[tuple[float, str]]) -
         ("red - red", "cancel out"),
     ],
 )
-def test_a_query_that_asks_nothing_is_told(query: str, told: str, gallery: Path, colours: Any) -> None:
+def test_a_query_that_asks_nothing_is_told(
+    query: str, told: str, gallery: Path, colours: Any
+) -> None:
     with pytest.raises(KalpanaError, match=told):
         search(gallery, query, colours)
 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("+-"), st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), min_size=1)), min_size=1
+        st.tuples(
+            st.sampled_from("+-"),
+            st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), min_size=1),
+        ),
+        min_size=1,
     )
 )
 def test_words_in_quotes_come_back_as_they_are(terms: list[tuple[str, str]]) -> None:
@@ -104,31 +112,47 @@ def test_words_in_quotes_come_back_as_they_are(terms: list[tuple[str, str]]) -> 
     wanted = [(sign, words) for sign, words in clean if words]
     if wanted:
         query = " ".join(f'{sign} "{words}"' for sign, words in wanted)
-        assert parse(query) == tuple(Term(1.0 if sign == "+" else -1.0, words) for sign, words in wanted)
+        assert parse(query) == tuple(
+            Term(1.0 if sign == "+" else -1.0, words) for sign, words in wanted
+        )
 
 
-def test_hits_are_those_of_brute_force_for_words_pictures_and_sums(gallery: Path, colours: Any) -> None:
+def test_hits_are_those_of_brute_force_for_words_pictures_and_sums(
+    gallery: Path, colours: Any
+) -> None:
     paths = sorted(gallery.rglob("*.png"))
     vectors = colours.images([read_image(path) for path in paths])
     picture = gallery / "pairs" / "red-green.png"
     asked: dict[str, tuple[Any, torch.Tensor]] = {
         "words": ("red", colours.texts(["red"])[0]),
         "hindi": ("नीला", colours.texts(["blue"])[0]),
-        "sum": ("red + 2*blue - 0.5*green", colours.texts(["red", "blue", "green"]).T @ torch.tensor([1, 2, -0.5])),
+        "sum": (
+            "red + 2*blue - 0.5*green",
+            colours.texts(["red", "blue", "green"]).T @ torch.tensor([1, 2, -0.5]),
+        ),
         "picture": ([Term(picture=picture)], colours.images([read_image(picture)])[0]),
-        "both": ([Term(picture=picture), Term(-1.0, "red")], colours.images([read_image(picture)])[0] - colours.texts(["red"])[0]),
+        "both": (
+            [Term(picture=picture), Term(-1.0, "red")],
+            colours.images([read_image(picture)])[0] - colours.texts(["red"])[0],
+        ),
     }
     for query, vector in asked.values():
         cosines = vectors @ (vector / vector.norm())
         hits = search(gallery, query, colours, n=5)
-        assert np.allclose([hit.score for hit in hits], cosines.sort(descending=True).values[:5], atol=1e-5)
+        assert np.allclose(
+            [hit.score for hit in hits], cosines.sort(descending=True).values[:5], atol=1e-5
+        )
         for hit in hits:
             assert hit.score == pytest.approx(float(cosines[paths.index(hit.path)]), abs=1e-5)
     assert names(search(gallery, "red + blue", colours, n=1)) == ["red-blue.png"]
-    assert names(search(gallery, [Term(picture=picture), Term(-1.0, "red")], colours, n=1)) == ["green.png"]
+    assert names(search(gallery, [Term(picture=picture), Term(-1.0, "red")], colours, n=1)) == [
+        "green.png"
+    ]
 
 
-def test_a_run_that_tidies_up_meanwhile_is_no_hindrance(gallery: Path, paint: Paint, colours: Any) -> None:
+def test_a_run_that_tidies_up_meanwhile_is_no_hindrance(
+    gallery: Path, paint: Paint, colours: Any
+) -> None:
     """While the words are looked at, after the index was opened, a run takes away the files that were to be read."""
 
     class Late(type(colours)):  # type: ignore[misc]
@@ -148,17 +172,29 @@ def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
 
     def chosen(**fields: Any) -> list[str]:
         hits = search(gallery, "red", colours, n=100, only=SearchFilter(**fields))
-        assert [hit.path for hit in hits] == [hit.path for hit in everything if hit in hits]  # in the same order
+        assert [hit.path for hit in hits] == [
+            hit.path for hit in everything if hit in hits
+        ]  # in the same order
         return sorted(names(hits))
 
     pairs = ["blue-yellow.png", "red-blue.png", "red-green.png"]
     assert chosen(folder=Path("pairs")) == chosen(folder=gallery / "pairs") == pairs
     assert chosen(folder=Path(".")) == sorted(names(everything))
-    assert chosen(smallest=48) == sorted([*pairs, "made0.png", "made1.png"]) and chosen(smallest=49, largest=127) == []
+    assert (
+        chosen(smallest=48) == sorted([*pairs, "made0.png", "made1.png"])
+        and chosen(smallest=49, largest=127) == []
+    )
     assert chosen(smallest=48, largest=64) == pairs and len(chosen(largest=47)) == 8
-    assert chosen(until="2001") == chosen(until="2001-09") == chosen(since="2001-09-08", until="2001-09-10") == ["red.png"]
+    assert (
+        chosen(until="2001")
+        == chosen(until="2001-09")
+        == chosen(since="2001-09-08", until="2001-09-10")
+        == ["red.png"]
+    )
     assert len(chosen(since="2001-10")) == 12 and chosen(since="2001-09-11", until="2002") == []
-    assert chosen(prompt="red APPLE") == chosen(prompt='it\'s "here"') == ["made0.png"] and chosen(prompt="सेब") == ["made1.png"]
+    assert chosen(prompt="red APPLE") == chosen(prompt='it\'s "here"') == ["made0.png"] and chosen(
+        prompt="सेब"
+    ) == ["made1.png"]
     assert chosen(prompt="' OR '1'='1") == chosen(prompt="%") == []
     assert chosen(model="tiny") == ["made1.png"] and chosen(model="TINY' --") == []
     assert chosen(prompt="apple", model="tiny") == []
@@ -167,7 +203,11 @@ def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
 def test_filters_alone_give_the_latest(gallery: Path, colours: Any) -> None:
     hits = search(gallery, (), colours, only=SearchFilter(prompt="e"), n=5)
     assert names(hits) == ["made0.png"] and hits[0].score is None
-    assert (hits[0].prompt, hits[0].model, hits[0].seed) == ('A Red apple, it\'s "here"', "default", 7)
+    assert (hits[0].prompt, hits[0].model, hits[0].seed) == (
+        'A Red apple, it\'s "here"',
+        "default",
+        7,
+    )
     latest = search(gallery, (), colours, only=SearchFilter(since="2002"), n=13)
     assert [hit.date for hit in latest] == sorted((hit.date for hit in latest), reverse=True)
 
@@ -181,13 +221,19 @@ def test_filters_alone_give_the_latest(gallery: Path, colours: Any) -> None:
         (SearchFilter(until="2026-02-30"), "date '2026-02-30' should be"),
     ],
 )
-def test_a_filter_that_makes_no_sense_is_told(only: SearchFilter, told: str, gallery: Path, colours: Any) -> None:
+def test_a_filter_that_makes_no_sense_is_told(
+    only: SearchFilter, told: str, gallery: Path, colours: Any
+) -> None:
     with pytest.raises(KalpanaError, match=told):
         search(gallery, "red", colours, only=only)
 
 
 def test_a_receipt_that_is_strange_hides_no_picture(tmp_path: Path, colours: Any) -> None:
-    strange = ['{"request": 3}', '{"request": {"prompt": 5}, "model": [], "seed": "x"}', r'{"request": {"prompt": "\ud800x"}, "seed": -1}']
+    strange = [
+        '{"request": 3}',
+        '{"request": {"prompt": 5}, "model": [], "seed": "x"}',
+        r'{"request": {"prompt": "\ud800x"}, "seed": -1}',
+    ]
     for k, text in enumerate(strange):
         receipt = PngImagePlugin.PngInfo()
         receipt.add_itxt(media.KEY, text)
@@ -206,15 +252,34 @@ def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
 ) -> None:
     """Chains included, in which the ends are not alike; against scipy's search of the whole graph."""
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((60, colours.size)).repeat(5, axis=0) + 0.25 * rng.standard_normal((300, colours.size))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)[rng.permutation(300)]
-    facts = {"height": 1, "date": "2026", "prompt": None, "words": None, "model": None, "seed": None}
+    vectors = rng.standard_normal((60, colours.size)).repeat(
+        5, axis=0
+    ) + 0.25 * rng.standard_normal((300, colours.size))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)[
+        rng.permutation(300)
+    ]
+    facts = {
+        "height": 1,
+        "date": "2026",
+        "prompt": None,
+        "words": None,
+        "model": None,
+        "seed": None,
+    }
     with writing(tmp_path, colours, None) as store:
         store.write(
-            [(Read(File(b"%d" % k, 1, 1), b"%d" % k, {"width": k, **facts}, None), v) for k, v in enumerate(vectors)], replace=False
+            [
+                (Read(File(b"%d" % k, 1, 1), b"%d" % k, {"width": k, **facts}, None), v)
+                for k, v in enumerate(vectors)
+            ],
+            replace=False,
         )
     parts = connected_components(csr_array(vectors @ vectors.T >= 0.97))[1]
-    wanted = sorted(sorted(np.flatnonzero(parts == part).tolist()) for part in set(parts) if (parts == part).sum() > 1)
+    wanted = sorted(
+        sorted(np.flatnonzero(parts == part).tolist())
+        for part in set(parts)
+        if (parts == part).sum() > 1
+    )
     assert 10 < len(wanted) < 60 and {2, 5} < {len(group) for group in wanted}
     for strip, wide in ((seek.STRIP, seek.WIDE), (7, 11)):
         monkeypatch.setattr(seek, "STRIP", strip)
@@ -222,8 +287,13 @@ def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
         groups = duplicates(tmp_path, colours, alike=0.97)
         assert sorted(sorted(int(hit.path.name) for hit in group) for group in groups) == wanted
         for group in groups:
-            assert group[0].width == max(hit.width for hit in group) and group[0].score == pytest.approx(1, abs=1e-6)
-    assert len(duplicates(tmp_path, colours, alike=-1)) == 1 and len(duplicates(tmp_path, colours, alike=-1)[0]) == 300
+            assert group[0].width == max(hit.width for hit in group) and group[
+                0
+            ].score == pytest.approx(1, abs=1e-6)
+    assert (
+        len(duplicates(tmp_path, colours, alike=-1)) == 1
+        and len(duplicates(tmp_path, colours, alike=-1)[0]) == 300
+    )
 
 
 def test_copies_are_found_and_others_are_not(gallery: Path, colours: Any) -> None:
@@ -240,14 +310,27 @@ def test_pictures_reach_a_terminal_whole(gallery: Path, colours: Any) -> None:
     sheet = np.asarray(seek.sheet(hits))
     kitty = seek.drawn(hits, {"TERM": "xterm-kitty"}, 80)
     assert isinstance(kitty, str)
-    parts = [part.removeprefix("\x1b_G").partition(";") for part in kitty.strip("\n").split("\x1b\\")[:-1]]
-    assert parts[0][0].startswith("a=T,f=100,") and [control[-3:] for control, _, _ in parts] == ["m=1"] * (len(parts) - 1) + ["m=0"]
+    parts = [
+        part.removeprefix("\x1b_G").partition(";")
+        for part in kitty.strip("\n").split("\x1b\\")[:-1]
+    ]
+    assert parts[0][0].startswith("a=T,f=100,") and [control[-3:] for control, _, _ in parts] == [
+        "m=1"
+    ] * (len(parts) - 1) + ["m=0"]
     assert max(len(data) for _, _, data in parts) <= 4096
     iterm = seek.drawn(hits, {"TERM_PROGRAM": "iTerm.app"}, 80)
-    assert isinstance(iterm, str) and iterm.startswith("\x1b]1337;File=inline=1:") and iterm.endswith("\x07\n")
+    assert (
+        isinstance(iterm, str)
+        and iterm.startswith("\x1b]1337;File=inline=1:")
+        and iterm.endswith("\x07\n")
+    )
     for data in ("".join(data for _, _, data in parts), iterm.strip("\x07\n").partition(":")[2]):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), sheet)
-    for terminal in ({"TERM": "xterm-256color"}, {"TERM": "screen", "TERM_PROGRAM": "iTerm.app"}, {"TERM": "xterm-kitty", "TMUX": "x"}):
+    for terminal in (
+        {"TERM": "xterm-256color"},
+        {"TERM": "screen", "TERM_PROGRAM": "iTerm.app"},
+        {"TERM": "xterm-kitty", "TMUX": "x"},
+    ):
         assert not isinstance(seek.drawn(hits, terminal, 80), str)
 
 
@@ -260,22 +343,39 @@ def test_half_blocks_have_the_colours_of_the_picture() -> None:
         for span in line.spans:
             style, x = span.style, span.start
             assert tuple(style.color.triplet) == tuple(levels[2 * y, x])  # type: ignore[union-attr]
-            assert tuple(style.bgcolor.triplet) == (tuple(levels[2 * y + 1, x]) if y < 3 else (0, 0, 0))  # type: ignore[union-attr]
+            assert tuple(style.bgcolor.triplet) == (
+                tuple(levels[2 * y + 1, x]) if y < 3 else (0, 0, 0)
+            )  # type: ignore[union-attr]
     tall = seek.blocks(Image.new("RGB", (100, 4000)), 80)
     assert tall.plain.count("\n") <= seek.LINES and max(map(len, tall.plain.split("\n"))) <= 80
 
 
-def test_a_sheet_shows_every_hit_and_a_grey_one_for_a_file_that_is_gone(gallery: Path, colours: Any) -> None:
+def test_a_sheet_shows_every_hit_and_a_grey_one_for_a_file_that_is_gone(
+    gallery: Path, colours: Any
+) -> None:
     hits = search(gallery, "blue", colours, n=2)
     hits[1].path.unlink()
     shown, gone = seek.thumbnails(hits)
-    assert shown.getpixel((128, 128)) == (30, 60, 220) and gone.getpixel((128, 128)) == (128, 128, 128)
+    assert shown.getpixel((128, 128)) == (30, 60, 220) and gone.getpixel((128, 128)) == (
+        128,
+        128,
+        128,
+    )
     with pytest.raises(KalpanaError, match="too many for a sheet"):
         seek.sheet(hits * 1000)
 
 
 def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    hit = Hit(tmp_path / "a\x1b[2J\nb.png", 0.5, 1, 1, "2026-01-01T00:00:00", "red\x1b[0m 👩‍🚀", None, None)
+    hit = Hit(
+        tmp_path / "a\x1b[2J\nb.png",
+        0.5,
+        1,
+        1,
+        "2026-01-01T00:00:00",
+        "red\x1b[0m 👩‍🚀",
+        None,
+        None,
+    )
     line = seek.table([hit])
     assert "\x1b" not in line and "\n" not in line and r"a\x1b[2J\nb.png" in line and "👩‍🚀" in line
 
@@ -288,24 +388,40 @@ def typed(colours: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs ``kalpana search`` with the encoder of these tests."""
     loading = SimpleNamespace(load=lambda name, device: replace(colours, name=name))
     monkeypatch.setitem(sys.modules, "kalpana.understand.encoder", loading)
-    return lambda *arguments: CliRunner().invoke(app, ["search", *arguments, *(["--model", "colours"] if "--" not in arguments else [])])
+    return lambda *arguments: CliRunner().invoke(
+        app, ["search", *arguments, *(["--model", "colours"] if "--" not in arguments else [])]
+    )
 
 
-def test_a_folder_is_indexed_and_searched_by_typing(gallery: Path, typed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_indexed_and_searched_by_typing(
+    gallery: Path, typed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (gallery / "broken.png").write_text("x")
     done = typed("index", str(gallery))
     assert done.exit_code == 0 and done.stdout == "13 pictures: 0 new, 0 changed, 0 moved, 0 gone\n"
     assert done.stderr == "not indexed: broken.png: it is no picture\n"
     report = json.loads(typed("index", str(gallery), "--json").stdout)
-    assert (report["pictures"], report["broken"]) == (13, [{"path": "broken.png", "reason": "it is no picture"}])
+    assert (report["pictures"], report["broken"]) == (
+        13,
+        [{"path": "broken.png", "reason": "it is no picture"}],
+    )
     monkeypatch.chdir(gallery)
     done = typed("लाल + नीला", "-n", "1")
-    assert done.exit_code == 0 and done.stderr == "" and done.stdout == f" 1.000        64x48  {done.stdout[21:31]}  pairs/red-blue.png\n"
+    assert (
+        done.exit_code == 0
+        and done.stderr == ""
+        and done.stdout == f" 1.000        64x48  {done.stdout[21:31]}  pairs/red-blue.png\n"
+    )
     assert typed("query", "लाल + नीला", "-n", "1").stdout == done.stdout
     assert typed("लाल", "--image", "plain/blue.png", "-n", "1").stdout == done.stdout
     assert "pairs/red-green.png" in typed("red + green + blue", "--not", "blue", "-n", "1").stdout
     (hit,) = json.loads(typed("red", "--prompt", "सेब", "--json").stdout)
-    assert (hit["path"], hit["prompt"], hit["model"], hit["seed"]) == ("made1.png", "लाल सेब", "tiny", 8)
+    assert (hit["path"], hit["prompt"], hit["model"], hit["seed"]) == (
+        "made1.png",
+        "लाल सेब",
+        "tiny",
+        8,
+    )
     assert "made0.png" in typed("--made-by", "default").stdout
     (group,) = json.loads(typed("--duplicates", "--alike", "0.999", "--json").stdout)
     assert [hit["path"] for hit in group] == ["made0.png", "made1.png", "plain/red.png"]
@@ -314,8 +430,12 @@ def test_a_folder_is_indexed_and_searched_by_typing(gallery: Path, typed: Callab
     with Image.open("found/red.png") as sheet:
         assert sheet.size[0] > 512
     done = typed("red dragon", "-n", "1")
-    assert done.stderr == "warning: model 'colours' never met dragon\n" and done.stdout.startswith(" 1.000 ")
-    only_minus = typed("-n", "1", "--model", "colours", "--", "- red - green - purple - black - white - grey").stdout
+    assert done.stderr == "warning: model 'colours' never met dragon\n" and done.stdout.startswith(
+        " 1.000 "
+    )
+    only_minus = typed(
+        "-n", "1", "--model", "colours", "--", "- red - green - purple - black - white - grey"
+    ).stdout
     assert only_minus.endswith(("/blue.png\n", "/yellow.png\n", "/blue-yellow.png\n"))
     done = typed("red", "--min-size", "4000")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no picture fits\n")
@@ -338,11 +458,20 @@ def test_a_folder_is_indexed_and_searched_by_typing(gallery: Path, typed: Callab
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], told: str, typed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    told: str,
+    typed: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = typed(*arguments)
-    assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and told in done.stderr, done.stderr
+    assert (
+        done.exit_code == 2
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+        and told in done.stderr
+    ), done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -354,4 +483,6 @@ def test_a_folder_within_an_indexed_one_says_so(gallery: Path, colours: Any) -> 
 def test_help_says_how_to_search() -> None:
     done = CliRunner().invoke(app, ["search", "--help"])
     assert done.exit_code == 0 and 'kalpana search "a cat"' in done.stdout
-    assert {"index", "query"} <= {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert {"index", "query"} <= {
+        line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")
+    }

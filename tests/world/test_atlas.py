@@ -24,18 +24,29 @@ PAINTED = [row for row, sprite in enumerate(ART.sprites) if sprite.recolor]
 
 def painted(rows: list[int], color: str) -> tuple[torch.Tensor, torch.Tensor]:
     before = ART.pixels[rows].float() / 255
-    return before, atlas.recolor(before, torch.tensor(rows), torch.full((len(rows),), COLORS.index(color)))
+    return before, atlas.recolor(
+        before, torch.tensor(rows), torch.full((len(rows),), COLORS.index(color))
+    )
 
 
 def test_boxes_agree_with_alpha() -> None:
     assert len(ART.pixels) == len(ART.sprites) > 10_000
     assert {sprite.style for sprite in ART.sprites} == set(STYLES)
     alpha = ART.pixels[:, 3] > 8
-    width, height = (atlas.SIDE - seen.flip(1).int().argmax(1) - seen.int().argmax(1) for seen in (alpha.any(1), alpha.any(2)))
-    said = torch.tensor([(sprite.width, sprite.height) for sprite in ART.sprites]) * (atlas.SIDE - 2)
+    width, height = (
+        atlas.SIDE - seen.flip(1).int().argmax(1) - seen.int().argmax(1)
+        for seen in (alpha.any(1), alpha.any(2))
+    )
+    said = torch.tensor([(sprite.width, sprite.height) for sprite in ART.sprites]) * (
+        atlas.SIDE - 2
+    )
     error = (torch.stack((width, height), 1) - said).abs().amax(1)
-    assert error.median() <= 1 and error.quantile(0.99) <= 2.5  # lossy alpha may nibble at a soft shadow
-    assert torch.equal(torch.tensor([max(s.width, s.height) for s in ART.sprites]), torch.ones(len(ART.sprites)))
+    assert (
+        error.median() <= 1 and error.quantile(0.99) <= 2.5
+    )  # lossy alpha may nibble at a soft shadow
+    assert torch.equal(
+        torch.tensor([max(s.width, s.height) for s in ART.sprites]), torch.ones(len(ART.sprites))
+    )
 
 
 def test_the_whole_of_art_is_light() -> None:
@@ -46,7 +57,11 @@ def test_recolourable_core_classes() -> None:
     core = [concept for concept in lexicon().values() if concept.core and concept.recolor]
     assert len(core) >= 40
     for concept in core:
-        styles = [style for style, rows in sprites_of(concept.id).items() if any(ART.sprites[row].recolor for row in rows)]
+        styles = [
+            style
+            for style, rows in sprites_of(concept.id).items()
+            if any(ART.sprites[row].recolor for row in rows)
+        ]
         assert len(styles) >= 3, concept.en
 
 
@@ -81,7 +96,11 @@ def test_repainting_keeps_light_and_shade() -> None:
     for color in ("black", "white", "red"):
         before, after = painted(PAINTED[:40], color)
         masks = ART.masks[ART.mask_row[PAINTED[:40]]] > 200
-        spread = [after[i, :3].mean(0)[mask].std() for i, mask in enumerate(masks) if before[i, :3].mean(0)[mask].std() > 0.05]
+        spread = [
+            after[i, :3].mean(0)[mask].std()
+            for i, mask in enumerate(masks)
+            if before[i, :3].mean(0)[mask].std() > 0.05
+        ]
         assert min(spread) > 0.004
 
 
@@ -105,7 +124,10 @@ def tiny_pack(folder: Path) -> Path:
     folder.mkdir()
     records = []
     with tarfile.open(folder / "noto.tar", "w") as tar:
-        for name, box, color in (("a", (100, 28, 156, 228), "red"), ("b", (28, 100, 228, 156), "gray")):
+        for name, box, color in (
+            ("a", (100, 28, 156, 228), "red"),
+            ("b", (28, 100, 228, 156), "gray"),
+        ):
             image = Image.new("RGBA", (256, 256))
             ImageDraw.Draw(image).rectangle(box, color)
             file = io.BytesIO()
@@ -113,35 +135,71 @@ def tiny_pack(folder: Path) -> Path:
             info = tarfile.TarInfo(f"noto/{name}.webp")
             info.size = len(file.getvalue())
             tar.addfile(info, io.BytesIO(file.getvalue()))
-            words = {"keywords_en": ["box", "red box", "tall, thin"], "keywords_hi": ["डिब्बा", "छड़"]}
-            records.append({"id": f"noto/{name}", "style": "noto", "base": name, "file": f"noto/{name}.webp", **words})
-    (folder / "captions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+            words = {
+                "keywords_en": ["box", "red box", "tall, thin"],
+                "keywords_hi": ["डिब्बा", "छड़"],
+            }
+            records.append(
+                {
+                    "id": f"noto/{name}",
+                    "style": "noto",
+                    "base": name,
+                    "file": f"noto/{name}.webp",
+                    **words,
+                }
+            )
+    (folder / "captions.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
+    )
     return folder
 
 
 def tiny_lexicon(folder: Path) -> Path:
     folder.mkdir()
-    flags = {"core": False, "support": False, "can_rest": False, "group": "other", "weight": 1.0, "checked": False}
+    flags = {
+        "core": False,
+        "support": False,
+        "can_rest": False,
+        "group": "other",
+        "weight": 1.0,
+        "checked": False,
+    }
     names = (("a", "red box", "लाल डिब्बा", True), ("b", "bar", "छड़", False))
-    lines = [json.dumps({"id": i, "en": en, "hi": ["m", hi], "recolor": recolor, **flags}) for i, en, hi, recolor in names]
+    lines = [
+        json.dumps({"id": i, "en": en, "hi": ["m", hi], "recolor": recolor, **flags})
+        for i, en, hi, recolor in names
+    ]
     (folder / "lexicon.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
 def test_the_atlas_is_built_the_same_twice_and_by_its_command(tmp_path: Path) -> None:
-    pack, one, two = tiny_pack(tmp_path / "pack"), tiny_lexicon(tmp_path / "one"), tiny_lexicon(tmp_path / "two")
+    pack, one, two = (
+        tiny_pack(tmp_path / "pack"),
+        tiny_lexicon(tmp_path / "one"),
+        tiny_lexicon(tmp_path / "two"),
+    )
     atlas.build(pack, one)
     atlas.build_masks(one)
     atlas.build_keywords(pack, one)
-    subprocess.run([sys.executable, "-m", "kalpana.world.atlas", str(pack), "--out", str(two)], check=True)
-    assert {file.name: file.read_bytes() for file in one.iterdir()} == {file.name: file.read_bytes() for file in two.iterdir()}
+    subprocess.run(
+        [sys.executable, "-m", "kalpana.world.atlas", str(pack), "--out", str(two)], check=True
+    )
+    assert {file.name: file.read_bytes() for file in one.iterdir()} == {
+        file.name: file.read_bytes() for file in two.iterdir()
+    }
 
     assert keywords(one) == {
         "a": {"en": ("box", "tall", "thin"), "hi": ("छड़", "डिब्बा")},
         "b": {"en": ("box", "red box", "tall", "thin"), "hi": ("डिब्बा",)},
     }
     small = atlas.load(one)
-    assert [sprite.recolor for sprite in small.sprites] == [True, False] and small.mask_row.tolist() == [0, -1]
-    assert small.sprites[0].height == 1.0 and small.sprites[0].width == pytest.approx(57 / 201, abs=0.01)
+    assert [sprite.recolor for sprite in small.sprites] == [
+        True,
+        False,
+    ] and small.mask_row.tolist() == [0, -1]
+    assert small.sprites[0].height == 1.0 and small.sprites[0].width == pytest.approx(
+        57 / 201, abs=0.01
+    )
     assert small.masks[0, 48, 48] == 255 and small.masks[0, 48, 5] == 0
     assert small.pixels[0, :, 48, 48].tolist() == pytest.approx([255, 0, 0, 255], abs=12)

@@ -16,17 +16,23 @@ SCENES = [sample(random.Random(i)) for i in range(60)]
 
 def test_many_things_of_one_style_as_they_are_called() -> None:
     for scene in SCENES:
-        assert 1 <= len(scene.things) <= max(SIDES) ** 2 and len(scene.groups) == len(scene.things)
-        for thing in scene.things:
-            sprite, group = load().sprites[thing.sprite], scene.groups[thing.group]
-            assert (sprite.style, sprite.concept, thing.color) == (scene.style, group.concept, group.color)
-            assert thing.color is None or sprite.recolor
+        assert 1 <= len(scene.objects) <= max(SIDES) ** 2 and len(scene.groups) == len(
+            scene.objects
+        )
+        for scene_object in scene.objects:
+            sprite, group = load().sprites[scene_object.sprite], scene.groups[scene_object.group]
+            assert (sprite.style, sprite.concept, scene_object.color) == (
+                scene.style,
+                group.concept,
+                group.color,
+            )
+            assert scene_object.color is None or sprite.recolor
     assert {scene.style for scene in SCENES} == set(STYLES)
 
 
 def test_some_things_stand_askew() -> None:
     """A fifth of them at any angle, so two in fifteen by more than 60 degrees; all others within ten."""
-    angles = [abs(thing.angle) for scene in SCENES for thing in scene.things]
+    angles = [abs(scene_object.angle) for scene in SCENES for scene_object in scene.objects]
     assert 0.08 < sum(angle > 60 for angle in angles) / len(angles) < 0.2
     assert 0.7 < sum(angle <= 10 for angle in angles) / len(angles) < 0.9
 
@@ -58,9 +64,26 @@ def test_hands_and_figures_stand_whole_in_their_places() -> None:
     assert drawn.masks is not None and drawn.whole is not None
     for masks, wholes in zip(drawn.masks, drawn.whole, strict=True):
         assert 1 <= len(masks) <= 4
-        assert all(whole.any() and (mask.sum() / whole.sum()).item() > 0.9 for mask, whole in zip(masks, wholes, strict=True))
-    cast = [thing.sprite for scene in scenes for thing in scene.things if isinstance(thing.sprite, Hand)]
+        assert all(
+            whole.any() and (mask.sum() / whole.sum()).item() > 0.9
+            for mask, whole in zip(masks, wholes, strict=True)
+        )
+    cast = [
+        scene_object.sprite
+        for scene in scenes
+        for scene_object in scene.objects
+        if isinstance(scene_object.sprite, Hand)
+    ]
     assert 0.2 < sum(bool(hand.flaw) for hand in cast) / len(cast) < 0.6
     assert {sum(hand.raised) for hand in cast} == set(range(6))
-    figures = [[thing.sprite.pose for thing in scene.things if isinstance(thing.sprite, Puppet)] for scene in scenes]
-    assert len({pose for poses in figures for pose in poses}) > 15 and any(len(poses) == 4 for poses in figures)
+    figures = [
+        [
+            scene_object.sprite.pose
+            for scene_object in scene.objects
+            if isinstance(scene_object.sprite, Puppet)
+        ]
+        for scene in scenes
+    ]
+    assert len({pose for poses in figures for pose in poses}) > 15 and any(
+        len(poses) == 4 for poses in figures
+    )

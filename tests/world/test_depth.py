@@ -21,13 +21,19 @@ def test_the_front_hides_a_part_of_the_back_and_the_near_hides_nothing() -> None
         truth = WORLD[i].truth
         (back, front), relation = truth.masks, truth.scene.relation
         hidden = 1 - back.sum() / truth.whole[0].sum()
-        assert truth.scene.things[1].group == 0 and truth.scene.things[1].depth < truth.scene.things[0].depth
+        assert (
+            truth.scene.objects[1].group == 0
+            and truth.scene.objects[1].depth < truth.scene.objects[0].depth
+        )
         assert torch.equal(front, truth.whole[1])
         if relation == "in front of":
             assert 0.01 < hidden < 0.7, f"picture {i}: {hidden:.0%} hidden"
         else:
             assert hidden == 0
-            assert truth.whole[1].sum() > 1.5 * truth.whole[0].sum() or truth.scene.things[1].size > 2 * truth.scene.things[0].size
+            assert (
+                truth.whole[1].sum() > 1.5 * truth.whole[0].sum()
+                or truth.scene.objects[1].size > 2 * truth.scene.objects[0].size
+            )
         assert truth.amodal[1, 3] > truth.amodal[0, 3], "what is nearer stands lower"
         seen.add(relation)
     assert seen == set(DEPTH_RELATIONS)
@@ -36,8 +42,8 @@ def test_the_front_hides_a_part_of_the_back_and_the_near_hides_nothing() -> None
 def test_the_amodal_box_is_the_box_of_the_thing_drawn_alone() -> None:
     for i in range(20):
         truth = WORLD[i].truth
-        for k, thing in enumerate(truth.scene.things):
-            alone = render([replace(truth.scene, things=(thing,))], masks=True)
+        for k, item in enumerate(truth.scene.objects):
+            alone = render([replace(truth.scene, objects=(item,))], masks=True)
             assert alone.masks is not None
             assert torch.equal(alone.masks[0][0], truth.whole[k])
             ys, xs = truth.whole[k].nonzero().unbind(1)
@@ -47,8 +53,8 @@ def test_the_amodal_box_is_the_box_of_the_thing_drawn_alone() -> None:
 def test_depth_is_the_depth_of_what_is_seen() -> None:
     for i in range(20):
         truth = WORLD[i].truth
-        for mask, thing in zip(truth.masks, truth.scene.things, strict=True):
-            assert torch.allclose(truth.depth[mask], torch.tensor(thing.depth))
+        for mask, item in zip(truth.masks, truth.scene.objects, strict=True):
+            assert torch.allclose(truth.depth[mask], torch.tensor(item.depth))
         assert (truth.depth[~truth.masks.any(0)] == 1).all()
 
 
@@ -56,12 +62,12 @@ def test_a_shadow_darkens_the_ground_under_the_foot_and_nothing_above() -> None:
     found = 0
     for i in range(40):
         scene = WORLD.scene(i)
-        if not scene.things[1].shadow:
+        if not scene.objects[1].shadow:
             continue
-        lit = replace(scene, things=tuple(replace(thing, shadow=False) for thing in scene.things))
+        lit = replace(scene, objects=tuple(replace(item, shadow=False) for item in scene.objects))
         change = (render([lit]).pixels[0] - render([scene]).pixels[0]).amax(0)
         assert change.min() > -1e-5 and change.max() > 0.02
-        top = int(min(thing.y for thing in scene.things) * 128)
+        top = int(min(item.y for item in scene.objects) * 128)
         assert change[:top].max() < 0.02
         found += 1
     assert found > 10
@@ -73,7 +79,9 @@ def test_captions_say_who_is_in_front() -> None:
         scene = WORLD.scene(i)
         other = replace(scene, groups=scene.groups[::-1])
         for language in ("en", "hi"):
-            said, exchanged = (grammar.caption(s, language, "natural", random.Random(i)) for s in (scene, other))
+            said, exchanged = (
+                grammar.caption(s, language, "natural", random.Random(i)) for s in (scene, other)
+            )
             assert said != exchanged
 
 

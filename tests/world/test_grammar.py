@@ -12,13 +12,34 @@ from kalpana.types import KalpanaError
 from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.grammar import FORMS, caption, region
 from kalpana.world.lexicon import Concept, HindiNoun
-from kalpana.world.scene import BACKDROPS, COLORS, DEPTH_RELATIONS, PLACES, RELATIONS, SIZES, STYLES, Background, Group, Scene, Thing
+from kalpana.world.scene import (
+    BACKDROPS,
+    COLORS,
+    DEPTH_RELATIONS,
+    PLACES,
+    RELATIONS,
+    SIZES,
+    STYLES,
+    Background,
+    Group,
+    Scene,
+    SceneObject,
+)
 
 
-def concept(en: str, plural: str, hi: tuple[str, str, str, str, str], group: str, **more: tuple[str, ...]) -> Concept:
+def concept(
+    en: str, plural: str, hi: tuple[str, str, str, str, str], group: str, **more: tuple[str, ...]
+) -> Concept:
     flags = {"core": True, "recolor": True, "support": True, "can_rest": True, "checked": True}
     return Concept(
-        id=en, en=en, en_plural=plural, hi=HindiNoun(*hi), group=group, weight=1, **{"synonyms_en": (), "synonyms_hi": (), **more}, **flags
+        id=en,
+        en=en,
+        en_plural=plural,
+        hi=HindiNoun(*hi),
+        group=group,
+        weight=1,
+        **{"synonyms_en": (), "synonyms_hi": (), **more},
+        **flags,
     )
 
 
@@ -30,7 +51,13 @@ CONCEPTS = {
         concept("dog", "dogs", ("m", "कुत्ता", "कुत्ते", "कुत्ते", "कुत्तों"), "animal-mammal"),
         concept("cat", "cats", ("f", "बिल्ली", "बिल्लियाँ", "बिल्ली", "बिल्लियों"), "animal-mammal"),
         concept("table", "tables", ("f", "मेज़", "मेज़ें", "मेज़", "मेज़ों"), "household"),
-        concept("sofa", "sofas", ("m", "सोफ़ा", "सोफ़े", "सोफ़े", "सोफ़ों"), "household", synonyms_en=("couch",)),
+        concept(
+            "sofa",
+            "sofas",
+            ("m", "सोफ़ा", "सोफ़े", "सोफ़े", "सोफ़ों"),
+            "household",
+            synonyms_en=("couch",),
+        ),
         concept("umbrella", "umbrellas", ("m", "छाता", "छाते", "छाते", "छातों"), "sky-weather"),
         concept("scissors", "scissors", ("f", "कैंची", "कैंचियाँ", "कैंची", "कैंचियों"), "tool"),
         concept("grapes", "grapes", ("m", "अंगूर", "अंगूर", "अंगूर", "अंगूरों"), "food-fruit"),
@@ -41,7 +68,12 @@ CONCEPTS = {
 WHITE = Background("flat", "white")
 
 
-def scene(*groups: Group, relation: str | None = None, background: Background = WHITE, style: str | None = None) -> Scene:
+def scene(
+    *groups: Group,
+    relation: str | None = None,
+    background: Background = WHITE,
+    style: str | None = None,
+) -> Scene:
     """A scene with one thing of each group at a place that suits the relation."""
     spots = {
         "left of": ((0.2, 0.5), (0.8, 0.5)),
@@ -50,8 +82,12 @@ def scene(*groups: Group, relation: str | None = None, background: Background = 
         "below": ((0.5, 0.8), (0.5, 0.2)),
         "on": ((0.5, 0.35), (0.5, 0.8)),
     }.get(relation or "", ((0.3, 0.5), (0.7, 0.5)))
-    things = tuple(Thing(0, *spots[i], 0.3, color=g.color, group=i) for i, g in enumerate(groups) for _ in range(g.count))
-    return Scene(things, groups, background, relation, style)
+    objects = tuple(
+        SceneObject(0, *spots[i], 0.3, color=g.color, group=i)
+        for i, g in enumerate(groups)
+        for _ in range(g.count)
+    )
+    return Scene(objects, groups, background, relation, style)
 
 
 def drawn(subject: Scene, language: str, form: str = "natural", n: int = 4000) -> set[str]:
@@ -59,7 +95,10 @@ def drawn(subject: Scene, language: str, form: str = "natural", n: int = 4000) -
 
 
 def phrases(build: Callable[..., object], group: Group, field: str, n: int = 300) -> set[str]:
-    return {getattr(build(group, CONCEPTS[group.concept], random.Random(seed)), field) for seed in range(n)}
+    return {
+        getattr(build(group, CONCEPTS[group.concept], random.Random(seed)), field)
+        for seed in range(n)
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ Hindi phrases
@@ -108,18 +147,44 @@ def test_hindi_phrases_agree(group: Group, field: str, right: str, wrong: str) -
     ],
 )
 def test_hindi_adjectives_inflect(adjective: str, forms: tuple[str, ...]) -> None:
-    cases = (("m", False, False), ("m", False, True), ("m", True, False), ("f", False, True), ("f", True, False))
+    cases = (
+        ("m", False, False),
+        ("m", False, True),
+        ("m", True, False),
+        ("f", False, True),
+        ("f", True, False),
+    )
     assert tuple(grammar_hi.inflect(adjective, *case) for case in cases) == forms
 
 
 @pytest.mark.parametrize(
     ("subject", "form", "sentences"),
     [
-        (scene(Group("apple", 3, "red"), Group("car", 1, "blue"), relation="left of"), "short", ["तीन लाल सेब नीली कार के बाईं ओर"]),
-        (scene(Group("cat"), Group("dog", 1, None, "small"), relation="right of"), "short", ["एक छोटे कुत्ते के दाईं ओर एक बिल्ली"]),
-        (scene(Group("dog"), Group("car", 2), relation="above"), "short", ["दो कारों के ऊपर एक कुत्ता"]),
-        (scene(Group("apple", 1, "red"), Group("table"), relation="on"), "short", ["मेज़ पर रखा लाल सेब"]),
-        (scene(Group("cat"), Group("sofa"), relation="on"), "short", ["सोफ़े पर बैठी बिल्ली", "सोफे पर बैठी बिल्ली"]),
+        (
+            scene(Group("apple", 3, "red"), Group("car", 1, "blue"), relation="left of"),
+            "short",
+            ["तीन लाल सेब नीली कार के बाईं ओर"],
+        ),
+        (
+            scene(Group("cat"), Group("dog", 1, None, "small"), relation="right of"),
+            "short",
+            ["एक छोटे कुत्ते के दाईं ओर एक बिल्ली"],
+        ),
+        (
+            scene(Group("dog"), Group("car", 2), relation="above"),
+            "short",
+            ["दो कारों के ऊपर एक कुत्ता"],
+        ),
+        (
+            scene(Group("apple", 1, "red"), Group("table"), relation="on"),
+            "short",
+            ["मेज़ पर रखा लाल सेब"],
+        ),
+        (
+            scene(Group("cat"), Group("sofa"), relation="on"),
+            "short",
+            ["सोफ़े पर बैठी बिल्ली", "सोफे पर बैठी बिल्ली"],
+        ),
         (
             scene(Group("cat"), Group("sofa"), relation="on"),
             "natural",
@@ -130,14 +195,26 @@ def test_hindi_adjectives_inflect(adjective: str, forms: tuple[str, ...]) -> Non
             "natural",
             ["मेज़ पर दो सेब रखे हैं।", "मेज़ पर रखे दो सेबों का चित्र", "मेज़, जिस पर दो सेब हैं"],
         ),
-        (scene(Group("table", 2), Group("car"), relation="next to"), "natural", ["कार के पास दो मेज़ें दिख रही हैं।"]),
-        (scene(Group("dog"), Group("car", 3), relation="below"), "natural", ["तीन कारें, जिनके नीचे एक कुत्ता है", "कुत्ते के ऊपर तीन कारें हैं।"]),
+        (
+            scene(Group("table", 2), Group("car"), relation="next to"),
+            "natural",
+            ["कार के पास दो मेज़ें दिख रही हैं।"],
+        ),
+        (
+            scene(Group("dog"), Group("car", 3), relation="below"),
+            "natural",
+            ["तीन कारें, जिनके नीचे एक कुत्ता है", "कुत्ते के ऊपर तीन कारें हैं।"],
+        ),
         (
             scene(Group("apple", 3, "red")),
             "natural",
             ["तीन लाल सेबों की तस्वीर", "ठीक तीन लाल सेब", "तीन सेब जिनका रंग लाल है", "लाल रंग के तीन सेब"],
         ),
-        (scene(Group("dog", 1, "black")), "natural", ["एक काले कुत्ते का चित्र", "काले रंग का एक कुत्ता", "एक कुत्ता जिसका रंग काला है"]),
+        (
+            scene(Group("dog", 1, "black")),
+            "natural",
+            ["एक काले कुत्ते का चित्र", "काले रंग का एक कुत्ता", "एक कुत्ता जिसका रंग काला है"],
+        ),
         (scene(Group("apple"), Group("dog", 2)), "natural", ["एक सेब और दो कुत्तों की तस्वीर"]),
         (scene(Group("umbrella", 5)), "natural", ["बेतरतीब छातों की एक पेंटिंग"]),
     ],
@@ -158,7 +235,11 @@ def test_hindi_sentences(subject: Scene, form: str, sentences: list[str]) -> Non
         (Group("car", 1, "orange"), "text", {"an orange car", "one orange car", "1 orange car"}),
         (Group("apple", 3, "red"), "text", {"three red apples", "3 red apples"}),
         (Group("apple", 1, "red"), "plain", {"an apple", "one apple", "1 apple"}),
-        (Group("scissors", 1, "red"), "text", {"a pair of red scissors", "one pair of red scissors", "1 pair of red scissors"}),
+        (
+            Group("scissors", 1, "red"),
+            "text",
+            {"a pair of red scissors", "one pair of red scissors", "1 pair of red scissors"},
+        ),
         (Group("scissors", 2), "text", {"two pairs of scissors", "2 pairs of scissors"}),
         (Group("scissors"), "are", {"is"}),
         (Group("grapes"), "text", {"grapes", "some grapes"}),
@@ -179,14 +260,40 @@ def test_english_phrases(group: Group, field: str, expected: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["apple", "orange car", "hourglass", "umbrella", "ATM sign", "x-ray", "8 ball", "SOS button", "unamused face", "onion", "ear", "elf"],
+    [
+        "apple",
+        "orange car",
+        "hourglass",
+        "umbrella",
+        "ATM sign",
+        "x-ray",
+        "8 ball",
+        "SOS button",
+        "unamused face",
+        "onion",
+        "ear",
+        "elf",
+    ],
 )
 def test_an(words: str) -> None:
     assert grammar_en.article(words) == "an"
 
 
 @pytest.mark.parametrize(
-    "words", ["car", "unicorn", "euro banknote", "one-piece swimsuit", "uniform", "FREE sign", "NEW sign", "horse", "UFO", "yo-yo", "house"]
+    "words",
+    [
+        "car",
+        "unicorn",
+        "euro banknote",
+        "one-piece swimsuit",
+        "uniform",
+        "FREE sign",
+        "NEW sign",
+        "horse",
+        "UFO",
+        "yo-yo",
+        "house",
+    ],
 )
 def test_a(words: str) -> None:
     assert grammar_en.article(words) == "a"
@@ -199,12 +306,18 @@ TABLES = {"en": grammar_en.PAIRED, "hi": grammar_hi.PAIRED}
 NOUNS = {"en": (r"\bapples?\b", r"\bcars?\b"), "hi": ("सेब", "कार")}
 
 
-def rendered(language: str, relation: str | None, groups: tuple[Group, Group], seed: int = 0) -> list[str]:
+def rendered(
+    language: str, relation: str | None, groups: tuple[Group, Group], seed: int = 0
+) -> list[str]:
     """Each pattern of the relation filled in once."""
     rng = random.Random(seed)
     grammar = {"en": grammar_en, "hi": grammar_hi}[language]
     a, b = (grammar.phrase(group, CONCEPTS[group.concept], rng) for group in groups)
-    words = grammar_en.SIDES.get(relation or "", {}) if language == "en" else {**grammar_hi.sides(relation, rng), "picture": "की तस्वीर"}
+    words = (
+        grammar_en.SIDES.get(relation or "", {})
+        if language == "en"
+        else {**grammar_hi.sides(relation, rng), "picture": "की तस्वीर"}
+    )
     return [pattern.format(a=a, b=b, **words) for pattern in TABLES[language][relation]]
 
 
@@ -227,12 +340,20 @@ def read_english(text: str, first: str, second: str, words: tuple[str, str]) -> 
     text = text.lower()
     nouns = sorted((first, second), key=lambda noun: re.search(rf"\b{noun}", text).start())  # type: ignore[union-attr]
     sides = re.findall("|".join(words), text)
-    if len(set(re.sub(r"\W.*", "", side) for side in sides)) == 2 and len({re.match(words[0], side) is None for side in sides}) == 2:
-        return nouns[0] if re.match(words[0], sides[0]) else nouns[1]  # both sides are named, each before or after its noun in turn
+    if (
+        len(set(re.sub(r"\W.*", "", side) for side in sides)) == 2
+        and len({re.match(words[0], side) is None for side in sides}) == 2
+    ):
+        return (
+            nouns[0] if re.match(words[0], sides[0]) else nouns[1]
+        )  # both sides are named, each before or after its noun in turn
     # One side is named: it is seen from the noun that follows, or from a pronoun, which stands for the noun said first.
     side = re.search("|".join(words), text)
     assert side is not None
-    pronoun = re.search(r"\b(its|their) (left|right)|(left|right) of (it|them)\b|\b(above|below|over|under) (it|them)\b", text)
+    pronoun = re.search(
+        r"\b(its|their) (left|right)|(left|right) of (it|them)\b|\b(above|below|over|under) (it|them)\b",
+        text,
+    )
     after = re.search(rf"\b({first}|{second})", text[side.end() :])
     landmark = nouns[0] if pronoun or after is None else after[1]
     other = second if landmark == first else first
@@ -249,7 +370,9 @@ def read_hindi(text: str, first: str, second: str, words: tuple[str, str]) -> st
     assert side is not None
     before = text[: side.start()]
     pronoun = re.search(r"(जिस|जिन|उस|उन)के $", before)
-    landmark = nouns[0] if pronoun else max((noun for noun in nouns if noun in before), key=before.rindex)
+    landmark = (
+        nouns[0] if pronoun else max((noun for noun in nouns if noun in before), key=before.rindex)
+    )
     other = second if landmark == first else first
     return other if re.match(words[0], side[0]) else landmark
 
@@ -266,7 +389,12 @@ SIDES = {
 @pytest.mark.parametrize("language", ["en", "hi"])
 @pytest.mark.parametrize(
     ("relation", "same", "apple_first"),
-    [("left of", "left of", True), ("right of", "left of", False), ("above", "above", True), ("below", "above", False)],
+    [
+        ("left of", "left of", True),
+        ("right of", "left of", False),
+        ("above", "above", True),
+        ("below", "above", False),
+    ],
 )
 def test_no_pattern_swaps_sides(language: str, relation: str, same: str, apple_first: bool) -> None:
     """An apple left of a car is read back as left, in every pattern, with one or many of either."""
@@ -274,7 +402,9 @@ def test_no_pattern_swaps_sides(language: str, relation: str, same: str, apple_f
     for seed, counts in enumerate([(1, 1), (3, 1), (1, 3), (2, 2)]):
         groups = (Group("apple", counts[0], "red"), Group("car", counts[1]))
         for text in rendered(language, relation, groups, seed):
-            assert read(text, apple, car, SIDES[language, same]) == (apple if apple_first else car), text
+            assert read(text, apple, car, SIDES[language, same]) == (
+                apple if apple_first else car
+            ), text
 
 
 def test_on_is_never_upside_down() -> None:
@@ -295,11 +425,20 @@ def test_on_is_never_upside_down() -> None:
 
 def random_scene(rng: random.Random) -> Scene:
     groups = tuple(
-        Group(name, rng.choice((1, 1, 2, 5, 8)), rng.choice((None, *COLORS)), rng.choice((None, *SIZES)))
+        Group(
+            name,
+            rng.choice((1, 1, 2, 5, 8)),
+            rng.choice((None, *COLORS)),
+            rng.choice((None, *SIZES)),
+        )
         for name in rng.sample(sorted(CONCEPTS), rng.choice((1, 2)))
     )
     background = rng.choice(
-        (Background("flat", rng.choice(BACKDROPS)), Background("gradient", rng.choice(BACKDROPS)), Background("place", rng.choice(PLACES)))
+        (
+            Background("flat", rng.choice(BACKDROPS)),
+            Background("gradient", rng.choice(BACKDROPS)),
+            Background("place", rng.choice(PLACES)),
+        )
     )
     return scene(
         *groups,
@@ -352,7 +491,15 @@ def test_dense_hindi_states_every_fact() -> None:
         style="streamline-emojis",
     )
     for text in drawn(subject, "hi", "dense", 1000):
-        for fact in (r"(तीन|3|३) (छोटे|नन्हे) लाल", r"नील[ेी]", r"ऊपर|नीचे", r"हल्क[ाेी] हर[ाेी]", r"कार्टून|रेखाचित्र", r"सेब ऊपर हैं", r"कार नीचे है"):
+        for fact in (
+            r"(तीन|3|३) (छोटे|नन्हे) लाल",
+            r"नील[ेी]",
+            r"ऊपर|नीचे",
+            r"हल्क[ाेी] हर[ाेी]",
+            r"कार्टून|रेखाचित्र",
+            r"सेब ऊपर हैं",
+            r"कार नीचे है",
+        ):
             assert re.search(fact, text), (fact, text)
 
 
@@ -362,8 +509,12 @@ def test_captions_name_no_colour_the_scene_lacks() -> None:
     for seed in range(2000):
         subject = random_scene(rng)
         text = caption(subject, "en", rng.choice(FORMS), random.Random(seed), CONCEPTS).lower()
-        backdrop = {"sky blue": "light blue", "meadow": "green blue"}.get(subject.background.name, subject.background.name)
-        allowed = {word for group in subject.groups for word in (group.color or "").split()} | set(backdrop.split())
+        backdrop = {"sky blue": "light blue", "meadow": "green blue"}.get(
+            subject.background.name, subject.background.name
+        )
+        allowed = {word for group in subject.groups for word in (group.color or "").split()} | set(
+            backdrop.split()
+        )
         assert {word for word in COLORS if re.search(rf"\b{word}\b", text)} <= allowed | (
             {"purple"} if backdrop == "lavender" else set()
         ), text
@@ -378,7 +529,9 @@ def test_an_empty_scene_is_its_background() -> None:
 
 def test_regions() -> None:
     def at(*centres: tuple[float, float]) -> tuple[str | None, str | None]:
-        return region(Scene(tuple(Thing(0, x, y, 0.1) for x, y in centres), (Group("apple"),), WHITE), 0)
+        return region(
+            Scene(tuple(SceneObject(0, x, y, 0.1) for x, y in centres), (Group("apple"),), WHITE), 0
+        )
 
     assert at((0.2, 0.2)) == ("left", "top")
     assert at((0.5, 0.5)) == ("centre", "middle")
@@ -400,7 +553,9 @@ def test_two_styles_share_a_wording_only_if_they_are_flat() -> None:
                     assert words[one].isdisjoint(words[other]), (one, other)
 
 
-@pytest.mark.parametrize(("language", "form", "message"), [("fr", "short", "'fr'"), ("en", "long", "'long'")])
+@pytest.mark.parametrize(
+    ("language", "form", "message"), [("fr", "short", "'fr'"), ("en", "long", "'long'")]
+)
 def test_what_cannot_be_said(language: str, form: str, message: str) -> None:
     with pytest.raises(KalpanaError, match=message):
         caption(scene(Group("apple")), language, form, random.Random(0), CONCEPTS)

@@ -16,10 +16,12 @@ from torch import Tensor
 from kalpana.world import figures, grammar_en, grammar_hi
 from kalpana.world.kinds import hands
 from kalpana.world.render import render
-from kalpana.world.scene import LOOKS, Background, Group, Hand, Scene, Thing
+from kalpana.world.scene import LOOKS, Background, Group, Hand, Scene, SceneObject
 from kalpana.world.world import World
 
-GESTURES = [tuple(digit == "1" for digit in digits) for gestures in hands.GESTURES for digits in gestures]
+GESTURES = [
+    tuple(digit == "1" for digit in digits) for gestures in hands.GESTURES for digits in gestures
+]
 SKINS = tuple(figures.SKINS)
 LANGUAGES, FORMS = ("en", "hi"), ("short", "natural", "dense")
 
@@ -43,7 +45,11 @@ def tiles(drawn: Sequence[Hand]) -> Tensor:
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_as_many_fingers_as_asked(look: str) -> None:
-    drawn = [Hand(raised, SKINS[(k + seed) % 5], look, 100 * k + seed) for k, raised in enumerate(GESTURES) for seed in range(4)]
+    drawn = [
+        Hand(raised, SKINS[(k + seed) % 5], look, 100 * k + seed)
+        for k, raised in enumerate(GESTURES)
+        for seed in range(4)
+    ]
     for hand, tile in zip(drawn, tiles(drawn), strict=True):
         assert fingers_seen(tile[3] > 0.5) == hands.count(hand) == sum(hand.raised), hand
 
@@ -53,7 +59,11 @@ def test_fingers_can_be_counted_when_small() -> None:
     rng = random.Random(0)
     drawn = [Hand(raised, "tan", LOOKS[seed], seed) for raised, seed in product(GESTURES, range(3))]
     scenes = [
-        Scene((Thing(hand, 0.5, 0.5, 60 / 128, rng.uniform(-15, 15), rng.random() < 0.5),), (Group("hand"),), Background("flat", "white"))
+        Scene(
+            (SceneObject(hand, 0.5, 0.5, 60 / 128, rng.uniform(-15, 15), rng.random() < 0.5),),
+            (Group("hand"),),
+            Background("flat", "white"),
+        )
         for hand in drawn
     ]
     masks = render(scenes, masks=True).masks
@@ -62,10 +72,16 @@ def test_fingers_can_be_counted_when_small() -> None:
         assert fingers_seen(mask[0]) == sum(hand.raised), hand
 
 
-@pytest.mark.parametrize("flaw, more", [("extra finger", 1), ("fused fingers", -1), ("missing finger", -1)])
+@pytest.mark.parametrize(
+    "flaw, more", [("extra finger", 1), ("fused fingers", -1), ("missing finger", -1)]
+)
 def test_a_flaw_shows(flaw: str, more: int) -> None:
     able = [raised for raised in GESTURES if flaw in hands.flaws_of(raised)]
-    drawn = [Hand(raised, SKINS[seed % 5], LOOKS[seed % 3], seed, flaw) for raised in able for seed in range(4)]
+    drawn = [
+        Hand(raised, SKINS[seed % 5], LOOKS[seed % 3], seed, flaw)
+        for raised in able
+        for seed in range(4)
+    ]
     assert len(able) >= 7
     for hand, tile in zip(drawn, tiles(drawn), strict=True):
         assert fingers_seen(tile[3] > 0.5) == sum(hand.raised) + more, hand
@@ -97,20 +113,31 @@ def test_seeds_vary_a_hand_and_repeat_it() -> None:
 def test_sampling_is_repeatable_and_covers_every_gesture() -> None:
     scenes = [hands.sample(random.Random(seed), "train") for seed in range(1000)]
     assert scenes[:50] == [hands.sample(random.Random(seed), "train") for seed in range(50)]
-    seen = [thing.sprite for scene in scenes for thing in scene.things if isinstance(thing.sprite, Hand)]
+    seen = [
+        item.sprite for scene in scenes for item in scene.objects if isinstance(item.sprite, Hand)
+    ]
     assert {hand.raised for hand in seen} == set(GESTURES)
     assert {hand.skin for hand in seen} == set(SKINS) and {hand.look for hand in seen} == set(LOOKS)
     assert all(hand.flaw is None for hand in seen)
     counts = Counter(sum(hand.raised) for hand in seen)
     assert min(counts.values()) > 0.6 * max(counts.values()), counts
-    assert 0.1 < sum(len(scene.things) == 2 for scene in scenes) / len(scenes) < 0.2
-    assert all([thing.group for thing in scene.things] == list(range(len(scene.groups))) for scene in scenes)
+    assert 0.1 < sum(len(scene.objects) == 2 for scene in scenes) / len(scenes) < 0.2
+    assert all(
+        [item.group for item in scene.objects] == list(range(len(scene.groups))) for scene in scenes
+    )
 
 
 def test_what_is_held_out_is_shown_in_unseen_alone() -> None:
     def held(split: str) -> set[bool]:
         scenes = [hands.sample(random.Random(seed), split) for seed in range(150)]
-        return {any(hands.held_out(thing.sprite) for thing in scene.things if isinstance(thing.sprite, Hand)) for scene in scenes}
+        return {
+            any(
+                hands.held_out(item.sprite)
+                for item in scene.objects
+                if isinstance(item.sprite, Hand)
+            )
+            for scene in scenes
+        }
 
     assert held("train") == held("dev") == held("test") == {False}
     assert held("unseen") == {True}
@@ -118,14 +145,17 @@ def test_what_is_held_out_is_shown_in_unseen_alone() -> None:
 
 def test_flawed_scenes_hold_one_flawed_hand() -> None:
     scenes = [hands.sample_flawed(random.Random(seed)) for seed in range(200)]
-    seen = [scene.things[0].sprite for scene in scenes if len(scene.things) == 1]
+    seen = [scene.objects[0].sprite for scene in scenes if len(scene.objects) == 1]
     assert {hand.flaw for hand in seen if isinstance(hand, Hand)} == set(hands.FLAWS)
     assert scenes[3] == hands.sample_flawed(random.Random(3))
 
 
 def test_hands_stay_whole_apart_and_plain_to_see() -> None:
     scenes = [hands.sample(random.Random(seed), "train") for seed in range(70)]
-    drawn, bare = render(scenes, masks=True), render([Scene((), (), scene.background) for scene in scenes])
+    drawn, bare = (
+        render(scenes, masks=True),
+        render([Scene((), (), scene.background) for scene in scenes]),
+    )
     assert drawn.masks is not None
     for k, (scene, masks) in enumerate(zip(scenes, drawn.masks, strict=True)):
         edge = torch.cat((masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]), 1)
@@ -133,7 +163,9 @@ def test_hands_stay_whole_apart_and_plain_to_see() -> None:
         change = (drawn.pixels[k] - bare.pixels[k]).abs().amax(0)
         for mask in masks:
             assert mask.sum() > 0.02 * mask.numel()
-            assert (change[mask] > 0.2).float().mean() > 0.75, f"hand {k} is lost in its background: {scene}"
+            assert (change[mask] > 0.2).float().mean() > 0.75, (
+                f"hand {k} is lost in its background: {scene}"
+            )
         if len(masks) == 2:
             left, right = (mask.any(0).nonzero() for mask in masks)
             assert scene.relation == "left of" and left.max() < right.min()
@@ -148,7 +180,8 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
 # What words claim, by patterns of the tests' own. Each match is taken out before the next pattern looks.
 NUMBERS = {
-    "en": {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5} | {str(n): n for n in range(9)},
+    "en": {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+    | {str(n): n for n in range(9)},
     "hi": {"एक": 1, "दो": 2, "तीन": 3, "चार": 4, "पांच": 5, "पांचों": 5}
     | {str(n): n for n in range(9)}
     | {"०१२३४५६७८"[n]: n for n in range(9)},
@@ -163,9 +196,15 @@ NAMED = {
         (r"all fingers up but the thumb|thumb folded in", 4),
         (r"open [\w -]*(hand|palm)|all fingers spread|high five|open fingers", 5),
         (r"I love you", 3),
-        (r"peace sign|victory sign|V sign|making an L|(thumb and (index finger|pinky) out)|call me|shaka|horns|rock on", 2),
+        (
+            r"peace sign|victory sign|V sign|making an L|(thumb and (index finger|pinky) out)|call me|shaka|horns|rock on",
+            2,
+        ),
         (r"thumbs[- ]up|thumb up|thumb pointing up", 1),
-        (r"index finger pointing up|raised [\w -]*index finger|its index finger up|pointing up|little finger up|pinky", 1),
+        (
+            r"index finger pointing up|raised [\w -]*index finger|its index finger up|pointing up|little finger up|pinky",
+            1,
+        ),
     ),
     "hi": (
         (r"मुट्ठी|सभी उंगलियां मोड़े|कोई उंगली नहीं", 0),
@@ -174,7 +213,10 @@ NAMED = {
         (r"आई लव यू", 3),
         (r"विजय|जीत|शांति|वी का निशान|एल का|फोन का|शाका|अंगूठा और (तर्जनी|छोटी उंगली) फैलाए|रॉक|सींग", 2),
         (r"अंगूठा ऊपर|ऊपर उठा [^,]*अंगूठा|थम्स अप", 1),
-        (r"तर्जनी से ऊपर इशारा|ऊपर (की ओर )?इशारा|तर्जनी उठाए|ऊपर उठी [^,]*तर्जनी|(छोटी उंगली|कनिष्ठा) (उठाए|उठी)", 1),
+        (
+            r"तर्जनी से ऊपर इशारा|ऊपर (की ओर )?इशारा|तर्जनी उठाए|ऊपर उठी [^,]*तर्जनी|(छोटी उंगली|कनिष्ठा) (उठाए|उठी)",
+            1,
+        ),
     ),
 }
 LISTED = {
@@ -215,7 +257,7 @@ def test_captions_claim_the_right_count_and_no_other(language: str, form: str) -
         rng = random.Random(seed)
         scene = hands.sample(rng, "train")
         text = hands.caption(scene, language, form, rng)
-        asked = {sum(thing.sprite.raised) for thing in scene.things if isinstance(thing.sprite, Hand)}
+        asked = {sum(item.sprite.raised) for item in scene.objects if isinstance(item.sprite, Hand)}
         assert claims(text, language) == asked, text
         assert "{" not in text and "  " not in text and " ," not in text
 
@@ -228,10 +270,16 @@ def test_the_parser_of_claims_reads_what_it_should() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_captions_vary(language: str) -> None:
-    scene = Scene((Thing(Hand(GESTURES[4], "tan", "flat"), 0.5, 0.5, 0.6),), (Group("hand"),), Background("flat", "white"))
+    scene = Scene(
+        (SceneObject(Hand(GESTURES[4], "tan", "flat"), 0.5, 0.5, 0.6),),
+        (Group("hand"),),
+        Background("flat", "white"),
+    )
     said = {hands.caption(scene, language, "natural", random.Random(seed)) for seed in range(300)}
     assert len(said) > 80
-    assert hands.caption(scene, language, "natural", random.Random(7)) == hands.caption(scene, language, "natural", random.Random(7))
+    assert hands.caption(scene, language, "natural", random.Random(7)) == hands.caption(
+        scene, language, "natural", random.Random(7)
+    )
 
 
 SAID = {
@@ -266,16 +314,20 @@ def test_dense_captions_say_skin_look_background_and_sides(language: str) -> Non
         scene = hands.sample(rng, "train")
         text = hands.caption(scene, language, "dense", rng)
         plain = grammar_hi.casual(text) if language == "hi" else text
-        hand = scene.things[0].sprite
+        hand = scene.objects[0].sprite
         assert isinstance(hand, Hand)
-        assert re.search(SAID[language][hand.skin], plain) and re.search(SAID[language][hand.look], plain), text
+        assert re.search(SAID[language][hand.skin], plain) and re.search(
+            SAID[language][hand.look], plain
+        ), text
         name = scene.background.name
         if scene.background.kind == "place":
             words = [word for table in grammar.PLACES[name] for word in table]
         else:
             words = [tint.split()[-1].rstrip("ा") for tint in grammar.TINTS.get(name, (name,))]
-        assert any((grammar_hi.casual(word) if language == "hi" else word) in plain for word in words), text
-        assert len(scene.things) == 1 or re.search("left|right|बाई|बाएं|दाई", plain), text
+        assert any(
+            (grammar_hi.casual(word) if language == "hi" else word) in plain for word in words
+        ), text
+        assert len(scene.objects) == 1 or re.search("left|right|बाई|बाएं|दाई", plain), text
         assert text.endswith("." if language == "en" else "।")
 
 
@@ -295,6 +347,8 @@ def test_hindi_agrees() -> None:
     )
     for seed in range(900):
         rng = random.Random(seed)
-        text = grammar_hi.casual(hands.caption(hands.sample(rng, "train"), "hi", rng.choice(FORMS), rng))
+        text = grammar_hi.casual(
+            hands.caption(hands.sample(rng, "train"), "hi", rng.choice(FORMS), rng)
+        )
         for pattern in wrong:
             assert not re.search(pattern, text), (pattern, text)

@@ -15,7 +15,11 @@ from kalpana.world.splits import belongs, said
 from kalpana.world.world import KINDS, World
 
 PAIRS = {
-    kind: [(scene, *found) for i in range(120) if (found := hard_negative(scene := World(3, kind=kind).scene(i), random.Random(i)))]
+    kind: [
+        (scene, *found)
+        for i in range(120)
+        if (found := hard_negative(scene := World(3, kind=kind).scene(i), random.Random(i)))
+    ]
     for kind in WAYS
 }
 
@@ -23,7 +27,9 @@ PAIRS = {
 @pytest.mark.parametrize("kind", WAYS)
 def test_nearly_every_scene_can_be_twisted_and_objects_in_every_way(kind: str) -> None:
     ways = Counter(way for _, way, _ in PAIRS[kind])
-    assert ways.keys() == WAYS[kind].keys() if kind == "objects" else ways.keys() <= WAYS[kind].keys()
+    assert (
+        ways.keys() == WAYS[kind].keys() if kind == "objects" else ways.keys() <= WAYS[kind].keys()
+    )
     assert len(PAIRS[kind]) > 108
 
 
@@ -42,17 +48,28 @@ def test_another_caption_is_said(kind: str, language: str) -> None:
 @pytest.mark.parametrize("kind", ("objects", "depth", "paintings"))
 def test_what_is_said_of_things_is_another_scene_of_the_same_split(kind: str) -> None:
     for scene, way, other in PAIRS[kind]:
-        assert other.things == scene.things and other.background == scene.background
+        assert other.objects == scene.objects and other.background == scene.background
         assert belongs(other, "train")
         changed = Counter(scene.groups) != Counter(other.groups)
         if way == "relation":
             assert not changed and said(other) != said(scene)
         elif way == "colors":
-            assert Counter(group.color for group in scene.groups) == Counter(group.color for group in other.groups) and changed
+            assert (
+                Counter(group.color for group in scene.groups)
+                == Counter(group.color for group in other.groups)
+                and changed
+            )
         else:
-            assert changed and [group.concept for group in scene.groups] == [group.concept for group in other.groups]
+            assert changed and [group.concept for group in scene.groups] == [
+                group.concept for group in other.groups
+            ]
         if way == "count":
-            assert sorted(abs(a.count - b.count) for a, b in zip(scene.groups, other.groups, strict=True))[-1] == 1
+            assert (
+                sorted(
+                    abs(a.count - b.count) for a, b in zip(scene.groups, other.groups, strict=True)
+                )[-1]
+                == 1
+            )
 
 
 def test_with_no_split_a_small_one_is_twisted_in_every_way() -> None:
@@ -60,17 +77,28 @@ def test_with_no_split_a_small_one_is_twisted_in_every_way() -> None:
     world = World(1, "test")
     scenes = [scene for i in range(6000) if len((scene := world.scene(i)).groups) == 2]
     within, anywhere = (
-        Counter(found[0] for k, scene in enumerate(scenes) if (found := hard_negative(scene, random.Random(k), split)))
+        Counter(
+            found[0]
+            for k, scene in enumerate(scenes)
+            if (found := hard_negative(scene, random.Random(k), split))
+        )
         for split in ("test", None)
     )
-    assert anywhere["relation"] > 50 and anywhere["relation"] > 8 * within["relation"] and anywhere["colors"] > 0
+    assert (
+        anywhere["relation"] > 50
+        and anywhere["relation"] > 8 * within["relation"]
+        and anywhere["colors"] > 0
+    )
     assert sum(anywhere.values()) == len(scenes)
 
 
 def test_a_word_differs_by_one_character_and_a_hand_by_one_finger() -> None:
     for scene, _, other in PAIRS["text"]:
         (a,), (b,) = (_sprites(each, Sign) for each in (scene, other))
-        assert len(a.text) == len(b.text) and sum(x != y for x, y in zip(a.text, b.text, strict=True)) == 1
+        assert (
+            len(a.text) == len(b.text)
+            and sum(x != y for x, y in zip(a.text, b.text, strict=True)) == 1
+        )
         assert len(b.text) == 1 or signs.split_of(b.text) == "train"
     for scene, _, other in PAIRS["hands"]:
         one, two = (_sprites(each, Hand) for each in (scene, other))
@@ -92,4 +120,4 @@ def test_the_same_chance_twists_the_same() -> None:
 
 
 def _sprites(scene: Scene, kind: type) -> list:
-    return [thing.sprite for thing in scene.things if isinstance(thing.sprite, kind)]
+    return [item.sprite for item in scene.objects if isinstance(item.sprite, kind)]

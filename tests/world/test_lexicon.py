@@ -13,7 +13,11 @@ CORE = [concept for concept in lexicon().values() if concept.core]
 
 def test_eighty_core_classes_each_in_three_styles() -> None:
     assert len(CORE) == 80
-    assert {concept.en: len(sprites_of(concept.id)) for concept in CORE if len(sprites_of(concept.id)) < 3} == {}
+    assert {
+        concept.en: len(sprites_of(concept.id))
+        for concept in CORE
+        if len(sprites_of(concept.id)) < 3
+    } == {}
 
 
 def test_every_concept_can_be_drawn_and_drawn_by_what_it_keeps() -> None:
@@ -36,9 +40,15 @@ def test_keywords_are_words_and_never_the_names_themselves() -> None:
     for concept in lexicon().values():
         words = keywords()[concept.id]
         assert not {concept.en, concept.hi.singular} & {*words["en"], *words["hi"]}
-        assert all(word.strip() == word and word and "," not in word for some in words.values() for word in some)
+        assert all(
+            word.strip() == word and word and "," not in word
+            for some in words.values()
+            for word in some
+        )
     assert {"fruit", "ripe"} <= set(keywords()["1f34e"]["en"]) and "फल" in keywords()["1f34e"]["hi"]
-    assert sum(bool(words["en"] and words["hi"]) for words in keywords().values()) > 0.9 * len(lexicon())
+    assert sum(bool(words["en"] and words["hi"]) for words in keywords().values()) > 0.9 * len(
+        lexicon()
+    )
 
 
 def test_names_are_clean() -> None:
@@ -55,7 +65,9 @@ def test_core_hindi_is_complete_and_checked() -> None:
     for concept in CORE:
         noun = concept.hi
         assert concept.checked and noun.gender in ("m", "f"), concept.en
-        assert all((noun.singular, noun.plural, noun.singular_oblique, noun.plural_oblique)), concept.en
+        assert all((noun.singular, noun.plural, noun.singular_oblique, noun.plural_oblique)), (
+            concept.en
+        )
         assert noun.plural_oblique.endswith(("ों", "ओं")), concept.en
         if noun.gender == "f":
             assert noun.singular_oblique == noun.singular, concept.en
@@ -90,7 +102,11 @@ def test_decline_bends_the_adjectives_of_a_masculine_head_only() -> None:
 
 
 def test_decline_agrees_with_the_hand_checked_forms() -> None:
-    assert [concept.hi for concept in CORE if decline(concept.hi.singular, concept.hi.gender) != concept.hi] == []
+    assert [
+        concept.hi
+        for concept in CORE
+        if decline(concept.hi.singular, concept.hi.gender) != concept.hi
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -112,7 +128,11 @@ def test_plural(one: str, many: str) -> None:
 
 
 def test_everyday_words_reach_something() -> None:
-    names = {name for c in lexicon().values() for name in (c.en, c.en_plural, *c.synonyms_en, c.hi.singular, *c.synonyms_hi)}
+    names = {
+        name
+        for c in lexicon().values()
+        for name in (c.en, c.en_plural, *c.synonyms_en, c.hi.singular, *c.synonyms_hi)
+    }
     wanted = "sunset over mountains|teacher|book|open hand|raised hand|sofa|couch|flower|flowers|castle|doctor|सोफा|बिल्ली|फूल|शिक्षक|सेब"
     assert set(wanted.split("|")) - names == set()
 

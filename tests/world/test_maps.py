@@ -24,7 +24,9 @@ def test_the_outline_of_a_mask_is_the_mask_less_its_erosion() -> None:
     truth = World(seed=1)[2].truth
     alone = truth.masks.any(0)
     if len(truth.masks) == 1:
-        eroded = ndimage.binary_erosion(alone.numpy(), ndimage.generate_binary_structure(2, 1), border_value=1)
+        eroded = ndimage.binary_erosion(
+            alone.numpy(), ndimage.generate_binary_structure(2, 1), border_value=1
+        )
         assert torch.equal(maps.outlines(truth.masks), alone & ~torch.from_numpy(eroded))
     mask = square(32, 8, 8, 20, 24)
     eroded = ndimage.binary_erosion(mask.numpy(), ndimage.generate_binary_structure(2, 1))
@@ -34,10 +36,14 @@ def test_the_outline_of_a_mask_is_the_mask_less_its_erosion() -> None:
 def test_edges_of_a_square_are_its_border() -> None:
     pixels = torch.where(square(40, 10, 12, 30, 28), 1.0, -1.0).expand(1, 3, 40, 40)
     found = maps.edges(pixels)[0]
-    near = torch.from_numpy(ndimage.binary_dilation(square(40, 10, 12, 30, 28).numpy(), iterations=2)) & ~square(40, 12, 14, 28, 26)
+    near = torch.from_numpy(
+        ndimage.binary_dilation(square(40, 10, 12, 30, 28).numpy(), iterations=2)
+    ) & ~square(40, 12, 14, 28, 26)
     assert found.any() and not (found & ~near).any()
     for row in range(15, 25):
-        assert found[row, 8:13].sum() == 1 and found[row, 27:32].sum() == 1, "an edge is one pixel wide"
+        assert found[row, 8:13].sum() == 1 and found[row, 27:32].sum() == 1, (
+            "an edge is one pixel wide"
+        )
     assert not maps.edges(torch.zeros(2, 3, 16, 16)).any()
 
 
@@ -48,6 +54,8 @@ def test_edges_follow_the_masks_of_the_world() -> None:
         sample = World(seed=6)[i]
         line = sample.truth.outlines
         if line.any():
-            near = ndimage.binary_dilation(maps.edges(sample.image[None], 0.1)[0].numpy(), iterations=2)
+            near = ndimage.binary_dilation(
+                maps.edges(sample.image[None], 0.1)[0].numpy(), iterations=2
+            )
             shares.append(torch.from_numpy(near)[line].float().mean().item())
     assert sum(shares) / len(shares) > 0.8

@@ -18,7 +18,7 @@ from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.recolor import lab
 from kalpana.world.render import render
 from kalpana.world.sample import sample_scene
-from kalpana.world.scene import COLORS, Background, Group, Scene, Thing
+from kalpana.world.scene import COLORS, Background, Group, Scene, SceneObject
 from kalpana.world.world import World
 
 PLAIN = World(seed=5)
@@ -33,7 +33,9 @@ SAID = {
     "pixel art": re.compile(r"pixel|पिक्सेल", re.IGNORECASE),
     "neon": re.compile(r"neon|नियॉन", re.IGNORECASE),
 }
-OTHER = re.compile(r"photo|illustration|render|icon|cartoon|emoji|फ़ोटो|फोटो|3D|3डी|इमोजी|कार्टून", re.IGNORECASE)
+OTHER = re.compile(
+    r"photo|illustration|render|icon|cartoon|emoji|फ़ोटो|फोटो|3D|3डी|इमोजी|कार्टून", re.IGNORECASE
+)
 COLOUR_WORDS = set(COLORS) | {"grey", "gray", "violet", "beige", "lavender", "navy", "cream"}
 COLOUR_WORDS |= {
     "लाल",
@@ -107,7 +109,9 @@ def test_a_row_depends_on_its_picture_style_and_seed_alone() -> None:
     styles = [PAINTINGS[i % len(PAINTINGS)] for i in range(N)]
     together = paint(pixels, styles, range(N))
     for i in range(N):
-        assert torch.equal(paint(pixels[i : i + 1], [styles[i]], [i])[0], together[i]), f"{styles[i]} differs alone and in a batch"
+        assert torch.equal(paint(pixels[i : i + 1], [styles[i]], [i])[0], together[i]), (
+            f"{styles[i]} differs alone and in a batch"
+        )
     one_medium = all_in("oil", pixels)
     assert torch.equal(paint(pixels[5:6], ["oil"], [5])[0], one_medium[5])
 
@@ -149,14 +153,23 @@ def test_neon_glows_on_a_dark_ground() -> None:
     # A lone red apple on white: its brightest pixels lie around the outline, and are red.
     painted = lab_of(all_in("neon", render([_lone("red")]).pixels))[0]
     brightest = painted[painted[..., 0] > np.quantile(painted[..., 0], 0.97)]
-    assert _hue_apart(np.median(brightest[:, 1:], 0), lab_of(render([_lone("red")]).pixels)[0, 64, 64, 1:]) < 40
+    assert (
+        _hue_apart(
+            np.median(brightest[:, 1:], 0), lab_of(render([_lone("red")]).pixels)[0, 64, 64, 1:]
+        )
+        < 40
+    )
 
 
 def _lone(color: str, backdrop: str = "white") -> Scene:
     """A plain big sprite of an apple in this colour."""
     apple = next(c.id for c in lexicon().values() if c.en == "apple")
     row = sprites_of(apple)["twemoji"][0]
-    return Scene((Thing(row, 0.5, 0.5, 0.8, color=color),), (Group(apple, color=color),), Background("flat", backdrop))
+    return Scene(
+        (SceneObject(row, 0.5, 0.5, 0.8, color=color),),
+        (Group(apple, color=color),),
+        Background("flat", backdrop),
+    )
 
 
 def _hue_apart(one: np.ndarray, two: np.ndarray) -> float:
@@ -176,7 +189,12 @@ def test_colours_can_still_be_named(medium: str) -> None:
         was, now = np.median(before[i][where], 0), np.median(after[i][where], 0)
         if np.hypot(*was[1:]) > 15:
             assert _hue_apart(was[1:], now[1:]) < 18, (medium, scene.groups[0].color, was, now)
-            assert np.hypot(*now[1:]) > 0.6 * np.hypot(*was[1:]), (medium, scene.groups[0].color, was, now)
+            assert np.hypot(*now[1:]) > 0.6 * np.hypot(*was[1:]), (
+                medium,
+                scene.groups[0].color,
+                was,
+                now,
+            )
         assert abs(now[0] - was[0]) < 20, (medium, scene.groups[0].color, was, now)
 
 
@@ -208,16 +226,24 @@ def test_captions_name_the_medium_and_no_other() -> None:
     rng = random.Random(1)
     for k in range(900):
         scene = paintings.sample(rng)
-        things = " ".join(name for group in scene.groups for name in _names(group))
-        if any(said.search(things) for said in (*SAID.values(), OTHER)):  # a pencil may be painted in oil
+        objects = " ".join(name for group in scene.groups for name in _names(group))
+        if any(
+            said.search(objects) for said in (*SAID.values(), OTHER)
+        ):  # a pencil may be painted in oil
             continue
         language, form = ("en", "hi")[k % 2], ("short", "natural", "dense")[k % 3]
         words = paintings.caption(scene, language, form, rng)
-        assert {medium for medium, said in SAID.items() if said.search(words)} == {scene.painting}, words
+        assert {medium for medium, said in SAID.items() if said.search(words)} == {
+            scene.painting
+        }, words
         assert not OTHER.search(words), words
-        assert "  " not in words and " ," not in words and not re.search(r"[{}]|\.\.|।।|None", words), words
+        assert (
+            "  " not in words and " ," not in words and not re.search(r"[{}]|\.\.|।।|None", words)
+        ), words
         if language == "hi":
-            assert not re.search(r"का (?:एक )?\S+ (?:पेंटिंग|ड्रॉइंग|तस्वीर)|की (?:एक )?\S+ (?:चित्र|स्केच)\b", words), words
+            assert not re.search(
+                r"का (?:एक )?\S+ (?:पेंटिंग|ड्रॉइंग|तस्वीर)|की (?:एक )?\S+ (?:चित्र|स्केच)\b", words
+            ), words
 
 
 def _names(group: Group) -> list[str]:
@@ -234,7 +260,9 @@ def test_captions_of_pencil_and_ink_speak_of_no_colour() -> None:
             continue
         checked += 1
         for language in ("en", "hi"):
-            words = paintings.caption(scene, language, rng.choice(("short", "natural", "dense")), rng)
+            words = paintings.caption(
+                scene, language, rng.choice(("short", "natural", "dense")), rng
+            )
             assert not COLOUR_WORDS & set(re.split(r"[\s,.।:-]+", words.lower())), words
 
 
@@ -253,7 +281,9 @@ def test_the_world_paints_its_scenes_and_keeps_them_unpainted() -> None:
         assert plain.masks is not None
         assert torch.equal(sample.truth.unpainted, plain.pixels[0])
         assert torch.equal(sample.truth.masks, plain.masks[0]), "paint hides nothing"
-        assert torch.equal(sample.image, paint(plain.pixels, [scene.painting], [scene.background.seed])[0])
+        assert torch.equal(
+            sample.image, paint(plain.pixels, [scene.painting], [scene.background.seed])[0]
+        )
     assert torch.equal(WORLD.images(range(8)), torch.stack([WORLD[i].image for i in range(8)]))
     assert torch.equal(PLAIN[0].truth.unpainted, PLAIN[0].image)
 

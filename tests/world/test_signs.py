@@ -13,14 +13,18 @@ from kalpana.world import atlas
 from kalpana.world.kinds import signs
 from kalpana.world.lexicon import ART
 from kalpana.world.render import render
-from kalpana.world.scene import BACKDROPS, Background, Group, Scene, Sign, Thing
+from kalpana.world.scene import BACKDROPS, Background, Group, Scene, SceneObject, Sign
 from kalpana.world.world import World
 
 WORLD = World(seed=5, kind="text")
 
 
 def written(scene: Scene) -> Sign:
-    (sign,) = (thing.sprite for thing in scene.things if isinstance(thing.sprite, Sign))
+    (sign,) = (
+        scene_object.sprite
+        for scene_object in scene.objects
+        if isinstance(scene_object.sprite, Sign)
+    )
     return sign
 
 
@@ -35,11 +39,14 @@ def test_every_caption_quotes_the_writing_and_nothing_else() -> None:
 
 def test_words_of_dev_and_test_are_never_trained_on() -> None:
     words = {
-        split: {written(World(5, split, kind="text").scene(i)).text for i in range(250)} for split in ("train", "dev", "test", "unseen")
+        split: {written(World(5, split, kind="text").scene(i)).text for i in range(250)}
+        for split in ("train", "dev", "test", "unseen")
     }
     longer = {split: {text for text in said if len(text) > 1} for split, said in words.items()}
     assert all(len(said) > 40 for said in longer.values())
-    assert longer["train"].isdisjoint(longer["dev"] | longer["test"] | longer["unseen"]) and longer["dev"].isdisjoint(longer["test"])
+    assert longer["train"].isdisjoint(longer["dev"] | longer["test"] | longer["unseen"]) and longer[
+        "dev"
+    ].isdisjoint(longer["test"])
 
 
 def test_letters_are_as_tall_as_promised() -> None:
@@ -47,7 +54,17 @@ def test_letters_are_as_tall_as_promised() -> None:
     for font in signs.FONTS:
         sign = Sign("H", font, "black", None)
         size = 20 / 128 / signs.letter_share(sign)
-        drawn = render([Scene((Thing(sign, 0.5, 0.5, size),), (Group("sign"),), Background("flat", "white"))], 128, masks=True)
+        drawn = render(
+            [
+                Scene(
+                    (SceneObject(sign, 0.5, 0.5, size),),
+                    (Group("sign"),),
+                    Background("flat", "white"),
+                )
+            ],
+            128,
+            masks=True,
+        )
         assert drawn.masks is not None
         rows = drawn.masks[0][0].any(1).sum().item()
         assert abs(rows - 20) <= 1.5, f"{font}: {rows} pixels"
@@ -56,12 +73,19 @@ def test_letters_are_as_tall_as_promised() -> None:
 def test_letters_are_between_12_and_24_pixels_and_inside_the_picture() -> None:
     for i in range(300):
         scene = WORLD.scene(i)
-        for thing in scene.things:
-            if isinstance(thing.sprite, Sign):
+        for scene_object in scene.objects:
+            if isinstance(scene_object.sprite, Sign):
                 low, high = signs.HEIGHTS
-                assert low - 0.01 <= thing.size * signs.letter_share(thing.sprite) * 128 <= high + 0.01
-                width, height = signs.extent(thing.sprite)
-                assert abs(thing.x - 0.5) + thing.size * width / 2 < 0.5 and abs(thing.y - 0.5) + thing.size * height / 2 < 0.5
+                assert (
+                    low - 0.01
+                    <= scene_object.size * signs.letter_share(scene_object.sprite) * 128
+                    <= high + 0.01
+                )
+                width, height = signs.extent(scene_object.sprite)
+                assert (
+                    abs(scene_object.x - 0.5) + scene_object.size * width / 2 < 0.5
+                    and abs(scene_object.y - 0.5) + scene_object.size * height / 2 < 0.5
+                )
 
 
 def test_a_board_is_measured_as_it_is_drawn() -> None:
@@ -69,14 +93,19 @@ def test_a_board_is_measured_as_it_is_drawn() -> None:
     for sign in (written(WORLD.scene(i)) for i in range(100)):
         if sign.board:
             seen = signs.tile(sign)[3] > 0
-            drawn = seen.any(0).sum().item() / (atlas.SIDE - 2), seen.any(1).sum().item() / (atlas.SIDE - 2)
+            drawn = (
+                seen.any(0).sum().item() / (atlas.SIDE - 2),
+                seen.any(1).sum().item() / (atlas.SIDE - 2),
+            )
             assert signs.extent(sign) == pytest.approx(drawn), sign
 
 
 @pytest.mark.parametrize("text", ["क्षमा", "श्री", "त्योहार"])
 def test_conjuncts_are_shaped(text: str) -> None:
     """Joined letters are narrower than the same code points set one after the other, as an engine without shaping sets them."""
-    face = ImageFont.truetype(str(ART / "fonts" / signs.FONTS["Mukta"]), 100, layout_engine=ImageFont.Layout.BASIC)
+    face = ImageFont.truetype(
+        str(ART / "fonts" / signs.FONTS["Mukta"]), 100, layout_engine=ImageFont.Layout.BASIC
+    )
     unshaped = face.getbbox(text)
     shaped = signs._face("Mukta").getbbox(text)
     assert shaped[2] - shaped[0] < (unshaped[2] - unshaped[0]) * signs._DRAWN / 100 * 0.95
@@ -90,7 +119,9 @@ def test_ink_stands_out_in_the_pixels() -> None:
         if sign.board is None:
             continue
         rgba = signs.tile(sign).float() / 255
-        luminance = (rgba[:3] * torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)).sum(0)[rgba[3] > 0.9]
+        luminance = (rgba[:3] * torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)).sum(0)[
+            rgba[3] > 0.9
+        ]
         assert luminance.max() - luminance.min() > 0.2
         seen.add(sign.board)
     assert seen == set(BACKDROPS)

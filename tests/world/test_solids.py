@@ -10,24 +10,28 @@ from scipy.spatial import ConvexHull
 
 from kalpana.world.kinds import solids
 from kalpana.world.render import render
-from kalpana.world.scene import Background, Group, Scene, Solid, Thing
+from kalpana.world.scene import Background, Group, Scene, SceneObject, Solid
 
 TURNS = list(itertools.product(("card", "cube"), (-120, -50, 0, 20, 45, 170), (-15, 0, 20)))
 
 
 @pytest.mark.parametrize(("shape", "yaw", "pitch"), TURNS)
 def test_turning_keeps_every_edge(shape: str, yaw: float, pitch: float) -> None:
-    still, now = (solids.turned(Solid(shape, 0, "white", *turn)) for turn in ((0.0, 0.0), (yaw, pitch)))
+    still, now = (
+        solids.turned(Solid(shape, 0, "white", *turn)) for turn in ((0.0, 0.0), (yaw, pitch))
+    )
     a, b = (torch.cdist(points.reshape(-1, 3), points.reshape(-1, 3)) for points in (still, now))
     assert torch.allclose(a, b, atol=1e-9)
 
 
 @pytest.mark.parametrize(("shape", "yaw", "pitch"), TURNS)
 def test_the_picture_fills_the_hull_of_its_corners(shape: str, yaw: float, pitch: float) -> None:
-    thing = Thing(Solid(shape, 5, "pink", yaw, pitch), 0.48, 0.53, 0.9, angle=7.0)
-    drawn = render([Scene((thing,), (Group("x"),), Background("flat", "white"))], 128, masks=True)
+    scene_object = SceneObject(Solid(shape, 5, "pink", yaw, pitch), 0.48, 0.53, 0.9, angle=7.0)
+    drawn = render(
+        [Scene((scene_object,), (Group("x"),), Background("flat", "white"))], 128, masks=True
+    )
     assert drawn.masks is not None
-    corners = solids.place(thing).reshape(-1, 2)
+    corners = solids.place(scene_object).reshape(-1, 2)
     assert corners.min() > 0 and corners.max() < 1
     area = ConvexHull(corners.numpy()).volume * 128**2  # of a plane figure the "volume" is the area
     assert abs(drawn.masks[0][0].sum().item() - area) < 0.05 * area + 25
@@ -47,4 +51,7 @@ def test_it_turns_to_the_right() -> None:
     """A little positive yaw takes the middle of the front face to the right, and more pitch brings the lid into view."""
     front = solids.turned(Solid("cube", 0, "white", 20.0, 0.0))[0].mean(0)
     assert front[0] > 0.2 and front[2] < 0
-    assert solids.facing(Solid("cube", 0, "white", 0.0, 20.0))[4] and not solids.facing(Solid("cube", 0, "white", 0.0, -20.0))[4]
+    assert (
+        solids.facing(Solid("cube", 0, "white", 0.0, 20.0))[4]
+        and not solids.facing(Solid("cube", 0, "white", 0.0, -20.0))[4]
+    )

@@ -44,11 +44,22 @@ def centre(mask: torch.Tensor) -> tuple[float, float]:
 def test_a_clip_is_its_frames_and_depends_on_its_index_alone() -> None:
     sample = CLIPS[3]
     clip = sample.truth.clip
-    assert sample.frames.shape == (clip.frames, 3, SIDE, SIDE) and 8 <= clip.frames <= 64 and 8 <= clip.fps <= 24
-    assert torch.equal(sample.frames, Clips(seed=2)[3].frames) and sample.caption == Clips(seed=2)[3].caption
+    assert (
+        sample.frames.shape == (clip.frames, 3, SIDE, SIDE)
+        and 8 <= clip.frames <= 64
+        and 8 <= clip.fps <= 24
+    )
+    assert (
+        torch.equal(sample.frames, Clips(seed=2)[3].frames)
+        and sample.caption == Clips(seed=2)[3].caption
+    )
     for k in (0, clip.frames // 2, clip.frames - 1):
         assert torch.equal(sample.frames[k], render([clip.scenes()[k]], SIDE).pixels[0])
-    assert sample.truth.masks.shape[:2] == sample.truth.boxes.shape[:2] == (clip.frames, len(clip.scene.things))
+    assert (
+        sample.truth.masks.shape[:2]
+        == sample.truth.boxes.shape[:2]
+        == (clip.frames, len(clip.scene.objects))
+    )
 
 
 def test_every_event_and_every_move_of_the_camera_happens() -> None:
@@ -67,7 +78,11 @@ def test_things_go_where_and_as_fast_as_is_said(event: str) -> None:
         along, across = dx * ux + dy * uy, abs(dx * uy) + abs(dy * ux)
         assert along > 0.05 and across < 0.03, f"{clip.word}: moved by {dx:.2f}, {dy:.2f}"
         measured = along / clip.seconds
-        low, high = {"slow": (0.0, SLOW[1] + 0.03), "fast": (FAST[0] - 0.03, 2.0), "": (SLOW[1] - 0.03, FAST[0] + 0.03)}[video.speed(clip)]
+        low, high = {
+            "slow": (0.0, SLOW[1] + 0.03),
+            "fast": (FAST[0] - 0.03, 2.0),
+            "": (SLOW[1] - 0.03, FAST[0] + 0.03),
+        }[video.speed(clip)]
         assert low <= measured <= high
 
 
@@ -89,10 +104,15 @@ def test_a_turn_is_a_turn_of_the_pixels() -> None:
     for round things, so the sum over all is what must differ)."""
     gain = 0.0
     for clip in of("turn", 12):
-        thing, angle = clip.scene.things[0], clip.motions[0].turn * 0.2
-        middle = replace(clip, scene=replace(clip.scene, things=(replace(thing, x=0.5, y=0.5, size=0.8),)))
+        scene_object, angle = clip.scene.objects[0], clip.motions[0].turn * 0.2
+        middle = replace(
+            clip,
+            scene=replace(clip.scene, objects=(replace(scene_object, x=0.5, y=0.5, size=0.8),)),
+        )
         first, later = (m[0].float().numpy() for m in masks(middle, (0.0, 0.2), 128))
-        right, wrong = (ndimage.rotate(first, a, reshape=False, order=1) > 0.5 for a in (angle, -angle))
+        right, wrong = (
+            ndimage.rotate(first, a, reshape=False, order=1) > 0.5 for a in (angle, -angle)
+        )
         same, other = ((turned == (later > 0.5)).mean() for turned in (right, wrong))
         assert same > 0.985
         assert (clip.word == "clockwise") == (angle < 0)
@@ -135,7 +155,10 @@ def test_the_camera_moves_the_background_as_is_said() -> None:
         axis, by = (2, want[0]) if want[0] else (1, want[1])
         errors = {}
         for shift in range(-24, 25):
-            keep = slice(max(shift, 0), SIDE + min(shift, 0)), slice(max(-shift, 0), SIDE + min(-shift, 0))
+            keep = (
+                slice(max(shift, 0), SIDE + min(shift, 0)),
+                slice(max(-shift, 0), SIDE + min(-shift, 0)),
+            )
             cut = [slice(None)] * 3
             cut[axis] = keep[0]
             seen_last = last[tuple(cut)]
@@ -157,7 +180,9 @@ def test_zoom_and_roll() -> None:
             ratio = last.sum() / first.sum()
             assert (ratio > 1.5) if clip.word == "zoom in" else (ratio < 0.7)
             assert abs(ratio - clip.camera.zoom**2) < 0.15 * clip.camera.zoom**2
-        if "clockwise" in clip.word:  # a camera that turns clockwise turns the picture the other way
+        if (
+            "clockwise" in clip.word
+        ):  # a camera that turns clockwise turns the picture the other way
             assert (clip.camera.turn > 0) == (clip.word == "clockwise")
 
 
@@ -165,7 +190,9 @@ def test_near_things_shift_more_under_parallax() -> None:
     found = 0
     for clip in of("camera", 160):
         if clip.camera.parallax:
-            (n0, f0), (n1, f1) = ([(t.x, t.y) for t in clip.at(time).things] for time in (0.0, 1.0))
+            (n0, f0), (n1, f1) = (
+                [(t.x, t.y) for t in clip.at(time).objects] for time in (0.0, 1.0)
+            )
             near, far = (abs(b[0] - a[0]) + abs(b[1] - a[1]) for a, b in ((n0, n1), (f0, f1)))
             assert near > far > abs(clip.camera.dx) + abs(clip.camera.dy)
             found += 1
@@ -175,7 +202,13 @@ def test_near_things_shift_more_under_parallax() -> None:
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_captions_say_the_direction_and_no_other(language: str) -> None:
     words = {
-        "en": {"left": "left", "right": "right", "up": "up", "down": "down", "clockwise": " clockwise"},
+        "en": {
+            "left": "left",
+            "right": "right",
+            "up": "up",
+            "down": "down",
+            "clockwise": " clockwise",
+        },
         "hi": {"left": ("बाईं", "दाएँ से बाएँ"), "right": ("दाईं", "बाएँ से दाएँ")},
     }
     for event in ("move", "hide", "solid"):
@@ -186,16 +219,26 @@ def test_captions_say_the_direction_and_no_other(language: str) -> None:
                     continue
                 other = "left" if clip.word == "right" else "right"
                 if language == "en":
-                    said = said.replace("from left to right", "right").replace("from right to left", "left").replace("upright", "")
+                    said = (
+                        said.replace("from left to right", "right")
+                        .replace("from right to left", "left")
+                        .replace("upright", "")
+                    )
                     assert clip.word in said.lower() and other not in said.lower(), said
                 else:
-                    assert any(w in said for w in words["hi"][clip.word]) and not any(w in said for w in words["hi"][other]), said
+                    assert any(w in said for w in words["hi"][clip.word]) and not any(
+                        w in said for w in words["hi"][other]
+                    ), said
 
 
 def test_dev_pairs_are_never_trained_on() -> None:
     def pairs(split: str) -> set[tuple[object, ...]]:
         every = (Clips(7, split).clip(i).scene for i in range(500))
-        return {tuple(sorted((g.concept, str(g.color)) for g in s.groups)) for s in every if len(s.groups) == 2}
+        return {
+            tuple(sorted((g.concept, str(g.color)) for g in s.groups))
+            for s in every
+            if len(s.groups) == 2
+        }
 
     train, dev, test = pairs("train"), pairs("dev"), pairs("test")
     assert dev and train.isdisjoint(dev) and train.isdisjoint(test) and dev.isdisjoint(test)

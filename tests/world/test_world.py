@@ -11,7 +11,7 @@ import torch
 from kalpana.world import atlas, places
 from kalpana.world.render import render
 from kalpana.world.sample import sample_scene
-from kalpana.world.scene import BACKDROPS, PLACES, RELATIONS, Background, Group, Scene, Thing
+from kalpana.world.scene import BACKDROPS, PLACES, RELATIONS, Background, Group, Scene, SceneObject
 from kalpana.world.splits import combinations, held_out
 from kalpana.world.world import KINDS, MIX, World, kind_of
 
@@ -48,7 +48,7 @@ def test_a_small_thing_is_small_once() -> None:
     for i in range(3000):
         scene = WORLD.scene(i)
         if len(scene.groups) == 1 and scene.groups[0].count == 1 and scene.groups[0].size:
-            seen[scene.groups[0].size].append(scene.things[0].size)
+            seen[scene.groups[0].size].append(scene.objects[0].size)
     assert len(seen["small"]) > 30 and len(seen["large"]) > 30
     assert min(seen["small"]) > 0.19 and max(seen["small"]) < 0.36 and min(seen["large"]) > 0.8
 
@@ -58,16 +58,22 @@ def test_masks_are_where_the_picture_changes() -> None:
     shadows that some sprites have of their own."""
     for i in range(30):
         sample = WORLD[i]
-        scene, top = sample.truth.scene, len(sample.truth.scene.things) - 1
-        if not scene.things:  # a place alone
+        scene, top = sample.truth.scene, len(sample.truth.scene.objects) - 1
+        if not scene.objects:  # a place alone
             continue
-        fewer = Scene(scene.things[:-1], scene.groups, scene.background, scene.relation, scene.style)
+        fewer = Scene(
+            scene.objects[:-1], scene.groups, scene.background, scene.relation, scene.style
+        )
         change = (render([fewer]).pixels[0] - sample.image).abs().amax(0)
         x0, y0, x1, y1 = sample.truth.boxes[top].tolist()
         outside = torch.ones_like(change, dtype=torch.bool)
         outside[max(y0 - 6, 0) : y1 + 6, max(x0 - 6, 0) : x1 + 6] = False
-        assert not outside.any() or change[outside].max() < 0.3, f"picture {i}: something was drawn outside the box"
-        assert (change[sample.truth.masks[top]] > 0.02).float().mean() > 0.5, f"picture {i}: the mask covers what was not drawn"
+        assert not outside.any() or change[outside].max() < 0.3, (
+            f"picture {i}: something was drawn outside the box"
+        )
+        assert (change[sample.truth.masks[top]] > 0.02).float().mean() > 0.5, (
+            f"picture {i}: the mask covers what was not drawn"
+        )
 
 
 def test_masks_do_not_overlap_and_fill_their_boxes() -> None:
@@ -76,15 +82,25 @@ def test_masks_do_not_overlap_and_fill_their_boxes() -> None:
         assert (truth.masks.sum(0) <= 1).all()
         for mask, (x0, y0, x1, y1) in zip(truth.masks, truth.boxes.tolist(), strict=True):
             assert mask.sum() == mask[y0:y1, x0:x1].sum()
-            assert mask[:, x0].any() and mask[:, x1 - 1].any() and mask[y0].any() and mask[y1 - 1].any()
+            assert (
+                mask[:, x0].any()
+                and mask[:, x1 - 1].any()
+                and mask[y0].any()
+                and mask[y1 - 1].any()
+            )
 
 
 def test_counts_and_groups_agree_with_things() -> None:
     for i in range(300):
         scene = WORLD.scene(i)
-        drawn = Counter(thing.group for thing in scene.things)
-        assert [drawn[g] for g in range(len(scene.groups))] == [group.count for group in scene.groups]
-        assert all(thing.color == scene.groups[thing.group].color for thing in scene.things)
+        drawn = Counter(scene_object.group for scene_object in scene.objects)
+        assert [drawn[g] for g in range(len(scene.groups))] == [
+            group.count for group in scene.groups
+        ]
+        assert all(
+            scene_object.color == scene.groups[scene_object.group].color
+            for scene_object in scene.objects
+        )
 
 
 def test_relations_hold_in_the_pixels() -> None:
@@ -98,20 +114,34 @@ def test_relations_hold_in_the_pixels() -> None:
         assert drawn.masks is not None
         boxes = []
         for group in (0, 1):
-            mask = drawn.masks[0][[k for k, thing in enumerate(scene.things) if thing.group == group]].any(0)
+            mask = drawn.masks[0][
+                [k for k, scene_object in enumerate(scene.objects) if scene_object.group == group]
+            ].any(0)
             ys, xs = mask.nonzero().unbind(1)
-            boxes.append((xs.min().item(), ys.min().item(), xs.max().item() + 1, ys.max().item() + 1))
+            boxes.append(
+                (xs.min().item(), ys.min().item(), xs.max().item() + 1, ys.max().item() + 1)
+            )
         a, b = boxes
         dx, dy = ((a[0] + a[2]) - (b[0] + b[2])) / 2, ((a[1] + a[3]) - (b[1] + b[3])) / 2
-        rx = max(abs(dx) - 0.1 * (a[2] - a[0] + b[2] - b[0]), 0) * (1 if dx > 0 else -1) / (dx**2 + dy**2) ** 0.5
-        ry = max(abs(dy) - 0.1 * (a[3] - a[1] + b[3] - b[1]), 0) * (1 if dy > 0 else -1) / (dx**2 + dy**2) ** 0.5
+        rx = (
+            max(abs(dx) - 0.1 * (a[2] - a[0] + b[2] - b[0]), 0)
+            * (1 if dx > 0 else -1)
+            / (dx**2 + dy**2) ** 0.5
+        )
+        ry = (
+            max(abs(dy) - 0.1 * (a[3] - a[1] + b[3] - b[1]), 0)
+            * (1 if dy > 0 else -1)
+            / (dx**2 + dy**2) ** 0.5
+        )
         holds = {
             "left of": rx < -0.5,
             "right of": rx > 0.5,
             "above": ry < -0.5,
             "below": ry > 0.5,
             "next to": abs(rx) > 0.5,
-            "on": b[1] - 4 < a[3] < b[3] and a[0] < b[2] and b[0] < a[2],  # its foot is on the support, above the support's own
+            "on": b[1] - 4 < a[3] < b[3]
+            and a[0] < b[2]
+            and b[0] < a[2],  # its foot is on the support, above the support's own
         }[scene.relation]
         assert holds, f"scene {i}: {scene.relation} does not hold: {a} {b}"
         seen[scene.relation] += 1
@@ -121,11 +151,21 @@ def test_relations_hold_in_the_pixels() -> None:
 def test_things_stay_in_the_picture() -> None:
     sprites = atlas.load().sprites
     for i in range(500):
-        for thing in WORLD.scene(i).things:
-            if thing.angle == 0:
-                half_w, half_h = (thing.size * share / 2 for share in (sprites[thing.sprite].width, sprites[thing.sprite].height))
-                assert thing.x - half_w > -0.01 and thing.x + half_w < 1.01, f"scene {i}: {thing}"
-                assert thing.y - half_h > -0.01 and thing.y + half_h < 1.01, f"scene {i}: {thing}"
+        for scene_object in WORLD.scene(i).objects:
+            if scene_object.angle == 0:
+                half_w, half_h = (
+                    scene_object.size * share / 2
+                    for share in (
+                        sprites[scene_object.sprite].width,
+                        sprites[scene_object.sprite].height,
+                    )
+                )
+                assert scene_object.x - half_w > -0.01 and scene_object.x + half_w < 1.01, (
+                    f"scene {i}: {scene_object}"
+                )
+                assert scene_object.y - half_h > -0.01 and scene_object.y + half_h < 1.01, (
+                    f"scene {i}: {scene_object}"
+                )
 
 
 def test_training_contains_no_held_out_combination() -> None:
@@ -138,7 +178,9 @@ def test_training_contains_no_held_out_combination() -> None:
 
 def test_unseen_scenes_all_hold_one() -> None:
     unseen = World(seed=3, split="unseen")
-    kinds = Counter(c[0] for i in range(200) for c in held_out().intersection(combinations(unseen.scene(i))))
+    kinds = Counter(
+        c[0] for i in range(200) for c in held_out().intersection(combinations(unseen.scene(i)))
+    )
     assert all(held_out().intersection(combinations(unseen.scene(i))) for i in range(200))
     assert set(kinds) == {"color", "pair", "count"}
 
@@ -149,10 +191,19 @@ def test_two_object_scenes_of_dev_and_test_are_never_trained_on() -> None:
         found = set()
         for scene in (World(seed=s, split=split).scene(i) for s in (0, 9) for i in range(n)):
             one = [(group.concept, group.count, group.color, group.size) for group in scene.groups]
-            back = scene.relation in ("right of", "below") or (scene.relation in (None, "next to") and repr(one) > repr(one[::-1]))
+            back = scene.relation in ("right of", "below") or (
+                scene.relation in (None, "next to") and repr(one) > repr(one[::-1])
+            )
             if len(one) == 2:
                 found.add(
-                    repr((one[::-1] if back else one, {"right of": "left of", "below": "above"}.get(scene.relation or "", scene.relation)))
+                    repr(
+                        (
+                            one[::-1] if back else one,
+                            {"right of": "left of", "below": "above"}.get(
+                                scene.relation or "", scene.relation
+                            ),
+                        )
+                    )
                 )
         return found
 
@@ -169,11 +220,16 @@ def test_every_backdrop_and_place_can_be_painted_and_no_other() -> None:
 def test_everything_holds_every_kind_and_words_each_as_its_own() -> None:
     world = World(seed=8, kind="everything")
     kinds = Counter(kind_of(world.scene(i)) for i in range(600))
-    assert set(kinds) == set(MIX) and all(abs(kinds[kind] / 600 - share) < 0.06 for kind, share in MIX.items())
+    assert set(kinds) == set(MIX) and all(
+        abs(kinds[kind] / 600 - share) < 0.06 for kind, share in MIX.items()
+    )
     for i in range(60):
         scene = world.scene(i)
         for language in ("en", "hi"):
-            said, own = (KINDS[k].caption(scene, language, "dense", random.Random(i)) for k in ("everything", kind_of(scene)))
+            said, own = (
+                KINDS[k].caption(scene, language, "dense", random.Random(i))
+                for k in ("everything", kind_of(scene))
+            )
             assert said == own
     together = world.images(range(24))
     assert all(torch.equal(together[i], world[i].image) for i in range(24))
@@ -199,7 +255,9 @@ def test_an_unknown_split_is_an_error() -> None:
 def test_a_turned_thing_turns_counter_clockwise() -> None:
     """A wide sprite turned by 90 degrees is as tall as it was wide, and what was on its right is now on top."""
     art = atlas.load()
-    row = next(i for i, sprite in enumerate(art.sprites) if sprite.width == 1 and sprite.height < 0.5)
+    row = next(
+        i for i, sprite in enumerate(art.sprites) if sprite.width == 1 and sprite.height < 0.5
+    )
     plain = render([_alone(row, 0)], masks=True)
     turned = render([_alone(row, 90)], masks=True)
     assert plain.masks is not None and turned.masks is not None
@@ -208,4 +266,6 @@ def test_a_turned_thing_turns_counter_clockwise() -> None:
 
 
 def _alone(sprite: int, angle: float) -> Scene:
-    return Scene((Thing(sprite, 0.5, 0.5, 0.6, angle),), (Group("x"),), Background("flat", "gray"))
+    return Scene(
+        (SceneObject(sprite, 0.5, 0.5, 0.6, angle),), (Group("x"),), Background("flat", "gray")
+    )

@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 
 
 def caption(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="pictures, or folders with pictures at any depth")],
-    model: Annotated[str, typer.Option(help="a DALL-E: a name from `kalpana models`, or a folder of weights")] = "dalle",
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURE...", help="pictures, or folders with pictures at any depth"
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="a DALL-E: a name from `kalpana models`, or a folder of weights")
+    ] = "dalle",
     language: Annotated[
-        str | None, typer.Option(help="language of the words, en or hi; without it the model chooses for each picture")
+        str | None,
+        typer.Option(
+            help="language of the words, en or hi; without it the model chooses for each picture"
+        ),
     ] = None,
     device: Device = None,
     as_json: Json = False,
@@ -32,7 +42,9 @@ def caption(
 
     teller = load(model, device)
     if not isinstance(teller, TextToTokens):
-        raise KalpanaError(f"model {teller.name!r} is of family {teller.family!r}, which says nothing of pictures: name a DALL-E")
+        raise KalpanaError(
+            f"model {teller.name!r} is of family {teller.family!r}, which says nothing of pictures: name a DALL-E"
+        )
     teller.caption([], language)  # a mistake is found before the first picture is read
 
     def say(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:

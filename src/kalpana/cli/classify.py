@@ -18,12 +18,28 @@ if TYPE_CHECKING:
 
 
 def classify(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="pictures, or folders with pictures at any depth")],
-    labels: Annotated[str | None, typer.Option(help='what they may show, as "a cat, a dog, a person"')] = None,
-    labels_file: Annotated[str | None, typer.Option(help="a text file of labels, one a line; - is stdin")] = None,
-    top: Annotated[int, typer.Option(min=1, help="how many labels of each picture to print, the likeliest first")] = 5,
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURE...", help="pictures, or folders with pictures at any depth"
+        ),
+    ],
+    labels: Annotated[
+        str | None, typer.Option(help='what they may show, as "a cat, a dog, a person"')
+    ] = None,
+    labels_file: Annotated[
+        str | None, typer.Option(help="a text file of labels, one a line; - is stdin")
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(min=1, help="how many labels of each picture to print, the likeliest first"),
+    ] = 5,
     sigmoid: Annotated[
-        bool | None, typer.Option("--sigmoid/--softmax", help="each label by itself, or one out of all; by default as the model learned")
+        bool | None,
+        typer.Option(
+            "--sigmoid/--softmax",
+            help="each label by itself, or one out of all; by default as the model learned",
+        ),
     ] = None,
     model: Seer = "clip",
     device: Device = None,
@@ -40,14 +56,26 @@ def classify(
     vectors = directions(encoder, given, sigmoid=sigmoid)
     for label in given:
         if cut := encoder.words.cut(max(sentences(label), key=len)):
-            print(f"warning: label {shorten(label)} is too long for model {model!r}, which does not read {shorten(cut)}", file=sys.stderr)
+            print(
+                f"warning: label {shorten(label)} is too long for model {model!r}, which does not read {shorten(cut)}",
+                file=sys.stderr,
+            )
     if unknown := dict.fromkeys(word for label in given for word in encoder.unknown(label)):
-        print(f"warning: model {model!r} never met {', '.join(unknown)}; it may miss them", file=sys.stderr)
+        print(
+            f"warning: model {model!r} never met {', '.join(unknown)}; it may miss them",
+            file=sys.stderr,
+        )
 
     def say(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:
         for row in encoder.probabilities(encoder.images(images), vectors, sigmoid):
             best = row.topk(min(top, len(given)))
-            said = [{"label": given[k], "probability": p} for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-            yield {"labels": said}, ", ".join(f"{each['label']} {each['probability']:.1%}" for each in said)
+            said = [
+                {"label": given[k], "probability": p}
+                for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            yield (
+                {"labels": said},
+                ", ".join(f"{each['label']} {each['probability']:.1%}" for each in said),
+            )
 
     tell(pictures, PICTURES, say, as_json)

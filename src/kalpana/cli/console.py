@@ -48,16 +48,33 @@ def watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) -> 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
     console = Console(stderr=True)
     # Rich would send what is printed meanwhile to stderr, paths included.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task(label, total=None, left="")
         for step in stream:
             if stop and not step.result:
                 raise KeyboardInterrupt
             left = "" if step.eta is None else f"{step.eta:.0f} s left"
-            bar.update(task, total=step.total, completed=step.index, description=f"{label} {step.stage}".strip(), left=left)
+            bar.update(
+                task,
+                total=step.total,
+                completed=step.index,
+                description=f"{label} {step.stage}".strip(),
+                left=left,
+            )
     assert step.result is not None
     for warning in step.result.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -69,11 +86,28 @@ def counting(label: str) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr with the time to go; inside, call ``progress(done, total)``, perhaps with another
     ``label``."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task(label, total=None)
 
         def progress(done: int, total: int, label: str = label) -> None:

@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 def generate(
     context: typer.Context,
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT...", help="what to draw, each prompt in quotes; - reads lines from stdin")
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT...",
+            help="what to draw, each prompt in quotes; - reads lines from stdin",
+        ),
     ] = None,
     n: Annotated[str | None, field("n", flags=("-n", "--n"))] = None,
     seed: Annotated[str | None, field("seed")] = None,
     seeds: Annotated[str | None, field("seeds")] = None,
     best_of: Annotated[str | None, field("best_of")] = None,
     rank_by: Annotated[
-        str | None, typer.Option(help="the CLIP that says which is best, a name or a folder, as search takes them; clip by default")
+        str | None,
+        typer.Option(
+            help="the CLIP that says which is best, a name or a folder, as search takes them; clip by default"
+        ),
     ] = None,
     steps: Annotated[str | None, field("steps")] = None,
     guidance: Annotated[str | None, field("guidance")] = None,
@@ -36,14 +43,25 @@ def generate(
     top_k: Annotated[str | None, field("top_k")] = None,
     top_p: Annotated[str | None, field("top_p")] = None,
     size: Annotated[str | None, field("size")] = None,
-    negative_prompt: Annotated[str | None, field("negative_prompt", flags=("--negative", "--negative-prompt"))] = None,
+    negative_prompt: Annotated[
+        str | None, field("negative_prompt", flags=("--negative", "--negative-prompt"))
+    ] = None,
     model: Annotated[str | None, field("model")] = None,
     language: Annotated[str | None, field("language")] = None,
     format: Annotated[str | None, field("format")] = None,
     upscale: Annotated[str | None, field("upscale")] = None,
-    lenient: Annotated[bool, typer.Option("--lenient", help="go on without the settings that the model cannot use, and say so")] = False,
-    file: Annotated[str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="also write all the pictures on one sheet")] = False,
+    lenient: Annotated[
+        bool,
+        typer.Option(
+            "--lenient", help="go on without the settings that the model cannot use, and say so"
+        ),
+    ] = False,
+    file: Annotated[
+        str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="also write all the pictures on one sheet")
+    ] = False,
     device: Device = None,
     out: Out = Path("pictures"),
     as_json: Json = False,
@@ -54,16 +72,28 @@ def generate(
     from kalpana.pipelines import load
     from kalpana.pipelines.pipeline import TOGETHER
 
-    fields = {name: value for name, value in context.params.items() if name in Request.model_fields and value is not None}
+    fields = {
+        name: value
+        for name, value in context.params.items()
+        if name in Request.model_fields and value is not None
+    }
     if lenient:
         fields["strict"] = False
     asked = [Request(prompt=prompt, **fields).seeded() for prompt in _prompts(prompts or [], file)]
     drawer = load(asked[0].model, device)
     ranker = _ranker(rank_by, device) if asked[0].best_of > 1 else None
     if rank_by is not None and not ranker:
-        raise KalpanaError("--rank-by ranks nothing alone: write also of how many to keep the best, such as --best-of 8")
+        raise KalpanaError(
+            "--rank-by ranks nothing alone: write also of how many to keep the best, such as --best-of 8"
+        )
     settled = [drawer.capabilities.resolve(request)[0] for request in asked]
-    ready_folder(out, sum(len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536) for r in settled))
+    ready_folder(
+        out,
+        sum(
+            len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536)
+            for r in settled
+        ),
+    )
 
     saved: list[tuple[Path, Picture]] = []
     try:
@@ -71,27 +101,45 @@ def generate(
             for number, request in enumerate(asked, start=1):
                 label = f"{number}/{len(asked)}" if len(asked) > 1 else ""
                 for part in request.parts(TOGETHER):
-                    for picture in watch(drawer.generate(part, rank_by=ranker), label, stop).pictures:
-                        path = out / f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
+                    for picture in watch(
+                        drawer.generate(part, rank_by=ranker), label, stop
+                    ).pictures:
+                        path = (
+                            out / f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
+                        )
                         saved.append((save(picture.image, path, picture.receipt), picture))
                         if not as_json:
                             print(saved[-1][0], flush=True)
             if grid:
                 path = out / f"{slug(asked[0].prompt)}-{saved[0][1].seed}-grid.png"
-                sheet = save(contact_sheet([picture.image for _, picture in saved]), path, {"sheet": [p.receipt for _, p in saved]})
+                sheet = save(
+                    contact_sheet([picture.image for _, picture in saved]),
+                    path,
+                    {"sheet": [p.receipt for _, p in saved]},
+                )
                 print(sheet, file=sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
         wanted = sum(len(request.each_seed()) for request in asked)
-        print(f"stopped: {len(saved)} of {wanted} pictures were finished, and are in {out}", file=sys.stderr)
+        print(
+            f"stopped: {len(saved)} of {wanted} pictures were finished, and are in {out}",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
     finally:
         if as_json:
-            print_json([{"path": str(path), "seed": picture.seed, "receipt": picture.receipt} for path, picture in saved])
+            print_json(
+                [
+                    {"path": str(path), "seed": picture.seed, "receipt": picture.receipt}
+                    for path, picture in saved
+                ]
+            )
 
 
 def replay(
     file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")],
-    model: Annotated[str | None, typer.Option(help="a folder of weights, where the receipt's is elsewhere now")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="a folder of weights, where the receipt's is elsewhere now")
+    ] = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="folder to keep the new picture in")] = None,
 ) -> None:
@@ -131,7 +179,12 @@ def _prompts(given: list[str], file: str | None) -> list[str]:
     if file is not None:
         prompts += lines_of(file)
     if not prompts:
-        raise KalpanaError("there is no prompt: write what to draw, in quotes, or name a file of prompts with --file")
+        raise KalpanaError(
+            "there is no prompt: write what to draw, in quotes, or name a file of prompts with --file"
+        )
     if len(given) > 2 and all(len(prompt.split()) == 1 for prompt in given):
-        print(f"warning: these are {len(given)} prompts of one word each; put quotes around words that belong together", file=sys.stderr)
+        print(
+            f"warning: these are {len(given)} prompts of one word each; put quotes around words that belong together",
+            file=sys.stderr,
+        )
     return prompts

@@ -26,7 +26,10 @@ class OneLineErrors(TyperGroup):
         try:
             code = super().main(*args, **(kwargs | {"standalone_mode": False}))
         except (KalpanaError, typer.TyperException) as error:
-            print(f"error: {error.format_message() if isinstance(error, typer.TyperException) else error}", file=sys.stderr)
+            print(
+                f"error: {error.format_message() if isinstance(error, typer.TyperException) else error}",
+                file=sys.stderr,
+            )
             code = 2
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)

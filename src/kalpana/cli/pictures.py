@@ -17,7 +17,9 @@ from kalpana.types import KalpanaError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Say = Callable[["list[Image]"], Iterable[tuple[dict[str, Any], str]]]  # of each picture what goes into JSON, and the same as a line
+Say = Callable[
+    ["list[Image]"], Iterable[tuple[dict[str, Any], str]]
+]  # of each picture what goes into JSON, and the same as a line
 
 
 def tell(pictures: Sequence[Path], together: int, say: Say, as_json: bool) -> None:
@@ -34,7 +36,9 @@ def tell(pictures: Sequence[Path], together: int, say: Say, as_json: bool) -> No
                 broken += 1
             else:
                 images.append((path, picture))
-        for (path, _), (fields, line) in zip(images, say([picture for _, picture in images]), strict=True):
+        for (path, _), (fields, line) in zip(
+            images, say([picture for _, picture in images]), strict=True
+        ):
             found.append({"path": path.encode("utf-8", "backslashreplace").decode(), **fields})
             if not as_json:
                 print(f"{shown(path)}: {line}", flush=True)

@@ -22,10 +22,14 @@ def models(as_json: Json = False) -> None:
     for card in cards:
         size = f"{card.parameters / 1e6:.1f} million parameters"
         languages = f", {' and '.join(card.capabilities.languages)}" if card.capabilities else ""
-        print(f"{card.name}: {card.family}, {', '.join(card.tasks)}{languages}, {size}, {card.licence}")
+        print(
+            f"{card.name}: {card.family}, {', '.join(card.tasks)}{languages}, {size}, {card.licence}"
+        )
 
 
-def show(file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False) -> None:
+def show(
+    file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False
+) -> None:
     """Print the receipt inside a picture: what was asked, and all that it takes to make it again."""
     import yaml
 
@@ -47,7 +51,16 @@ def tokens(prompt: str, as_json: Json = False) -> None:
     encoded, report = tokenizer.encode([text]), tokenizer.report(text)
     pieces = [tokenizer.decode([int(token)]) for token in encoded.ids[0][encoded.mask[0]]]
     if as_json:
-        print_json({"tokens": pieces, "language": report.language, "cut": report.cut, "unknown": list(report.unknown)})
+        print_json(
+            {
+                "tokens": pieces,
+                "language": report.language,
+                "cut": report.cut,
+                "unknown": list(report.unknown),
+            }
+        )
     else:
         print(f"{len(pieces)} tokens, {report.language}: {' | '.join(pieces)}")
-        print(f"cut: {report.cut or 'nothing'}; unknown words: {', '.join(report.unknown) or 'none'}")
+        print(
+            f"cut: {report.cut or 'nothing'}; unknown words: {', '.join(report.unknown) or 'none'}"
+        )

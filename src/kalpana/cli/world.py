@@ -17,8 +17,14 @@ world = typer.Typer(help="The scene engine that the models learn from.")
 def world_show(
     n: Annotated[int, typer.Option("-n", "--n", min=1, max=1024, help="how many scenes")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="seed of the world")] = 0,
-    split: Annotated[str, typer.Option(help="train, dev, test, or unseen: combinations that training never shows")] = "train",
-    kind: Annotated[str, typer.Option(help="objects, text, hands, puppets, depth, paintings, everything, or clips")] = "objects",
+    split: Annotated[
+        str,
+        typer.Option(help="train, dev, test, or unseen: combinations that training never shows"),
+    ] = "train",
+    kind: Annotated[
+        str,
+        typer.Option(help="objects, text, hands, puppets, depth, paintings, everything, or clips"),
+    ] = "objects",
     out: Out = Path("pictures"),
 ) -> None:
     """Draw scenes on one sheet, with their captions and boxes; clips also as one MP4."""

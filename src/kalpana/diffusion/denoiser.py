@@ -54,7 +54,9 @@ class Denoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The estimate of x0, shape and precision of ``x_t`` (b, ...); ``t`` is (b,), or 0-d for all rows alike."""
-        t = t.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32)).expand(len(x_t))  # bf16 would blur neighbouring times
+        t = t.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32)).expand(
+            len(x_t)
+        )  # bf16 would blur neighbouring times
         p = self.network(x_t, t, cond)
         return PREDICTIONS[self.prediction].x0(p, x_t, *levels(self.schedule, t, x_t)).to(x_t.dtype)
 

@@ -14,7 +14,11 @@ from kalpana.types import Cond, Tokens
 
 
 def guide(
-    denoiser: Denoiser, cond: Cond, scale: float = 1.0, interval: tuple[float, float] = (0.0, 1.0), negative: Cond | None = None
+    denoiser: Denoiser,
+    cond: Cond,
+    scale: float = 1.0,
+    interval: tuple[float, float] = (0.0, 1.0),
+    negative: Cond | None = None,
 ) -> Denoise:
     """``denoise(x_t, t) -> x0`` under ``cond`` (b rows of tokens), guided away from the null condition, or from ``negative`` (b rows).
 
@@ -34,12 +38,16 @@ def guide(
         if not low < t <= high:
             return alone(x_t, t)
         x0, x0_other = denoiser(torch.cat((x_t, x_t)), t, both).chunk(2)
-        return x0_other + scale * (x0 - x0_other)  # Ho & Salimans 2022, eq. 6 with w = scale - 1; affine, so on x0 as on eps
+        return x0_other + scale * (
+            x0 - x0_other
+        )  # Ho & Salimans 2022, eq. 6 with w = scale - 1; affine, so on x0 as on eps
 
     return Denoise(denoiser.schedule, guided)
 
 
-def loss_guidance(denoise: Denoise, score: Callable[[Tensor], Tensor], weight: float = 1.0) -> Denoise:
+def loss_guidance(
+    denoise: Denoise, score: Callable[[Tensor], Tensor], weight: float = 1.0
+) -> Denoise:
     """The denoiser with its estimate moved to where ``score(x0) -> (b,)``, any differentiable function of (b, ...), is larger.
 
     As a classifier guides, ``eps' = eps - weight * sigma * gradient`` (Dhariwal & Nichol 2021, algorithm 2), that is
@@ -60,7 +68,9 @@ def loss_guidance(denoise: Denoise, score: Callable[[Tensor], Tensor], weight: f
             x0 = denoise(start, t)
             scores = score(x0)
             if scores.shape != (len(x_t),):
-                raise ValueError(f"score() gave {tuple(scores.shape)}: give one number a row, ({len(x_t)},)")
+                raise ValueError(
+                    f"score() gave {tuple(scores.shape)}: give one number a row, ({len(x_t)},)"
+                )
             (gradient,) = torch.autograd.grad(scores.sum(), start)
         return x0.detach() + weight * sigma**2 / alpha * gradient
 
@@ -69,13 +79,19 @@ def loss_guidance(denoise: Denoise, score: Callable[[Tensor], Tensor], weight: f
 
 def _tokens(cond: Cond) -> Tokens:
     if cond.tokens is None:
-        raise ValueError("guide() needs tokens in cond (and in negative): for the null condition give any tokens with null=True rows")
+        raise ValueError(
+            "guide() needs tokens in cond (and in negative): for the null condition give any tokens with null=True rows"
+        )
     return cond.tokens
 
 
 def _null(cond: Cond) -> Tensor:
     tokens = _tokens(cond)
-    return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.ids.device) if cond.null is None else cond.null
+    return (
+        torch.zeros(len(tokens), dtype=torch.bool, device=tokens.ids.device)
+        if cond.null is None
+        else cond.null
+    )
 
 
 def _stack(first: Cond, second: Cond) -> Cond:

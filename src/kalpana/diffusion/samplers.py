@@ -29,7 +29,9 @@ class State:
     x0: Tensor
 
 
-def sample(denoise: Denoise, x: Tensor, times: Tensor | Sequence[float], step: Sampler) -> Iterator[State]:
+def sample(
+    denoise: Denoise, x: Tensor, times: Tensor | Sequence[float], step: Sampler
+) -> Iterator[State]:
     """A State after each step from ``times[0]``, where ``x`` (b, ...) lives, down to ``times[-1]``; closing the iterator cancels."""
     moments = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     estimates: list[Tensor] = []
@@ -63,7 +65,11 @@ def heun(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) ->
     if sigma(s) == 0:  # no noise is left to ask about (their line 6)
         return ahead
     x0_ahead, eps_ahead = predict_x0_eps(denoise, ahead, s)
-    return x + (alpha(s) - alpha(t)) * (x0 + x0_ahead) / 2 + (sigma(s) - sigma(t)) * (eps + eps_ahead) / 2
+    return (
+        x
+        + (alpha(s) - alpha(t)) * (x0 + x0_ahead) / 2
+        + (sigma(s) - sigma(t)) * (eps + eps_ahead) / 2
+    )
 
 
 def dpmpp_2m(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History) -> Tensor:
@@ -71,11 +77,17 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History
     alpha, sigma = denoise.schedule.alpha, denoise.schedule.sigma
     x0 = denoise(x, t)
     slope = torch.zeros_like(x0)
-    if history and sigma(s) > 0:  # without a past, or with lambda(s) infinite and no distance to extrapolate over: first order
+    if (
+        history and sigma(s) > 0
+    ):  # without a past, or with lambda(s) infinite and no distance to extrapolate over: first order
         before, x0_before = history[-1]
         lambda_before, lambda_t, lambda_s = (torch.log(alpha(u) / sigma(u)) for u in (before, t, s))
-        slope = (x0 - x0_before) * (lambda_s - lambda_t) / (lambda_t - lambda_before)  # 0 after pure noise, lambda = -inf
-    keep = sigma(s) / sigma(t)  # and alpha(s) * (exp(-h) - 1) = keep * alpha(t) - alpha(s): no infinite h appears
+        slope = (
+            (x0 - x0_before) * (lambda_s - lambda_t) / (lambda_t - lambda_before)
+        )  # 0 after pure noise, lambda = -inf
+    keep = sigma(s) / sigma(
+        t
+    )  # and alpha(s) * (exp(-h) - 1) = keep * alpha(t) - alpha(s): no infinite h appears
     return keep * x + (alpha(s) - keep * alpha(t)) * (x0 + slope / 2)
 
 

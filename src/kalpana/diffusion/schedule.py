@@ -34,7 +34,9 @@ class Cosine:
     """The variance-preserving arc: alpha = cos(pi t / 2), sigma = sin(pi t / 2) (Nichol & Dhariwal 2021, eq. 17 with offset 0)."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.sin((1 - t) * pi / 2)  # the cosine, written so that alpha(1) is 0 and not -4e-8
+        return torch.sin(
+            (1 - t) * pi / 2
+        )  # the cosine, written so that alpha(1) is 0 and not -4e-8
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(t * pi / 2)
@@ -53,4 +55,6 @@ def times(steps: int, shift: float = 1.0) -> Tensor:
     Taken one by one they are 0-d tensors, which mix with x of any device and precision without moving or promoting it.
     """
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return shift * t / (shift * t + (1 - t))  # = shift t / (1 + (shift - 1) t), and exactly 1 at t = 1
+    return (
+        shift * t / (shift * t + (1 - t))
+    )  # = shift t / (1 + (shift - 1) t), and exactly 1 at t = 1

@@ -23,7 +23,9 @@ from kalpana.request import Capabilities
 from kalpana.types import KalpanaError, Picture
 
 STEPS = (1, 4, 8, 20, 50)
-Draw = Callable[[Prompt, Sequence[int], int | None], Sequence[Picture]]  # of a prompt, for these seeds, in so many steps
+Draw = Callable[
+    [Prompt, Sequence[int], int | None], Sequence[Picture]
+]  # of a prompt, for these seeds, in so many steps
 
 
 class Model(Protocol):
@@ -71,7 +73,9 @@ def compare(
     """
     names = [model.name for model, *_ in models]
     if len(set(names)) < len(names):
-        raise KalpanaError(f"two of the models are called {max(names, key=names.count)!r}: compare models of different names")
+        raise KalpanaError(
+            f"two of the models are called {max(names, key=names.count)!r}: compare models of different names"
+        )
     entries, bounds = [], ReferenceScores.of(prompts, verifier)
     for model, draw, cost in models:
         takes = "steps" in model.capabilities.uses
@@ -81,7 +85,11 @@ def compare(
             clock = Clock(folder / "seconds.json")
 
             def timed(
-                prompt: Prompt, seeds: Sequence[int], draw: Draw = draw, count: int | None = count, clock: Clock = clock
+                prompt: Prompt,
+                seeds: Sequence[int],
+                draw: Draw = draw,
+                count: int | None = count,
+                clock: Clock = clock,
             ) -> Sequence[Picture]:
                 with clock:
                     pictures = draw(prompt, seeds, count)
@@ -89,10 +97,24 @@ def compare(
                 return pictures
 
             this = about | {"model": model.name, "files": model.files, "steps": count}
-            report = run(prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified)
+            report = run(
+                prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified
+            )
             floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
-            entries.append(Entry(model.name, count or own, report.score.overall, floor, ceiling, clock.each, cost, report.reader, trusted))
+            entries.append(
+                Entry(
+                    model.name,
+                    count or own,
+                    report.score.overall,
+                    floor,
+                    ceiling,
+                    clock.each,
+                    cost,
+                    report.reader,
+                    trusted,
+                )
+            )
     write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     write(out / "compare.md", markdown(entries).encode())
     return entries
@@ -124,14 +146,20 @@ class Clock:
 
 def markdown(entries: Sequence[Entry]) -> str:
     """The entries as a table, and below it the floor and the ceiling, which all of them share but for chance."""
-    lines = ["| model | steps | score (95 %) | seconds a picture | memory | parameters | training |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| model | steps | score (95 %) | seconds a picture | memory | parameters | training |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for entry in entries:
         score = f"{100 * entry.score.right:.1f} ({100 * entry.score.low:.1f} to {100 * entry.score.high:.1f})"
         score += " (not verified)" if entry.verified is False else ""
         steps, cost = "" if entry.steps is None else entry.steps, " | ".join(_told(entry.cost))
         lines.append(f"| {entry.model} | {steps} | {score} | {entry.seconds:.2f} | {cost} |")
     floors, ceilings = [entry.floor for entry in entries], [entry.ceiling for entry in entries]
-    lines += ["", f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, ceiling {100 * max(ceilings):.1f}; "]
+    lines += [
+        "",
+        f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, ceiling {100 * max(ceilings):.1f}; ",
+    ]
     lines[-1] += f"{entries[0].score.prompts} prompts, the same seeds and verifier for all."
     if entries[0].reader:
         lines[-1] += f" Words are as read by {entries[0].reader}."

@@ -43,7 +43,9 @@ class Cost:
         if not (folder / CARD).is_file():  # a public checkpoint
             return cls(None, None, peak)
         card = read_card(folder)
-        whole = {whole_of(path): path for path in weights_of(folder, card.family)}  # every shard says the same
+        whole = {
+            whole_of(path): path for path in weights_of(folder, card.family)
+        }  # every shard says the same
         try:
             return cls(card.parameters, sum(map(training, whole.values())), peak)
         except KalpanaError:  # trained by something that is not here
@@ -60,15 +62,26 @@ def training(weights: Path) -> float:
         raise KalpanaError(f"{weights} does not say how it was trained") from None
     samples, sitting = 0, latest
     while sitting:
-        samples, sitting = samples + sitting.get("samples", 0), sitting.get("init") or sitting.get("grown_from")
+        samples, sitting = (
+            samples + sitting.get("samples", 0),
+            sitting.get("init") or sitting.get("grown_from"),
+        )
     return samples * each
 
 
 def sample(recipe: Recipe) -> float:
     """Products and sums, apart, that a sample takes there and back."""
-    small = recipe.model_copy(update={"num_images": SORT * BATCH, "batch": BATCH, "grad_accum": 1, "compile": False})
-    task, rng = TASKS[recipe.family](small, torch.device("cpu"), silent), torch.Generator().manual_seed(0)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # what is fused is not counted
+    small = recipe.model_copy(
+        update={"num_images": SORT * BATCH, "batch": BATCH, "grad_accum": 1, "compile": False}
+    )
+    task, rng = (
+        TASKS[recipe.family](small, torch.device("cpu"), silent),
+        torch.Generator().manual_seed(0),
+    )
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # what is fused is not counted
         for k in range(BATCHES):
             loss, _ = task.loss(task.batch(k * recipe.steps // BATCHES), rng)
             loss.backward()
@@ -83,8 +96,12 @@ def memory(name: str, prompt: str) -> int:
 
 def _most(name: str, prompt: str) -> int:
     last(load(name).generate(prompt, model=name, seed=0))
-    if sys.platform == "linux":  # where getrusage also counts what the process that began this one held then
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    if (
+        sys.platform == "linux"
+    ):  # where getrusage also counts what the process that began this one held then
+        lines = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
         return int(lines["VmHWM"].split()[0]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024

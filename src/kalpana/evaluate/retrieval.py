@@ -64,7 +64,9 @@ def recall(image: Tensor, text: Tensor, same: Tensor) -> Recall:
         return same.gather(1, order[:, :rank]).any(1).float().mean().item()
 
     down, across = (each.argsort(1, descending=True) for each in (likeness, likeness.T))
-    return Recall(tuple(among(down, rank) for rank in RANKS), tuple(among(across, rank) for rank in RANKS))
+    return Recall(
+        tuple(among(down, rank) for rank in RANKS), tuple(among(across, rank) for rank in RANKS)
+    )
 
 
 @dataclass(frozen=True)
@@ -82,27 +84,50 @@ class Report:
 
     def markdown(self) -> str:
         lines = ["| over scenes | chance | English | Hindi |", "|---|---:|---:|---:|"]
-        for name, which in (("picture found by its caption", "pictures"), ("caption found by its picture", "captions")):
+        for name, which in (
+            ("picture found by its caption", "pictures"),
+            ("caption found by its picture", "captions"),
+        ):
             for k, rank in enumerate(RANKS):
                 cells = (f"{100 * getattr(each, which)[k]:.1f} %" for each in self.recall.values())
-                lines.append(f"| {name}, R@{rank} of {self.scenes:,} | {100 * rank / self.scenes:.1f} % | {' | '.join(cells)} |")
-        lines += ["", f"Both languages find the same picture for {100 * self.agreement:.1f} % of scenes.", ""]
+                lines.append(
+                    f"| {name}, R@{rank} of {self.scenes:,} | {100 * rank / self.scenes:.1f} % | {' | '.join(cells)} |"
+                )
+        lines += [
+            "",
+            f"Both languages find the same picture for {100 * self.agreement:.1f} % of scenes.",
+            "",
+        ]
         lines += ["| one thing wrong | captions | chance | told |", "|---|---:|---:|---:|"]
-        lines += [f"| {way} | {count} | 50.0 % | {100 * share:.1f} % |" for way, (share, count) in self.twists.items()]
+        lines += [
+            f"| {way} | {count} | 50.0 % | {100 * share:.1f} % |"
+            for way, (share, count) in self.twists.items()
+        ]
         if self.style:
-            lines += ["", f"| core classes in {self.style}, never seen | chance | pixels | English | Hindi |", "|---|---:|---:|---:|---:|"]
+            lines += [
+                "",
+                f"| core classes in {self.style}, never seen | chance | pixels | English | Hindi |",
+                "|---|---:|---:|---:|---:|",
+            ]
             chance = 100 / len(core(self.style))
             cells = (f"{100 * share:.1f} %" for share in self.classes.values())
-            lines.append(f"| right of {len(core(self.style))} | {chance:.1f} % | {100 * self.pixels:.1f} % | {' | '.join(cells)} |")
+            lines.append(
+                f"| right of {len(core(self.style))} | {chance:.1f} % | {100 * self.pixels:.1f} % | {' | '.join(cells)} |"
+            )
         return "\n".join(lines) + "\n"
 
 
-def measure(encoder: Encoder, scenes: int = SCENES, kind: str = "everything", style: str | None = None) -> Report:
+def measure(
+    encoder: Encoder, scenes: int = SCENES, kind: str = "everything", style: str | None = None
+) -> Report:
     """Measure an encoder on test scenes of a kind, and, where it never saw a style, on lone things in that style."""
     world = World(1, "test", kind=kind)
     every = [world.scene(i) for i in range(scenes)]
     image = image_features(encoder, every)
-    said = {language: [_said(scene, kind, language, i) for i, scene in enumerate(every)] for language in LANGUAGES}
+    said = {
+        language: [_said(scene, kind, language, i) for i, scene in enumerate(every)]
+        for language in LANGUAGES
+    }
     text = {language: text_features(encoder, captions) for language, captions in said.items()}
     found = [(text[language] @ image.T).argmax(1) for language in LANGUAGES]
     classes, pixels = zero_shot(encoder, style) if style else ({}, 0.0)
@@ -124,11 +149,20 @@ def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, i
     for way, found in _twisted(world, each).items():
         image = image_features(encoder, [scene for _, scene, _ in found])
         both = [
-            [_said(pair[k], world.kind, language, i) for (i, *pair), language in zip(found, itertools.cycle(LANGUAGES), strict=False)]
+            [
+                _said(pair[k], world.kind, language, i)
+                for (i, *pair), language in zip(found, itertools.cycle(LANGUAGES), strict=False)
+            ]
             for k in (0, 1)
         ]
         true, false = (text_features(encoder, captions) for captions in both)
-        told = [so for so, one, two in zip((((true - false) * image).sum(1) > 0).tolist(), *both, strict=True) if one != two]
+        told = [
+            so
+            for so, one, two in zip(
+                (((true - false) * image).sum(1) > 0).tolist(), *both, strict=True
+            )
+            if one != two
+        ]
         scores[way] = (sum(told) / len(told), len(told))
     shares, counts = zip(*scores.values(), strict=True)
     return scores | {"mean": (sum(shares) / len(shares), sum(counts))}
@@ -159,7 +193,11 @@ def zero_shot(encoder: Encoder, style: str) -> tuple[dict[str, float], float]:
         lone(concept, other, f"{concept}/{other}/{k}")
         for concept in classes
         for k in range(TAUGHT)
-        for other in [random.Random(f"{concept}/{k}").choice([each for each in sorted(sprites_of(concept)) if each != style])]
+        for other in [
+            random.Random(f"{concept}/{k}").choice(
+                [each for each in sorted(sprites_of(concept)) if each != style]
+            )
+        ]
     ]
     truth = torch.arange(len(classes)).repeat_interleave(EACH)
     image = image_features(encoder, asked)
@@ -178,7 +216,9 @@ def core(style: str) -> list[str]:
     found = [concept for concept, sprites in drawn.items() if style in sprites and len(sprites) > 1]
     if not found:
         styles = sorted({each for sprites in drawn.values() for each in sprites})
-        raise KalpanaError(f"nothing is drawn in the style {style!r}: the styles are {', '.join(styles)}")
+        raise KalpanaError(
+            f"nothing is drawn in the style {style!r}: the styles are {', '.join(styles)}"
+        )
     return found
 
 
@@ -208,7 +248,9 @@ def alike(texts: Sequence[str]) -> Tensor:
 
 def small(scenes: Sequence[Scene]) -> Tensor:
     """The pictures of scenes as 16 x 16 pixels (n, 768)."""
-    return torch.cat([F.interpolate(pixels, (16, 16), mode="area").flatten(1) for pixels in _drawn(scenes)])
+    return torch.cat(
+        [F.interpolate(pixels, (16, 16), mode="area").flatten(1) for pixels in _drawn(scenes)]
+    )
 
 
 def _drawn(scenes: Sequence[Scene]) -> Iterator[Tensor]:
@@ -218,7 +260,11 @@ def _drawn(scenes: Sequence[Scene]) -> Iterator[Tensor]:
 def _label(encoder: Encoder, concept: str, language: str) -> Tensor:
     """The class's direction (d,): the mean over templates (Radford et al. 2021, section 3.1.4)."""
     named = lexicon()[concept]
-    a = f"{'an' if named.en[0] in 'aeiou' else 'a'} {named.en}" if language == "en" else named.hi.singular
+    a = (
+        f"{'an' if named.en[0] in 'aeiou' else 'a'} {named.en}"
+        if language == "en"
+        else named.hi.singular
+    )
     texts = [template.format(a=a, b=named.en) for template in TEMPLATES[language]]
     return F.normalize(text_features(encoder, texts).mean(0), dim=0)
 
@@ -231,12 +277,23 @@ if __name__ == "__main__":
     from kalpana.understand.encoder import load
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="clip", help="a name from `kalpana models` or a folder of weights")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="clip",
+        help="a name from `kalpana models` or a folder of weights",
+    )
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--kind", default="everything", help="a kind of the world's pictures")
-    parser.add_argument("--style", help="a drawing style that the model never saw, for its accuracy over the core classes there")
+    parser.add_argument(
+        "--style",
+        help="a drawing style that the model never saw, for its accuracy over the core classes there",
+    )
     options = parser.parse_args()
     try:
-        print(measure(load(options.model), options.scenes, options.kind, options.style).markdown(), end="")
+        print(
+            measure(load(options.model), options.scenes, options.kind, options.style).markdown(),
+            end="",
+        )
     except KalpanaError as error:
         sys.exit(f"error: {error}")

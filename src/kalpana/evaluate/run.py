@@ -96,7 +96,12 @@ class Report:
             f"Strict (nothing else in the picture): {100 * strict.right:.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n",
         ]
         if self.score.distance is not None:
-            named = {"floor": self.floor, "baseline": self.baseline, "score": self.score, "ceiling": self.ceiling}
+            named = {
+                "floor": self.floor,
+                "baseline": self.baseline,
+                "score": self.score,
+                "ceiling": self.ceiling,
+            }
             far = ", ".join(f"{name} {table.distance:.3f}" for name, table in named.items())
             reader = f"Words as read by {self.reader or 'nobody'}:\n"
             parts = [reader, *parts, f"Mean edit distance (0 as asked, 1 nothing alike): {far}.\n"]
@@ -114,7 +119,9 @@ class ReferenceScores:
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> ReferenceScores:
-        return cls(look_at(verifier, nearest_scenes(prompts)), look_at(verifier, true_scenes(prompts)))
+        return cls(
+            look_at(verifier, nearest_scenes(prompts)), look_at(verifier, true_scenes(prompts))
+        )
 
 
 def nearest_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
@@ -124,7 +131,10 @@ def nearest_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
 
 def true_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
     """Of each prompt as many scenes that it describes as it has pictures."""
-    return [[prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)] for prompt in prompts]
+    return [
+        [prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]
+        for prompt in prompts
+    ]
 
 
 def run(
@@ -189,7 +199,9 @@ def judge(
     bounds = bounds or ReferenceScores.of(prompts, verifier)
     readings = max(len(one.readings) for row in seen for one in row)
     report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readings, 1)))
-    report = replace(report, others=tuple(others), clip=nearness(prompts, images, encoder) if encoder else None)
+    report = replace(
+        report, others=tuple(others), clip=nearness(prompts, images, encoder) if encoder else None
+    )
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     named = {_path(out, i, k).name: so for i, row in verdicts.items() for k, so in enumerate(row)}
     write(out / VERDICTS, json.dumps(named, indent=1).encode())
@@ -200,51 +212,110 @@ def judge(
 
 
 def _report(
-    prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], bounds: ReferenceScores, k: int, verified: Mapping[str, bool] | None
+    prompts: Sequence[Prompt],
+    seen: Sequence[Sequence[Observation]],
+    bounds: ReferenceScores,
+    k: int,
+    verified: Mapping[str, bool] | None,
 ) -> Report:
     """The report by the words of reader k."""
-    mine, nearest, true = ([[one.read_by(k) for one in row] for row in each] for each in (seen, bounds.baseline, bounds.ceiling))
+    mine, nearest, true = (
+        [[one.read_by(k) for one in row] for row in each]
+        for each in (seen, bounds.baseline, bounds.ceiling)
+    )
     exchange = [mine[other] for other in exchanged(prompts)]
-    score, strict, floor = judged(prompts, mine), judged(prompts, mine, strict=True), judged(prompts, exchange)
+    score, strict, floor = (
+        judged(prompts, mine),
+        judged(prompts, mine, strict=True),
+        judged(prompts, exchange),
+    )
     reader = next((reading.by for row in mine for one in row for reading in one.readings), "")
-    trusted = None if verified is None else {task: verified.get(f"{task} by {reader}", verified.get(task, False)) for task in score.tasks}
-    return Report(score, strict, floor, judged(prompts, nearest), judged(prompts, true), reader, verified=trusted)
+    trusted = (
+        None
+        if verified is None
+        else {
+            task: verified.get(f"{task} by {reader}", verified.get(task, False))
+            for task in score.tasks
+        }
+    )
+    return Report(
+        score,
+        strict,
+        floor,
+        judged(prompts, nearest),
+        judged(prompts, true),
+        reader,
+        verified=trusted,
+    )
 
 
-def nearness(prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder) -> ClipScore:
+def nearness(
+    prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder
+) -> ClipScore:
     """How near pictures are to their prompts, ``images[i]`` to ``prompts[i]``, by a CLIP. Nothing of it is kept, so a run's pictures can be
     scored by another CLIP later."""
     words = encoder.texts([prompt.text for prompt in prompts])  # prompts d
 
     def vectors(scenes: Sequence[Sequence[Scene]]) -> list[Tensor]:
         flat = [scene for row in scenes for scene in row]
-        batches = (to_images(render(flat[start : start + BATCH]).pixels) for start in range(0, len(flat), BATCH))
-        return list(torch.cat([encoder.images(batch) for batch in batches]).split([len(row) for row in scenes]))
+        batches = (
+            to_images(render(flat[start : start + BATCH]).pixels)
+            for start in range(0, len(flat), BATCH)
+        )
+        return list(
+            torch.cat([encoder.images(batch) for batch in batches]).split(
+                [len(row) for row in scenes]
+            )
+        )
 
     def score(rows: Sequence[Tensor]) -> Table:
-        return table(prompts, {i: (row @ words[i]).clamp(min=0).tolist() for i, row in enumerate(rows)})
+        return table(
+            prompts, {i: (row @ words[i]).clamp(min=0).tolist() for i, row in enumerate(rows)}
+        )
 
-    mine = list(encoder.images([image for row in images for image in row]).split([len(row) for row in images]))  # of each prompt (k, d)
+    mine = list(
+        encoder.images([image for row in images for image in row]).split(
+            [len(row) for row in images]
+        )
+    )  # of each prompt (k, d)
     exchange = [mine[other] for other in exchanged(prompts)]
-    baseline, ceiling = score(vectors(nearest_scenes(prompts))), score(vectors(true_scenes(prompts)))
-    return ClipScore(encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling)
+    baseline, ceiling = (
+        score(vectors(nearest_scenes(prompts))),
+        score(vectors(true_scenes(prompts))),
+    )
+    return ClipScore(
+        encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling
+    )
 
 
 def observe(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Observation]]:
     """What the verifier sees in each picture."""
     flat = [image for row in images for image in row]
     size = max({image.size for image in flat}, key=lambda size: size[0])
-    flat = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in flat]
-    return _rows(verifier, (to_pixels(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)), images)
+    flat = [
+        image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        for image in flat
+    ]
+    return _rows(
+        verifier,
+        (to_pixels(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)),
+        images,
+    )
 
 
 def look_at(verifier: Verifier, scenes: Sequence[Sequence[Scene]]) -> list[list[Observation]]:
     """What the verifier sees in the picture of each scene."""
     flat = [scene for row in scenes for scene in row]
-    return _rows(verifier, (render(flat[start : start + BATCH]).pixels for start in range(0, len(flat), BATCH)), scenes)
+    return _rows(
+        verifier,
+        (render(flat[start : start + BATCH]).pixels for start in range(0, len(flat), BATCH)),
+        scenes,
+    )
 
 
-def _rows(verifier: Verifier, batches: Iterable[Tensor], like: Sequence[Sequence[object]]) -> list[list[Observation]]:
+def _rows(
+    verifier: Verifier, batches: Iterable[Tensor], like: Sequence[Sequence[object]]
+) -> list[list[Observation]]:
     """What is seen in batches of pictures, in rows as long as those of ``like``."""
     said = iter([one for pixels in batches for one in verifier.look(pixels)])
     return [[next(said) for _ in row] for row in like]
@@ -302,7 +373,13 @@ def sheet(
     shown, texts = [], []
     for task in dict.fromkeys(prompt.task for prompt in prompts):
         for wanted in (True, False):
-            chosen = [(i, k) for i, row in verdicts.items() if prompts[i].task == task for k, so in enumerate(row) if so == wanted]
+            chosen = [
+                (i, k)
+                for i, row in verdicts.items()
+                if prompts[i].task == task
+                for k, so in enumerate(row)
+                if so == wanted
+            ]
             for i, k in chosen[:8]:
                 shown.append(boxed(images[i][k], seen[i][k], "green" if wanted else "red"))
                 texts.append(f"{'right' if wanted else 'wrong'}: {prompts[i].text}")
@@ -312,9 +389,9 @@ def sheet(
 def boxed(image: Image.Image, seen: Observation, color: str) -> Image.Image:
     """The picture with a box around everything that counts as seen."""
     out = image.resize((256, 256), Image.Resampling.LANCZOS)
-    for thing in seen.things:
-        if thing.score > 0.3:
-            ImageDraw.Draw(out).rectangle([256 * edge for edge in thing.box], outline=color, width=2)
+    for item in seen.objects:
+        if item.score > 0.3:
+            ImageDraw.Draw(out).rectangle([256 * edge for edge in item.box], outline=color, width=2)
     return out
 
 
@@ -322,9 +399,15 @@ def pictures_of(folder: Path, prompts: Sequence[Prompt]) -> Iterator[list[Image.
     """The pictures of each prompt in a folder of pictures made elsewhere: those whose receipt holds its text, or whose names begin with
     its number in the suite ("0007-1.png"). Raises KalpanaError where a prompt has none, or a picture cannot be read."""
     by_text: dict[str, list[Path]] = {}
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg"))
+    files = sorted(
+        path
+        for path in folder.glob("*")
+        if path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")
+    )
     if not files:
-        raise KalpanaError(f"there are no pictures in {folder}: name a folder of PNG, WebP or JPEG files")
+        raise KalpanaError(
+            f"there are no pictures in {folder}: name a folder of PNG, WebP or JPEG files"
+        )
     for path in files:
         if match := re.match(r"(\d+)-", path.name):
             by_text.setdefault(f"#{int(match[1])}", []).append(path)
@@ -336,7 +419,9 @@ def pictures_of(folder: Path, prompts: Sequence[Prompt]) -> Iterator[list[Image.
     for i, prompt in enumerate(prompts):
         paths = by_text.get(f"#{i}") or by_text.get(prompt.text)
         if not paths:
-            raise KalpanaError(f"no picture in {folder} is of prompt {i}, {prompt.text!r}: call it {i:04d}-0.png")
+            raise KalpanaError(
+                f"no picture in {folder} is of prompt {i}, {prompt.text!r}: call it {i:04d}-0.png"
+            )
         yield [read_picture(path) for path in paths[:SEEDS]]
 
 
@@ -348,7 +433,9 @@ def claim(path: Path, about: dict[str, Any]) -> None:
     """Write what a run is of, or see that it is the same. Raises KalpanaError where it is not."""
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name in before.keys() | about.keys() if before.get(name) != about.get(name)]
+        different = [
+            name for name in before.keys() | about.keys() if before.get(name) != about.get(name)
+        ]
         if different:
             name = sorted(different)[0]
             raise KalpanaError(

@@ -20,7 +20,10 @@ from kalpana.world.scene import Group
 from kalpana.world.sprites import Box
 
 NEAR = 0.1  # of both things' sides: closer than this along an axis is not apart (GenEval's POSITION_THRESHOLD)
-SMALL, LARGE = 0.4, 0.75  # of the picture's side: longer side of a lone thing that is small, or large
+SMALL, LARGE = (
+    0.4,
+    0.75,
+)  # of the picture's side: longer side of a lone thing that is small, or large
 RESAMPLES = 1000
 ALIKE = str.maketrans("01", "OI")  # digits and capitals that few typefaces tell apart
 
@@ -36,7 +39,9 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 
 
-def right(prompt: Prompt, seen: Observation, strict: bool = False, thresholds: Thresholds = THRESHOLDS) -> bool:
+def right(
+    prompt: Prompt, seen: Observation, strict: bool = False, thresholds: Thresholds = THRESHOLDS
+) -> bool:
     """Whether the picture holds what was asked for; ``strict``: and not one thing more.
 
     Objects: for each group its n surest detections, which have its colour and facing; exactly n where the prompt is exact; and they stand
@@ -49,7 +54,9 @@ def right(prompt: Prompt, seen: Observation, strict: bool = False, thresholds: T
         word, read = _spelt(prompt.word, seen)
         return read == [word] if strict else word in read
     if strict:
-        there = Counter(thing.concept for thing in surest(seen.things) if thing.score > thresholds.counting)
+        there = Counter(
+            item.concept for item in surest(seen.objects) if item.score > thresholds.counting
+        )
         if there != Counter({group.concept: group.count for group in prompt.groups}):
             return False
     return all(atoms(prompt, seen, thresholds))
@@ -59,19 +66,33 @@ def atoms(prompt: Prompt, seen: Observation, thresholds: Thresholds = THRESHOLDS
     """Which of the things said about objects are so: for each group its object, its count, its colour, its facing and its size where
     named; then the relation. A count is met by more, unless the prompt is exact. The place is left out: a verifier does not see it."""
     least = thresholds.counting if prompt.exact else thresholds.include
-    found = [[thing for thing in best(seen.things, group.concept) if thing.score > least] for group in prompt.groups]
-    needed = [things[: group.count] for group, things in zip(prompt.groups, found, strict=True)]
+    found = [
+        [item for item in best(seen.objects, group.concept) if item.score > least]
+        for group in prompt.groups
+    ]
+    needed = [objects[: group.count] for group, objects in zip(prompt.groups, found, strict=True)]
     so = []
     for i, group in enumerate(prompt.groups):
-        so += [bool(found[i]), len(found[i]) == group.count if prompt.exact else len(found[i]) >= group.count]
+        so += [
+            bool(found[i]),
+            len(found[i]) == group.count if prompt.exact else len(found[i]) >= group.count,
+        ]
         if group.color is not None:
-            so.append(bool(needed[i]) and all(thing.color == group.color for thing in needed[i]))
+            so.append(bool(needed[i]) and all(item.color == group.color for item in needed[i]))
         if group.facing is not None:
-            so.append(bool(needed[i]) and all(thing.facing == group.facing for thing in needed[i]))
+            so.append(bool(needed[i]) and all(item.facing == group.facing for item in needed[i]))
         if group.size is not None:
-            so.append(_sized(group, needed[i], [thing for k, things in enumerate(needed) if k != i for thing in things]))
+            so.append(
+                _sized(
+                    group,
+                    needed[i],
+                    [item for k, objects in enumerate(needed) if k != i for item in objects],
+                )
+            )
     if prompt.relation is not None:
-        so.append(all(needed) and prompt.relation in relations(around(needed[0]), around(needed[1])))
+        so.append(
+            all(needed) and prompt.relation in relations(around(needed[0]), around(needed[1]))
+        )
     return so
 
 
@@ -106,17 +127,17 @@ def relations(a: Box, b: Box) -> set[str]:
     return {name for name, holds in ways.items() if holds}
 
 
-def around(things: Sequence[Detection]) -> Box:
+def around(objects: Sequence[Detection]) -> Box:
     """The box around all of them: of one thing, its own."""
-    x0, y0, x1, y1 = zip(*(thing.box for thing in things), strict=True)
+    x0, y0, x1, y1 = zip(*(item.box for item in objects), strict=True)
     return min(x0), min(y0), max(x1), max(y1)
 
 
-def _sized(group: Group, things: Sequence[Detection], others: Sequence[Detection]) -> bool:
+def _sized(group: Group, objects: Sequence[Detection], others: Sequence[Detection]) -> bool:
     """Whether they have the size that is named: beside others, in comparison with those; alone, as a share of the picture."""
-    if not things:
+    if not objects:
         return False
-    mine = [_longer(thing.box) for thing in things]
+    mine = [_longer(item.box) for item in objects]
     if group.size == "small":
         return max(mine) < min((_longer(other.box) for other in others), default=SMALL)
     return min(mine) > max((_longer(other.box) for other in others), default=LARGE)
@@ -194,10 +215,18 @@ def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> 
     return Table(tasks, _share(mean, np.mean(draws, axis=0), results.values()))
 
 
-def judged(prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], strict: bool = False) -> Table:
+def judged(
+    prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], strict: bool = False
+) -> Table:
     """The table of pictures by what was seen in them, ``seen[i]`` in those of ``prompts[i]``; ``strict`` as in right."""
-    verdicts = {i: [right(prompt, one, strict) for one in seen[i]] for i, prompt in enumerate(prompts)}
-    far = [np.mean([distance(prompt, one) for one in seen[i]]) for i, prompt in enumerate(prompts) if prompt.word is not None]
+    verdicts = {
+        i: [right(prompt, one, strict) for one in seen[i]] for i, prompt in enumerate(prompts)
+    }
+    far = [
+        np.mean([distance(prompt, one) for one in seen[i]])
+        for i, prompt in enumerate(prompts)
+        if prompt.word is not None
+    ]
     return replace(table(prompts, verdicts), distance=float(np.mean(far)) if far else None)
 
 
@@ -230,11 +259,19 @@ def rows(
 ) -> list[Row]:
     """A row for each task and one for all of them; the tables must have the same tasks. ``verified`` says of each task whether the verifier
     may be trusted with it; all of them together only where it may with each."""
-    others = [None if other is None else {**other.tasks, "overall": other.overall} for other in (floor, baseline, ceiling)]
+    others = [
+        None if other is None else {**other.tasks, "overall": other.overall}
+        for other in (floor, baseline, ceiling)
+    ]
     mine = {**score.tasks, "overall": score.overall}
     trusted = {} if verified is None else {**verified, "overall": all(verified.values())}
     return [
-        Row(name, share, *(None if other is None else other[name].right for other in others), verified=trusted.get(name))
+        Row(
+            name,
+            share,
+            *(None if other is None else other[name].right for other in others),
+            verified=trusted.get(name),
+        )
         for name, share in mine.items()
     ]
 
@@ -242,13 +279,28 @@ def rows(
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table in per cent: floor, baseline, score (interval), ceiling; a column that no row fills is left out. What
     the verifier may not be trusted with is marked."""
-    columns = {"task": [row.name + (" (not verified)" if row.verified is False else "") for row in rows]}
-    columns |= {"floor": [_percent(row.floor) for row in rows], "baseline": [_percent(row.baseline) for row in rows]}
-    columns["score (95 %)"] = [f"{_percent(s.right)} ({_percent(s.low)} to {_percent(s.high)})" for s in (row.score for row in rows)]
-    columns |= {"ceiling": [_percent(row.ceiling) for row in rows], "any seed": [_percent(row.score.any_right) for row in rows]}
+    columns = {
+        "task": [row.name + (" (not verified)" if row.verified is False else "") for row in rows]
+    }
+    columns |= {
+        "floor": [_percent(row.floor) for row in rows],
+        "baseline": [_percent(row.baseline) for row in rows],
+    }
+    columns["score (95 %)"] = [
+        f"{_percent(s.right)} ({_percent(s.low)} to {_percent(s.high)})"
+        for s in (row.score for row in rows)
+    ]
+    columns |= {
+        "ceiling": [_percent(row.ceiling) for row in rows],
+        "any seed": [_percent(row.score.any_right) for row in rows],
+    }
     columns["prompts"] = [str(row.score.prompts) for row in rows]
     filled = {name: cells for name, cells in columns.items() if any(cells)}
-    lines = [list(filled), ["---"] + ["---:"] * (len(filled) - 1), *zip(*filled.values(), strict=True)]
+    lines = [
+        list(filled),
+        ["---"] + ["---:"] * (len(filled) - 1),
+        *zip(*filled.values(), strict=True),
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

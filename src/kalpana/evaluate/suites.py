@@ -25,13 +25,30 @@ from kalpana.world.figures import SKINS
 from kalpana.world.kinds import hands, signs
 from kalpana.world.lexicon import lexicon
 from kalpana.world.sample import scene_of
-from kalpana.world.scene import COLORS, DARK_PLACES, PLACES, SIZES, Background, Group, Hand, Scene, Sign, Thing
+from kalpana.world.scene import (
+    COLORS,
+    DARK_PLACES,
+    PLACES,
+    SIZES,
+    Background,
+    Group,
+    Hand,
+    Scene,
+    SceneObject,
+    Sign,
+)
 from kalpana.world.splits import Combination, belongs, combinations, held_out, said
 
 COUNTING = {2: 26, 3: 28, 4: 26}  # GenEval's numbers of prompts for each count
 POSITION = {"left of": 19, "right of": 27, "above": 26, "below": 28}
 # Core classes that a place shows on its own: sun and mountain, star, flowers, house, sofa.
-HOLDS = {"mountains": {"2600", "26f0"}, "night": {"2b50"}, "garden": {"1f338", "1f339", "1f337"}, "city": {"1f3e0"}, "lounge": {"1f6cb"}}
+HOLDS = {
+    "mountains": {"2600", "26f0"},
+    "night": {"2b50"},
+    "garden": {"1f338", "1f339", "1f337"},
+    "city": {"1f3e0"},
+    "lounge": {"1f6cb"},
+}
 
 T = TypeVar("T")
 Groups = tuple[Group, ...]
@@ -64,7 +81,13 @@ class Prompt:
         if self.word is not None:
             return _sign(rng, self.word)
         while True:
-            scene = scene_of(rng, self.groups, self.relation, self.place, choose_style(rng, self.groups, other_style))
+            scene = scene_of(
+                rng,
+                self.groups,
+                self.relation,
+                self.place,
+                choose_style(rng, self.groups, other_style),
+            )
             assert scene is not None, f"no style has all that {self.text!r} names"
             if _plain(scene):
                 return scene
@@ -72,17 +95,24 @@ class Prompt:
 
 def _plain(scene: Scene) -> bool:
     """Whether the background adds nothing to what is counted, and of two things the large one is plainly larger."""
-    if not {group.concept for group in scene.groups}.isdisjoint(HOLDS.get(scene.background.name, ())):
+    if not {group.concept for group in scene.groups}.isdisjoint(
+        HOLDS.get(scene.background.name, ())
+    ):
         return False
-    size = {scene.groups[thing.group].size: thing.size for thing in scene.things}
+    size = {scene.groups[item.group].size: item.size for item in scene.objects}
     return "small" not in size or "large" not in size or 1.15 * size["small"] < size["large"]
 
 
 def _hand(rng: random.Random, fingers: int, skin: str | None) -> Scene:
     while True:
         scene = hands.sample(rng, "test")
-        hand = scene.things[0].sprite
-        if len(scene.things) == 1 and isinstance(hand, Hand) and hands.count(hand) == fingers and skin in (None, hand.skin):
+        hand = scene.objects[0].sprite
+        if (
+            len(scene.objects) == 1
+            and isinstance(hand, Hand)
+            and hands.count(hand) == fingers
+            and skin in (None, hand.skin)
+        ):
             return scene
 
 
@@ -90,17 +120,19 @@ def _sign(rng: random.Random, word: str) -> Scene:
     """The word on the board of a lone sign, as large as that sign's letters were, or as large as fits."""
     while True:
         drawn = signs.sample(rng, "test")
-        old = drawn.things[0].sprite
-        if len(drawn.things) > 1 or not isinstance(old, Sign) or not old.board:
+        old = drawn.objects[0].sprite
+        if len(drawn.objects) > 1 or not isinstance(old, Sign) or not old.board:
             continue
         sign = replace(old, text=word)
         width, height = signs.extent(sign)
         tall, room = signs.letter_share(sign), 1 - 2 * signs.MARGIN
-        size = min(drawn.things[0].size * signs.letter_share(old) / tall, room / width, room / height)
+        size = min(
+            drawn.objects[0].size * signs.letter_share(old) / tall, room / width, room / height
+        )
         if 128 * size * tall >= signs.HEIGHTS[0]:
             half_w, half_h = size * width / 2 + signs.MARGIN, size * height / 2 + signs.MARGIN
             x, y = rng.uniform(half_w, 1 - half_w), rng.uniform(half_h, 1 - half_h)
-            return Scene((Thing(sign, x, y, size),), drawn.groups, drawn.background)
+            return Scene((SceneObject(sign, x, y, size),), drawn.groups, drawn.background)
 
 
 # ------------------------------------------------------------------------------------------------------------------- words
@@ -116,18 +148,29 @@ class _Plainly(random.Random):
         return seq[0]
 
 
-def english(groups: Groups, relation: str | None = None, place: str | None = None, numerals: bool = False) -> str:
+def english(
+    groups: Groups, relation: str | None = None, place: str | None = None, numerals: bool = False
+) -> str:
     """ "a red apple left of a car", "three cats on a beach"; with ``numerals`` a lone thing is "one" too."""
     alone = len(groups) == 1
-    phrases = [grammar_en.phrase(group, lexicon()[group.concept], _Plainly(), alone=alone) for group in groups]
-    text = f" {relation or 'and'} ".join(phrase.exact if numerals else phrase.text for phrase in phrases)
+    phrases = [
+        grammar_en.phrase(group, lexicon()[group.concept], _Plainly(), alone=alone)
+        for group in groups
+    ]
+    text = f" {relation or 'and'} ".join(
+        phrase.exact if numerals else phrase.text for phrase in phrases
+    )
     if not place:
         return text
     where, _ = grammar_en.surroundings(Background("place", place), _Plainly(), text)
     return f"{text}, {where}" if len(groups) > 1 else f"{text} {where}"
 
 
-HINDI = {None: "{a} और {b}", "left of": "{b.oblique} के बाईं ओर {a}", "right of": "{b.oblique} के दाईं ओर {a}"}
+HINDI = {
+    None: "{a} और {b}",
+    "left of": "{b.oblique} के बाईं ओर {a}",
+    "right of": "{b.oblique} के दाईं ओर {a}",
+}
 HINDI |= {"above": "{b.oblique} के ऊपर {a}", "below": "{b.oblique} के नीचे {a}"}
 
 
@@ -135,10 +178,20 @@ def hindi(groups: Groups, relation: str | None = None, place: str | None = None)
     """ "एक कार के बाईं ओर एक लाल सेब", "समुद्र तट पर तीन बिल्लियाँ"."""
     a, *rest = (grammar_hi.phrase(group, lexicon()[group.concept], _Plainly()) for group in groups)
     text = HINDI[relation].format(a=a, b=rest[0]) if rest else str(a)
-    return f"{grammar_hi.surroundings(Background('place', place), _Plainly())[0]} {text}" if place else text
+    return (
+        f"{grammar_hi.surroundings(Background('place', place), _Plainly())[0]} {text}"
+        if place
+        else text
+    )
 
 
-def _prompt(task: str, groups: Groups, relation: str | None = None, place: str | None = None, exact: bool = False) -> Prompt:
+def _prompt(
+    task: str,
+    groups: Groups,
+    relation: str | None = None,
+    place: str | None = None,
+    exact: bool = False,
+) -> Prompt:
     return Prompt(english(groups, relation, place), "en", task, groups, relation, place, exact)
 
 
@@ -162,7 +215,11 @@ def _share(pool: Iterable[T], n: int, name: str, dev: bool) -> list[T]:
 
 @cache
 def _core(recolor: bool = False) -> tuple[str, ...]:
-    return tuple(concept.id for concept in lexicon().values() if concept.core and (concept.recolor or not recolor))
+    return tuple(
+        concept.id
+        for concept in lexicon().values()
+        if concept.core and (concept.recolor or not recolor)
+    )
 
 
 def _said(groups: Groups, relation: str | None = None) -> Scene:
@@ -175,7 +232,9 @@ def _shown(groups: Iterable[Group]) -> list[Group]:
     return [group for group in groups if belongs(_said((group,)), "test")]
 
 
-def _collect(n: int, draw: Callable[[], tuple[Groups, str | None]], dev: bool) -> list[tuple[Groups, str | None]]:
+def _collect(
+    n: int, draw: Callable[[], tuple[Groups, str | None]], dev: bool
+) -> list[tuple[Groups, str | None]]:
     """n draws of the split that say unlike things."""
     found: dict[str, tuple[Groups, str | None]] = {}
     while len(found) < n:
@@ -186,7 +245,9 @@ def _collect(n: int, draw: Callable[[], tuple[Groups, str | None]], dev: bool) -
     return list(found.values())
 
 
-def _two(rng: random.Random, relation: str | None = None, colored: bool = False) -> tuple[Groups, str | None]:
+def _two(
+    rng: random.Random, relation: str | None = None, colored: bool = False
+) -> tuple[Groups, str | None]:
     """Two things of unlike concepts, and of unlike colours, in this relation."""
     one, two = rng.sample(_core(recolor=colored), 2)
     first, second = rng.sample(COLORS, 2) if colored else (None, None)
@@ -203,17 +264,30 @@ def spriteeval(dev: bool = False) -> list[Prompt]:
     prompts += [_prompt("two", groups) for groups, _ in _collect(99, partial(_two, rng), dev)]
     for count, n in COUNTING.items():
         pool = _shown(Group(concept, count) for concept in _core())
-        prompts += [_prompt("counting", (group,), exact=True) for group in _share(pool, n, f"counting {count}", dev)]
-    pool = _shown(Group(concept, color=color) for concept in _core(recolor=True) for color in COLORS)
+        prompts += [
+            _prompt("counting", (group,), exact=True)
+            for group in _share(pool, n, f"counting {count}", dev)
+        ]
+    pool = _shown(
+        Group(concept, color=color) for concept in _core(recolor=True) for color in COLORS
+    )
     prompts += [_prompt("colors", (group,)) for group in _share(pool, 94, "colors", dev)]
     for relation, n in POSITION.items():
-        prompts += [_prompt("position", *asked) for asked in _collect(n, partial(_two, rng, relation), dev)]
-    return prompts + [_prompt("color_attr", groups) for groups, _ in _collect(100, partial(_two, rng, colored=True), dev)]
+        prompts += [
+            _prompt("position", *asked) for asked in _collect(n, partial(_two, rng, relation), dev)
+        ]
+    return prompts + [
+        _prompt("color_attr", groups)
+        for groups, _ in _collect(100, partial(_two, rng, colored=True), dev)
+    ]
 
 
 def spriteeval_hi(dev: bool = False) -> list[Prompt]:
     """The same in Hindi: prompt i asks for what prompt i of "spriteeval" asks for."""
-    return [replace(prompt, text=hindi(prompt.groups, prompt.relation), language="hi") for prompt in spriteeval(dev)]
+    return [
+        replace(prompt, text=hindi(prompt.groups, prompt.relation), language="hi")
+        for prompt in spriteeval(dev)
+    ]
 
 
 def unseen(dev: bool = False) -> list[Prompt]:
@@ -221,7 +295,9 @@ def unseen(dev: bool = False) -> list[Prompt]:
     the combinations are dev's."""
     prompts, rng = [], _rng("unseen", dev)
     for kind, around in AROUND.items():
-        pool = sorted((combination for combination in held_out() if combination[0] == kind), key=str)
+        pool = sorted(
+            (combination for combination in held_out() if combination[0] == kind), key=str
+        )
         mine = _share(pool, len(pool) // 2, f"unseen {kind}", dev)
         asked = dict.fromkeys(_alone(combination) for combination in mine)
         while len(asked) < 100:
@@ -229,7 +305,10 @@ def unseen(dev: bool = False) -> list[Prompt]:
             groups, relation, place = around(rng, _alone(combination)[0])
             if held_out() & set(combinations(_said(groups))) == {combination}:
                 asked[groups, relation, place] = None
-        prompts += [_prompt(f"unseen {kind}", *asking, exact=kind == "count") for asking in itertools.islice(asked, 100)]
+        prompts += [
+            _prompt(f"unseen {kind}", *asking, exact=kind == "count")
+            for asking in itertools.islice(asked, 100)
+        ]
     return prompts
 
 
@@ -241,12 +320,19 @@ def _alone(combination: Combination) -> Asked:
     kind, concept, value = combination
     if isinstance(value, int):
         return (Group(concept, value),), None, None
-    return ((Group(concept), Group(value)) if kind == "pair" else (Group(concept, color=value),)), None, None
+    return (
+        ((Group(concept), Group(value)) if kind == "pair" else (Group(concept, color=value),)),
+        None,
+        None,
+    )
 
 
 def _beside(rng: random.Random, groups: Groups) -> Asked:
     """A coloured thing and another of another colour, in either order."""
-    other = Group(rng.choice(_core(recolor=True)), color=rng.choice([color for color in COLORS if color != groups[0].color]))
+    other = Group(
+        rng.choice(_core(recolor=True)),
+        color=rng.choice([color for color in COLORS if color != groups[0].color]),
+    )
     if other.concept == groups[0].concept:
         return groups, None, None
     return ((*groups, other) if rng.random() < 0.5 else (other, *groups)), None, None
@@ -263,13 +349,21 @@ def _painted_or_placed(rng: random.Random, groups: Groups) -> Asked:
     return groups, None, rng.choice(_places(groups))
 
 
-AROUND: dict[str, Callable[[random.Random, Groups], Asked]] = {"color": _beside, "pair": _related, "count": _painted_or_placed}
+AROUND: dict[str, Callable[[random.Random, Groups], Asked]] = {
+    "color": _beside,
+    "pair": _related,
+    "count": _painted_or_placed,
+}
 
 
 def _places(groups: Groups) -> list[str]:
     """Where these can be told from the background."""
     dark = any(group.color == "black" for group in groups)
-    clear = [place for place in PLACES if HOLDS.get(place, set()).isdisjoint(group.concept for group in groups)]
+    clear = [
+        place
+        for place in PLACES
+        if HOLDS.get(place, set()).isdisjoint(group.concept for group in groups)
+    ]
     return [place for place in clear if not (dark and place in DARK_PLACES)]
 
 
@@ -278,7 +372,10 @@ def counts58(dev: bool = False) -> list[Prompt]:
     prompts = []
     for count in range(5, 9):
         pool = _shown(Group(concept, count) for concept in _core())
-        prompts += [_prompt("counts58", (group,), exact=True) for group in _share(pool, 20, f"counts58 {count}", dev)]
+        prompts += [
+            _prompt("counts58", (group,), exact=True)
+            for group in _share(pool, 20, f"counts58 {count}", dev)
+        ]
     return prompts
 
 
@@ -287,13 +384,34 @@ def facing(dev: bool = False) -> list[Prompt]:
     in test and dev alike, and eighteen of them in a colour."""
     classes = [concept for concept in lexicon().values() if concept.core and concept.facing]
     plain = [Group(concept.id, facing=side) for concept in classes for side in ("left", "right")]
-    pool = _shown(replace(group, color=color) for group in plain if lexicon()[group.concept].recolor for color in COLORS)
+    pool = _shown(
+        replace(group, color=color)
+        for group in plain
+        if lexicon()[group.concept].recolor
+        for color in COLORS
+    )
     asked = [(group,) for group in (*plain, *_share(pool, 18, "facing", dev))]
-    return [Prompt(say(groups), language, "facing", groups) for groups in asked for language, say in (("en", english), ("hi", hindi))]
+    return [
+        Prompt(say(groups), language, "facing", groups)
+        for groups in asked
+        for language, say in (("en", english), ("hi", hindi))
+    ]
 
 
-LEVELS = {3: 13, 4: 13, 5: 13, 6: 13, 7: 12, 8: 12, 9: 12, 10: 12}  # prompts for each number of atoms
-EXTRAS = {1: {"color": 1, "size": 1, "place": 1}, 2: {"color": 1, "other color": 1, "size": 2, "relation": 1, "place": 1}}  # in atoms
+LEVELS = {
+    3: 13,
+    4: 13,
+    5: 13,
+    6: 13,
+    7: 12,
+    8: 12,
+    9: 12,
+    10: 12,
+}  # prompts for each number of atoms
+EXTRAS = {
+    1: {"color": 1, "size": 1, "place": 1},
+    2: {"color": 1, "other color": 1, "size": 2, "relation": 1, "place": 1},
+}  # in atoms
 
 
 def hard(dev: bool = False) -> list[Prompt]:
@@ -312,15 +430,24 @@ def hard(dev: bool = False) -> list[Prompt]:
             # One group has no split of its own: a hash shares the texts between dev and test.
             mine = len(groups) > 1 or zlib.crc32(text.encode()) % 2 == dev
             if mine and belongs(_said(groups, relation), _split(dev)):
-                prompts[text] = Prompt(text, "en", f"hard {level}", groups, relation, place, exact=True)
+                prompts[text] = Prompt(
+                    text, "en", f"hard {level}", groups, relation, place, exact=True
+                )
     return list(prompts.values())
 
 
 @cache
 def _shapes(level: int) -> list[tuple[int, tuple[str, ...]]]:
     """Every number of groups, with what is said of them, that makes so many atoms."""
-    subsets = [(n, some) for n, extras in EXTRAS.items() for k in range(len(extras) + 1) for some in itertools.combinations(extras, k)]
-    return [(n, some) for n, some in subsets if 2 * n + sum(EXTRAS[n][extra] for extra in some) == level]
+    subsets = [
+        (n, some)
+        for n, extras in EXTRAS.items()
+        for k in range(len(extras) + 1)
+        for some in itertools.combinations(extras, k)
+    ]
+    return [
+        (n, some) for n, some in subsets if 2 * n + sum(EXTRAS[n][extra] for extra in some) == level
+    ]
 
 
 def _hard(rng: random.Random, level: int) -> Asked:
@@ -329,24 +456,38 @@ def _hard(rng: random.Random, level: int) -> Asked:
     groups: list[Group] = []
     for i in range(n):
         colored = ("color", "other color")[i] in extras
-        concept = rng.choice([concept for concept in _core(colored) if concept not in {group.concept for group in groups}])
+        concept = rng.choice(
+            [
+                concept
+                for concept in _core(colored)
+                if concept not in {group.concept for group in groups}
+            ]
+        )
         count, size = (1, sizes[i]) if "size" in extras else (rng.randint(1, 4), None)
         groups.append(Group(concept, count, colors[i] if colored else None, size))
     relation = rng.choice(tuple(POSITION)) if "relation" in extras else None
-    return tuple(groups), relation, rng.choice(_places(tuple(groups))) if "place" in extras else None
+    return (
+        tuple(groups),
+        relation,
+        rng.choice(_places(tuple(groups))) if "place" in extras else None,
+    )
 
 
 def raised(dev: bool = False) -> list[Prompt]:
     """Two hundred hands that raise no finger to five, in English and Hindi by turns; all are asked for in other words."""
     pools = {}
-    for fingers, (language, say) in itertools.product(range(6), (("en", _english_hand), ("hi", _hindi_hand))):
+    for fingers, (language, say) in itertools.product(
+        range(6), (("en", _english_hand), ("hi", _hindi_hand))
+    ):
         asked = [(text, skin) for skin in (None, *SKINS) for text in say(fingers, skin)]
         pools[fingers, language] = iter(_share(asked, 17, f"hands {fingers} {language}", dev))
     prompts = []
     for i in range(200):
         fingers, language = (i // 2 + 3 * (i % 2)) % 6, ("en", "hi")[i % 2]
         text, skin = next(pools[fingers, language])
-        prompts.append(Prompt(text, language, "hands", (Group("hand"),), fingers=fingers, skin=skin))
+        prompts.append(
+            Prompt(text, language, "hands", (Group("hand"),), fingers=fingers, skin=skin)
+        )
     return prompts
 
 
@@ -355,17 +496,33 @@ def _english_hand(fingers: int, skin: str | None) -> list[str]:
     if fingers == 0:
         fists = [name.format(skin=said) for name in hands.ENGLISH_NAMES["00000"]]
         return [f"{grammar_en.article(fist)} {fist}" for fist in fists]
-    slots = {"hand": f"{grammar_en.article(said or 'hand')} {said}hand", "n": grammar_en.NUMERALS[fingers - 1]}
-    return [pattern.format(**slots, fingers="finger" if fingers == 1 else "fingers") for pattern in hands.ENGLISH]
+    slots = {
+        "hand": f"{grammar_en.article(said or 'hand')} {said}hand",
+        "n": grammar_en.NUMERALS[fingers - 1],
+    }
+    return [
+        pattern.format(**slots, fingers="finger" if fingers == 1 else "fingers")
+        for pattern in hands.ENGLISH
+    ]
 
 
 def _hindi_hand(fingers: int, skin: str | None) -> list[str]:
     def agree(gender: str, oblique: bool = False) -> str:
         return (
-            "".join(f"{grammar_hi.inflect(word, gender, False, oblique)} " for word in hands.HINDI_SKINS[skin][0].split()) if skin else ""
+            "".join(
+                f"{grammar_hi.inflect(word, gender, False, oblique)} "
+                for word in hands.HINDI_SKINS[skin][0].split()
+            )
+            if skin
+            else ""
         )
 
-    slots = {"ek": "एक ", "f": agree("f"), "hand": f"एक {agree('m')}हाथ", "hand_o": f"एक {agree('m', oblique=True)}हाथ"}
+    slots = {
+        "ek": "एक ",
+        "f": agree("f"),
+        "hand": f"एक {agree('m')}हाथ",
+        "hand_o": f"एक {agree('m', oblique=True)}हाथ",
+    }
     if fingers == 0:
         return [name.format(**slots) for name in hands.HINDI_NAMES["00000"]]
     one = {"u": "उँगली", "u_o": "उँगली", "hai": "है"}
@@ -376,12 +533,17 @@ def _hindi_hand(fingers: int, skin: str | None) -> list[str]:
 
 def words_latin(dev: bool = False) -> list[Prompt]:
     """Two hundred words of two to six letters on signs; no sign of the training set says any of them."""
-    return [_written(word, "en", f'a sign that says "{word}"') for word in _words("words-latin", dev)]
+    return [
+        _written(word, "en", f'a sign that says "{word}"') for word in _words("words-latin", dev)
+    ]
 
 
 def words_devanagari(dev: bool = False) -> list[Prompt]:
     """The same in Devanagari, asked for in Hindi."""
-    return [_written(word, "hi", f'एक बोर्ड जिस पर "{word}" लिखा है') for word in _words("words-devanagari", dev)]
+    return [
+        _written(word, "hi", f'एक बोर्ड जिस पर "{word}" लिखा है')
+        for word in _words("words-devanagari", dev)
+    ]
 
 
 def _written(word: str, language: str, text: str) -> Prompt:
@@ -393,7 +555,9 @@ def _words(name: str, dev: bool) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < 200:
         word = signs.word(rng, _split(dev))
-        if word.isascii() == (name == "words-latin") and len(word) > 1:  # one character is in every split
+        if (
+            word.isascii() == (name == "words-latin") and len(word) > 1
+        ):  # one character is in every split
             found[word] = None
     return list(found)
 

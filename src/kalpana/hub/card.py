@@ -60,7 +60,11 @@ def find_model(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"name a folder of weights or one of {', '.join(known) or '(none are installed)'}"
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"name a folder of weights or one of {', '.join(known) or '(none are installed)'}"
+    )
     raise KalpanaError(f"there is no model {name!r}: {hint}")
 
 
@@ -80,7 +84,10 @@ def read_card(folder: Path) -> Card:
 
 def write_card(folder: Path, card: Card) -> None:
     """Write the card of a folder, whole or not at all."""
-    write(folder / CARD, (json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n").encode())
+    write(
+        folder / CARD,
+        (json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n").encode(),
+    )
 
 
 def vqgan_of(folder: Path) -> Path:
@@ -134,13 +141,17 @@ def write_hashes(folder: Path) -> Card:
     inside = {path: _inside(path) for path in own}
     if card is None:
         families = [inside[path].family for path in own]
-        family = next((family for family in families if family not in ("vae", "vqgan")), families[0])  # those only serve
+        family = next(
+            (family for family in families if family not in ("vae", "vqgan")), families[0]
+        )  # those only serve
         card = Card(name=folder.resolve().name, family=family)
         if family in USUAL:
             tasks = ("text-to-image", "caption") if family == "dalle" else ("text-to-image",)
             card = card.model_copy(update={"tasks": tasks, "capabilities": USUAL[family]})
     paths = weights_of(folder, card.family)
-    files = {path.name: fingerprint(path) for path in (*paths, *([BPE] if card.capabilities else []))}
+    files = {
+        path.name: fingerprint(path) for path in (*paths, *([BPE] if card.capabilities else []))
+    }
     parameters = sum((inside.get(path) or _inside(path)).parameters for path in paths)
     scores = {name: score for path in own for name, score in inside[path].scores.items()}
     card = card.model_copy(update={"files": files, "parameters": parameters, "scores": scores})
@@ -165,7 +176,11 @@ def _inside(path: Path) -> _Inside:
         names = [name for name in file.keys() if not name.endswith(SCALES)]  # noqa: SIM118 (it is no dict)
         count = sum(file.get_tensor(name).numel() for name in names)
         about = file.metadata() or {}
-        return _Inside(about.get("family", "unknown"), count, json.loads(about.get("provenance", "{}")).get("scores", {}))
+        return _Inside(
+            about.get("family", "unknown"),
+            count,
+            json.loads(about.get("provenance", "{}")).get("scores", {}),
+        )
 
 
 def _shrink(folder: Path) -> None:
@@ -178,7 +193,9 @@ def _shrink(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Seal folders of weights.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--int8", action="store_true", help="make the matrices in its files int8 first")
+    parser.add_argument(
+        "--int8", action="store_true", help="make the matrices in its files int8 first"
+    )
     options = parser.parse_args()
     try:
         for folder in options.folders:

@@ -27,11 +27,19 @@ from kalpana.models.clip import CLIP, PRESETS, Config
 from kalpana.types import KalpanaError, Tokens
 
 SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-CONFIG, PICTURES, TEXTS, TEXTS_TOO = "config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"
+CONFIG, PICTURES, TEXTS, TEXTS_TOO = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 # What a config.json leaves out stands in transformers' own defaults, which are these models.
 MODELS = {"clip": PRESETS["vit-b/32"], "siglip": PRESETS["siglip-b/16-224"]}
-TOKENIZERS = {"clip": ("CLIPTokenizer", "CLIPTokenizerFast"), "siglip": ("SiglipTokenizer", "SiglipTokenizerFast")}
+TOKENIZERS = {
+    "clip": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "siglip": ("SiglipTokenizer", "SiglipTokenizerFast"),
+}
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 FIELDS = {
     "vision_config.image_size": "side",
@@ -47,7 +55,11 @@ FIELDS = {
     "text_config.num_attention_heads": "text_heads",
     "text_config.intermediate_size": "text_hidden",
 }
-ONLY = {"quantization_config": None, "vision_config.num_channels": 3, "vision_config.vision_use_head": True}
+ONLY = {
+    "quantization_config": None,
+    "vision_config.num_channels": 3,
+    "vision_config.vision_use_head": True,
+}
 
 # Our names and theirs, by their beginnings; then what is inside a block.
 NAMES = {
@@ -99,16 +111,26 @@ class Words:
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokens (b, l) of the texts, cut so that the end token stays, padded to the longest, or for SigLIP to ``length``."""
         rows = [self.bpe.encode(self._read(text)).ids for text in texts]
-        rows = [row if len(row) <= self.length else [*row[: self.length - 1], row[-1]] for row in rows]
+        rows = [
+            row if len(row) <= self.length else [*row[: self.length - 1], row[-1]] for row in rows
+        ]
         width = self.length if self.siglip else max(map(len, rows), default=0)
-        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
-        return Tokens(ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1))
+        ids = torch.tensor(
+            [row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64
+        ).view(len(rows), width)
+        return Tokens(
+            ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1)
+        )
 
     def cut(self, text: str) -> str:
         """What ``encode([text])`` leaves out of the text, for SigLIP in its canonical form; empty where it fits."""
         read = self._read(text)
         whole = self.bpe.encode(read)
-        return "" if len(whole.ids) <= self.length else read[whole.offsets[self.length - 2][1] :].strip()
+        return (
+            ""
+            if len(whole.ids) <= self.length
+            else read[whole.offsets[self.length - 2][1] :].strip()
+        )
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """The words of the text that hold letters the tokenizer has no token for, each once."""
@@ -117,7 +139,9 @@ class Words:
         return tuple(dict.fromkeys(word for word in words if unk in self.bpe.encode(word).ids))
 
     def _read(self, text: str) -> str:
-        text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # halves of characters, which no tokenizer takes
+        text = re.sub(
+            "[\ud800-\udfff]", "\ufffd", text
+        )  # halves of characters, which no tokenizer takes
         return canonical(text) if self.siglip else text
 
 
@@ -143,7 +167,9 @@ def find(name: str) -> Path:
     if name and Path(name).is_dir():
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise KalpanaError(f"there is no checkpoint {name!r}: name a folder, or a model as openai/clip-vit-base-patch32 is named")
+        raise KalpanaError(
+            f"there is no checkpoint {name!r}: name a folder, or a model as openai/clip-vit-base-patch32 is named"
+        )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -183,7 +209,9 @@ def read(folder: Path) -> Checkpoint:
     to be had."""
     missing = [file for file in (CONFIG, PICTURES, TEXTS) if not (folder / file).is_file()]
     if missing:
-        raise KalpanaError(f"{folder} lacks {', '.join(missing)}: put there all of {CONFIG}, {SINGLE}, {PICTURES} and {TEXTS}")
+        raise KalpanaError(
+            f"{folder} lacks {', '.join(missing)}: put there all of {CONFIG}, {SINGLE}, {PICTURES} and {TEXTS}"
+        )
     files = weights_of(folder)
     config = to_config(folder / CONFIG)
     framing, config = to_framing(folder / PICTURES, config)
@@ -203,14 +231,18 @@ def weights_of(folder: Path) -> list[Path]:
         files = [folder / file for file in _shards(folder)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            raise KalpanaError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names: fetch what is missing")
+            raise KalpanaError(
+                f"{folder} lacks {', '.join(missing)}, which {INDEX} names: fetch what is missing"
+            )
         return files
     if (folder / PICKLE).is_file():
         raise KalpanaError(
             f"{folder} has its weights as {PICKLE} alone, a pickle, which can run code when it is read: where you trust it, write {SINGLE} "
             f'with python -c "from transformers import AutoModel as M; f = {str(folder)!r}; M.from_pretrained(f).save_pretrained(f)"'
         )
-    raise KalpanaError(f"{folder} holds no weights: put its {SINGLE} there, or {INDEX} and the files that it names")
+    raise KalpanaError(
+        f"{folder} holds no weights: put its {SINGLE} there, or {INDEX} and the files that it names"
+    )
 
 
 def to_config(path: Path) -> Config:
@@ -221,7 +253,9 @@ def to_config(path: Path) -> Config:
         raise misfit(path, "model_type", kind, "only clip and siglip can be read")
     base, settings = MODELS[kind], dict(given)
     for part in ("vision_config", "text_config"):
-        whole = given.get(f"{part}_dict")  # old files say some things twice, and this is what counts
+        whole = given.get(
+            f"{part}_dict"
+        )  # old files say some things twice, and this is what counts
         whole = given.get(part, {}) if whole is None else whole
         if not isinstance(whole, dict):
             raise misfit(path, part, whole, "it should be an object")
@@ -236,26 +270,62 @@ def to_config(path: Path) -> Config:
     for name, only in ONLY.items():
         if settings.get(name, only) != only:
             raise misfit(path, name, settings[name], f"only {json.dumps(only)} can be read")
-    changes: dict[str, Any] = {ours: count(theirs, getattr(base, ours)) for theirs, ours in FIELDS.items()}
-    for part, width, heads in (("vision_config", "width", "heads"), ("text_config", "text_width", "text_heads")):
+    changes: dict[str, Any] = {
+        ours: count(theirs, getattr(base, ours)) for theirs, ours in FIELDS.items()
+    }
+    for part, width, heads in (
+        ("vision_config", "width", "heads"),
+        ("text_config", "text_width", "text_heads"),
+    ):
         if changes[width] % changes[heads]:
-            raise misfit(path, f"{part}.num_attention_heads", changes[heads], f"it should divide hidden_size, {changes[width]}")
-    usual = {"hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation), "layer_norm_eps": base.eps}
-    shared = {name: settings.get(f"vision_config.{name}", default) for name, default in usual.items()}
+            raise misfit(
+                path,
+                f"{part}.num_attention_heads",
+                changes[heads],
+                f"it should divide hidden_size, {changes[width]}",
+            )
+    usual = {
+        "hidden_act": next(
+            theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation
+        ),
+        "layer_norm_eps": base.eps,
+    }
+    shared = {
+        name: settings.get(f"vision_config.{name}", default) for name, default in usual.items()
+    }
     for name, value in shared.items():
         if (other := settings.get(f"text_config.{name}", usual[name])) != value:
-            raise misfit(path, f"text_config.{name}", other, f"only that of vision_config can be read, {json.dumps(value)}")
+            raise misfit(
+                path,
+                f"text_config.{name}",
+                other,
+                f"only that of vision_config can be read, {json.dumps(value)}",
+            )
     if shared["hidden_act"] not in ACTIVATIONS:
-        raise misfit(path, "vision_config.hidden_act", shared["hidden_act"], f"only {', '.join(ACTIVATIONS)} can be read")
+        raise misfit(
+            path,
+            "vision_config.hidden_act",
+            shared["hidden_act"],
+            f"only {', '.join(ACTIVATIONS)} can be read",
+        )
     changes |= {"activation": ACTIVATIONS[shared["hidden_act"]], "eps": shared["layer_norm_eps"]}
     if kind == "clip":
         end = count("text_config.eos_token_id", base.end)
-        changes["end"] = None if end == 2 else end  # 2 is an old mistake, and stands for the highest id
+        changes["end"] = (
+            None if end == 2 else end
+        )  # 2 is an old mistake, and stands for the highest id
         changes["features"] = count("projection_dim", base.features)
     else:
         changes["features"] = changes["width"]
-        if (other := settings.get("text_config.projection_size") or changes["text_width"]) != changes["width"]:
-            raise misfit(path, "text_config.projection_size", other, f"only vision_config.hidden_size can be read, {changes['width']}")
+        if (
+            other := settings.get("text_config.projection_size") or changes["text_width"]
+        ) != changes["width"]:
+            raise misfit(
+                path,
+                "text_config.projection_size",
+                other,
+                f"only vision_config.hidden_size can be read, {changes['width']}",
+            )
     return replace(base, **changes)
 
 
@@ -277,7 +347,9 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
         two = isinstance(value, dict) and set(value) == {"height", "width"}
         sides = (value["height"], value["width"]) if two else (value,)
         if not all(type(each) is int and each > 0 for each in sides):
-            raise misfit(path, name, value, "only a shortest_edge or a height and width can be read")
+            raise misfit(
+                path, name, value, "only a shortest_edge or a height and width can be read"
+            )
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
     if ask("do_rescale", True) is not True:
@@ -291,17 +363,33 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
     crop = (crop, crop) if isinstance(crop, int) else crop
     if (crop or resize) != (side, side):
         name = "crop_size" if crop else "size"
-        raise misfit(path, name, given.get(name), f"pictures should come out {side} x {side}, which is vision_config.image_size")
+        raise misfit(
+            path,
+            name,
+            given.get(name),
+            f"pictures should come out {side} x {side}, which is vision_config.image_size",
+        )
     resample = ask("resample", 3)
     if resample not in range(6):
         raise misfit(path, "resample", resample, "only 0 to 5, the filters of Pillow, can be read")
     levels: dict[str, tuple[float, ...]] = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
     if ask("do_normalize", True):
-        levels = {"image_mean": tuple(ask("image_mean", config.mean)), "image_std": tuple(ask("image_std", config.deviation))}
+        levels = {
+            "image_mean": tuple(ask("image_mean", config.mean)),
+            "image_std": tuple(ask("image_std", config.deviation)),
+        }
     for name, three in levels.items():
-        if len(three) != 3 or not all(isinstance(level, int | float) for level in three) or (name == "image_std" and min(three) <= 0):
-            raise misfit(path, name, given.get(name), "it should be a number for each of red, green and blue")
-    return Framing(resize, crop, resample), replace(config, mean=levels["image_mean"], deviation=levels["image_std"])
+        if (
+            len(three) != 3
+            or not all(isinstance(level, int | float) for level in three)
+            or (name == "image_std" and min(three) <= 0)
+        ):
+            raise misfit(
+                path, name, given.get(name), "it should be a number for each of red, green and blue"
+            )
+    return Framing(resize, crop, resample), replace(
+        config, mean=levels["image_mean"], deviation=levels["image_std"]
+    )
 
 
 def to_words(folder: Path, config: Config) -> Words:
@@ -309,9 +397,13 @@ def to_words(folder: Path, config: Config) -> Words:
     kind, path = ("siglip" if config.text_pool == "last" else "clip"), folder / TEXTS
     about = read_object(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
     if (name := about.get("tokenizer_class", TOKENIZERS[kind][0])) not in TOKENIZERS[kind]:
-        raise misfit(folder / TEXTS_TOO, "tokenizer_class", name, f"only {TOKENIZERS[kind][0]} can be read")
+        raise misfit(
+            folder / TEXTS_TOO, "tokenizer_class", name, f"only {TOKENIZERS[kind][0]} can be read"
+        )
     if about.get("do_lower_case", True) is not True:
-        raise misfit(folder / TEXTS_TOO, "do_lower_case", about["do_lower_case"], "only true can be read")
+        raise misfit(
+            folder / TEXTS_TOO, "do_lower_case", about["do_lower_case"], "only true can be read"
+        )
     try:
         bpe = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -325,20 +417,33 @@ def to_words(folder: Path, config: Config) -> Words:
     nothing = bpe.encode("").ids
     end = bpe.token_to_id(_token(about, "eos_token", "</s>")) if kind == "siglip" else config.end
     if not nothing or (end is not None and nothing[-1] != end):
-        raise KalpanaError(f"{path} does not end a text with token {end}, the end token: take it from the model's own folder")
-    pad = bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0  # CLIP never sees it
+        raise KalpanaError(
+            f"{path} does not end a text with token {end}, the end token: take it from the model's own folder"
+        )
+    pad = (
+        bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0
+    )  # CLIP never sees it
     if pad is None:
-        raise misfit(folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token")
+        raise misfit(
+            folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token"
+        )
     return Words(bpe, config.length, pad, kind == "siglip")
 
 
 def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict[str, Tensor]:
     """The state dict of our model from that of 🤗 transformers' ``CLIPModel`` or ``SiglipModel``. Raises KalpanaError where a tensor is
     missing, left over or of another shape."""
-    left = {name: tensor for name, tensor in given.items() if not name.endswith("position_ids")}  # those only count 0, 1, 2
-    for leaf in ("weight", "bias"):  # one matrix for query, key and value, of which the query's is asked of the probe alone
+    left = {
+        name: tensor for name, tensor in given.items() if not name.endswith("position_ids")
+    }  # those only count 0, 1, 2
+    for leaf in (
+        "weight",
+        "bias",
+    ):  # one matrix for query, key and value, of which the query's is asked of the probe alone
         if (whole := left.pop(f"vision_model.head.attention.in_proj_{leaf}", None)) is not None:
-            left[f"vision_model.head.query.{leaf}"], left[f"vision_model.head.keys.{leaf}"] = whole.tensor_split([config.width])
+            left[f"vision_model.head.query.{leaf}"], left[f"vision_model.head.keys.{leaf}"] = (
+                whole.tensor_split([config.width])
+            )
     with torch.device("meta"):
         wanted = CLIP(config).state_dict()
     state = {}
@@ -346,14 +451,20 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
         parts = [left.pop(theirs, None) for theirs in _theirs(name, config)]
         found = [part for part in parts if part is not None]
         if len(found) < len(parts):
-            raise KalpanaError(f"the weights in {folder} lack {', '.join(_theirs(name, config))}: they are not those of its {CONFIG}")
+            raise KalpanaError(
+                f"the weights in {folder} lack {', '.join(_theirs(name, config))}: they are not those of its {CONFIG}"
+            )
         tensor = torch.cat(found).float() if like.ndim else found[0].float().reshape(-1)[0]
         if tensor.shape != like.shape:
             shapes = f"{tuple(tensor.shape)}, and {CONFIG} asks for {tuple(like.shape)}"
-            raise KalpanaError(f"{_theirs(name, config)[0]} in {folder} is {shapes}: take both from one model")
+            raise KalpanaError(
+                f"{_theirs(name, config)[0]} in {folder} is {shapes}: take both from one model"
+            )
         state[name] = tensor
     if left:
-        raise KalpanaError(f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which a model of its {CONFIG} does not have")
+        raise KalpanaError(
+            f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which a model of its {CONFIG} does not have"
+        )
     return state
 
 
@@ -371,8 +482,15 @@ def _theirs(name: str, config: Config) -> list[str]:
 def _shards(folder: Path) -> list[str]:
     """The files that an index of weights names, each once."""
     files = read_object(folder / INDEX).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
-        raise misfit(folder / INDEX, "weight_map", files, "it should say of each tensor which file beside it holds it")
+    if not isinstance(files, dict) or not all(
+        isinstance(file, str) and Path(file).name == file for file in files.values()
+    ):
+        raise misfit(
+            folder / INDEX,
+            "weight_map",
+            files,
+            "it should say of each tensor which file beside it holds it",
+        )
     return sorted(set(files.values()))
 
 

@@ -27,7 +27,12 @@ from kalpana.hub.public import hashed, misfit, read_object, read_tensors
 from kalpana.models.dalle_mini import Config, DalleMini
 from kalpana.types import KalpanaError, Tokens
 
-ENCODER, DECODER, FLAX, CONFIG = "encoder.safetensors", "decoder.safetensors", "flax_model.safetensors", "config.json"
+ENCODER, DECODER, FLAX, CONFIG = (
+    "encoder.safetensors",
+    "decoder.safetensors",
+    "flax_model.safetensors",
+    "config.json",
+)
 PICKLES, MSGPACK = ("encoder.pt", "decoder.pt"), "flax_model.msgpack"
 DETOKER, VQGAN = "detoker.safetensors", "vqgan"
 VOCABULARY, MERGES, TEXTS = "vocab.json", "merges.txt", "tokenizer.json"
@@ -44,7 +49,9 @@ UNPACK = (
     "save_file(traverse_util.flatten_dict(p, sep='/'), f'{{f}}/flax_model.safetensors')"
 )
 
-CODES = 2**14  # of the VQGAN that every public checkpoint draws with, and its start token; min-dalle 0.4 starts with the last code instead
+CODES = (
+    2**14
+)  # of the VQGAN that every public checkpoint draws with, and its start token; min-dalle 0.4 starts with the last code instead
 HEAD = 64  # numbers in an attention head of every public checkpoint, which min-dalle's tensors do not tell
 PAD = 1  # the token that fills short rows; no attention looks at it
 
@@ -108,7 +115,12 @@ INNER = {
     "feed.between": ("glu.ln1",),
     "feed.down": ("glu.fc2",),
 }
-GAINLESS = ("norm.weight", "norm_own.weight", "norm_text.weight", "between.weight")  # published without, which is to say 1
+GAINLESS = (
+    "norm.weight",
+    "norm_own.weight",
+    "norm_text.weight",
+    "between.weight",
+)  # published without, which is to say 1
 
 # What min-dalle calls what the original numbers, inside a block; and the last part of each name.
 NUMBERED = {
@@ -138,18 +150,30 @@ class Words:
         start, end = self.ends
         rows = [[start, *self._split(text).ids[: self.length - 2], end] for text in texts]
         width = max(map(len, rows), default=0)
-        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
-        return Tokens(ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1))
+        ids = torch.tensor(
+            [row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64
+        ).view(len(rows), width)
+        return Tokens(
+            ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1)
+        )
 
     def cut(self, text: str) -> str:
         """What ``encode([text])`` leaves out at the end of the text, in the form it is read in; empty where it fits."""
-        kept = sum(end - start for start, end in self._split(text).offsets[: self.length - 2])  # letters
+        kept = sum(
+            end - start for start, end in self._split(text).offsets[: self.length - 2]
+        )  # letters
         return "".join(_words(text))[kept:].replace("Ġ", " ").strip()
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """The words of the text that hold letters the tokenizer leaves out or has no token for, each once."""
         unk = self.bpe.token_to_id("<unk>")
-        return tuple(dict.fromkeys(word for word in text.split(" ") if not _named(word).isascii() or unk in self._split(word).ids))
+        return tuple(
+            dict.fromkeys(
+                word
+                for word in text.split(" ")
+                if not _named(word).isascii() or unk in self._split(word).ids
+            )
+        )
 
     def _split(self, text: str) -> tokenizers.Encoding:
         return self.bpe.encode(_words(text), is_pretokenized=True, add_special_tokens=False)
@@ -172,7 +196,11 @@ def read(folder: Path) -> Checkpoint:
         config = to_config(folder / CONFIG)
         given = unstack(read_tensors(files[0]))
     else:
-        given = {f"{file.stem}.{name}": tensor for file in files for name, tensor in read_tensors(file).items()}
+        given = {
+            f"{file.stem}.{name}": tensor
+            for file in files
+            for name, tensor in read_tensors(file).items()
+        }
         config = measure(given, folder)
     words = to_words(folder, config)
     with torch.device("meta"):  # nothing is drawn at random only to be written over
@@ -196,7 +224,9 @@ def weights_of(folder: Path) -> list[Path]:
         raise KalpanaError(
             f'{folder} has its weights as {MSGPACK} alone: write {FLAX} with pip install flax and python -c "{UNPACK.format(str(folder))}"'
         )
-    raise KalpanaError(f"{folder} holds no whole weights of DALL-E mini: put {ENCODER} and {DECODER} there, or {FLAX} and {CONFIG}")
+    raise KalpanaError(
+        f"{folder} holds no whole weights of DALL-E mini: put {ENCODER} and {DECODER} there, or {FLAX} and {CONFIG}"
+    )
 
 
 def detokenizer_of(folder: Path) -> Path:
@@ -229,17 +259,36 @@ def to_config(path: Path) -> Config:
             raise misfit(path, name, given.get(name), f"only {json.dumps(only)} can be read")
     for name in FIELDS:
         if type(given.get(name)) is not int or given[name] < 1:
-            raise misfit(path, name, given.get(name), "only a whole number of 1 or more can be read")
+            raise misfit(
+                path, name, given.get(name), "only a whole number of 1 or more can be read"
+            )
     for name in SAME:
         ours, theirs = given[f"encoder_{name}"], given.get(f"decoder_{name}")
         if theirs != ours:
-            raise misfit(path, f"decoder_{name}", theirs, f"only that of the encoder can be read, {ours}")
-    config = Config(**{ours: given[theirs] for theirs, ours in FIELDS.items()}, codes=given["decoder_start_token_id"])
+            raise misfit(
+                path, f"decoder_{name}", theirs, f"only that of the encoder can be read, {ours}"
+            )
+    config = Config(
+        **{ours: given[theirs] for theirs, ours in FIELDS.items()},
+        codes=given["decoder_start_token_id"],
+    )
     if config.width % config.heads:
-        raise misfit(path, "encoder_attention_heads", config.heads, f"it should divide d_model, {config.width}")
+        raise misfit(
+            path,
+            "encoder_attention_heads",
+            config.heads,
+            f"it should divide d_model, {config.width}",
+        )
     if config.start > config.image_vocabulary:
-        raise misfit(path, "decoder_start_token_id", config.start, f"it should be at most image_vocab_size, {config.image_vocabulary}")
-    return replace(config, image_vocabulary=config.image_vocabulary + 1)  # they do not count the start token
+        raise misfit(
+            path,
+            "decoder_start_token_id",
+            config.start,
+            f"it should be at most image_vocab_size, {config.image_vocabulary}",
+        )
+    return replace(
+        config, image_vocabulary=config.image_vocabulary + 1
+    )  # they do not count the start token
 
 
 def measure(given: Mapping[str, Tensor], folder: Path) -> Config:
@@ -247,7 +296,9 @@ def measure(given: Mapping[str, Tensor], folder: Path) -> Config:
 
     def shape(name: str) -> tuple[int, int]:
         if name not in given or given[name].ndim != 2:
-            raise KalpanaError(f"the weights in {folder} lack the matrix {name}: they are not those of DALL-E mini")
+            raise KalpanaError(
+                f"the weights in {folder} lack the matrix {name}: they are not those of DALL-E mini"
+            )
         return given[name].shape[0], given[name].shape[1]
 
     def depth(side: str) -> int:
@@ -256,7 +307,9 @@ def measure(given: Mapping[str, Tensor], folder: Path) -> Config:
     vocabulary, width = shape("encoder.embed_tokens.weight")
     image_vocabulary, _ = shape("decoder.lm_head.weight")
     if width % HEAD:
-        raise KalpanaError(f"the weights in {folder} are {width} wide, which is no multiple of {HEAD}: they are not those of DALL-E mini")
+        raise KalpanaError(
+            f"the weights in {folder} are {width} wide, which is no multiple of {HEAD}: they are not those of DALL-E mini"
+        )
     codes = min(CODES, image_vocabulary - 1)
     return Config(
         vocabulary=vocabulary,
@@ -307,13 +360,19 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
         for theirs in names:
             part = left.pop(theirs, torch.ones(size) if name.endswith(GAINLESS) else None)
             if part is None:
-                raise KalpanaError(f"the weights in {folder} lack {theirs}: they are not those of DALL-E mini, or not all of them")
+                raise KalpanaError(
+                    f"the weights in {folder} lack {theirs}: they are not those of DALL-E mini, or not all of them"
+                )
             if part.shape != size:
-                raise KalpanaError(f"{theirs} in {folder} is {tuple(part.shape)}, where {size} fits the others: take all from one model")
+                raise KalpanaError(
+                    f"{theirs} in {folder} is {tuple(part.shape)}, where {size} fits the others: take all from one model"
+                )
             parts.append(part.float())
         state[name] = torch.cat(parts).contiguous()
     if left:
-        raise KalpanaError(f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which DALL-E mini does not have")
+        raise KalpanaError(
+            f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which DALL-E mini does not have"
+        )
     return state
 
 
@@ -321,23 +380,35 @@ def to_words(folder: Path, config: Config) -> Words:
     """The tokenizer in a checkpoint's folder. Raises KalpanaError where it is none, or another model's."""
     vocabulary: Any
     if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
-        path, vocabulary, merges = folder / VOCABULARY, read_object(folder / VOCABULARY), _lines(folder / MERGES)
+        path, vocabulary, merges = (
+            folder / VOCABULARY,
+            read_object(folder / VOCABULARY),
+            _lines(folder / MERGES),
+        )
     elif (folder / TEXTS).is_file():
         path, model = folder / TEXTS, read_object(folder / TEXTS).get("model") or {}
         vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
     else:
-        raise KalpanaError(f"{folder} lacks its words: put {VOCABULARY} and {MERGES} there, or {TEXTS}")
+        raise KalpanaError(
+            f"{folder} lacks its words: put {VOCABULARY} and {MERGES} there, or {TEXTS}"
+        )
     try:
-        pairs = [(a, b) for a, b in (pair.split() if isinstance(pair, str) else pair for pair in merges)]
+        pairs = [
+            (a, b) for a, b in (pair.split() if isinstance(pair, str) else pair for pair in merges)
+        ]
         bpe = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, unk_token="<unk>"))
     except Exception as error:  # the library raises bare Exception
         raise KalpanaError(f"{path} is no tokenizer that merges pairs: {error}") from None
     lacks = [token for token in ("<s>", "</s>", "<unk>") if token not in vocabulary]
     if lacks:
-        raise KalpanaError(f"{path} has no token {', '.join(lacks)}: take it from the model's own folder")
+        raise KalpanaError(
+            f"{path} has no token {', '.join(lacks)}: take it from the model's own folder"
+        )
     size = 1 + max(vocabulary.values())
     if size > config.vocabulary:
-        raise KalpanaError(f"{path} has {size} tokens, more than the {config.vocabulary} of the weights: take both from one model")
+        raise KalpanaError(
+            f"{path} has {size} tokens, more than the {config.vocabulary} of the weights: take both from one model"
+        )
     return Words(bpe, config.length, (vocabulary["<s>"], vocabulary["</s>"]))
 
 
@@ -347,14 +418,18 @@ def _named(text: str) -> str:
         try:
             from emoji import demojize
         except ImportError:
-            raise KalpanaError("to read letters beyond ASCII this model needs the names of emoji: pip install emoji") from None
+            raise KalpanaError(
+                "to read letters beyond ASCII this model needs the names of emoji: pip install emoji"
+            ) from None
         text = demojize(text, delimiters=("", ""))
     return text.lower()
 
 
 def _words(text: str) -> list[str]:
     """The words of the text as the merges know them: each begins with the sign for a space."""
-    return [f"Ġ{word}" for word in _named(text).encode("ascii", "ignore").decode().split(" ") if word]
+    return [
+        f"Ġ{word}" for word in _named(text).encode("ascii", "ignore").decode().split(" ") if word
+    ]
 
 
 def _theirs(name: str) -> list[str]:

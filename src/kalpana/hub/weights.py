@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = "kalpana"
-SHARD = 16 * 2**20 - 2**16  # bytes of tensors in one file at most, so that with its header it stays under 16 MiB
+SHARD = (
+    16 * 2**20 - 2**16
+)  # bytes of tensors in one file at most, so that with its header it stays under 16 MiB
 SCALES = ":scales"  # after the name of an int8 tensor, that of the fp32 numbers that its rows are to be multiplied by
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,10 +44,18 @@ class Weights:
     tensors: dict[str, Tensor]
 
 
-def save_weights(path: Path, module: nn.Module, family: str, config: DataclassInstance, provenance: Mapping[str, Any]) -> tuple[Path, ...]:
+def save_weights(
+    path: Path,
+    module: nn.Module,
+    family: str,
+    config: DataclassInstance,
+    provenance: Mapping[str, Any],
+) -> tuple[Path, ...]:
     """Write a module's parameters and buffers, whole or not at all: to ``path``, or, where they are more than SHARD bytes, to
     NAME-00001-of-00002.safetensors and so on beside it. Gives back the files written."""
-    return save_tensors(path, Weights(family, asdict(config), dict(provenance), module.state_dict()))
+    return save_tensors(
+        path, Weights(family, asdict(config), dict(provenance), module.state_dict())
+    )
 
 
 def save_tensors(path: Path, weights: Weights) -> tuple[Path, ...]:
@@ -58,11 +68,21 @@ def shrink(path: Path, family: str) -> tuple[Path, ...]:
     """Write weights of ours anew with their matrices as int8, each row (of what is first, an output) scaled so that its largest number is
     127 or -127. Gives back the files written. Raises KalpanaError as ``read_weights``."""
     weights = read_weights(path, family)
-    return _write(path, [_rows(name, tensor) for name, tensor in weights.tensors.items()], family, weights.config, weights.provenance)
+    return _write(
+        path,
+        [_rows(name, tensor) for name, tensor in weights.tensors.items()],
+        family,
+        weights.config,
+        weights.provenance,
+    )
 
 
 def _write(
-    path: Path, groups: Sequence[dict[str, Tensor]], family: str, config: Mapping[str, Any], provenance: Mapping[str, Any]
+    path: Path,
+    groups: Sequence[dict[str, Tensor]],
+    family: str,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> tuple[Path, ...]:
     """Write groups of tensors, each whole in one file."""
     about = {
@@ -73,11 +93,21 @@ def _write(
     }
     parts: list[dict[str, Tensor]] = [{}]
     for group in groups:
-        if parts[-1] and sum(tensor.nbytes for tensor in (*parts[-1].values(), *group.values())) > SHARD:
+        if (
+            parts[-1]
+            and sum(tensor.nbytes for tensor in (*parts[-1].values(), *group.values())) > SHARD
+        ):
             parts.append({})
         parts[-1] |= {name: tensor.contiguous().clone() for name, tensor in group.items()}
     count = len(parts)
-    paths = [path] if count == 1 else [path.with_name(f"{path.stem}-{k:05}-of-{count:05}{path.suffix}") for k in range(1, count + 1)]
+    paths = (
+        [path]
+        if count == 1
+        else [
+            path.with_name(f"{path.stem}-{k:05}-of-{count:05}{path.suffix}")
+            for k in range(1, count + 1)
+        ]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = [each.with_name(f".{each.name}.{os.getpid()}.part") for each in paths]
     try:
@@ -96,7 +126,11 @@ def _write(
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files that hold the weights called ``path``: itself, or its shards in order."""
-    return (path,) if path.exists() else tuple(sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))) or (path,)
+    return (
+        (path,)
+        if path.exists()
+        else tuple(sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))) or (path,)
+    )
 
 
 def whole_of(file: Path) -> Path:
@@ -112,9 +146,16 @@ def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = Non
     """
     files = files_of(path)
     if files != (path,) and not files[0].stem.endswith(f"-of-{len(files):05}"):
-        raise KalpanaError(f"{path} is in shards and {len(files)} are here, {', '.join(file.name for file in files)}: fetch the others")
+        raise KalpanaError(
+            f"{path} is in shards and {len(files)} are here, {', '.join(file.name for file in files)}: fetch the others"
+        )
     parts = [_read(file, family, (hashes or {}).get(file.name)) for file in files]
-    return Weights(family, parts[0].config, parts[0].provenance, {name: value for part in parts for name, value in part.tensors.items()})
+    return Weights(
+        family,
+        parts[0].config,
+        parts[0].provenance,
+        {name: value for part in parts for name, value in part.tensors.items()},
+    )
 
 
 def provenance(path: Path) -> dict[str, Any]:
@@ -144,8 +185,13 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
     except OSError as error:
         raise KalpanaError(f"weights {path} cannot be read: {error.strerror}") from None
     # Safetensors begin with the length of their header, which may be any eight bytes, and the header with a brace.
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and start[8:] != b"{":
-        raise KalpanaError(f"{path} is a pickle, which can run code when it is read: give a .safetensors file")
+    if (
+        start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        and start[8:] != b"{"
+    ):
+        raise KalpanaError(
+            f"{path} is a pickle, which can run code when it is read: give a .safetensors file"
+        )
     if sha256 is not None and (found := fingerprint(path)) != sha256:
         raise KalpanaError(
             f"{path} is not the file its card describes (sha256 {found[:12]}…, not {sha256[:12]}…): fetch it again, "
@@ -155,12 +201,23 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
         with safetensors.safe_open(path, "pt") as file:
             about = file.metadata() or {}
             if about.get("format") != FORMAT:
-                raise KalpanaError(f"{path} was not written by Kalpana: its metadata has no format {FORMAT!r}")
+                raise KalpanaError(
+                    f"{path} was not written by Kalpana: its metadata has no format {FORMAT!r}"
+                )
             if about["family"] != family:
-                raise KalpanaError(f"{path} holds weights of family {about['family']!r}, not {family!r}")
+                raise KalpanaError(
+                    f"{path} holds weights of family {about['family']!r}, not {family!r}"
+                )
             kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            tensors = {name: _wide(tensor, kept.get(name + SCALES)) for name, tensor in kept.items() if not name.endswith(SCALES)}
-            config = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(about["config"]).items()}
+            tensors = {
+                name: _wide(tensor, kept.get(name + SCALES))
+                for name, tensor in kept.items()
+                if not name.endswith(SCALES)
+            }
+            config = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in json.loads(about["config"]).items()
+            }
             return Weights(family, config, json.loads(about["provenance"]), tensors)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
@@ -175,11 +232,18 @@ def find_device(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # torch raises the second where it was built without the device
-        raise KalpanaError(f"there is no device {name!r} here: write cpu{', or cuda' if torch.cuda.is_available() else ''}") from None
+    except (
+        RuntimeError,
+        AssertionError,
+    ):  # torch raises the second where it was built without the device
+        raise KalpanaError(
+            f"there is no device {name!r} here: write cpu{', or cuda' if torch.cuda.is_available() else ''}"
+        ) from None
 
 
-def load_module(path: Path, family: str, build: Callable[..., Module], hashes: Mapping[str, str] | None = None) -> Module:
+def load_module(
+    path: Path, family: str, build: Callable[..., Module], hashes: Mapping[str, str] | None = None
+) -> Module:
     """The module in a file, as ``build(**config)`` makes it, ready to be asked and not to be trained.
 
     Raises KalpanaError as ``read_weights``, and where config and tensors do not belong together.
@@ -190,7 +254,9 @@ def load_module(path: Path, family: str, build: Callable[..., Module], hashes: M
         module.load_state_dict(weights.tensors)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise KalpanaError(f"{path} does not fit family {family!r} of this version of Kalpana: {reason}") from None
+        raise KalpanaError(
+            f"{path} does not fit family {family!r} of this version of Kalpana: {reason}"
+        ) from None
     return module.eval().requires_grad_(False)
 
 
@@ -208,7 +274,9 @@ def _rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """A tensor as int8 and the scales of its rows, where it is a matrix or more; as it is, where it is less."""
     if not tensor.is_floating_point() or tensor.ndim < 2:
         return {name: tensor}
-    scales = tensor.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # rows
+    scales = (
+        tensor.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    )  # rows
     return {name: (tensor / _along(scales, tensor)).round().to(torch.int8), name + SCALES: scales}
 
 

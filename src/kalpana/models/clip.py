@@ -37,20 +37,32 @@ class Config:
     depth: int = 6
     heads: int = 3
     hidden: int = 768
-    image_pool: Literal["mean", "class", "attention"] = "mean"  # of all patches; a token of its own (CLIP); a learned query (SigLIP)
+    image_pool: Literal["mean", "class", "attention"] = (
+        "mean"  # of all patches; a token of its own (CLIP); a learned query (SigLIP)
+    )
     vocabulary: int = 8192
     length: int = 64  # tokens read at most
     text_width: int = 192
     text_depth: int = 4
     text_heads: int = 3
     text_hidden: int = 768
-    text_pool: Literal["mean", "end", "last"] = "mean"  # of all words; causal, the end token (CLIP); the last place, be it padding (SigLIP)
-    end: int | None = None  # id of the end token; None where it is the highest in the row, as OpenAI had it
-    features: int = 192  # of the space that both towers share; the width itself where image_pool is "attention"
+    text_pool: Literal["mean", "end", "last"] = (
+        "mean"  # of all words; causal, the end token (CLIP); the last place, be it padding (SigLIP)
+    )
+    end: int | None = (
+        None  # id of the end token; None where it is the highest in the row, as OpenAI had it
+    )
+    features: int = (
+        192  # of the space that both towers share; the width itself where image_pool is "attention"
+    )
     activation: Literal["gelu", "quick_gelu", "gelu_tanh"] = "gelu"
     eps: float = 1e-6  # of the layer norms
     loss: Literal["softmax", "sigmoid"] = "softmax"  # the sigmoid brings a bias
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of red, green and blue in [0, 1]: what the image tower takes for 0
+    mean: tuple[float, ...] = (
+        0.5,
+        0.5,
+        0.5,
+    )  # of red, green and blue in [0, 1]: what the image tower takes for 0
     deviation: tuple[float, ...] = (0.5, 0.5, 0.5)  # and for 1 more
 
 
@@ -105,13 +117,25 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         if place is None:
-            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+            q, k, v = (
+                self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            )  # each b n l d/n
         else:
             width, weight, shift = x.shape[-1], self.qkv.weight, self.qkv.bias
-            q = F.linear(at(x, place), weight[:width], shift[:width]).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
-            k, v = F.linear(x, weight[width:], shift[width:]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+            q = (
+                F.linear(at(x, place), weight[:width], shift[:width])
+                .unflatten(-1, (self.heads, -1))
+                .transpose(1, 2)
+            )  # b n 1 d/n
+            k, v = (
+                F.linear(x, weight[width:], shift[width:])
+                .unflatten(-1, (2, self.heads, -1))
+                .permute(2, 0, 3, 1, 4)
+            )  # each b n l d/n
         bias = None if bias is None else bias.to(q.dtype)
-        if x.requires_grad and x.device.type == "cpu":  # going back, torch's fused kernel takes five times as long in bf16, masked twenty
+        if (
+            x.requires_grad and x.device.type == "cpu"
+        ):  # going back, torch's fused kernel takes five times as long in bf16, masked twenty
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # b n l l
             x = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
         else:
@@ -160,13 +184,24 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = heads
         self.probe = nn.Parameter(torch.zeros(1, 1, width))
-        self.query, self.keys, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.keys, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         self.norm = nn.LayerNorm(width, eps)
         self.feed = MLP(width, hidden, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.query(self.probe).expand(len(x), -1, -1).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n 1 d/n
-        k, v = self.keys(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        q = (
+            self.query(self.probe)
+            .expand(len(x), -1, -1)
+            .unflatten(-1, (self.heads, -1))
+            .transpose(1, 2)
+        )  # b n 1 d/n
+        k, v = (
+            self.keys(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each b n l d/n
         x = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))  # b d
         return self.feed(x, self.norm)
 
@@ -179,7 +214,9 @@ class PatchEmbed(nn.Conv2d):
         x = pixels
         for axis in (2, 3):
             x = x.unfold(axis, self.stride[0], self.stride[0])  # in the end b 3 h/p w/p p p
-        return F.linear(x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
+        return F.linear(
+            x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias
+        )
 
 
 class Downsample(nn.Module):
@@ -208,17 +245,23 @@ class ImageTower(nn.Module):
         self.mark = nn.Parameter(torch.zeros(c.width)) if marked else None
         self.positions = nn.Parameter(torch.zeros((c.side // c.patch) ** 2 + marked, c.width))
         self.before = nn.LayerNorm(c.width, c.eps) if marked else nn.Identity()
-        self.blocks = nn.ModuleList([Block(c.width, c.heads, c.hidden, c.activation, c.eps) for _ in range(c.depth)])
+        self.blocks = nn.ModuleList(
+            [Block(c.width, c.heads, c.hidden, c.activation, c.eps) for _ in range(c.depth)]
+        )
         self.norm = nn.LayerNorm(c.width, c.eps)
         gathers = c.image_pool == "attention"
-        self.gather = AttentionPool(c.width, c.heads, c.hidden, c.activation, c.eps) if gathers else None
+        self.gather = (
+            AttentionPool(c.width, c.heads, c.hidden, c.activation, c.eps) if gathers else None
+        )
         self.project = nn.Identity() if gathers else nn.Linear(c.width, c.features, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         c = self.config
         if pixels.shape[1:] != (3, c.side, c.side):
             raise ValueError(f"pixels are {tuple(pixels.shape)}: give (b, 3, {c.side}, {c.side})")
-        mean, deviation = (pixels.new_tensor(levels)[:, None, None] for levels in (c.mean, c.deviation))
+        mean, deviation = (
+            pixels.new_tensor(levels)[:, None, None] for levels in (c.mean, c.deviation)
+        )
         x = pixels * (0.5 / deviation) + (0.5 - mean) / deviation
         x = self.patches(self.stem(x.to(self.positions.dtype)))  # b hw d
         if self.mark is not None:
@@ -228,7 +271,11 @@ class ImageTower(nn.Module):
         for block in blocks:
             x = block(x)
         if self.mark is not None:  # nothing else is read, so the last block works out nothing else
-            return self.project(self.norm(last(x, place=torch.zeros(len(x), dtype=torch.int64, device=x.device))[:, 0]))
+            return self.project(
+                self.norm(
+                    last(x, place=torch.zeros(len(x), dtype=torch.int64, device=x.device))[:, 0]
+                )
+            )
         x = self.norm(last(x))
         return self.project(x.mean(1) if self.gather is None else self.gather(x))
 
@@ -242,7 +289,12 @@ class TextTower(nn.Module):
         self.config = c
         self.words = nn.Embedding(c.vocabulary, c.text_width)
         self.positions = nn.Parameter(torch.zeros(c.length, c.text_width))
-        self.blocks = nn.ModuleList([Block(c.text_width, c.text_heads, c.text_hidden, c.activation, c.eps) for _ in range(c.text_depth)])
+        self.blocks = nn.ModuleList(
+            [
+                Block(c.text_width, c.text_heads, c.text_hidden, c.activation, c.eps)
+                for _ in range(c.text_depth)
+            ]
+        )
         self.norm = nn.LayerNorm(c.text_width, c.eps)
         self.project = nn.Linear(c.text_width, c.features, bias=c.text_pool == "last")
 
@@ -251,7 +303,11 @@ class TextTower(nn.Module):
         order, features = last.argsort(), list[Tensor]()
         for part in order.chunk(max(min(PARTS, len(order) // ROWS), 1)):
             length = max(last[part].tolist(), default=0) + 1
-            features.append(self._features(Tokens(tokens.ids[part, :length], tokens.mask[part, :length]), last[part]))
+            features.append(
+                self._features(
+                    Tokens(tokens.ids[part, :length], tokens.mask[part, :length]), last[part]
+                )
+            )
         return torch.cat(features)[order.argsort()]
 
     def _last(self, tokens: Tokens) -> Tensor:
@@ -260,7 +316,9 @@ class TextTower(nn.Module):
         if c.text_pool == "mean":
             return tokens.mask.sum(1) - 1
         if c.text_pool == "end":
-            return (ids if c.end is None else (ids == c.end).int()).argmax(1)  # the first of several
+            return (ids if c.end is None else (ids == c.end).int()).argmax(
+                1
+            )  # the first of several
         return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
 
     def _features(self, tokens: Tokens, last: Tensor) -> Tensor:
@@ -268,14 +326,18 @@ class TextTower(nn.Module):
         x = self.words(tokens.ids) + self.positions[: len(places)]  # b l d
         bias = None
         if pool != "last":
-            bias = unseen(~tokens.mask[:, None] if pool == "mean" else (places > places[:, None])[None])[:, None]  # b or 1, 1, 1 or l, l
+            bias = unseen(
+                ~tokens.mask[:, None] if pool == "mean" else (places > places[:, None])[None]
+            )[:, None]  # b or 1, 1, 1 or l, l
         *blocks, final = self.blocks
         for block in blocks:
             x = block(x, bias)
         if pool == "mean":
             mask = tokens.mask[..., None].to(x.dtype)
             return self.project((self.norm(final(x, bias)) * mask).sum(1) / mask.sum(1))
-        return self.project(self.norm(final(x, unseen(places > last[:, None])[:, None, None], last)[:, 0]))
+        return self.project(
+            self.norm(final(x, unseen(places > last[:, None])[:, None, None], last)[:, 0])
+        )
 
 
 def unseen(where: Tensor) -> Tensor:
@@ -290,12 +352,18 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = c = config or Config()
         if c.image_pool == "attention" and c.features != c.width:
-            raise KalpanaError(f"features is {c.features}: write {c.width}, the width, where image_pool is 'attention'")
+            raise KalpanaError(
+                f"features is {c.features}: write {c.width}, the width, where image_pool is 'attention'"
+            )
         if c.patch % 2 ** len(c.stem) or any(width % GROUPS for width in c.stem):
-            raise KalpanaError(f"stem is {c.stem}: give multiples of {GROUPS}, and no more than halve a patch of {c.patch} to whole pixels")
+            raise KalpanaError(
+                f"stem is {c.stem}: give multiples of {GROUPS}, and no more than halve a patch of {c.patch} to whole pixels"
+            )
         self.see, self.read = ImageTower(c), TextTower(c)
         sigmoid = c.loss == "sigmoid"
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))  # as both papers start
+        self.logit_scale = nn.Parameter(
+            torch.tensor(math.log(10 if sigmoid else 1 / 0.07))
+        )  # as both papers start
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if sigmoid else None
         self._init()
 
@@ -316,14 +384,19 @@ class CLIP(nn.Module):
         """The config's loss of features (images, d) and (texts, d); ``true`` as in the losses below."""
         if self.logit_bias is not None:
             return sigmoid(unit(image), unit(text), self.logit_scale.exp(), self.logit_bias, true)
-        with torch.no_grad():  # moved back rather than clamped on the way, which would leave it without a gradient
+        with (
+            torch.no_grad()
+        ):  # moved back rather than clamped on the way, which would leave it without a gradient
             self.logit_scale.clamp_(max=math.log(LIMIT))
         return contrastive(unit(image), unit(text), self.logit_scale.exp(), true)
 
     def _init(self) -> None:
         """After the code of CLIP: each block adds little at first, the less the deeper the tower."""
         c = self.config
-        for tower, width, depth in ((self.see, c.width, c.depth), (self.read, c.text_width, c.text_depth)):
+        for tower, width, depth in (
+            (self.see, c.width, c.depth),
+            (self.read, c.text_width, c.text_depth),
+        ):
             nn.init.normal_(tower.positions, std=0.01)
             if isinstance(tower.project, nn.Linear):
                 nn.init.normal_(tower.project.weight, std=width**-0.5)
@@ -366,7 +439,9 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, true: Tensor | None 
     return (across + down) / 2
 
 
-def sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, true: Tensor | None = None) -> Tensor:
+def sigmoid(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, true: Tensor | None = None
+) -> Tensor:
     """The sigmoid loss of unit features (images, d) and (texts, d), a number: minus the sum over i, j of log sigmoid(z (scale cos + bias)),
     z being 1 where picture i and text j belong together and -1 elsewhere, over the number of pictures (Zhai et al. 2023, equation 1).
     ``true`` as in ``contrastive``."""

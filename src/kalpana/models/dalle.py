@@ -35,15 +35,24 @@ class Config:
     heads: int = 4
     vocabulary: int = 8192  # of words
     length: int = 64  # caption tokens at most
-    codes: int = 1024  # of the picture; the number after the last begins a picture (DALL-E) or hides a cell
+    codes: int = (
+        1024  # of the picture; the number after the last begins a picture (DALL-E) or hides a cell
+    )
     rows: int = 16  # of the picture, in codes
     columns: int = 16
-    aside: int = 0  # numbers that training asks of each cell, a third of the way up, beside the tokens
+    aside: int = (
+        0  # numbers that training asks of each cell, a third of the way up, beside the tokens
+    )
 
 
-ROWS, MANY = 256, 16384  # of features whose logits are in memory together: on a CPU, whose caches hold so many, and elsewhere
+ROWS, MANY = (
+    256,
+    16384,
+)  # of features whose logits are in memory together: on a CPU, whose caches hold so many, and elsewhere
 TEXT = 1 / 8  # the part that words have in DALL-E's loss (Ramesh et al. 2021, section 2.2)
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys and values to what each query gathers, all (b, n, l, d/n)
+Attend = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # queries, keys and values to what each query gathers, all (b, n, l, d/n)
 
 
 class Attention(nn.Module):
@@ -51,12 +60,16 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.gain = nn.Parameter(torch.ones(heads))  # queries and keys are of one length: without it no head could look very hard
+        self.gain = nn.Parameter(
+            torch.ones(heads)
+        )  # queries and keys are of one length: without it no head could look very hard
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 b n l d/n
-        q, k = rotate(norm(qkv[:2]), rotation).to(qkv.dtype)  # both at once: a step of one token is so short that each call counts
+        q, k = rotate(norm(qkv[:2]), rotation).to(
+            qkv.dtype
+        )  # both at once: a step of one token is so short that each call counts
         q = q * self.gain.to(q.dtype)[:, None, None]
         return self.out(attend(q, k, qkv[2]).transpose(1, 2).flatten(2))  # b l d
 
@@ -82,7 +95,9 @@ class TextEmbedding(nn.Module):
 
     def forward(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
         if cond.tokens is None:
-            return self.null.expand(b, 1, -1), torch.ones(b, 1, dtype=torch.bool, device=self.null.device)
+            return self.null.expand(b, 1, -1), torch.ones(
+                b, 1, dtype=torch.bool, device=self.null.device
+            )
         words, mask = self.words(cond.tokens.ids), cond.tokens.mask
         if cond.null is not None:
             first = torch.arange(mask.shape[1], device=mask.device) == 0
@@ -111,7 +126,9 @@ class Cache:
     mask: Tensor  # (b, L) of the whole stream, False at padding, which is not looked at
     positions: Tensor  # (L, d)
     rotation: Rotation  # (L, d/n/2)
-    kept: list[Tensor] = field(default_factory=list)  # keys and values of each block, (2, b, n, L, d/n)
+    kept: list[Tensor] = field(
+        default_factory=list
+    )  # keys and values of each block, (2, b, n, L, d/n)
     length: int = 0  # tokens read so far, padding among them
 
     def attend(self, depth: int, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -138,11 +155,15 @@ class DALLE(nn.Module):
         self.aside = nn.Linear(c.width, c.aside) if c.aside else None
         _init(self)
 
-    def forward(self, cond: Cond, image: Tensor, swapped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, cond: Cond, image: Tensor, swapped: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits (b, l - 1, vocabulary) of all words but the first, and (b, rows, columns, codes) of all cells of ``image`` (b, rows,
         columns), each from what comes before it. A row is caption and picture; picture and caption where ``swapped`` (b,) says so."""
         words, cells = self._look(cond, image, swapped)
-        return self.say(words), self.show(cells).unflatten(1, (self.config.rows, self.config.columns))
+        return self.say(words), self.show(cells).unflatten(
+            1, (self.config.rows, self.config.columns)
+        )
 
     def loss(
         self,
@@ -160,10 +181,20 @@ class DALLE(nn.Module):
         wrong = fused_cross_entropy(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()
         if cond.tokens is None:
             return Loss(torch.zeros_like(wrong), wrong)
-        said = cond.tokens.mask[:, 1:] if cond.null is None else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
-        return Loss(fused_cross_entropy(words[said], self.say, cond.tokens.ids[:, 1:][said]) / said.sum().clamp(min=1), wrong)
+        said = (
+            cond.tokens.mask[:, 1:]
+            if cond.null is None
+            else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
+        )
+        return Loss(
+            fused_cross_entropy(words[said], self.say, cond.tokens.ids[:, 1:][said])
+            / said.sum().clamp(min=1),
+            wrong,
+        )
 
-    def _look(self, cond: Cond, image: Tensor, swapped: Tensor | None, aside: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, cond: Cond, image: Tensor, swapped: Tensor | None, aside: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features (b, l - 1, d) from which all words but the first are said, and (b, hw, d) from which cells are shown."""
         c, b = self.config, len(image)
         words, mask = self.captions(cond, b)  # b l d, b l
@@ -173,10 +204,15 @@ class DALLE(nn.Module):
 
         # Padding is brought to the end of the stream, where no token looks, and so a causal attention needs no mask.
         late = torch.zeros_like(mask[:, :1]) if swapped is None else swapped[:, None]
-        part = F.pad(torch.where(mask, 2 * late, 3), (0, 1 + c.rows * c.columns), value=1)  # a caption is 0 or 2, the picture 1, padding 3
+        part = F.pad(
+            torch.where(mask, 2 * late, 3), (0, 1 + c.rows * c.columns), value=1
+        )  # a caption is 0 or 2, the picture 1, padding 3
         order = part.argsort(stable=True)  # b l+1+hw
         x = torch.take_along_dim(x + positions(places[:, 1:], c.width).to(x), order[..., None], 1)
-        rotation, back = rope_tables(angles(places, c)[order].unsqueeze(1)), order.argsort(1)[..., None]  # the first b 1 l+1+hw d/n/2
+        rotation, back = (
+            rope_tables(angles(places, c)[order].unsqueeze(1)),
+            order.argsort(1)[..., None],
+        )  # the first b 1 l+1+hw d/n/2
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, causal)
             if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
@@ -199,7 +235,9 @@ class DALLE(nn.Module):
         """A cache that has seen image ids (b, rows, columns); ``step`` then speaks, and its first token is the text's begin token."""
         c, cells = self.config, self._open(image)
         places = torch.cat((cell_places(c, image.device), word_places(c.length, image.device)))
-        cache = self._cache(True, torch.ones(len(image), len(places), dtype=torch.bool, device=image.device), places)
+        cache = self._cache(
+            True, torch.ones(len(image), len(places), dtype=torch.bool, device=image.device), places
+        )
         self._read(cache, cells)
         return cache
 
@@ -215,14 +253,19 @@ class DALLE(nn.Module):
 
     def _cache(self, text: bool, mask: Tensor, places: Tensor) -> Cache:
         return Cache(
-            text, mask, positions(places[:, 1:], self.config.width).to(self.codes.weight), rope_tables(angles(places, self.config))
+            text,
+            mask,
+            positions(places[:, 1:], self.config.width).to(self.codes.weight),
+            rope_tables(angles(places, self.config)),
         )
 
     def _read(self, cache: Cache, x: Tensor) -> Tensor:
         """Features (b, m, d) of the next m tokens, from their embeddings (b, m, d)."""
         start, end = cache.length, cache.length + x.shape[1]
         if end > cache.mask.shape[1]:
-            raise ValueError(f"the stream ends after {cache.mask.shape[1]} tokens: give {cache.mask.shape[1] - start} more at most")
+            raise ValueError(
+                f"the stream ends after {cache.mask.shape[1]} tokens: give {cache.mask.shape[1] - start} more at most"
+            )
         count = torch.arange(end, device=x.device)
         look = cache.mask[:, None, None, :end] & (count <= count[start:, None])
         bias = torch.where(look, 0.0, -math.inf).to(x.dtype)  # b 1 m end
@@ -248,13 +291,19 @@ class MaskGIT(nn.Module):
         _init(self)
 
     def forward(self, cond: Cond, image: Tensor) -> Tensor:
-        return self.show(self._look(cond, image)).unflatten(1, (self.config.rows, self.config.columns))
+        return self.show(self._look(cond, image)).unflatten(
+            1, (self.config.rows, self.config.columns)
+        )
 
-    def loss(self, cond: Cond, image: Tensor, hidden: Tensor, aside: list[Tensor] | None = None) -> Tensor:
+    def loss(
+        self, cond: Cond, image: Tensor, hidden: Tensor, aside: list[Tensor] | None = None
+    ) -> Tensor:
         """The mean cross-entropy, in nats, of the cells of ``image`` (b, rows, columns) that are ``hidden`` (b, rows, columns). What is
         said of all cells, (b, hw, config.aside), is added to the list ``aside`` if one is given."""
         cells = self._look(cond, image.masked_fill(hidden, self.config.codes), aside)
-        return fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
+        return (
+            fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
+        )
 
     def _look(self, cond: Cond, image: Tensor, aside: list[Tensor] | None = None) -> Tensor:
         """Features (b, hw, d) from which cells are shown."""
@@ -264,7 +313,9 @@ class MaskGIT(nn.Module):
         x = torch.cat((words, self.codes(_flat(image, c))), 1)  # b l+hw d
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)[1:]))  # l+hw 3
         x, rotation = x + positions(places[:, 1:], c.width).to(x), rope_tables(angles(places, c))
-        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
+        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[
+            :, None, None, :
+        ]  # b 1 1 l+hw: padding is not looked at
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, partial(full, bias=bias))
             if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
@@ -286,19 +337,27 @@ class _Unlikely(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
         device, learns = x.device.type, any(ctx.needs_input_grad)
         size = ROWS if device == "cpu" else MANY
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        )
         of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
         total = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
         rows, weight = x.to(dtype), weight.to(dtype)
         with torch.autocast(device, enabled=False):
-            for part, ids, gradient in zip(rows.split(size), wanted[:, None].split(size), of_x.split(size), strict=True):
+            for part, ids, gradient in zip(
+                rows.split(size), wanted[:, None].split(size), of_x.split(size), strict=True
+            ):
                 chance = (part @ weight.T).to(total.dtype)  # r v, logits as yet
                 chance -= chance.amax(1, keepdim=True)
                 right = chance.gather(1, ids)
                 mass = chance.exp_().sum(1, keepdim=True)
                 total += (mass.log() - right).sum()
                 if learns:
-                    wrong = (chance / mass).scatter_add_(1, ids, chance.new_full(ids.shape, -1.0)).to(dtype)
+                    wrong = (
+                        (chance / mass)
+                        .scatter_add_(1, ids, chance.new_full(ids.shape, -1.0))
+                        .to(dtype)
+                    )
                     gradient.copy_(wrong @ weight)
                     of_weight += wrong.T @ part
         ctx.save_for_backward(of_x, of_weight)
@@ -328,7 +387,9 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def full(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """All look at all, with a ``bias`` (b, 1, 1, l) added to the scores."""
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype).expand(-1, -1, q.shape[-2], -1))
+        return F.scaled_dot_product_attention(
+            q, k, v, bias.to(q.dtype).expand(-1, -1, q.shape[-2], -1)
+        )
     # Written out: masked, torch's fused CPU kernel takes twenty times as long going backward.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
     return scores.softmax(-1).to(v.dtype) @ v
@@ -341,7 +402,9 @@ def word_places(count: int, device: torch.device) -> Tensor:
 
 def cell_places(c: Config, device: torch.device) -> Tensor:
     """Word, row and column (1 + hw, 3) of a picture's begin token, all 0, and of its cells, with rows and columns counted from 1."""
-    cells = torch.cartesian_prod(torch.arange(1, c.rows + 1, device=device), torch.arange(1, c.columns + 1, device=device))
+    cells = torch.cartesian_prod(
+        torch.arange(1, c.rows + 1, device=device), torch.arange(1, c.columns + 1, device=device)
+    )
     return F.pad(cells, (1, 0, 1, 0))
 
 
@@ -350,7 +413,9 @@ def angles(places: Tensor, c: Config) -> Tensor:
     pairs = c.width // c.heads // 2
     cell = pairs * 3 // 8
     axes = zip(places.unbind(1), (pairs - 2 * cell, cell, cell), (1000, 100, 100), strict=True)
-    return torch.cat([axis[:, None] * frequencies(count, base, places.device) for axis, count, base in axes], 1)
+    return torch.cat(
+        [axis[:, None] * frequencies(count, base, places.device) for axis, count, base in axes], 1
+    )
 
 
 def _flat(image: Tensor, c: Config) -> Tensor:

@@ -34,7 +34,9 @@ class Config:
     depth: int = 8  # of the decoder
     codes: int = 1024  # in the codebook of the pictures: what is drawn is one of them
     start: int = 1024  # the token before the first
-    image_vocabulary: int = 1025  # tokens the decoder has rows for: the codes, the start token, and perhaps padding
+    image_vocabulary: int = (
+        1025  # tokens the decoder has rows for: the codes, the start token, and perhaps padding
+    )
     image_length: int = 256  # tokens of a picture
     aside: int = 0  # numbers that training asks of each image token, a third of the way up the decoder, beside the tokens
 
@@ -42,10 +44,26 @@ class Config:
 PRESETS = {
     "small": Config(),
     "mini": Config(
-        vocabulary=50264, width=1024, heads=16, hidden=2730, text_depth=12, depth=12, codes=16384, start=16384, image_vocabulary=16385
+        vocabulary=50264,
+        width=1024,
+        heads=16,
+        hidden=2730,
+        text_depth=12,
+        depth=12,
+        codes=16384,
+        start=16384,
+        image_vocabulary=16385,
     ),
     "mega": Config(
-        vocabulary=50272, width=2048, heads=32, hidden=4096, text_depth=24, depth=24, codes=16384, start=16384, image_vocabulary=16416
+        vocabulary=50272,
+        width=2048,
+        heads=32,
+        hidden=4096,
+        text_depth=24,
+        depth=24,
+        codes=16384,
+        start=16384,
+        image_vocabulary=16416,
     ),
 }
 
@@ -56,17 +74,26 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.keys, self.out = (nn.Linear(width, k * width, bias=False) for k in (1, 2, 1))
+        self.query, self.keys, self.out = (
+            nn.Linear(width, k * width, bias=False) for k in (1, 2, 1)
+        )
         self.after = nn.LayerNorm(width)
 
     def look(self, x: Tensor) -> Tensor:
         """The keys and values (2, b, n, l, d/n) of what is to be attended to, x (b, l, d)."""
         return self.keys(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x: Tensor, seen: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
-        q, (k, v) = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), seen  # b n l d/n, and twice b n L d/n
+    def forward(
+        self, x: Tensor, seen: Tensor, bias: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        q, (k, v) = (
+            self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2),
+            seen,
+        )  # b n l d/n, and twice b n L d/n
         bias = None if bias is None else bias.to(q.dtype)
-        if bias is not None and x.requires_grad and x.device.type == "cpu":  # going back, torch's fused kernel takes twenty times as long
+        if (
+            bias is not None and x.requires_grad and x.device.type == "cpu"
+        ):  # going back, torch's fused kernel takes twenty times as long
             x = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, bias, is_causal=causal)
@@ -105,7 +132,9 @@ class DecoderBlock(nn.Module):
         self.norm_text, self.text = nn.LayerNorm(c.width), Attention(c.width, c.heads)
         self.feed = MLP(c.width, c.hidden)
 
-    def forward(self, x: Tensor, text: Tensor, bias: Tensor, past: Tensor | None, place: int) -> Tensor:
+    def forward(
+        self, x: Tensor, text: Tensor, bias: Tensor, past: Tensor | None, place: int
+    ) -> Tensor:
         """Whole rows x (b, l, d); or, where there is a ``past`` (2, b, n, image_length, d/n), x (b, 1, d) at this ``place``, whose keys and
         values are put there and which looks at all up to it. ``text`` are the text's keys and values."""
         y = self.norm_own(x)
@@ -154,7 +183,14 @@ class Decoder(nn.Module):
         """Each block's keys and values (2, b, n, l, d/n) of the text's features (b, l, d), which are the same for every image token."""
         return [cast(DecoderBlock, block).text.look(text) for block in self.blocks]
 
-    def forward(self, image: Tensor, text: list[Tensor], bias: Tensor, past: list[Tensor] | None = None, place: int = 0) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        text: list[Tensor],
+        bias: Tensor,
+        past: list[Tensor] | None = None,
+        place: int = 0,
+    ) -> Tensor:
         """Logits of whole rows, or, with each block's ``past``, of the one token (b, 1) at this ``place``."""
         return self.head(self.features(image, text, bias, past, place))  # b l image_vocabulary
 
@@ -172,7 +208,11 @@ class Decoder(nn.Module):
         x = self.before(self.codes(image) + self.positions[place : place + image.shape[1]])  # b l d
         for i, block in enumerate(self.blocks):
             x = block(x, text[i], bias, None if past is None else past[i], place)
-            if aside is not None and self.aside is not None and i + 1 == math.ceil(len(self.blocks) / 3):
+            if (
+                aside is not None
+                and self.aside is not None
+                and i + 1 == math.ceil(len(self.blocks) / 3)
+            ):
                 aside.append(self.aside(x))
         return self.norm(x)
 
@@ -207,16 +247,23 @@ class DalleMini(nn.Module):
         text. For ``aside`` see ``Decoder.features``."""
         seen = image if hidden is None else image.masked_fill(hidden, self.config.start)
         features = self.decoder.features(*self._given(tokens, seen, null), aside=aside)
-        return fused_cross_entropy(features.flatten(0, 1), self.decoder.head, image.flatten()) / image.numel()
+        return (
+            fused_cross_entropy(features.flatten(0, 1), self.decoder.head, image.flatten())
+            / image.numel()
+        )
 
-    def _given(self, tokens: Tokens, image: Tensor, null: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _given(
+        self, tokens: Tokens, image: Tensor, null: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         """What the decoder is given of whole rows."""
         tokens = tokens if null is None else silence(tokens, null)
         before = F.pad(image[:, :-1], (1, 0), value=self.config.start)
         return before, self.decoder.look(self.encoder(tokens)), padding_bias(tokens.mask)
 
     @torch.no_grad()
-    def generate(self, tokens: Tokens, draw: Callable[[Tensor], Tensor], condition_factor: float = 1.0) -> Iterator[Tensor]:
+    def generate(
+        self, tokens: Tokens, draw: Callable[[Tensor], Tensor], condition_factor: float = 1.0
+    ) -> Iterator[Tensor]:
         """The image tokens of each place in turn (b,), ``image_length`` times; closing the iterator cancels.
 
         ``draw`` takes logits (b, codes) to ids (b,): it owns temperature, top-k, top-p and the random numbers, which a row should have for
@@ -228,12 +275,17 @@ class DalleMini(nn.Module):
         if guided:
             both = Tokens(tokens.ids.repeat(2, 1), tokens.mask.repeat(2, 1))
             tokens = silence(both, torch.arange(2 * b, device=both.ids.device) >= b)
-        text, bias = [seen.contiguous() for seen in self.decoder.look(self.encoder(tokens))], padding_bias(tokens.mask)
+        text, bias = (
+            [seen.contiguous() for seen in self.decoder.look(self.encoder(tokens))],
+            padding_bias(tokens.mask),
+        )
         past = [seen.new_empty(*seen.shape[:3], c.image_length, seen.shape[-1]) for seen in text]
         ids = tokens.ids.new_full((b,), c.start)
         for place in range(c.image_length):
             last = ids.repeat(2) if guided else ids
-            logits = self.decoder(last[:, None], text, bias, past, place)[:, 0, : c.codes].float()  # b codes, or 2b codes
+            logits = self.decoder(last[:, None], text, bias, past, place)[
+                :, 0, : c.codes
+            ].float()  # b codes, or 2b codes
             if guided:
                 told, untold = logits.chunk(2)
                 logits = untold + condition_factor * (told - untold)
@@ -246,7 +298,9 @@ def silence(tokens: Tokens, null: Tensor) -> Tokens:
     place = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
     end = tokens.ids.gather(1, tokens.mask.sum(1, keepdim=True) - 1)  # b 1
     null = null[:, None]
-    return Tokens(torch.where(null & (place == 1), end, tokens.ids), torch.where(null, place < 2, tokens.mask))
+    return Tokens(
+        torch.where(null & (place == 1), end, tokens.ids), torch.where(null, place < 2, tokens.mask)
+    )
 
 
 def padding_bias(mask: Tensor) -> Tensor:

@@ -27,7 +27,12 @@ class Config:
     fine: int = 48  # width at a quarter of the side
     coarse: int = 80  # width at an eighth
     deep: int = 80  # width at a sixteenth
-    depth: tuple[int, int, int, int] = (1, 2, 2, 2)  # blocks: down at a quarter, an eighth and a sixteenth, and up at an eighth
+    depth: tuple[int, int, int, int] = (
+        1,
+        2,
+        2,
+        2,
+    )  # blocks: down at a quarter, an eighth and a sixteenth, and up at an eighth
     facing: bool = False  # whether it says where things face
     depthwise: bool = False  # blocks of 7x7 depthwise convolutions (ConvNeXt, Liu et al. 2022) instead of residual ones
 
@@ -54,7 +59,9 @@ class Depthwise(nn.Module):
         self.up, self.down = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # on a CPU, its way back takes three times as long in bfloat16
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # on a CPU, its way back takes three times as long in bfloat16
             spread = self.spread(x.float())
         return x + self.down(F.gelu(self.up(self.norm(spread))))
 
@@ -89,18 +96,26 @@ class Detector(nn.Module):
             return nn.Sequential(*[block(width) for _ in range(n)])
 
         def shrink(a: int, b: int) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            return nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()
+            )
 
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), shrink(12, c.fine), blocks(c.fine, c.depth[0]))  # b fine h/4 w/4
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(2), shrink(12, c.fine), blocks(c.fine, c.depth[0])
+        )  # b fine h/4 w/4
         self.eighth = nn.Sequential(shrink(c.fine, c.coarse), blocks(c.coarse, c.depth[1]))
         self.sixteenth = nn.Sequential(shrink(c.coarse, c.deep), blocks(c.deep, c.depth[2]))
         self.lift = nn.Conv2d(c.deep, c.coarse, 1)
         self.up = blocks(c.coarse, c.depth[3])
-        self.grow = nn.Sequential(nn.Conv2d(c.coarse, 4 * c.fine, 1), nn.PixelShuffle(2))  # b fine h/4 w/4
+        self.grow = nn.Sequential(
+            nn.Conv2d(c.coarse, 4 * c.fine, 1), nn.PixelShuffle(2)
+        )  # b fine h/4 w/4
         self.parts = (c.classes, 4, c.colors, 1, c.embedding, 1, 1 + c.classes)
         self.head = nn.Conv2d(c.fine, sum(self.parts), 1)
         self.facing = nn.Conv2d(c.fine, 3, 1) if c.facing else None
-        self.names = nn.Parameter(0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_())  # of the tail's concepts
+        self.names = nn.Parameter(
+            0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_()
+        )  # of the tail's concepts
         nn.init.constant_(self.head.bias[: c.classes], -4.0)  # type: ignore[index]
         nn.init.constant_(self.head.bias[c.classes : c.classes + 4], math.log(4))  # type: ignore[index]
 
@@ -110,7 +125,11 @@ class Detector(nn.Module):
         sixteenth = self.sixteenth(eighth)
         eighth = self.up(eighth + F.interpolate(self.lift(sixteenth), scale_factor=2.0))
         features = F.relu(fine + self.grow(eighth))
-        heat, reach, color, painted, embedding, whole, shows = self.head(features).contiguous().split(self.parts, 1)
+        heat, reach, color, painted, embedding, whole, shows = (
+            self.head(features).contiguous().split(self.parts, 1)
+        )
         facing = self.facing(features).contiguous() if self.facing else None
         # The reach is an exponential, so that a small error of a large box is as small (FCOS, Tian et al. 2019).
-        return Maps(heat, reach.float().clamp(-4, 4).exp(), color, painted, embedding, whole, shows, facing)
+        return Maps(
+            heat, reach.float().clamp(-4, 4).exp(), color, painted, embedding, whole, shows, facing
+        )

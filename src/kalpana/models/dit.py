@@ -46,7 +46,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each b n l d/n
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each b n l d/n
         q, k = rotate(norm(q), rotation), rotate(norm(k), rotation)
         # Written out: at these lengths torch's fused CPU kernel takes twenty times as long going backward.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
@@ -75,7 +77,9 @@ class Block(nn.Module):
         self.offset = nn.Parameter(torch.zeros(6, width))
 
     def forward(self, x: Tensor, time: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (time + self.offset).unsqueeze(2).unbind(1)  # each b 1 d
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
+            (time + self.offset).unsqueeze(2).unbind(1)
+        )  # each b 1 d
         x = x + gate_a * self.attention(modulate(x, shift_a, scale_a), rotation, bias)
         return x + gate_f * self.feed(modulate(x, shift_f, scale_f))
 
@@ -101,12 +105,16 @@ class DiT(nn.Module):
         super().__init__()
         self.config = c = config or Config()
         self.words = nn.Embedding(c.vocabulary, c.width)
-        self.null = nn.Parameter(torch.zeros(c.width))  # stands for the whole caption when there is none
+        self.null = nn.Parameter(
+            torch.zeros(c.width)
+        )  # stands for the whole caption when there is none
         self.text = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.text_depth)])
         self.stem = nn.Conv2d(c.channels, c.fine, 3, padding=1)
         self.before = ConvBlock(c.fine)
         self.patches = nn.Linear(c.fine * c.patch**2, c.width)
-        self.time = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+        self.time = nn.Sequential(
+            nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width)
+        )
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
         self.aside = nn.Linear(c.width, c.aside) if c.aside else None
         self.final = nn.Linear(256, 2 * c.width)
@@ -115,27 +123,46 @@ class DiT(nn.Module):
         self.head = nn.Conv2d(c.fine, c.channels, 3, padding=1)
         self._init()
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond, aside: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Cond, aside: list[Tensor] | None = None
+    ) -> Tensor:
         """The x0 estimate. What is said of the patches, (b, hw, config.aside), is added to the list ``aside`` if one is given."""
         h, w = x_t.shape[-2] // self.config.patch, x_t.shape[-1] // self.config.patch
         words, mask = self._read(cond, len(x_t))  # b l d, b l
-        grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(0, 1).to(x_t.device)
+        grid = (
+            torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1)
+            .flatten(0, 1)
+            .to(x_t.device)
+        )
         wave = timestep_embedding(t)  # b 256
         time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
         angles = self._angles(length, grid)  # l+hw d/n/2
-        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, h * w))[:, None, None, :]  # b 1 1 l+hw: padding is not looked at
+        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, h * w))[
+            :, None, None, :
+        ]  # b 1 1 l+hw: padding is not looked at
 
-        still, early = torch.zeros_like(time), rope_tables(angles[:length])  # the words alone do not know the time
+        still, early = (
+            torch.zeros_like(time),
+            rope_tables(angles[:length]),
+        )  # the words alone do not know the time
         for block in self.text:
             words = block(words, still, early, bias[..., :length])
-        fine = self.before(self.stem(x_t.contiguous(memory_format=torch.channels_last)), wave)  # b c h·p w·p
-        image = self.patches(F.pixel_unshuffle(fine, self.config.patch).flatten(2).transpose(1, 2))  # b hw d
+        fine = self.before(
+            self.stem(x_t.contiguous(memory_format=torch.channels_last)), wave
+        )  # b c h·p w·p
+        image = self.patches(
+            F.pixel_unshuffle(fine, self.config.patch).flatten(2).transpose(1, 2)
+        )  # b hw d
         image = image + positions(grid, self.config.width)
         x, rotation = torch.cat((words, image), 1), rope_tables(angles)  # b l+hw d
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, time, rotation, bias)
-            if aside is not None and self.aside is not None and depth == math.ceil(self.config.depth / 3):
+            if (
+                aside is not None
+                and self.aside is not None
+                and depth == math.ceil(self.config.depth / 3)
+            ):
                 aside.append(self.aside(x[:, length:]))
 
         shift, scale = self.final(wave).unsqueeze(1).chunk(2, -1)
@@ -148,7 +175,9 @@ class DiT(nn.Module):
     def _read(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
         """Word embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
         if cond.tokens is None:
-            return self.null.expand(b, 1, -1), torch.ones(b, 1, dtype=torch.bool, device=self.null.device)
+            return self.null.expand(b, 1, -1), torch.ones(
+                b, 1, dtype=torch.bool, device=self.null.device
+            )
         words, mask = self.words(cond.tokens.ids), cond.tokens.mask
         if cond.null is not None:
             first = torch.arange(mask.shape[1], device=mask.device) == 0
@@ -160,7 +189,9 @@ class DiT(nn.Module):
         """Rotary angles (length + hw, d/n/2): a quarter of them turn with the word's index, the rest with row and column."""
         pairs = self.config.width // self.config.heads // 2
         per_axis = pairs * 3 // 8
-        word = torch.arange(length, device=grid.device).unsqueeze(1) * frequencies(pairs - 2 * per_axis, 1000, grid.device)
+        word = torch.arange(length, device=grid.device).unsqueeze(1) * frequencies(
+            pairs - 2 * per_axis, 1000, grid.device
+        )
         image = (grid.unsqueeze(-1) * frequencies(per_axis, 100, grid.device)).flatten(1)
         return torch.cat((F.pad(word, (0, 2 * per_axis)), F.pad(image, (pairs - 2 * per_axis, 0))))
 
@@ -173,11 +204,19 @@ class DiT(nn.Module):
         nn.init.normal_(self.words.weight, std=0.5)
         nn.init.normal_(self.null, std=0.5)
         fine = [self.before, *self.after]
-        for zero in (self.time[2], self.final, self.head, *(b.time for b in fine), *(b.two for b in fine)):
+        for zero in (
+            self.time[2],
+            self.final,
+            self.head,
+            *(b.time for b in fine),
+            *(b.two for b in fine),
+        ):
             nn.init.zeros_(zero.weight)
         for block in [*self.text, *self.blocks]:
             with torch.no_grad():
-                block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)  # open gates from the first step, small enough to be stable
+                block.offset[[2, 5]] = 1 / math.sqrt(
+                    2 * self.config.depth
+                )  # open gates from the first step, small enough to be stable
 
 
 def precision_weighted_x0(guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

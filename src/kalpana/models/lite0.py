@@ -11,7 +11,15 @@ from torch import Tensor
 
 SIDE = 224
 # Repeats, kernel, stride of the first, expansion, channels (Tan and Le 2019, table 1).
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 FEATURES = 1280
 
 
@@ -53,14 +61,18 @@ class Lite0(nn.Module):
         blocks, width = [], 32
         for repeats, kernel, stride, expansion, channels in STAGES:
             for k in range(repeats):
-                blocks.append(Bottleneck(width, channels, kernel, stride if k == 0 else 1, expansion))
+                blocks.append(
+                    Bottleneck(width, channels, kernel, stride if k == 0 else 1, expansion)
+                )
                 width = channels
         self.blocks = nn.Sequential(*blocks)
         self.head = Conv(width, FEATURES, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-2:] != (SIDE, SIDE):
-            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(
+                -1, 1
+            )
         x = ((pixels + 1) * 127.5 - 127.0) / 128.0  # its own scale: (byte - 127) / 128
         x = self.blocks(F.relu6(self.stem(x)))
         return F.relu6(self.head(x)).mean((2, 3))

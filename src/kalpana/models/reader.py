@@ -18,7 +18,9 @@ HEIGHT, WIDTH = 32, 128  # of a strip
 
 @dataclass(frozen=True)
 class Config:
-    characters: str = ""  # all it can write, in order; number 0 is the blank, so the first of them is 1
+    characters: str = (
+        ""  # all it can write, in order; number 0 is the blank, so the first of them is 1
+    )
     width: int = 96
     hidden: int = 128
 
@@ -31,7 +33,11 @@ class Reader(nn.Module):
         self.config = c = config or Config()
 
         def layer(a: int, b: int, stride: tuple[int, int]) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            return nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+            )
 
         self.look = nn.Sequential(
             layer(3, c.width // 2, (2, 2)),  # b w/2 16 64
@@ -57,6 +63,15 @@ class Reader(nn.Module):
         chance, best = self(strips).float().softmax(-1).max(-1)  # b l each
         said = []
         for probabilities, numbers in zip(chance.tolist(), best.tolist(), strict=True):
-            kept = [(p, n) for k, (p, n) in enumerate(zip(probabilities, numbers, strict=True)) if n and (k == 0 or n != numbers[k - 1])]
-            said.append(("".join(self.config.characters[n - 1] for _, n in kept), min((p for p, _ in kept), default=0.0)))
+            kept = [
+                (p, n)
+                for k, (p, n) in enumerate(zip(probabilities, numbers, strict=True))
+                if n and (k == 0 or n != numbers[k - 1])
+            ]
+            said.append(
+                (
+                    "".join(self.config.characters[n - 1] for _, n in kept),
+                    min((p for p, _ in kept), default=0.0),
+                )
+            )
         return said

@@ -39,12 +39,22 @@ class Upscaler(nn.Module):
         factor = self.config.factor
         scale = factor if scale is None else scale
         if scale < 1 or factor % scale:
-            raise ValueError(f"scale {scale} does not divide {factor}: try {factor} or {factor // 2}")
+            raise ValueError(
+                f"scale {scale} does not divide {factor}: try {factor} or {factor // 2}"
+            )
         # The network was trained on [0, 1]; its zero padding stains the outermost pixels by up to 20/255, so it gets a rim to spoil.
         small = F.pad((pixels + 1) / 2, (RIM,) * 4, mode="replicate")
-        large = F.pixel_shuffle(self.body(small), factor) + F.interpolate(small, scale_factor=factor)  # b 3 4h 4w
+        large = F.pixel_shuffle(self.body(small), factor) + F.interpolate(
+            small, scale_factor=factor
+        )  # b 3 4h 4w
         # The mean over 3x3 is colour; what is finer may be noise that the network rightly removed, and stays removed.
-        drift = F.avg_pool2d(small - F.avg_pool2d(large.clamp(0, 1), factor), 3, stride=1, padding=1, count_include_pad=False)
+        drift = F.avg_pool2d(
+            small - F.avg_pool2d(large.clamp(0, 1), factor),
+            3,
+            stride=1,
+            padding=1,
+            count_include_pad=False,
+        )
         large = large.clamp(0, 1) + F.interpolate(drift, scale_factor=factor, mode="bilinear")
         large = F.pad(large, (-RIM * factor,) * 4)  # the rim is cut off again
         return F.avg_pool2d(large.clamp(0, 1), factor // scale) * 2 - 1

@@ -80,7 +80,10 @@ class VAE(nn.Module):
 
     def preview(self, latents: Tensor) -> Tensor:
         """A rough picture (b, 3, h/8, w/8) in [-1, 1] for the price of one small matrix product."""
-        return (torch.einsum("bchw,rc->brhw", latents, self.preview_weight) + self.preview_bias[:, None, None]).clamp(-1, 1)
+        return (
+            torch.einsum("bchw,rc->brhw", latents, self.preview_weight)
+            + self.preview_bias[:, None, None]
+        ).clamp(-1, 1)
 
     @torch.no_grad()
     def fit_preview(self, pixels: Tensor) -> None:

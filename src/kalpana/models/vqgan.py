@@ -28,13 +28,17 @@ class Config:
     stem: int = 4  # the picture's side over the first level's; pixel-unshuffle does it for nothing
     widths: tuple[int, ...] = (64, 128)  # of the levels, each half the side of the one before
     depth: int = 2  # residual blocks a level; the decoder has one more
-    attend: tuple[int, ...] = ()  # levels, counted from 0, where attention follows every block; the middle always has it
+    attend: tuple[
+        int, ...
+    ] = ()  # levels, counted from 0, where attention follows every block; the middle always has it
     groups: int = 8  # of the group norms
     eps: float = 1e-6  # of the group norms
     latent: int = 64  # channels on either side of the two 1x1 convolutions around the codes
     codebook: tuple[int, int] = (4096, 16)  # how many codes, of how many numbers
     unit: bool = True  # codes, and what is compared with them, have length 1
-    fsq: tuple[int, ...] = ()  # levels of finite scalar quantisation, one per number; given, it takes the codebook's place
+    fsq: tuple[
+        int, ...
+    ] = ()  # levels of finite scalar quantisation, one per number; given, it takes the codebook's place
     encoder: bool = True  # False where only the way back is there
 
     @property
@@ -46,7 +50,11 @@ class Config:
 TAMING = Config(
     stem=1, widths=(128, 128, 256, 256, 512), depth=2, attend=(4,), groups=32, latent=256, codebook=(1024, 256), unit=False,
 )  # fmt: skip
-PRESETS = {"small": Config(), "f16-1024": TAMING, "f16-16384": replace(TAMING, codebook=(16384, 256))}
+PRESETS = {
+    "small": Config(),
+    "f16-1024": TAMING,
+    "f16-16384": replace(TAMING, codebook=(16384, 256)),
+}
 ROWS = 4096  # vectors compared with the codebook at once; with 16,384 codes that is 256 MB
 MARGIN = 1e-3  # of FSQ's range, by which a number may pass its outermost levels; without it the shift of two levels would be infinite
 
@@ -71,7 +79,10 @@ class Block(nn.Module):
 
     def __init__(self, c: Config, inputs: int, width: int, attends: bool) -> None:
         super().__init__()
-        self.norm_one, self.norm_two = nn.GroupNorm(c.groups, inputs, c.eps), nn.GroupNorm(c.groups, width, c.eps)
+        self.norm_one, self.norm_two = (
+            nn.GroupNorm(c.groups, inputs, c.eps),
+            nn.GroupNorm(c.groups, width, c.eps),
+        )
         self.one = nn.Conv2d(inputs, width, 3, padding=1)
         self.two = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(inputs, width, 1) if inputs != width else nn.Identity()
@@ -87,7 +98,9 @@ def level(c: Config, inputs: int, width: int, depth: int, attends: bool) -> nn.S
 
 
 def middle(c: Config) -> nn.Sequential:
-    return nn.Sequential(Block(c, c.widths[-1], c.widths[-1], True), Block(c, c.widths[-1], c.widths[-1], False))
+    return nn.Sequential(
+        Block(c, c.widths[-1], c.widths[-1], True), Block(c, c.widths[-1], c.widths[-1], False)
+    )
 
 
 class Encoder(nn.Module):
@@ -98,8 +111,12 @@ class Encoder(nn.Module):
         self.config = c
         self.stem = nn.Conv2d(3 * c.stem**2, c.widths[0], 3, padding=1)
         steps = list(zip((c.widths[0], *c.widths), c.widths, strict=False))
-        self.levels = nn.ModuleList([level(c, a, b, c.depth, i in c.attend) for i, (a, b) in enumerate(steps)])
-        self.downs = nn.ModuleList([nn.Conv2d(width, width, 3, stride=2) for width in c.widths[:-1]])
+        self.levels = nn.ModuleList(
+            [level(c, a, b, c.depth, i in c.attend) for i, (a, b) in enumerate(steps)]
+        )
+        self.downs = nn.ModuleList(
+            [nn.Conv2d(width, width, 3, stride=2) for width in c.widths[:-1]]
+        )
         self.middle = middle(c)
         self.norm = nn.GroupNorm(c.groups, c.widths[-1], c.eps)
         self.head = nn.Conv2d(c.widths[-1], c.latent, 3, padding=1)
@@ -125,7 +142,9 @@ class Decoder(nn.Module):
         self.middle = middle(c)
         widths, last = c.widths[::-1], len(c.widths) - 1
         steps = list(zip((widths[0], *widths), widths, strict=False))
-        self.levels = nn.ModuleList([level(c, a, b, c.depth + 1, last - i in c.attend) for i, (a, b) in enumerate(steps)])
+        self.levels = nn.ModuleList(
+            [level(c, a, b, c.depth + 1, last - i in c.attend) for i, (a, b) in enumerate(steps)]
+        )
         self.ups = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for width in widths[:-1]])
         self.norm = nn.GroupNorm(c.groups, widths[-1], c.eps)
         self.head = nn.Conv2d(widths[-1], 3 * c.stem**2, 3, padding=1)
@@ -168,8 +187,12 @@ class Codebook(nn.Module):
         self.sizes: Tensor
         self.ages: Tensor
         self.register_buffer("vectors", torch.randn(size, numbers) * numbers**-0.5)
-        self.register_buffer("sizes", torch.ones(size))  # running mean of how many vectors choose the code in a batch
-        self.register_buffer("ages", torch.zeros(size, dtype=torch.int64))  # batches since it was last chosen
+        self.register_buffer(
+            "sizes", torch.ones(size)
+        )  # running mean of how many vectors choose the code in a batch
+        self.register_buffer(
+            "ages", torch.zeros(size, dtype=torch.int64)
+        )  # batches since it was last chosen
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
         """The nearest codes; the loss is the mean square of what lies between, from which the encoder alone learns (the commitment loss,
@@ -177,7 +200,9 @@ class Codebook(nn.Module):
         z = self._measure(latents)  # b h w d
         indices = self.nearest(z)
         codes = F.embedding(indices, self._measured())
-        return QuantizerOutput(straight_through(z, codes).movedim(-1, 1), indices, (z - codes).square().mean())
+        return QuantizerOutput(
+            straight_through(z, codes).movedim(-1, 1), indices, (z - codes).square().mean()
+        )
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codes (b, d, h, w) of indices (b, h, w)."""
@@ -191,7 +216,10 @@ class Codebook(nn.Module):
             half = codes.square().sum(1) / 2
             likeness = (torch.addmm(half, part, codes.T, beta=-1) for part in rows.split(ROWS))
             # On a CPU topk takes a third of argmax's time.
-            found = [part.topk(1).indices if z.device.type == "cpu" else part.argmax(1) for part in likeness]
+            found = [
+                part.topk(1).indices if z.device.type == "cpu" else part.argmax(1)
+                for part in likeness
+            ]
         return torch.cat(found).view(z.shape[:-1])
 
     @torch.no_grad()
@@ -199,20 +227,34 @@ class Codebook(nn.Module):
         """Make the codes of these latents (b, d, h, w): k-means from vectors that ``rng`` draws, empty codes drawn anew in every round."""
         rows = self._measure(latents).flatten(0, -2)
         if len(rows) < self.size:
-            raise KalpanaError(f"{len(rows)} vectors are too few to start {self.size} codes from: give a batch that has more")
+            raise KalpanaError(
+                f"{len(rows)} vectors are too few to start {self.size} codes from: give a batch that has more"
+            )
         self.vectors.copy_(rows[_draw(rows, self.size, rng)])
         for _ in range(rounds):
             self.learn(latents, self.nearest(rows), rng, decay=0, patience=1)
 
     @torch.no_grad()
-    def learn(self, latents: Tensor, indices: Tensor, rng: Generator, decay: float = 0.99, patience: int = 200) -> int:
+    def learn(
+        self,
+        latents: Tensor,
+        indices: Tensor,
+        rng: Generator,
+        decay: float = 0.99,
+        patience: int = 200,
+    ) -> int:
         """Move each code towards the latents (b, d, h, w) that chose it, as the ``indices`` (b, h, w) say: it is their running mean. Then
         put a vector of this batch, which ``rng`` draws, in the place of each code that nothing chose in the last ``patience`` batches;
         gives back how many those were."""
         rows, counts = self._measure(latents).flatten(0, -2), count(indices, self.size)
-        means = torch.zeros_like(self.vectors).index_add_(0, indices.flatten(), rows) / counts.clamp(min=1)[:, None]
+        means = (
+            torch.zeros_like(self.vectors).index_add_(0, indices.flatten(), rows)
+            / counts.clamp(min=1)[:, None]
+        )
         self.sizes.lerp_(counts, 1 - decay)
-        share = (1 - decay) * counts / self.sizes.clamp(min=1e-12)  # of this batch in the mean; none where nothing chose the code
+        share = (
+            (1 - decay) * counts / self.sizes.clamp(min=1e-12)
+        )  # of this batch in the mean; none where nothing chose the code
         self.vectors.copy_(self._measured().lerp(means, share[:, None]))
         self.ages.add_(1).masked_fill_(counts > 0, 0)
         dead = (self.ages >= patience).nonzero().flatten()[: len(rows)]
@@ -242,7 +284,11 @@ class FSQ(nn.Module):
         self.levels: Tensor
         self.places: Tensor
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+        self.register_buffer(
+            "places",
+            torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]),
+            persistent=False,
+        )
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
         """The points rounded to; the loss is 0, for nothing has to be drawn anywhere."""
@@ -252,7 +298,9 @@ class FSQ(nn.Module):
         bounded = (z + (offset / half).atanh()).tanh() * half - offset  # b h w d, 0 where z is 0
         whole = bounded.round()
         indices = ((whole.long() + middle) * self.places).sum(-1)
-        return QuantizerOutput((straight_through(bounded, whole) / middle).movedim(-1, 1), indices, z.new_zeros(()))
+        return QuantizerOutput(
+            (straight_through(bounded, whole) / middle).movedim(-1, 1), indices, z.new_zeros(())
+        )
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codes (b, d, h, w) of indices (b, h, w)."""
@@ -298,28 +346,40 @@ class VQGAN(nn.Module):
     def decode(self, indices: Tensor) -> Tensor:
         """Pixels (b, 3, h, w) of tokens (b, h/f, w/f); a little outside [-1, 1] at times, so clamp before saving."""
         if indices.ndim != 3 or not indices.numel() or indices.is_floating_point():
-            raise KalpanaError(f"tokens are {indices.dtype} {tuple(indices.shape)}: give integers (b, rows, columns)")
+            raise KalpanaError(
+                f"tokens are {indices.dtype} {tuple(indices.shape)}: give integers (b, rows, columns)"
+            )
         low, high = (int(bound) for bound in indices.aminmax())
         if low < 0 or high >= self.quantiser.size:
-            raise KalpanaError(f"tokens run from {low} to {high}: this codebook has 0 to {self.quantiser.size - 1}")
+            raise KalpanaError(
+                f"tokens run from {low} to {high}: this codebook has 0 to {self.quantiser.size - 1}"
+            )
         return self.draw(self.quantiser.codes(indices))
 
     def look(self, pixels: Tensor) -> Tensor:
         """Latents (b, d, h/f, w/f), which have not yet been quantised."""
         if self.encoder is None:
-            raise KalpanaError("these weights have no encoder: they turn tokens into pictures, not back")
+            raise KalpanaError(
+                "these weights have no encoder: they turn tokens into pictures, not back"
+            )
         f = self.config.factor
         if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise KalpanaError(f"pixels are {tuple(pixels.shape)}: give (b, 3, h, w), colours alone")
+            raise KalpanaError(
+                f"pixels are {tuple(pixels.shape)}: give (b, 3, h, w), colours alone"
+            )
         for name, side in zip(("height", "width"), pixels.shape[2:], strict=True):
             if side % f or not side:
                 below = f"{side // f * f} or " if side > f else ""
-                raise KalpanaError(f"{name} {side} is not a multiple of {f}: try {below}{side // f * f + f}")
+                raise KalpanaError(
+                    f"{name} {side} is not a multiple of {f}: try {below}{side // f * f + f}"
+                )
         return self.encoder(pixels)
 
     def draw(self, codes: Tensor) -> Tensor:
         """Pixels (b, 3, h, w) of codes (b, d, h/f, w/f), in [-1, 1] but for a little."""
-        return self.decoder(codes.contiguous())  # channels last, as they come, torch's group norms are half as exact
+        return self.decoder(
+            codes.contiguous()
+        )  # channels last, as they come, torch's group norms are half as exact
 
     @property
     def last(self) -> Tensor:
@@ -357,7 +417,13 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
         for i, (a, b) in enumerate(pairwise(widths), start=1):
             stride = 2 if i < depth else 1
-            self.layers.extend([nn.Conv2d(a, b, 4, stride, padding=1, bias=False), nn.GroupNorm(8, b), nn.LeakyReLU(0.2)])
+            self.layers.extend(
+                [
+                    nn.Conv2d(a, b, 4, stride, padding=1, bias=False),
+                    nn.GroupNorm(8, b),
+                    nn.LeakyReLU(0.2),
+                ]
+            )
         self.layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
@@ -387,7 +453,12 @@ class LeCamEMA:
     def follow(self, real: Tensor, fake: Tensor, decay: float = 0.99) -> LeCamEMA:
         """The anchors after one more batch of logits."""
         means = (logits.detach().float().mean() for logits in (real, fake))
-        return LeCamEMA(*(old.lerp(new, 1 - decay) for old, new in zip((self.real, self.fake), means, strict=True)))
+        return LeCamEMA(
+            *(
+                old.lerp(new, 1 - decay)
+                for old, new in zip((self.real, self.fake), means, strict=True)
+            )
+        )
 
 
 def lecam(real: Tensor, fake: Tensor, anchors: LeCamEMA) -> Tensor:
@@ -399,5 +470,7 @@ def lecam(real: Tensor, fake: Tensor, anchors: LeCamEMA) -> Tensor:
 def adaptive_gan_weight(loss: Tensor, against: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
     """The weight, a number, with which the loss ``against`` the discriminator moves the decoder's last layer as much as the other does: the
     ratio of their gradients' lengths there (Esser et al. 2021, equation 7; 1e-4 and the limit are in their code). Both graphs are kept."""
-    one, two = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, against))
+    one, two = (
+        torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, against)
+    )
     return (one / (two + 1e-4)).clamp(max=limit)

@@ -10,7 +10,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kalpana.hub.card import BY_CLIP, CARD, TOKENS, Card, find_model, list_models, read_card, weights_dir
+from kalpana.hub.card import (
+    BY_CLIP,
+    CARD,
+    TOKENS,
+    Card,
+    find_model,
+    list_models,
+    read_card,
+    weights_dir,
+)
 from kalpana.request import Request, ask
 from kalpana.types import KalpanaError, Result, Step
 
@@ -27,7 +36,11 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
     are damaged, changed or of another family.
     """
     if name in FAMILIES and not (weights_dir() / name / CARD).is_file() and not Path(name).is_dir():
-        learn = f"train it by recipes/{name}.yaml" if name != BY_CLIP else "train the CLIP that it asks by recipes/clip.yaml"
+        learn = (
+            f"train it by recipes/{name}.yaml"
+            if name != BY_CLIP
+            else "train the CLIP that it asks by recipes/clip.yaml"
+        )
         raise KalpanaError(
             f"model {name!r} is not here: no weights of it come with this version of Kalpana, where what draws from words is "
             f"{_drawing()}; name one of these or a folder of weights, or {learn}"
@@ -43,7 +56,9 @@ def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None
         return public
     card = read_card(folder)
     if card.family not in FAMILIES:
-        raise KalpanaError(f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: try {_drawing()}")
+        raise KalpanaError(
+            f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: try {_drawing()}"
+        )
     return FAMILIES[card.family](folder, card, device)
 
 
@@ -91,13 +106,19 @@ def last(stream: Iterator[Step]) -> Result:
     return step.result
 
 
-FAMILIES: dict[str, Callable[[Path, Card, str | None], Pipeline]] = {"flow": _flow, **dict.fromkeys(TOKENS, _tokens), BY_CLIP: _by_clip}
+FAMILIES: dict[str, Callable[[Path, Card, str | None], Pipeline]] = {
+    "flow": _flow,
+    **dict.fromkeys(TOKENS, _tokens),
+    BY_CLIP: _by_clip,
+}
 
 
 class Generate(ModuleType):
     """The type of this module, so that the public name ``kalpana.generate`` can be both a room and the verb it is named after."""
 
-    def __call__(self, prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Any) -> Result:
+    def __call__(
+        self, prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Any
+    ) -> Result:
         request = ask(prompt, **fields)
         return last(load(request.model).generate(request, rank_by=rank_by))
 

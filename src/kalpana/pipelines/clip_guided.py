@@ -54,7 +54,9 @@ class TextByClip:
     def device(self) -> torch.device:
         return self.clip.model.logit_scale.device
 
-    def generate(self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any) -> Iterator[Step]:
+    def generate(
+        self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
+    ) -> Iterator[Step]:
         """A Step for each step of optimisation; the last one carries the Result. Closing the iterator cancels.
 
         The prompt may be several with weights, as "a castle:1 | fog:0.5 | text:-1"; a negative prompt is one more, of weight -1. Cutouts
@@ -62,12 +64,18 @@ class TextByClip:
 
         Raises KalpanaError at once where the request asks for what cannot be done.
         """
-        return answer(self, self.clip.words, ask(request, **fields), self._draw, rank_by, together=1)
+        return answer(
+            self, self.clip.words, ask(request, **fields), self._draw, rank_by, together=1
+        )
 
     def _draw(self, request: Request) -> Iterator[Progress]:
         assert request.steps and request.width and request.height  # settled
         (seed,) = request.each_seed()
-        prompts = parse(request.prompt) + (() if request.negative_prompt is None else (Prompt(request.negative_prompt, -1.0),))
+        prompts = parse(request.prompt) + (
+            () if request.negative_prompt is None else (Prompt(request.negative_prompt, -1.0),)
+        )
         settings, size = Settings(steps=request.steps, flip=0), (request.width, request.height)
         for step in vqgan_clip(prompts, self.clip, self.canvas, settings, seed, size=size):
-            yield Progress(step.stage, step.total, step.preview, step.preview if step.result else None)
+            yield Progress(
+                step.stage, step.total, step.preview, step.preview if step.result else None
+            )

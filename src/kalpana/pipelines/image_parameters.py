@@ -67,7 +67,9 @@ class Codes:
 
     def __post_init__(self) -> None:
         if not self.straight and isinstance(self.model.quantiser, vqgan.FSQ):
-            raise KalpanaError("the numbers of FSQ are always rounded: leave out straight=False, or take a VQGAN that has a codebook")
+            raise KalpanaError(
+                "the numbers of FSQ are always rounded: leave out straight=False, or take a VQGAN that has a codebook"
+            )
 
     @property
     def about(self) -> dict[str, Any]:
@@ -79,7 +81,11 @@ class Codes:
 
     @property
     def scale(self) -> float:
-        return float(self.model.quantiser.codes(torch.arange(self.model.quantiser.size, device=self._device)[None, None]).std())
+        return float(
+            self.model.quantiser.codes(
+                torch.arange(self.model.quantiser.size, device=self._device)[None, None]
+            ).std()
+        )
 
     @property
     def _device(self) -> torch.device:
@@ -87,7 +93,13 @@ class Codes:
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
         shape = 1, height // self.factor, width // self.factor
-        return (self.model.quantiser.codes(torch.randint(self.model.quantiser.size, shape, generator=generator).to(self._device)),)
+        return (
+            self.model.quantiser.codes(
+                torch.randint(self.model.quantiser.size, shape, generator=generator).to(
+                    self._device
+                )
+            ),
+        )
 
     @torch.no_grad()
     def trace(self, pixels: Tensor) -> Latent:
@@ -115,7 +127,9 @@ class Latents:
 
     model: vae.VAE
     fingerprint: str
-    reach: float = 3.0  # standard deviations, to which latents are kept: beyond, none was ever decoded
+    reach: float = (
+        3.0  # standard deviations, to which latents are kept: beyond, none was ever decoded
+    )
     factor: int = field(default=8, init=False)
     scale: float = field(default=1.0, init=False)
 
@@ -124,7 +138,13 @@ class Latents:
         return {"name": "vae", "sha256": self.fingerprint, "reach": self.reach}
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        latents = torch.randn(1, self.model.config.latent, height // self.factor, width // self.factor, generator=generator)
+        latents = torch.randn(
+            1,
+            self.model.config.latent,
+            height // self.factor,
+            width // self.factor,
+            generator=generator,
+        )
         return (latents.to(self.model.preview_bias.device),)
 
     @torch.no_grad()
@@ -157,7 +177,10 @@ class Pixels:
         return self.cell
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        return (torch.randn(1, 3, height // self.cell, width // self.cell, generator=generator) * self.scale,)
+        return (
+            torch.randn(1, 3, height // self.cell, width // self.cell, generator=generator)
+            * self.scale,
+        )
 
     def trace(self, pixels: Tensor) -> Latent:
         return (F.avg_pool2d(pixels, self.cell),)
@@ -192,14 +215,18 @@ class Palette:
         return self.cell
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        logits = torch.randn(1, self.colours, height // self.cell, width // self.cell, generator=generator)
+        logits = torch.randn(
+            1, self.colours, height // self.cell, width // self.cell, generator=generator
+        )
         return logits, torch.rand(1, self.colours, 3, generator=generator) * 2 - 1
 
     def trace(self, pixels: Tensor) -> Latent:
         (small,) = to_images(F.avg_pool2d(pixels, self.cell))
         few = small.quantize(self.colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         found = torch.tensor(few.getpalette()).view(-1, 3)[: self.colours] / 127.5 - 1
-        colours = F.pad(found, (0, 0, 0, self.colours - len(found)))  # a picture that has fewer is joined by grey
+        colours = F.pad(
+            found, (0, 0, 0, self.colours - len(found))
+        )  # a picture that has fewer is joined by grey
         chosen = torch.from_numpy(np.array(few)).long()
         return 2.0 * F.one_hot(chosen, self.colours).permute(2, 0, 1)[None], colours[None]
 
@@ -230,7 +257,9 @@ def perlin(width: int, height: int, generator: Generator, octaves: int = 4) -> T
     """Clouds of colour, (1, 3, h, w) from -1 to 1: gradient noise (Perlin 2002), first with a lattice of half the shorter side, then each
     time twice as fine and half as strong."""
     side = min(width, height)
-    clouds = torch.stack([lattice(width, height, side / 2**k, generator) / 2**k for k in range(1, octaves + 1)]).sum(0)
+    clouds = torch.stack(
+        [lattice(width, height, side / 2**k, generator) / 2**k for k in range(1, octaves + 1)]
+    ).sum(0)
     return (clouds / clouds.abs().amax().clamp(min=1e-6))[None]
 
 
@@ -254,7 +283,9 @@ def _fade(t: Tensor) -> Tensor:
     return t**3 * (t * (6 * t - 15) + 10)
 
 
-def load_canvas(name: str = "vqgan", folder: Path | None = None, device: str | None = None) -> Canvas:
+def load_canvas(
+    name: str = "vqgan", folder: Path | None = None, device: str | None = None
+) -> Canvas:
     """The canvas of a name: vqgan, vae, pixels or palette. The first two are of the weights that come with Kalpana, or of a ``folder``; a
     folder without a card is taken for a public VQGAN. ``device`` is a GPU where there is one, unless named.
 
@@ -266,7 +297,12 @@ def load_canvas(name: str = "vqgan", folder: Path | None = None, device: str | N
             return _codes(folder, place)
         case "vae":
             path = (folder or weights_dir() / "default") / "vae.safetensors"
-            model = load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)), read_card(path.parent).files)
+            model = load_module(
+                path,
+                "vae",
+                lambda **config: vae.VAE(vae.Config(**config)),
+                read_card(path.parent).files,
+            )
             return Latents(model.to(place), hashed(files_of(path)))
         case "pixels":
             return Pixels()
@@ -274,7 +310,10 @@ def load_canvas(name: str = "vqgan", folder: Path | None = None, device: str | N
             return Palette()
     known = "vqgan", "vae", "pixels", "palette"
     close = difflib.get_close_matches(name, known, n=1)
-    raise KalpanaError(f"there is no canvas {name!r}: " + (f"did you mean {close[0]!r}?" if close else f"write {', '.join(known)}"))
+    raise KalpanaError(
+        f"there is no canvas {name!r}: "
+        + (f"did you mean {close[0]!r}?" if close else f"write {', '.join(known)}")
+    )
 
 
 def _codes(folder: Path | None, place: torch.device) -> Codes:
@@ -287,5 +326,10 @@ def _codes(folder: Path | None, place: torch.device) -> Codes:
     if not (path.parent / CARD).is_file():
         checkpoint = public.read(path.parent)
         return Codes(checkpoint.model.to(place), checkpoint.fingerprint)
-    model = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)), read_card(path.parent).files)
+    model = load_module(
+        path,
+        "vqgan",
+        lambda **config: vqgan.VQGAN(vqgan.Config(**config)),
+        read_card(path.parent).files,
+    )
     return Codes(model.to(place), hashed(files_of(path)))

@@ -37,7 +37,9 @@ class Pipeline(Protocol):
     def files(self) -> dict[str, str]: ...
     @property
     def device(self) -> torch.device: ...
-    def generate(self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any) -> Iterator[Step]:
+    def generate(
+        self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
+    ) -> Iterator[Step]:
         """A Step for each step of drawing; the last one carries the Result. Closing the iterator cancels.
 
         Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do, or for the best of
@@ -57,7 +59,9 @@ class Progress:
     pixels: Tensor | None = None
 
 
-Draw = Callable[[Request], Iterator[Progress]]  # of a settled request for at most so many pictures as are drawn together
+Draw = Callable[
+    [Request], Iterator[Progress]
+]  # of a settled request for at most so many pictures as are drawn together
 
 
 def answer(
@@ -72,7 +76,12 @@ def answer(
     """The stream that ``Pipeline.generate`` promises, of a model that reads by these ``words`` and draws at most ``together`` pictures by
     ``draw``; receipts hold what is in ``more`` too."""
     if request.best_of > 1:
-        return best(lambda each: answer(model, words, each, draw, more=more, together=together), request, rank_by, together)
+        return best(
+            lambda each: answer(model, words, each, draw, more=more, together=together),
+            request,
+            rank_by,
+            together,
+        )
     request = request.seeded()
     settled, ignored = model.capabilities.resolve(request)
     account, warnings = _account(model, words, request, settled, ignored)
@@ -80,7 +89,9 @@ def answer(
 
 
 @torch.no_grad()
-def _steps(request: Request, draw: Draw, account: dict[str, Any], warnings: tuple[str, ...], together: int) -> Iterator[Step]:
+def _steps(
+    request: Request, draw: Draw, account: dict[str, Any], warnings: tuple[str, ...], together: int
+) -> Iterator[Step]:
     parts = list(request.parts(together))
     began, index, total = time.perf_counter(), 0, 0
     pictures: list[Picture] = []
@@ -89,11 +100,27 @@ def _steps(request: Request, draw: Draw, account: dict[str, Any], warnings: tupl
         for beat in draw(part):
             index, total = index + 1, beat.total * len(parts)
             if beat.pixels is not None:
-                pixels = beat.pixels if request.upscale == 1 else upscale(beat.pixels.clamp(-1, 1), request.upscale)
+                pixels = (
+                    beat.pixels
+                    if request.upscale == 1
+                    else upscale(beat.pixels.clamp(-1, 1), request.upscale)
+                )
                 for image, seed in zip(to_images(pixels), seeds, strict=True):
-                    pictures.append(Picture(image, seed, account | {"seed": seed, "resolved": _resolved(request, seed)}))
+                    pictures.append(
+                        Picture(
+                            image,
+                            seed,
+                            account | {"seed": seed, "resolved": _resolved(request, seed)},
+                        )
+                    )
             if index < total:
-                yield Step(index, total, beat.preview, (time.perf_counter() - began) / index * (total - index), beat.stage)
+                yield Step(
+                    index,
+                    total,
+                    beat.preview,
+                    (time.perf_counter() - began) / index * (total - index),
+                    beat.stage,
+                )
     yield Step(total, total, None, 0.0, beat.stage, Result(tuple(pictures), warnings))
 
 
@@ -106,23 +133,33 @@ def _account(
     for name, text in (("prompt", settled.prompt), ("negative_prompt", settled.negative_prompt)):
         if text is None:
             continue
-        if controls := sum(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
+        if controls := sum(
+            unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text
+        ):
             warnings.append(f"{name}: control characters ({controls}) were read as spaces")
         text = clean(text)
         cut, unknown = words.cut(text), words.unknown(text)
         told = [word[:40] for word in unknown[:TOLD]]
         if cut:
-            warnings.append(f"{name}: too long; the last {len(cut):,} characters were not read, from {cut[:40]!r} on")
+            warnings.append(
+                f"{name}: too long; the last {len(cut):,} characters were not read, from {cut[:40]!r} on"
+            )
         if told:
             more = ", ..." if len(unknown) > TOLD else ""
-            warnings.append(f"{name}: no training caption held {', '.join(told)}{more}; the picture may miss them")
+            warnings.append(
+                f"{name}: no training caption held {', '.join(told)}{more}; the picture may miss them"
+            )
         read[name] = {"language": language(text), "cut_characters": len(cut), "unknown": told}
     account = {
         "kalpana": __version__,
         "torch": torch.__version__,
         "device": model.device.type,
         "request": asked.to_json(),
-        "model": {"name": model.name, "family": model.family, "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {})},
+        "model": {
+            "name": model.name,
+            "family": model.family,
+            "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {}),
+        },
         "read": read,
         "ignored": ignored,
         "warnings": warnings,

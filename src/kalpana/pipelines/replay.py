@@ -30,7 +30,11 @@ class ReplayDiff:
     def __str__(self) -> str:
         if self.bytes:
             return "the same bytes"
-        said = "the same pixels, other bytes" if self.pixels else f"other pixels, by {self.largest} of 255 at most"
+        said = (
+            "the same pixels, other bytes"
+            if self.pixels
+            else f"other pixels, by {self.largest} of 255 at most"
+        )
         return said + (f"; since then {', '.join(self.changed)} changed" if self.changed else "")
 
 
@@ -47,14 +51,24 @@ def request_of(receipt: dict[str, Any]) -> Request:
 def again(model: Pipeline, receipt: dict[str, Any]) -> Iterator[Step]:
     """The stream that makes the picture of a receipt again, below the same top where one was given. Raises KalpanaError as ``request_of``
     and ``Pipeline.generate``."""
-    return model.generate(request_of(receipt), **({"top": receipt["top"]} if "top" in receipt else {}))
+    return model.generate(
+        request_of(receipt), **({"top": receipt["top"]} if "top" in receipt else {})
+    )
 
 
 def compare(path: Path, again: Picture) -> ReplayDiff:
     """How the picture file at ``path`` and the picture made again from its receipt, written the same way, agree."""
     receipt, data = read_receipt(path), path.read_bytes()
-    file = encode(again.image, receipt["resolved"]["format"], receipt)  # with the old receipt: only the picture is in question
-    before, after = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file))
+    file = encode(
+        again.image, receipt["resolved"]["format"], receipt
+    )  # with the old receipt: only the picture is in question
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file)
+    )
     largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
-    changed = tuple(name for name in ("kalpana", "torch", "device", "model") if receipt.get(name) != again.receipt.get(name))
+    changed = tuple(
+        name
+        for name in ("kalpana", "torch", "device", "model")
+        if receipt.get(name) != again.receipt.get(name)
+    )
     return ReplayDiff(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)

@@ -55,7 +55,12 @@ def best(draw: Draw, request: Request, ranker: Ranker | None, together: int) -> 
         )
     request = request.seeded()
     first, *others = parts = list(request.parts(together))
-    return _keep(request, parts, chain((draw(_candidates(first)),), (draw(_candidates(part)) for part in others)), ranker)
+    return _keep(
+        request,
+        parts,
+        chain((draw(_candidates(first)),), (draw(_candidates(part)) for part in others)),
+        ranker,
+    )
 
 
 def _candidates(request: Request) -> Request:
@@ -64,14 +69,19 @@ def _candidates(request: Request) -> Request:
     return request.updated(n=len(seeds), seed=None, seeds=seeds, best_of=1)
 
 
-def _keep(request: Request, parts: Sequence[Request], streams: Iterator[Iterator[Step]], ranker: Ranker) -> Iterator[Step]:
+def _keep(
+    request: Request, parts: Sequence[Request], streams: Iterator[Iterator[Step]], ranker: Ranker
+) -> Iterator[Step]:
     began, done = time.perf_counter(), 0  # steps of the streams before
     text = clean(request.prompt)
     words, warnings = ranker.texts([text])[0], _unread(ranker, text)
     pictures: list[Picture] = []
     for k, (part, stream) in enumerate(zip(parts, streams, strict=True)):
         for step in stream:
-            index, total = done + step.index, done + step.total * (len(parts) - k)  # one stream is as long as another
+            index, total = (
+                done + step.index,
+                done + step.total * (len(parts) - k),
+            )  # one stream is as long as another
             eta = (time.perf_counter() - began) / index * (total - index)
             if step.result is None:
                 yield replace(step, index=index, total=total, eta=eta)
@@ -85,20 +95,29 @@ def _keep(request: Request, parts: Sequence[Request], streams: Iterator[Iterator
             account = {
                 "seed": seed,
                 "ranked_by": {"name": ranker.name, "sha256": ranker.fingerprint},
-                "candidates": [{"seed": each.seed, "score": round(score, 6)} for each, score in zip(mine, scores, strict=True)],
+                "candidates": [
+                    {"seed": each.seed, "score": round(score, 6)}
+                    for each, score in zip(mine, scores, strict=True)
+                ],
             }
             changes = {"request": request.to_json(), "warnings": warnings, "best_of": account}
             pictures.append(replace(kept, receipt=kept.receipt | changes))
         if done < total:
             yield Step(done, total, None, eta, stage="rank")
-    yield Step(total, total, None, 0.0, stage="rank", result=Result(tuple(pictures), tuple(warnings)))
+    yield Step(
+        total, total, None, 0.0, stage="rank", result=Result(tuple(pictures), tuple(warnings))
+    )
 
 
 def _unread(ranker: Ranker, text: str) -> list[str]:
     """What the asker should be told of how the ranker reads the text."""
     warnings = []
     if cut := ranker.words.cut(text):
-        warnings.append(f"best_of: the prompt is too long for model {ranker.name!r}, which ranks without {shorten(cut)}")
+        warnings.append(
+            f"best_of: the prompt is too long for model {ranker.name!r}, which ranks without {shorten(cut)}"
+        )
     if unknown := ranker.words.unknown(text):
-        warnings.append(f"best_of: model {ranker.name!r} never met {shorten(', '.join(unknown))}; it may rank without")
+        warnings.append(
+            f"best_of: model {ranker.name!r} never met {shorten(', '.join(unknown))}; it may rank without"
+        )
     return warnings

@@ -50,14 +50,23 @@ class TextToImage:
         place = find_device(device)
         network, decoder = folder / "dit.safetensors", folder / "vae.safetensors"
         if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
-            raise KalpanaError(f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again")
+            raise KalpanaError(
+                f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again"
+            )
         return cls(
             name=card.name,
             family=card.family,
             capabilities=card.capabilities or USUAL[card.family],
-            network=load_module(network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files).to(place),
-            vae=load_module(decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files).to(place),
-            files={path.name: card.files.get(path.name) or fingerprint(path) for path in (*files_of(network), *files_of(decoder), BPE)},
+            network=load_module(
+                network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files
+            ).to(place),
+            vae=load_module(
+                decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files
+            ).to(place),
+            files={
+                path.name: card.files.get(path.name) or fingerprint(path)
+                for path in (*files_of(network), *files_of(decoder), BPE)
+            },
             tokenizer=Tokenizer.load(),
         )
 
@@ -65,35 +74,53 @@ class TextToImage:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def generate(self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any) -> Iterator[Step]:
+    def generate(
+        self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
+    ) -> Iterator[Step]:
         """``text_to_image`` by this model, for a request, or for a prompt, and other fields of a request."""
         return text_to_image(self, ask(request, **fields), rank_by)
 
 
-def text_to_image(model: TextToImage, request: Request, rank_by: Ranker | None = None) -> Iterator[Step]:
+def text_to_image(
+    model: TextToImage, request: Request, rank_by: Ranker | None = None
+) -> Iterator[Step]:
     """A Step for each denoising step and each decoding; the last one carries the Result. Closing the iterator cancels.
 
     Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do, or for the best of several
     without a ranker.
     """
-    return answer(model, Window(model.tokenizer, model.network.config.length), request, partial(_draw, model), rank_by)
+    return answer(
+        model,
+        Window(model.tokenizer, model.network.config.length),
+        request,
+        partial(_draw, model),
+        rank_by,
+    )
 
 
 def _draw(model: TextToImage, request: Request) -> Iterator[Progress]:
     assert request.steps and request.sampler and request.width and request.height  # settled
     seeds, total = request.each_seed(), request.steps + 1
-    x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(model.device)
+    x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(
+        model.device
+    )
     timesteps = times(request.steps, model.capabilities.defaults.shift)
-    for state in sample(_denoise(model, request, len(seeds)), x, timesteps, SAMPLERS[request.sampler]):
+    for state in sample(
+        _denoise(model, request, len(seeds)), x, timesteps, SAMPLERS[request.sampler]
+    ):
         x = state.x
         yield Progress("denoise", total, model.vae.preview(state.x0))
-    pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])  # one by one: the widest layers set the peak of memory
+    pixels = torch.cat(
+        [model.vae.decode(latents[None]) for latents in x]
+    )  # one by one: the widest layers set the peak of memory
     yield Progress("decode", total, model.vae.preview(x), pixels)
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     """Unit Gaussian noise (b, c, h, w) for b pictures, each drawn on the CPU by a generator of its own."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
@@ -106,9 +133,17 @@ def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
         # All rows share the time. Given once, it is embedded by products of one row, whose rounding no batch size can change.
         return model.network(x_t, t[:1], cond)
 
-    return guide(Denoiser(network, Flow(), "x0"), cond, request.guidance, model.capabilities.defaults.interval, negative)
+    return guide(
+        Denoiser(network, Flow(), "x0"),
+        cond,
+        request.guidance,
+        model.capabilities.defaults.interval,
+        negative,
+    )
 
 
 def _cond(model: TextToImage, text: str, b: int) -> Cond:
     """The text as a condition of b equal rows."""
-    return Cond(model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(model.device))
+    return Cond(
+        model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(model.device)
+    )

@@ -40,12 +40,19 @@ from kalpana.text.tokenizer import language as language_of
 from kalpana.types import Cond, KalpanaError, Step, Tokens
 
 Network = DALLE | MaskGIT | DalleMini
-Top = Image.Image | Sequence[Sequence[int]]  # of a picture that is to be completed: itself, or rows of its tokens
+Top = (
+    Image.Image | Sequence[Sequence[int]]
+)  # of a picture that is to be completed: itself, or rows of its tokens
 
-NETWORKS: dict[str, tuple[str, Callable[..., Network]]] = {  # the file of each family, and what is made of its config
+NETWORKS: dict[
+    str, tuple[str, Callable[..., Network]]
+] = {  # the file of each family, and what is made of its config
     "dalle": ("dalle.safetensors", lambda **config: DALLE(dalle.Config(**config))),
     "maskgit": ("maskgit.safetensors", lambda **config: MaskGIT(dalle.Config(**config))),
-    "dalle-mini": ("dalle_mini.safetensors", lambda **config: DalleMini(dalle_mini.Config(**config))),
+    "dalle-mini": (
+        "dalle_mini.safetensors",
+        lambda **config: DalleMini(dalle_mini.Config(**config)),
+    ),
 }
 PREVIEWS = 0.1  # the part of the time that previews may take: each of them is a picture decoded
 
@@ -70,7 +77,9 @@ class TextToTokens:
         place, tokenizer, pictures = find_device(device), Tokenizer.load(), vqgan_of(folder)
         name, build = NETWORKS[card.family]
         if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
-            raise KalpanaError(f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again")
+            raise KalpanaError(
+                f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again"
+            )
         elsewhere = () if pictures.parent == folder else files_of(pictures)
         if any(card.files.get(path.name) not in (None, fingerprint(path)) for path in elsewhere):
             raise KalpanaError(
@@ -86,9 +95,12 @@ class TextToTokens:
             family=card.family,
             capabilities=card.capabilities or USUAL[card.family],
             network=network.to(place),
-            vqgan=load_module(pictures, "vqgan", lambda **config: VQGAN(vqgan.Config(**config)), card.files).to(place),
+            vqgan=load_module(
+                pictures, "vqgan", lambda **config: VQGAN(vqgan.Config(**config)), card.files
+            ).to(place),
             files={
-                path.name: card.files.get(path.name) or fingerprint(path) for path in (*files_of(folder / name), *files_of(pictures), BPE)
+                path.name: card.files.get(path.name) or fingerprint(path)
+                for path in (*files_of(folder / name), *files_of(pictures), BPE)
             },
             words=Window(tokenizer, network.config.length),
         )
@@ -132,7 +144,14 @@ class TextToTokens:
         rows, columns = self.grid
         return columns * self.vqgan.config.factor, rows * self.vqgan.config.factor
 
-    def generate(self, request: Request | str, *, rank_by: Ranker | None = None, top: Top | None = None, **fields: Any) -> Iterator[Step]:
+    def generate(
+        self,
+        request: Request | str,
+        *,
+        rank_by: Ranker | None = None,
+        top: Top | None = None,
+        **fields: Any,
+    ) -> Iterator[Step]:
         """``text_to_tokens`` by this model, for a request, or for a prompt, and other fields of a request."""
         return text_to_tokens(self, ask(request, **fields), rank_by, top)
 
@@ -144,15 +163,30 @@ class TextToTokens:
         Raises KalpanaError where the model tells nothing of pictures, or not in this language.
         """
         if not isinstance(self.network, DALLE) or not isinstance(self.words, Window):
-            raise KalpanaError(f"model {self.name!r} is of family {self.family!r}, which says nothing of pictures: name a DALL-E")
+            raise KalpanaError(
+                f"model {self.name!r} is of family {self.family!r}, which says nothing of pictures: name a DALL-E"
+            )
         if language not in (None, *self.capabilities.languages):
-            raise KalpanaError(f"model {self.name!r} does not speak {language!r}: write {' or '.join(self.capabilities.languages)}")
-        first = None if language is None else _beginnings(self.words.tokenizer, language).to(self.device)
+            raise KalpanaError(
+                f"model {self.name!r} does not speak {language!r}: write {' or '.join(self.capabilities.languages)}"
+            )
+        first = (
+            None
+            if language is None
+            else _beginnings(self.words.tokenizer, language).to(self.device)
+        )
         texts = list[str]()
         for start in range(0, len(images), TOGETHER):
-            framed = [rgb(image).resize(self.size, Image.Resampling.BICUBIC) for image in images[start : start + TOGETHER]]
-            ids = torch.cat([self.vqgan.encode(pixels[None]) for pixels in to_pixels(framed).to(self.device)])
-            told = caption(self.network, ids, [Generator() for _ in framed], temperature=0, first=first)
+            framed = [
+                rgb(image).resize(self.size, Image.Resampling.BICUBIC)
+                for image in images[start : start + TOGETHER]
+            ]
+            ids = torch.cat(
+                [self.vqgan.encode(pixels[None]) for pixels in to_pixels(framed).to(self.device)]
+            )
+            told = caption(
+                self.network, ids, [Generator() for _ in framed], temperature=0, first=first
+            )
             texts += [self.words.tokenizer.decode(row.tolist()) for row in told.ids]
         return texts
 
@@ -166,16 +200,30 @@ def _fitting(model: TextToTokens, pictures: Path, folder: Path) -> TextToTokens:
             f"put the VQGAN that it learned with into {folder}"
         )
     if isinstance(config, dalle_mini.Config) and rows * columns != config.image_length:
-        raise KalpanaError(f"model {model.name!r} draws {config.image_length} tokens a picture, which make no square")
+        raise KalpanaError(
+            f"model {model.name!r} draws {config.image_length} tokens a picture, which make no square"
+        )
     (width, height), known = model.size, model.capabilities
-    wide, tall = (side + n // 2 * model.vqgan.config.factor for side, n in ((width, columns), (height, rows)))
-    larger = ((wide, height), (width, tall), (2 * width, 2 * height)) if isinstance(model.network, DALLE) else ()
+    wide, tall = (
+        side + n // 2 * model.vqgan.config.factor for side, n in ((width, columns), (height, rows))
+    )
+    larger = (
+        ((wide, height), (width, tall), (2 * width, 2 * height))
+        if isinstance(model.network, DALLE)
+        else ()
+    )
     size, *others = (f"{w}x{h}" for w, h in ((width, height), *larger))
-    changes = {"sizes": (size, *others), "tokens": config.codes, "defaults": known.defaults.model_copy(update={"size": size})}
+    changes = {
+        "sizes": (size, *others),
+        "tokens": config.codes,
+        "defaults": known.defaults.model_copy(update={"size": size}),
+    }
     return replace(model, capabilities=known.model_copy(update=changes))
 
 
-def text_to_tokens(model: TextToTokens, request: Request, rank_by: Ranker | None = None, top: Top | None = None) -> Iterator[Step]:
+def text_to_tokens(
+    model: TextToTokens, request: Request, rank_by: Ranker | None = None, top: Top | None = None
+) -> Iterator[Step]:
     """A Step after every row of tokens, or every look at all of them, and for each decoding; the last one carries the Result. Previews show
     what there is so far, rows to come in grey, and are drawn as often as there is time for them. Closing the iterator cancels. Of larger
     sizes than a DALL-E learned, each part is drawn as a picture of its own that has all around it in view.
@@ -185,7 +233,11 @@ def text_to_tokens(model: TextToTokens, request: Request, rank_by: Ranker | None
     Step, where the request asks for what the model cannot do, for the best of several without a ranker, or below a top that leaves
     nothing to draw.
     """
-    rows = None if top is None else _top(model, top, _shape(model, model.capabilities.resolve(request)[0]))
+    rows = (
+        None
+        if top is None
+        else _top(model, top, _shape(model, model.capabilities.resolve(request)[0]))
+    )
     more = {} if rows is None else {"top": rows.tolist()}
     return answer(model, model.words, request, partial(_draw, model, rows), rank_by, more)
 
@@ -203,19 +255,29 @@ def _draw(model: TextToTokens, top: Tensor | None, request: Request) -> Iterator
     yield Progress("decode", drawn.total + 1, pixels.clamp(-1, 1), pixels)
 
 
-def _drawn(model: TextToTokens, request: Request, generators: Sequence[Generator], top: Tensor | None) -> Iterator[TokenStep]:
+def _drawn(
+    model: TextToTokens, request: Request, generators: Sequence[Generator], top: Tensor | None
+) -> Iterator[TokenStep]:
     """The tokens of a request's pictures as they come, one picture a generator, each below a top (r, columns) where it is given."""
-    assert request.temperature is not None and request.top_p is not None and request.guidance is not None  # settled
+    assert (
+        request.temperature is not None
+        and request.top_p is not None
+        and request.guidance is not None
+    )  # settled
     tokens = model.words.encode([clean(request.prompt)] * len(generators)).to(model.device)
     how = request.temperature, request.top_k, request.top_p, request.guidance
     given = None if top is None else top.expand(len(generators), -1, -1)
     if isinstance(model.network, DALLE):
-        return stream(model.network, Cond(tokens), generators, *how, given=given, shape=_shape(model, request))
+        return stream(
+            model.network, Cond(tokens), generators, *how, given=given, shape=_shape(model, request)
+        )
     if isinstance(model.network, DalleMini):
         return _spoken(model.network, tokens, generators, *how, given=given)
     assert request.steps  # settled
     if given is not None:
-        given = F.pad(given, (0, 0, 0, model.grid[0] - given.shape[1]), value=model.network.config.codes)
+        given = F.pad(
+            given, (0, 0, 0, model.grid[0] - given.shape[1]), value=model.network.config.codes
+        )
     return masked(model.network, Cond(tokens), generators, request.steps, *how, given=given)
 
 
@@ -235,7 +297,11 @@ def _spoken(
 
     def choose(logits: Tensor) -> Tensor:
         place = len(ids)
-        return upper[:, place] if place < upper.shape[1] else draw(logits, temperature, top_k, top_p, generators)
+        return (
+            upper[:, place]
+            if place < upper.shape[1]
+            else draw(logits, temperature, top_k, top_p, generators)
+        )
 
     rows = upper.shape[1] // side
     for each in network.generate(tokens, choose, guidance):
@@ -276,20 +342,36 @@ def _top(model: TextToTokens, top: Top, shape: tuple[int, int]) -> Tensor:
                 f"the top of the picture is {image.width}x{image.height}, which is {width}x{scaled} at the picture's width: "
                 f"give one of {width}x{f} to {width}x{height - f}, such as the upper part of a picture that is to be drawn on from there"
             )
-        image = image.resize((width, scaled), Image.Resampling.BICUBIC).crop((0, 0, width, scaled // f * f))
+        image = image.resize((width, scaled), Image.Resampling.BICUBIC).crop(
+            (0, 0, width, scaled // f * f)
+        )
         return model.vqgan.encode(to_pixels([image]).to(model.device))[0]
     try:
         ids = torch.tensor(top, device=model.device)
     except (TypeError, ValueError):
         ids = torch.empty(0)
-    if ids.dtype != torch.int64 or ids.ndim != 2 or ids.shape[1] != columns or not 0 < len(ids) < rows:
-        raise KalpanaError(f"the top of the picture is neither a picture nor 1 to {rows - 1} rows of {columns} tokens: give one of these")
+    if (
+        ids.dtype != torch.int64
+        or ids.ndim != 2
+        or ids.shape[1] != columns
+        or not 0 < len(ids) < rows
+    ):
+        raise KalpanaError(
+            f"the top of the picture is neither a picture nor 1 to {rows - 1} rows of {columns} tokens: give one of these"
+        )
     if int(ids.min()) < 0 or int(ids.max()) >= model.network.config.codes:
-        raise KalpanaError(f"the top of the picture has tokens of another codebook: give tokens from 0 to {model.network.config.codes - 1}")
+        raise KalpanaError(
+            f"the top of the picture has tokens of another codebook: give tokens from 0 to {model.network.config.codes - 1}"
+        )
     return ids
 
 
 def _beginnings(tokenizer: Tokenizer, language: str) -> Tensor:
     """Which tokens a caption in this language may begin with (vocabulary,): those of whole letters of its script."""
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
-    return torch.tensor([any(letter.isalpha() for letter in text) and language_of(text) == language for text in texts])
+    return torch.tensor(
+        [
+            any(letter.isalpha() for letter in text) and language_of(text) == language
+            for text in texts
+        ]
+    )

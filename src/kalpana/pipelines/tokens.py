@@ -28,7 +28,13 @@ class TokenStep:
     ids: Tensor
 
 
-def draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float, generators: Sequence[Generator]) -> Tensor:
+def draw(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    generators: Sequence[Generator],
+) -> Tensor:
     """Ids (b, ...) drawn from logits (b, ..., v), row i by luck from ``generators[i]``, which is on the CPU wherever the logits are.
 
     ``temperature`` 0 takes the likeliest token and needs no luck. Otherwise it is one of the ``top_k`` likeliest (None: of all), and of
@@ -39,10 +45,14 @@ def draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float, ge
     """
     check(temperature, top_k, top_p, logits.shape[-1])
     if len(generators) != len(logits):
-        raise ValueError(f"there are {len(generators)} generators for {len(logits)} rows: give one a row")
+        raise ValueError(
+            f"there are {len(generators)} generators for {len(logits)} rows: give one a row"
+        )
     if temperature == 0:
         return logits.argmax(-1)
-    luck = torch.stack([torch.empty(logits.shape[1:]).exponential_(generator=each) for each in generators]).to(logits.device)
+    luck = torch.stack(
+        [torch.empty(logits.shape[1:]).exponential_(generator=each) for each in generators]
+    ).to(logits.device)
     values, ids = logits, None
     if top_k is not None or top_p < 1:
         values, ids = values.topk(top_k or logits.shape[-1])  # the likeliest first
@@ -51,7 +61,9 @@ def draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float, ge
     scores = (values - values.amax(-1, keepdim=True)) / temperature
     if top_p < 1:
         chance = scores.softmax(-1)
-        scores = scores.masked_fill(chance.cumsum(-1) - chance >= top_p, -math.inf)  # a token stays unless those before it are enough
+        scores = scores.masked_fill(
+            chance.cumsum(-1) - chance >= top_p, -math.inf
+        )  # a token stays unless those before it are enough
     place = (scores - luck.clamp(min=torch.finfo(luck.dtype).tiny).log()).argmax(-1, keepdim=True)
     return (place if ids is None else ids.gather(-1, place)).squeeze(-1)
 
@@ -59,9 +71,13 @@ def draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float, ge
 def check(temperature: float, top_k: int | None, top_p: float, count: int) -> None:
     """Raises KalpanaError where no token, one of ``count``, can be drawn by these settings."""
     if not 0 <= temperature < math.inf:
-        raise KalpanaError(f"temperature is {temperature}: write 0, for always the likeliest token, or more")
+        raise KalpanaError(
+            f"temperature is {temperature}: write 0, for always the likeliest token, or more"
+        )
     if top_k is not None and not 1 <= top_k <= count:
-        raise KalpanaError(f"top_k is {top_k}, and there are {count} tokens: write from 1 to {count}, or leave it out")
+        raise KalpanaError(
+            f"top_k is {top_k}, and there are {count} tokens: write from 1 to {count}, or leave it out"
+        )
     if not 0 < top_p <= 1:
         raise KalpanaError(f"top_p is {top_p}: write more than 0 and at most 1, which is off")
 
@@ -97,26 +113,51 @@ def stream(
     rows, columns = shape or (c.rows, c.columns)
     check(temperature, top_k, top_p, c.codes)
     if rows < c.rows or columns < c.columns:
-        raise KalpanaError(f"a picture of {rows} x {columns} tokens is smaller than this model's: give {c.rows} x {c.columns} or more")
-    upper = torch.empty(b, 0, columns, dtype=torch.int64, device=network.codes.weight.device) if given is None else given
+        raise KalpanaError(
+            f"a picture of {rows} x {columns} tokens is smaller than this model's: give {c.rows} x {c.columns} or more"
+        )
+    upper = (
+        torch.empty(b, 0, columns, dtype=torch.int64, device=network.codes.weight.device)
+        if given is None
+        else given
+    )
     _check_ids(upper, (b, upper.shape[1], columns), c.codes)
     if upper.shape[1] >= rows:
-        raise KalpanaError(f"{upper.shape[1]} rows of {rows} are given, which leaves none to draw: give {rows - 1} at most")
+        raise KalpanaError(
+            f"{upper.shape[1]} rows of {rows} are given, which leaves none to draw: give {rows - 1} at most"
+        )
 
     @torch.no_grad()
     def drawing() -> Iterator[TokenStep]:
-        both, ids, window = _beside_null(cond, b, times), F.pad(upper, (0, 0, 0, rows - upper.shape[1])), None
+        both, ids, window = (
+            _beside_null(cond, b, times),
+            F.pad(upper, (0, 0, 0, rows - upper.shape[1])),
+            None,
+        )
         for row in range(upper.shape[1], rows):
             for column in range(columns):
                 top, left = around(row, rows, c.rows), around(column, columns, c.columns)
-                if window != (top, left):  # read anew; in a window that has not moved the next cell comes after the last
+                if window != (
+                    top,
+                    left,
+                ):  # read anew; in a window that has not moved the next cell comes after the last
                     window, cache = (top, left), network.start_image(both, times * b)
-                    seen = torch.cat((ids[:, top:row, left : left + c.columns].flatten(1), ids[:, row, left:column]), 1)
-                    new = F.pad(seen, (1, 0), value=c.codes)  # the begin token, and what of the window there is
+                    seen = torch.cat(
+                        (
+                            ids[:, top:row, left : left + c.columns].flatten(1),
+                            ids[:, row, left:column],
+                        ),
+                        1,
+                    )
+                    new = F.pad(
+                        seen, (1, 0), value=c.codes
+                    )  # the begin token, and what of the window there is
                 logits = guide(network.step(cache, torch.cat((new,) * times)), guidance)
                 new = draw(logits, temperature, top_k, top_p, generators)[:, None]
                 ids[:, row, column] = new[:, 0]
-            yield TokenStep(row + 1 - upper.shape[1], rows - upper.shape[1], ids[:, : row + 1].clone())
+            yield TokenStep(
+                row + 1 - upper.shape[1], rows - upper.shape[1], ids[:, : row + 1].clone()
+            )
 
     return drawing()
 
@@ -152,7 +193,11 @@ def masked(
         raise KalpanaError(f"steps is {steps}: write 1 or more")
     if not 0 <= spread < math.inf:
         raise KalpanaError(f"spread is {spread}: write 0, for always the surest cells, or more")
-    begin = torch.full((b, c.rows, c.columns), c.codes, device=network.codes.weight.device) if given is None else given
+    begin = (
+        torch.full((b, c.rows, c.columns), c.codes, device=network.codes.weight.device)
+        if given is None
+        else given
+    )
     _check_ids(begin, (b, c.rows, c.columns), c.codes + 1)
 
     @torch.no_grad()
@@ -163,9 +208,16 @@ def masked(
             hidden = ids == c.codes  # b h w
             logits = guide(network(both, ids.repeat(times, 1, 1)), guidance)
             guess = torch.where(hidden, draw(logits, temperature, top_k, top_p, generators), ids)
-            noise = torch.stack([-torch.empty(ids.shape[1:]).exponential_(generator=each).log() for each in generators])  # Gumbel's
+            noise = torch.stack(
+                [
+                    -torch.empty(ids.shape[1:]).exponential_(generator=each).log()
+                    for each in generators
+                ]
+            )  # Gumbel's
             sure = logits.float().log_softmax(-1).gather(-1, guess[..., None]).squeeze(-1)
-            sure = (sure + spread * (1 - step / steps) * noise.to(sure)).masked_fill(~hidden, math.inf)
+            sure = (sure + spread * (1 - step / steps) * noise.to(sure)).masked_fill(
+                ~hidden, math.inf
+            )
             rank = sure.flatten(1).argsort(stable=True).argsort(1)  # b hw, the least sure first
             again = rank < (math.cos(math.pi / 2 * step / steps) * count).floor()
             ids = guess.masked_fill(again.view_as(guess), c.codes)
@@ -212,7 +264,9 @@ def _beside_null(cond: Cond, b: int, times: int) -> Cond:
         return cond
     ids, mask = cond.tokens.ids, cond.tokens.mask
     null = torch.zeros(b, dtype=torch.bool, device=ids.device) if cond.null is None else cond.null
-    return Cond(Tokens(ids.repeat(2, 1), mask.repeat(2, 1)), torch.cat((null, torch.ones_like(null))))
+    return Cond(
+        Tokens(ids.repeat(2, 1), mask.repeat(2, 1)), torch.cat((null, torch.ones_like(null)))
+    )
 
 
 def _check_ids(ids: Tensor, shape: tuple[int, int, int], count: int) -> None:
@@ -220,4 +274,6 @@ def _check_ids(ids: Tensor, shape: tuple[int, int, int], count: int) -> None:
     if ids.shape != shape:
         raise KalpanaError(f"the picture is {tuple(ids.shape)} in tokens: give {shape}")
     if (wrong := ids[(ids < 0) | (ids >= count)]).numel():
-        raise KalpanaError(f"the picture has a token {int(wrong[0])}, of another codebook: give tokens from 0 to {count - 1}")
+        raise KalpanaError(
+            f"the picture has a token {int(wrong[0])}, of another codebook: give tokens from 0 to {count - 1}"
+        )

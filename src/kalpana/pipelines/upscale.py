@@ -19,7 +19,9 @@ def load_upscaler() -> tuple[Upscaler, dict[str, str]]:
     """The shipped network, kept, and the SHA-256 of its file by name. Raises KalpanaError where it is missing, changed or damaged."""
     folder = find_model("upscale")
     files = read_card(folder).files
-    return load_module(folder / FILE, "upscale", lambda **config: Upscaler(Config(**config)), files), files
+    return load_module(
+        folder / FILE, "upscale", lambda **config: Upscaler(Config(**config)), files
+    ), files
 
 
 def upscale(pixels: Tensor, scale: int) -> Tensor:

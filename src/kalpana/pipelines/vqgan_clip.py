@@ -41,7 +41,9 @@ from kalpana.types import KalpanaError, Picture, Result, Step
 
 FORMAT = "kalpana-vqgan-clip"  # of a state
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
-TIME = re.compile(r"\d:\d+$")  # 10:30, 16:9 and 3:2 end a text; a weight there has a space, a sign or a point
+TIME = re.compile(
+    r"\d:\d+$"
+)  # 10:30, 16:9 and 3:2 end a text; a weight there has a space, a sign or a point
 BOUNDS: dict[str, tuple[float, float]] = {  # of settings, least and most; of the others 0 and 1
     "steps": (1, 100_000),
     "rate": (1e-6, 10),
@@ -84,7 +86,9 @@ class Settings:
             low, high = BOUNDS.get(name, (0, 1))
             whole = name in ("steps", "cutouts")
             if not low <= value <= high or (whole and not isinstance(value, int)):
-                raise KalpanaError(f"{name} is {value}: write a {'whole ' if whole else ''}number from {low} to {high}")
+                raise KalpanaError(
+                    f"{name} is {value}: write a {'whole ' if whole else ''}number from {low} to {high}"
+                )
 
 
 USUAL = Settings()
@@ -99,11 +103,15 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if isinstance(self.what, str) and not clean(self.what):
-            raise KalpanaError("a prompt has no words: write what the picture should show, such as 'three red apples'")
+            raise KalpanaError(
+                "a prompt has no words: write what the picture should show, such as 'three red apples'"
+            )
         if not isinstance(self.what, str):
             _check_picture(self.what)
         if not math.isfinite(self.weight):
-            raise KalpanaError(f"the weight of {self} is {self.weight}: write a number, such as 1 or -0.5")
+            raise KalpanaError(
+                f"the weight of {self} is {self.weight}: write a number, such as 1 or -0.5"
+            )
 
     def __str__(self) -> str:
         return shorten(clean(self.what)) if isinstance(self.what, str) else "a picture"
@@ -120,10 +128,14 @@ def parse(text: str) -> tuple[Prompt, ...]:
         words, colon, weight = part.rpartition(":")
         where = f"prompt {place} of {len(parts)}"
         if colon and not weight:
-            raise KalpanaError(f"{where}, {shorten(part)}, ends in a colon: write its weight there, such as 1 or -0.5, or leave it out")
+            raise KalpanaError(
+                f"{where}, {shorten(part)}, ends in a colon: write its weight there, such as 1 or -0.5, or leave it out"
+            )
         weighed = colon and NUMBER.fullmatch(weight) and not TIME.search(part)
         if not clean(words if weighed else part):
-            raise KalpanaError(f"{where}, {shorten(part)}, has no words: write what the picture should show before its weight")
+            raise KalpanaError(
+                f"{where}, {shorten(part)}, has no words: write what the picture should show before its weight"
+            )
         prompts.append(Prompt(clean(words), float(weight)) if weighed else Prompt(part))
     return tuple(prompts)
 
@@ -150,14 +162,20 @@ def vqgan_clip(
     Raises KalpanaError at once, before the first Step, where something cannot be done, or the state is of another picture.
     """
     if clip is None or isinstance(clip, str):
-        raise KalpanaError("vqgan_clip needs a CLIP: give load('clip'), or of a folder, where load is kalpana.understand.encoder.load")
+        raise KalpanaError(
+            "vqgan_clip needs a CLIP: give load('clip'), or of a folder, where load is kalpana.understand.encoder.load"
+        )
     if canvas is None or isinstance(canvas, str):
-        raise KalpanaError(f"vqgan_clip needs a canvas: give load_canvas({canvas or 'vqgan'!r}) of kalpana.pipelines.image_parameters")
+        raise KalpanaError(
+            f"vqgan_clip needs a canvas: give load_canvas({canvas or 'vqgan'!r}) of kalpana.pipelines.image_parameters"
+        )
     prompts = parse(prompt) if isinstance(prompt, str) else tuple(prompt)
     if not prompts:
         raise KalpanaError("there is no prompt: write what to draw")
     if not any(each.weight for each in prompts):
-        raise KalpanaError("all weights are 0, so that any picture would do: give one of the prompts a weight such as 1")
+        raise KalpanaError(
+            "all weights are 0, so that any picture would do: give one of the prompts a weight such as 1"
+        )
     _check_size(size, canvas.factor)
     if every < 1:
         raise KalpanaError(f"every is {every}: write 1 or more")
@@ -171,7 +189,10 @@ def vqgan_clip(
     if seed is None:
         seed = kept[0]["seed"] if kept else secrets.randbelow(10**9)
     about = {
-        "prompts": [[each.what if isinstance(each.what, str) else _hash(each.what), each.weight] for each in prompts],
+        "prompts": [
+            [each.what if isinstance(each.what, str) else _hash(each.what), each.weight]
+            for each in prompts
+        ],
         "seed": seed,
         "size": "{}x{}".format(*size),
         "start": start if isinstance(start, str) else _hash(start),
@@ -179,7 +200,9 @@ def vqgan_clip(
         "canvas": canvas.about,
         "settings": {name: value for name, value in asdict(settings).items() if name != "steps"},
     }
-    run = _begin(_start(start, canvas, size, seeded_generator(seed, 0)), settings.rate * canvas.scale)
+    run = _begin(
+        _start(start, canvas, size, seeded_generator(seed, 0)), settings.rate * canvas.scale
+    )
     if state is not None:
         ready_folder(state.parent, 0)
         if kept:
@@ -210,8 +233,18 @@ def _optimise(
 ) -> Iterator[Step]:
     total, began, before, seed = settings.steps, time.perf_counter(), run.step, about["seed"]
     device = clip.model.logit_scale.device
-    vectors = torch.cat([clip.texts([clean(each.what)]) if isinstance(each.what, str) else clip.images([each.what]) for each in prompts])
-    targets = vectors.clone().to(device), torch.tensor([each.weight for each in prompts], device=device)  # cloned: made without gradients
+    vectors = torch.cat(
+        [
+            clip.texts([clean(each.what)])
+            if isinstance(each.what, str)
+            else clip.images([each.what])
+            for each in prompts
+        ]
+    )
+    targets = (
+        vectors.clone().to(device),
+        torch.tensor([each.weight for each in prompts], device=device),
+    )  # cloned: made without gradients
     while run.step < total:
         advance(run, clip.model, canvas, settings, targets, seeded_generator(seed, run.step + 1))
         if run.step == total:
@@ -221,7 +254,9 @@ def _optimise(
             _save(state, run, about)
         eta = (time.perf_counter() - began) / (run.step - before) * (total - run.step)
         try:
-            yield Step(run.step, total, shown(canvas, run.mean) if seen else None, eta, stage="optimise")
+            yield Step(
+                run.step, total, shown(canvas, run.mean) if seen else None, eta, stage="optimise"
+            )
         except GeneratorExit:
             if state is not None:
                 _save(state, run, about)
@@ -243,10 +278,24 @@ def _optimise(
         "cosines": [round(cosine, 6) for cosine in (vectors @ clip.images([image])[0]).tolist()],
         "warnings": list(warnings),
     }
-    yield Step(total, total, pixels, 0.0, stage="optimise", result=Result((Picture(image, seed, receipt),), warnings))
+    yield Step(
+        total,
+        total,
+        pixels,
+        0.0,
+        stage="optimise",
+        result=Result((Picture(image, seed, receipt),), warnings),
+    )
 
 
-def advance(run: Run, clip: CLIP, canvas: Canvas, settings: Settings, targets: tuple[Tensor, Tensor], generator: Generator) -> None:
+def advance(
+    run: Run,
+    clip: CLIP,
+    canvas: Canvas,
+    settings: Settings,
+    targets: tuple[Tensor, Tensor],
+    generator: Generator,
+) -> None:
     """One step towards the ``targets``: unit vectors (n, d), and the weights (n,) of their prompts."""
     vectors, weights = targets
     pixels = ClampWithGrad.apply(canvas.render(run.latent)).to(vectors.device)
@@ -259,7 +308,9 @@ def advance(run: Run, clip: CLIP, canvas: Canvas, settings: Settings, targets: t
     with torch.no_grad():
         canvas.project(run.latent)
         for mean, part in zip(run.mean, run.latent, strict=True):
-            mean.lerp_(part, max(1 - settings.ema, 1 / run.step))  # of the first steps the plain mean, where the start has no part
+            mean.lerp_(
+                part, max(1 - settings.ema, 1 / run.step)
+            )  # of the first steps the plain mean, where the start has no part
 
 
 @torch.no_grad()
@@ -303,17 +354,29 @@ def cutouts(pixels: Tensor, side: int, settings: Settings, generator: Generator)
         (mirror * angle.cos(), -angle.sin(), 2 * x / size - width / size),
         (mirror * angle.sin(), angle.cos(), 2 * y / size - height / size),
     )
-    affine = torch.stack([torch.stack(row, -1) * (size / length)[:, None] for row, length in zip(rows, (width, height), strict=True)], 1)
-    fine = math.ceil(short / side)  # samples a pixel each way, so that none of the picture's falls between them
+    affine = torch.stack(
+        [
+            torch.stack(row, -1) * (size / length)[:, None]
+            for row, length in zip(rows, (width, height), strict=True)
+        ],
+        1,
+    )
+    fine = math.ceil(
+        short / side
+    )  # samples a pixel each way, so that none of the picture's falls between them
     grid = F.affine_grid(affine, [n, 3, fine * side, fine * side], align_corners=False).to(pixels)
-    cuts = F.grid_sample(pixels.expand(n, -1, -1, -1), grid, padding_mode="border", align_corners=False)
+    cuts = F.grid_sample(
+        pixels.expand(n, -1, -1, -1), grid, padding_mode="border", align_corners=False
+    )
     cuts = F.avg_pool2d(cuts, fine)  # n 3 side side
 
     def each(value: Tensor) -> Tensor:
         return value.to(pixels)[:, None, None, None]
 
     grey = cuts.mean(1, keepdim=True)
-    cuts = (grey + (cuts - grey) * each(1 + s.jitter * saturation)) * each(1 + s.jitter * contrast) + each(s.jitter * brightness)
+    cuts = (grey + (cuts - grey) * each(1 + s.jitter * saturation)) * each(
+        1 + s.jitter * contrast
+    ) + each(s.jitter * brightness)
     return cuts + each(s.noise * loud) * torch.randn(cuts.shape, generator=generator).to(pixels)
 
 
@@ -345,7 +408,11 @@ def timelapse(stream: Iterator[Step], path: Path, fps: int = 12) -> Iterator[Ste
             frames += to_images(step.preview[:1])
             if len(frames) == 1:
                 if any(side % 2 for side in frames[0].size):
-                    raise KalpanaError("an MP4 has sides of an even number of pixels, and this picture is {}x{}".format(*frames[0].size))
+                    raise KalpanaError(
+                        "an MP4 has sides of an even number of pixels, and this picture is {}x{}".format(
+                            *frames[0].size
+                        )
+                    )
                 encode_clip(frames, fps, {})  # so that what is missing is missed now
         if step.result is not None:
             save_clip(frames, fps, path, step.result.pictures[0].receipt)
@@ -357,7 +424,9 @@ def _check_size(size: tuple[int, int], factor: int) -> None:
         low, high = math.ceil(Side[0] / factor) * factor, Side[1] // factor * factor
         near = min(max(round(side / factor) * factor, low), high)
         if side != near:
-            raise KalpanaError(f"{name} {side} cannot be drawn: write a multiple of {factor} from {low} to {high}, such as {near}")
+            raise KalpanaError(
+                f"{name} {side} cannot be drawn: write a multiple of {factor} from {low} to {high}, such as {near}"
+            )
 
 
 def _check_picture(image: Image.Image) -> None:
@@ -369,10 +438,16 @@ def _check_picture(image: Image.Image) -> None:
         raise KalpanaError(f"a picture is {image.width}x{image.height}: give one that has pixels")
 
 
-def _start(start: str | Image.Image, canvas: Canvas, size: tuple[int, int], generator: Generator) -> Latent:
+def _start(
+    start: str | Image.Image, canvas: Canvas, size: tuple[int, int], generator: Generator
+) -> Latent:
     if isinstance(start, Image.Image):
         return canvas.trace(to_pixels([rgb(start).resize(size, Image.Resampling.LANCZOS)]))
-    return canvas.noise(*size, generator) if start == "noise" else canvas.trace(perlin(*size, generator))
+    return (
+        canvas.noise(*size, generator)
+        if start == "noise"
+        else canvas.trace(perlin(*size, generator))
+    )
 
 
 def _hash(image: Image.Image) -> str:
@@ -387,11 +462,17 @@ def _warnings(prompts: Sequence[Prompt], clip: DifferentiableRanker) -> tuple[st
             continue
         text = clean(each.what)
         if TIME.search(text) and each.weight == 1:
-            warnings.append(f"prompt {each}: the colon was read as part of the text; before a weight write a space")
+            warnings.append(
+                f"prompt {each}: the colon was read as part of the text; before a weight write a space"
+            )
         if cut := clip.words.cut(text):
-            warnings.append(f"prompt {each}: too long for model {clip.name!r}, which reads it without {shorten(cut)}")
+            warnings.append(
+                f"prompt {each}: too long for model {clip.name!r}, which reads it without {shorten(cut)}"
+            )
         if unknown := clip.words.unknown(text):
-            warnings.append(f"prompt {each}: model {clip.name!r} never met {shorten(', '.join(unknown))}; the picture may miss it")
+            warnings.append(
+                f"prompt {each}: model {clip.name!r} never met {shorten(', '.join(unknown))}; the picture may miss it"
+            )
     return tuple(warnings)
 
 
@@ -405,13 +486,26 @@ def _tensors(run: Run) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for k, (part, mean) in enumerate(zip(run.latent, run.mean, strict=True)):
         tensors |= {f"latent.{k}": part.detach(), f"mean.{k}": mean}
-        tensors |= {f"adam.{k}.{name}": torch.as_tensor(value) for name, value in run.adam.state[part].items()}
+        tensors |= {
+            f"adam.{k}.{name}": torch.as_tensor(value)
+            for name, value in run.adam.state[part].items()
+        }
     return tensors
 
 
 def _save(path: Path, run: Run, about: dict[str, Any]) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in _tensors(run).items()}
-    write(path, safetensors.torch.save(tensors, {"format": FORMAT, "step": str(run.step), "about": json.dumps(about, ensure_ascii=False)}))
+    write(
+        path,
+        safetensors.torch.save(
+            tensors,
+            {
+                "format": FORMAT,
+                "step": str(run.step),
+                "about": json.dumps(about, ensure_ascii=False),
+            },
+        ),
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]] | None:
@@ -422,25 +516,52 @@ def _read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]] | None:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
             if header.get("format") == FORMAT:
-                return json.loads(header["about"]), int(header["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return (
+                    json.loads(header["about"]),
+                    int(header["step"]),
+                    {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+                )
     except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise KalpanaError(f"the state {path} is damaged or none at all ({error}): delete it to begin again, or name another") from None
+        raise KalpanaError(
+            f"the state {path} is damaged or none at all ({error}): delete it to begin again, or name another"
+        ) from None
     raise KalpanaError(f"{path} is not the state of a picture by VQGAN+CLIP: name another file")
 
 
-def _resume(run: Run, path: Path, kept: tuple[dict[str, Any], int, dict[str, Tensor]], about: dict[str, Any], steps: int) -> None:
+def _resume(
+    run: Run,
+    path: Path,
+    kept: tuple[dict[str, Any], int, dict[str, Tensor]],
+    about: dict[str, Any],
+    steps: int,
+) -> None:
     """Put a state back into a run. Raises KalpanaError where it is of another picture, or further on than asked."""
-    (before, step, tensors), now = (_leaves(kept[0]), *kept[1:]), _leaves(json.loads(json.dumps(about)))
+    (before, step, tensors), now = (
+        (_leaves(kept[0]), *kept[1:]),
+        _leaves(json.loads(json.dumps(about))),
+    )
     if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-        said = "; ".join(f"{name} is {shorten(before.get(name))} there and {shorten(now.get(name))} here" for name in changed)
-        raise KalpanaError(f"the state {path} is of another picture: {said}; undo that, or name another file")
+        said = "; ".join(
+            f"{name} is {shorten(before.get(name))} there and {shorten(now.get(name))} here"
+            for name in changed
+        )
+        raise KalpanaError(
+            f"the state {path} is of another picture: {said}; undo that, or name another file"
+        )
     if step > steps:
-        raise KalpanaError(f"the state {path} has {step} steps behind it, and {steps} are asked for: write {step} or more")
+        raise KalpanaError(
+            f"the state {path} has {step} steps behind it, and {steps} are asked for: write {step} or more"
+        )
     for k, (part, mean) in enumerate(zip(run.latent, run.mean, strict=True)):
         part.data.copy_(tensors[f"latent.{k}"])
         mean.copy_(tensors[f"mean.{k}"])
     moments = {
-        k: {name.split(".")[2]: value for name, value in tensors.items() if name.startswith(f"adam.{k}.")} for k in range(len(run.latent))
+        k: {
+            name.split(".")[2]: value
+            for name, value in tensors.items()
+            if name.startswith(f"adam.{k}.")
+        }
+        for k in range(len(run.latent))
     }
     run.adam.load_state_dict({**run.adam.state_dict(), "state": moments})
     run.step = step
@@ -450,5 +571,9 @@ def _leaves(about: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The same, with the names of what is inside as in settings.ema."""
     leaves: dict[str, Any] = {}
     for name, value in about.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        leaves |= (
+            _leaves(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return leaves

@@ -34,7 +34,10 @@ BPE = Path(__file__).parent / "bpe.json"
 QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|‘[^’\n]*’|(?<!\w)'[^'\n]*'(?!\w)")
 # Words with their marks and joiners, single digits, runs of anything else; each takes the space before it.
 PIECES = pre_tokenizers.Split(
-    tokenizers.Regex(r" ?[\p{L}\p{M}\x{200C}\x{200D}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}\x{200C}\x{200D}]+|\s+(?!\S)|\s+"), "isolated"
+    tokenizers.Regex(
+        r" ?[\p{L}\p{M}\x{200C}\x{200D}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}\x{200C}\x{200D}]+|\s+(?!\S)|\s+"
+    ),
+    "isolated",
 )
 
 
@@ -51,13 +54,25 @@ class Report:
 def normalize(text: str) -> str:
     """The text as the tokenizer reads it: NFC, lower case outside quotes, lone surrogates replaced by U+FFFD."""
     text = unicodedata.normalize("NFC", re.sub("[\ud800-\udfff]", "\ufffd", text))
-    return "".join(part if quoted else unicodedata.normalize("NFC", part.lower()) for part, quoted in _parts(text))
+    return "".join(
+        part if quoted else unicodedata.normalize("NFC", part.lower())
+        for part, quoted in _parts(text)
+    )
 
 
 def words(text: str) -> list[str]:
     """The words and emoji of the normalised text outside quotes, in order."""
-    pieces = (piece.strip() for part, quoted in _parts(normalize(text)) if not quoted for piece, _ in PIECES.pre_tokenize_str(part))
-    return [piece for piece in pieces if any(unicodedata.category(c)[0] == "L" or unicodedata.category(c) == "So" for c in piece)]
+    pieces = (
+        piece.strip()
+        for part, quoted in _parts(normalize(text))
+        if not quoted
+        for piece, _ in PIECES.pre_tokenize_str(part)
+    )
+    return [
+        piece
+        for piece in pieces
+        if any(unicodedata.category(c)[0] == "L" or unicodedata.category(c) == "So" for c in piece)
+    ]
 
 
 def language(text: str) -> str:
@@ -83,7 +98,11 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
 def _split(text: str) -> list[str]:
     """The normalised text cut where no merge may cross: quoted text into characters, the rest is left to PIECES.
     A space goes before it, so that the first word is the same token as anywhere else."""
-    return [piece for part, quoted in _parts(" " + normalize(text)) for piece in (part if quoted else (part,))]
+    return [
+        piece
+        for part, quoted in _parts(" " + normalize(text))
+        for piece in (part if quoted else (part,))
+    ]
 
 
 class Tokenizer:
@@ -91,7 +110,9 @@ class Tokenizer:
 
     def __init__(self, bpe: tokenizers.Tokenizer, known: frozenset[str]) -> None:
         self.bpe, self.known = bpe, known
-        self.bpe.encode_special_tokens = True  # "<eos>" typed in a prompt is five characters, not the end
+        self.bpe.encode_special_tokens = (
+            True  # "<eos>" typed in a prompt is five characters, not the end
+        )
 
     @classmethod
     def load(cls, path: Path = BPE) -> Tokenizer:
@@ -100,7 +121,9 @@ class Tokenizer:
             known = gzip.decompress(_words_file(path).read_bytes()).decode("utf-8").split("\n")
             return cls(tokenizers.Tokenizer.from_file(str(path)), frozenset(known))
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise KalpanaError(f"no tokenizer at {path} ({error}): train one with python -m kalpana.text.tokenizer --out {path}") from error
+            raise KalpanaError(
+                f"no tokenizer at {path} ({error}): train one with python -m kalpana.text.tokenizer --out {path}"
+            ) from error
 
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
@@ -111,24 +134,41 @@ class Tokenizer:
         rows = [[BOS, *ids[: length - 2], EOS] for ids in self._ids(prompts, length)]
         longest = max(map(len, rows), default=2)
         width = min(length, -(-longest // 8) * 8)
-        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
-        return Tokens(ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1))
+        ids = torch.tensor(
+            [row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64
+        ).view(len(rows), width)
+        return Tokens(
+            ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1)
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of one row of ids; special tokens are left out."""
-        return self.bpe.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(" ")  # the one of _split
+        return self.bpe.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(
+            " "
+        )  # the one of _split
 
     def report(self, prompt: str, length: int = 64) -> Report:
         """What ``encode([prompt], length)`` loses or has never met."""
         (ids,) = self._ids([prompt], length)
-        kept = self.decode(ids[: length - 2]).rstrip("\ufffd")  # a character cut in the middle of its bytes is cut
+        kept = self.decode(ids[: length - 2]).rstrip(
+            "\ufffd"
+        )  # a character cut in the middle of its bytes is cut
         cut = normalize(prompt)[len(kept) :] if len(ids) > length - 2 else ""
-        return Report(cut, tuple(dict.fromkeys(word for word in words(prompt) if word not in self.known)), language(prompt))
+        return Report(
+            cut,
+            tuple(dict.fromkeys(word for word in words(prompt) if word not in self.known)),
+            language(prompt),
+        )
 
     def _ids(self, prompts: Sequence[str], length: int) -> list[list[int]]:
         if length < 3:
             raise KalpanaError(f"a token window of {length} holds no text: write 3 or more")
-        return [encoding.ids for encoding in self.bpe.encode_batch([_split(prompt) for prompt in prompts], is_pretokenized=True)]
+        return [
+            encoding.ids
+            for encoding in self.bpe.encode_batch(
+                [_split(prompt) for prompt in prompts], is_pretokenized=True
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -151,16 +191,25 @@ class Window:
 def train(captions: Iterable[str], path: Path = BPE, size: int = SIZE) -> Tokenizer:
     """Train on the captions and save: the merges at ``path``, the words met beside it. The same captions give the same files."""
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([PIECES, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [PIECES, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     known: set[str] = set()
 
     def read() -> Iterator[str]:
         # Every Devanagari character, quotation mark and digit is one token, so that quoted Hindi is read a letter at a time.
-        characters = [*map(chr, range(0x0900, 0x0980)), *"“”‘’«»", *(f" {digit}" for digit in "0123456789०१२३४५६७८९")]
+        characters = [
+            *map(chr, range(0x0900, 0x0980)),
+            *"“”‘’«»",
+            *(f" {digit}" for digit in "0123456789०१२३४५६७८९"),
+        ]
         yield from characters * 100
         for caption in captions:
             known.update(words(caption))
@@ -184,7 +233,10 @@ def _words_file(path: Path) -> Path:
 
 def corpus(count: int, seed: int = 0, kind: str = "objects") -> Iterator[str]:
     """Every name in the lexicon, then ``count`` captions of random training scenes of this kind, in both languages and all forms."""
-    from kalpana.world.grammar import FORMS, LANGUAGES  # the world is needed to train, not to read a prompt
+    from kalpana.world.grammar import (
+        FORMS,
+        LANGUAGES,
+    )  # the world is needed to train, not to read a prompt
     from kalpana.world.grammar_hi import casual, names
     from kalpana.world.lexicon import lexicon
     from kalpana.world.world import KINDS
@@ -194,7 +246,9 @@ def corpus(count: int, seed: int = 0, kind: str = "objects") -> Iterator[str]:
         yield from (spelling for name in names(concept) for spelling in (name, casual(name)))
     rng = random.Random(seed)
     for _ in range(count):
-        yield KINDS[kind].caption(KINDS[kind].sample(rng, "train"), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng)
+        yield KINDS[kind].caption(
+            KINDS[kind].sample(rng, "train"), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng
+        )
 
 
 def fertility(tokenizer: Tokenizer, captions: Iterable[str]) -> float:
@@ -205,11 +259,20 @@ def fertility(tokenizer: Tokenizer, captions: Iterable[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tokenizer on the world's captions.")
-    parser.add_argument("--out", type=Path, default=BPE, help="where the merges go; words.txt.gz is written beside it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=BPE,
+        help="where the merges go; words.txt.gz is written beside it",
+    )
     parser.add_argument("--captions", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", default="objects", help="the kind of the world's pictures whose captions are read")
-    parser.add_argument("--words-only", action="store_true", help="keep the merges, and list the known words anew")
+    parser.add_argument(
+        "--kind", default="objects", help="the kind of the world's pictures whose captions are read"
+    )
+    parser.add_argument(
+        "--words-only", action="store_true", help="keep the merges, and list the known words anew"
+    )
     options = parser.parse_args()
     captions = corpus(options.captions, options.seed, options.kind)
     if options.words_only:
@@ -218,7 +281,9 @@ def main() -> None:
         tokenizer = train(captions, options.out)
     fresh = list(corpus(4000, options.seed + 1, options.kind))[-4000:]
     for name in ("en", "hi"):
-        print(f"{name}: {fertility(tokenizer, (text for text in fresh if language(text) == name)):.2f} tokens a word")
+        print(
+            f"{name}: {fertility(tokenizer, (text for text in fresh if language(text) == name)):.2f} tokens a word"
+        )
     print(f"{len(tokenizer)} tokens, {len(tokenizer.known)} words: {options.out}")
 
 

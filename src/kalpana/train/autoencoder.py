@@ -29,11 +29,18 @@ class AutoencoderTask:
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
-        self.model = vae.VAE(config_of(vae.Config, recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        anchored = recipe.latent_anchor_weight and recipe.init
-        self.before = _load(recipe.init).to(device, memory_format=torch.channels_last) if anchored else None  # type: ignore[call-overload, arg-type]
-        self.pictures = data_cache.pictures(World(recipe.seed, "train", kind=recipe.kind), recipe.num_images, progress)
-        self.dev = data_cache.pictures(World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress)
+        self.model = vae.VAE(config_of(vae.Config, recipe)).to(
+            device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        self.before = None
+        if recipe.latent_anchor_weight and recipe.init:
+            self.before = _load(recipe.init).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pictures = data_cache.pictures(
+            World(recipe.seed, "train", kind=recipe.kind), recipe.num_images, progress
+        )
+        self.dev = data_cache.pictures(
+            World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress
+        )
 
     def batch(self, step: int) -> Tensor:
         return torch.from_numpy(self.pictures[rows_of(self.recipe, step, self.pictures)])
@@ -68,7 +75,10 @@ class AutoencoderTask:
             noisy.append((rough.clamp(-1, 1) - x).square().mean((1, 2, 3)))
             if not start:
                 sheet = [x[:32], y[:32]]
-        scores = {"dev_psnr": psnr(torch.cat(clean).mean().item()), "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item())}
+        scores = {
+            "dev_psnr": psnr(torch.cat(clean).mean().item()),
+            "dev_psnr_noise_0.1": psnr(torch.cat(noisy).mean().item()),
+        }
         if self.before is not None:
             scores["dev_apart"] = float(np.mean(apart))
         return scores, torch.cat(sheet)
@@ -81,7 +91,9 @@ def _load(path: Path) -> vae.VAE:
     return load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
 
 
-def rows_of(recipe: Recipe, step: int, pictures: np.ndarray, count: int | None = None) -> np.ndarray:
+def rows_of(
+    recipe: Recipe, step: int, pictures: np.ndarray, count: int | None = None
+) -> np.ndarray:
     """Which pictures of a pool come up at a step, or so many of them; in their order, which reads the disk in order."""
     return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
 
@@ -104,12 +116,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     covariance under a Gaussian of 1.5 px in windows of 11 (Wang et al. 2004)."""
     line = torch.exp(-((torch.arange(11, device=a.device) - 5) ** 2) / (2 * 1.5**2))
     line = line / line.sum()
-    down, across = (torch.stack([F.pad(line, (i, n - 11 - i)) for i in range(n - 10)]) for n in a.shape[2:])  # bands, n - 10 by n
+    down, across = (
+        torch.stack([F.pad(line, (i, n - 11 - i)) for i in range(n - 10)]) for n in a.shape[2:]
+    )  # bands, n - 10 by n
 
     def mean(x: Tensor) -> Tensor:
         return down @ x @ across.T  # convolutions of one channel take far longer
 
-    with torch.autocast(a.device.type, enabled=False):  # a variance is the small difference of large numbers
+    with torch.autocast(
+        a.device.type, enabled=False
+    ):  # a variance is the small difference of large numbers
         x, y = a.float(), b.float()
         mx, my = mean(x), mean(y)
         vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my

@@ -38,7 +38,10 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     for k, optimizer in enumerate(state.optimizers):
         for i, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{k}.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
+            tensors |= {
+                f"optimizer.{k}.{i}.{name}": torch.as_tensor(value)
+                for name, value in values.items()
+            }
     about = {
         "format": "kalpana-checkpoint",
         "step": str(state.step),
@@ -48,7 +51,9 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    safetensors.torch.save_file({name: value.contiguous().clone() for name, value in tensors.items()}, beside, about)
+    safetensors.torch.save_file(
+        {name: value.contiguous().clone() for name, value in tensors.items()}, beside, about
+    )
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     beside.replace(path)
@@ -67,14 +72,25 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
     if about.get("format") != "kalpana-checkpoint":
         raise KalpanaError(f"{path} is not a checkpoint of a training run")
     if about["data"] != VERSION:
-        raise KalpanaError(f"{path} learned from version {about['data']} of the world, and this is {VERSION}: train into another folder")
-    before, now = (each.model_dump(mode="json") for each in (Recipe.model_validate_json(about["recipe"]), recipe))
+        raise KalpanaError(
+            f"{path} learned from version {about['data']} of the world, and this is {VERSION}: train into another folder"
+        )
+    before, now = (
+        each.model_dump(mode="json")
+        for each in (Recipe.model_validate_json(about["recipe"]), recipe)
+    )
     changed = [name for name in now if before[name] != now[name]]
     if changed:
-        raise KalpanaError(f"{path} was made by a recipe that differs in {', '.join(changed)}: undo that, or train into another folder")
+        raise KalpanaError(
+            f"{path} was made by a recipe that differs in {', '.join(changed)}: undo that, or train into another folder"
+        )
 
     def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
 
     state.model.load_state_dict(part("model."))
     for name, value in part("ema.").items():
@@ -87,6 +103,8 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
         for parameter, moments in optimizer.state.items():
             for key, value in moments.items():
-                if value.shape == parameter.shape:  # laid out as the parameter (channels last), which fused kernels take for granted
+                if (
+                    value.shape == parameter.shape
+                ):  # laid out as the parameter (channels last), which fused kernels take for granted
                     moments[key] = torch.empty_like(parameter).copy_(value)
     state.step, state.seconds = int(about["step"]), float(about["seconds"])

@@ -55,20 +55,36 @@ class CLIPTask:
         self.recipe, self.device = recipe, device
         self.model = clip.CLIP(config_of(clip.Config, recipe)).to(device)
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
-        self.world, self.dev = (World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev"))
+        self.world, self.dev = (
+            World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev")
+        )
         self.pictures = data_cache.pictures(self.world, recipe.num_images, progress)
         self.rows = [
-            i for i in range(recipe.num_images) if not recipe.held_out_styles or self.world.scene(i).style not in recipe.held_out_styles
+            i
+            for i in range(recipe.num_images)
+            if not recipe.held_out_styles or self.world.scene(i).style not in recipe.held_out_styles
         ]
         self.cards = Cards(side, recipe.held_out_styles)
-        self.dev_pixels = data_cache.floats(data_cache.pictures(self.dev, HELD_OUT, progress), device)
+        self.dev_pixels = data_cache.floats(
+            data_cache.pictures(self.dev, HELD_OUT, progress), device
+        )
 
     def batch(self, step: int) -> CLIPBatch:
-        rng, cards = random.Random(f"{self.recipe.seed}/clip/{step}"), int(self.recipe.object_augment_share * self.recipe.batch)
-        pairs = [(self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))][: self.recipe.batch - cards]
+        rng, cards = (
+            random.Random(f"{self.recipe.seed}/clip/{step}"),
+            int(self.recipe.object_augment_share * self.recipe.batch),
+        )
+        pairs = [
+            (self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))
+        ][: self.recipe.batch - cards]
         scenes = [self.world.scene(i) for i, _ in pairs]
-        said = [[described(scene, self.recipe.kind, language, rng) for scene in scenes] for language in LANGUAGES]
-        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][: round(WRONG * len(scenes))]
+        said = [
+            [described(scene, self.recipe.kind, language, rng) for scene in scenes]
+            for language in LANGUAGES
+        ]
+        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][
+            : round(WRONG * len(scenes))
+        ]
         pixels = torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs]))
         if cards:
             drawn, concepts = self.cards(cards, step)
@@ -76,17 +92,33 @@ class CLIPTask:
             for texts, language in zip(
                 said, LANGUAGES, strict=True
             ):  # the same for each card of a concept, so that none is wrong of another
-                texts += [caption_for(concept, language, random.Random(f"{self.recipe.seed}/{step}/{concept}")) for concept in concepts]
+                texts += [
+                    caption_for(
+                        concept, language, random.Random(f"{self.recipe.seed}/{step}/{concept}")
+                    )
+                    for concept in concepts
+                ]
         every = [*(text for texts in said for text in texts), *wrong]
         numbers = torch.tensor([_number(text) for text in every])
-        return CLIPBatch(pixels, self._tokens(every), numbers, numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T)
+        return CLIPBatch(
+            pixels,
+            self._tokens(every),
+            numbers,
+            numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T,
+        )
 
     def loss(self, batch: CLIPBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         """The loss of the whole batch, of all processes where there are several, each of which computes it all."""
         tokens, size = batch.tokens, self.recipe.grad_cache_chunk
         image = cached_gradients(self.model.image, (data_cache.floats(batch.pixels),), size)
-        order = tokens.mask.sum(1).argsort()  # so that texts of about one length share a chunk, which then is no longer than they are
-        text = cached_gradients(lambda ids, mask: self.model.text(Tokens(ids, mask)), (tokens.ids[order], tokens.mask[order]), size)
+        order = (
+            tokens.mask.sum(1).argsort()
+        )  # so that texts of about one length share a chunk, which then is no longer than they are
+        text = cached_gradients(
+            lambda ids, mask: self.model.text(Tokens(ids, mask)),
+            (tokens.ids[order], tokens.mask[order]),
+            size,
+        )
         text = text[order.argsort()]
         image, text, texts, own = (gathered(part) for part in (image, text, batch.texts, batch.own))
         loss = self.model.loss(image, text, (own[:, :, None] == texts).any(1))
@@ -100,40 +132,67 @@ class CLIPTask:
         image = torch.cat([self.model.image(part) for part in self.dev_pixels.split(64)])
         found: dict[str, Tensor] = {}
         for language in LANGUAGES:
-            texts = [described(scene, self.recipe.kind, language, rng, strictly=True) for scene in scenes]
+            texts = [
+                described(scene, self.recipe.kind, language, rng, strictly=True) for scene in scenes
+            ]
             found[language] = self.model.logits(image, self._features(texts)).argmax(0)
-            scores[f"dev_r1_{language}"] = sum(texts[k] == texts[j] for k, j in enumerate(found[language].tolist())) / len(texts)
-        pairs = [(k, other[1]) for k, scene in enumerate(scenes) if (other := hard_negative(scene, rng, None))]
-        words = [(k, language, form) for k, _ in pairs for language, form in [(rng.choice(list(LANGUAGES)), rng.choice(FORMS))]]
+            scores[f"dev_r1_{language}"] = sum(
+                texts[k] == texts[j] for k, j in enumerate(found[language].tolist())
+            ) / len(texts)
+        pairs = [
+            (k, other[1])
+            for k, scene in enumerate(scenes)
+            if (other := hard_negative(scene, rng, None))
+        ]
+        words = [
+            (k, language, form)
+            for k, _ in pairs
+            for language, form in [(rng.choice(list(LANGUAGES)), rng.choice(FORMS))]
+        ]
         said = [
             KINDS[self.recipe.kind].caption(scene, language, form, random.Random(k))
             for each in ([scenes[k] for k, _ in pairs], [other for _, other in pairs])
             for scene, (k, language, form) in zip(each, words, strict=True)
         ]
         fit = self.model.logits(image[[k for k, _ in pairs]], self._features(said))
-        true, false = (fit[torch.arange(len(pairs)), torch.arange(len(pairs)) + shift] for shift in (0, len(pairs)))
-        told = torch.tensor([a != b for a, b in zip(said[: len(pairs)], said[len(pairs) :], strict=True)], device=fit.device)
+        true, false = (
+            fit[torch.arange(len(pairs)), torch.arange(len(pairs)) + shift]
+            for shift in (0, len(pairs))
+        )
+        told = torch.tensor(
+            [a != b for a, b in zip(said[: len(pairs)], said[len(pairs) :], strict=True)],
+            device=fit.device,
+        )
         scores["dev_swap"] = (true > false)[told].float().mean().item()
-        sheet = torch.stack((self.dev_pixels[:32], self.dev_pixels[found["en"][:32]]), 1).flatten(0, 1)
+        sheet = torch.stack((self.dev_pixels[:32], self.dev_pixels[found["en"][:32]]), 1).flatten(
+            0, 1
+        )
         return scores, sheet
 
     def finish(self) -> None:
         """Nothing is left to do."""
 
     def _features(self, texts: list[str]) -> Tensor:
-        return torch.cat([self.model.text(self._tokens(texts[k : k + 64]).to(self.device)) for k in range(0, len(texts), 64)])
+        return torch.cat(
+            [
+                self.model.text(self._tokens(texts[k : k + 64]).to(self.device))
+                for k in range(0, len(texts), 64)
+            ]
+        )
 
     def _tokens(self, texts: list[str]) -> Tokens:
         return self.tokenizer.encode(texts, self.model.config.length)
 
 
-def described(scene: Scene, kind: str, language: str, rng: random.Random, strictly: bool = False) -> str:
+def described(
+    scene: Scene, kind: str, language: str, rng: random.Random, strictly: bool = False
+) -> str:
     """A caption of the scene in any form, or, of a thing alone in its own colours, its name and some of its keywords."""
     if (
         not strictly
-        and len(scene.things) == 1
-        and isinstance(scene.things[0].sprite, int)
-        and not scene.things[0].color
+        and len(scene.objects) == 1
+        and isinstance(scene.objects[0].sprite, int)
+        and not scene.objects[0].color
         and rng.random() < LOOSE
     ):
         return loosely(scene.groups[0].concept, language, rng)
@@ -142,10 +201,18 @@ def described(scene: Scene, kind: str, language: str, rng: random.Random, strict
 
 def misdescribed(scene: Scene, kind: str, rng: random.Random) -> str | None:
     """A caption, in either language, with one thing in it that is not so; None where the scene has nothing to be wrong about."""
-    other, language, form, words = hard_negative(scene, rng), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
+    other, language, form, words = (
+        hard_negative(scene, rng),
+        rng.choice(list(LANGUAGES)),
+        rng.choice(FORMS),
+        rng.random(),
+    )
     if other is None:
         return None
-    true, false = (KINDS[kind].caption(each, language, form, random.Random(words)) for each in (scene, other[1]))
+    true, false = (
+        KINDS[kind].caption(each, language, form, random.Random(words))
+        for each in (scene, other[1])
+    )
     return false if false != true else None  # "some cats" are three or four
 
 

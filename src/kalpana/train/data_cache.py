@@ -36,7 +36,12 @@ from kalpana.world.world import World
 
 CHUNK = 64
 HARVEST = "harvest.jsonl"
-PAGE = np.dtype([("pixels", np.uint8, (3, World.side, World.side)), ("boxes", np.float32, (sign_augmentation.MOST, 4))])
+PAGE = np.dtype(
+    [
+        ("pixels", np.uint8, (3, World.side, World.side)),
+        ("boxes", np.float32, (sign_augmentation.MOST, 4)),
+    ]
+)
 ALONE = 40  # chunks: fewer are drawn sooner than processes start
 Progress = Callable[[int, int], None]
 
@@ -53,8 +58,13 @@ def folder() -> Path:
 def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap:
     """The first ``count`` pictures of the world, (count, 3, side, side) uint8. They are drawn on the CPU, and so are the same wherever a
     model learns from them; many by a process on each core."""
-    path, shape = folder() / f"pictures-{_name(world, count)}.npy", (count, 3, world.side, world.side)
-    return _array(path, shape, np.uint8, _chunks(partial(_drawn, world.scene, world.side), count), progress)
+    path, shape = (
+        folder() / f"pictures-{_name(world, count)}.npy",
+        (count, 3, world.side, world.side),
+    )
+    return _array(
+        path, shape, np.uint8, _chunks(partial(_drawn, world.scene, world.side), count), progress
+    )
 
 
 def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +81,9 @@ def _chunks(make: Callable[[range], np.ndarray], count: int) -> Iterator[np.ndar
     if len(parts) < ALONE:
         yield from map(make, parts)
         return
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+    with ProcessPoolExecutor(
+        mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as workers:
         yield from workers.map(make, parts)
 
 
@@ -84,7 +96,7 @@ def _pages(seed: int, rows: range) -> np.ndarray:
     out = np.zeros(len(rows), PAGE)
     out["pixels"] = _bytes(scenes, World.side)
     for boxes, scene in zip(out["boxes"], scenes, strict=True):
-        boxes[: len(scene.things)] = [sprites.box(thing) for thing in scene.things]
+        boxes[: len(scene.objects)] = [sprites.box(item) for item in scene.objects]
     return out
 
 
@@ -92,7 +104,14 @@ def _bytes(scenes: Sequence[Scene], side: int) -> np.ndarray:
     return render(scenes, side).pixels.add(1).mul_(127.5).round_().to(torch.uint8).numpy()
 
 
-def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
+def latents(
+    vae: VAE,
+    weights: Path,
+    world: World,
+    count: int,
+    device: torch.device,
+    progress: Progress = silent,
+) -> np.memmap:
     """Their latents under this autoencoder, which is on ``device``: (count, channels, side/8, side/8) float16."""
     name = f"latents-{_name(world, count)}-{_mark(weights, device)}.npy"
     shape = (count, vae.config.latent, world.side // 8, world.side // 8)
@@ -102,12 +121,24 @@ def latents(vae: VAE, weights: Path, world: World, count: int, device: torch.dev
         source = pictures(world, count, progress)
         for start in range(0, count, CHUNK):
             with autocast(device):
-                yield vae.encode(floats(source[start : start + CHUNK], device)).to(torch.float16).cpu().numpy()
+                yield (
+                    vae.encode(floats(source[start : start + CHUNK], device))
+                    .to(torch.float16)
+                    .cpu()
+                    .numpy()
+                )
 
     return _array(folder() / name, shape, np.float16, encode(), progress)
 
 
-def codes(vqgan: VQGAN, weights: Path, world: World, count: int, device: torch.device, progress: Progress = silent) -> np.memmap:
+def codes(
+    vqgan: VQGAN,
+    weights: Path,
+    world: World,
+    count: int,
+    device: torch.device,
+    progress: Progress = silent,
+) -> np.memmap:
     """Their tokens under this VQGAN, of 65,536 codes at most, which is on ``device``: (count, side/f, side/f) uint16."""
     name = f"codes-{_name(world, count)}-{_mark(weights, device)}.npy"
     shape = (count, *2 * (world.side // vqgan.config.factor,))
@@ -117,7 +148,12 @@ def codes(vqgan: VQGAN, weights: Path, world: World, count: int, device: torch.d
         source = pictures(world, count, progress)
         for start in range(0, count, CHUNK):
             with autocast(device):
-                yield vqgan.encode(floats(source[start : start + CHUNK], device)).cpu().numpy().astype(np.uint16)
+                yield (
+                    vqgan.encode(floats(source[start : start + CHUNK], device))
+                    .cpu()
+                    .numpy()
+                    .astype(np.uint16)
+                )
 
     return _array(folder() / name, shape, np.uint16, encode(), progress)
 
@@ -127,19 +163,27 @@ def often(recipe: Recipe, world: World, harvested: int, progress: Progress = sil
 
     def kinds() -> Iterator[np.ndarray]:
         for start in range(0, recipe.num_images, CHUNK):
-            some = [world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.num_images))]
+            some = [
+                world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.num_images))
+            ]
             yield np.array([_hardness(groups) for groups in some], dtype=np.uint8)
 
     times = np.ones(recipe.num_images, dtype=np.int64)
-    if recipe.oversample > 1:  # what is hard about a picture is known to its scene, and looked up once
+    if (
+        recipe.oversample > 1
+    ):  # what is hard about a picture is known to its scene, and looked up once
         name = f"hardness-{_name(world, recipe.num_images)}.npy"
-        times = recipe.oversample ** _array(folder() / name, (recipe.num_images,), np.uint8, kinds(), progress).astype(np.int64)
+        times = recipe.oversample ** _array(
+            folder() / name, (recipe.num_images,), np.uint8, kinds(), progress
+        ).astype(np.int64)
     return np.concatenate((times, np.full(harvested, recipe.self_train_repeat)))
 
 
 def _hardness(groups: Sequence[Group]) -> int:
     """0 where there is one thing or none, 1 where there are several, 2 where they are of two kinds and each in a colour that is said."""
-    return (sum(group.count for group in groups) > 1) + (len(groups) > 1 and all(group.color for group in groups))
+    return (sum(group.count for group in groups) > 1) + (
+        len(groups) > 1 and all(group.color for group in groups)
+    )
 
 
 def harvest_lines(folder: Path) -> list[dict[str, Any]]:
@@ -155,12 +199,18 @@ def harvest_lines(folder: Path) -> list[dict[str, Any]]:
 @torch.inference_mode()
 def harvested(vae: VAE, folder: Path, device: torch.device) -> tuple[np.ndarray, list[str]]:
     """The latents (n, channels, h, w) float16 and the captions of a harvest's pictures. Raises KalpanaError where there are none."""
-    found = [(folder / name, line["caption"]) for line in harvest_lines(folder) for name in line["kept"]]
+    found = [
+        (folder / name, line["caption"]) for line in harvest_lines(folder) for name in line["kept"]
+    ]
     if not found:
-        raise KalpanaError(f"there is no harvest in {folder}: make one with python -m kalpana.train.rejection_sampling --out {folder}")
+        raise KalpanaError(
+            f"there is no harvest in {folder}: make one with python -m kalpana.train.rejection_sampling --out {folder}"
+        )
     coded = []
     for start in range(0, len(found), CHUNK):
-        pixels = to_pixels([read_picture(path) for path, _ in found[start : start + CHUNK]]).to(device)
+        pixels = to_pixels([read_picture(path) for path, _ in found[start : start + CHUNK]]).to(
+            device
+        )
         with autocast(device):
             coded.append(vae.encode(pixels).to(torch.float16).cpu().numpy())
     return np.concatenate(coded), [caption for _, caption in found]
@@ -180,10 +230,21 @@ def _name(world: World, count: int) -> str:
 
 def _mark(weights: Path, device: torch.device) -> str:
     """What tells what these weights make of them on this device from all else; devices round differently."""
-    return "-".join([*([] if device.type == "cpu" else [device.type]), *(fingerprint(file)[:12] for file in files_of(weights))])
+    return "-".join(
+        [
+            *([] if device.type == "cpu" else [device.type]),
+            *(fingerprint(file)[:12] for file in files_of(weights)),
+        ]
+    )
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type | np.dtype, rows: Iterator[np.ndarray], progress: Progress) -> np.memmap:
+def _array(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: type | np.dtype,
+    rows: Iterator[np.ndarray],
+    progress: Progress,
+) -> np.memmap:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -21,7 +21,10 @@ from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
 
 SHARES = (0.125, 0.0625)  # of a batch: through the autoencoder alone, and noised and drawn again
-KEPT, LOST = (0.15, 0.35), (0.85, 0.95)  # noise times from which objects come back as they were, and as blobs; looked at from 0.6 on
+KEPT, LOST = (
+    (0.15, 0.35),
+    (0.85, 0.95),
+)  # noise times from which objects come back as they were, and as blobs; looked at from 0.6 on
 LOST_SHARE = 0.05  # of a batch
 
 
@@ -32,9 +35,13 @@ class Degradations:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.vae, self.dit = None, None
         if recipe.vae:
-            self.vae = load_module(recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))).to(device)
+            self.vae = load_module(
+                recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))
+            ).to(device)
         if recipe.sdedit_model:
-            self.dit = load_module(recipe.sdedit_model, "flow", lambda **config: dit.DiT(dit.Config(**config))).to(device)
+            self.dit = load_module(
+                recipe.sdedit_model, "flow", lambda **config: dit.DiT(dit.Config(**config))
+            ).to(device)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, rng: Generator, coded: bool = True) -> Tensor:
@@ -89,7 +96,9 @@ def _cheap(x: Tensor, rng: Generator) -> Tensor:
     if blur < 0.5:
         side = x.shape[-1]
         small = max(side // 4, int(side / (1.2 + 1.8 * torch.rand((), generator=rng).item())))
-        x = F.interpolate(F.interpolate(x[None], (small, small), mode="area"), (side, side), mode="bicubic")[0]
+        x = F.interpolate(
+            F.interpolate(x[None], (small, small), mode="area"), (side, side), mode="bicubic"
+        )[0]
     if grain < 0.5:
         x = x + 0.12 * torch.rand((), generator=rng).item() * noise(x, rng)
     if seams < 0.3:

@@ -30,7 +30,15 @@ from kalpana.world.world import World
 
 # Of a batch; "crowd" are many things at once, "broken" a crowd in which some are things no longer, "one broken" a lone object so, "rows"
 # many of one or two kinds, "frame" is one of a clip; the rest as captions have it.
-CROWDS = {"crowd": 0.24, "broken": 0.12, "one broken": 0.06, "rows": 0.10, "many hands": 0.15, "many figures": 0.06, "frame": 0.06}
+CROWDS = {
+    "crowd": 0.24,
+    "broken": 0.12,
+    "one broken": 0.06,
+    "rows": 0.10,
+    "many hands": 0.15,
+    "many figures": 0.06,
+    "frame": 0.06,
+}
 KINDS = CROWDS | {"objects": 0.11, "depth": 0.03, "hands": 0.03, "puppets": 0.01, "text": 0.03}
 SELDOM = 1 / 3  # of their pictures a verifier sees those in the styles that it is seldom shown
 FACINGS = ("", "left", "right")
@@ -55,7 +63,7 @@ class DetectorBatch:
     heat: Tensor
     painted: Tensor
     shows: Tensor
-    things: Tensor
+    objects: Tensor
 
 
 class DetectorTask:
@@ -68,11 +76,15 @@ class DetectorTask:
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
-        config = replace(config_of(detector.Config, recipe), classes=len(labels()), concepts=len(tail()))
+        config = replace(
+            config_of(detector.Config, recipe), classes=len(labels()), concepts=len(tail())
+        )
         self.model = detector.Detector(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.damage = Degradations(recipe, device)
         kinds = ("objects", "objects", "depth", "hands", "puppets", "text")  # by turns
-        scenes = [World(recipe.seed, "dev", kind=kinds[i % len(kinds)]).scene(i) for i in range(HELD_OUT)]
+        scenes = [
+            World(recipe.seed, "dev", kind=kinds[i % len(kinds)]).scene(i) for i in range(HELD_OUT)
+        ]
         self.dev = shown(scenes, device)
 
     def batch(self, step: int) -> DetectorBatch:
@@ -83,7 +95,10 @@ class DetectorTask:
             if scene.style not in self.recipe.downsampled_styles or rng.random() < SELDOM:
                 scenes.append(scene)
         batch = shown(scenes, self.device)
-        chance, late = torch.Generator().manual_seed(rng.randrange(1 << 40)), step >= self.recipe.steps // 2
+        chance, late = (
+            torch.Generator().manual_seed(rng.randrange(1 << 40)),
+            step >= self.recipe.steps // 2,
+        )
         damaged, lost = self.damage.lose(self.damage(batch.pixels, chance, coded=late), chance)
         return without(replace(batch, pixels=damaged), lost)
 
@@ -109,9 +124,12 @@ class DetectorTask:
         parts = {"heat": focal(said.heat.float(), batch.heat)}
         parts["painted"] = F.binary_cross_entropy_with_logits(said.painted.float(), batch.painted)
         shown = F.cross_entropy(said.shows.float(), batch.shows, reduction="none", ignore_index=-1)
-        parts["shows"] = sum((shown[cells].mean() for cells in (batch.shows > 0, batch.shows == 0)), torch.zeros(()).to(shown))
-        picture, row, column = batch.things[:, :3].long().unbind(1)
-        color, name, whole, facing = batch.things[:, 7:].long().unbind(1)
+        parts["shows"] = sum(
+            (shown[cells].mean() for cells in (batch.shows > 0, batch.shows == 0)),
+            torch.zeros(()).to(shown),
+        )
+        picture, row, column = batch.objects[:, :3].long().unbind(1)
+        color, name, whole, facing = batch.objects[:, 7:].long().unbind(1)
 
         def at(values: Tensor) -> Tensor:
             return values[picture, :, row, column].float()  # n c
@@ -122,7 +140,7 @@ class DetectorTask:
         middle = torch.stack((column, row), 1) + 0.5
         reach = at(said.reach)[real]
         box = torch.cat((middle[real] - reach[:, :2], middle[real] + reach[:, 2:]), 1)
-        parts["box"] = (1 - overlap(box, batch.things[real, 3:7])).mean()
+        parts["box"] = (1 - overlap(box, batch.objects[real, 3:7])).mean()
         parts["color"] = F.cross_entropy(at(said.color)[real], color[real])
         parts["whole"] = F.binary_cross_entropy_with_logits(at(said.whole)[:, 0], whole.float())
         sided = (facing >= 0) & real
@@ -130,7 +148,9 @@ class DetectorTask:
             parts["facing"] = F.cross_entropy(at(said.facing)[sided], facing[sided])
         rare = (name >= 0) & real
         if rare.any():
-            parts["name"] = 0.1 * F.cross_entropy(at(said.embedding)[rare] @ self.model.names.float().T, name[rare])
+            parts["name"] = 0.1 * F.cross_entropy(
+                at(said.embedding)[rare] @ self.model.names.float().T, name[rare]
+            )
         return torch.stack(list(parts.values())).sum(), {k: v.item() for k, v in parts.items()}
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -141,18 +161,31 @@ class DetectorTask:
         for start in range(0, HELD_OUT, 64):
             pixels = self.dev.pixels[start : start + 64]
             said: Maps = self.model(pixels.contiguous(memory_format=torch.channels_last))
-            things = self.dev.things[(self.dev.things[:, 0] >= start) & (self.dev.things[:, 0] < start + 64)]
-            picture, row, column = (things[:, 0] - start).long(), things[:, 1].long(), things[:, 2].long()
-            truth = self.dev.heat[things[:, 0].long(), :, row, column]
+            objects = self.dev.objects[
+                (self.dev.objects[:, 0] >= start) & (self.dev.objects[:, 0] < start + 64)
+            ]
+            picture, row, column = (
+                (objects[:, 0] - start).long(),
+                objects[:, 1].long(),
+                objects[:, 2].long(),
+            )
+            truth = self.dev.heat[objects[:, 0].long(), :, row, column]
             right["class"].append(said.heat[picture, :, row, column].argmax(1) == truth.argmax(1))
-            given = things[:, 7] > 0
-            right["color"].append(said.color[picture, :, row, column].argmax(1)[given] == things[given, 7])
-            reach, middle = said.reach[picture, :, row, column].float(), torch.stack((column, row), 1) + 0.5
+            given = objects[:, 7] > 0
+            right["color"].append(
+                said.color[picture, :, row, column].argmax(1)[given] == objects[given, 7]
+            )
+            reach, middle = (
+                said.reach[picture, :, row, column].float(),
+                torch.stack((column, row), 1) + 0.5,
+            )
             box = torch.cat((middle - reach[:, :2], middle + reach[:, 2:]), 1)
-            right["box"].append(overlap(box, things[:, 3:7]))
+            right["box"].append(overlap(box, objects[:, 3:7]))
             if not start:
                 sheet = [draw_boxes(pixels[:32], torch.cat((picture[:, None], box), 1))]
-        return {f"dev_{name}": torch.cat(values).float().mean().item() for name, values in right.items()}, sheet[0]
+        return {
+            f"dev_{name}": torch.cat(values).float().mean().item() for name, values in right.items()
+        }, sheet[0]
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -160,12 +193,12 @@ class DetectorTask:
 
 def without(batch: DetectorBatch, lost: Tensor) -> DetectorBatch:
     """The batch when nothing is left that can be recognised in the pictures ``lost`` (k,): what stands there is none of it."""
-    heat, shows, things = batch.heat.clone(), batch.shows.clone(), batch.things.clone()
+    heat, shows, objects = batch.heat.clone(), batch.shows.clone(), batch.objects.clone()
     heat[lost] = 0
     shows[lost] = -(shows[lost] != 0).long()
-    gone = torch.isin(things[:, 0], lost.to(things))
-    things[gone, 7], things[gone, 8], things[gone, 9], things[gone, 10] = 0, -1, 0, -1
-    return replace(batch, heat=heat, shows=shows, things=things)
+    gone = torch.isin(objects[:, 0], lost.to(objects))
+    objects[gone, 7], objects[gone, 8], objects[gone, 9], objects[gone, 10] = 0, -1, 0, -1
+    return replace(batch, heat=heat, shows=shows, objects=objects)
 
 
 def frame(seed: int, rng: random.Random) -> Scene:
@@ -173,7 +206,9 @@ def frame(seed: int, rng: random.Random) -> Scene:
     while True:
         clip = Clips(seed).clip(rng.randrange(1 << 40))
         scene = clip.at(rng.random())
-        if clip.event != "solid" and all(0 < thing.x < 1 and 0 < thing.y < 1 for thing in scene.things):
+        if clip.event != "solid" and all(
+            0 < scene_object.x < 1 and 0 < scene_object.y < 1 for scene_object in scene.objects
+        ):
             return scene
 
 
@@ -185,29 +220,37 @@ def shown(scenes: list[Scene], device: torch.device, side: int = 128) -> Detecto
     heat = torch.zeros(len(scenes), len(labels()), cells, cells)
     rows: list[list[float]] = []
     for i, (scene, whole, masks) in enumerate(zip(scenes, drawn.whole, drawn.masks, strict=True)):
-        names = [label(scene, thing) for thing in scene.things]
-        if scene.things:
+        names = [label(scene, scene_object) for scene_object in scene.objects]
+        if scene.objects:
             covered = F.avg_pool2d(masks[:, None].float(), STRIDE)[:, 0].cpu()  # n h/4 w/4
             most, which = covered.max(0)
             kinds = torch.tensor([-1 if name is None else 1 + numbers()[name] for name in names])
             shows[i] = torch.where(most >= 0.5, kinds[which], -(covered.sum(0) > 0.1).long())
         visible = masks.flatten(1).sum(1) >= SEEN * whole.flatten(1).sum(1)
-        for thing, name, seen, box in zip(scene.things, names, visible.tolist(), maps.boxes(whole.cpu()).tolist(), strict=True):
+        for scene_object, name, seen, box in zip(
+            scene.objects, names, visible.tolist(), maps.boxes(whole.cpu()).tolist(), strict=True
+        ):
             x0, y0, x1, y1 = (edge / STRIDE for edge in box)
             if x1 <= x0 or not seen:
                 continue
             row, column = (min(int((a + b) / 2), cells - 1) for a, b in ((y0, y1), (x0, x1)))
             if name is not None:
                 kind = numbers()[name]
-                heat[i, kind] = torch.maximum(heat[i, kind], _bump(cells, row, column, x1 - x0, y1 - y0))
-            color = 1 + COLORS.index(thing.color) if thing.color else 0
-            rare = tail()[scene.groups[thing.group].concept] if name == OTHER else -1
-            where = facing(scene, thing)
+                heat[i, kind] = torch.maximum(
+                    heat[i, kind], _bump(cells, row, column, x1 - x0, y1 - y0)
+                )
+            color = 1 + COLORS.index(scene_object.color) if scene_object.color else 0
+            rare = tail()[scene.groups[scene_object.group].concept] if name == OTHER else -1
+            where = facing(scene, scene_object)
             faces = -1 if where is None else FACINGS.index(where)
-            rows.append([i, row, column, x0, y0, x1, y1, color, rare, float(name is not None), faces])
-    things = torch.tensor(rows).view(-1, 11)
+            rows.append(
+                [i, row, column, x0, y0, x1, y1, color, rare, float(name is not None), faces]
+            )
+    objects = torch.tensor(rows).view(-1, 11)
     painted = F.avg_pool2d(drawn.painted.unsqueeze(1), STRIDE)
-    return DetectorBatch(drawn.pixels, heat.to(device), painted, shows.to(device), things.to(device))
+    return DetectorBatch(
+        drawn.pixels, heat.to(device), painted, shows.to(device), objects.to(device)
+    )
 
 
 def _bump(cells: int, row: int, column: int, width: float, height: float) -> Tensor:
@@ -222,13 +265,17 @@ def focal(logits: Tensor, heat: Tensor) -> Tensor:
     """The penalty-reduced focal loss of CornerNet (Law and Deng 2018, eq. 1), over the number of peaks."""
     peaks = logits[heat == 1]
     hit = (-peaks).sigmoid().square() * F.logsigmoid(peaks)
-    miss = (1 - heat).square().square() * logits.sigmoid().square() * F.softplus(logits)  # nothing at the peaks
+    miss = (
+        (1 - heat).square().square() * logits.sigmoid().square() * F.softplus(logits)
+    )  # nothing at the peaks
     return (miss.sum() - hit.sum()) / max(len(peaks), 1)
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU (n,) of boxes (n, 4: x0 y0 x1 y1), in [-1, 1]: the IoU less the empty share of the box around both."""
-    inner = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    inner = (
+        (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    )
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
     around = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
     return inner / union.clamp(min=1e-6) - (around - union) / around.clamp(min=1e-6)
@@ -239,5 +286,7 @@ def draw_boxes(pixels: Tensor, boxes: Tensor) -> Tensor:
     images: list[Image.Image] = to_images(pixels)
     for picture, *box in boxes.tolist():
         if picture < len(images):
-            ImageDraw.Draw(images[int(picture)]).rectangle([STRIDE * edge for edge in box], outline="red")
+            ImageDraw.Draw(images[int(picture)]).rectangle(
+                [STRIDE * edge for edge in box], outline="red"
+            )
     return to_pixels(images)

@@ -10,10 +10,12 @@ from kalpana.world import atlas
 from kalpana.world.defaults import own_facing
 from kalpana.world.kinds import hands, puppets
 from kalpana.world.lexicon import lexicon
-from kalpana.world.scene import Broken, Hand, Puppet, Scene, Sign, Thing
+from kalpana.world.scene import Broken, Hand, Puppet, Scene, SceneObject, Sign
 
 OTHER, SIGN = "other", "sign"
-UPRIGHT = 0.7  # least cosine of the angle by which something may be turned and still face to one side
+UPRIGHT = (
+    0.7  # least cosine of the angle by which something may be turned and still face to one side
+)
 
 
 @cache
@@ -31,27 +33,27 @@ def numbers() -> dict[str, int]:
 SIDES = ("left", "right")
 
 
-def facing(scene: Scene, thing: Thing) -> str | None:
+def facing(scene: Scene, item: SceneObject) -> str | None:
     """Where something faces in the picture: "left", "right", or "" where it faces the viewer; None where nobody knows, as its class was
     not checked, it is broken, or it is turned so far that neither word fits."""
-    art = thing.sprite
-    if abs(math.cos(math.radians(thing.angle))) < UPRIGHT:
+    art = item.sprite
+    if abs(math.cos(math.radians(item.angle))) < UPRIGHT:
         return None
     if isinstance(art, Puppet):
         own: str | None = "right" if art.pose in puppets.FACING else ""
-    elif isinstance(art, int) and lexicon()[scene.groups[thing.group].concept].facing:
-        own = own_facing(scene.groups[thing.group].concept, atlas.load().sprites[art].style) or ""
+    elif isinstance(art, int) and lexicon()[scene.groups[item.group].concept].facing:
+        own = own_facing(scene.groups[item.group].concept, atlas.load().sprites[art].style) or ""
     else:
         return None
     if not own:
         return own
-    turned = thing.flip != (math.cos(math.radians(thing.angle)) < 0)
+    turned = item.flip != (math.cos(math.radians(item.angle)) < 0)
     return own if not turned else SIDES[1 - SIDES.index(own)]
 
 
-def label(scene: Scene, thing: Thing) -> str | None:
+def label(scene: Scene, item: SceneObject) -> str | None:
     """What the thing is to be called; None for a broken sprite or a malformed hand, which is none of them."""
-    art = thing.sprite
+    art = item.sprite
     if isinstance(art, Broken) or (isinstance(art, Hand) and art.flaw):
         return None
     if isinstance(art, Hand):
@@ -60,5 +62,5 @@ def label(scene: Scene, thing: Thing) -> str | None:
         return art.pose
     if isinstance(art, Sign):
         return SIGN
-    concept = scene.groups[thing.group].concept
+    concept = scene.groups[item.group].concept
     return concept if concept in classes() else OTHER

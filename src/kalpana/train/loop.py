@@ -36,12 +36,25 @@ from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
 
 # What ``compile`` compiles.
-BLOCKS = (dit.Block, vae.Block, vqgan.Block, dalle.Block, dalle_mini.EncoderBlock, dalle_mini.DecoderBlock, clip.Block)
+BLOCKS = (
+    dit.Block,
+    vae.Block,
+    vqgan.Block,
+    dalle.Block,
+    dalle_mini.EncoderBlock,
+    dalle_mini.DecoderBlock,
+    clip.Block,
+)
 SHAPES = 64  # of blocks, that may be compiled; torch's 8 are too few for a convolutional net
 
 
 def train(
-    recipe: Recipe, out: Path, until: int | None = None, device: str | None = None, workers: int | None = None, echo: Any = print
+    recipe: Recipe,
+    out: Path,
+    until: int | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    echo: Any = print,
 ) -> Path | None:
     """Train (or go on training) into the folder ``out``; the path of the finished weights, or None if stopped before.
 
@@ -58,18 +71,28 @@ def train(
     if recipe.init and not saved.exists():
         given, own = read_weights(recipe.init, recipe.family).tensors, shipped(task).state_dict()
         try:
-            shipped(task).load_state_dict(own | {name: value for name, value in given.items() if name in own})
+            shipped(task).load_state_dict(
+                own | {name: value for name, value in given.items() if name in own}
+            )
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise KalpanaError(f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: {reason}") from None
+            raise KalpanaError(
+                f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: {reason}"
+            ) from None
         if fresh := own.keys() - given.keys():
             echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
         if idle := given.keys() - own.keys():
-            echo(f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, this recipe has no use for them")
+            echo(
+                f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, this recipe has no use for them"
+            )
     if recipe.bf16 and not has_bf16(task.device):
-        echo(f"{recipe.name}: this CPU has no bfloat16, so all is computed in fp32, some six times slower")
+        echo(
+            f"{recipe.name}: this CPU has no bfloat16, so all is computed in fp32, some six times slower"
+        )
     optimizers = make_optimizers(task.model, recipe)
-    state = checkpoint.State(task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers)
+    state = checkpoint.State(
+        task.model, {k: v.clone() for k, v in task.model.state_dict().items()}, optimizers
+    )
     if saved.exists():
         checkpoint.load(saved, state, recipe)
         echo(f"{recipe.name}: going on from step {state.step}")
@@ -86,7 +109,11 @@ def train(
             state.seconds += time.perf_counter() - began
             if state.step % recipe.log_every == 0 or state.step == last:
                 per_second = recipe.batch / (time.perf_counter() - began)
-                metrics |= {"seconds": state.seconds, "samples": state.step * recipe.batch, "samples_per_second": per_second}
+                metrics |= {
+                    "seconds": state.seconds,
+                    "samples": state.step * recipe.batch,
+                    "samples_per_second": per_second,
+                }
                 log.write(state.step, metrics)
                 left = (recipe.steps - state.step) * state.seconds / state.step / 60
                 echo(
@@ -138,7 +165,13 @@ def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
     # block ahead each is enough, and keeps few files open.
     count = min(workers, len(blocks))
     loader = DataLoader(
-        blocks, None, num_workers=count, prefetch_factor=1, multiprocessing_context="fork", worker_init_fn=_alone, generator=Generator()
+        blocks,
+        None,
+        num_workers=count,
+        prefetch_factor=1,
+        multiprocessing_context="fork",
+        worker_init_fn=_alone,
+        generator=Generator(),
     )
     return chain.from_iterable(loader)
 
@@ -164,10 +197,16 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
             loss, metrics = task.loss(part, rng)
         (loss / recipe.grad_accum).backward()
         total += loss.item() / recipe.grad_accum
-    players = list(task.model.children()) if isinstance(task.model, AdversarialPair) else [task.model]
-    norms = [nn.utils.clip_grad_norm_(player.parameters(), recipe.grad_clip).item() for player in players]  # each by itself
+    players = (
+        list(task.model.children()) if isinstance(task.model, AdversarialPair) else [task.model]
+    )
+    norms = [
+        nn.utils.clip_grad_norm_(player.parameters(), recipe.grad_clip).item() for player in players
+    ]  # each by itself
     if not all(map(math.isfinite, norms)):
-        raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower lr ({recipe.lr}) or lengthen warmup")
+        raise FloatingPointError(
+            f"the gradient is not finite at step {state.step}: lower lr ({recipe.lr}) or lengthen warmup"
+        )
     for optimizer in state.optimizers:
         optimizer.step()
     average(state, recipe.ema_decay)
@@ -181,7 +220,9 @@ def split(batch: Any, parts: int) -> Iterator[Any]:
     elif isinstance(batch, Tensor):
         yield from batch.chunk(parts)
     else:
-        fields = {name: list(split(getattr(batch, name), parts)) for name in batch.__dataclass_fields__}
+        fields = {
+            name: list(split(getattr(batch, name), parts)) for name in batch.__dataclass_fields__
+        }
         for k in range(parts):
             yield type(batch)(**{name: values[k] for name, values in fields.items()})
 
@@ -195,13 +236,20 @@ def schedule(step: int, recipe: Recipe) -> float:
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
     """AdamW for everything, or Muon (Jordan 2024) for the matrices inside blocks with AdamW for the rest, both at AdamW's rate."""
-    inside = [p for name, p in model.named_parameters() if p.ndim == 2 and ".weight" in name and ("blocks." in name or "text." in name)]
+    inside = [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and ".weight" in name and ("blocks." in name or "text." in name)
+    ]
     chosen = {id(p) for p in inside} if recipe.optimizer == "muon" else set()
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw = AdamW(rest, recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True)
     if not chosen:
         return [adamw]
-    return [Muon(inside, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"), adamw]
+    return [
+        Muon(inside, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        adamw,
+    ]
 
 
 @torch.no_grad()
@@ -210,7 +258,9 @@ def average(state: checkpoint.State, decay: float) -> None:
     decay = min(decay, (1 + state.step) / (10 + state.step))
     now = state.model.state_dict()
     floats = [name for name in now if now[name].is_floating_point()]
-    torch._foreach_lerp_([state.ema[name] for name in floats], [now[name] for name in floats], 1 - decay)
+    torch._foreach_lerp_(
+        [state.ema[name] for name in floats], [now[name] for name in floats], 1 - decay
+    )
     for name in now.keys() - set(floats):
         state.ema[name].copy_(now[name])
 
@@ -227,7 +277,9 @@ def averaged(state: checkpoint.State) -> Iterator[None]:
         state.model.load_state_dict(own)
 
 
-def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any) -> Metrics:
+def evaluate(
+    task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any
+) -> Metrics:
     """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
     # Blocks that are compiled for whole batches would be compiled again for parts of one, and for single tokens.
     plain = torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext()
@@ -235,7 +287,10 @@ def evaluate(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log
         metrics, pixels = task.evaluate()
     log.write(state.step, metrics)
     grid(to_images(pixels.clamp(-1, 1))).save(out / f"step-{state.step:06d}.png")
-    echo(f"{recipe.name} {state.step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    echo(
+        f"{recipe.name} {state.step}  "
+        + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    )
     return metrics
 
 
@@ -295,7 +350,10 @@ class Log:
 def asked_to_stop() -> Iterator[list[int]]:
     """A list that is filled when SIGINT or SIGTERM comes; the loop then finishes its step, saves and leaves."""
     stop: list[int] = []
-    before = {kind: signal.signal(kind, lambda number, frame: stop.append(number)) for kind in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        kind: signal.signal(kind, lambda number, frame: stop.append(number))
+        for kind in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield stop
     finally:

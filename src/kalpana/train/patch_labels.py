@@ -18,7 +18,10 @@ from kalpana.world.scene import COLORS, Scene
 @cache
 def classes() -> dict[str, int]:
     """The number of each core concept by id, from 1; 0 is the background, and ``len(classes()) + 1`` any other concept."""
-    return {concept.id: k for k, concept in enumerate((c for c in lexicon().values() if c.core), start=1)}
+    return {
+        concept.id: k
+        for k, concept in enumerate((c for c in lexicon().values() if c.core), start=1)
+    }
 
 
 def sizes() -> tuple[int, int]:
@@ -31,9 +34,9 @@ def layout(scene: Scene, cells: int) -> np.ndarray:
     thing, right and down, in cells."""
     out = np.zeros((4, cells, cells), np.float32)
     middles = (np.arange(cells, dtype=np.float32) + 0.5) / cells
-    for thing in scene.things:
-        group, (half_w, half_h) = scene.groups[thing.group], sprites.half(thing)
-        dx, dy = np.broadcast_arrays(thing.x - middles[None, :], thing.y - middles[:, None])
+    for item in scene.objects:
+        group, (half_w, half_h) = scene.groups[item.group], sprites.half(item)
+        dx, dy = np.broadcast_arrays(item.x - middles[None, :], item.y - middles[:, None])
         inside = (abs(dx) < half_w) & (abs(dy) < half_h)
         out[0][inside] = classes().get(group.concept, len(classes()) + 1)
         out[1][inside] = 1 + COLORS.index(group.color) if group.color else 0

@@ -28,7 +28,10 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Scene
 from kalpana.world.world import World
 
-EACH, KEEP = 8, 2  # pictures drawn of a caption, and kept of it at most, so that what is easy does not crowd out the rest
+EACH, KEEP = (
+    8,
+    2,
+)  # pictures drawn of a caption, and kept of it at most, so that what is easy does not crowd out the rest
 Draw = Callable[[str, Sequence[int]], Sequence[Picture]]
 
 
@@ -49,7 +52,13 @@ def judgeable(scene: Scene) -> bool:
     return bool(scene.groups) and plain and scene.relation in (None, *POSITION)
 
 
-def harvest(draw: Draw, prompts: Sequence[Prompt], verifier: Verifier, out: Path, progress: Callable[[int, int], None]) -> int:
+def harvest(
+    draw: Draw,
+    prompts: Sequence[Prompt],
+    verifier: Verifier,
+    out: Path,
+    progress: Callable[[int, int], None],
+) -> int:
     """Draw EACH pictures of each prompt and keep up to KEEP that are right and hold nothing else, in ``out``; how many are kept in all.
 
     Of every prompt one line in harvest.jsonl says which were kept: {"caption", "right", "kept": [file names]}. A caption that is there
@@ -61,11 +70,27 @@ def harvest(draw: Draw, prompts: Sequence[Prompt], verifier: Verifier, out: Path
     with (out / HARVEST).open("a", encoding="utf-8") as file:
         for i, prompt in enumerate(prompts):
             if i >= len(done):
-                pictures = draw(prompt.text, [zlib.crc32(f"harvest/{prompt.text}/{k}".encode()) for k in range(EACH)])
+                pictures = draw(
+                    prompt.text,
+                    [zlib.crc32(f"harvest/{prompt.text}/{k}".encode()) for k in range(EACH)],
+                )
                 seen = verifier.look(to_pixels([picture.image for picture in pictures]))
-                good = [picture for picture, one in zip(pictures, seen, strict=True) if right(prompt, one, strict=True)]
-                names = [save(p.image, out / f"{i:06d}-{k}.png", p.receipt).name for k, p in enumerate(good[:KEEP])]
-                file.write(json.dumps({"caption": prompt.text, "right": len(good), "kept": names}, ensure_ascii=False) + "\n")
+                good = [
+                    picture
+                    for picture, one in zip(pictures, seen, strict=True)
+                    if right(prompt, one, strict=True)
+                ]
+                names = [
+                    save(p.image, out / f"{i:06d}-{k}.png", p.receipt).name
+                    for k, p in enumerate(good[:KEEP])
+                ]
+                file.write(
+                    json.dumps(
+                        {"caption": prompt.text, "right": len(good), "kept": names},
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )
                 file.flush()
                 kept += len(names)
             progress(i + 1, len(prompts))
@@ -83,7 +108,9 @@ def main() -> None:
     model = load(options.model)
 
     def draw(text: str, seeds: Sequence[int]) -> Sequence[Picture]:
-        return last(model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)).pictures
+        return last(
+            model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)
+        ).pictures
 
     def progress(done: int, total: int) -> None:
         if done % 20 == 0 or done == total:

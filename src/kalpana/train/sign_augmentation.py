@@ -11,7 +11,7 @@ from itertools import count
 
 from kalpana.world import sprites
 from kalpana.world.kinds import signs
-from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, Sign, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, SceneObject, Sign
 
 RESPELT = 0.6  # of the signs
 DEVANAGARI = 0.75  # of those, in the script that has more to tell apart
@@ -48,7 +48,10 @@ def spelt(rng: random.Random) -> str:
     if rng.random() >= DEVANAGARI:
         return "".join(rng.choices(signs.LETTERS, k=rng.randint(2, 6)))
     known = signs.SYLLABLES, clusters()
-    return "".join(cluster(rng) if rng.random() < 0.5 else rng.choice(rng.choice(known)) for _ in range(rng.randint(1, 4)))
+    return "".join(
+        cluster(rng) if rng.random() < 0.5 else rng.choice(rng.choice(known))
+        for _ in range(rng.randint(1, 4))
+    )
 
 
 def respelt(scene: Scene, rng: random.Random) -> Scene:
@@ -59,25 +62,36 @@ def respelt(scene: Scene, rng: random.Random) -> Scene:
     sign = replace(old, text=spelt(rng))
     size = rng.uniform(*SMALL) / 128 / signs.letter_share(sign)
     width, height = (size * share for share in signs.extent(sign))
-    thing, room = scene.things[k], 1 - 2 * signs.MARGIN
-    tall = thing.size * signs.extent(old)[1] if len(scene.things) > 1 else room  # what stands beside it has its own place
+    item, room = scene.objects[k], 1 - 2 * signs.MARGIN
+    tall = (
+        item.size * signs.extent(old)[1] if len(scene.objects) > 1 else room
+    )  # what stands beside it has its own place
     if signs.split_of(sign.text) != "train" or width > room or height > tall:
         return scene
-    x, y = (min(max(place, side / 2 + signs.MARGIN), 1 - side / 2 - signs.MARGIN) for place, side in ((thing.x, width), (thing.y, height)))
-    things = list(scene.things)
-    things[k] = replace(thing, sprite=sign, x=x, y=y, size=size)
-    return replace(scene, things=tuple(things))
+    x, y = (
+        min(max(place, side / 2 + signs.MARGIN), 1 - side / 2 - signs.MARGIN)
+        for place, side in ((item.x, width), (item.y, height))
+    )
+    objects = list(scene.objects)
+    objects[k] = replace(item, sprite=sign, x=x, y=y, size=size)
+    return replace(scene, objects=tuple(objects))
 
 
 def page(rng: random.Random) -> Scene:
     """A sheet of signs that do not touch, at least one and MOST at most, for who learns from every cell of a picture and not from signs
     alone."""
-    ground = Background(rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30))
-    things: list[Thing] = []
+    ground = Background(
+        rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30)
+    )
+    objects: list[SceneObject] = []
     for attempt in count():
-        if len(things) == MOST or (things and attempt >= SIGNS):
+        if len(objects) == MOST or (objects and attempt >= SIGNS):
             break
-        ink, board, text = rng.choice(COLORS), rng.choice(BACKDROPS) if rng.random() < 0.75 else None, spelt(rng)
+        ink, board, text = (
+            rng.choice(COLORS),
+            rng.choice(BACKDROPS) if rng.random() < 0.75 else None,
+            spelt(rng),
+        )
         if not signs.stands_out(ink, board, ground.name) or signs.split_of(text) != "train":
             continue
         sign = Sign(text, rng.choice(tuple(signs.FONTS)), ink, board)
@@ -86,8 +100,10 @@ def page(rng: random.Random) -> Scene:
         if max(across, down) > 0.5:
             continue
         for _ in range(PLACES):
-            thing = Thing(sign, rng.uniform(across, 1 - across), rng.uniform(down, 1 - down), size)
-            if not any(sprites.covered(sprites.box(other), sprites.box(thing)) for other in things):
-                things.append(thing)
+            item = SceneObject(
+                sign, rng.uniform(across, 1 - across), rng.uniform(down, 1 - down), size
+            )
+            if not any(sprites.covered(sprites.box(other), sprites.box(item)) for other in objects):
+                objects.append(item)
                 break
-    return Scene(tuple(things), (Group("sign", len(things)),), ground)
+    return Scene(tuple(objects), (Group("sign", len(objects)),), ground)

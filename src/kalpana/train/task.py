@@ -61,7 +61,9 @@ def moved(batch: Any, device: torch.device) -> Any:
     """The batch, a tensor or a dataclass of batches, on the device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
-    return type(batch)(**{name: moved(getattr(batch, name), device) for name in batch.__dataclass_fields__})
+    return type(batch)(
+        **{name: moved(getattr(batch, name), device) for name in batch.__dataclass_fields__}
+    )
 
 
 def noise(like: Tensor, rng: Generator) -> Tensor:
@@ -91,8 +93,16 @@ class CaptionSampler:
     of those behind them that the texts ``said`` tell of. In a round each comes up as ``often`` (pictures + said,) as is said. SORT
     steps are dealt together, shortest captions first, in random order."""
 
-    def __init__(self, recipe: Recipe, world: World, often: np.ndarray, said: Sequence[str] = ()) -> None:
-        self.recipe, self.world, self.often, self.said, self.count = recipe, world, often, said, len(often) - len(said)
+    def __init__(
+        self, recipe: Recipe, world: World, often: np.ndarray, said: Sequence[str] = ()
+    ) -> None:
+        self.recipe, self.world, self.often, self.said, self.count = (
+            recipe,
+            world,
+            often,
+            said,
+            len(often) - len(said),
+        )
         self.places = np.repeat(np.arange(len(often)), often)
         self.firsts = often.cumsum() - often
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
@@ -100,10 +110,16 @@ class CaptionSampler:
     def __call__(self, step: int) -> list[tuple[int, str]]:
         block = step // SORT
         if self.sorted[0] != block:
-            pairs = [p for s in range(block * SORT, (block + 1) * SORT) for p in indices(self.recipe, s, len(self.places))]
+            pairs = [
+                p
+                for s in range(block * SORT, (block + 1) * SORT)
+                for p in indices(self.recipe, s, len(self.places))
+            ]
             words = [self._worded(place, around) for place, around in pairs]
             words.sort(key=lambda pair: len(pair[1].encode()))
-            dealt = [words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)]
+            dealt = [
+                words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)
+            ]
             random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
             self.sorted = (block, dealt)
         return self.sorted[1][step % SORT]
@@ -113,7 +129,9 @@ class CaptionSampler:
         row = int(self.places[place])
         if row >= self.count:
             return row, self.said[row - self.count]
-        return row, self.world.describe(row, around * int(self.often[row]) + place - int(self.firsts[row]))[0]
+        return row, self.world.describe(
+            row, around * int(self.often[row]) + place - int(self.firsts[row])
+        )[0]
 
 
 def config_of(kind: type, recipe: Recipe) -> Any:
@@ -121,18 +139,28 @@ def config_of(kind: type, recipe: Recipe) -> Any:
     known = [field.name for field in fields(kind)]
     for name in recipe.model:
         if name not in known:
-            raise KalpanaError(f"recipe {recipe.name}: unknown field 'model.{name}': the fields are {', '.join(known)}")
+            raise KalpanaError(
+                f"recipe {recipe.name}: unknown field 'model.{name}': the fields are {', '.join(known)}"
+            )
     try:
         return TypeAdapter(kind).validate_python(recipe.model)
     except ValidationError as error:
         first = error.errors()[0]
-        raise KalpanaError(f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}") from None
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}"
+        ) from None
 
 
-def auxiliary_targets(recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int) -> tuple[Tensor, Tensor]:
+def auxiliary_targets(
+    recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int
+) -> tuple[Tensor, Tensor]:
     """What a recipe with ``layout`` asks of its network beside the pictures in these rows of the pool: what each of cells x cells shows
     (b, 4, cells, cells; empty if nothing is asked), and (b,) what that weighs at this step."""
-    shown = np.stack([layout(world.scene(i), cells) for i in rows]) if recipe.aux_weight else np.empty((len(rows), 0), np.float32)
+    shown = (
+        np.stack([layout(world.scene(i), cells) for i in rows])
+        if recipe.aux_weight
+        else np.empty((len(rows), 0), np.float32)
+    )
     return torch.from_numpy(shown), linear_decay(recipe.aux_weight, recipe, step, len(rows))
 
 
@@ -141,7 +169,9 @@ def linear_decay(much: float, recipe: Recipe, step: int, b: int) -> Tensor:
     return torch.full((b,), much * (1 - step / recipe.steps))
 
 
-def add_auxiliary_loss(loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
+def add_auxiliary_loss(
+    loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics
+) -> tuple[Tensor, Metrics]:
     """A loss and its metrics, and with them how wrong the network is about what it was asked aside, if it ``said`` anything."""
     if not said:
         return loss, metrics
@@ -152,7 +182,10 @@ def add_auxiliary_loss(loss: Tensor, said: Sequence[Tensor], layout: Tensor, wor
 def layout_error(said: Tensor, truth: Tensor) -> Tensor:
     """(b,) how wrong the patches are, ``said`` (b, hw, classes + colours + 2), about ``truth`` (b, 4, h, w), see ``world.layout``:
     the cross-entropies of class and colour, and where there is a thing half the distance, in cells, to its middle."""
-    parts, of = said.transpose(1, 2).split([*sizes(), 2], 1), truth.flatten(2)  # b k hw each, b 4 hw
+    parts, of = (
+        said.transpose(1, 2).split([*sizes(), 2], 1),
+        truth.flatten(2),
+    )  # b k hw each, b 4 hw
     there = (of[:, 0] > 0).float()
     away = (parts[2] - of[:, 2:]).abs().mean(1)
     kind, color = (F.cross_entropy(parts[k], of[:, k].long(), reduction="none") for k in (0, 1))

@@ -26,7 +26,16 @@ from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.patch_labels import sizes
 from kalpana.train.recipe import Recipe
-from kalpana.train.task import HELD_OUT, CaptionSampler, Metrics, add_auxiliary_loss, auxiliary_targets, config_of, linear_decay, moved
+from kalpana.train.task import (
+    HELD_OUT,
+    CaptionSampler,
+    Metrics,
+    add_auxiliary_loss,
+    auxiliary_targets,
+    config_of,
+    linear_decay,
+    moved,
+)
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
@@ -52,21 +61,45 @@ class TokenBatch:
 class TokenDataset:
     """What the three learn from and are tried on: pictures in tokens, beside captions of at most ``length`` tokens."""
 
-    def __init__(self, recipe: Recipe, vqgan: VQGAN, length: int, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        vqgan: VQGAN,
+        length: int,
+        device: torch.device,
+        progress: data_cache.Progress,
+    ) -> None:
         assert recipe.vqgan is not None
         self.recipe, self.vqgan, self.length = recipe, vqgan, length
         self.tokenizer = Tokenizer.load()
-        self.world, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
-        self.codes = data_cache.codes(vqgan, recipe.vqgan, self.world, recipe.num_images, device, progress)
-        self.captions = CaptionSampler(recipe, self.world, data_cache.often(recipe, self.world, 0, progress))
-        codes, said = data_cache.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress), [dev.describe(i)[0] for i in range(HELD_OUT)]
-        self.dev = [moved(self._told(codes[k : k + PART], said[k : k + PART]), device) for k in range(0, HELD_OUT, PART)]
+        self.world, dev = (
+            World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev")
+        )
+        self.codes = data_cache.codes(
+            vqgan, recipe.vqgan, self.world, recipe.num_images, device, progress
+        )
+        self.captions = CaptionSampler(
+            recipe, self.world, data_cache.often(recipe, self.world, 0, progress)
+        )
+        codes, said = (
+            data_cache.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress),
+            [dev.describe(i)[0] for i in range(HELD_OUT)],
+        )
+        self.dev = [
+            moved(self._told(codes[k : k + PART], said[k : k + PART]), device)
+            for k in range(0, HELD_OUT, PART)
+        ]
 
     def batch(self, step: int) -> TokenBatch:
         rows, captions = zip(*self.captions(step), strict=True)
         told = self._told(self.codes[list(rows)], captions)
         shown, worth = auxiliary_targets(self.recipe, self.world, rows, told.image.shape[1], step)
-        return replace(told, layout=shown, worth=worth, blind=linear_decay(self.recipe.token_dropout, self.recipe, step, len(rows)))
+        return replace(
+            told,
+            layout=shown,
+            worth=worth,
+            blind=linear_decay(self.recipe.token_dropout, self.recipe, step, len(rows)),
+        )
 
     def held_out(self, wrong: Callable[[TokenBatch], Mean]) -> float:
         """Bits a token, the mean over the dev pictures; ``wrong`` says it of a part of them."""
@@ -83,7 +116,13 @@ class TokenDataset:
 
     def _told(self, codes: np.ndarray, captions: Sequence[str]) -> TokenBatch:
         nothing = torch.empty(len(codes), 0)
-        return TokenBatch(torch.from_numpy(codes.astype(np.int64)), self.tokenizer.encode(captions, self.length), nothing, nothing, nothing)
+        return TokenBatch(
+            torch.from_numpy(codes.astype(np.int64)),
+            self.tokenizer.encode(captions, self.length),
+            nothing,
+            nothing,
+            nothing,
+        )
 
 
 class DalleTask:
@@ -112,7 +151,13 @@ class DalleTask:
         said: list[Tensor] = []
         hidden = token_dropout(batch.image, batch.blind, rng)
         wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said, hidden)
-        return add_auxiliary_loss(wrong.total(), said, batch.layout, batch.worth, {"image": bits(wrong.image), "text": bits(wrong.text)})
+        return add_auxiliary_loss(
+            wrong.total(),
+            said,
+            batch.layout,
+            batch.worth,
+            {"image": bits(wrong.image), "text": bits(wrong.text)},
+        )
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits a token of dev pictures after their captions and, as a floor, without; of their captions, which come first, and, where the
@@ -120,7 +165,9 @@ class DalleTask:
 
         def text(told: TokenBatch, swapped: bool) -> Mean:
             order = torch.full((len(told.image),), swapped, device=self.device)
-            return self.model.loss(Cond(told.tokens), told.image, order).text, told.tokens.mask[:, 1:].sum()
+            return self.model.loss(Cond(told.tokens), told.image, order).text, told.tokens.mask[
+                :, 1:
+            ].sum()
 
         def image(told: TokenBatch, cond: Cond) -> Mean:
             return self.model.loss(cond, told.image).image, told.image.numel()
@@ -157,7 +204,10 @@ class MaskGITTask:
         return self.lessons.batch(step)
 
     def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
-        hidden, null = self._hide(batch, rng), torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
+        hidden, null = (
+            self._hide(batch, rng),
+            torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout,
+        )
         said: list[Tensor] = []
         wrong = self.model.loss(Cond(batch.tokens, null.to(self.device)), batch.image, hidden, said)
         return add_auxiliary_loss(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
@@ -209,7 +259,9 @@ class DalleMiniTask:
     def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         said: list[Tensor] = []
         null = torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
-        wrong, _ = self._wrong(batch, null, said, token_dropout(batch.image.flatten(1), batch.blind, rng))
+        wrong, _ = self._wrong(
+            batch, null, said, token_dropout(batch.image.flatten(1), batch.blind, rng)
+        )
         return add_auxiliary_loss(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
@@ -227,11 +279,21 @@ class DalleMiniTask:
     def finish(self) -> None:
         """Nothing is left to do."""
 
-    def _wrong(self, told: TokenBatch, null: Tensor, said: list[Tensor] | None = None, hidden: Tensor | None = None) -> Mean:
-        return self.model.loss(told.tokens, told.image.flatten(1), null.to(self.device), said, hidden), told.image.numel()
+    def _wrong(
+        self,
+        told: TokenBatch,
+        null: Tensor,
+        said: list[Tensor] | None = None,
+        hidden: Tensor | None = None,
+    ) -> Mean:
+        return self.model.loss(
+            told.tokens, told.image.flatten(1), null.to(self.device), said, hidden
+        ), told.image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=seeded_generators(tokens))
+        choose = partial(
+            draw, temperature=1.0, top_k=None, top_p=1.0, generators=seeded_generators(tokens)
+        )
         drawn = self.model.generate(tokens, choose, GUIDANCE)
         return torch.stack(list(drawn), 1).unflatten(1, self.shape)
 
@@ -246,7 +308,9 @@ def load_vqgan(recipe: Recipe, device: torch.device) -> VQGAN:
             f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} needs an encoder, and a factor that divides {World.side} px, not {factor}"
         )
     if size > 2**16:
-        raise KalpanaError(f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} has {size} codes: give one of {2**16} at most")
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} has {size} codes: give one of {2**16} at most"
+        )
     return network.to(device)
 
 
@@ -260,14 +324,19 @@ def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
     """The network's configuration, of which the tokenizers decide the ``given`` fields and the size of the vocabulary. Raises KalpanaError
     where the recipe says otherwise, or wants heads that do not fit the width."""
     aside = sum(sizes()) + 2 if recipe.aux_weight else 0
-    config, given = config_of(kind, recipe), given | {"vocabulary": len(Tokenizer.load()), "aside": aside}
+    config, given = (
+        config_of(kind, recipe),
+        given | {"vocabulary": len(Tokenizer.load()), "aside": aside},
+    )
     for name, value in given.items():
         if recipe.model.get(name, value) != value:
             raise KalpanaError(
                 f"recipe {recipe.name}: field 'model.{name}': it is {recipe.model[name]}, where the tokenizer has {value}: leave it out"
             )
     if config.heads < 1 or config.width % (4 * config.heads):
-        raise KalpanaError(f"recipe {recipe.name}: field 'model.heads': width {config.width} is not a multiple of 4 x {config.heads}")
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'model.heads': width {config.width} is not a multiple of 4 x {config.heads}"
+        )
     return replace(config, **given)
 
 

@@ -88,10 +88,16 @@ class VQGANTask:
             network.encoder.requires_grad_(False)  # type: ignore[union-attr]  # _check has seen it
         players = AdversarialPair(network, Discriminator(JUDGE), started)
         self.model = players.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.eyes = _load(recipe.perceptual_net).to(device, memory_format=torch.channels_last) if recipe.perceptual_net else None  # type: ignore[call-overload]
+        self.eyes = None
+        if recipe.perceptual_net:
+            self.eyes = _load(recipe.perceptual_net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.reader = _load_reader(recipe.ocr_net).to(device) if recipe.ocr_net else None
         self.pictures = data_cache.pictures(train, recipe.num_images, progress)
-        self.signs = data_cache.pages(recipe.seed, math.ceil(recipe.num_images / 2), progress) if recipe.sign_page_share else None
+        self.signs = (
+            data_cache.pages(recipe.seed, math.ceil(recipe.num_images / 2), progress)
+            if recipe.sign_page_share
+            else None
+        )
         self.dev = data_cache.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> VQGANBatch:
@@ -102,9 +108,16 @@ class VQGANTask:
         boxes = np.zeros((len(pixels), MOST, 4), np.float32)
         if self.signs:
             rows = rows_of(recipe, step, self.signs[0], count)
-            pixels, boxes = (np.concatenate((one, two[rows])) for one, two in zip((pixels, boxes), self.signs, strict=True))
+            pixels, boxes = (
+                np.concatenate((one, two[rows]))
+                for one, two in zip((pixels, boxes), self.signs, strict=True)
+            )
         late = step >= recipe.gan_start * recipe.steps
-        return VQGANBatch(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.full((len(pixels),), recipe.gan_weight if late else 0.0))
+        return VQGANBatch(
+            torch.from_numpy(pixels),
+            torch.from_numpy(boxes),
+            torch.full((len(pixels),), recipe.gan_weight if late else 0.0),
+        )
 
     def loss(self, batch: VQGANBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         network, x = self.model.network, data_cache.floats(batch.pixels)
@@ -140,23 +153,37 @@ class VQGANTask:
         network = self.model.network
         assert isinstance(network.quantiser, Codebook)
         network.quantiser.start(
-            torch.cat([network.look(data_cache.floats(self.batch(step).pixels, self.device)) for step in range(FIRST)]), rng
+            torch.cat(
+                [
+                    network.look(data_cache.floats(self.batch(step).pixels, self.device))
+                    for step in range(FIRST)
+                ]
+            ),
+            rng,
         )
         self.model.started.fill_(True)
 
     def _judge_fixed(self, drawn: Tensor) -> Tensor:
         """The judge's logits, from which the pictures learn and the judge does not."""
-        fixed = {name: parameter.detach() for name, parameter in self.model.judge.named_parameters()}
+        fixed = {
+            name: parameter.detach() for name, parameter in self.model.judge.named_parameters()
+        }
         return functional_call(self.model.judge, fixed, (drawn,)).float()
 
     def _judge(self, real: Tensor, drawn: Tensor) -> tuple[Tensor, Metrics]:
         """What the judge learns from, of pictures that do not; its anchors follow."""
         on_real, on_drawn = (self.model.judge(pixels).float() for pixels in (real, drawn))
         anchors = LeCamEMA(*self.model.anchors)
-        loss = hinge(on_real, on_drawn) + self.recipe.lecam_weight * lecam(on_real, on_drawn, anchors)
+        loss = hinge(on_real, on_drawn) + self.recipe.lecam_weight * lecam(
+            on_real, on_drawn, anchors
+        )
         after = anchors.follow(on_real, on_drawn)
         self.model.anchors.copy_(torch.stack((after.real, after.fake)))
-        return loss, {"judge": loss.item(), "real": on_real.mean().item(), "drawn": on_drawn.mean().item()}
+        return loss, {
+            "judge": loss.item(),
+            "real": on_real.mean().item(),
+            "drawn": on_drawn.mean().item(),
+        }
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """PSNR and SSIM of dev pictures drawn again, the share of the codes that these use, and their perplexity; some of the pictures, and
@@ -172,8 +199,15 @@ class VQGANTask:
             counts += count(drawn.indices, network.quantiser.size)
             if not start:
                 sheet = [x[:32], y[:32]]
-        scores = {"dev_psnr": psnr(torch.cat(squares).mean().item()), "dev_ssim": torch.cat(alike).mean().item()}
-        return {**scores, "dev_used": used(counts).item(), "dev_perplexity": perplexity(counts).item()}, torch.cat(sheet)
+        scores = {
+            "dev_psnr": psnr(torch.cat(squares).mean().item()),
+            "dev_ssim": torch.cat(alike).mean().item(),
+        }
+        return {
+            **scores,
+            "dev_used": used(counts).item(),
+            "dev_perplexity": perplexity(counts).item(),
+        }, torch.cat(sheet)
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -201,7 +235,9 @@ def direction(features: Tensor) -> Tensor:
 
 def feature_distance(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """The mean squared distance of directions (b, c, h, w), the mean over layers."""
-    return torch.stack([(one - two).square().sum(1).mean() for one, two in zip(ones, others, strict=True)]).mean()
+    return torch.stack(
+        [(one - two).square().sum(1).mean() for one, two in zip(ones, others, strict=True)]
+    ).mean()
 
 
 def ocr_loss(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
@@ -218,7 +254,9 @@ def ocr_loss(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Gener
     with torch.no_grad():
         seen, truth = reads(net, strips(x[rows], boxes))
     sees, said = reads(net, strips(y[rows], boxes))
-    return F.kl_div(said, truth, reduction="none", log_target=True).sum(-1).mean() + feature_distance(sees, seen)
+    return F.kl_div(said, truth, reduction="none", log_target=True).sum(
+        -1
+    ).mean() + feature_distance(sees, seen)
 
 
 def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -234,11 +272,17 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
     """Raises KalpanaError where pictures of this side do not fit the network, or a few batches are too few to make its codes of."""
     factor, size = network.config.factor, network.quantiser.size
     if network.encoder is None or side % factor:
-        raise KalpanaError(f"recipe {recipe.name}: field 'model': it needs an encoder, and a factor that divides {side} px, not {factor}")
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'model': it needs an encoder, and a factor that divides {side} px, not {factor}"
+        )
     if recipe.freeze_encoder and recipe.init is None:
-        raise KalpanaError(f"recipe {recipe.name}: field 'keep_codes': name the weights whose codes are to be kept as 'init'")
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'keep_codes': name the weights whose codes are to be kept as 'init'"
+        )
     if recipe.ocr_net and not recipe.sign_page_share:
-        raise KalpanaError(f"recipe {recipe.name}: field 'reader': there is nothing to read: ask for a share of 'signs'")
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'reader': there is nothing to read: ask for a share of 'signs'"
+        )
     tokens = (side // factor) ** 2
     if isinstance(network.quantiser, Codebook) and FIRST * recipe.batch * tokens < size:
         raise KalpanaError(
@@ -248,7 +292,9 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
 
 
 def _load(path: Path) -> detector.Detector:
-    return load_module(path, "detector", lambda **config: detector.Detector(detector.Config(**config)))
+    return load_module(
+        path, "detector", lambda **config: detector.Detector(detector.Config(**config))
+    )
 
 
 def _load_reader(path: Path) -> reader.Reader:

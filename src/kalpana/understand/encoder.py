@@ -105,7 +105,9 @@ def load(name: str = FAMILY, device: str | None = None, bf16: bool = False) -> E
     cosine of about 0.9999 to those in fp32. Raises KalpanaError where there is no such model or device, a CPU does not compute in
     bfloat16, or the files are damaged, changed or of another family.
     """
-    folder = weights_dir() / name if name and (weights_dir() / name / CARD).is_file() else Path(name)
+    folder = (
+        weights_dir() / name if name and (weights_dir() / name / CARD).is_file() else Path(name)
+    )
     if not (name and (folder / CARD).is_file()):
         if name == FAMILY and not folder.is_dir():
             raise KalpanaError(
@@ -115,27 +117,51 @@ def load(name: str = FAMILY, device: str | None = None, bf16: bool = False) -> E
         folder = public.find(name)
     folder = folder.resolve()
     named = name if "/" in name and not Path(name).is_dir() else folder.name
-    return _load(folder, named, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())), device, bf16)
+    return _load(
+        folder,
+        named,
+        tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())),
+        device,
+        bf16,
+    )
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, name: str, changed: tuple[tuple[str, int], ...], device: str | None, bf16: bool) -> Encoder:
+def _load(
+    folder: Path, name: str, changed: tuple[tuple[str, int], ...], device: str | None, bf16: bool
+) -> Encoder:
     where = find_device(device)
     if bf16 and where.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise KalpanaError("this CPU does not compute in bfloat16: leave out bf16")
     if not (folder / CARD).is_file():
         checkpoint = public.read(folder)
-        return Encoder(name, checkpoint.fingerprint, placed(checkpoint.model, where, bf16), checkpoint.framing, checkpoint.words)
+        return Encoder(
+            name,
+            checkpoint.fingerprint,
+            placed(checkpoint.model, where, bf16),
+            checkpoint.framing,
+            checkpoint.words,
+        )
     card, tokenizer = read_card(folder), Tokenizer.load()
     if card.family != FAMILY:
-        raise KalpanaError(f"model {card.name!r} is of family {card.family!r}, which does not compare pictures with words: name a CLIP")
+        raise KalpanaError(
+            f"model {card.name!r} is of family {card.family!r}, which does not compare pictures with words: name a CLIP"
+        )
     model = load_module(folder / FILE, FAMILY, lambda **config: CLIP(Config(**config)), card.files)
     if model.config.vocabulary != len(tokenizer):
         raise KalpanaError(
             f"model {card.name!r} reads {model.config.vocabulary} tokens, not the {len(tokenizer)} of this version of Kalpana"
         )
-    framing = Framing((model.config.side, model.config.side), None)  # squeezed rather than cropped: what is at the edge is seen too
-    return Encoder(card.name, hashed(files_of(folder / FILE)), placed(model, where, bf16), framing, Window(tokenizer, model.config.length))
+    framing = Framing(
+        (model.config.side, model.config.side), None
+    )  # squeezed rather than cropped: what is at the edge is seen too
+    return Encoder(
+        card.name,
+        hashed(files_of(folder / FILE)),
+        placed(model, where, bf16),
+        framing,
+        Window(tokenizer, model.config.length),
+    )
 
 
 def placed(model: CLIP, device: torch.device, bf16: bool) -> CLIP:
@@ -154,7 +180,9 @@ def framed(image: Image.Image, framing: Framing) -> Image.Image:
             image = cropped(image, min(image.height, LONG * short), min(image.width, LONG * short))
             short, long = sorted(image.size)
         sides = framing.resize, framing.resize * long // short
-        image = image.resize(sides if image.width <= image.height else sides[::-1], framing.resample)
+        image = image.resize(
+            sides if image.width <= image.height else sides[::-1], framing.resample
+        )
     elif framing.resize:
         image = image.resize(framing.resize[::-1], framing.resample)
     return cropped(image, *framing.crop) if framing.crop else image

@@ -20,9 +20,25 @@ from PIL import ExifTags, Image
 from kalpana.media import read_receipt, rgb
 from kalpana.types import KalpanaError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # as Pillow calls them
-LARGE = 1024  # pixels: no picture is made smaller than this on its shorter side before a model sees it
+LARGE = (
+    1024  # pixels: no picture is made smaller than this on its shorter side before a model sees it
+)
 
 
 @dataclass(frozen=True)
@@ -100,13 +116,19 @@ def read_file(folder: Path, file: File, known: Container[bytes]) -> Read | Broke
                 columns = _columns(path, file, image)
                 return Read(file, hash, columns, None if hash in known else _decoded(image))
     except Image.DecompressionBombError:
-        return Broken(file.path, f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels", file)
+        return Broken(
+            file.path, f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels", file
+        )
     except Exception as error:  # of a damaged file Pillow raises nearly anything
         if isinstance(error, OSError) and error.errno:  # the file was not damaged, but out of reach
             return Broken(file.path, error.strerror or str(error))
         if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in known_formats:
             return Broken(file.path, "HEIF needs pillow-heif: pip install pillow-heif", file)
-        reason = "it is no picture" if isinstance(error, PIL.UnidentifiedImageError) else " ".join(str(error).split())[:200]
+        reason = (
+            "it is no picture"
+            if isinstance(error, PIL.UnidentifiedImageError)
+            else " ".join(str(error).split())[:200]
+        )
         return Broken(file.path, reason or type(error).__name__, file)
 
 
@@ -118,9 +140,13 @@ def read_image(path: Path) -> Image.Image:
         raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        read = read_file(path.parent, File(os.fsencode(path.name), about.st_size, about.st_mtime_ns), ())
+        read = read_file(
+            path.parent, File(os.fsencode(path.name), about.st_size, about.st_mtime_ns), ()
+        )
     if isinstance(read, Broken) or read.picture is None:
-        raise KalpanaError(f"{path} cannot be read: {read.reason if isinstance(read, Broken) else 'it is no picture'}")
+        raise KalpanaError(
+            f"{path} cannot be read: {read.reason if isinstance(read, Broken) else 'it is no picture'}"
+        )
     return read.picture
 
 
@@ -144,7 +170,11 @@ def reader() -> str:
 
 def _columns(path: Path, file: File, image: Image.Image) -> dict[str, Any]:
     """What the table says of a picture beside its vector: upright size, date, and the prompt, model and seed of its receipt."""
-    sides = image.size[::-1] if _exif(image).get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else image.size  # EXIF 2.32, Orientation
+    sides = (
+        image.size[::-1]
+        if _exif(image).get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        else image.size
+    )  # EXIF 2.32, Orientation
     receipt = _receipt(path)
     request, model, seed = (receipt.get(name) for name in ("request", "model", "seed"))
     prompt = _text(request.get("prompt")) if isinstance(request, dict) else None
@@ -187,12 +217,16 @@ def _date(image: Image.Image, file: File) -> str:
             return datetime.strptime(str(tags.get(tag))[:19], "%Y:%m:%d %H:%M:%S").isoformat()
         except ValueError:
             continue
-    return datetime.fromtimestamp(min(max(file.changed // 10**9, 0), 253_000_000_000)).isoformat()  # from 1970 to 9987
+    return datetime.fromtimestamp(
+        min(max(file.changed // 10**9, 0), 253_000_000_000)
+    ).isoformat()  # from 1970 to 9987
 
 
 def _decoded(image: Image.Image) -> Image.Image:
     """A picture as a viewer shows it, its first frame, RGB (see ``rgb``); made smaller where it is LARGE."""
-    image.draft("RGB", (LARGE, LARGE))  # a JPEG decodes sooner at an eighth of its size; others pay no heed
+    image.draft(
+        "RGB", (LARGE, LARGE)
+    )  # a JPEG decodes sooner at an eighth of its size; others pay no heed
     image = rgb(image)
     return image.reduce(min(image.size) // LARGE) if min(image.size) >= 2 * LARGE else image
 
@@ -200,4 +234,7 @@ def _decoded(image: Image.Image) -> Image.Image:
 def shown(path: bytes | str) -> str:
     """A path as it can be printed: control characters, which could steer a terminal, and bytes that are no text are escaped."""
     text = os.fsdecode(path)
-    return "".join(repr(sign)[1:-1] if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text)
+    return "".join(
+        repr(sign)[1:-1] if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
+        for sign in text
+    )

@@ -39,7 +39,9 @@ class Report:
     tuned: Tuned | None
 
 
-def index(folder: Path, encoder: Embedder, *, at: Path | None = None, progress: Progress = silent) -> Report:
+def index(
+    folder: Path, encoder: Embedder, *, at: Path | None = None, progress: Progress = silent
+) -> Report:
     """Bring the index of a folder up to date for a model: only what is new or changed is looked at.
 
     ``at`` is where the index lies, ``.kalpana`` in the folder by default. A KeyboardInterrupt out of ``progress`` loses nothing that was
@@ -48,13 +50,22 @@ def index(folder: Path, encoder: Embedder, *, at: Path | None = None, progress: 
     files, closed = walk(folder)
     if not files:
         reason = f" ({shown(closed[0].path)}: {closed[0].reason})" if closed else ""
-        raise KalpanaError(f"there are no pictures in {folder}{reason}: name a folder with some ({', '.join(SUFFIXES[4:9])} …)")
+        raise KalpanaError(
+            f"there are no pictures in {folder}{reason}: name a folder with some ({', '.join(SUFFIXES[4:9])} …)"
+        )
     with writing(folder, encoder, at) as store, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a picture too large to open is listed instead
+        warnings.simplefilter(
+            "ignore", Image.DecompressionBombWarning
+        )  # a picture too large to open is listed instead
         known, hopeless = store.known(), store.broken()
         still = [hopeless[file] for file in files if file in hopeless and hopeless[file].kept]
         skip = {each.kept for each in still}
-        todo = [file for file in files if (file.bytes, file.changed) != known.get(file.path, (0, 0, b""))[:2] and file not in skip]
+        todo = [
+            file
+            for file in files
+            if (file.bytes, file.changed) != known.get(file.path, (0, 0, b""))[:2]
+            and file not in skip
+        ]
         run = _Run(folder, encoder, store, known, closed, still)
         try:
             for batch in _read_ahead(folder, todo, run.hashes):
@@ -79,7 +90,13 @@ class _Run:
         closed: list[Broken],
         hopeless: list[Broken],
     ) -> None:
-        self.folder, self.encoder, self.store, self.known, self.closed = folder, encoder, store, known, closed
+        self.folder, self.encoder, self.store, self.known, self.closed = (
+            folder,
+            encoder,
+            store,
+            known,
+            closed,
+        )
         self.hashes = {hash for _, _, hash in known.values()}  # of which the table has a vector
         self.waiting: list[tuple[Read, np.ndarray | None]] = []
         self.broken, self.fresh = closed + hopeless, list[Broken]()
@@ -96,7 +113,11 @@ class _Run:
     def _look(self, reads: Sequence[Read]) -> None:
         new = [read for read in reads if read.picture is not None]
         if new:
-            vectors = checked(self.encoder.images([read.picture for read in new if read.picture is not None]), len(new), self.encoder)
+            vectors = checked(
+                self.encoder.images([read.picture for read in new if read.picture is not None]),
+                len(new),
+                self.encoder,
+            )
             self.waiting += zip(new, vectors, strict=True)
             self.seen += len(new)
         self.waiting += [(read, None) for read in reads if read.picture is None]
@@ -106,16 +127,27 @@ class _Run:
         old = self.store.vectors({read.hash for read, vector in self.waiting if vector is None})
         lost = [read for read, vector in self.waiting if vector is None and read.hash not in old]
         if lost:  # the row that had its vector was itself written over meanwhile
-            self.waiting = [(read, vector) for read, vector in self.waiting if vector is not None or read.hash in old]
+            self.waiting = [
+                (read, vector)
+                for read, vector in self.waiting
+                if vector is not None or read.hash in old
+            ]
             again = [read_file(self.folder, read.file, ()) for read in lost]
             self._look([each for each in again if isinstance(each, Read)])
             self.fresh += [each for each in again if isinstance(each, Broken)]
-        rows = [(read, old[read.hash] if vector is None else vector) for read, vector in self.waiting]
+        rows = [
+            (read, old[read.hash] if vector is None else vector) for read, vector in self.waiting
+        ]
         try:
             self.store.write(rows, replace=any(read.file.path in self.known for read, _ in rows))
-            self.store.write_broken([each.kept for each in self.fresh if each.kept], [each.reason for each in self.fresh if each.kept])
+            self.store.write_broken(
+                [each.kept for each in self.fresh if each.kept],
+                [each.reason for each in self.fresh if each.kept],
+            )
         except KalpanaError as error:
-            raise KalpanaError(f"{error}; {self.store.count()} pictures are in the index and stay there") from None
+            raise KalpanaError(
+                f"{error}; {self.store.count()} pictures are in the index and stay there"
+            ) from None
         for read, _ in rows:
             before = self.known.get(read.file.path)
             if before is None:
@@ -134,9 +166,13 @@ class _Run:
             return not any(not top or path == top or path.startswith(top + b"/") for top in shut)
 
         failed = {each.path for each in self.broken if each.kept}
-        gone = {path for path in self.known if path in failed or (path not in there and reached(path))}
+        gone = {
+            path for path in self.known if path in failed or (path not in there and reached(path))
+        }
         self.store.remove(gone)
-        self.store.remove_broken({file.path for file in hopeless if file.path not in failed and reached(file.path)})
+        self.store.remove_broken(
+            {file.path for file in hopeless if file.path not in failed and reached(file.path)}
+        )
         progress("tidying", 0, 1)
         self.store.tidy()
         self.store.approximate(self.encoder, progress)
@@ -154,11 +190,19 @@ class _Run:
         )
 
 
-def _read_ahead(folder: Path, files: Sequence[File], known: Container[bytes]) -> Iterator[list[Read | Broken]]:
+def _read_ahead(
+    folder: Path, files: Sequence[File], known: Container[bytes]
+) -> Iterator[list[Read | Broken]]:
     """The files in batches; while one is looked at, the next is being read."""
     with ThreadPoolExecutor(READERS) as readers:
         ahead: list[Future[Read | Broken]] = []
         for start in range(0, len(files) + BATCH, BATCH):
-            behind, ahead = ahead, [readers.submit(read_file, folder, file, known) for file in files[start : start + BATCH]]
+            behind, ahead = (
+                ahead,
+                [
+                    readers.submit(read_file, folder, file, known)
+                    for file in files[start : start + BATCH]
+                ],
+            )
             if behind:
                 yield [reading.result() for reading in behind]

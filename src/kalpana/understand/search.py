@@ -88,7 +88,9 @@ def parse(query: str) -> tuple[Term, ...]:
     double quotes is taken as it is. Raises KalpanaError where nothing is asked."""
     query = clean(query)
     if query.count('"') % 2:
-        raise KalpanaError(f"query {shorten(query)} has a quote that is not closed: close it, or leave it out")
+        raise KalpanaError(
+            f"query {shorten(query)} has a quote that is not closed: close it, or leave it out"
+        )
     masked = re.sub(r'"[^"]*"', lambda quoted: "x" * len(quoted[0]), query)
     signs = [*(found.start() for found in re.finditer(r"(?<!\S)[+-](?!\S)", masked)), len(query)]
     parts = [(query[start], query[start + 1 : end]) for start, end in pairwise(signs)]
@@ -104,8 +106,14 @@ def _term(sign: str, part: str, query: str) -> Term:
     if re.fullmatch(r'"[^"]*"', words):
         words = words[1:-1].strip()
     if not words:
-        where = f"query {shorten(query)} has no words after {sign!r}" if query else "the query has no words"
-        raise KalpanaError(f"{where}: write what the pictures should show, such as 'a cat at night'")
+        where = (
+            f"query {shorten(query)} has no words after {sign!r}"
+            if query
+            else "the query has no words"
+        )
+        raise KalpanaError(
+            f"{where}: write what the pictures should show, such as 'a cat at night'"
+        )
     return Term(float(found[1] or 1) * (1 if sign == "+" else -1), words)
 
 
@@ -116,7 +124,13 @@ def overlooked(terms: Sequence[Term], encoder: Embedder) -> tuple[str, ...]:
         words = getattr(encoder, "unknown", lambda text: ())(text)
         cut = encoder.words.cut(text) if hasattr(encoder, "words") else ""
         said += [f"model {encoder.name!r} never met {', '.join(words)}"] if words else []
-        said += [f"model {encoder.name!r} did not read the last {len(cut):,} characters, from {shorten(cut)} on"] if cut else []
+        said += (
+            [
+                f"model {encoder.name!r} did not read the last {len(cut):,} characters, from {shorten(cut)} on"
+            ]
+            if cut
+            else []
+        )
     return tuple(said)
 
 
@@ -133,7 +147,9 @@ def search(
     through. Raises KalpanaError where nothing is asked, and where the model has no index there, or a damaged one."""
     terms = parse(query) if isinstance(query, str) else tuple(query)
     if not terms and only == SearchFilter():
-        raise KalpanaError("there is no query: write what the pictures should show, such as 'a cat at night'")
+        raise KalpanaError(
+            "there is no query: write what the pictures should show, such as 'a cat at night'"
+        )
     store, where = open_store(folder, encoder, at), _where(only, folder)
     vector = _mixed(terms, encoder) if terms else None
     try:
@@ -159,11 +175,15 @@ def _mixed(terms: Sequence[Term], encoder: Embedder) -> np.ndarray:
         vectors = checked(encoder.texts([term.words for term in words]), len(words), encoder)
         total += np.array([term.weight for term in words], np.float32) @ vectors
     if pictures:
-        vectors = checked(encoder.images([picture for _, picture in pictures]), len(pictures), encoder)
+        vectors = checked(
+            encoder.images([picture for _, picture in pictures]), len(pictures), encoder
+        )
         total += np.array([term.weight for term, _ in pictures], np.float32) @ vectors
     length = np.linalg.norm(total)
     if length < 1e-3:
-        raise KalpanaError("the terms of the query cancel out, so nothing is asked: leave one out, or give it another weight, as 0.5*night")
+        raise KalpanaError(
+            "the terms of the query cancel out, so nothing is asked: leave one out, or give it another weight, as 0.5*night"
+        )
     return total / length
 
 
@@ -179,7 +199,9 @@ def _where(only: SearchFilter, folder: Path) -> Any:
     if only.since is not None:
         parts.append(col("date") >= lit(_day(only.since)))
     if only.until is not None:
-        parts.append(col("date") <= lit(_day(only.until) + "~"))  # which comes after all that a date goes on with
+        parts.append(
+            col("date") <= lit(_day(only.until) + "~")
+        )  # which comes after all that a date goes on with
     for side in ("width", "height"):
         if only.smallest is not None:
             parts.append(col(side) >= lit(only.smallest))
@@ -195,9 +217,13 @@ def _where(only: SearchFilter, folder: Path) -> Any:
 def _day(text: str) -> str:
     """The text, if it is a day, a month or a year. Raises KalpanaError where it is not."""
     try:
-        date.fromisoformat(text + "0000-01-01"[len(text) :] if re.fullmatch(r"\d{4}(-\d\d){0,2}", text) else "")
+        date.fromisoformat(
+            text + "0000-01-01"[len(text) :] if re.fullmatch(r"\d{4}(-\d\d){0,2}", text) else ""
+        )
     except ValueError:
-        raise KalpanaError(f"date {shorten(text)} should be a day, a month or a year, such as 2026-03-01, 2026-03 or 2026") from None
+        raise KalpanaError(
+            f"date {shorten(text)} should be a day, a month or a year, such as 2026-03-01, 2026-03 or 2026"
+        ) from None
     return text
 
 
@@ -207,12 +233,24 @@ def _inside(part: Path, folder: Path) -> bytes:
         path = os.path.relpath(place, folder)
         if place.is_dir() and path.split(os.sep)[0] != os.pardir:
             return b"" if path == os.curdir else os.fsencode(Path(path).as_posix())
-    there = next((path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")), None)
-    raise KalpanaError(f"there is no folder {part} in {folder}" + (f": name one that is, such as {there}" if there else ""))
+    there = next(
+        (
+            path.name
+            for path in sorted(folder.iterdir())
+            if path.is_dir() and not path.name.startswith(".")
+        ),
+        None,
+    )
+    raise KalpanaError(
+        f"there is no folder {part} in {folder}"
+        + (f": name one that is, such as {there}" if there else "")
+    )
 
 
 def _hit(folder: Path, row: dict[str, Any]) -> Hit:
-    return Hit(folder / os.fsdecode(row["path"]), **{name: row[name] for name in ("score", *COLUMNS[1:])})
+    return Hit(
+        folder / os.fsdecode(row["path"]), **{name: row[name] for name in ("score", *COLUMNS[1:])}
+    )
 
 
 def duplicates(
@@ -249,7 +287,12 @@ def duplicates(
         if len(group) > 1:
             group.sort(key=lambda k: (-rows[k]["width"] * rows[k]["height"], rows[k]["path"]))
             scores = (vectors[group] @ vectors[group[0]]).tolist()
-            found.append([_hit(folder, rows[k] | {"score": score}) for k, score in zip(group, scores, strict=True)])
+            found.append(
+                [
+                    _hit(folder, rows[k] | {"score": score})
+                    for k, score in zip(group, scores, strict=True)
+                ]
+            )
     return sorted(found, key=lambda group: (-len(group), group[0].path))
 
 
@@ -275,7 +318,9 @@ def table(hits: Sequence[Hit]) -> str:
     for hit in hits:
         score = "     –" if hit.score is None else f"{hit.score:6.3f}"
         made = f"  ({shown(clean(hit.prompt))[:80]})" if hit.prompt else ""
-        lines.append(f"{score}  {f'{hit.width}x{hit.height}':>11}  {hit.date[:10]}  {shown(str(hit.path))}{made}")
+        lines.append(
+            f"{score}  {f'{hit.width}x{hit.height}':>11}  {hit.date[:10]}  {shown(str(hit.path))}{made}"
+        )
     return "\n".join(lines)
 
 
@@ -285,8 +330,16 @@ def sheet(hits: Sequence[Hit]) -> Image.Image:
     from kalpana.world.sheet import captioned
 
     if len(hits) > SHEET:
-        raise KalpanaError(f"{len(hits):,} pictures are too many for a sheet: ask for {SHEET:,} at most with -n")
-    return captioned(thumbnails(hits), [f"{'' if hit.score is None else f'{hit.score:.3f} '}{shown(str(hit.path))}" for hit in hits])
+        raise KalpanaError(
+            f"{len(hits):,} pictures are too many for a sheet: ask for {SHEET:,} at most with -n"
+        )
+    return captioned(
+        thumbnails(hits),
+        [
+            f"{'' if hit.score is None else f'{hit.score:.3f} '}{shown(str(hit.path))}"
+            for hit in hits
+        ],
+    )
 
 
 def thumbnails(hits: Sequence[Hit], side: int = 256) -> list[Image.Image]:
@@ -316,7 +369,13 @@ def kitty(image: Image.Image) -> str:
     data = _png(image)
     parts = [data[start : start + 4096] for start in range(0, len(data), 4096)]
     last = len(parts) - 1
-    return "".join(f"\x1b_G{'' if k else 'a=T,f=100,'}m={int(k < last)};{part}\x1b\\" for k, part in enumerate(parts)) + "\n"
+    return (
+        "".join(
+            f"\x1b_G{'' if k else 'a=T,f=100,'}m={int(k < last)};{part}\x1b\\"
+            for k, part in enumerate(parts)
+        )
+        + "\n"
+    )
 
 
 def iterm(image: Image.Image) -> str:
@@ -338,7 +397,9 @@ def blocks(image: Image.Image, columns: int) -> Text:
 
     small = image.copy()
     small.thumbnail((columns, 2 * LINES))
-    levels = np.asarray(small.crop((0, 0, small.width, small.height + small.height % 2)))  # an odd last row gets a black one below
+    levels = np.asarray(
+        small.crop((0, 0, small.width, small.height + small.height % 2))
+    )  # an odd last row gets a black one below
     text = Text()
     for upper, lower in zip(levels[::2].tolist(), levels[1::2].tolist(), strict=True):
         for top, bottom in zip(upper, lower, strict=True):

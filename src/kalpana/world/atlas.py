@@ -72,7 +72,9 @@ def fit(image: Image.Image) -> tuple[Image.Image, float, float]:
     width, height = fitted(*content.size)
     square = Image.new("RGBA", (SIDE, SIDE))
     # Resize premultiplied, or the colour hidden under alpha 0 bleeds into the edges.
-    small = content.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    small = (
+        content.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    )
     square.paste(small, ((SIDE - width) // 2, (SIDE - height) // 2))
     return square, width / (SIDE - 2), height / (SIDE - 2)
 
@@ -80,10 +82,16 @@ def fit(image: Image.Image) -> tuple[Image.Image, float, float]:
 def build(pack: Path, out: Path = ART, quality: int = 75) -> None:
     """Write the sheets and their index from an art pack: a folder with captions.jsonl and one STYLE.tar per style."""
     out.mkdir(parents=True, exist_ok=True)
-    records = [json.loads(line) for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = [
+        json.loads(line)
+        for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     rows, per_sheet = [], COLUMNS * COLUMNS
     for style in sorted({record["style"] for record in records}):
-        mine = sorted((record for record in records if record["style"] == style), key=lambda record: record["id"])
+        mine = sorted(
+            (record for record in records if record["style"] == style),
+            key=lambda record: record["id"],
+        )
         with tarfile.open(pack / f"{style}.tar") as tar:
             for start in range(0, len(mine), per_sheet):
                 name = f"{style}-{start // per_sheet}.webp"
@@ -94,7 +102,16 @@ def build(pack: Path, out: Path = ART, quality: int = 75) -> None:
                     square, width, height = fit(Image.open(io.BytesIO(file.read())).convert("RGBA"))
                     sheet.paste(square, _corner(i))
                     box = {"width": round(width, 3), "height": round(height, 3)}
-                    rows.append({"id": record["id"], "concept": record["base"], "style": style, "sheet": name, "cell": i, **box})
+                    rows.append(
+                        {
+                            "id": record["id"],
+                            "concept": record["base"],
+                            "style": style,
+                            "sheet": name,
+                            "cell": i,
+                            **box,
+                        }
+                    )
                 sheet.save(out / name, "WEBP", quality=quality, alpha_quality=80, method=6)
     _write(out, rows)
 
@@ -108,7 +125,11 @@ def build_masks(out: Path = ART) -> None:
         row.pop("mask", None)
         row.pop("reference", None)
         concept = concepts.get(row["concept"])
-        if concept is None or not concept.recolor or row["id"] in (*concept.plain, *concept.without):
+        if (
+            concept is None
+            or not concept.recolor
+            or row["id"] in (*concept.plain, *concept.without)
+        ):
             continue
         image = rgba.permute(1, 2, 0).numpy()
         mask = recolor_mask(image, concept.hue.get(row["id"]))
@@ -130,12 +151,18 @@ def build_keywords(pack: Path, out: Path = ART) -> None:
     for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         for language in ("en", "hi"):
-            every = (word.strip() for keyword in record[f"keywords_{language}"] for word in keyword.split(","))  # some are lists in one
+            every = (
+                word.strip()
+                for keyword in record[f"keywords_{language}"]
+                for word in keyword.split(",")
+            )  # some are lists in one
             found[record["base"]][language] += filter(None, every)
     lines = []
     for concept in lexicon(out / "lexicon.jsonl").values():
         names = {concept.en, *concept.synonyms_en, concept.hi.singular, *concept.synonyms_hi}
-        words = {language: sorted(set(every) - names) for language, every in found[concept.id].items()}
+        words = {
+            language: sorted(set(every) - names) for language, every in found[concept.id].items()
+        }
         lines.append(json.dumps({"id": concept.id, **words}, ensure_ascii=False) + "\n")
     (out / "keywords.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -145,11 +172,16 @@ def _corner(cell: int) -> tuple[int, int]:
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "atlas.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "atlas.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    (folder / "atlas.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "atlas.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 @cache
@@ -173,7 +205,10 @@ def load(folder: Path = ART) -> Atlas:
     for row in painted:
         sheet, index = divmod(row["mask"], COLUMNS * COLUMNS)
         masks[row["mask"]] = cell(f"masks-{sheet}.webp", "L", index)
-    sprites = tuple(Sprite(r["id"], r["concept"], r["style"], r["width"], r["height"], "mask" in r) for r in rows)
+    sprites = tuple(
+        Sprite(r["id"], r["concept"], r["style"], r["width"], r["height"], "mask" in r)
+        for r in rows
+    )
     mask_row = torch.tensor([row.get("mask", -1) for row in rows])
     references = torch.tensor([row.get("reference", 1.0) for row in rows])
     return Atlas(torch.from_numpy(pixels), torch.from_numpy(masks), mask_row, references, sprites)
@@ -188,15 +223,24 @@ def recolor(rgba: Tensor, rows: Tensor, color: Tensor) -> Tensor:
     art = load()
     mask_row = art.mask_row[rows.cpu()]
     if (mask_row < 0).any():
-        raise ValueError(f"{art.sprites[int(rows[mask_row < 0][0])].id} cannot be recoloured: choose a sprite whose `recolor` is True")
+        raise ValueError(
+            f"{art.sprites[int(rows[mask_row < 0][0])].id} cannot be recoloured: choose a sprite whose `recolor` is True"
+        )
     masks = art.masks.index_select(0, mask_row).to(rgba.device).to(rgba.dtype).div_(255)
     return repaint(rgba, masks, art.reference[rows.cpu()].to(rgba.device), color.to(rgba.device))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make the sprite atlas again from the art pack.")
-    parser.add_argument("pack", type=Path, help="a folder with captions.jsonl and one STYLE.tar per style")
-    parser.add_argument("--out", type=Path, default=ART, help="where lexicon.jsonl is and the sheets go (default: the package)")
+    parser.add_argument(
+        "pack", type=Path, help="a folder with captions.jsonl and one STYLE.tar per style"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ART,
+        help="where lexicon.jsonl is and the sheets go (default: the package)",
+    )
     arguments = parser.parse_args()
     build(arguments.pack, arguments.out)
     build_masks(arguments.out)

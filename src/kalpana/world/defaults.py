@@ -17,14 +17,28 @@ from kalpana.world.lexicon import lexicon, sprites_of
 from kalpana.world.scene import BACKDROPS, COLORS, DARK_PLACES, LOOKS, PLACES, Background, Group
 
 # The house style is the first of these that draws every group of a scene in its colour; the first one draws all core classes.
-STYLE_ORDER = ("fluent-emoji-flat", "noto", "twemoji", "fluent-emoji", "fluent-3d", "noto-v1", "streamline-emojis")
+STYLE_ORDER = (
+    "fluent-emoji-flat",
+    "noto",
+    "twemoji",
+    "fluent-emoji",
+    "fluent-3d",
+    "noto-v1",
+    "streamline-emojis",
+)
 OTHER_STYLE = 0.25  # share of scenes in another style than the house style; their captions name it
 FACING = 0.25  # share of groups whose facing is said, half of them mirrored, where the drawings have a facing
 BACKGROUNDS = {"flat": 0.48, "gradient": 0.22, "place": 0.30}
 PLACE_SAID = 0.7  # share of short and natural captions that name the place; of those that name none, nine in ten are plain
 LOOK, OTHER_LOOK = "flat", 0.4  # of hands and puppets; another look is said
 SKIN, OTHER_SKIN = "yellow", 0.5  # of hands and puppets; another skin is said
-CLASHES = {"white": {"white"}, "black": {"black", "dark blue"}, "pink": {"pink"}, "yellow": {"yellow"}, "blue": {"dark blue"}}
+CLASHES = {
+    "white": {"white"},
+    "black": {"black", "dark blue"},
+    "pink": {"pink"},
+    "yellow": {"yellow"},
+    "blue": {"dark blue"},
+}
 
 
 def sprite_of(concept: str, style: str, color: str | None = None) -> int | None:
@@ -48,7 +62,9 @@ def house_style(groups: Sequence[Group]) -> str | None:
     return next(iter(styles_of(groups)), None)
 
 
-def choose_style(rng: random.Random, groups: Sequence[Group], other: float = OTHER_STYLE) -> str | None:
+def choose_style(
+    rng: random.Random, groups: Sequence[Group], other: float = OTHER_STYLE
+) -> str | None:
     """The house style, or with chance ``other`` another one; None where no style draws all groups in their colours."""
     styles = styles_of(groups)
     if len(styles) > 1 and rng.random() < other:
@@ -77,12 +93,16 @@ def mirrored(group: Group, style: str) -> bool:
 
 def choose_look(rng: random.Random) -> str:
     """How a figure is drawn: the usual look, or another one, which its caption says."""
-    return rng.choice([look for look in LOOKS if look != LOOK]) if rng.random() < OTHER_LOOK else LOOK
+    return (
+        rng.choice([look for look in LOOKS if look != LOOK]) if rng.random() < OTHER_LOOK else LOOK
+    )
 
 
 def choose_skin(rng: random.Random, skins: Sequence[str]) -> str:
     """The skin of a figure: the usual one, or another one, which its caption says."""
-    return rng.choice([skin for skin in skins if skin != SKIN]) if rng.random() < OTHER_SKIN else SKIN
+    return (
+        rng.choice([skin for skin in skins if skin != SKIN]) if rng.random() < OTHER_SKIN else SKIN
+    )
 
 
 def background_kind(rng: random.Random) -> str:
@@ -95,16 +115,22 @@ def background_for(rng: random.Random, colors: set[str | None]) -> Background:
     kind = background_kind(rng)
     if kind == "place":
         hidden = DARK_PLACES if "black" in colors else ()
-        return Background(kind, rng.choice([p for p in PLACES if p not in hidden]), rng.randrange(1 << 30))
+        return Background(
+            kind, rng.choice([p for p in PLACES if p not in hidden]), rng.randrange(1 << 30)
+        )
     bad = set().union(*(CLASHES.get(color, set()) for color in colors if color))
-    return Background(kind, rng.choice([b for b in BACKDROPS if b not in bad]), rng.randrange(1 << 30))
+    return Background(
+        kind, rng.choice([b for b in BACKDROPS if b not in bad]), rng.randrange(1 << 30)
+    )
 
 
 def background_said(rng: random.Random, background: Background, form: str) -> bool:
     """Whether a caption of this form names the background: a dense one always, others a place more often than a plain colour."""
     if form == "dense":
         return True
-    return rng.random() < (PLACE_SAID if background.kind == "place" else 0.25 if form == "short" else 0.4)
+    return rng.random() < (
+        PLACE_SAID if background.kind == "place" else 0.25 if form == "short" else 0.4
+    )
 
 
 def style_said(rng: random.Random, groups: Sequence[Group], style: str | None) -> bool:

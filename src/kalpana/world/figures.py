@@ -73,20 +73,34 @@ def extent(figure: Figure) -> tuple[float, float]:
     return (x1 - x0) / longer, (y1 - y0) / longer
 
 
-def paint(figures: Sequence[Figure], looks: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+def paint(
+    figures: Sequence[Figure], looks: Sequence[str], device: torch.device | str = "cpu"
+) -> Tensor:
     """The figures as (n, 4, SIDE, SIDE) in [0, 1], RGB not premultiplied, then alpha; ``looks`` are of LOOKS. The
     processor paints them for every device: a part is too small to be worth more."""
-    return torch.from_numpy(np.stack([_paint(figure, look) for figure, look in zip(figures, looks, strict=True)])).to(device)
+    return torch.from_numpy(
+        np.stack([_paint(figure, look) for figure, look in zip(figures, looks, strict=True)])
+    ).to(device)
 
 
 def _paint(figure: Figure, look: str) -> np.ndarray:
     """One figure (4, SIDE, SIDE), part over part, each in the rows and columns that it can reach."""
     (cx, cy, k), pixels = scale(figure), SIDE - 2
-    bars = np.array([((s.ax - cx) * k, (s.ay - cy) * k, (s.bx - cx) * k, (s.by - cy) * k, s.ra * k, s.rb * k) for s in figure], np.float32)
+    bars = np.array(
+        [
+            ((s.ax - cx) * k, (s.ay - cy) * k, (s.bx - cx) * k, (s.by - cy) * k, s.ra * k, s.rb * k)
+            for s in figure
+        ],
+        np.float32,
+    )
     hues = np.array([s.color for s in figure], np.float32)
-    low = np.minimum(bars[:, :2] - bars[:, 4:5], bars[:, 2:4] - bars[:, 5:])  # the corners of the box around each bar
+    low = np.minimum(
+        bars[:, :2] - bars[:, 4:5], bars[:, 2:4] - bars[:, 5:]
+    )  # the corners of the box around each bar
     high = np.maximum(bars[:, :2] + bars[:, 4:5], bars[:, 2:4] + bars[:, 5:])
-    starts = np.floor(low * pixels + SIDE / 2 - 0.5).astype(int).clip(0)  # half a pixel more for the soft edge
+    starts = (
+        np.floor(low * pixels + SIDE / 2 - 0.5).astype(int).clip(0)
+    )  # half a pixel more for the soft edge
     stops = np.ceil(high * pixels + SIDE / 2 + 0.5).astype(int)
     line = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2) / pixels
     rgb, alpha = np.zeros((3, SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.float32)
@@ -99,9 +113,13 @@ def _paint(figure: Figure, look: str) -> np.ndarray:
         body = (0.5 - inside * pixels).clip(0, 1)
         if look == "shaded":
             light = (-inside * 6).clip(0, 0.5) * 0.5 - 0.12 + 0.25 * (-x - y)
-            hue = np.where(light > 0, hue + (1 - hue) * light.clip(max=0.5), hue * (1 + light.clip(min=-0.4)))
+            hue = np.where(
+                light > 0, hue + (1 - hue) * light.clip(max=0.5), hue * (1 + light.clip(min=-0.4))
+            )
         if look == "outlined":
-            rim = (0.5 - abs(inside + OUTLINE / 2) * pixels + OUTLINE / 2 * pixels).clip(0, 1) * body
+            rim = (0.5 - abs(inside + OUTLINE / 2) * pixels + OUTLINE / 2 * pixels).clip(
+                0, 1
+            ) * body
             hue = hue + (np.array(LINE, np.float32)[:, None, None] - hue) * rim
         below, covered = rgb[:, y0:y1, x0:x1], alpha[y0:y1, x0:x1]
         below += (hue - below) * body
@@ -109,7 +127,9 @@ def _paint(figure: Figure, look: str) -> np.ndarray:
     return np.concatenate((rgb / alpha.clip(1e-4), alpha[None]))  # layers add up premultiplied
 
 
-def _nearest(bars: np.ndarray, hues: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(
+    bars: np.ndarray, hues: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """How far the points are from the nearest of the bars (h, w), less than 0 inside of it, and its colour (3, h, w) or (3, 1, 1)."""
     ax, ay, bx, by, ra, rb = bars.T[:, :, None, None]  # each k 1 1
     right, down, dx, dy = x - ax, y - ay, bx - ax, by - ay

@@ -12,22 +12,93 @@ from kalpana.world.lexicon import Concept, plural
 from kalpana.world.scene import Background, Group, Scene
 
 NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
-SIZES = {"small": ("small", "small", "small", "little", "tiny"), "large": ("large", "large", "big", "big", "huge")}
-COLORS = {"purple": ("purple", "purple", "purple", "violet")}  # colours with a second name; the rest go by their own
-FACING = {  # (after the noun, before it)
-    "left": (("facing left", "facing left", "looking left", "facing to the left", "turned to the left"), ("left-facing",)),
-    "right": (("facing right", "facing right", "looking right", "facing to the right", "turned to the right"), ("right-facing",)),
+SIZES = {
+    "small": ("small", "small", "small", "little", "tiny"),
+    "large": ("large", "large", "big", "big", "huge"),
 }
-PICTURES = ("a picture of", "a photo of", "an image of", "a drawing of", "a painting of", "an illustration of")
+COLORS = {
+    "purple": ("purple", "purple", "purple", "violet")
+}  # colours with a second name; the rest go by their own
+FACING = {  # (after the noun, before it)
+    "left": (
+        ("facing left", "facing left", "looking left", "facing to the left", "turned to the left"),
+        ("left-facing",),
+    ),
+    "right": (
+        (
+            "facing right",
+            "facing right",
+            "looking right",
+            "facing to the right",
+            "turned to the right",
+        ),
+        ("right-facing",),
+    ),
+}
+PICTURES = (
+    "a picture of",
+    "a photo of",
+    "an image of",
+    "a drawing of",
+    "a painting of",
+    "an illustration of",
+)
 
 # Nouns that name a pair and take "a pair of", and nouns that are not counted; both by the last word of the name.
-PAIRS = {"scissors", "glasses", "eyeglasses", "sunglasses", "goggles", "jeans", "trousers", "pants", "shorts", "gloves", "socks"}
+PAIRS = {
+    "scissors",
+    "glasses",
+    "eyeglasses",
+    "sunglasses",
+    "goggles",
+    "jeans",
+    "trousers",
+    "pants",
+    "shorts",
+    "gloves",
+    "socks",
+}
 PAIRS |= {"binoculars", "chopsticks"}
-MASS = {"bread", "rice", "popcorn", "butter", "salt", "broccoli", "garlic", "sushi", "bacon", "fog", "fire", "ice", "honey", "milk", "wine"}
-MASS |= {"money", "cheese", "lightning", "luggage", "spaghetti", "soap", "wood", "yarn", "thread", "dna"}
+MASS = {
+    "bread",
+    "rice",
+    "popcorn",
+    "butter",
+    "salt",
+    "broccoli",
+    "garlic",
+    "sushi",
+    "bacon",
+    "fog",
+    "fire",
+    "ice",
+    "honey",
+    "milk",
+    "wine",
+}
+MASS |= {
+    "money",
+    "cheese",
+    "lightning",
+    "luggage",
+    "spaghetti",
+    "soap",
+    "wood",
+    "yarn",
+    "thread",
+    "dna",
+}
 
 # Subgroups of the art pack.
-ANIMALS = ("animal-mammal", "animal-bird", "animal-reptile", "animal-amphibian", "animal-bug", "cat-face", "monkey-face")
+ANIMALS = (
+    "animal-mammal",
+    "animal-bird",
+    "animal-reptile",
+    "animal-amphibian",
+    "animal-bug",
+    "cat-face",
+    "monkey-face",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +141,28 @@ VOWEL = re.compile(
 )
 
 
-def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = False, alone: bool = False) -> Phrase:
+def phrase(
+    group: Group, concept: Concept, rng: random.Random, terse: bool = False, alone: bool = False
+) -> Phrase:
     """The noun phrase of a group, its name drawn among the concept's; ``terse`` leaves the article out. Where it is not ``alone`` its
     facing is said before the noun, so that "left of" cannot follow "facing right"."""
     one = group.count == 1
-    name = rng.choice(concept.synonyms_en) if concept.synonyms_en and rng.random() > 0.7 else concept.en
+    name = (
+        rng.choice(concept.synonyms_en)
+        if concept.synonyms_en and rng.random() > 0.7
+        else concept.en
+    )
     several = concept.en_plural if name == concept.en else plural(name)
     noun = name if one else several
     head = re.split(" of | with ", name)[0].rpartition(" ")[2]
     pair, mass = head in PAIRS and "pair of" not in name, head in MASS and one
     # Grapes are, even once; a bus, a rhinoceros and Aries is.
-    plural_only = name == several and head.endswith("s") and not head.endswith(("ss", "us", "is", "os")) and concept.group != "zodiac"
+    plural_only = (
+        name == several
+        and head.endswith("s")
+        and not head.endswith(("ss", "us", "is", "os"))
+        and concept.group != "zodiac"
+    )
     many = not one or (plural_only and not pair)
 
     size = rng.choice(SIZES[group.size]) + " " if group.size else ""
@@ -90,7 +172,11 @@ def phrase(group: Group, concept: Concept, rng: random.Random, terse: bool = Fal
     turned, turn = "", ""  # after and before the noun
     if group.facing:
         after, before = FACING[group.facing]
-        turned, turn = (" " + rng.choice(after), "") if alone and rng.random() < 0.8 else ("", rng.choice(before) + " ")
+        turned, turn = (
+            (" " + rng.choice(after), "")
+            if alone and rng.random() < 0.8
+            else ("", rng.choice(before) + " ")
+        )
     bare, pale = of + turn + size + paint + noun + turned, of + turn + size + noun + turned
     draw = rng.random()
     if not one:
@@ -441,12 +527,23 @@ NEARER = (  # a is near, b is far, and neither hides the other
     "The picture shows {a} up close and {b} far away.",
 )
 
-PAIRED = {"left of": BESIDE, "right of": BESIDE, "above": STACKED, "below": STACKED, "next to": NEAR, "on": ON, None: WITH} | {
+PAIRED = {
+    "left of": BESIDE,
+    "right of": BESIDE,
+    "above": STACKED,
+    "below": STACKED,
+    "next to": NEAR,
+    "on": ON,
+    None: WITH,
+} | {
     "in front of": FRONT,
     "nearer than": NEARER,
 }
 # Fragments that begin with a group, so that "a picture of" may stand before them and more may follow.
-NAMED = {relation: tuple(p for p in table if p.startswith(("{a}", "{b}")) and not p.endswith(".")) for relation, table in PAIRED.items()}
+NAMED = {
+    relation: tuple(p for p in table if p.startswith(("{a}", "{b}")) and not p.endswith("."))
+    for relation, table in PAIRED.items()
+}
 
 ONE = (
     "{a}",
@@ -521,12 +618,30 @@ PAINTED = (  # one group that has a colour
 )
 
 STYLES = {  # style: (what such a picture is, how it is drawn); no two styles share a name
-    "fluent-3d": (("a 3D render", "a glossy 3D render", "a 3D model"), ("glossy 3D", "3D render", "in 3D", "3D style")),
-    "fluent-emoji": (("a smooth gradient illustration", "a gradient icon"), ("smooth gradient style", "in smooth gradients")),
-    "fluent-emoji-flat": (("a flat illustration", "a flat design"), ("flat design", "flat illustration style", "in flat colours")),
-    "noto": (("a soft shaded drawing", "a soft shaded illustration"), ("soft shaded style", "softly shaded")),
-    "noto-v1": (("a blob cartoon", "a retro blob emoji drawing"), ("blob cartoon style", "retro blob emoji style")),
-    "twemoji": (("a flat icon", "a simple flat icon"), ("in flat icon style", "simple flat icon", "flat emoji style")),
+    "fluent-3d": (
+        ("a 3D render", "a glossy 3D render", "a 3D model"),
+        ("glossy 3D", "3D render", "in 3D", "3D style"),
+    ),
+    "fluent-emoji": (
+        ("a smooth gradient illustration", "a gradient icon"),
+        ("smooth gradient style", "in smooth gradients"),
+    ),
+    "fluent-emoji-flat": (
+        ("a flat illustration", "a flat design"),
+        ("flat design", "flat illustration style", "in flat colours"),
+    ),
+    "noto": (
+        ("a soft shaded drawing", "a soft shaded illustration"),
+        ("soft shaded style", "softly shaded"),
+    ),
+    "noto-v1": (
+        ("a blob cartoon", "a retro blob emoji drawing"),
+        ("blob cartoon style", "retro blob emoji style"),
+    ),
+    "twemoji": (
+        ("a flat icon", "a simple flat icon"),
+        ("in flat icon style", "simple flat icon", "flat emoji style"),
+    ),
     "streamline-emojis": (
         ("a line drawing", "an outlined cartoon", "a cartoon with dark outlines"),
         ("line drawing", "outlined cartoon style", "in dark outlines"),
@@ -548,11 +663,27 @@ FLAT = (
     "with a {tint} background",
     ", {tint} background",
 )
-GRADIENT = ("on a {tint} gradient background", "against a {tint} gradient", "with a {tint} gradient background", "on a {tint} gradient")
+GRADIENT = (
+    "on a {tint} gradient background",
+    "against a {tint} gradient",
+    "with a {tint} gradient background",
+    "on a {tint} gradient",
+)
 PLACES = {  # place: (where things are, what the place itself is)
     "meadow": (
-        ("in a meadow", "in a green field", "on the grass", "in a green meadow", "in a meadow under a blue sky"),
-        ("a meadow", "a green meadow", "a green field under a blue sky", "grassy hills under a blue sky"),
+        (
+            "in a meadow",
+            "in a green field",
+            "on the grass",
+            "in a green meadow",
+            "in a meadow under a blue sky",
+        ),
+        (
+            "a meadow",
+            "a green meadow",
+            "a green field under a blue sky",
+            "grassy hills under a blue sky",
+        ),
     ),
     "beach": (
         ("on a beach", "at the beach", "on a sandy beach", "by the sea", "on the sand by the sea"),
@@ -566,26 +697,65 @@ PLACES = {  # place: (where things are, what the place itself is)
             "with mountains at sunset behind",
             "against a sunset over mountains",
         ),
-        ("sunset over mountains", "a sunset over mountains", "mountains at sunset", "a sunset in the mountains"),
+        (
+            "sunset over mountains",
+            "a sunset over mountains",
+            "mountains at sunset",
+            "a sunset in the mountains",
+        ),
     ),
     "room": (
         ("in a room", "indoors", "inside a room", "in a room with a window", "inside a house"),
         ("a room", "a room with a window", "a room with a wooden floor"),
     ),
     "night": (
-        ("at night", "under a night sky", "under a starry night sky", "at night under the stars", "under the stars"),
-        ("a starry night", "a night sky full of stars", "a starry night sky", "a dark night with stars"),
+        (
+            "at night",
+            "under a night sky",
+            "under a starry night sky",
+            "at night under the stars",
+            "under the stars",
+        ),
+        (
+            "a starry night",
+            "a night sky full of stars",
+            "a starry night sky",
+            "a dark night with stars",
+        ),
     ),
     "garden": (
-        ("in a garden", "in a flower garden", "in a garden full of flowers", "in the garden", "on a lawn in a garden"),
+        (
+            "in a garden",
+            "in a flower garden",
+            "in a garden full of flowers",
+            "in the garden",
+            "on a lawn in a garden",
+        ),
         ("a garden", "a flower garden", "a garden full of flowers", "a garden behind a hedge"),
     ),
     "city": (
-        ("in a city at night", "in a city street at night", "in front of a city at night", "in a town at night", "downtown at night"),
-        ("a city at night", "a city street at night", "tall buildings at night", "a city skyline at night"),
+        (
+            "in a city at night",
+            "in a city street at night",
+            "in front of a city at night",
+            "in a town at night",
+            "downtown at night",
+        ),
+        (
+            "a city at night",
+            "a city street at night",
+            "tall buildings at night",
+            "a city skyline at night",
+        ),
     ),
     "lounge": (
-        ("in a living room", "in a room with a sofa", "in front of a sofa", "in a lounge", "in a living room with a couch"),
+        (
+            "in a living room",
+            "in a room with a sofa",
+            "in front of a sofa",
+            "in a lounge",
+            "in a living room with a couch",
+        ),
         ("a living room", "a room with a sofa", "a living room with a couch"),
     ),
 }
@@ -613,7 +783,9 @@ def surroundings(background: Background, rng: random.Random, after: str = "") ->
     A fragment that says "with" is not followed by another: "a teapot with a cup with a pink background"."""
 
     def choice(options: Sequence[str]) -> str:
-        return rng.choice([words for words in options if not (words.startswith("with ") and " with " in after)])
+        return rng.choice(
+            [words for words in options if not (words.startswith("with ") and " with " in after)]
+        )
 
     if background.kind == "place":
         where, what = PLACES[background.name]
@@ -628,37 +800,77 @@ def patterns(scene: Scene, form: str) -> Sequence[str]:
     """Every pattern that fits the scene's groups in this form."""
     if len(scene.groups) == 2:
         every = PAIRED[scene.relation]
-        return every[:PLAIN] if form == "short" else NAMED[scene.relation] if form == "dense" else every
+        return (
+            every[:PLAIN]
+            if form == "short"
+            else NAMED[scene.relation]
+            if form == "dense"
+            else every
+        )
     vague = VAGUE if scene.groups[0].count > 2 else ()
-    every, full = (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "exactly {a}"))
+    every, full = (
+        (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "exactly {a}"))
+    )
     painted = PAINTED if scene.groups[0].color else ()
-    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + vague + painted
+    return (
+        every[:PLAIN]
+        if form == "short"
+        else full + full + painted
+        if form == "dense"
+        else every + vague + painted
+    )
 
 
 def caption(
-    scene: Scene, form: str, concepts: Sequence[Concept], regions: Sequence[tuple[str | None, str | None]], rng: random.Random
+    scene: Scene,
+    form: str,
+    concepts: Sequence[Concept],
+    regions: Sequence[tuple[str | None, str | None]],
+    rng: random.Random,
 ) -> str:
     """The scene in English; see ``grammar.caption``. ``concepts`` and ``regions`` go with the scene's groups."""
-    medium, manner = (rng.choice(words) for words in STYLES[scene.style]) if scene.style else ("", "")
+    medium, manner = (
+        (rng.choice(words) for words in STYLES[scene.style]) if scene.style else ("", "")
+    )
     if not scene.groups:
         _, what = surroundings(scene.background, rng)
         text = f"a {what} background" if scene.background.kind == "flat" else what
         return f"{medium} of {text}" if medium and rng.random() < 0.5 else text
 
     pattern = rng.choice(patterns(scene, form))
-    sentence, named = pattern.endswith("."), pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in VAGUE[1:]
+    sentence, named = (
+        pattern.endswith("."),
+        pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in VAGUE[1:],
+    )
     terse = form != "dense" and not sentence and rng.random() < 0.12
     alone = len(scene.groups) == 1
-    phrases = [phrase(group, concept, rng, terse, alone) for group, concept in zip(scene.groups, concepts, strict=True)]
-    text = pattern.format(**dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {}))
+    phrases = [
+        phrase(group, concept, rng, terse, alone)
+        for group, concept in zip(scene.groups, concepts, strict=True)
+    ]
+    text = pattern.format(
+        **dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {})
+    )
     where, what = surroundings(scene.background, rng, text)
     if form == "dense":
-        return _dense(text, medium, manner, where.removeprefix(", "), what, _places(scene, phrases, regions), rng)
+        return _dense(
+            text,
+            medium,
+            manner,
+            where.removeprefix(", "),
+            what,
+            _places(scene, phrases, regions),
+            rng,
+        )
 
     where = where if background_said(rng, scene.background, form) else ""
     medium, manner = (medium, manner) if style_said(rng, scene.groups, scene.style) else ("", "")
     if sentence:
-        return capital(text) + (f" The background is {what}." if where else "") + (f" It is {medium}." if medium else "")
+        return (
+            capital(text)
+            + (f" The background is {what}." if where else "")
+            + (f" It is {medium}." if medium else "")
+        )
     if named and not terse and medium and rng.random() < 0.5:
         text, manner = f"{medium} of {text}", ""
     elif named and not terse and not medium and rng.random() < 0.2:
@@ -672,14 +884,22 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _places(scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]) -> str:
+def _places(
+    scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]
+) -> str:
     """Where each group is: "The apples are on the left and the car is at the bottom." Empty when none is in one place."""
     alike = len({group.concept for group in scene.groups}) < len(scene.groups)
-    said = [f"{p.the if alike else p.noun} {p.are} {REGIONS[r]}" for p, r in zip(phrases, regions, strict=True) if r in REGIONS]
+    said = [
+        f"{p.the if alike else p.noun} {p.are} {REGIONS[r]}"
+        for p, r in zip(phrases, regions, strict=True)
+        if r in REGIONS
+    ]
     return capital(" and ".join(said)) + "." if said else ""
 
 
-def _dense(core: str, medium: str, manner: str, where: str, what: str, places: str, rng: random.Random) -> str:
+def _dense(
+    core: str, medium: str, manner: str, where: str, what: str, places: str, rng: random.Random
+) -> str:
     """Every fact in one of five orders."""
     head, title = capital(core), capital(medium or "a picture")
     it_is = f"It is {medium}." if medium else ""

@@ -31,7 +31,12 @@ COLORS = {
     "black": ("काला",),
     "white": ("सफ़ेद",),
 }
-FACING = ("{ore} ओर मुँह किए", "{ore} ओर मुँह किए", "{ore} ओर मुँह किए हुए", "{ore} तरफ़ मुँह किए")  # of what is alive
+FACING = (
+    "{ore} ओर मुँह किए",
+    "{ore} ओर मुँह किए",
+    "{ore} ओर मुँह किए हुए",
+    "{ore} तरफ़ मुँह किए",
+)  # of what is alive
 HEADING = ("{ore} ओर रुख़ किए", "{ore} ओर मुँह किए", "{ore} तरफ़ रुख़ किए")  # of what is not
 PICTURES = (
     "की तस्वीर",
@@ -79,7 +84,9 @@ def inflect(adjective: str, gender: str, many: bool, oblique: bool = False) -> s
     if not adjective.endswith(("ा", "आ")):
         return adjective
     masculine, changed, feminine = "ाेी" if adjective.endswith("ा") else "आएई"
-    return adjective[:-1] + (feminine if gender == "f" else changed if many or oblique else masculine)
+    return adjective[:-1] + (
+        feminine if gender == "f" else changed if many or oblique else masculine
+    )
 
 
 def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
@@ -94,7 +101,13 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
     turned = facing(group.facing, living(concept), rng) if group.facing else ""
     draw = rng.random()
     if many:
-        number = NUMERALS[group.count - 1] if draw < 0.75 else str(group.count) if draw < 0.92 else DIGITS[group.count]
+        number = (
+            NUMERALS[group.count - 1]
+            if draw < 0.75
+            else str(group.count)
+            if draw < 0.92
+            else DIGITS[group.count]
+        )
         determiner = number
     else:
         number = "एक" if draw < 0.96 else "1"
@@ -104,9 +117,21 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
         def agree(adjective: str) -> str:
             return inflect(adjective, noun.gender, many, oblique)
 
-        paint = f"{inflect(color, 'm', False, oblique=True)} रंग {agree('का')}" if of_color else agree(color)
+        paint = (
+            f"{inflect(color, 'm', False, oblique=True)} रंग {agree('का')}"
+            if of_color
+            else agree(color)
+        )
         return " ".join(
-            word for word in (turned, determiner, agree(size), paint if painted and color else "", form(noun, many, oblique)) if word
+            word
+            for word in (
+                turned,
+                determiner,
+                agree(size),
+                paint if painted and color else "",
+                form(noun, many, oblique),
+            )
+            if word
         )
 
     sits = "बैठा" if living(concept) else "रखा"
@@ -147,7 +172,14 @@ def form(noun: HindiNoun, many: bool, oblique: bool) -> str:
 def names(concept: Concept) -> list[str]:
     """Every form of every name of the concept."""
     nouns = (concept.hi, *(decline(name, concept.hi.gender) for name in concept.synonyms_hi))
-    return list(dict.fromkeys(form(noun, many, oblique) for noun in nouns for many in (False, True) for oblique in (False, True)))
+    return list(
+        dict.fromkeys(
+            form(noun, many, oblique)
+            for noun in nouns
+            for many in (False, True)
+            for oblique in (False, True)
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- patterns
@@ -439,13 +471,26 @@ NEARER = (  # a is near, b is far, and neither hides the other
     "यहाँ पास में {a} {a.hai} और दूर {b}।",
 )
 
-PAIRED = {"left of": BESIDE, "right of": BESIDE, "above": STACKED, "below": STACKED, "next to": NEAR, "on": ON, None: WITH} | {
+PAIRED = {
+    "left of": BESIDE,
+    "right of": BESIDE,
+    "above": STACKED,
+    "below": STACKED,
+    "next to": NEAR,
+    "on": ON,
+    None: WITH,
+} | {
     "in front of": FRONT,
     "nearer than": NEARER,
 }
 # Fragments that begin with a group and may be followed by more.
 NAMED = {
-    relation: tuple(p for p in table if p.startswith(("{a", "{b")) and not p.endswith(("।", "{picture}", "बनाओ", "दिखाओ", "बनाइए")))
+    relation: tuple(
+        p
+        for p in table
+        if p.startswith(("{a", "{b"))
+        and not p.endswith(("।", "{picture}", "बनाओ", "दिखाओ", "बनाइए"))
+    )
     for relation, table in PAIRED.items()
 }
 
@@ -546,7 +591,13 @@ TINTS = {  # adjectives, each word inflecting by itself
     "dark blue": ("गहरा नीला",),
 }
 # {tint} agrees with the feminine पृष्ठभूमि; {bent} is oblique masculine, for रंग and बैकग्राउंड.
-FLAT = ("{tint} पृष्ठभूमि पर", "सादी {tint} पृष्ठभूमि पर", "{bent} रंग की पृष्ठभूमि पर", "{bent} बैकग्राउंड पर", "{tint} पृष्ठभूमि के सामने")
+FLAT = (
+    "{tint} पृष्ठभूमि पर",
+    "सादी {tint} पृष्ठभूमि पर",
+    "{bent} रंग की पृष्ठभूमि पर",
+    "{bent} बैकग्राउंड पर",
+    "{tint} पृष्ठभूमि के सामने",
+)
 GRADIENT = ("{tint} ग्रेडिएंट पृष्ठभूमि पर", "{bent} ग्रेडिएंट पर", "{bent} ग्रेडिएंट वाली पृष्ठभूमि पर")
 PLACES = {  # place: (where things are, what the place itself is)
     "meadow": (
@@ -558,7 +609,13 @@ PLACES = {  # place: (where things are, what the place itself is)
         ("समुद्र तट", "रेतीला समुद्र तट", "समुद्र का किनारा"),
     ),
     "mountains": (
-        ("सूर्यास्त के समय पहाड़ों में", "सूर्यास्त में पहाड़ों के सामने", "सूर्यास्त के समय", "पहाड़ों पर सूर्यास्त के सामने", "डूबते सूरज और पहाड़ों के सामने"),
+        (
+            "सूर्यास्त के समय पहाड़ों में",
+            "सूर्यास्त में पहाड़ों के सामने",
+            "सूर्यास्त के समय",
+            "पहाड़ों पर सूर्यास्त के सामने",
+            "डूबते सूरज और पहाड़ों के सामने",
+        ),
         ("पहाड़ों पर सूर्यास्त", "पहाड़ों के पीछे डूबता सूरज", "सूर्यास्त के समय पहाड़"),
     ),
     "room": (
@@ -574,7 +631,13 @@ PLACES = {  # place: (where things are, what the place itself is)
         ("बगीचा", "फूलों का बगीचा", "फूलों से भरा बाग़"),
     ),
     "city": (
-        ("रात के शहर में", "रात में शहर की सड़क पर", "रात के समय शहर में", "रात के शहर के सामने", "रात में इमारतों के सामने"),
+        (
+            "रात के शहर में",
+            "रात में शहर की सड़क पर",
+            "रात के समय शहर में",
+            "रात के शहर के सामने",
+            "रात में इमारतों के सामने",
+        ),
         ("रात का शहर", "रात में शहर की सड़क", "रात में ऊँची इमारतें"),
     ),
     "lounge": (
@@ -608,7 +671,9 @@ def surroundings(background: Background, rng: random.Random) -> tuple[str, str]:
         return rng.choice(where), rng.choice(what)
     base = rng.choice(TINTS[background.name])
     color = base.split(" ")
-    tint, bent = (" ".join(inflect(word, gender, False, oblique=True) for word in color) for gender in "fm")
+    tint, bent = (
+        " ".join(inflect(word, gender, False, oblique=True) for word in color) for gender in "fm"
+    )
     if background.kind == "gradient":
         return rng.choice(GRADIENT).format(tint=tint, bent=bent), f"{base} ग्रेडिएंट"
     return rng.choice(FLAT).format(tint=tint, bent=bent), f"{base} रंग"
@@ -617,10 +682,15 @@ def surroundings(background: Background, rng: random.Random) -> tuple[str, str]:
 def sides(relation: str | None, rng: random.Random) -> dict[str, str]:
     """The words for where a is, seen from b, and for the opposite, in one spelling each."""
     if relation in ("left of", "right of"):
-        (ore, side), (oore, other) = (rng.choice(words) for words in ((LEFT, RIGHT) if relation == "left of" else (RIGHT, LEFT)))
+        (ore, side), (oore, other) = (
+            rng.choice(words)
+            for words in ((LEFT, RIGHT) if relation == "left of" else (RIGHT, LEFT))
+        )
         return {"ore": ore, "side": side, "oore": oore, "other": other}
     if relation in ("above", "below"):
-        (side, end), (other, other_end) = (rng.choice(words) for words in ((UP, DOWN) if relation == "above" else (DOWN, UP)))
+        (side, end), (other, other_end) = (
+            rng.choice(words) for words in ((UP, DOWN) if relation == "above" else (DOWN, UP))
+        )
         return {"side": side, "end": end, "other": other, "other_end": other_end}
     return {}
 
@@ -629,11 +699,25 @@ def patterns(scene: Scene, form: str) -> Sequence[str]:
     """Every pattern that fits the scene's groups in this form."""
     if len(scene.groups) == 2:
         every = PAIRED[scene.relation]
-        return every[:PLAIN] if form == "short" else NAMED[scene.relation] if form == "dense" else every
+        return (
+            every[:PLAIN]
+            if form == "short"
+            else NAMED[scene.relation]
+            if form == "dense"
+            else every
+        )
     vague = VAGUE if scene.groups[0].count > 2 else ()
-    every, full = (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "ठीक {a}"))
+    every, full = (
+        (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "ठीक {a}"))
+    )
     painted = PAINTED if scene.groups[0].color else ()
-    return every[:PLAIN] if form == "short" else full + full + painted if form == "dense" else every + vague + painted
+    return (
+        every[:PLAIN]
+        if form == "short"
+        else full + full + painted
+        if form == "dense"
+        else every + vague + painted
+    )
 
 
 def casual(text: str) -> str:
@@ -645,7 +729,11 @@ DOTTED = re.compile("([कखगजफ])\u093c")  # ड़ and ढ़ are letter
 
 
 def caption(
-    scene: Scene, form: str, concepts: Sequence[Concept], regions: Sequence[tuple[str | None, str | None]], rng: random.Random
+    scene: Scene,
+    form: str,
+    concepts: Sequence[Concept],
+    regions: Sequence[tuple[str | None, str | None]],
+    rng: random.Random,
 ) -> str:
     """The scene in Hindi; see ``grammar.caption``. ``concepts`` and ``regions`` go with the scene's groups."""
     text = _caption(scene, form, concepts, regions, rng)
@@ -653,7 +741,11 @@ def caption(
 
 
 def _caption(
-    scene: Scene, form: str, concepts: Sequence[Concept], regions: Sequence[tuple[str | None, str | None]], rng: random.Random
+    scene: Scene,
+    form: str,
+    concepts: Sequence[Concept],
+    regions: Sequence[tuple[str | None, str | None]],
+    rng: random.Random,
 ) -> str:
     where, what = surroundings(scene.background, rng)
     style = rng.choice(STYLES[scene.style]) if scene.style else ""
@@ -661,8 +753,14 @@ def _caption(
         return f"{what}, {style}" if style and rng.random() < 0.5 else what
 
     pattern = rng.choice(patterns(scene, form))
-    phrases = [phrase(group, concept, rng) for group, concept in zip(scene.groups, concepts, strict=True)]
-    text = pattern.format(**dict(zip("ab", phrases, strict=False)), **sides(scene.relation, rng), picture=rng.choice(PICTURES))
+    phrases = [
+        phrase(group, concept, rng) for group, concept in zip(scene.groups, concepts, strict=True)
+    ]
+    text = pattern.format(
+        **dict(zip("ab", phrases, strict=False)),
+        **sides(scene.relation, rng),
+        picture=rng.choice(PICTURES),
+    )
     if form == "dense":
         return _dense(text, style, where, what, _places(scene, phrases, regions), rng)
 
@@ -675,13 +773,23 @@ def _caption(
             text, where = f"{where} {text}", ""
         elif style and rng.random() < 0.5:
             text, style = f"{style} में {text}", ""
-    return text + (f", {where}" if where else "") + (f", {style}" + rng.choice(("", " में")) if style else "")
+    return (
+        text
+        + (f", {where}" if where else "")
+        + (f", {style}" + rng.choice(("", " में")) if style else "")
+    )
 
 
-def _places(scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]) -> str:
+def _places(
+    scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]
+) -> str:
     """Where each group is: "सेब बाईं ओर हैं और कार नीचे है।" Empty when none is in one place."""
     alike = len({group.concept for group in scene.groups}) < len(scene.groups)
-    said = [f"{p.bare if alike else p.noun} {REGIONS[r]} {p.hai}" for p, r in zip(phrases, regions, strict=True) if r in REGIONS]
+    said = [
+        f"{p.bare if alike else p.noun} {REGIONS[r]} {p.hai}"
+        for p, r in zip(phrases, regions, strict=True)
+        if r in REGIONS
+    ]
     return " और ".join(said) + "।" if said else ""
 
 

@@ -16,11 +16,17 @@ from kalpana.world.splits import belongs
 from kalpana.world.world import kind_of
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-ONE_WAY = ("on", "in front of", "nearer than")  # of these the opposite is said by exchanging the things
+ONE_WAY = (
+    "on",
+    "in front of",
+    "nearer than",
+)  # of these the opposite is said by exchanging the things
 MOST = 8  # things of a kind
 
 
-def hard_negative(scene: Scene, rng: random.Random, split: str | None = "train", first: Sequence[str] = ()) -> tuple[str, Scene] | None:
+def hard_negative(
+    scene: Scene, rng: random.Random, split: str | None = "train", first: Sequence[str] = ()
+) -> tuple[str, Scene] | None:
     """What is changed ("count", "relation", "color", "colors", "facing", "word", "fingers" or "pose") and the scene that says so; None
     where nothing can be. Every way that the scene has is as likely, but for those that are to be tried ``first``. What is said belongs to
     the ``split``, so that nothing held out is told; with None it may belong anywhere, for of two objects what is said otherwise seldom
@@ -62,17 +68,24 @@ def _colors(scene: Scene, split: str | None) -> Iterator[Scene]:
     if len(scene.groups) == 2:
         one, two = scene.groups
         if one.color and two.color and one.color != two.color:
-            yield from _fitting(split, replace(scene, groups=(replace(one, color=two.color), replace(two, color=one.color))))
+            yield from _fitting(
+                split,
+                replace(
+                    scene, groups=(replace(one, color=two.color), replace(two, color=one.color))
+                ),
+            )
 
 
 def _word(scene: Scene, split: str | None) -> Iterator[Scene]:
     """One character exchanged for another of its script; vowel signs stay where they are."""
-    for sign in (thing.sprite for thing in scene.things if isinstance(thing.sprite, Sign)):
+    for sign in (item.sprite for item in scene.objects if isinstance(item.sprite, Sign)):
         for at, letter in enumerate(sign.text):
             others = signs.LETTERS if letter.isascii() else signs.CONSONANTS
             for other in others if letter in others else "":
                 text = sign.text[:at] + other + sign.text[at + 1 :]
-                if other != letter and (split is None or len(text) == 1 or signs.split_of(text) == split):
+                if other != letter and (
+                    split is None or len(text) == 1 or signs.split_of(text) == split
+                ):
                     yield _drawn(scene, sign, replace(sign, text=text))
 
 
@@ -80,14 +93,18 @@ def _facing(scene: Scene, split: str | None) -> Iterator[Scene]:
     """A group that is said to face the other way."""
     for k, group in enumerate(scene.groups):
         if group.facing is not None:
-            yield from _fitting(split, _with(scene, k, facing={"left": "right", "right": "left"}[group.facing]))
+            yield from _fitting(
+                split, _with(scene, k, facing={"left": "right", "right": "left"}[group.facing])
+            )
 
 
 def _fingers(scene: Scene, split: str | None) -> Iterator[Scene]:
     """One finger more, or one less."""
-    for hand in (thing.sprite for thing in scene.things if isinstance(thing.sprite, Hand)):
+    for hand in (item.sprite for item in scene.objects if isinstance(item.sprite, Hand)):
         for k in range(5):
-            thumb, index, middle, ring, little = (up != (finger == k) for finger, up in enumerate(hand.raised))
+            thumb, index, middle, ring, little = (
+                up != (finger == k) for finger, up in enumerate(hand.raised)
+            )
             other = replace(hand, raised=(thumb, index, middle, ring, little))
             if split is None or hands.held_out(other) == (split == "unseen"):
                 yield _drawn(scene, hand, other)
@@ -95,14 +112,23 @@ def _fingers(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 def _pose(scene: Scene, split: str | None) -> Iterator[Scene]:
     """A figure that does something else."""
-    for figure in (thing.sprite for thing in scene.things if isinstance(thing.sprite, Puppet)):
+    for figure in (item.sprite for item in scene.objects if isinstance(item.sprite, Puppet)):
         for pose in puppets.POSES:
-            if pose != figure.pose and split in (None, puppets.split_of(pose, figure.shirt, figure.trousers)):
+            if pose != figure.pose and split in (
+                None,
+                puppets.split_of(pose, figure.shirt, figure.trousers),
+            ):
                 yield _drawn(scene, figure, replace(figure, pose=pose))
 
 
 Ways = dict[str, Callable[[Scene, str | None], Iterator[Scene]]]
-_OBJECTS: Ways = {"count": _count, "relation": _relation, "color": _color, "colors": _colors, "facing": _facing}
+_OBJECTS: Ways = {
+    "count": _count,
+    "relation": _relation,
+    "color": _color,
+    "colors": _colors,
+    "facing": _facing,
+}
 WAYS: dict[str, Ways] = {
     "objects": _OBJECTS,
     "depth": _OBJECTS,
@@ -127,5 +153,7 @@ def _with(scene: Scene, k: int, **said: object) -> Scene:
 
 def _drawn(scene: Scene, old: Art, new: Art) -> Scene:
     """The scene with another sprite in the place of one."""
-    things = tuple(replace(thing, sprite=new) if thing.sprite is old else thing for thing in scene.things)
-    return replace(scene, things=things)
+    objects = tuple(
+        replace(item, sprite=new) if item.sprite is old else item for item in scene.objects
+    )
+    return replace(scene, objects=objects)

@@ -19,7 +19,15 @@ ART = Path(__file__).parent / "art"
 _PREPOSITIONS = re.compile(
     r" (?:of|with|without|in|on|at|behind|over|under|from|to|for|showing|facing|by|between|pointing|wearing|up|down)\b| \w+ing\b"
 )
-_IRREGULAR = {"man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice", "foot": "feet", "tooth": "teeth"}
+_IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "person": "people",
+    "child": "children",
+    "mouse": "mice",
+    "foot": "feet",
+    "tooth": "teeth",
+}
 _IRREGULAR |= {
     "goose": "geese",
     "knife": "knives",
@@ -74,7 +82,17 @@ _UNCHANGED |= {
     "thread",
     "soap",
 }
-_OE = {"tomato", "potato", "mango", "hero", "superhero", "volcano", "tornado", "buffalo", "mosquito"}
+_OE = {
+    "tomato",
+    "potato",
+    "mango",
+    "hero",
+    "superhero",
+    "volcano",
+    "tornado",
+    "buffalo",
+    "mosquito",
+}
 
 
 def plural(name: str) -> str:
@@ -89,7 +107,9 @@ def _plural(head: str, alone: bool) -> str:
     lower = noun.lower()
     if lower in _IRREGULAR:
         noun = _IRREGULAR[lower]
-    elif lower in _UNCHANGED or (alone and lower.endswith("s") and not lower.endswith(("ss", "us", "is"))):  # "maracas" is one already
+    elif lower in _UNCHANGED or (
+        alone and lower.endswith("s") and not lower.endswith(("ss", "us", "is"))
+    ):  # "maracas" is one already
         pass
     elif re.search(r"[^aeiou]y$", lower):
         noun = noun[:-1] + "ies"
@@ -143,20 +163,31 @@ def decline(name: str, gender: str) -> HindiNoun:
     same = " ".join(before)
     bent = " ".join(
         word[:-1] + ("े" if word.endswith("ा") else "ए")
-        if gender == "m" and word.endswith(("ा", "आ")) and not word.endswith("िया") and (word == "का" or following not in _POSTPOSITIONS)
+        if gender == "m"
+        and word.endswith(("ा", "आ"))
+        and not word.endswith("िया")
+        and (word == "का" or following not in _POSTPOSITIONS)
         else word
         for word, following in zip(before, [*before, noun][1:], strict=True)
     )
 
     def forms(plural: str, singular_oblique: str, plural_oblique: str) -> HindiNoun:
         front, changed = (f"{same} " if same else ""), (f"{bent} " if bent else "")
-        return HindiNoun(gender, front + noun, changed + plural, changed + singular_oblique, changed + plural_oblique)
+        return HindiNoun(
+            gender,
+            front + noun,
+            changed + plural,
+            changed + singular_oblique,
+            changed + plural_oblique,
+        )
 
     stem, last = noun[:-1], noun[-1]
     for ending, oblique in _PLURALS[gender].items():
         if noun.endswith(ending):
             return forms(noun, noun, noun.removesuffix(ending) + oblique)
-    if not re.search("[ऄ-ौ़]$", noun):  # digits, Latin letters and nasal endings (क्रोसाँ) have no forms
+    if not re.search(
+        "[ऄ-ौ़]$", noun
+    ):  # digits, Latin letters and nasal endings (क्रोसाँ) have no forms
         return forms(noun, noun, noun)
     if gender == "m" and noun in _UNBENT:
         return forms(noun, noun, noun + "ओं")
@@ -171,7 +202,9 @@ def decline(name: str, gender: str) -> HindiNoun:
             return forms(noun, noun, stem + "इयों")
         if last in "ुू":
             return forms(noun, noun, stem + "ुओं")
-        return forms(noun, noun, noun + ("ओं" if last in _VOWELS else "ों") if last not in "ोओ" else noun)
+        return forms(
+            noun, noun, noun + ("ओं" if last in _VOWELS else "ों") if last not in "ोओ" else noun
+        )
     if noun.endswith("िया"):
         return forms(noun + "ँ", noun, stem + "ों")
     if last in "िी":
@@ -203,11 +236,21 @@ class Concept:
     group: str
     weight: float  # how often to draw it, relative to an ordinary concept
     checked: bool  # the Hindi forms were checked by hand, otherwise they are rule-made
-    seat: float = 0.0  # of a support: how far down its content its surface is, 0 the top, 1 the bottom
-    plain: tuple[str, ...] = ()  # sprites that keep their own colours although the concept is recolourable
-    without: tuple[str, ...] = ()  # sprites of this concept that show something else (a head, another object)
-    facing: str | None = None  # where its drawings face, "left" or "right", checked by eye; None: neither, or not checked
-    hue: Mapping[str, float] = field(default_factory=dict)  # of sprites whose colour is not of their commonest hue: CIELAB degrees
+    seat: float = (
+        0.0  # of a support: how far down its content its surface is, 0 the top, 1 the bottom
+    )
+    plain: tuple[
+        str, ...
+    ] = ()  # sprites that keep their own colours although the concept is recolourable
+    without: tuple[
+        str, ...
+    ] = ()  # sprites of this concept that show something else (a head, another object)
+    facing: str | None = (
+        None  # where its drawings face, "left" or "right", checked by eye; None: neither, or not checked
+    )
+    hue: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of sprites whose colour is not of their commonest hue: CIELAB degrees
     front: tuple[str, ...] = ()  # sprites of a concept with a facing that look at the viewer
 
 
@@ -219,7 +262,10 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
         row = json.loads(line)
         gender, *forms = row.pop("hi")
         hi = HindiNoun(gender, *forms) if row["checked"] else decline(forms[0], gender)
-        row |= {name: tuple(row.get(name, ())) for name in ("synonyms_en", "synonyms_hi", "plain", "without", "front")}
+        row |= {
+            name: tuple(row.get(name, ()))
+            for name in ("synonyms_en", "synonyms_hi", "plain", "without", "front")
+        }
         row |= {"hi": hi, "en_plural": row.get("en_plural") or plural(row["en"])}
         concepts[row["id"]] = Concept(**row)
     return concepts
@@ -229,8 +275,13 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
 def keywords(folder: Path = ART) -> dict[str, dict[str, tuple[str, ...]]]:
     """For every concept the words that people look for it by (Unicode CLDR), by language "en" and "hi": looser than its names, "fruit"
     and "healthy" for an apple, and shared with others."""
-    rows = (json.loads(line) for line in (folder / "keywords.jsonl").read_text(encoding="utf-8").splitlines())
-    return {row["id"]: {language: tuple(row[language]) for language in ("en", "hi")} for row in rows}
+    rows = (
+        json.loads(line)
+        for line in (folder / "keywords.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    return {
+        row["id"]: {language: tuple(row[language]) for language in ("en", "hi")} for row in rows
+    }
 
 
 @cache

@@ -34,7 +34,10 @@ def outlines(masks: Tensor) -> Tensor:
     line = torch.zeros_like(owner, dtype=torch.bool)
     for axis in (0, 1):
         differ = owner.diff(dim=axis) != 0
-        low, high = owner.narrow(axis, 0, owner.shape[axis] - 1), owner.narrow(axis, 1, owner.shape[axis] - 1)
+        low, high = (
+            owner.narrow(axis, 0, owner.shape[axis] - 1),
+            owner.narrow(axis, 1, owner.shape[axis] - 1),
+        )
         line.narrow(axis, 0, owner.shape[axis] - 1).logical_or_(differ & (low > high))
         line.narrow(axis, 1, owner.shape[axis] - 1).logical_or_(differ & (high > low))
     return line

@@ -25,7 +25,9 @@ COLORS = {
 }
 
 
-def paint(backgrounds: Sequence[Background], side: int, device: torch.device | str = "cpu") -> Tensor:
+def paint(
+    backgrounds: Sequence[Background], side: int, device: torch.device | str = "cpu"
+) -> Tensor:
     """The backgrounds (b, 3, side, side) in [0, 1]. Each depends on its own name and seed alone."""
     line = (torch.arange(side, device=device) + 0.5) / side
     y, x = line.view(1, side, 1), line.view(1, 1, side)
@@ -39,7 +41,9 @@ def paint(backgrounds: Sequence[Background], side: int, device: torch.device | s
         rolls = [random.Random(backgrounds[i].seed) for i in some]
         u = torch.tensor([[roll.random() for _ in range(8)] for roll in rolls], device=device)
         roll = [u[:, k].view(-1, 1, 1) for k in range(8)]
-        name = torch.tensor([COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in some], device=device)
+        name = torch.tensor(
+            [COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in some], device=device
+        )
         # What does not change along a row or a column is painted once for all of it.
         painted = painters[kind](name, roll, at_y, at_x).clamp(0, 1).expand(len(some), 3, -1, -1)
         for i, picture in zip(some, painted, strict=True):
@@ -124,7 +128,9 @@ def _mountains(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
 
 def _room(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     floor = 0.66 + 0.10 * u[0]
-    walls = torch.stack([torch.stack((0.80 + 0.14 * u[1], 0.80 + 0.10 * u[2], 0.72 + 0.16 * u[3]), 1)]).squeeze(0)  # b 3 1 1
+    walls = torch.stack(
+        [torch.stack((0.80 + 0.14 * u[1], 0.80 + 0.10 * u[2], 0.72 + 0.16 * u[3]), 1)]
+    ).squeeze(0)  # b 3 1 1
     wall = walls.expand(-1, -1, y.shape[1], x.shape[2])
     left = 0.08 + 0.55 * u[4]
     frame = torch.minimum(0.15 - (x - left - 0.15).abs(), 0.14 - (y - 0.24).abs())
@@ -142,8 +148,12 @@ def _night(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     cx, cy = (x * 6).floor(), (y * 6).floor()
     hashed = torch.frac((torch.sin(cx * 12.99 + cy * 78.23 + u[0] * 41.0) * 43758.5).abs())
     other = torch.frac(hashed * 57.3)
-    distance = ((x * 6 - cx - 0.2 - 0.6 * hashed) ** 2 + (y * 6 - cy - 0.2 - 0.6 * other) ** 2).sqrt() / 6
-    star = _over(sky, _rgb((0.95, 0.95, 0.80), y), 0.006 + 0.006 * torch.frac(other * 31.7) - distance)
+    distance = (
+        (x * 6 - cx - 0.2 - 0.6 * hashed) ** 2 + (y * 6 - cy - 0.2 - 0.6 * other) ** 2
+    ).sqrt() / 6
+    star = _over(
+        sky, _rgb((0.95, 0.95, 0.80), y), 0.006 + 0.006 * torch.frac(other * 31.7) - distance
+    )
     ground = _ramp((0.08, 0.14, 0.16), (0.04, 0.08, 0.10), (y - 0.75) * 4)
     return _over(star, ground, y - (0.78 + 0.06 * u[1] + 0.03 * _hills(u[2], u[3], x)))
 
@@ -153,7 +163,14 @@ def _chance(cell: Tensor, u: Tensor) -> Tensor:
     return torch.frac((torch.sin(cell * 12.99 + u * 41.0) * 43758.5).abs())
 
 
-def _block(y: Tensor, x: Tensor, top: Tensor | float, bottom: Tensor | float, left: Tensor | float, right: Tensor | float) -> Tensor:
+def _block(
+    y: Tensor,
+    x: Tensor,
+    top: Tensor | float,
+    bottom: Tensor | float,
+    left: Tensor | float,
+    right: Tensor | float,
+) -> Tensor:
     """How far inside an upright rectangle with round corners the points are, negative outside."""
     radius = 0.025
     dy = torch.maximum(top + radius - y, y - (bottom - radius)).clamp(min=0)
@@ -167,17 +184,29 @@ def _garden(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     sky = _ramp((0.58, 0.81, 0.97), (0.90, 0.96, 1.0), y / hedge)
     leaves = _ramp((0.24, 0.50, 0.24), (0.18, 0.40, 0.20), (y - hedge) * 6)
     lawn = _ramp((0.56, 0.80, 0.42), (0.45, 0.71, 0.33), (y - hedge - 0.16) * 2)
-    ground = _over(sky, leaves, y - (hedge + 0.012 * (_hills(9 + 2 * u[2], u[3], x) + _hills(5 + 2 * u[3], u[2], x))))
+    ground = _over(
+        sky,
+        leaves,
+        y - (hedge + 0.012 * (_hills(9 + 2 * u[2], u[3], x) + _hills(5 + 2 * u[3], u[2], x))),
+    )
     ground = _over(ground, lawn, y - hedge - 0.16)
-    ground = _over(ground, _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4), y - bed - 0.01 * _hills(u[4], u[5], x))
-    for row, middle in enumerate((0.055, 0.15)):  # one flower in each eighth of the bed, every other row shifted
+    ground = _over(
+        ground,
+        _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4),
+        y - bed - 0.01 * _hills(u[4], u[5], x),
+    )
+    for row, middle in enumerate(
+        (0.055, 0.15)
+    ):  # one flower in each eighth of the bed, every other row shifted
         cell = (x * 8 + 0.5 * row).floor()
         chance = _chance(cell + 17 * row, u[6])
         across = (x * 8 + 0.5 * row - cell - 0.35 - 0.3 * chance) / 8
         away = (across**2 + (y - bed - middle - 0.02 * torch.frac(chance * 7.1)) ** 2).sqrt()
         hue = torch.frac(chance * 3.7 + u[7]).unsqueeze(1)
         petals = torch.where(
-            hue < 0.34, _rgb((0.94, 0.42, 0.56), y), torch.where(hue < 0.67, _rgb((0.99, 0.84, 0.35), y), _rgb((0.97, 0.97, 0.98), y))
+            hue < 0.34,
+            _rgb((0.94, 0.42, 0.56), y),
+            torch.where(hue < 0.67, _rgb((0.99, 0.84, 0.35), y), _rgb((0.97, 0.97, 0.98), y)),
         )
         ground = _over(ground, petals, 0.035 - away)
         ground = _over(ground, _rgb((0.85, 0.55, 0.20), y), 0.012 - away)
@@ -188,7 +217,9 @@ def _city(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """Two rows of houses with lit windows under a dark sky, and a street."""
     street = 0.84 + 0.04 * u[0]
     scene = _ramp((0.06, 0.06, 0.20), (0.33, 0.22, 0.45), y / 0.7)
-    for row, (wide, low, color, light) in enumerate(((7, 0.52, (0.17, 0.16, 0.33), 0.35), (5, 0.66, (0.10, 0.10, 0.22), 0.6))):
+    for row, (wide, low, color, light) in enumerate(
+        ((7, 0.52, (0.17, 0.16, 0.33), 0.35), (5, 0.66, (0.10, 0.10, 0.22), 0.6))
+    ):
         place = x * wide + u[1 + row]
         house = place.floor()
         top = low - 0.28 * _chance(house + 31 * row, u[3 + row])
@@ -196,7 +227,10 @@ def _city(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
         scene = _over(scene, _rgb(color, y), torch.minimum(y - top, within))
         at_x, at_y = (place - house) * 4, (y - top) * 18  # windows: three across
         lit = _chance(house * 7 + at_x.round() + 13 * at_y.round(), u[5 + row]) < light
-        pane = torch.minimum(0.26 - (at_x - at_x.round()).abs(), 0.28 - (at_y - at_y.round()).abs()) / 18
+        pane = (
+            torch.minimum(0.26 - (at_x - at_x.round()).abs(), 0.28 - (at_y - at_y.round()).abs())
+            / 18
+        )
         shown = lit & (at_x.round() > 0) & (at_x.round() < 4) & (at_y.round() > 0)
         scene = _over(scene, _rgb((0.98, 0.83, 0.45), y), torch.where(shown, pane, -1.0))
     road = _ramp((0.20, 0.20, 0.27), (0.14, 0.14, 0.19), (y - street) * 5)
@@ -207,11 +241,17 @@ def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """A wall, a carpet and a sofa with two cushions."""
     floor, left = 0.68 + 0.05 * u[0], 0.10 + 0.12 * u[1]
     right, seat = left + 0.62 + 0.08 * u[2], floor - 0.08
-    wall = torch.cat((0.86 + 0.10 * u[3], 0.84 + 0.10 * u[4], 0.80 + 0.12 * u[5]), 1).unsqueeze(-1)  # b 3 1 1
+    wall = torch.cat((0.86 + 0.10 * u[3], 0.84 + 0.10 * u[4], 0.80 + 0.12 * u[5]), 1).unsqueeze(
+        -1
+    )  # b 3 1 1
     scene = wall.expand(-1, -1, y.shape[1], x.shape[2])
     boards = _ramp((0.76, 0.62, 0.48), (0.64, 0.49, 0.36), (y - floor) / (1 - floor))
     scene = _over(scene, boards, y - floor)
-    cloth = torch.where(u[6] < 0.5, torch.tensor((0.30, 0.50, 0.55), device=y.device), torch.tensor((0.62, 0.36, 0.34), device=y.device))
+    cloth = torch.where(
+        u[6] < 0.5,
+        torch.tensor((0.30, 0.50, 0.55), device=y.device),
+        torch.tensor((0.62, 0.36, 0.34), device=y.device),
+    )
     cloth = cloth.view(-1, 3, 1, 1)
     parts = (  # shade, top, bottom, left, right
         (0.90, seat - 0.20, floor + 0.04, left + 0.03, right - 0.03),
@@ -222,7 +262,11 @@ def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     for shade, *edges in parts:
         scene = _over(scene, cloth * shade, _block(y, x, *edges))
     for cushion in (left + 0.14, right - 0.28):
-        scene = _over(scene, _rgb((0.95, 0.88, 0.70), y), _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14))
+        scene = _over(
+            scene,
+            _rgb((0.95, 0.88, 0.70), y),
+            _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14),
+        )
     return scene
 
 

@@ -31,10 +31,18 @@ LUMA = (0.299, 0.587, 0.114)
 def lab(rgb: np.ndarray) -> np.ndarray:
     """CIELAB (..., 3) under D65 of sRGB (..., 3) in [0, 1] (IEC 61966-2-1, CIE 15)."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+    to_xyz = np.array(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
     xyz = linear @ to_xyz.T / (0.95047, 1.0, 1.08883)
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
-    return np.stack((116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])), -1)
+    return np.stack(
+        (116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])), -1
+    )
 
 
 def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -85,8 +93,14 @@ def repaint(rgba: Tensor, mask: Tensor, reference: Tensor, color: Tensor) -> Ten
     ``reference`` and ``color`` are (n,). A pixel of the reference luminance gets the pure colour, darker ones a shade of
     it, lighter ones a tint: the sprite keeps its modelling.
     """
-    table = torch.tensor([PAINTS[name] for name in COLORS], dtype=rgba.dtype, device=rgba.device)[color]
-    paint, shades, tints = table[:, :3, None, None], table[:, 3, None, None, None], table[:, 4, None, None, None]
+    table = torch.tensor([PAINTS[name] for name in COLORS], dtype=rgba.dtype, device=rgba.device)[
+        color
+    ]
+    paint, shades, tints = (
+        table[:, :3, None, None],
+        table[:, 3, None, None, None],
+        table[:, 4, None, None, None],
+    )
     ref = reference.to(rgba)[:, None, None, None]
     red, green, blue = rgba[:, :3].split(1, dim=1)
     luma = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]

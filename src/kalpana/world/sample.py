@@ -11,9 +11,18 @@ from dataclasses import dataclass
 from functools import cache
 
 from kalpana.world import atlas
-from kalpana.world.defaults import OTHER_STYLE, background_for, choose_color, choose_facing, choose_style, house_style, mirrored, sprite_of
+from kalpana.world.defaults import (
+    OTHER_STYLE,
+    background_for,
+    choose_color,
+    choose_facing,
+    choose_style,
+    house_style,
+    mirrored,
+    sprite_of,
+)
 from kalpana.world.lexicon import Concept, lexicon
-from kalpana.world.scene import PLACES, RELATIONS, Background, Group, Scene, Thing
+from kalpana.world.scene import PLACES, RELATIONS, Background, Group, Scene, SceneObject
 from kalpana.world.splits import SPLITS, belongs
 
 MIX = {"place": 0.03, "single": 0.22, "count": 0.20, "relation": 0.38, "pair": 0.17}
@@ -21,7 +30,9 @@ MIX = {"place": 0.03, "single": 0.22, "count": 0.20, "relation": 0.38, "pair": 0
 Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
 
 
-def sample_scene(rng: random.Random, split: str = "train", other_style: float = OTHER_STYLE) -> Scene:
+def sample_scene(
+    rng: random.Random, split: str = "train", other_style: float = OTHER_STYLE
+) -> Scene:
     """A scene of this split: "train", "dev", "test", or "unseen" (it holds a combination that the others never show); with chance
     ``other_style`` not in the house style."""
     if split not in SPLITS:
@@ -45,12 +56,22 @@ class _Vocabulary:
 def _vocabulary() -> _Vocabulary:
     every = list(lexicon().values())
     core, tail = [c for c in every if c.core], [c for c in every if not c.core]
-    return _Vocabulary(core, tail, [c.weight for c in tail], [c for c in core if c.support], [c for c in core if c.can_rest])
+    return _Vocabulary(
+        core,
+        tail,
+        [c.weight for c in tail],
+        [c for c in core if c.support],
+        [c for c in core if c.can_rest],
+    )
 
 
 def _concept(rng: random.Random, tail: float) -> Concept:
     words = _vocabulary()
-    return rng.choices(words.tail, words.weights)[0] if words.tail and rng.random() < tail else rng.choice(words.core)
+    return (
+        rng.choices(words.tail, words.weights)[0]
+        if words.tail and rng.random() < tail
+        else rng.choice(words.core)
+    )
 
 
 def _sample(rng: random.Random, other_style: float) -> Scene | None:
@@ -70,7 +91,13 @@ def _sample(rng: random.Random, other_style: float) -> Scene | None:
     for concept in concepts:
         color = choose_color(rng, concept.id, 0.8 if kind == "pair" else 0.6)
         several = kind == "relation" and relation != "on" and rng.random() < 0.2
-        count = rng.choices(range(2, 9), (20, 20, 18, 13, 11, 9, 9))[0] if kind == "count" else rng.randint(2, 3) if several else 1
+        count = (
+            rng.choices(range(2, 9), (20, 20, 18, 13, 11, 9, 9))[0]
+            if kind == "count"
+            else rng.randint(2, 3)
+            if several
+            else 1
+        )
         size = rng.choice(("small", "large")) if kind == "single" and rng.random() < 0.25 else None
         if color is not None and groups and color == groups[0].color:
             return None
@@ -79,32 +106,65 @@ def _sample(rng: random.Random, other_style: float) -> Scene | None:
     if style is None:
         return None
     if kind == "pair" and rng.random() < 0.35:
-        groups = [Group(g.concept, g.count, g.color, size) for g, size in zip(groups, rng.sample(("small", "large"), 2), strict=True)]
+        groups = [
+            Group(g.concept, g.count, g.color, size)
+            for g, size in zip(groups, rng.sample(("small", "large"), 2), strict=True)
+        ]
     groups = [choose_facing(rng, group, style) for group in groups]
-    return _drawn(rng, tuple(groups), relation, style, background_for(rng, {group.color for group in groups}))
+    return _drawn(
+        rng, tuple(groups), relation, style, background_for(rng, {group.color for group in groups})
+    )
 
 
 def scene_of(
-    rng: random.Random, groups: tuple[Group, ...], relation: str | None = None, place: str | None = None, style: str | None = None
+    rng: random.Random,
+    groups: tuple[Group, ...],
+    relation: str | None = None,
+    place: str | None = None,
+    style: str | None = None,
 ) -> Scene | None:
     """A scene of one or two groups, of unlike concepts, in this relation, at a named place or before any background, in the house
     style unless another is named; None where no style draws them all in their colours, or this one does not. "on" needs an object
     that can rest, and then a support."""
     chosen = style or house_style(groups)
-    if chosen is None or any(sprite_of(group.concept, chosen, group.color) is None for group in groups):
+    if chosen is None or any(
+        sprite_of(group.concept, chosen, group.color) is None for group in groups
+    ):
         return None
     unnamed = background_for(rng, {group.color for group in groups})
-    return _drawn(rng, groups, relation, chosen, Background("place", place, unnamed.seed) if place else unnamed)
+    return _drawn(
+        rng,
+        groups,
+        relation,
+        chosen,
+        Background("place", place, unnamed.seed) if place else unnamed,
+    )
 
 
-def _drawn(rng: random.Random, groups: tuple[Group, ...], relation: str | None, style: str, background: Background) -> Scene:
+def _drawn(
+    rng: random.Random,
+    groups: tuple[Group, ...],
+    relation: str | None,
+    style: str,
+    background: Background,
+) -> Scene:
     """The scene of these groups in a style."""
-    sprites = [row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None]
+    sprites = [
+        row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None
+    ]
     flips = [mirrored(group, style) for group in groups]
-    return Scene(tuple(_place(rng, groups, sprites, flips, relation)), groups, background, relation, style)
+    return Scene(
+        tuple(_place(rng, groups, sprites, flips, relation)), groups, background, relation, style
+    )
 
 
-def _place(rng: random.Random, groups: Sequence[Group], sprites: list[int], flips: list[bool], relation: str | None) -> list[Thing]:
+def _place(
+    rng: random.Random,
+    groups: Sequence[Group],
+    sprites: list[int],
+    flips: list[bool],
+    relation: str | None,
+) -> list[SceneObject]:
     """Things in drawing order, placed so that the relation holds with room to spare."""
     if relation == "on":
         return _rest(rng, groups, sprites, flips)
@@ -113,18 +173,28 @@ def _place(rng: random.Random, groups: Sequence[Group], sprites: list[int], flip
     gap, split = 0.02, rng.uniform(0.42, 0.58)
     share = groups[0].count / (groups[0].count + groups[1].count)
     split += 0.25 * (share - 0.5)
-    low = rng.uniform(0.05, 0.25)  # across the axis, both groups keep to one band, so that the relation is plain
+    low = rng.uniform(
+        0.05, 0.25
+    )  # across the axis, both groups keep to one band, so that the relation is plain
     band = (low, low + 0.7)
     first: Region = (0.03, band[0], split - gap, band[1])
     second: Region = (split + gap, band[0], 0.97, band[1])
-    where = relation if relation in ("left of", "right of", "above", "below") else rng.choice(("left of", "right of"))
+    where = (
+        relation
+        if relation in ("left of", "right of", "above", "below")
+        else rng.choice(("left of", "right of"))
+    )
     if relation is None and rng.random() < 0.5:
         where = rng.choice(("above", "below"))
     if where in ("right of", "below"):
         first, second = second, first
     if where in ("above", "below"):
         first, second = (_transpose(first), _transpose(second))
-    return [thing for i, region in enumerate((first, second)) for thing in _fill(rng, i, groups[i], sprites[i], region, flips[i])]
+    return [
+        item
+        for i, region in enumerate((first, second))
+        for item in _fill(rng, i, groups[i], sprites[i], region, flips[i])
+    ]
 
 
 def _transpose(region: Region) -> Region:
@@ -136,37 +206,55 @@ def _frame(rng: random.Random, group: Group) -> Region:
     """Where a lone group goes: all over the picture, or a part of it when it is small."""
     if group.count > 1:
         return 0.02, 0.02, 0.98, 0.98
-    side = {"small": rng.uniform(0.22, 0.36), "large": rng.uniform(0.88, 0.98)}.get(group.size or "", rng.uniform(0.6, 0.8))
+    side = {"small": rng.uniform(0.22, 0.36), "large": rng.uniform(0.88, 0.98)}.get(
+        group.size or "", rng.uniform(0.6, 0.8)
+    )
     x, y = rng.uniform(0.02, 0.98 - side), rng.uniform(0.02, 0.98 - side)
     return x, y, x + side, y + side
 
 
-def _fill(rng: random.Random, index: int, group: Group, sprite: int, region: Region, flip: bool, framed: bool = False) -> list[Thing]:
+def _fill(
+    rng: random.Random,
+    index: int,
+    group: Group,
+    sprite: int,
+    region: Region,
+    flip: bool,
+    framed: bool = False,
+) -> list[SceneObject]:
     """The group's things on a loose grid of rows inside the region, none touching another. A ``framed`` region has the size
     that was named already, any other is shared, and the named size is taken within it."""
     x0, y0, x1, y1 = region
     width, height, n = x1 - x0, y1 - y0, group.count
     ideal = (n * height / width) ** 0.5
     rows = min(n, max(1, round(ideal)))
-    counts = [n // rows + (1 if r < n % rows else 0) for r in range(rows)]  # one arrangement of n, the fuller rows on top
+    counts = [
+        n // rows + (1 if r < n % rows else 0) for r in range(rows)
+    ]  # one arrangement of n, the fuller rows on top
     art = atlas.load().sprites[sprite]
     cell_w, cell_h = width / max(counts), height / rows
     fit = min(cell_w / art.width, cell_h / art.height)
     usual = rng.uniform(0.74, 0.9) if n > 1 else rng.uniform(0.72, 0.94)
     named = {"small": 0.98 if framed else 0.55, "large": 0.98}
     size = fit * (named[group.size] if group.size and n == 1 else usual)
-    things = []
+    objects = []
     for r, count in enumerate(counts):
         for k in range(count):
             slack_x = max(0.0, width / count - size * art.width) * 0.35
             slack_y = max(0.0, cell_h - size * art.height) * 0.35
             x = x0 + width * (k + 0.5) / count + rng.uniform(-slack_x, slack_x)
             y = y0 + cell_h * (r + 0.5) + rng.uniform(-slack_y, slack_y)
-            things.append(Thing(sprite, x, y, size * rng.uniform(0.95, 1.0), 0.0, flip, group.color, index))
-    return things
+            objects.append(
+                SceneObject(
+                    sprite, x, y, size * rng.uniform(0.95, 1.0), 0.0, flip, group.color, index
+                )
+            )
+    return objects
 
 
-def _rest(rng: random.Random, groups: Sequence[Group], sprites: list[int], flips: list[bool]) -> list[Thing]:
+def _rest(
+    rng: random.Random, groups: Sequence[Group], sprites: list[int], flips: list[bool]
+) -> list[SceneObject]:
     """groups[0] rests on groups[1]: its foot on the seat that the lexicon knows, or on the surface found in the support's alpha."""
     top, base = (atlas.load().sprites[sprite] for sprite in sprites)
     big = rng.uniform(0.56, 0.74) / max(base.width, 0.8 * base.height)
@@ -174,7 +262,9 @@ def _rest(rng: random.Random, groups: Sequence[Group], sprites: list[int], flips
     dx = rng.uniform(-0.12, 0.12)  # in sizes of the support
     known = lexicon()[groups[1].concept].seat
     seat = known + rng.uniform(-0.04, 0.04) if known else _surface(sprites[1], dx) + 0.06
-    above = small * top.height + (1 - seat) * big * base.height  # from the support's bottom to the head of what rests on it
+    above = (
+        small * top.height + (1 - seat) * big * base.height
+    )  # from the support's bottom to the head of what rests on it
     shrink = min(1.0, 0.92 / max(above, big * base.height))
     big, small, above = big * shrink, small * shrink, above * shrink
     base_h, top_h = big * base.height, small * top.height
@@ -182,8 +272,10 @@ def _rest(rng: random.Random, groups: Sequence[Group], sprites: list[int], flips
     y = 0.96 - base_h / 2 - rng.uniform(0, min(0.12, 0.94 - max(above, base_h)))
     foot = y - base_h / 2 + seat * base_h
     return [
-        Thing(sprites[1], x, y, big, 0.0, flips[1], groups[1].color, 1),
-        Thing(sprites[0], x + dx * big, foot - top_h / 2, small, 0.0, flips[0], groups[0].color, 0),
+        SceneObject(sprites[1], x, y, big, 0.0, flips[1], groups[1].color, 1),
+        SceneObject(
+            sprites[0], x + dx * big, foot - top_h / 2, small, 0.0, flips[0], groups[0].color, 0
+        ),
     ]
 
 

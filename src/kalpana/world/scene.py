@@ -9,15 +9,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-STYLES = ("fluent-3d", "fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1", "twemoji", "streamline-emojis")
+STYLES = (
+    "fluent-3d",
+    "fluent-emoji",
+    "fluent-emoji-flat",
+    "noto",
+    "noto-v1",
+    "twemoji",
+    "streamline-emojis",
+)
 RELATIONS = ("left of", "right of", "above", "below", "next to", "on")
-DEPTH_RELATIONS = ("in front of", "nearer than")  # the first hides a part of the second; both in full view, the first larger and lower
+DEPTH_RELATIONS = (
+    "in front of",
+    "nearer than",
+)  # the first hides a part of the second; both in full view, the first larger and lower
 SIZES = ("small", "large")
 # mountains: at sunset; room: indoors, with a window; night: under stars; city: at night; lounge: a room with a sofa
 PLACES = ("meadow", "beach", "mountains", "room", "night", "garden", "city", "lounge")
 DARK_PLACES = ("night", "city")  # in which black things, and dark ones, are lost
 LOOKS = ("flat", "outlined", "shaded")  # how figures (hands, puppets) are drawn
-BACKDROPS = ("white", "black", "gray", "light blue", "light green", "beige", "lavender", "pink", "yellow", "dark blue")
+BACKDROPS = (
+    "white",
+    "black",
+    "gray",
+    "light blue",
+    "light green",
+    "beige",
+    "lavender",
+    "pink",
+    "yellow",
+    "dark blue",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +83,9 @@ class Solid:
     shape: str  # "card" or "cube"
     face: int  # the row of the atlas shown on every face
     color: str  # of the faces, one of BACKDROPS
-    yaw: float = 0.0  # degrees about the upright axis; it turns to the right, as seen from the front
+    yaw: float = (
+        0.0  # degrees about the upright axis; it turns to the right, as seen from the front
+    )
     pitch: float = 0.0  # degrees; its top leans towards the eye
 
 
@@ -79,7 +103,7 @@ Art = int | Sign | Hand | Puppet | Solid | Broken  # a row of the atlas, or some
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One drawn sprite: where it is, how it is turned, and which noun phrase of the scene it belongs to."""
 
     sprite: Art
@@ -105,7 +129,9 @@ class Group:
     facing: str | None = None  # "left" or "right" where said, else as its drawing faces
 
 
-View = tuple[float, float, float, float]  # of a camera: the x and y in its middle, its zoom, and how far it turns the picture, in degrees
+View = tuple[
+    float, float, float, float
+]  # of a camera: the x and y in its middle, its zoom, and how far it turns the picture, in degrees
 STILL: View = (0.5, 0.5, 1.0, 0.0)
 
 
@@ -124,7 +150,7 @@ class Scene:
     """A picture as data. ``things`` are in drawing order, back to front. With two groups, ``relation`` says how
     groups[0] stands to groups[1] ("left of": groups[0] is to the left of groups[1]), or is None for mere company."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     groups: tuple[Group, ...]
     background: Background
     relation: str | None = None

@@ -14,15 +14,25 @@ from kalpana.world.lexicon import ART
 from kalpana.world.video import Clips
 from kalpana.world.world import World
 
-SIDE, TEXT, FONT = 256, 76, ART / "fonts" / "Mukta_400Regular.ttf"  # pixels of a picture and of the room for its caption
+SIDE, TEXT, FONT = (
+    256,
+    76,
+    ART / "fonts" / "Mukta_400Regular.ttf",
+)  # pixels of a picture and of the room for its caption
 
 
-def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: int | None = None) -> Image.Image:
+def captioned(
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int | None = None
+) -> Image.Image:
     """The square pictures at SIDE pixels, row by row, each above its caption, English or Hindi."""
-    return _paper([[image] for image in images], captions, columns or math.ceil(math.sqrt(len(images))))
+    return _paper(
+        [[image] for image in images], captions, columns or math.ceil(math.sqrt(len(images)))
+    )
 
 
-def _paper(strips: Sequence[Sequence[Image.Image]], captions: Sequence[str], columns: int) -> Image.Image:
+def _paper(
+    strips: Sequence[Sequence[Image.Image]], captions: Sequence[str], columns: int
+) -> Image.Image:
     """Strips of square pictures, all as long, each above its caption."""
     if not features.check("raqm"):
         raise KalpanaError(
@@ -30,7 +40,11 @@ def _paper(strips: Sequence[Sequence[Image.Image]], captions: Sequence[str], col
         )
     font = ImageFont.truetype(str(FONT), 15, layout_engine=ImageFont.Layout.RAQM)
     long = len(strips[0])
-    paper = Image.new("RGB", (columns * (long * SIDE + 8), math.ceil(len(strips) / columns) * (SIDE + TEXT)), "white")
+    paper = Image.new(
+        "RGB",
+        (columns * (long * SIDE + 8), math.ceil(len(strips) / columns) * (SIDE + TEXT)),
+        "white",
+    )
     draw = ImageDraw.Draw(paper)
     for k, (strip, caption) in enumerate(zip(strips, captions, strict=True)):
         x, y = k % columns * (long * SIDE + 8) + 4, k // columns * (SIDE + TEXT)
@@ -62,7 +76,9 @@ def clip_sheet(clips: Clips, n: int = 16, shown: int = 6) -> Image.Image:
     strips = []
     for k in range(n):
         frames = clips.frames(k)
-        strips.append(to_images(frames[[round(i * (len(frames) - 1) / (shown - 1)) for i in range(shown)]]))
+        strips.append(
+            to_images(frames[[round(i * (len(frames) - 1) / (shown - 1)) for i in range(shown)]])
+        )
     return _paper(strips, [clips.describe(k)[0] for k in range(n)], 2)
 
 
@@ -71,5 +87,6 @@ def clip_wall(clips: Clips, n: int = 16, fps: int = 24) -> list[Image.Image]:
     playing = [(clips.clip(k).fps, to_images(clips.frames(k))) for k in range(n)]
     seconds = max(len(frames) / rate for rate, frames in playing)
     return [
-        grid([frames[min(int(tick / fps * rate), len(frames) - 1)] for rate, frames in playing]) for tick in range(math.ceil(seconds * fps))
+        grid([frames[min(int(tick / fps * rate), len(frames) - 1)] for rate, frames in playing])
+        for tick in range(math.ceil(seconds * fps))
     ]

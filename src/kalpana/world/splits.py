@@ -21,7 +21,9 @@ from kalpana.world.scene import COLORS, Scene
 SPLITS = ("train", "dev", "test", "unseen")
 FILE = ART / "held_out.json"
 MIRRORS = {"right of": "left of", "below": "above"}  # "A right of B" says what "B left of A" says
-Combination = tuple[str, str, str | int]  # ("color", concept, color), ("pair", concept, concept) or ("count", concept, n)
+Combination = tuple[
+    str, str, str | int
+]  # ("color", concept, color), ("pair", concept, concept) or ("count", concept, n)
 
 
 def combinations(scene: Scene) -> Iterator[Combination]:
@@ -54,7 +56,10 @@ def split_of(scene: Scene) -> str:
 
 def said(scene: Scene) -> str:
     """What a scene of two groups says, in one form however it is said: "A right of B" is "B left of A"."""
-    groups, relation = [repr((g.concept, g.count, g.color, g.size)) for g in scene.groups], scene.relation
+    groups, relation = (
+        [repr((g.concept, g.count, g.color, g.size)) for g in scene.groups],
+        scene.relation,
+    )
     if relation in MIRRORS:
         groups, relation = groups[::-1], MIRRORS[relation]
     if relation is None or relation == "next to":
@@ -77,10 +82,18 @@ def draw_held_out(seed: int = 7, share: float = 0.06) -> dict[str, list[list[str
         "pair": [list(pair) for pair in itertools.combinations(core, 2)],
         "count": [[concept, n] for concept in core for n in range(2, 9)],
     }
-    return {kind: sorted(rng.sample(combos, round(share * len(combos))), key=str) for kind, combos in every.items()}
+    return {
+        kind: sorted(rng.sample(combos, round(share * len(combos))), key=str)
+        for kind, combos in every.items()
+    }
 
 
 if __name__ == "__main__":
     lists = draw_held_out()
-    lines = (f"  {json.dumps(kind)}: [\n" + ",\n".join(f"    {json.dumps(c)}" for c in lists[kind]) + "\n  ]" for kind in lists)
+    lines = (
+        f"  {json.dumps(kind)}: [\n"
+        + ",\n".join(f"    {json.dumps(c)}" for c in lists[kind])
+        + "\n  ]"
+        for kind in lists
+    )
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

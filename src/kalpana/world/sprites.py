@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kalpana.world import atlas, figures
 from kalpana.world.kinds import corrupted, hands, puppets, signs, solids
-from kalpana.world.scene import COLORS, Art, Broken, Hand, Puppet, Sign, Solid, Thing
+from kalpana.world.scene import COLORS, Art, Broken, Hand, Puppet, SceneObject, Sign, Solid
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
 
@@ -29,16 +29,16 @@ def extent(art: Art) -> tuple[float, float]:
     return sprite.width, sprite.height
 
 
-def half(thing: Thing) -> tuple[float, float]:
+def half(item: SceneObject) -> tuple[float, float]:
     """Half the width and half the height of an unturned thing in the unit square of the picture."""
-    width, height = extent(thing.sprite)
-    return thing.size * width / 2, thing.size * height / 2
+    width, height = extent(item.sprite)
+    return item.size * width / 2, item.size * height / 2
 
 
-def box(thing: Thing) -> Box:
+def box(item: SceneObject) -> Box:
     """Where an unturned thing is."""
-    across, down = half(thing)
-    return thing.x - across, thing.y - down, thing.x + across, thing.y + down
+    across, down = half(item)
+    return item.x - across, item.y - down, item.x + across, item.y + down
 
 
 def covered(behind: Box, front: Box) -> float:
@@ -48,54 +48,73 @@ def covered(behind: Box, front: Box) -> float:
     return max(w, 0) * max(h, 0) / ((behind[2] - behind[0]) * (behind[3] - behind[1]))
 
 
-def draw(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
+def draw(objects: Sequence[SceneObject], device: torch.device | str = "cpu") -> Tensor:
     """The tiles of these things (n, 4, SIDE, SIDE) in [0, 1], in the colours asked for, RGB not premultiplied, then alpha."""
-    out = torch.empty(len(things), 4, atlas.SIDE, atlas.SIDE, device=device)
-    for draw_all, kind in ((_sprites, int), (_signs, Sign), (_figures, Hand | Puppet), (_solids, Solid), (_broken, Broken)):
-        some = [i for i, thing in enumerate(things) if isinstance(thing.sprite, kind)]
-        if len(some) == len(things):
-            return draw_all(things, device)
+    out = torch.empty(len(objects), 4, atlas.SIDE, atlas.SIDE, device=device)
+    for draw_all, kind in (
+        (_sprites, int),
+        (_signs, Sign),
+        (_figures, Hand | Puppet),
+        (_solids, Solid),
+        (_broken, Broken),
+    ):
+        some = [i for i, item in enumerate(objects) if isinstance(item.sprite, kind)]
+        if len(some) == len(objects):
+            return draw_all(objects, device)
         if some:
-            for i, tile in zip(some, draw_all([things[i] for i in some], device), strict=True):
+            for i, tile in zip(some, draw_all([objects[i] for i in some], device), strict=True):
                 out[i] = tile
     return out
 
 
-def _sprites(things: Sequence[Thing], device: torch.device | str) -> Tensor:
-    rows = torch.tensor([thing.sprite for thing in things])
+def _sprites(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
+    rows = torch.tensor([item.sprite for item in objects])
     rgba = atlas.load().pixels.index_select(0, rows).to(device).float().div_(255)
-    painted = [i for i, thing in enumerate(things) if thing.color is not None]
+    painted = [i for i, item in enumerate(objects) if item.color is not None]
     if painted:
-        colors = torch.tensor([COLORS.index(thing.color) for thing in things if thing.color is not None])
+        colors = torch.tensor(
+            [COLORS.index(item.color) for item in objects if item.color is not None]
+        )
         some = torch.tensor(painted)
-        for i, tile in zip(painted, atlas.recolor(rgba.index_select(0, some.to(device)), rows[some], colors), strict=True):
+        for i, tile in zip(
+            painted,
+            atlas.recolor(rgba.index_select(0, some.to(device)), rows[some], colors),
+            strict=True,
+        ):
             rgba[i] = tile
     return rgba
 
 
-def _signs(things: Sequence[Thing], device: torch.device | str) -> Tensor:
-    return torch.stack([signs.tile(thing.sprite) for thing in things if isinstance(thing.sprite, Sign)]).to(device).float().div_(255)
+def _signs(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
+    return (
+        torch.stack([signs.tile(item.sprite) for item in objects if isinstance(item.sprite, Sign)])
+        .to(device)
+        .float()
+        .div_(255)
+    )
 
 
-def _figures(things: Sequence[Thing], device: torch.device | str) -> Tensor:
-    drawn = [thing.sprite for thing in things if isinstance(thing.sprite, Hand | Puppet)]
+def _figures(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
+    drawn = [item.sprite for item in objects if isinstance(item.sprite, Hand | Puppet)]
     return figures.paint([_figure(art) for art in drawn], [art.look for art in drawn], device)
 
 
-def _solids(things: Sequence[Thing], device: torch.device | str) -> Tensor:
-    return solids.draw([thing.sprite for thing in things if isinstance(thing.sprite, Solid)], device)
+def _solids(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
+    return solids.draw([item.sprite for item in objects if isinstance(item.sprite, Solid)], device)
 
 
-def _broken(things: Sequence[Thing], device: torch.device | str) -> Tensor:
-    return corrupted.draw([thing.sprite for thing in things if isinstance(thing.sprite, Broken)], device)
+def _broken(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
+    return corrupted.draw(
+        [item.sprite for item in objects if isinstance(item.sprite, Broken)], device
+    )
 
 
-def painted(things: Sequence[Thing], device: torch.device | str = "cpu") -> Tensor:
+def painted(objects: Sequence[SceneObject], device: torch.device | str = "cpu") -> Tensor:
     """What of each tile carries the colour its thing was given: (n, 1, SIDE, SIDE) in [0, 1], 0 everywhere for things without one."""
-    out = torch.zeros(len(things), 1, atlas.SIDE, atlas.SIDE, device=device)
-    some = [i for i, thing in enumerate(things) if thing.color is not None]
+    out = torch.zeros(len(objects), 1, atlas.SIDE, atlas.SIDE, device=device)
+    some = [i for i, item in enumerate(objects) if item.color is not None]
     if some:
-        rows = torch.tensor([things[i].sprite for i in some])
+        rows = torch.tensor([objects[i].sprite for i in some])
         art = atlas.load()
         mask = art.masks[art.mask_row[rows]].float() / 255 * (art.pixels[rows, 3].float() / 255)
         out[torch.tensor(some, device=device), 0] = mask.to(device)

@@ -27,13 +27,47 @@ from kalpana.world.defaults import (
 from kalpana.world.grammar import FORMS
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
-from kalpana.world.scene import BACKDROPS, PLACES, STILL, Background, Group, Scene, Solid, Thing, View
+from kalpana.world.scene import (
+    BACKDROPS,
+    PLACES,
+    STILL,
+    Background,
+    Group,
+    Scene,
+    SceneObject,
+    Solid,
+    View,
+)
 from kalpana.world.splits import SPLITS, belongs
 
-EVENTS = ("move", "arc", "bounce", "grow", "shrink", "turn", "return", "hide", "swap", "camera", "solid")
-CAMERAS = ("pan left", "pan right", "pan up", "pan down", "zoom in", "zoom out", "clockwise", "counter-clockwise")
+EVENTS = (
+    "move",
+    "arc",
+    "bounce",
+    "grow",
+    "shrink",
+    "turn",
+    "return",
+    "hide",
+    "swap",
+    "camera",
+    "solid",
+)
+CAMERAS = (
+    "pan left",
+    "pan right",
+    "pan up",
+    "pan down",
+    "zoom in",
+    "zoom out",
+    "clockwise",
+    "counter-clockwise",
+)
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
-SLOW, FAST = (0.12, 0.22), (0.45, 0.8)  # widths of the picture a second; what lies between is said in no word
+SLOW, FAST = (
+    (0.12, 0.22),
+    (0.45, 0.8),
+)  # widths of the picture a second; what lies between is said in no word
 
 
 @dataclass(frozen=True)
@@ -49,19 +83,19 @@ class Motion:
     turn: float = 0.0  # degrees, counter-clockwise
     yaw: float = 0.0  # degrees, of a solid, to the right as seen from the front
 
-    def at(self, thing: Thing, t: float) -> Thing:
+    def at(self, item: SceneObject, t: float) -> SceneObject:
         """The thing at time t, from 0 to 1."""
         way = 1 - abs(2 * t - 1) if self.back else t
-        sprite = thing.sprite
+        sprite = item.sprite
         if isinstance(sprite, Solid):
             sprite = replace(sprite, yaw=sprite.yaw + self.yaw * t)
         return replace(
-            thing,
+            item,
             sprite=sprite,
-            x=thing.x + self.dx * way,
-            y=thing.y + self.dy * way - self.hop * abs(math.sin(math.pi * self.hops * t)),
-            size=thing.size * self.grow**t,
-            angle=thing.angle + self.turn * t,
+            x=item.x + self.dx * way,
+            y=item.y + self.dy * way - self.hop * abs(math.sin(math.pi * self.hops * t)),
+            size=item.size * self.grow**t,
+            angle=item.angle + self.turn * t,
         )
 
 
@@ -73,20 +107,28 @@ class Camera:
     dx: float = 0.0
     dy: float = 0.0
     zoom: float = 1.0
-    turn: float = 0.0  # degrees, of the picture, counter-clockwise: the camera itself turns clockwise
+    turn: float = (
+        0.0  # degrees, of the picture, counter-clockwise: the camera itself turns clockwise
+    )
     parallax: bool = False
 
     def at(self, t: float) -> View:
         x, y, _, _ = STILL
         return x + self.dx * t, y + self.dy * t, self.zoom**t, self.turn * t
 
-    def see(self, thing: Thing, t: float) -> Thing:
+    def see(self, item: SceneObject, t: float) -> SceneObject:
         """The thing as the picture shows it."""
         cx, cy, zoom, angle = self.at(t)
-        nearer = 2 - thing.depth if self.parallax else 1.0
-        x, y = thing.x - 0.5 - (cx - 0.5) * nearer, thing.y - 0.5 - (cy - 0.5) * nearer
+        nearer = 2 - item.depth if self.parallax else 1.0
+        x, y = item.x - 0.5 - (cx - 0.5) * nearer, item.y - 0.5 - (cy - 0.5) * nearer
         cos, sin = math.cos(math.radians(angle)) * zoom, math.sin(math.radians(angle)) * zoom
-        return replace(thing, x=0.5 + x * cos + y * sin, y=0.5 + y * cos - x * sin, size=thing.size * zoom, angle=thing.angle + angle)
+        return replace(
+            item,
+            x=0.5 + x * cos + y * sin,
+            y=0.5 + y * cos - x * sin,
+            size=item.size * zoom,
+            angle=item.angle + angle,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,8 +150,15 @@ class Clip:
 
     def at(self, t: float) -> Scene:
         """The scene at time t, from 0 to 1, as the camera sees it."""
-        things = [self.camera.see(motion.at(thing, t), t) for thing, motion in zip(self.scene.things, self.motions, strict=True)]
-        return replace(self.scene, things=tuple(things), background=replace(self.scene.background, view=self.camera.at(t)))
+        objects = [
+            self.camera.see(motion.at(item, t), t)
+            for item, motion in zip(self.scene.objects, self.motions, strict=True)
+        ]
+        return replace(
+            self.scene,
+            objects=tuple(objects),
+            background=replace(self.scene.background, view=self.camera.at(t)),
+        )
 
     def scenes(self) -> list[Scene]:
         """Every frame."""
@@ -173,7 +222,13 @@ class Clips:
         masks = torch.stack(drawn.masks)
         views = torch.tensor([clip.camera.at(k / (clip.frames - 1)) for k in range(clip.frames)])
         words, language, form = self.describe(index)
-        return ClipSample(drawn.pixels, words, language, form, ClipTruth(clip, masks, torch.stack([maps.boxes(m) for m in masks]), views))
+        return ClipSample(
+            drawn.pixels,
+            words,
+            language,
+            form,
+            ClipTruth(clip, masks, torch.stack([maps.boxes(m) for m in masks]), views),
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------- sampling
@@ -196,13 +251,15 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
     scene = _solid(rng) if event == "solid" else _things(rng, 2 if two else 1, event)
     if scene is None:
         return None
-    motions, word, camera = [Motion() for _ in scene.things], "", Camera()
+    motions, word, camera = [Motion() for _ in scene.objects], "", Camera()
     if event in ("move", "arc", "return"):
         word = rng.choice(("left", "right") if event == "arc" else tuple(DIRECTIONS))
         (scene, motions[0]) = _along(rng, _facing_ahead(scene, word), event, word, seconds)
     elif event == "bounce":
-        motions[0] = Motion(hop=rng.uniform(0.15, 0.3), hops=max(1, round(seconds * rng.uniform(0.8, 1.6))))
-        scene = _move(scene, 0, scene.things[0].x, 0.97 - sprites.half(scene.things[0])[1])
+        motions[0] = Motion(
+            hop=rng.uniform(0.15, 0.3), hops=max(1, round(seconds * rng.uniform(0.8, 1.6)))
+        )
+        scene = _move(scene, 0, scene.objects[0].x, 0.97 - sprites.half(scene.objects[0])[1])
     elif event in ("grow", "shrink"):
         ratio = rng.uniform(1.6, 2.4)
         motions[0] = Motion(grow=ratio if event == "grow" else 1 / ratio)
@@ -210,7 +267,9 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
         scene = _move(scene, 0, 0.5, 0.5)
     elif event == "turn":
         word = rng.choice(("clockwise", "counter-clockwise"))
-        motions[0] = Motion(turn=rng.uniform(60, 150) * seconds * (-1 if word == "clockwise" else 1))
+        motions[0] = Motion(
+            turn=rng.uniform(60, 150) * seconds * (-1 if word == "clockwise" else 1)
+        )
     elif event == "hide":
         word = rng.choice(("left", "right"))
         scene, motions = _behind(rng, _facing_ahead(scene, word), word)
@@ -221,7 +280,9 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
         motions[0] = Motion(yaw=rng.uniform(60, 120) * seconds * (1 if word == "right" else -1))
     if event == "camera":
         word = rng.choice(CAMERAS)
-        place = Background("place", rng.choice(PLACES), rng.randrange(1 << 30))  # on a plain ground a camera's move could not be told
+        place = Background(
+            "place", rng.choice(PLACES), rng.randrange(1 << 30)
+        )  # on a plain ground a camera's move could not be told
         scene = replace(scene, background=place)
         camera = _camera(rng, word, parallax=two and word.startswith("pan"))
     clip = Clip(scene, tuple(motions), camera, frames, fps, event, word)
@@ -230,21 +291,32 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
 
 def _things(rng: random.Random, count: int, event: str) -> Scene | None:
     """One or two core objects of one style, side by side."""
-    groups = [Group(c.id, color=choose_color(rng, c.id, 0.6)) for c in rng.sample([c for c in lexicon().values() if c.core], count)]
+    groups = [
+        Group(c.id, color=choose_color(rng, c.id, 0.6))
+        for c in rng.sample([c for c in lexicon().values() if c.core], count)
+    ]
     if count == 2 and groups[0].color is not None and groups[0].color == groups[1].color:
         return None
     style = choose_style(rng, groups)
     if style is None:
         return None
-    things: list[Thing] = []
+    objects: list[SceneObject] = []
     for i, group in enumerate(groups):
         row = sprite_of(group.concept, style, group.color)
         assert row is not None
         x = rng.uniform(0.3, 0.7) if count == 1 else (0.27, 0.73)[i] + rng.uniform(-0.03, 0.03)
         size = rng.uniform(0.3, 0.45) if count == 1 else rng.uniform(0.28, 0.38)
-        depth = rng.uniform(0.5, 0.9) if count == 1 else (rng.uniform(0.1, 0.3), rng.uniform(0.6, 0.9))[i]
-        things.append(Thing(row, x, rng.uniform(0.4, 0.6), size, 0.0, False, group.color, i, depth))
-    return Scene(tuple(things), tuple(groups), background_for(rng, {g.color for g in groups}), None, style)
+        depth = (
+            rng.uniform(0.5, 0.9)
+            if count == 1
+            else (rng.uniform(0.1, 0.3), rng.uniform(0.6, 0.9))[i]
+        )
+        objects.append(
+            SceneObject(row, x, rng.uniform(0.4, 0.6), size, 0.0, False, group.color, i, depth)
+        )
+    return Scene(
+        tuple(objects), tuple(groups), background_for(rng, {g.color for g in groups}), None, style
+    )
 
 
 def _solid(rng: random.Random) -> Scene | None:
@@ -255,9 +327,15 @@ def _solid(rng: random.Random) -> Scene | None:
         return None
     color, ground = rng.sample(BACKDROPS, 2)
     shape = rng.choice(("card", "cube"))
-    solid = Solid(shape, row, color, rng.uniform(-40, 40), rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8))
-    thing = Thing(solid, 0.5, 0.5, rng.uniform(0.75, 0.95))
-    return Scene((thing,), (group,), Background("flat", ground, rng.randrange(1 << 30)), None, style)
+    solid = Solid(
+        shape,
+        row,
+        color,
+        rng.uniform(-40, 40),
+        rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8),
+    )
+    item = SceneObject(solid, 0.5, 0.5, rng.uniform(0.75, 0.95))
+    return Scene((item,), (group,), Background("flat", ground, rng.randrange(1 << 30)), None, style)
 
 
 def _facing_ahead(scene: Scene, word: str) -> Scene:
@@ -265,32 +343,44 @@ def _facing_ahead(scene: Scene, word: str) -> Scene:
     own = own_facing(scene.groups[0].concept, scene.style or "")
     if own is None or word not in ("left", "right"):
         return scene
-    return replace(scene, things=(replace(scene.things[0], flip=own != word), *scene.things[1:]))
+    return replace(scene, objects=(replace(scene.objects[0], flip=own != word), *scene.objects[1:]))
 
 
 def _move(scene: Scene, index: int, x: float, y: float) -> Scene:
-    return replace(scene, things=tuple(replace(t, x=x, y=y) if k == index else t for k, t in enumerate(scene.things)))
+    return replace(
+        scene,
+        objects=tuple(
+            replace(t, x=x, y=y) if k == index else t for k, t in enumerate(scene.objects)
+        ),
+    )
 
 
 def _resize(scene: Scene, index: int, size: float) -> Scene:
-    return replace(scene, things=tuple(replace(t, size=size) if k == index else t for k, t in enumerate(scene.things)))
+    return replace(
+        scene,
+        objects=tuple(
+            replace(t, size=size) if k == index else t for k, t in enumerate(scene.objects)
+        ),
+    )
 
 
-def _along(rng: random.Random, scene: Scene, event: str, word: str, seconds: float) -> tuple[Scene, Motion]:
+def _along(
+    rng: random.Random, scene: Scene, event: str, word: str, seconds: float
+) -> tuple[Scene, Motion]:
     """A straight way, or one of hops, that stays in the picture; or out of it and back."""
-    (ux, uy), (half_w, half_h) = DIRECTIONS[word], sprites.half(scene.things[0])
+    (ux, uy), (half_w, half_h) = DIRECTIONS[word], sprites.half(scene.objects[0])
     reach = half_w if ux else half_h
     if event == "return":
         start = 0.5 + rng.uniform(-0.1, 0.1)
         out = (0.5 + reach + 0.03) + (0.5 - start) * (ux + uy)  # from there to just outside
-        x, y = (start, scene.things[0].y) if ux else (scene.things[0].x, start)
+        x, y = (start, scene.objects[0].y) if ux else (scene.objects[0].x, start)
         return _move(scene, 0, x, y), Motion(dx=ux * out, dy=uy * out, back=True)
     room = 0.96 - 2 * reach
     speed = rng.uniform(*rng.choice((SLOW, FAST)))
     way = min(speed * seconds, room)
     start = 0.02 + reach + rng.uniform(0, room - way)
     start = start if ux + uy > 0 else 1 - start
-    x, y = (start, scene.things[0].y) if ux else (scene.things[0].x, start)
+    x, y = (start, scene.objects[0].y) if ux else (scene.objects[0].x, start)
     hop = rng.uniform(0.25, 0.4) if event == "arc" else 0.0
     y = 0.95 - half_h if hop else y
     return _move(scene, 0, x, y), Motion(dx=ux * way, dy=uy * way, hop=hop)
@@ -299,15 +389,20 @@ def _along(rng: random.Random, scene: Scene, event: str, word: str, seconds: flo
 def _behind(rng: random.Random, scene: Scene, word: str) -> tuple[Scene, list[Motion]]:
     """groups[0] passes behind groups[1], which is large, and comes out again; things[0] is drawn first."""
     scene = _resize(_resize(scene, 1, rng.uniform(0.45, 0.55)), 0, rng.uniform(0.2, 0.26))
-    half = sprites.half(scene.things[0])[0] + 0.02
-    scene = _move(_move(scene, 1, 0.5, rng.uniform(0.45, 0.55)), 0, half if word == "right" else 1 - half, scene.things[1].y)
-    scene = _move(scene, 0, scene.things[0].x, scene.things[1].y + rng.uniform(-0.05, 0.1))
+    half = sprites.half(scene.objects[0])[0] + 0.02
+    scene = _move(
+        _move(scene, 1, 0.5, rng.uniform(0.45, 0.55)),
+        0,
+        half if word == "right" else 1 - half,
+        scene.objects[1].y,
+    )
+    scene = _move(scene, 0, scene.objects[0].x, scene.objects[1].y + rng.uniform(-0.05, 0.1))
     return scene, [Motion(dx=(1 - 2 * half) * (1 if word == "right" else -1)), Motion()]
 
 
 def _swap(rng: random.Random, scene: Scene) -> tuple[Scene, list[Motion]]:
     """Both go where the other was, one over an arc, so that they do not collide."""
-    one, two = scene.things
+    one, two = scene.objects
     y = 0.7
     scene = _move(_move(scene, 0, one.x, y), 1, two.x, y)
     way = two.x - one.x
@@ -327,22 +422,31 @@ def _camera(rng: random.Random, word: str, parallax: bool) -> Camera:
 
 def _plain(clip: Clip) -> bool:
     """Whether things are in view when the clip begins and when it ends (but for a camera that leaves them)."""
-    ends = [thing for t in (0.0, 1.0) for thing in clip.at(t).things]
+    ends = [item for t in (0.0, 1.0) for item in clip.at(t).objects]
     if clip.event == "camera":
-        return all(0.1 < thing.x < 0.9 and 0.1 < thing.y < 0.9 for thing in ends)
+        return all(0.1 < item.x < 0.9 and 0.1 < item.y < 0.9 for item in ends)
     if clip.event == "hide" and not _covers(clip.at(0.5)):
         return False
-    return all(w <= thing.x <= 1 - w and h <= thing.y <= 1 - h for thing in ends for w, h in [sprites.half(thing)])
+    return all(
+        w <= item.x <= 1 - w and h <= item.y <= 1 - h
+        for item in ends
+        for w, h in [sprites.half(item)]
+    )
 
 
 def _covers(scene: Scene) -> bool:
     """Whether the second thing, drawn over the first, hides nearly all of it: no gap in its alpha lies over the first one's box."""
-    small, large = scene.things
+    small, large = scene.objects
     assert isinstance(large.sprite, int)
     half_w, half_h = sprites.half(small)
     x0, y0, x1, y1 = (
         round(atlas.SIDE * (0.5 + d / large.size))
-        for d in (small.x - half_w - large.x, small.y - half_h - large.y, small.x + half_w - large.x, small.y + half_h - large.y)
+        for d in (
+            small.x - half_w - large.x,
+            small.y - half_h - large.y,
+            small.x + half_w - large.x,
+            small.y + half_h - large.y,
+        )
     )
     if min(x0, y0) < 0 or max(x1, y1) > atlas.SIDE:
         return False
@@ -363,12 +467,43 @@ def speed(clip: Clip) -> str:
 # {big}, {small} take the same endings.
 
 ENGLISH = {
-    "move": ("{a} moving {there}", "{a} moves {there}.", "{a} {a.are} moving {there}.", "{a} going {there}", "{a} drifts {there}."),
-    "arc": ("{a} hopping {there}", "{a} jumps {there} in an arc.", "{a} leaping {there}", "{a} flies {there} in an arc."),
-    "bounce": ("{a} bouncing up and down", "{a} bounces.", "{a} {a.are} bouncing on the spot.", "a bouncing {a.bare}"),
-    "grow": ("{a} growing", "{a} gets bigger.", "{a} becoming larger and larger", "{a} {a.are} getting bigger."),
-    "shrink": ("{a} shrinking", "{a} gets smaller.", "{a} becoming smaller and smaller", "{a} {a.are} getting smaller."),
-    "turn": ("{a} turning {there}", "{a} spinning {there}", "{a} rotates {there}.", "{a} {a.are} spinning {there}."),
+    "move": (
+        "{a} moving {there}",
+        "{a} moves {there}.",
+        "{a} {a.are} moving {there}.",
+        "{a} going {there}",
+        "{a} drifts {there}.",
+    ),
+    "arc": (
+        "{a} hopping {there}",
+        "{a} jumps {there} in an arc.",
+        "{a} leaping {there}",
+        "{a} flies {there} in an arc.",
+    ),
+    "bounce": (
+        "{a} bouncing up and down",
+        "{a} bounces.",
+        "{a} {a.are} bouncing on the spot.",
+        "a bouncing {a.bare}",
+    ),
+    "grow": (
+        "{a} growing",
+        "{a} gets bigger.",
+        "{a} becoming larger and larger",
+        "{a} {a.are} getting bigger.",
+    ),
+    "shrink": (
+        "{a} shrinking",
+        "{a} gets smaller.",
+        "{a} becoming smaller and smaller",
+        "{a} {a.are} getting smaller.",
+    ),
+    "turn": (
+        "{a} turning {there}",
+        "{a} spinning {there}",
+        "{a} rotates {there}.",
+        "{a} {a.are} spinning {there}.",
+    ),
     "return": (
         "{a} leaving the picture {exit} and coming back",
         "{a} goes out of view {exit} and returns.",
@@ -379,7 +514,11 @@ ENGLISH = {
         "{a} moves {there} behind {b} and comes out again.",
         "{a} disappears behind {b} and reappears on the {there}.",
     ),
-    "swap": ("{a} and {b} swapping places", "{a} and {b} trade places.", "{a} and {b} change places with each other."),
+    "swap": (
+        "{a} and {b} swapping places",
+        "{a} and {b} trade places.",
+        "{a} and {b} change places with each other.",
+    ),
     "solid": (
         "a {shape} with {a} on {faces} turning to the {there}",
         "a {shape} showing {a} rotates to the {there}.",
@@ -394,11 +533,20 @@ THERE = {
     "clockwise": ("clockwise",),
     "counter-clockwise": ("counter-clockwise", "anticlockwise"),
 }
-EXITS = {"right": "on the right", "left": "on the left", "up": "at the top", "down": "at the bottom"}
+EXITS = {
+    "right": "on the right",
+    "left": "on the left",
+    "up": "at the top",
+    "down": "at the bottom",
+}
 SPEEDS = {"slow": ("slowly",), "fast": ("quickly", "fast"), "": ("",)}
 VIEWS = {
     "pan left": ("the camera pans left", "the camera moves to the left", "camera pan to the left"),
-    "pan right": ("the camera pans right", "the camera moves to the right", "camera pan to the right"),
+    "pan right": (
+        "the camera pans right",
+        "the camera moves to the right",
+        "camera pan to the right",
+    ),
     "pan up": ("the camera moves up", "the camera pans up", "camera pan upwards"),
     "pan down": ("the camera moves down", "the camera pans down", "camera pan downwards"),
     "zoom in": ("the camera zooms in", "the camera moves closer", "camera zoom in"),
@@ -407,11 +555,28 @@ VIEWS = {
     "counter-clockwise": ("the camera rotates counter-clockwise", "the camera rolls anticlockwise"),
 }
 HINDI = {
-    "move": ("{a} {there} जा {a.raha} {a.hai}", "{there} चल {a.raha} {a}", "{a} {there} बढ़ {a.raha} {a.hai}", "{there} जा {a.raha} {a}"),
-    "arc": ("{a} {there} कूद {a.raha} {a.hai}", "{there} छलाँग लगा {a.raha} {a}", "{a} उछलकर {there} जा {a.raha} {a.hai}"),
-    "bounce": ("{a} ऊपर-नीचे उछल {a.raha} {a.hai}", "उछल {a.raha} {a}", "{a} बार-बार उछल {a.raha} {a.hai}"),
+    "move": (
+        "{a} {there} जा {a.raha} {a.hai}",
+        "{there} चल {a.raha} {a}",
+        "{a} {there} बढ़ {a.raha} {a.hai}",
+        "{there} जा {a.raha} {a}",
+    ),
+    "arc": (
+        "{a} {there} कूद {a.raha} {a.hai}",
+        "{there} छलाँग लगा {a.raha} {a}",
+        "{a} उछलकर {there} जा {a.raha} {a.hai}",
+    ),
+    "bounce": (
+        "{a} ऊपर-नीचे उछल {a.raha} {a.hai}",
+        "उछल {a.raha} {a}",
+        "{a} बार-बार उछल {a.raha} {a.hai}",
+    ),
     "grow": ("{a} {big} हो {a.raha} {a.hai}", "{a} धीरे-धीरे {big} हो {a.raha} {a.hai}"),
-    "shrink": ("{a} {small} हो {a.raha} {a.hai}", "{a} सिकुड़ {a.raha} {a.hai}", "{a} धीरे-धीरे {small} हो {a.raha} {a.hai}"),
+    "shrink": (
+        "{a} {small} हो {a.raha} {a.hai}",
+        "{a} सिकुड़ {a.raha} {a.hai}",
+        "{a} धीरे-धीरे {small} हो {a.raha} {a.hai}",
+    ),
     "turn": ("{a} {there} घूम {a.raha} {a.hai}", "{there} घूम {a.raha} {a}"),
     "return": (
         "{a} {exit} बाहर {goes} {a.hai} और वापस {comes} {a.hai}",
@@ -465,26 +630,44 @@ def _english(clip: Clip, form: str, rng: random.Random) -> str:
         text = " and ".join(map(str, phrases))
         view = rng.choice(VIEWS[word])
         text = rng.choice(
-            (f"{text}, {view}", f"{text}. {grammar_en.capital(view)}.", f"{view}: {text}" if form != "dense" else f"{text}, {view}")
+            (
+                f"{text}, {view}",
+                f"{text}. {grammar_en.capital(view)}.",
+                f"{view}: {text}" if form != "dense" else f"{text}, {view}",
+            )
         )
     else:
         there = f"{word}" if clip.event in ("hide", "solid") else rng.choice(THERE.get(word, ("",)))
         options = ENGLISH[clip.event]
-        solid = scene.things[0].sprite
+        solid = scene.objects[0].sprite
         shape = solid.shape if isinstance(solid, Solid) else ""
         text = rng.choice(options[:1] if form == "short" else options).format(
-            **said, there=there, exit=EXITS.get(word, ""), shape=shape, faces="it" if shape == "card" else "its sides"
+            **said,
+            there=there,
+            exit=EXITS.get(word, ""),
+            shape=shape,
+            faces="it" if shape == "card" else "its sides",
         )
         quick = rng.choice(SPEEDS[speed(clip)])
         if quick and (form == "dense" or rng.random() < 0.5):
             text = f"{text[:-1]} {quick}." if text.endswith(".") else f"{text} {quick}"
     if background_said(rng, scene.background, form):
         where, what = grammar_en.surroundings(scene.background, rng, text)
-        text += f" The background is {what}." if text.endswith(".") else where if where.startswith(",") else f", {where}"
+        text += (
+            f" The background is {what}."
+            if text.endswith(".")
+            else where
+            if where.startswith(",")
+            else f", {where}"
+        )
     if scene.style and style_said(rng, scene.groups, scene.style):
         medium, manner = (rng.choice(words) for words in grammar_en.STYLES[scene.style])
         text += f" It is {medium}." if text.endswith(".") else f", {manner}"
-    return grammar_en.capital(text) + ("" if text.endswith(".") else ".") if form == "dense" or text.endswith(".") else text
+    return (
+        grammar_en.capital(text) + ("" if text.endswith(".") else ".")
+        if form == "dense" or text.endswith(".")
+        else text
+    )
 
 
 def _hindi(clip: Clip, form: str, rng: random.Random) -> str:
@@ -494,9 +677,11 @@ def _hindi(clip: Clip, form: str, rng: random.Random) -> str:
     if clip.event == "camera":
         text = " और ".join(map(str, phrases)) + ", " + rng.choice(HINDI_VIEWS[word])
     else:
-        quick = rng.choice(HINDI_SPEEDS[speed(clip)]) if form == "dense" or rng.random() < 0.5 else ""
+        quick = (
+            rng.choice(HINDI_SPEEDS[speed(clip)]) if form == "dense" or rng.random() < 0.5 else ""
+        )
         ending = phrases[0].raha.removeprefix("रह")
-        solid = scene.things[0].sprite
+        solid = scene.objects[0].sprite
         card = isinstance(solid, Solid) and solid.shape == "card"
         options = HINDI[clip.event]
         text = rng.choice(options[:1] if form == "short" else options).format(

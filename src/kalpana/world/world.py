@@ -40,14 +40,21 @@ KINDS = {
     "depth": Kind(depth.sample, grammar.caption),
     "paintings": Kind(paintings.sample, paintings.caption),
 }
-MIX = {"objects": 0.66, "text": 0.07, "hands": 0.07, "puppets": 0.05, "depth": 0.08, "paintings": 0.07}  # of the kind "everything"
+MIX = {
+    "objects": 0.66,
+    "text": 0.07,
+    "hands": 0.07,
+    "puppets": 0.05,
+    "depth": 0.08,
+    "paintings": 0.07,
+}  # of the kind "everything"
 
 
 def kind_of(scene: Scene) -> str:
     """The kind of picture a scene is, told from what it holds."""
     if scene.painting:
         return "paintings"
-    arts = {type(thing.sprite) for thing in scene.things}
+    arts = {type(item.sprite) for item in scene.objects}
     for art, kind in ((Sign, "text"), (Hand, "hands"), (Puppet, "puppets")):
         if art in arts:
             return kind
@@ -86,7 +93,7 @@ class Truth:
     @property
     def depth(self) -> Tensor:
         """How far away each pixel is (h, w): 0 at the eye, 1 at the background."""
-        return maps.depth(self.masks, [thing.depth for thing in self.scene.things])
+        return maps.depth(self.masks, [item.depth for item in self.scene.objects])
 
     @property
     def outlines(self) -> Tensor:
@@ -126,7 +133,11 @@ class World:
         return KINDS[self.kind].sample(self._rng(index), self.split)
 
     def _rng(self, index: int, purpose: str = "") -> random.Random:
-        return random.Random(f"{self.seed}/{self.split}/{index}" + ("" if self.kind == "objects" else f"/{self.kind}") + purpose)
+        return random.Random(
+            f"{self.seed}/{self.split}/{index}"
+            + ("" if self.kind == "objects" else f"/{self.kind}")
+            + purpose
+        )
 
     def describe(self, index: int, take: int = 0) -> tuple[str, str, str]:
         """(caption, language, form) of picture ``index``; another ``take`` words the same scene another way."""
@@ -149,4 +160,10 @@ class World:
         assert drawn.masks is not None and drawn.whole is not None
         words, language, form = self._describe(scene, index, 0)
         masks = drawn.masks[0]
-        return Sample(drawn.pixels[0], words, language, form, Truth(scene, maps.boxes(masks), masks, drawn.whole[0], drawn.plain[0]))
+        return Sample(
+            drawn.pixels[0],
+            words,
+            language,
+            form,
+            Truth(scene, maps.boxes(masks), masks, drawn.whole[0], drawn.plain[0]),
+        )

@@ -34,7 +34,11 @@ def test_answers_become_a_confusion_table(tmp_path: Path) -> None:
     for name in NAMES:
         Image.new("RGB", (128, 128)).save(tmp_path / name)
     path = ask(tmp_path, PROMPTS, verdicts, count=30)
-    assert sorted(p.name for p in tmp_path.glob("audit*")) == ["audit-1.png", "audit-2.png", "audit.csv"]
+    assert sorted(p.name for p in tmp_path.glob("audit*")) == [
+        "audit-1.png",
+        "audit-2.png",
+        "audit.csv",
+    ]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30 and "True" not in path.read_text()
@@ -52,14 +56,30 @@ def test_answers_become_a_confusion_table(tmp_path: Path) -> None:
 
 
 def test_the_command_asks_first_and_then_counts(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kalpana.evaluate.verifiers.audit", str(tmp_path), "--pictures", "6"]
+    command = [
+        sys.executable,
+        "-m",
+        "kalpana.evaluate.verifiers.audit",
+        str(tmp_path),
+        "--pictures",
+        "6",
+    ]
     missing = subprocess.run(command, capture_output=True, text=True)
-    assert missing.returncode == 1 and "run.json is not there" in missing.stderr and "Traceback" not in missing.stderr
+    assert (
+        missing.returncode == 1
+        and "run.json is not there" in missing.stderr
+        and "Traceback" not in missing.stderr
+    )
     (tmp_path / "run.json").write_text(json.dumps({"suite": "spriteeval-dev", "limit": 5}))
     (tmp_path / VERDICTS).write_text(json.dumps(dict.fromkeys(NAMES, True)))
     for name in NAMES:
         Image.new("RGB", (128, 128)).save(tmp_path / name)
     assert "audit.csv" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     path = tmp_path / "audit.csv"
-    path.write_text("\n".join(line + ("" if "eye" in line else "y") for line in path.read_text().splitlines()))
-    assert "| right | 6 | 0 |" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    path.write_text(
+        "\n".join(line + ("" if "eye" in line else "y") for line in path.read_text().splitlines())
+    )
+    assert (
+        "| right | 6 | 0 |"
+        in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )

@@ -20,8 +20,24 @@ from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.eye_labels import EyeErrors
 from kalpana.evaluate.verifiers.observations import Observation, Reading, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES
-from kalpana.evaluate.verifiers.probes import Probe, blurred, noisy, of_malformed_hands, of_poses, of_prompts, wrong
-from kalpana.evaluate.verifiers.verifier_errors import DRAWN, Error, attributes, errors, publish, tables, verified
+from kalpana.evaluate.verifiers.probes import (
+    Probe,
+    blurred,
+    noisy,
+    of_malformed_hands,
+    of_poses,
+    of_prompts,
+    wrong,
+)
+from kalpana.evaluate.verifiers.verifier_errors import (
+    DRAWN,
+    Error,
+    attributes,
+    errors,
+    publish,
+    tables,
+    verified,
+)
 from kalpana.hub.weights import fingerprint, save_weights
 from kalpana.media import to_images
 from kalpana.models import detector, reader, vae
@@ -42,7 +58,10 @@ class Knows:
     def __init__(self, trials: Sequence[Probe]) -> None:
         scenes = [trial.scene for trial in trials]
         self.looks = 0
-        self.known = {image.tobytes(): truth(scene) for image, scene in zip(to_images(render(scenes).pixels), scenes, strict=True)}
+        self.known = {
+            image.tobytes(): truth(scene)
+            for image, scene in zip(to_images(render(scenes).pixels), scenes, strict=True)
+        }
 
     def look(self, pixels: Tensor) -> list[Observation]:
         self.looks += len(pixels)
@@ -62,7 +81,11 @@ class Careless(Knows):
 def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
     """No verifier without error accepts one, whatever its kind."""
     rng = random.Random(0)
-    prompts = [p for name in ("spriteeval", "counts58", "facing", "hard", "hands", *ENGINES) for p in first(load(name, dev=True), 8)]
+    prompts = [
+        p
+        for name in ("spriteeval", "counts58", "facing", "hard", "hands", *ENGINES)
+        for p in first(load(name, dev=True), 8)
+    ]
     for prompt in prompts:
         other = wrong(prompt, rng)
         assert other is not None and other != prompt
@@ -71,12 +94,19 @@ def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
 
 
 def test_figures_strike_every_pose_as_often_and_hands_have_flaws() -> None:
-    drawn = [trial.scene.things for trial in of_poses(3 * len(puppets.POSES))]
-    assert Counter(thing.sprite.pose for (thing,) in drawn if isinstance(thing.sprite, Puppet)) == dict.fromkeys(puppets.POSES, 3)
+    drawn = [trial.scene.objects for trial in of_poses(3 * len(puppets.POSES))]
+    assert Counter(
+        item.sprite.pose for (item,) in drawn if isinstance(item.sprite, Puppet)
+    ) == dict.fromkeys(puppets.POSES, 3)
     assert len(of_poses(7)) == 7
     for trial in of_malformed_hands(20):
-        (thing,) = trial.scene.things
-        assert isinstance(thing.sprite, Hand) and thing.sprite.flaw and truth(trial.scene).fingers == () and trial.true is None
+        (item,) = trial.scene.objects
+        assert (
+            isinstance(item.sprite, Hand)
+            and item.sprite.flaw
+            and truth(trial.scene).fingers == ()
+            and trial.true is None
+        )
 
 
 def test_damage_is_what_it_says() -> None:
@@ -96,14 +126,19 @@ def test_damage_is_what_it_says() -> None:
 def test_the_errors_of_a_verifier_without_error_are_none(name: str) -> None:
     trials = attributes()[name](10)
     (found,) = errors(Knows(trials), trials, {})
-    assert found == {DRAWN: Error(None if name == "malformed hands" else 1.0, 0.0, 10)} and found[DRAWN].verified
+    assert (
+        found == {DRAWN: Error(None if name == "malformed hands" else 1.0, 0.0, 10)}
+        and found[DRAWN].verified
+    )
 
 
 def test_a_careless_verifier_is_found_out() -> None:
     """Of each pose as often, it accepts one in twenty; and every malformed hand."""
     figures, flawed = of_poses(2 * len(puppets.POSES)), of_malformed_hands(6)
     (found,) = errors(Careless(figures), figures, {})
-    assert found[DRAWN].recall == pytest.approx(1 / len(puppets.POSES)) and not found[DRAWN].verified
+    assert (
+        found[DRAWN].recall == pytest.approx(1 / len(puppets.POSES)) and not found[DRAWN].verified
+    )
     (found,) = errors(Careless(flawed), flawed, {})
     assert found == {DRAWN: Error(None, 1.0, 6)} and not found[DRAWN].verified
 
@@ -127,7 +162,10 @@ def test_each_reading_has_errors_of_its_own() -> None:
 
     class Reads(Knows):
         def look(self, pixels: Tensor) -> list[Observation]:
-            return [replace(one, readings=(*one.readings, Reading(("?",)))) for one in super().look(pixels)]
+            return [
+                replace(one, readings=(*one.readings, Reading(("?",))))
+                for one in super().look(pixels)
+            ]
 
     first, second = errors(Reads(trials), trials, {}, readings=2)
     assert (first, second) == ({DRAWN: Error(1, 0, 10)}, {DRAWN: Error(0, 0, 10)})
@@ -148,7 +186,9 @@ def test_tables_say_what_is_verified_and_what_is_missing() -> None:
         "Generated pictures labelled by eye: accepts 90.0 % of 10 right ones and 25.0 % of 20 wrong ones (blob 50 % of 6).",
     ):
         assert line in said.splitlines(), said
-    assert "| malformed hands | – | 0.0 | 9 | verified |" in tables({"malformed hands": {DRAWN: Error(None, 0, 9)}}, {}, 1.0, 1.0, eye)
+    assert "| malformed hands | – | 0.0 | 9 | verified |" in tables(
+        {"malformed hands": {DRAWN: Error(None, 0, 9)}}, {}, 1.0, 1.0, eye
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ publish
@@ -157,43 +197,79 @@ def test_tables_say_what_is_verified_and_what_is_missing() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A verifier of random weights, with no reader, and an autoencoder."""
-    net = Detector(detector.Config(classes=len(labels()), fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1), concepts=len(tail())))
+    net = Detector(
+        detector.Config(
+            classes=len(labels()),
+            fine=8,
+            coarse=8,
+            deep=8,
+            depth=(1, 1, 1, 1),
+            concepts=len(tail()),
+        )
+    )
     save_weights(tmp_path / "verifier" / "detector.safetensors", net, "detector", net.config, {})
     coder = VAE(vae.Config(4, 8, 8, (1, 1), (1, 1)))
     save_weights(tmp_path / "vae.safetensors", coder, "vae", coder.config, {})
     return tmp_path / "verifier"
 
 
-def test_without_engines_their_rows_say_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_engines_their_rows_say_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = publish(folder, 2, folder.parent / "vae.safetensors")
-    assert "| words-latin by RapidOCR | | | | **unavailable**: RapidOCR needs onnxruntime: pip install 'kalpana[ocr]' |" in said
-    assert "| words-devanagari by Tesseract | | | | **unavailable**: Tesseract is not installed: apt install tesseract-ocr " in said
+    assert (
+        "| words-latin by RapidOCR | | | | **unavailable**: RapidOCR needs onnxruntime: pip install 'kalpana[ocr]' |"
+        in said
+    )
+    assert (
+        "| words-devanagari by Tesseract | | | | **unavailable**: Tesseract is not installed: apt install tesseract-ocr "
+        in said
+    )
     kept = json.loads((folder / "errors.json").read_text())
-    assert list(kept["errors"]) == [name for name in attributes() if name not in ENGINES] and len(kept["unavailable"]) == 2
+    assert (
+        list(kept["errors"]) == [name for name in attributes() if name not in ENGINES]
+        and len(kept["unavailable"]) == 2
+    )
     assert kept["errors"]["poses"][DRAWN]["renders"] == 2 and len(kept["errors"]["poses"]) == 9
 
     own = Reader(reader.Config("AB", 8, 8))
     save_weights(folder / "reader.safetensors", own, "reader", own.config, {})
     said = publish(folder, 1, folder.parent / "vae.safetensors")
-    assert said.count("| words-latin by the verifier's reader |") == 2 and said.count("**unavailable**") == 2
+    assert (
+        said.count("| words-latin by the verifier's reader |") == 2
+        and said.count("**unavailable**") == 2
+    )
 
 
-@pytest.mark.skipif(any(engine.available() for engine in ENGINES.values()), reason=str([e.available() for e in ENGINES.values()]))
+@pytest.mark.skipif(
+    any(engine.available() for engine in ENGINES.values()),
+    reason=str([e.available() for e in ENGINES.values()]),
+)
 def test_every_reader_there_is_has_its_row(folder: Path) -> None:
     own = Reader(reader.Config("AB", 8, 8))
     save_weights(folder / "reader.safetensors", own, "reader", own.config, {})
     said = publish(folder, 1, folder.parent / "vae.safetensors")
-    for row in ("latin by the verifier's reader", "latin by RapidOCR (0 as O, 1 as I)", "devanagari by Tesseract"):
+    for row in (
+        "latin by the verifier's reader",
+        "latin by RapidOCR (0 as O, 1 as I)",
+        "devanagari by Tesseract",
+    ):
         assert said.count(f"| words-{row} |") == 2, said
     assert "unavailable" not in said
 
 
-def test_a_row_alone_is_measured_anew_where_the_detector_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_alone_is_measured_anew_where_the_detector_is_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    coder, row, own = folder.parent / "vae.safetensors", "words-latin by the verifier's reader", Reader(reader.Config("AB", 8, 8))
+    coder, row, own = (
+        folder.parent / "vae.safetensors",
+        "words-latin by the verifier's reader",
+        Reader(reader.Config("AB", 8, 8)),
+    )
     with pytest.raises(KalpanaError, match=r"nothing is published .*leave out --only"):
         publish(folder, 1, coder, only=["single"])
     save_weights(folder / "reader.safetensors", own, "reader", own.config, {})
@@ -206,11 +282,18 @@ def test_a_row_alone_is_measured_anew_where_the_detector_is_the_same(folder: Pat
     said = publish(folder, 2, coder, only=[row])
     after = json.loads((folder / "errors.json").read_text())
     renders = {name: error[DRAWN]["renders"] for name, error in after["errors"].items()}
-    assert renders == {name: 2 if name == row else 1 for name in before["errors"]} and list(renders) == list(before["errors"])
-    assert after["files"] != before["files"] and after["unavailable"] == before["unavailable"] and after["recall"] == before["recall"]
+    assert renders == {name: 2 if name == row else 1 for name in before["errors"]} and list(
+        renders
+    ) == list(before["errors"])
+    assert (
+        after["files"] != before["files"]
+        and after["unavailable"] == before["unavailable"]
+        and after["recall"] == before["recall"]
+    )
     assert (
         said.count("unavailable") == 2
-        and verified(folder, "single", ["single"])["single"] == Error(**after["errors"]["single"][DRAWN]).verified
+        and verified(folder, "single", ["single"])["single"]
+        == Error(**after["errors"]["single"][DRAWN]).verified
     )
 
     (folder / "detector.safetensors").write_bytes(b"another")
@@ -223,14 +306,33 @@ def test_what_is_verified_is_what_was_published_of_these_weights(folder: Path) -
     nothing = dict.fromkeys(asked, False)
     assert verified(folder, "spriteeval", asked) == nothing
     good, poor = vars(Error(0.98, 0.01, 2000)), vars(Error(0.96, 0.0, 2000))
-    published = {name: {DRAWN: good} for name in ("single", "two", "counting", "colors", "color_attr", "words-latin by RapidOCR")}
+    published = {
+        name: {DRAWN: good}
+        for name in ("single", "two", "counting", "colors", "color_attr", "words-latin by RapidOCR")
+    }
     published |= {"position": {DRAWN: poor}}
-    about = {"files": {"detector.safetensors": fingerprint(folder / "detector.safetensors")}, "errors": published}
+    about = {
+        "files": {"detector.safetensors": fingerprint(folder / "detector.safetensors")},
+        "errors": published,
+    }
     (folder / "errors.json").write_text(json.dumps(about))
-    assert verified(folder, "spriteeval", asked) == {"single": True, "counting": True, "position": False}
-    assert verified(folder, "unseen", ["unseen color", "unseen count"]) == {"unseen color": True, "unseen count": False}
-    assert verified(folder, "counts58", ["counts58"]) == {"counts58": False}, "larger counts have errors of their own"
-    assert verified(folder, "hard", ["hard 3"]) == {"hard 3": False}, "sizes have errors of their own"
+    assert verified(folder, "spriteeval", asked) == {
+        "single": True,
+        "counting": True,
+        "position": False,
+    }
+    assert verified(folder, "unseen", ["unseen color", "unseen count"]) == {
+        "unseen color": True,
+        "unseen count": False,
+    }
+    assert verified(folder, "counts58", ["counts58"]) == {"counts58": False}, (
+        "larger counts have errors of their own"
+    )
+    assert verified(folder, "hard", ["hard 3"]) == {"hard 3": False}, (
+        "sizes have errors of their own"
+    )
     assert verified(folder, "words-latin", ["words"]) == {"words": False, "words by RapidOCR": True}
-    (folder / "errors.json").write_text(json.dumps(about | {"files": {"detector.safetensors": "another"}}))
+    (folder / "errors.json").write_text(
+        json.dumps(about | {"files": {"detector.safetensors": "another"}})
+    )
     assert verified(folder, "spriteeval", asked) == nothing

@@ -45,13 +45,21 @@ def some() -> tuple[Shown, ...]:
     tasks: dict[str, list[ClipPrompt]] = {}
     for prompt in PROMPTS(True):
         tasks.setdefault(prompt.task, []).append(prompt)
-    chosen = [sorted(mine, key=lambda prompt: prompt.pace != "fast")[k] for mine in tasks.values() for k in (0, len(mine) // 2, -1)]
-    return tuple((prompt, truth(prompt.clip).frames.half(), truth_seen(prompt.clip)) for prompt in chosen)
+    chosen = [
+        sorted(mine, key=lambda prompt: prompt.pace != "fast")[k]
+        for mine in tasks.values()
+        for k in (0, len(mine) // 2, -1)
+    ]
+    return tuple(
+        (prompt, truth(prompt.clip).frames.half(), truth_seen(prompt.clip)) for prompt in chosen
+    )
 
 
 def shown(*tasks: str) -> list[Shown]:
     """Those of these tasks."""
-    return [(prompt, frames.float(), seen) for prompt, frames, seen in some() if prompt.task in tasks]
+    return [
+        (prompt, frames.float(), seen) for prompt, frames, seen in some() if prompt.task in tasks
+    ]
 
 
 def verdict(of: Shown) -> Verdict:
@@ -60,11 +68,11 @@ def verdict(of: Shown) -> Verdict:
 
 
 def changed(seen: Observation, change: Callable[[Detection], Detection]) -> Observation:
-    return Observation(tuple(change(thing) for thing in seen.things))
+    return Observation(tuple(change(item) for item in seen.objects))
 
 
 def painted(seen: Observation, color: str) -> Observation:
-    return changed(seen, lambda thing: replace(thing, color=color))
+    return changed(seen, lambda item: replace(item, color=color))
 
 
 def at(frames: Sequence[int], of: Shown) -> Shown:
@@ -87,9 +95,9 @@ def frozen(of: Shown) -> Shown:
 
 
 def mirrored(of: Shown) -> Shown:
-    def turn(thing: Detection) -> Detection:
-        x0, y0, x1, y1 = thing.box
-        return replace(thing, box=(1 - x1, y0, 1 - x0, y1))
+    def turn(item: Detection) -> Detection:
+        x0, y0, x1, y1 = item.box
+        return replace(item, box=(1 - x1, y0, 1 - x0, y1))
 
     return of[0], of[1].flip(-1), [changed(one, turn) for one in of[2]]
 
@@ -105,12 +113,17 @@ def test_events_and_cameras_are_asked_for_evenly_in_both_languages_by_turns(dev:
     assert [prompt.language for prompt in prompts] == ["en", "hi"] * 100
     for task in (*events, *CAMERAS):
         mine = [prompt for prompt in prompts if prompt.task == task]
-        assert Counter(prompt.language for prompt in mine) == dict.fromkeys(("en", "hi"), len(mine) // 2)
+        assert Counter(prompt.language for prompt in mine) == dict.fromkeys(
+            ("en", "hi"), len(mine) // 2
+        )
         assert all(task in (prompt.clip.event, prompt.clip.word) for prompt in mine)
         words = Counter(prompt.clip.word for prompt in mine)
         assert set(words.values()) == {len(mine) // len(words)}, "every direction as often"
     for task in ("move", "arc"):
-        assert len(set(Counter(prompt.pace for prompt in prompts if prompt.task == task).values())) == 1
+        assert (
+            len(set(Counter(prompt.pace for prompt in prompts if prompt.task == task).values()))
+            == 1
+        )
     assert sum(prompt.clip.camera.parallax for prompt in prompts) == 8
 
 
@@ -121,21 +134,37 @@ def test_prompts_are_of_their_split_and_say_the_pace_that_is_judged(dev: bool) -
         assert prompt.pace == pace_of(prompt.clip)
         for pace, words in (SPEEDS if prompt.language == "en" else HINDI_SPEEDS).items():
             if pace and prompt.task in ("move", "arc"):
-                assert any(word.strip() in prompt.text for word in words) == (pace == prompt.pace), prompt.text
+                assert any(word.strip() in prompt.text for word in words) == (
+                    pace == prompt.pace
+                ), prompt.text
 
 
 def test_no_prompt_is_asked_twice_in_dev_or_test() -> None:
     both = [*PROMPTS(False), *PROMPTS(True)]
     assert len({prompt.text for prompt in both}) == 400
-    assert len({repr((prompt.clip.event, prompt.clip.word, prompt.groups)) for prompt in both}) == 400
+    assert (
+        len({repr((prompt.clip.event, prompt.clip.word, prompt.groups)) for prompt in both}) == 400
+    )
     assert suite._load.__wrapped__(True)[::9] == tuple(PROMPTS(True)[::9])
 
 
 def test_amounts_are_those_of_the_worlds_cameras() -> None:
     rng = random.Random(0)
-    for word, kind in (("pan left", "x"), ("pan down", "y"), ("zoom in", "zoom"), ("zoom out", "zoom"), ("clockwise", "roll")):
+    for word, kind in (
+        ("pan left", "x"),
+        ("pan down", "y"),
+        ("zoom in", "zoom"),
+        ("zoom out", "zoom"),
+        ("clockwise", "roll"),
+    ):
         drawn = [_camera(rng, word, False) for _ in range(300)]
-        amounts = [abs(camera.dx) + abs(camera.dy) + abs(math.log(camera.zoom)) + abs(math.radians(camera.turn)) for camera in drawn]
+        amounts = [
+            abs(camera.dx)
+            + abs(camera.dy)
+            + abs(math.log(camera.zoom))
+            + abs(math.radians(camera.turn))
+            for camera in drawn
+        ]
         low, high = AMOUNTS[kind]
         assert low <= min(amounts) < low * 1.05 and high * 0.95 < max(amounts) <= high
 
@@ -144,14 +173,20 @@ def test_amounts_are_those_of_the_worlds_cameras() -> None:
 
 
 def test_true_clips_are_right() -> None:
-    wrong = [(of[0].text, said.parts()) for of in some() if not (said := verdict((of[0], of[1].float(), of[2]))).right]
+    wrong = [
+        (of[0].text, said.parts())
+        for of in some()
+        if not (said := verdict((of[0], of[1].float(), of[2]))).right
+    ]
     assert len(wrong) <= 0.05 * len(some()), wrong
 
 
 def test_frozen_clips_are_wrong() -> None:
     for of in some()[::2]:
         said = verdict(frozen((of[0], of[1].float(), of[2])))
-        assert not said.right and not said.moving and said.dynamic == 0 and said.flicker < 1e-6, of[0].text
+        assert not said.right and not said.moving and said.dynamic == 0 and said.flicker < 1e-6, of[
+            0
+        ].text
         asked = set(said.parts()) & {"direction", "speed", "path", "camera"}
         assert asked and not any(said.parts()[part] for part in asked), of[0].text
 
@@ -165,7 +200,9 @@ def test_reversed_and_mirrored_clips_go_the_wrong_way() -> None:
         assert verdict(backwards(of)).path is False and verdict(mirrored(of)).path is True
     for of in shown(*CAMERAS)[::2]:
         assert verdict(backwards(of)).camera is False, of[0].text
-        assert verdict(mirrored(of)).camera is (of[0].task.split()[-1] in ("up", "down", "in", "out")), of[0].text
+        assert verdict(mirrored(of)).camera is (
+            of[0].task.split()[-1] in ("up", "down", "in", "out")
+        ), of[0].text
 
 
 def test_half_as_fast_is_not_fast() -> None:
@@ -183,9 +220,15 @@ def test_other_colors_are_wrong_colors() -> None:
     found = 0
     for prompt, frames, seen in some():
         if any(group.color for group in prompt.groups):
-            swap = [changed(one, lambda thing: replace(thing, color=COLORS[COLORS.index(thing.color or "red") - 1])) for one in seen]
+            swap = [
+                changed(
+                    one,
+                    lambda item: replace(item, color=COLORS[COLORS.index(item.color or "red") - 1]),
+                )
+                for one in seen
+            ]
             said = right(prompt, frames.float(), prompt.clip.fps, swap)
-            assert said.colors is False and said.things is True and not said.right, prompt.text
+            assert said.colors is False and said.objects is True and not said.right, prompt.text
             found += 1
     assert found >= 10
 
@@ -197,21 +240,31 @@ def test_what_comes_back_in_another_color_is_not_the_same() -> None:
         assert right(prompt, frames, prompt.clip.fps, other).identity is False, prompt.text
         same = [painted(one, "red") for one in seen]
         assert right(prompt, frames, prompt.clip.fps, same).identity is True, prompt.text
-        gone = [Observation(one.things if k < late else one.things[1:]) for k, one in enumerate(seen)]
+        gone = [
+            Observation(one.objects if k < late else one.objects[1:]) for k, one in enumerate(seen)
+        ]
         assert right(prompt, frames, prompt.clip.fps, gone).identity is False, prompt.text
 
 
 def test_lost_and_doubled_things_are_wrong_things() -> None:
-    for prompt, frames, seen in shown("move", "bounce", "grow", "turn", "swap", "pan up", "clockwise")[::2]:
-        lost = [Observation(one.things if 2 * k < len(seen) else one.things[1:]) for k, one in enumerate(seen)]
-        twice = [Observation((*one.things, replace(one.things[0], box=(0.02, 0.02, 0.2, 0.2)))) for one in seen]
-        other = [changed(one, lambda thing: replace(thing, concept="none")) for one in seen]
+    for prompt, frames, seen in shown(
+        "move", "bounce", "grow", "turn", "swap", "pan up", "clockwise"
+    )[::2]:
+        lost = [
+            Observation(one.objects if 2 * k < len(seen) else one.objects[1:])
+            for k, one in enumerate(seen)
+        ]
+        twice = [
+            Observation((*one.objects, replace(one.objects[0], box=(0.02, 0.02, 0.2, 0.2))))
+            for one in seen
+        ]
+        other = [changed(one, lambda item: replace(item, concept="none")) for one in seen]
         for wrong in (lost, twice, other):
             said = right(prompt, frames, prompt.clip.fps, wrong)
-            assert said.things is False and not said.right, prompt.text
+            assert said.objects is False and not said.right, prompt.text
     for prompt, frames, seen in shown("return", "hide"):
-        twice = [Observation((*one.things, *one.things)) for one in seen]
-        assert right(prompt, frames, prompt.clip.fps, twice).things is False, prompt.text
+        twice = [Observation((*one.objects, *one.objects)) for one in seen]
+        assert right(prompt, frames, prompt.clip.fps, twice).objects is False, prompt.text
 
 
 def test_a_clip_needs_a_sight_of_every_frame_and_a_square() -> None:
@@ -230,20 +283,34 @@ def test_a_clip_needs_a_sight_of_every_frame_and_a_square() -> None:
 
 def landscape(side: int = 160) -> np.ndarray:
     """A smooth random picture (side, side, 3) in [-1, 1]."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(side, side, 3)), (5, 5, 0))
+    noise = ndimage.gaussian_filter(
+        np.random.default_rng(0).normal(size=(side, side, 3)), (5, 5, 0)
+    )
     return np.clip(noise / np.abs(noise).max() * 1.5, -1, 1)
 
 
-def filmed(dx: float = 0, dy: float = 0, zoom: float = 1, turn: float = 0, frames: int = 10) -> Tensor:
+def filmed(
+    dx: float = 0, dy: float = 0, zoom: float = 1, turn: float = 0, frames: int = 10
+) -> Tensor:
     """A camera over the landscape, by scipy: it goes (dx, dy) pictures, nearer by ``zoom``, and turns the picture counter-clockwise by
     ``turn`` degrees. The picture is its middle 64 pixels."""
     picture, made = landscape(), []
     for t in np.linspace(0, 1, frames):
         angle, scale = math.radians(turn * t), zoom**t
         # Rows and columns of the landscape from those of the picture, both from their middles.
-        back = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) / scale
+        back = (
+            np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+            / scale
+        )
         offset = np.array([79.5 + 64 * dy * t, 79.5 + 64 * dx * t]) - back @ np.array([31.5, 31.5])
-        made.append(np.stack([ndimage.affine_transform(picture[..., c], back, offset, (64, 64), order=3) for c in range(3)]))
+        made.append(
+            np.stack(
+                [
+                    ndimage.affine_transform(picture[..., c], back, offset, (64, 64), order=3)
+                    for c in range(3)
+                ]
+            )
+        )
     return torch.tensor(np.stack(made), dtype=torch.float32)
 
 
@@ -263,7 +330,9 @@ EVERYWHERE = torch.ones(10, 1, 64, 64)
         ({"turn": -40}, "roll", "counter-clockwise", math.radians(40)),
     ],
 )
-def test_the_camera_is_found_in_pictures_moved_by_another_library(how: dict[str, float], kind: str, word: str, amount: float) -> None:
+def test_the_camera_is_found_in_pictures_moved_by_another_library(
+    how: dict[str, float], kind: str, word: str, amount: float
+) -> None:
     frames = filmed(**how)
     hidden = EVERYWHERE.clone()
     for k in range(10):  # something else moves through the picture
@@ -277,10 +346,17 @@ def test_the_camera_is_found_in_pictures_moved_by_another_library(how: dict[str,
 
 
 def test_a_camera_at_rest_is_still_though_pixels_tremble() -> None:
-    frames = filmed() + 0.05 * torch.randn(10, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    frames = filmed() + 0.05 * torch.randn(
+        10, 3, 64, 64, generator=torch.Generator().manual_seed(0)
+    )
     for pixels in (frames, 0 * frames + 0.3, frames - filmed()):
         camera = motion.camera(pixels, EVERYWHERE)
-        assert camera.kind == "still" and camera.word == "" and not camera.way.any() and camera.motion(8) == 0
+        assert (
+            camera.kind == "still"
+            and camera.word == ""
+            and not camera.way.any()
+            and camera.motion(8) == 0
+        )
 
 
 def test_undoing_the_camera_gives_the_place_back() -> None:
@@ -288,7 +364,9 @@ def test_undoing_the_camera_gives_the_place_back() -> None:
     camera = motion.camera(filmed(turn=40), EVERYWHERE)
     angles = torch.linspace(0, math.radians(40), 10)  # counter-clockwise for the eye: up is less
     seen = torch.stack((0.5 + 0.3 * angles.cos(), 0.5 - 0.3 * angles.sin()), 1)
-    assert torch.allclose(camera.undo(seen[:, None])[:, 0], torch.tensor([0.8, 0.5]).expand(10, 2), atol=0.01)
+    assert torch.allclose(
+        camera.undo(seen[:, None])[:, 0], torch.tensor([0.8, 0.5]).expand(10, 2), atol=0.01
+    )
     panned = motion.camera(filmed(dx=0.25), EVERYWHERE)
     assert panned.motion(9) == pytest.approx(0.25, rel=0.04)
 
@@ -304,7 +382,9 @@ def test_flicker_is_the_change_of_the_background_alone() -> None:
     assert math.isnan(motion.flicker(frames, 0 * hidden, still))
 
 
-def thing(concept: str, x: float, y: float, color: str | None = None, half: float = 0.1) -> Detection:
+def item(
+    concept: str, x: float, y: float, color: str | None = None, half: float = 0.1
+) -> Detection:
     box: Box = (x - half, y - half, x + half, y + half)
     return Detection(concept, 0.9, box, color)
 
@@ -313,19 +393,25 @@ def test_tracks_follow_each_thing_of_a_kind() -> None:
     """Two cats pass each other in unlike heights, a dog is between, and one cat is gone for a while."""
     seen = []
     for k in range(20):
-        things = [thing("cat", 0.1 + 0.04 * k, 0.3, "red"), thing("dog", 0.5, 0.5)]
+        objects = [item("cat", 0.1 + 0.04 * k, 0.3, "red"), item("dog", 0.5, 0.5)]
         if not 8 <= k < 12:
-            things.insert(0, thing("cat", 0.9 - 0.04 * k, 0.6, "blue"))
-        seen.append(Observation((*things, replace(thing("cat", 0.2, 0.9), score=0.2))))
+            objects.insert(0, item("cat", 0.9 - 0.04 * k, 0.6, "blue"))
+        seen.append(Observation((*objects, replace(item("cat", 0.2, 0.9), score=0.2))))
     one, two = tracks(seen, "cat")
     assert set(one.colors) == {"red"} and set(two.colors) == {"blue"}
-    assert one.frames.tolist() == list(range(20)) and two.frames.tolist() == [*range(8), *range(12, 20)]
-    assert torch.allclose(one.centres[:, 0], 0.1 + 0.04 * torch.arange(20)) and len(tracks(seen, "cow")) == 0
+    assert one.frames.tolist() == list(range(20)) and two.frames.tolist() == [
+        *range(8),
+        *range(12, 20),
+    ]
+    assert (
+        torch.allclose(one.centres[:, 0], 0.1 + 0.04 * torch.arange(20))
+        and len(tracks(seen, "cow")) == 0
+    )
     assert one.motion(10) == pytest.approx(0.4) and tracks(seen, "dog")[0].motion(10) == 0
 
 
 def test_what_grows_moves_by_its_corners() -> None:
-    seen = [Observation((thing("cat", 0.5, 0.5, half=0.1 + 0.01 * k),)) for k in range(11)]
+    seen = [Observation((item("cat", 0.5, 0.5, half=0.1 + 0.01 * k),)) for k in range(11)]
     (track,) = tracks(seen, "cat")
     assert track.motion(10) == pytest.approx(0.1 * math.sqrt(2), rel=1e-4)
     zoomed = motion.Camera("zoom", torch.log(1 + 0.1 * torch.arange(11)))
@@ -338,12 +424,20 @@ def test_a_turn_is_measured_in_pictures_turned_by_another_library(degrees: float
     picture = np.zeros((64, 64, 3))
     picture[22:42, 22:42] = landscape()[:20, :20]
     count = 2 * fps + 1
-    turned = [ndimage.rotate(picture, degrees * k / fps, reshape=False, order=1) for k in range(count)]
+    turned = [
+        ndimage.rotate(picture, degrees * k / fps, reshape=False, order=1) for k in range(count)
+    ]
     frames = torch.tensor(np.stack(turned), dtype=torch.float32).movedim(-1, 1)
     frames[:, :, :10] = 0.5
-    track = Track(torch.arange(count), torch.tensor([[22.0, 22.0, 42.0, 42.0]]).expand(count, 4) / 64, (None,) * count)
+    track = Track(
+        torch.arange(count),
+        torch.tensor([[22.0, 22.0, 42.0, 42.0]]).expand(count, 4) / 64,
+        (None,) * count,
+    )
     assert motion.spin(frames, track, fps) == pytest.approx(degrees, rel=0.1)
-    assert motion.spin(frames[:1].expand(count, -1, -1, -1), track, fps) == pytest.approx(0, abs=0.01)
+    assert motion.spin(frames[:1].expand(count, -1, -1, -1), track, fps) == pytest.approx(
+        0, abs=0.01
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- tables and files
@@ -356,7 +450,10 @@ class Knows:
         self.known: dict[bytes, Observation] = {}
         for prompt in prompts:
             frames = truth(prompt.clip).frames
-            self.known |= {frame.numpy().tobytes(): seen for frame, seen in zip(frames, truth_seen(prompt.clip), strict=True)}
+            self.known |= {
+                frame.numpy().tobytes(): seen
+                for frame, seen in zip(frames, truth_seen(prompt.clip), strict=True)
+            }
 
     def look(self, pixels: Tensor) -> list[Observation]:
         return [self.known[frame.numpy().tobytes()] for frame in pixels]
@@ -365,26 +462,47 @@ class Knows:
 def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> None:
     prompts, done = [prompt for prompt, *_ in shown("move", "grow", "pan left")], []
     out = tmp_path / "runs" / "clips"
-    report = judge(prompts, (truth(prompt.clip) for prompt in prompts), Knows(prompts), out, lambda k, n: done.append((k, n)))
+    report = judge(
+        prompts,
+        (truth(prompt.clip) for prompt in prompts),
+        Knows(prompts),
+        out,
+        lambda k, n: done.append((k, n)),
+    )
     assert report.score == report.ceiling and report.score.tasks.overall.right == 1
     assert report.other.tasks.overall.right == report.frozen.tasks.overall.right == 0
     assert report.frozen.measured["dynamic"].value == 0 < report.score.measured["dynamic"].low
-    assert report.frozen.parts.tasks["things"].right == 1 and report.other.parts.tasks["things"].right < 0.5
+    assert (
+        report.frozen.parts.tasks["things"].right == 1
+        and report.other.parts.tasks["things"].right < 0.5
+    )
     said = report.markdown()
-    for words in ("other clip | frozen", "| pan left | 0.0 | 0.0 | 100.0 (100.0 to 100.0) | 100.0 | 3 |", "| camera |", "dynamic degree"):
+    for words in (
+        "other clip | frozen",
+        "| pan left | 0.0 | 0.0 | 100.0 (100.0 to 100.0) | 100.0 | 3 |",
+        "| camera |",
+        "dynamic degree",
+    ):
         assert words in said, said
     assert (out / "report.md").read_text() == said and done == [(k + 1, 9) for k in range(9)]
     kept = json.loads((out / "report.json").read_text())
-    assert kept["score"]["tasks"]["overall"]["right"] == 1 and kept["frozen"]["measured"]["dynamic"]["value"] == 0
+    assert (
+        kept["score"]["tasks"]["overall"]["right"] == 1
+        and kept["frozen"]["measured"]["dynamic"]["value"] == 0
+    )
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.size[0] > 2000, "nine clips, each of four frames"
     with pytest.raises(ValueError, match="shorter"):
         judge(prompts, [truth(prompts[0].clip)], Knows(prompts[:1]), out, lambda k, n: None)
 
 
-def test_true_clips_are_judged_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_true_clips_are_judged_by_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Score and ceiling are the same clips' by the same verifier; of a folder that is none it says so."""
-    monkeypatch.setattr(scores, "load", lambda: [prompt for prompt in load() if prompt.task == "grow"][:2])
+    monkeypatch.setattr(
+        scores, "load", lambda: [prompt for prompt in load() if prompt.task == "grow"][:2]
+    )
     scores.main([str(weights_dir() / "verifier-b"), "--out", str(tmp_path)])
     table = json.loads((tmp_path / "report.json").read_text())
     assert table["score"] == table["ceiling"] and "| grow |" in capsys.readouterr().out
@@ -398,7 +516,9 @@ def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> 
 
     class Filled:
         def look(self, pixels: Tensor) -> list[Observation]:
-            return [Observation((replace(seen[0].things[0], box=(0.0, 0.0, 1.0, 1.0)),))] * len(pixels)
+            return [Observation((replace(seen[0].objects[0], box=(0.0, 0.0, 1.0, 1.0)),))] * len(
+                pixels
+            )
 
     judge([prompt], [Video(frames, 8)], Filled(), tmp_path, lambda k, n: None)
     kept = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
@@ -408,8 +528,14 @@ def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> 
 def test_a_table_counts_parts_where_they_are_asked_for() -> None:
     prompts = PROMPTS()
     none = Verdict(True, None, None, None, None, None, None, True, 1.0, math.nan, 0.5)
-    pan, move = (next(prompt for prompt in prompts if prompt.task == task) for task in ("pan left", "move"))
-    verdicts = [replace(none, camera=True), replace(none, direction=False, flicker=0.1), replace(none, direction=True, flicker=0.3)]
+    pan, move = (
+        next(prompt for prompt in prompts if prompt.task == task) for task in ("pan left", "move")
+    )
+    verdicts = [
+        replace(none, camera=True),
+        replace(none, direction=False, flicker=0.1),
+        replace(none, direction=True, flicker=0.3),
+    ]
     made = table([pan, move, move], verdicts)
     assert {name: (share.right, share.prompts) for name, share in made.parts.tasks.items()} == {
         "things": (1, 3),
@@ -418,7 +544,9 @@ def test_a_table_counts_parts_where_they_are_asked_for() -> None:
         "moving": (1, 3),
     }
     assert made.tasks.tasks["move"].right == 0.5 and made.tasks.overall.right == 0.75
-    assert made.measured["flicker"].value == pytest.approx(0.2) and made.measured["dynamic"].low == 0.5
+    assert (
+        made.measured["flicker"].value == pytest.approx(0.2) and made.measured["dynamic"].low == 0.5
+    )
     with pytest.raises(KalpanaError, match="needs results"):
         table([], [])
 
@@ -436,7 +564,11 @@ def test_clips_made_elsewhere_are_found_by_number(tmp_path: Path) -> None:
     for k, image in enumerate(to_images(frames)):
         image.save(folder / f"{k + 1}.png")  # 10.png comes after 9.png
     film, pictures = clips_of(tmp_path, two)
-    assert film.fps == 12 and film.frames.shape == frames.shape and (film.frames - frames).abs().mean() < 0.05
+    assert (
+        film.fps == 12
+        and film.frames.shape == frames.shape
+        and (film.frames - frames).abs().mean() < 0.05
+    )
     assert pictures.fps == two[1].clip.fps and (pictures.frames - frames).abs().max() < 0.005
     assert next(iter(clips_of(tmp_path, two[:1], fps=30))).fps == 12
     assert [video.fps for video in clips_of(tmp_path, two, fps=30)] == [12, 30]
@@ -454,7 +586,9 @@ def test_clips_are_found_by_their_number_in_the_suite_whatever_is_left_out(tmp_p
         next(clips_of(tmp_path, some))
 
 
-def test_clips_that_cannot_be_read_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_that_cannot_be_read_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = PROMPTS()[:1]
     path, folder = tmp_path / "0000.mp4", tmp_path / "0000"
     path.write_bytes(b"no film")

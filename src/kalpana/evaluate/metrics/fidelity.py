@@ -57,7 +57,10 @@ class Features:
 
     @classmethod
     def join(cls, parts: Sequence[Features]) -> Features:
-        return cls(np.concatenate([part.lite0 for part in parts]), np.concatenate([part.own for part in parts]))
+        return cls(
+            np.concatenate([part.lite0 for part in parts]),
+            np.concatenate([part.own for part in parts]),
+        )
 
 
 class FeatureExtractor:
@@ -71,7 +74,9 @@ class FeatureExtractor:
     def __call__(self, pixels: Tensor) -> Features:
         """Of pictures (b, 3, h, w) in [-1, 1]."""
         own = torch.cat([stage.mean((2, 3)) for stage in looks(self.own, pixels.float())], 1)
-        return Features(self.lite0(pixels.float()).numpy().astype(np.float64), own.numpy().astype(np.float64))
+        return Features(
+            self.lite0(pixels.float()).numpy().astype(np.float64), own.numpy().astype(np.float64)
+        )
 
 
 def frechet_from(b: np.ndarray) -> Measure:
@@ -129,21 +134,32 @@ def between(measure: Measure, a: np.ndarray, resamples: int = RESAMPLES) -> Dist
     repeated pictures would look like less variety): those are as far apart again as wholes drawn anew."""
     value, rng = measure(a), np.random.default_rng(0)
     half = max(len(a) // 2, 2)
-    draws = np.array([measure(a[rng.choice(len(a), half, replace=False)]) for _ in range(resamples)])
+    draws = np.array(
+        [measure(a[rng.choice(len(a), half, replace=False)]) for _ in range(resamples)]
+    )
     low, high = np.percentile(draws - draws.mean(), (2.5, 97.5))
     return Distance(value, value + float(low), value + float(high))
 
 
 def of_scenes(
-    eyes: FeatureExtractor, world: World, indices: range, through: Callable[[Tensor], Tensor] = lambda pixels: pixels
+    eyes: FeatureExtractor,
+    world: World,
+    indices: range,
+    through: Callable[[Tensor], Tensor] = lambda pixels: pixels,
 ) -> Features:
     """The features of the true pictures of scenes, each batch seen ``through`` something."""
     starts = range(indices.start, indices.stop, PART)
-    return Features.join([eyes(through(world.images(range(k, min(k + PART, indices.stop))))) for k in starts])
+    return Features.join(
+        [eyes(through(world.images(range(k, min(k + PART, indices.stop))))) for k in starts]
+    )
 
 
 def of_drawn(
-    eyes: FeatureExtractor, draw: Callable[[int], Picture], count: int, out: Path, progress: Callable[[int, int], None]
+    eyes: FeatureExtractor,
+    draw: Callable[[int], Picture],
+    count: int,
+    out: Path,
+    progress: Callable[[int, int], None],
 ) -> Features:
     """The features of ``count`` pictures, PART by PART; those that are in ``out`` are not drawn again. Of each part there is a sheet."""
     parts = []
@@ -175,24 +191,39 @@ class Row:
 def far_from(true: Features) -> Callable[[str, Features], Row]:
     """What makes the row of a set of pictures."""
     fd, lite0, own = frechet_from(true.lite0), mmd_from(true.lite0), mmd_from(true.own)
-    return lambda name, some: Row(name, between(fd, some.lite0), between(lite0, some.lite0), between(own, some.own))
+    return lambda name, some: Row(
+        name, between(fd, some.lite0), between(lite0, some.lite0), between(own, some.own)
+    )
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    lines = ["| pictures | FD-lite0 (95 %) | MMD x 1000, Lite0 (95 %) | MMD x 1000, ours (95 %) |", "|---|---:|---:|---:|"]
+    lines = [
+        "| pictures | FD-lite0 (95 %) | MMD x 1000, Lite0 (95 %) | MMD x 1000, ours (95 %) |",
+        "|---|---:|---:|---:|",
+    ]
     for row in rows:
-        cells = [f"{k * d.value:.2f} ({k * d.low:.2f} to {k * d.high:.2f})" for k, d in ((1, row.fd), (1000, row.mmd), (1000, row.own))]
+        cells = [
+            f"{k * d.value:.2f} ({k * d.low:.2f} to {k * d.high:.2f})"
+            for k, d in ((1, row.fd), (1000, row.mmd), (1000, row.own))
+        ]
         lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def measure(name: str, verifier: Path, count: int, dev: bool, out: Path, progress: Callable[[int, int], None]) -> Iterator[Row]:
+def measure(
+    name: str,
+    verifier: Path,
+    count: int,
+    dev: bool,
+    out: Path,
+    progress: Callable[[int, int], None],
+) -> Iterator[Row]:
     """The rows of a model's table, see above. Raises KalpanaError where ``out`` is of something else."""
     model, eyes, split = load(name), FeatureExtractor(verifier), "dev" if dev else "test"
     about = {"model": model.name, "files": model.files, "split": split, "pictures": count}
     out.mkdir(parents=True, exist_ok=True)
     claim(out / "run.json", about)
-    world, things = World(0, split, kind="everything"), World(0, split)
+    world, objects = World(0, split, kind="everything"), World(0, split)
 
     def draw(i: int) -> Picture:
         return last(model.generate(world.describe(i)[0], model=name, seed=i)).pictures[0]
@@ -200,24 +231,44 @@ def measure(name: str, verifier: Path, count: int, dev: bool, out: Path, progres
     row = far_from(of_scenes(eyes, world, range(count, 2 * count)))
     yield row("true: the captions' own scenes", of_scenes(eyes, world, range(count)))
     if isinstance(model, TextToImage):
-        through = of_scenes(eyes, world, range(count), lambda pixels: model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1))
+        through = of_scenes(
+            eyes,
+            world,
+            range(count),
+            lambda pixels: model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1),
+        )
         yield row("the same through its autoencoder", through)
     yield row(f"drawn by {model.name}", of_drawn(eyes, draw, count, out, progress))
-    yield row("true: scenes of things alone", of_scenes(eyes, things, range(count)))
+    yield row("true: scenes of things alone", of_scenes(eyes, objects, range(count)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a name from `kalpana models`, or a folder of weights")
     parser.add_argument("--pictures", type=int, default=5000)
-    parser.add_argument("--dev", action="store_true", help="scenes by which choices are made, seen by verifier-a")
-    parser.add_argument("--out", type=Path, help="the run's folder, runs/fidelity-MODEL by default; a run found there goes on")
+    parser.add_argument(
+        "--dev", action="store_true", help="scenes by which choices are made, seen by verifier-a"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the run's folder, runs/fidelity-MODEL by default; a run found there goes on",
+    )
     asked = parser.parse_args()
     verifier = weights_dir() / ("verifier-a" if asked.dev else "verifier-b")
     out = asked.out or Path("runs") / f"fidelity-{Path(asked.model).name}"
 
     try:
-        rows = list(measure(asked.model, verifier, asked.pictures, asked.dev, out, progress_to_stderr("pictures")))
+        rows = list(
+            measure(
+                asked.model,
+                verifier,
+                asked.pictures,
+                asked.dev,
+                out,
+                progress_to_stderr("pictures"),
+            )
+        )
     except KalpanaError as error:
         sys.exit(f"error: {error}")
     write(out / "fidelity.md", markdown(rows).encode())

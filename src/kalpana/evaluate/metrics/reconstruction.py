@@ -81,9 +81,14 @@ class LatentCodec:
 
 def load(path: Path) -> Codec:
     """The coder in a file of weights. Raises KalpanaError where it is none, or only draws."""
-    family, name = metadata(files_of(path)[0]).get("family"), f"{path.resolve().parent.name}/{path.stem}"
+    family, name = (
+        metadata(files_of(path)[0]).get("family"),
+        f"{path.resolve().parent.name}/{path.stem}",
+    )
     if family == "vae":
-        return LatentCodec(name, load_module(path, family, lambda **config: vae.VAE(vae.Config(**config))))
+        return LatentCodec(
+            name, load_module(path, family, lambda **config: vae.VAE(vae.Config(**config)))
+        )
     network = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)))
     if network.encoder is None:
         raise KalpanaError(f"{path} has no encoder, so no picture goes through it")
@@ -107,7 +112,13 @@ class Redrawn:
 
 
 @torch.inference_mode()
-def measure(coder: Codec, eyes: FeatureExtractor, verifier: Verifier, pictures: int = PICTURES, each: int = SIGNS) -> Redrawn:
+def measure(
+    coder: Codec,
+    eyes: FeatureExtractor,
+    verifier: Verifier,
+    pictures: int = PICTURES,
+    each: int = SIGNS,
+) -> Redrawn:
     world, before, after = World(1, "test", kind="everything"), list[Features](), list[Features]()
     squares, alike = list[Tensor](), list[Tensor]()
     counts = torch.zeros(coder.codes or 1)
@@ -129,7 +140,10 @@ def measure(coder: Codec, eyes: FeatureExtractor, verifier: Verifier, pictures: 
         fd,
         vqgan.used(counts).item() if coder.codes else None,
         vqgan.perplexity(counts).item() if coder.codes else None,
-        {script: still_read(coder, verifier, boards(script == "Latin", each)) for script in ("Latin", "Devanagari")},
+        {
+            script: still_read(coder, verifier, boards(script == "Latin", each))
+            for script in ("Latin", "Devanagari")
+        },
     )
 
 
@@ -138,12 +152,16 @@ def boards(latin: bool, count: int) -> list[Scene]:
     world, found, i = World(1, "test", kind="text"), list[Scene](), 0
     while len(found) < count:
         scene = world.scene(i)
-        thing, i = scene.things[0], i + 1
-        if len(scene.things) > 1 or not isinstance(thing.sprite, Sign) or thing.sprite.text.isascii() != latin:
+        scene_object, i = scene.objects[0], i + 1
+        if (
+            len(scene.objects) > 1
+            or not isinstance(scene_object.sprite, Sign)
+            or scene_object.sprite.text.isascii() != latin
+        ):
             continue
-        size = LETTER / signs.letter_share(thing.sprite)
-        if size * max(signs.extent(thing.sprite)) < 1 - 2 * signs.MARGIN:
-            found.append(replace(scene, things=(replace(thing, x=0.5, y=0.5, size=size),)))
+        size = LETTER / signs.letter_share(scene_object.sprite)
+        if size * max(signs.extent(scene_object.sprite)) < 1 - 2 * signs.MARGIN:
+            found.append(replace(scene, objects=(replace(scene_object, x=0.5, y=0.5, size=size),)))
     return found
 
 
@@ -153,10 +171,15 @@ def still_read(coder: Codec, verifier: Verifier, scenes: Sequence[Scene]) -> tup
     for start in range(0, len(scenes), PART):
         some = scenes[start : start + PART]
         x = render(some).pixels
-        for scene, one, two in zip(some, verifier.look(x), verifier.look(coder.again(x)[0]), strict=True):
-            sign = scene.things[0].sprite
+        for scene, one, two in zip(
+            some, verifier.look(x), verifier.look(coder.again(x)[0]), strict=True
+        ):
+            sign = scene.objects[0].sprite
             assert isinstance(sign, Sign)
-            before, after = ([word for reading in seen.readings[:1] for word in reading.words] == [sign.text] for seen in (one, two))
+            before, after = (
+                [word for reading in seen.readings[:1] for word in reading.words] == [sign.text]
+                for seen in (one, two)
+            )
             read, still = read + before, still + (before and after)
     return read / len(scenes), still / max(read, 1)
 
@@ -170,7 +193,10 @@ HEAD = (
 def line(row: Redrawn) -> str:
     """The row of a table under HEAD."""
     cells = [row.name, f"{row.psnr:.2f}", f"{row.overall:.2f}", f"{row.ssim:.3f}", f"{row.fd:.1f}"]
-    cells += ["–" if row.used is None else f"{100 * row.used:.1f} %", "–" if row.perplexity is None else f"{row.perplexity:,.0f}"]
+    cells += [
+        "–" if row.used is None else f"{100 * row.used:.1f} %",
+        "–" if row.perplexity is None else f"{row.perplexity:,.0f}",
+    ]
     cells += [f"{100 * still:.1f} % (of {100 * read:.1f} %)" for read, still in row.words.values()]
     return f"| {' | '.join(cells)} |"
 
@@ -191,17 +217,28 @@ def main() -> None:
     parser.add_argument("weights", nargs="+", type=Path, help="weights of VQGANs and autoencoders")
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--signs", type=int, default=SIGNS, help="of each script")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw some of them, and what was made of them")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="draw some of them, and what was made of them"
+    )
     asked = parser.parse_args()
     folder = weights_dir() / "verifier-b"
     try:
-        coders, eyes, verifier = [load(path) for path in asked.weights], FeatureExtractor(folder), DetectorVerifier.load(folder)
+        coders, eyes, verifier = (
+            [load(path) for path in asked.weights],
+            FeatureExtractor(folder),
+            DetectorVerifier.load(folder),
+        )
         print(HEAD, flush=True)
         for coder in coders:
-            print(line(measure(coder, eyes, verifier, asked.pictures, asked.sign_page_share)), flush=True)
+            print(
+                line(measure(coder, eyes, verifier, asked.pictures, asked.sign_page_share)),
+                flush=True,
+            )
         if asked.sheet:
             rows = [(image, name) for pixels, name in sheet(coders) for image in to_images(pixels)]
-            captioned([image for image, _ in rows], [name for _, name in rows], columns=SHOWN).save(asked.sheet, quality=90)
+            captioned([image for image, _ in rows], [name for _, name in rows], columns=SHOWN).save(
+                asked.sheet, quality=90
+            )
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

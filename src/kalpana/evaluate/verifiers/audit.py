@@ -37,34 +37,52 @@ def choose(prompts: Sequence[Prompt], names: Sequence[str], count: int, seed: in
     return rng.sample(chosen, len(chosen))
 
 
-def ask(run: Path, prompts: Sequence[Prompt], verdicts: dict[str, bool], count: int = PICTURES) -> Path:
+def ask(
+    run: Path, prompts: Sequence[Prompt], verdicts: dict[str, bool], count: int = PICTURES
+) -> Path:
     """Write the sheets and the list to fill in into the run's folder; where the list is."""
     chosen = choose(prompts, list(verdicts), count)
     for k in range(0, len(chosen), A_SHEET):
         some = chosen[k : k + A_SHEET]
         images = [read_picture(run / name) for name in some]
-        texts = [f"{k + i + 1}. {prompts[int(name.split('-')[0])].text}" for i, name in enumerate(some)]
+        texts = [
+            f"{k + i + 1}. {prompts[int(name.split('-')[0])].text}" for i, name in enumerate(some)
+        ]
         captioned(images, texts, columns=5).save(run / f"audit-{k // A_SHEET + 1}.png")
     path = run / "audit.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("number", "picture", "prompt", "eye"))
-        writer.writerows((k + 1, name, prompts[int(name.split("-")[0])].text, "") for k, name in enumerate(chosen))
+        writer.writerows(
+            (k + 1, name, prompts[int(name.split("-")[0])].text, "")
+            for k, name in enumerate(chosen)
+        )
     return path
 
 
-def table(rows: Sequence[dict[str, str]], prompts: Sequence[Prompt], verdicts: dict[str, bool]) -> str:
+def table(
+    rows: Sequence[dict[str, str]], prompts: Sequence[Prompt], verdicts: dict[str, bool]
+) -> str:
     """The confusion table in Markdown, in all and by task. Raises KalpanaError where an answer is none of y, n and ?."""
     counts: Counter[tuple[str, str, bool]] = Counter()
     for row in rows:
         eye = row["eye"].strip().lower()
         if eye not in ANSWERS:
-            raise KalpanaError(f"picture {row['number']} has the answer {row['eye']!r}: write y, n or ?")
+            raise KalpanaError(
+                f"picture {row['number']} has the answer {row['eye']!r}: write y, n or ?"
+            )
         for task in ("all", prompts[int(row["picture"].split("-")[0])].task):
             counts[task, eye, verdicts[row["picture"]]] += 1
     lines = ["| by eye | verifier: right | verifier: wrong |", "|---|---:|---:|"]
-    lines += [f"| {name} | {counts['all', eye, True]} | {counts['all', eye, False]} |" for eye, name in ANSWERS.items()]
-    lines += ["", "| task | agree | verifier too kind | verifier too strict |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| {name} | {counts['all', eye, True]} | {counts['all', eye, False]} |"
+        for eye, name in ANSWERS.items()
+    ]
+    lines += [
+        "",
+        "| task | agree | verifier too kind | verifier too strict |",
+        "|---|---:|---:|---:|",
+    ]
     for task in dict.fromkeys(["all", *(prompt.task for prompt in prompts)]):
         agree, kind, strict = (
             counts[task, "y", True] + counts[task, "n", False],
@@ -85,12 +103,16 @@ def main() -> None:
         about = json.loads((options.run / "run.json").read_text(encoding="utf-8"))
         verdicts = json.loads((options.run / VERDICTS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SystemExit(f"error: {error.filename} is not there: give the folder of a finished run of kalpana evaluate") from None
+        raise SystemExit(
+            f"error: {error.filename} is not there: give the folder of a finished run of kalpana evaluate"
+        ) from None
     suite = about["suite"]
     prompts = first(load(suite.removesuffix("-dev"), suite.endswith("-dev")), about["limit"])
     path = options.run / "audit.csv"
     if not path.exists():
-        print(f"look at the sheets in {options.run} and fill in {ask(options.run, prompts, verdicts, options.pictures)}")
+        print(
+            f"look at the sheets in {options.run} and fill in {ask(options.run, prompts, verdicts, options.pictures)}"
+        )
         return
     with path.open(encoding="utf-8", newline="") as file:
         try:

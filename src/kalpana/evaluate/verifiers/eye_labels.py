@@ -54,7 +54,9 @@ class EyeErrors:
     faults: dict[str, tuple[float, int]]
 
     def markdown(self) -> str:
-        faults = ", ".join(f"{name} {100 * share:.0f} % of {n}" for name, (share, n) in self.faults.items())
+        faults = ", ".join(
+            f"{name} {100 * share:.0f} % of {n}" for name, (share, n) in self.faults.items()
+        )
         return (
             f"Generated pictures labelled by eye: accepts {100 * self.recall:.1f} % of {self.right} right ones and "
             f"{100 * self.false_accepts:.1f} % of {self.wrong} wrong ones ({faults})."
@@ -63,13 +65,20 @@ class EyeErrors:
 
 def labels(folder: Path = EYE) -> list[Label]:
     """The labels, in the order of the pictures."""
-    return [Label(**json.loads(line)) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        Label(**json.loads(line))
+        for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def pictures(folder: Path = EYE) -> list[Image.Image]:
     """The pictures of the set, SIDE pixels a side."""
     sheet = np.asarray(Image.open(folder / "pictures.webp").convert("RGB"))
-    cells = sheet.reshape(sheet.shape[0] // SIDE, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
+    cells = (
+        sheet.reshape(sheet.shape[0] // SIDE, SIDE, COLUMNS, SIDE, 3)
+        .swapaxes(1, 2)
+        .reshape(-1, SIDE, SIDE, 3)
+    )
     return [Image.fromarray(cell) for cell in cells[: len(labels(folder))]]
 
 
@@ -82,11 +91,15 @@ def agreement(verifier: Verifier, folder: Path = EYE) -> EyeErrors:
         with torch.inference_mode():
             seen = verifier.look(to_pixels(images[start : start + BATCH]))
         for label, one in zip(some, seen, strict=True):
-            found = best(one.things, label.concept)
+            found = best(one.objects, label.concept)
             accepted[label.eye].append(bool(found) and found[0].score > THRESHOLDS.include)
     wrong = [so for name in FAULTS for so in accepted[name]]
-    faults = {name: (_share(accepted[name]), len(accepted[name])) for name in FAULTS if accepted[name]}
-    return EyeErrors(_share(accepted[RIGHT]), _share(wrong), len(accepted[RIGHT]), len(wrong), faults)
+    faults = {
+        name: (_share(accepted[name]), len(accepted[name])) for name in FAULTS if accepted[name]
+    }
+    return EyeErrors(
+        _share(accepted[RIGHT]), _share(wrong), len(accepted[RIGHT]), len(wrong), faults
+    )
 
 
 def _share(so: Sequence[bool]) -> float:
@@ -99,13 +112,20 @@ def pack(table: Path, out: Path = EYE) -> int:
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     for number, row in enumerate(rows, 2):
         if row.get("concept") not in lexicon() or row.get("eye") not in (RIGHT, *FAULTS):
-            raise KalpanaError(f"{table}, line {number}: write a lexicon id as concept, and as eye one of {', '.join((RIGHT, *FAULTS))}")
+            raise KalpanaError(
+                f"{table}, line {number}: write a lexicon id as concept, and as eye one of {', '.join((RIGHT, *FAULTS))}"
+            )
     sheet = Image.new("RGB", (COLUMNS * SIDE, -(-len(rows) // COLUMNS) * SIDE))
     for k, row in enumerate(rows):
-        sheet.paste(read_picture(table.parent / row["picture"]), (k % COLUMNS * SIDE, k // COLUMNS * SIDE))
+        sheet.paste(
+            read_picture(table.parent / row["picture"]), (k % COLUMNS * SIDE, k // COLUMNS * SIDE)
+        )
     out.mkdir(parents=True, exist_ok=True)
     sheet.save(out / "pictures.webp", "WEBP", lossless=True, method=6)
-    lines = (json.dumps({"concept": row["concept"], "eye": row["eye"], "model": row["model"]}) + "\n" for row in rows)
+    lines = (
+        json.dumps({"concept": row["concept"], "eye": row["eye"], "model": row["model"]}) + "\n"
+        for row in rows
+    )
     (out / "labels.jsonl").write_text("".join(lines), encoding="utf-8")
     return len(rows)
 
@@ -114,8 +134,15 @@ def main() -> None:
     from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verifier", type=Path, nargs="+", help="folders of verifiers, such as weights/verifier-b")
-    parser.add_argument("--pack", type=Path, metavar="CSV", help="first make the set again from this table and the pictures beside it")
+    parser.add_argument(
+        "verifier", type=Path, nargs="+", help="folders of verifiers, such as weights/verifier-b"
+    )
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        metavar="CSV",
+        help="first make the set again from this table and the pictures beside it",
+    )
     asked = parser.parse_args()
     try:
         if asked.pack:

@@ -42,7 +42,7 @@ class Reading:
 class Observation:
     """Everything seen in one picture. None means that the verifier abstains, or was not asked."""
 
-    things: tuple[Detection, ...] = ()  # what may be two things stands here as both
+    objects: tuple[Detection, ...] = ()  # what may be two things stands here as both
     fingers: tuple[int, ...] | None = None  # of each whole hand, from left to right
     readings: tuple[Reading, ...] = ()  # of each reader; the first one counts
     poses: tuple[str, ...] | None = None  # of each figure, from left to right
@@ -75,29 +75,43 @@ class Verifier(Protocol):
 
 def truth(scene: Scene) -> Observation:
     """What is in a scene, with whole boxes and certainty: what a verifier without error would see."""
-    things, order = [], sorted(scene.things, key=lambda thing: thing.x)
-    for thing in scene.things:
-        if isinstance(thing.sprite, int):
-            things.append(Detection(scene.groups[thing.group].concept, 1.0, sprites.box(thing), thing.color, facing(scene, thing) or None))
+    objects, order = [], sorted(scene.objects, key=lambda item: item.x)
+    for item in scene.objects:
+        if isinstance(item.sprite, int):
+            objects.append(
+                Detection(
+                    scene.groups[item.group].concept,
+                    1.0,
+                    sprites.box(item),
+                    item.color,
+                    facing(scene, item) or None,
+                )
+            )
     return Observation(
-        tuple(things),
-        tuple(hands.count(thing.sprite) for thing in order if isinstance(thing.sprite, Hand) and not thing.sprite.flaw),
-        (Reading(tuple(thing.sprite.text for thing in order if isinstance(thing.sprite, Sign))),),
-        tuple(thing.sprite.pose for thing in order if isinstance(thing.sprite, Puppet)),
+        tuple(objects),
+        tuple(
+            hands.count(item.sprite)
+            for item in order
+            if isinstance(item.sprite, Hand) and not item.sprite.flaw
+        ),
+        (Reading(tuple(item.sprite.text for item in order if isinstance(item.sprite, Sign))),),
+        tuple(item.sprite.pose for item in order if isinstance(item.sprite, Puppet)),
     )
 
 
-def best(things: Sequence[Detection], concept: str) -> list[Detection]:
+def best(objects: Sequence[Detection], concept: str) -> list[Detection]:
     """The detections of a concept, surest first."""
-    return sorted((thing for thing in things if thing.concept == concept), key=lambda thing: -thing.score)
+    return sorted(
+        (item for item in objects if item.concept == concept), key=lambda item: -item.score
+    )
 
 
-def surest(things: Sequence[Detection]) -> list[Detection]:
+def surest(objects: Sequence[Detection]) -> list[Detection]:
     """The detections, surest first, without those that stand where a surer one of another concept does."""
     kept: list[Detection] = []
-    for thing in sorted(things, key=lambda thing: -thing.score):
-        if all(thing.concept == other.concept or iou(thing.box, other.box) < 0.5 for other in kept):
-            kept.append(thing)
+    for item in sorted(objects, key=lambda item: -item.score):
+        if all(item.concept == other.concept or iou(item.box, other.box) < 0.5 for other in kept):
+            kept.append(item)
     return kept
 
 

@@ -52,7 +52,9 @@ FRAMED = 0.75  # of each side, that must be inked to be taken for a frame
 BATCH = 16  # signs read together by the recogniser
 LEAST = 320  # columns of the recogniser's input, padded if there are fewer, as it was trained
 SIGNS = 200  # of each script that are measured
-CAPITALS = str.maketrans("cosuvwxz", "COSUVWXZ")  # small letters that only their size tells from capitals, and signs are in capitals
+CAPITALS = str.maketrans(
+    "cosuvwxz", "COSUVWXZ"
+)  # small letters that only their size tells from capitals, and signs are in capitals
 
 
 class Ocr(Protocol):
@@ -90,8 +92,16 @@ def cut(pixels: Tensor, boxes: Sequence[Box]) -> list[Tensor]:
     signs = []
     for picture, (x0, y0, x1, y1) in zip(pixels, boxes, strict=True):
         air = AIR * (y1 - y0) * h
-        top, left = (min(max(round(edge - air), 0), side - 1) for edge, side in ((y0 * h, h), (x0 * w, w)))
-        signs.append(picture[:, top : max(round(y1 * h + air), top + 1), left : max(round(x1 * w + air), left + 1)])
+        top, left = (
+            min(max(round(edge - air), 0), side - 1) for edge, side in ((y0 * h, h), (x0 * w, w))
+        )
+        signs.append(
+            picture[
+                :,
+                top : max(round(y1 * h + air), top + 1),
+                left : max(round(x1 * w + air), left + 1),
+            ]
+        )
     return signs
 
 
@@ -108,7 +118,9 @@ def lifted(sign: Tensor, height: int, border: int) -> Tensor | None:
     left, last = max(int(columns[0]) - 1, 0), min(int(columns[-1]) + 2, w)
     ink = ink[None, None, top:bottom, left:last]
     width = max(round(height * (last - left) / (bottom - top)), 1)
-    ink = F.interpolate(ink, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    ink = F.interpolate(
+        ink, (height, width), mode="bicubic", align_corners=False, antialias=True
+    ).clamp(0, 1)
     return 1 - 2 * F.pad(ink[0, 0], (border,) * 4)
 
 
@@ -121,13 +133,17 @@ def _inked(sign: Tensor) -> Tensor:
     ground, ink = _two_colors(inner.flatten(1))
     border, around = _edge(inner), _edge(sign).median(1).values
     plain = _nearer(border, ground, ink).float().mean()
-    if plain < PLAIN and (around - ink).norm() < NEAR * (ground - ink).norm():  # no board, but large letters on the picture itself
+    if (
+        plain < PLAIN and (around - ink).norm() < NEAR * (ground - ink).norm()
+    ):  # no board, but large letters on the picture itself
         ground, ink = ink, ground
     way = (ink - ground)[:, None, None]
     if way.norm() < FAINT:
         return torch.zeros(h, w)
     off = sign - ground[:, None, None]
-    along = (off * way).sum(0) / way.square().sum()  # an edge that is half ink has half of both colours: 0.5
+    along = (off * way).sum(
+        0
+    ) / way.square().sum()  # an edge that is half ink has half of both colours: 0.5
     beside = (off - along * way).norm(dim=0) / way.norm()
     return (along.abs() + beside).clamp(0, 1)
 
@@ -159,7 +175,12 @@ def _unframed(ink: Tensor) -> Tensor:
     h, w = ink.shape
     rim = max(round(RIM * h), 1)
     written = ink > INK
-    sides = written[:rim].any(0), written[-rim:].any(0), written[:, :rim].any(1), written[:, -rim:].any(1)
+    sides = (
+        written[:rim].any(0),
+        written[-rim:].any(0),
+        written[:, :rim].any(1),
+        written[:, -rim:].any(1),
+    )
     if min(float(side.float().mean()) for side in sides) < FRAMED:
         return ink
     outer = torch.ones(1, 1, h, w)
@@ -187,7 +208,11 @@ class RapidOcr:
             import onnxruntime  # noqa: F401
         except ImportError:
             return f"{self.name} needs onnxruntime: pip install 'kalpana[ocr]'"
-        return None if _weights() else f"{self.name} needs rapidocr-onnxruntime (Python 3.11 or 3.12): pip install 'kalpana[ocr]'"
+        return (
+            None
+            if _weights()
+            else f"{self.name} needs rapidocr-onnxruntime (Python 3.11 or 3.12): pip install 'kalpana[ocr]'"
+        )
 
     def read(self, signs: Iterable[Tensor]) -> list[str]:
         _insist(self)
@@ -197,10 +222,20 @@ class RapidOcr:
         for start in range(0, len(order), BATCH):
             some = [lines[k] for k in order[start : start + BATCH]]
             width = max(LEAST, some[-1].shape[1])
-            batch = torch.stack([F.pad(line, (0, width - line.shape[1])) for line in some])[:, None].expand(-1, 3, -1, -1)  # b 3 48 w
-            (chances,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})  # b l characters
-            for k, best in zip(order[start : start + BATCH], ours[chances[..., ours].argmax(-1)].tolist(), strict=True):
-                word = "".join(characters[n] for i, n in enumerate(best) if n and (i == 0 or n != best[i - 1]))
+            batch = torch.stack([F.pad(line, (0, width - line.shape[1])) for line in some])[
+                :, None
+            ].expand(-1, 3, -1, -1)  # b 3 48 w
+            (chances,) = session.run(
+                None, {session.get_inputs()[0].name: batch.numpy()}
+            )  # b l characters
+            for k, best in zip(
+                order[start : start + BATCH],
+                ours[chances[..., ours].argmax(-1)].tolist(),
+                strict=True,
+            ):
+                word = "".join(
+                    characters[n] for i, n in enumerate(best) if n and (i == 0 or n != best[i - 1])
+                )
                 said[k] = word.translate(CAPITALS)
         return said
 
@@ -208,7 +243,11 @@ class RapidOcr:
 def _weights() -> Path | None:
     """The file of RapidOCR's recogniser, found without loading the package, which would load OpenCV; None where there is none."""
     spec = find_spec("rapidocr_onnxruntime")
-    path = Path(spec.origin).parent / "models/ch_PP-OCRv4_rec_infer.onnx" if spec and spec.origin else None
+    path = (
+        Path(spec.origin).parent / "models/ch_PP-OCRv4_rec_infer.onnx"
+        if spec and spec.origin
+        else None
+    )
     return path if path and path.exists() else None
 
 
@@ -219,10 +258,16 @@ def _recogniser() -> tuple[Any, list[str], np.ndarray]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    session = onnxruntime.InferenceSession(str(_weights()), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(_weights()), options, providers=["CPUExecutionProvider"]
+    )
     characters = ["", *session.get_modelmeta().custom_metadata_map["character"].splitlines(), " "]
     latin = set(string.ascii_letters + string.digits)
-    return session, characters, np.array([0, *(n for n, character in enumerate(characters) if character in latin)])
+    return (
+        session,
+        characters,
+        np.array([0, *(n for n, character in enumerate(characters) if character in latin)]),
+    )
 
 
 @dataclass(frozen=True)
@@ -237,12 +282,23 @@ class Tesseract:
 
     def available(self) -> str | None:
         packages = {"hin": "tesseract-ocr-hin", "Devanagari": "tesseract-ocr-script-deva"}
-        every = " ".join(("tesseract-ocr", *(packages.get(name, f"tesseract-ocr-{name}") for name in self.data.split("+"))))
+        every = " ".join(
+            (
+                "tesseract-ocr",
+                *(packages.get(name, f"tesseract-ocr-{name}") for name in self.data.split("+")),
+            )
+        )
         if shutil.which("tesseract") is None:
             return f"{self.name} is not installed: apt install {every}"
-        there = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True, check=False).stdout.split()
+        there = subprocess.run(
+            ["tesseract", "--list-langs"], capture_output=True, text=True, check=False
+        ).stdout.split()
         missing = [name for name in self.data.split("+") if name not in there]
-        return f"{self.name} lacks its data {' and '.join(missing)}: apt install {every}" if missing else None
+        return (
+            f"{self.name} lacks its data {' and '.join(missing)}: apt install {every}"
+            if missing
+            else None
+        )
 
     def read(self, signs: Iterable[Tensor]) -> list[str]:
         _insist(self)
@@ -263,7 +319,14 @@ class Tesseract:
         command = ["tesseract", "stdin", "stdout", "-l", self.data, "--psm", str(self.page)]
         environment = {**os.environ, "OMP_THREAD_LIMIT": str(torch.get_num_threads())}
         names = "".join(f"{path}\n" for path in paths)
-        done = subprocess.run(command, input=names, env=environment, capture_output=True, encoding="utf-8", check=False)
+        done = subprocess.run(
+            command,
+            input=names,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
         texts = done.stdout.split("\f")  # a form feed lies between pages
         if done.returncode or len(texts) != len(paths):
             raise KalpanaError(f"{self.name} gave up: {' '.join(done.stderr.split())[:200]}")
@@ -272,10 +335,14 @@ class Tesseract:
 
 def devanagari(text: str) -> str:
     """A text less all that no word of Devanagari is written with: spaces, full stops, marks of stress, a second virama."""
-    return re.sub("\u094d+", "\u094d", re.sub(r"[^\u0900-\u0950\u0955-\u0963\u0971-\u097f]", "", text))
+    return re.sub(
+        "\u094d+", "\u094d", re.sub(r"[^\u0900-\u0950\u0955-\u0963\u0971-\u097f]", "", text)
+    )
 
 
-def _lines(signs: Iterable[Tensor], height: int, border: int) -> tuple[list[str], dict[int, Tensor]]:
+def _lines(
+    signs: Iterable[Tensor], height: int, border: int
+) -> tuple[list[str], dict[int, Tensor]]:
     """An empty word for every sign, and the letters of those, by number, that have any (see ``lifted``)."""
     lines = [lifted(sign, height, border) for sign in signs]
     return [""] * len(lines), {k: line for k, line in enumerate(lines) if line is not None}
@@ -322,7 +389,9 @@ class Score:
     signs: int
 
 
-def measure(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, off: float = 0.0) -> Score:
+def measure(
+    ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, off: float = 0.0
+) -> Score:
     """How the reader does on a true render of every prompt, its sign cut out by its true box, each edge ``off`` by up to that much.
 
     Raises KalpanaError where the engine is not available.
@@ -330,7 +399,9 @@ def measure(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, o
     rng = random.Random("ocr")
     others = [other for prompt in prompts if (other := wrong(prompt, rng)) is not None]
     said, mended = (_read(ocr, these, damage, off) for these in (prompts, others))
-    seen, misspelt = ([Observation(readings=(Reading((word,)),)) for word in words] for words in (said, mended))
+    seen, misspelt = (
+        [Observation(readings=(Reading((word,)),)) for word in words] for words in (said, mended)
+    )
     asked = [prompt.word or "" for prompt in prompts]
 
     def share(so: Iterable[bool]) -> float:
@@ -338,7 +409,10 @@ def measure(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None = None, o
 
     return Score(
         exact=share(map(right, prompts, seen)),
-        alike=share(word.translate(ALIKE) == read.translate(ALIKE) for word, read in zip(asked, said, strict=True)),
+        alike=share(
+            word.translate(ALIKE) == read.translate(ALIKE)
+            for word, read in zip(asked, said, strict=True)
+        ),
         distance=sum(map(ned, asked, said)) / len(prompts),
         fooled=share(map(right, others, seen)),
         mended=share(map(right, prompts, misspelt)),
@@ -354,10 +428,19 @@ def _read(ocr: Ocr, prompts: Sequence[Prompt], damage: Damage | None, off: float
         some = scenes[start : start + 64]
         pixels = render(some).pixels
         boxes = []
-        for (thing,) in (scene.things for scene in some):
-            half_w, half_h = sprites.half(thing)
-            dx0, dy0, dx1, dy1 = (2 * half * off * rng.uniform(-1, 1) for half in (half_w, half_h, half_w, half_h))
-            boxes.append((thing.x - half_w + dx0, thing.y - half_h + dy0, thing.x + half_w + dx1, thing.y + half_h + dy1))
+        for (item,) in (scene.objects for scene in some):
+            half_w, half_h = sprites.half(item)
+            dx0, dy0, dx1, dy1 = (
+                2 * half * off * rng.uniform(-1, 1) for half in (half_w, half_h, half_w, half_h)
+            )
+            boxes.append(
+                (
+                    item.x - half_w + dx0,
+                    item.y - half_h + dy0,
+                    item.x + half_w + dx1,
+                    item.y + half_h + dy1,
+                )
+            )
         signs += cut(damage(pixels) if damage else pixels, boxes)
     return ocr.read(signs)
 
@@ -367,7 +450,11 @@ def table(signs: int = SIGNS, dev: bool = False) -> str:
     heads = ["reader", "script", "pictures", "exact", "0 as O, 1 as I", "edit distance"]
     heads += ["accepts one character wrong", "mends one character wrong", "signs"]
     lines = [heads, ["---"] * 3 + ["---:"] * 6]
-    conditions = {"as drawn": (None, 0.0), "blur 1 px": (blurred(1.0), 0.0), "box off by 1/24": (None, 1 / 24)}
+    conditions = {
+        "as drawn": (None, 0.0),
+        "blur 1 px": (blurred(1.0), 0.0),
+        "box off by 1/24": (None, 1 / 24),
+    }
     for suite, ocr in ENGINES.items():
         missing = ocr.available()
         if missing:
@@ -377,14 +464,25 @@ def table(signs: int = SIGNS, dev: bool = False) -> str:
         for condition, (damage, off) in conditions.items():
             s = measure(ocr, prompts, damage, off)
             shares = [f"{100 * share:.1f} %" for share in (s.exact, s.alike)]
-            shares += [f"{s.distance:.3f}", f"{100 * s.fooled:.1f} %", f"{100 * s.mended:.1f} %", str(s.signs)]
+            shares += [
+                f"{s.distance:.3f}",
+                f"{100 * s.fooled:.1f} %",
+                f"{100 * s.mended:.1f} %",
+                str(s.signs),
+            ]
             lines.append([ocr.name, ocr.script, condition, *shares])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--signs", type=int, default=SIGNS, help="signs of each script, at most 200")
-    parser.add_argument("--dev", action="store_true", help="the signs that the readers were set up on, not those of the test")
+    parser.add_argument(
+        "--signs", type=int, default=SIGNS, help="signs of each script, at most 200"
+    )
+    parser.add_argument(
+        "--dev",
+        action="store_true",
+        help="the signs that the readers were set up on, not those of the test",
+    )
     arguments = parser.parse_args()
     print(table(arguments.signs, arguments.dev))

@@ -24,7 +24,9 @@ from kalpana.world.kinds import hands, puppets, signs
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import COLORS, Group, Puppet, Scene
 
-OTHER_STYLES = 0.5  # share of scenes that are not in the house style: a verifier has to know every style
+OTHER_STYLES = (
+    0.5  # share of scenes that are not in the house style: a verifier has to know every style
+)
 Question = Callable[[Observation], bool]  # is it so, by what was seen?
 Damage = Callable[[Tensor], Tensor]
 
@@ -45,7 +47,9 @@ def of_prompts(name: str, prompts: Sequence[Prompt], count: int) -> list[Probe]:
     for k in range(count):
         prompt = prompts[k % len(prompts)]
         scene, other = prompt.scene(rng, OTHER_STYLES), wrong(prompt, rng)
-        trials.append(Probe(scene, partial(right, prompt), partial(right, other) if other else None))
+        trials.append(
+            Probe(scene, partial(right, prompt), partial(right, other) if other else None)
+        )
     return trials
 
 
@@ -54,8 +58,12 @@ def of_poses(count: int) -> list[Probe]:
     rng, trials, drawn = random.Random("publish/poses"), list[Probe](), Counter[str]()
     while len(trials) < count:
         scene = puppets.sample(rng, "test")
-        art = scene.things[0].sprite
-        if len(scene.things) == 1 and isinstance(art, Puppet) and drawn[art.pose] * len(puppets.POSES) < count:
+        art = scene.objects[0].sprite
+        if (
+            len(scene.objects) == 1
+            and isinstance(art, Puppet)
+            and drawn[art.pose] * len(puppets.POSES) < count
+        ):
             drawn[art.pose] += 1
             other = rng.choice([pose for pose in puppets.POSES if pose != art.pose])
             trials.append(Probe(scene, partial(_poses, art.pose), partial(_poses, other)))
@@ -82,7 +90,12 @@ def _whole_hand(seen: Observation) -> bool:
 def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
     """The same prompt with one thing about it wrong, None where it has nothing of the kind."""
     if prompt.fingers is not None:
-        return replace(prompt, fingers=rng.choice([n for n in (prompt.fingers - 1, prompt.fingers + 1) if 0 <= n <= 5]))
+        return replace(
+            prompt,
+            fingers=rng.choice(
+                [n for n in (prompt.fingers - 1, prompt.fingers + 1) if 0 <= n <= 5]
+            ),
+        )
     if prompt.word is not None:
         return replace(prompt, word=_misspelt(prompt.word, rng))
     groups = list(prompt.groups)
@@ -91,17 +104,24 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
     elif prompt.task == "position":
         return replace(prompt, relation=OPPOSITE[prompt.relation or ""])
     elif prompt.task == "colors":
-        groups[0] = replace(groups[0], color=rng.choice([color for color in COLORS if color != groups[0].color]))
+        groups[0] = replace(
+            groups[0], color=rng.choice([color for color in COLORS if color != groups[0].color])
+        )
     elif prompt.task == "color_attr":
         groups = [replace(a, color=b.color) for a, b in zip(groups, groups[::-1], strict=True)]
     elif prompt.task == "facing":
-        groups[0] = replace(groups[0], facing={"left": "right", "right": "left"}[groups[0].facing or "left"])
+        groups[0] = replace(
+            groups[0], facing={"left": "right", "right": "left"}[groups[0].facing or "left"]
+        )
     elif prompt.task.startswith("hard"):
         return _said_otherwise(prompt, rng)
     elif prompt.task in ("single", "two"):
         there = {group.concept for group in groups}
         k = rng.randrange(len(groups))
-        groups[k] = replace(groups[k], concept=rng.choice([c.id for c in lexicon().values() if c.core and c.id not in there]))
+        groups[k] = replace(
+            groups[k],
+            concept=rng.choice([c.id for c in lexicon().values() if c.core and c.id not in there]),
+        )
     else:
         return None
     return replace(prompt, groups=tuple(groups))
@@ -120,9 +140,20 @@ def _said_otherwise(prompt: Prompt, rng: random.Random) -> Prompt:
         ways.append(replace(prompt, relation=OPPOSITE[prompt.relation]))
     if one.size is not None:
         other = {"small": "large", "large": "small"}
-        ways.append(replace(prompt, groups=tuple(replace(group, size=other[group.size or ""]) for group in prompt.groups)))
+        ways.append(
+            replace(
+                prompt,
+                groups=tuple(
+                    replace(group, size=other[group.size or ""]) for group in prompt.groups
+                ),
+            )
+        )
     if one.color is not None:
-        ways.append(instead(replace(one, color=rng.choice([color for color in COLORS if color != one.color]))))
+        ways.append(
+            instead(
+                replace(one, color=rng.choice([color for color in COLORS if color != one.color]))
+            )
+        )
     return rng.choice(ways)
 
 
@@ -130,7 +161,9 @@ def _misspelt(word: str, rng: random.Random) -> str:
     """The word with one character exchanged for another of its script."""
     at = rng.randrange(len(word))
     others = signs.LETTERS if word[at].isascii() else signs.CONSONANTS
-    return word[:at] + rng.choice([letter for letter in others if letter != word[at]]) + word[at + 1 :]
+    return (
+        word[:at] + rng.choice([letter for letter in others if letter != word[at]]) + word[at + 1 :]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- damaged pictures
@@ -144,7 +177,9 @@ def blurred(sigma: float) -> Damage:
 
     def damage(pixels: Tensor) -> Tensor:
         across = F.conv2d(F.pad(pixels, (8, 8, 0, 0), mode="replicate"), kernel, groups=3)
-        return F.conv2d(F.pad(across, (0, 0, 8, 8), mode="replicate"), kernel.transpose(2, 3), groups=3)
+        return F.conv2d(
+            F.pad(across, (0, 0, 8, 8), mode="replicate"), kernel.transpose(2, 3), groups=3
+        )
 
     return damage
 

@@ -45,7 +45,11 @@ class DetectorVerifier:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> DetectorVerifier:
         """The verifier in a folder: detector.safetensors, and reader.safetensors if it is there. Raises KalpanaError where one is none."""
-        net = load_module(folder / "detector.safetensors", "detector", lambda **config: Detector(detector.Config(**config)))
+        net = load_module(
+            folder / "detector.safetensors",
+            "detector",
+            lambda **config: Detector(detector.Config(**config)),
+        )
         path = folder / "reader.safetensors"
         if not path.exists():
             return cls(net.to(device))
@@ -58,19 +62,34 @@ class DetectorVerifier:
         device = next(self.net.parameters()).device
         pixels = pixels.to(device).float()
         if pixels.shape[-2:] != (SIDE, SIDE):
-            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(
+                -1, 1
+            )
         said: Maps = self.net(pixels.contiguous(memory_format=torch.channels_last))
         found = [self._things(said, pixels[i], i) for i in range(len(pixels))]
-        return [sorted_out(things, readings) for things, readings in zip(found, self._readings(pixels, found), strict=True)]
+        return [
+            sorted_out(objects, readings)
+            for objects, readings in zip(found, self._readings(pixels, found), strict=True)
+        ]
 
     def _readings(self, pixels: Tensor, found: list[list[Detection]]) -> list[tuple[Reading, ...]]:
         """What each reader says is written on the signs of each picture, from left to right."""
-        boards = [(i, thing.box) for i, things in enumerate(found) for thing in ordered(things) if thing.concept == SIGN]
+        boards = [
+            (i, item.box)
+            for i, objects in enumerate(found)
+            for item in ordered(objects)
+            if item.concept == SIGN
+        ]
         places, boxes = [i for i, _ in boards], [box for _, box in boards]
         said = [(who, who.read(pixels[places], boxes) if boards else []) for who in self.readers]
         return [
             tuple(
-                Reading(tuple(word for k, word in zip(places, words, strict=True) if k == i), who.title, who.alike) for who, words in said
+                Reading(
+                    tuple(word for k, word in zip(places, words, strict=True) if k == i),
+                    who.title,
+                    who.alike,
+                )
+                for who, words in said
             )
             for i in range(len(found))
         ]
@@ -79,7 +98,7 @@ class DetectorVerifier:
         """Everything found in picture i, by label, surest first. One thing can stand there under two labels, if either may be right."""
         heat, (found, kinds, rows, columns) = said.heat[i].sigmoid(), peaks(said.heat[i].sigmoid())
         sure = found * said.whole[i, 0].sigmoid()[rows, columns]
-        things: list[tuple[float, int, int, int, Box]] = []
+        objects: list[tuple[float, int, int, int, Box]] = []
         for k in sure.argsort(descending=True).tolist():
             row, column = int(rows[k]), int(columns[k])
             left, top, right, bottom = said.reach[i, :, row, column].tolist()
@@ -90,11 +109,16 @@ class DetectorVerifier:
                 (column + 0.5 + right) / cells,
                 (row + 0.5 + bottom) / cells,
             )
-            if sure[k] < FLOOR or len(things) == MOST:
+            if sure[k] < FLOOR or len(objects) == MOST:
                 break
-            if all(iou(box, other) < 0.5 for _, kind, *_, other in things if kind == kinds[k]):
-                things.append((float(sure[k]), int(kinds[k]), row, column, box))
-        painted = F.interpolate(said.painted[i : i + 1].sigmoid(), pixels.shape[-2:], mode="bilinear")[0, 0] > 0.5
+            if all(iou(box, other) < 0.5 for _, kind, *_, other in objects if kind == kinds[k]):
+                objects.append((float(sure[k]), int(kinds[k]), row, column, box))
+        painted = (
+            F.interpolate(said.painted[i : i + 1].sigmoid(), pixels.shape[-2:], mode="bilinear")[
+                0, 0
+            ]
+            > 0.5
+        )
         picture = (pixels.movedim(0, -1).cpu().numpy() + 1) / 2
         return [
             Detection(
@@ -102,9 +126,11 @@ class DetectorVerifier:
                 score,
                 box,
                 self._color(said, i, row, column, box, painted, picture),
-                None if said.facing is None else (None, "left", "right")[int(said.facing[i, :, row, column].argmax())],
+                None
+                if said.facing is None
+                else (None, "left", "right")[int(said.facing[i, :, row, column].argmax())],
             )
-            for score, kind, row, column, box in things
+            for score, kind, row, column, box in objects
         ]
 
     def _name(self, said: Maps, i: int, kind: int, row: int, column: int) -> str:
@@ -112,7 +138,16 @@ class DetectorVerifier:
             return labels()[kind]
         return rare()[int((self.net.names @ said.embedding[i, :, row, column]).argmax())]
 
-    def _color(self, said: Maps, i: int, row: int, column: int, box: Box, painted: Tensor, picture: np.ndarray) -> str | None:
+    def _color(
+        self,
+        said: Maps,
+        i: int,
+        row: int,
+        column: int,
+        box: Box,
+        painted: Tensor,
+        picture: np.ndarray,
+    ) -> str | None:
         chance, color = said.color[i, :, row, column].float().softmax(0)[1:].max(0)
         if chance < HINT:
             return None
@@ -123,20 +158,28 @@ class DetectorVerifier:
 
 def own(net: reader.Reader) -> Reader:
     """The verifier's own reader, by this network."""
-    return Reader("the verifier's reader", lambda pixels, boxes: [word for word, _ in net.words(strips(pixels, boxes))])
+    return Reader(
+        "the verifier's reader",
+        lambda pixels, boxes: [word for word, _ in net.words(strips(pixels, boxes))],
+    )
 
 
 def ordered(found: list[Detection]) -> list[Detection]:
     """What is more likely there than not, from left to right."""
-    return sorted((thing for thing in found if thing.score >= SURE), key=lambda thing: thing.box[0] + thing.box[2])
+    return sorted(
+        (item for item in found if item.score >= SURE),
+        key=lambda item: item.box[0] + item.box[2],
+    )
 
 
 def sorted_out(found: list[Detection], readings: tuple[Reading, ...]) -> Observation:
     """Detections by label as what was seen: objects, and hands and figures from left to right."""
     sure = ordered(found)
-    fingers = tuple(int(thing.concept[0]) for thing in sure if thing.concept.endswith(" fingers"))
-    poses = tuple(thing.concept for thing in sure if thing.concept in puppets.POSES)
-    return Observation(tuple(thing for thing in found if thing.concept in lexicon()), fingers, readings, poses)
+    fingers = tuple(int(item.concept[0]) for item in sure if item.concept.endswith(" fingers"))
+    poses = tuple(item.concept for item in sure if item.concept in puppets.POSES)
+    return Observation(
+        tuple(item for item in found if item.concept in lexicon()), fingers, readings, poses
+    )
 
 
 def peaks(heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

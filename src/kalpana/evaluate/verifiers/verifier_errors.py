@@ -20,7 +20,16 @@ from kalpana.evaluate.suites import Prompt, load
 from kalpana.evaluate.verifiers.eye_labels import EyeErrors, agreement
 from kalpana.evaluate.verifiers.observations import Observation, Verifier, iou, surest, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES, readers
-from kalpana.evaluate.verifiers.probes import Damage, Probe, blurred, coded, noisy, of_malformed_hands, of_poses, of_prompts
+from kalpana.evaluate.verifiers.probes import (
+    Damage,
+    Probe,
+    blurred,
+    coded,
+    noisy,
+    of_malformed_hands,
+    of_poses,
+    of_prompts,
+)
 from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.hub.weights import fingerprint
 from kalpana.media import write
@@ -62,7 +71,9 @@ def attributes() -> dict[str, Callable[[int], list[Probe]]]:
     return {**asked, "poses": of_poses, "malformed hands": of_malformed_hands}
 
 
-def errors(verifier: Verifier, trials: Sequence[Probe], damages: Mapping[str, Damage], readings: int = 1) -> list[Errors]:
+def errors(
+    verifier: Verifier, trials: Sequence[Probe], damages: Mapping[str, Damage], readings: int = 1
+) -> list[Errors]:
     """The errors as drawn, and on the first of them by each damage; once for each of so many readings of what is written.
 
     Every scene is rendered once, and looked at once in each state.
@@ -75,7 +86,10 @@ def errors(verifier: Verifier, trials: Sequence[Probe], damages: Mapping[str, Da
         if start < fewer:
             for state, damage in damages.items():
                 seen[state] += verifier.look(damage(pixels[: fewer - start]))
-    return [{state: _error(trials, [one.read_by(k) for one in some]) for state, some in seen.items()} for k in range(readings)]
+    return [
+        {state: _error(trials, [one.read_by(k) for one in some]) for state, some in seen.items()}
+        for k in range(readings)
+    ]
 
 
 def _error(trials: Sequence[Probe], seen: Sequence[Observation]) -> Error:
@@ -83,21 +97,36 @@ def _error(trials: Sequence[Probe], seen: Sequence[Observation]) -> Error:
     pairs = list(zip(trials, seen, strict=False))
     true = [trial.true(one) for trial, one in pairs if trial.true]
     wrong = [trial.wrong(one) for trial, one in pairs if trial.wrong]
-    return Error(sum(true) / len(true) if true else None, sum(wrong) / max(len(wrong), 1), len(pairs))
+    return Error(
+        sum(true) / len(true) if true else None, sum(wrong) / max(len(wrong), 1), len(pairs)
+    )
 
 
-def detections(verifier: Verifier, renders: int = RENDERS, least: float = 0.3) -> tuple[float, float]:
+def detections(
+    verifier: Verifier, renders: int = RENDERS, least: float = 0.3
+) -> tuple[float, float]:
     """Precision and recall of core things in ordinary test scenes: the class is right and the boxes overlap by half."""
     world = World(1, "test")
     scenes = [world.scene(i) for i in range(renders)]
     hits = said = there = 0
     (seen,) = look_at(verifier, [scenes])
     for scene, one in zip(scenes, seen, strict=True):
-        left = [thing for thing in surest(one.things) if thing.score > least and lexicon()[thing.concept].core]
-        wanted = [thing for thing in truth(scene).things if lexicon()[thing.concept].core]
+        left = [
+            item
+            for item in surest(one.objects)
+            if item.score > least and lexicon()[item.concept].core
+        ]
+        wanted = [item for item in truth(scene).objects if lexicon()[item.concept].core]
         said, there = said + len(left), there + len(wanted)
-        for thing in wanted:
-            match = next((other for other in left if other.concept == thing.concept and iou(other.box, thing.box) > 0.5), None)
+        for item in wanted:
+            match = next(
+                (
+                    other
+                    for other in left
+                    if other.concept == item.concept and iou(other.box, item.box) > 0.5
+                ),
+                None,
+            )
             if match is not None:
                 left.remove(match)
                 hits += 1
@@ -105,31 +134,50 @@ def detections(verifier: Verifier, renders: int = RENDERS, least: float = 0.3) -
 
 
 def publish(
-    folder: Path, renders: int = RENDERS, autoencoder: Path = Path("weights/default/vae.safetensors"), only: Sequence[str] = ()
+    folder: Path,
+    renders: int = RENDERS,
+    autoencoder: Path = Path("weights/default/vae.safetensors"),
+    only: Sequence[str] = (),
 ) -> str:
     """Measure the verifier in a folder, write errors.json there, and give back the tables as Markdown. Of ``only`` some rows the others
     stay as they were published, of the same detector. Raises KalpanaError where they were not."""
     verifier, before = DetectorVerifier.load(folder), _before(folder, only)
-    damages = {f"blur {s} px": blurred(s) for s in (0.5, 1.0, 1.5, 2.0)} | {f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)}
+    damages = {f"blur {s} px": blurred(s) for s in (0.5, 1.0, 1.5, 2.0)} | {
+        f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)
+    }
     damages["through the autoencoder"] = coded(autoencoder)
     measured: dict[str, Errors] = {
-        name: {state: Error(**error) for state, error in each.items()} for name, each in before.get("errors", {}).items()
+        name: {state: Error(**error) for state, error in each.items()}
+        for name, each in before.get("errors", {}).items()
     }
     unavailable: dict[str, str] = before.get("unavailable", {})
     for name, trials in attributes().items():
         reading, missing = readers(name, verifier.readers)
         if name in ENGINES:
-            reading = tuple(reader for reader in reading if _asked(f"{name} by {reader.title}", only))
-        rows = [f"{name} by {reader.title}" for reader in reading] if name in ENGINES else [name] if _asked(name, only) else []
+            reading = tuple(
+                reader for reader in reading if _asked(f"{name} by {reader.title}", only)
+            )
+        rows = (
+            [f"{name} by {reader.title}" for reader in reading]
+            if name in ENGINES
+            else [name]
+            if _asked(name, only)
+            else []
+        )
         if missing and not only:
             unavailable[f"{name} by {ENGINES[name].name}"] = missing
         if rows:
             found = errors(replace(verifier, readers=reading), trials(renders), damages, len(rows))
             measured |= dict(zip(rows, found, strict=True))
     silent = replace(verifier, readers=())
-    precision, recall = (before["precision"], before["recall"]) if only else detections(silent, renders)
+    precision, recall = (
+        (before["precision"], before["recall"]) if only else detections(silent, renders)
+    )
     eye = agreement(silent)
-    record = {name: {state: vars(error) for state, error in each.items()} for name, each in measured.items()}
+    record = {
+        name: {state: vars(error) for state, error in each.items()}
+        for name, each in measured.items()
+    }
     about = {
         "files": _hashes(folder),
         "renders": renders,
@@ -152,11 +200,19 @@ def _before(folder: Path, only: Sequence[str]) -> dict[str, Any]:
     if not only:
         return {}
     path = folder / "errors.json"
-    about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}, "errors": {}}
+    about = (
+        json.loads(path.read_text(encoding="utf-8"))
+        if path.exists()
+        else {"files": {}, "errors": {}}
+    )
     if about["files"].get("detector.safetensors") != _hashes(folder).get("detector.safetensors"):
-        raise KalpanaError(f"nothing is published in {folder} of this detector: leave out --only, and measure all")
+        raise KalpanaError(
+            f"nothing is published in {folder} of this detector: leave out --only, and measure all"
+        )
     if unknown := [row for row in only if row not in about["errors"]]:
-        raise KalpanaError(f"there is no row {unknown[0]!r}: the rows are {', '.join(about['errors'])}")
+        raise KalpanaError(
+            f"there is no row {unknown[0]!r}: the rows are {', '.join(about['errors'])}"
+        )
     return about
 
 
@@ -170,30 +226,62 @@ def verified(folder: Path, suite: str, tasks: Iterable[str]) -> dict[str, bool]:
     if path.exists():
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["files"] == _hashes(folder):
-            trusted = {name: Error(**each[DRAWN]).verified for name, each in about["errors"].items()}
-    found = {task: trusted.get("hard" if task.startswith("hard") else RESTS.get(task, task), False) for task in tasks}
-    return found | {name.replace(suite, "words"): so for name, so in trusted.items() if name.startswith(f"{suite} by ")}
+            trusted = {
+                name: Error(**each[DRAWN]).verified for name, each in about["errors"].items()
+            }
+    found = {
+        task: trusted.get("hard" if task.startswith("hard") else RESTS.get(task, task), False)
+        for task in tasks
+    }
+    return found | {
+        name.replace(suite, "words"): so
+        for name, so in trusted.items()
+        if name.startswith(f"{suite} by ")
+    }
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: fingerprint(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def tables(measured: Mapping[str, Errors], unavailable: Mapping[str, str], precision: float, recall: float, eye: EyeErrors) -> str:
+def tables(
+    measured: Mapping[str, Errors],
+    unavailable: Mapping[str, str],
+    precision: float,
+    recall: float,
+    eye: EyeErrors,
+) -> str:
     """The errors of every attribute as drawn and, of what could not be measured, what is missing; those on generated pictures; then both
     shares, true and wrong, under each kind of damage."""
-    lines = ["| attribute | accepts the true, % | accepts the minimally wrong, % | renders | |", "|---|---:|---:|---:|---|"]
+    lines = [
+        "| attribute | accepts the true, % | accepts the minimally wrong, % | renders | |",
+        "|---|---:|---:|---:|---|",
+    ]
     for name, each in measured.items():
         error = each[DRAWN]
         verdict = "verified" if error.verified else "**not verified**"
-        lines.append(f"| {name} | {_percent(error.recall, 1)} | {_percent(error.false_accepts, 1)} | {error.renders:,} | {verdict} |")
-    lines += [f"| {name} | | | | **unavailable**: {missing} |" for name, missing in unavailable.items()]
-    lines += ["", f"Core things in ordinary test scenes: precision {100 * precision:.1f} %, recall {100 * recall:.1f} %.", ""]
+        lines.append(
+            f"| {name} | {_percent(error.recall, 1)} | {_percent(error.false_accepts, 1)} | {error.renders:,} | {verdict} |"
+        )
+    lines += [
+        f"| {name} | | | | **unavailable**: {missing} |" for name, missing in unavailable.items()
+    ]
+    lines += [
+        "",
+        f"Core things in ordinary test scenes: precision {100 * precision:.1f} %, recall {100 * recall:.1f} %.",
+        "",
+    ]
     lines += [eye.markdown(), ""]
     states = list(next(iter(measured.values())))
-    lines += ["| the true / the wrong, % | " + " | ".join(states) + " |", "|---|" + "---:|" * len(states)]
+    lines += [
+        "| the true / the wrong, % | " + " | ".join(states) + " |",
+        "|---|" + "---:|" * len(states),
+    ]
     for name, each in measured.items():
-        cells = (f"{_percent(each[state].recall, 0)} / {_percent(each[state].false_accepts, 0)}" for state in states)
+        cells = (
+            f"{_percent(each[state].recall, 0)} / {_percent(each[state].false_accepts, 0)}"
+            for state in states
+        )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -207,7 +295,11 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="a verifier's folder of weights")
     parser.add_argument("--renders", type=int, default=RENDERS, help="pictures of each attribute")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="ROW", help="measure this row anew, and keep the others (repeatable)"
+        "--only",
+        action="append",
+        default=[],
+        metavar="ROW",
+        help="measure this row anew, and keep the others (repeatable)",
     )
     arguments = parser.parse_args()
     try:

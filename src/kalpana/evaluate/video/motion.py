@@ -36,7 +36,11 @@ SURE = THRESHOLDS.counting  # score above which a detection counts
 JUMP = 0.25  # widths that a thing may go between two frames
 STEP = 0.25  # seconds between the places whose distances add up to the way of a thing: shorter ones would add up its box's trembling
 LAG = 0.125  # seconds between frames of which a turn is told
-RING, RINGS, FARTHEST = 72, 12, 12  # points around a thing, circles of them, and by how many points it may turn in that time
+RING, RINGS, FARTHEST = (
+    72,
+    12,
+    12,
+)  # points around a thing, circles of them, and by how many points it may turn in that time
 
 
 # ------------------------------------------------------------------------------------------------------------------ camera
@@ -72,7 +76,9 @@ class Camera:
         line = torch.linspace(0.1, 0.9, 5) - 0.5
         points = torch.cartesian_prod(line, line)
         maps = self.maps()
-        return _length(points @ maps[:, :, :2].mT + maps[:, None, :, 2], torch.arange(len(maps)), fps)
+        return _length(
+            points @ maps[:, :, :2].mT + maps[:, None, :, 2], torch.arange(len(maps)), fps
+        )
 
 
 def clear(seen: Sequence[Observation], side: int = SIDE) -> Tensor:
@@ -80,8 +86,10 @@ def clear(seen: Sequence[Observation], side: int = SIDE) -> Tensor:
     line = (torch.arange(side) + 0.5) / side
     out = torch.ones(len(seen), 1, side, side)
     for frame, one in zip(out, seen, strict=True):
-        for x0, y0, x1, y1 in (thing.box for thing in one.things if thing.score > SURE):
-            away = torch.hypot(line.view(1, side) - (x0 + x1) / 2, line.view(side, 1) - (y0 + y1) / 2)
+        for x0, y0, x1, y1 in (item.box for item in one.objects if item.score > SURE):
+            away = torch.hypot(
+                line.view(1, side) - (x0 + x1) / 2, line.view(side, 1) - (y0 + y1) / 2
+            )
             frame[:, away < math.hypot(x1 - x0, y1 - y0) / 2 + 2 / SIDE] = 0
     around = torch.cat((out[:1], out, out[-1:]))
     return torch.minimum(torch.minimum(around[:-2], around[2:]), out)
@@ -91,14 +99,21 @@ def camera(frames: Tensor, background: Tensor) -> Camera:
     """The camera of a clip (t, 3, h, w) in [-1, 1] whose ``background`` (t, 1, h, w) is 1, and things are 0."""
     keys = torch.linspace(0, len(frames) - 1, min(KEYS, len(frames))).round().long()
     coarse, fine = (_Pictures.of(frames[keys], background[keys], side) for side in (COARSE, FINE))
-    q = torch.zeros(len(KINDS), len(keys) - 1, len(KINDS))  # kind, key, number: only its own number is not 0
+    q = torch.zeros(
+        len(KINDS), len(keys) - 1, len(KINDS)
+    )  # kind, key, number: only its own number is not 0
     for pictures, steps in ((coarse, 4), (fine, 3)):
         q = _fit(pictures[:-1], pictures[1:], q, torch.zeros_like(q), steps)
     q = q.cumsum(1)
     first = fine[:1].repeated(len(keys) - 1)
     q = _fit(first, fine[1:], q, q, 3)
     # To look up between pixels smooths noise, which alone makes pictures more alike: half a pixel aside is as good as still.
-    rest = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]).unsqueeze(1).expand(-1, len(keys) - 1, -1) / FINE
+    rest = (
+        torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+        .unsqueeze(1)
+        .expand(-1, len(keys) - 1, -1)
+        / FINE
+    )
     misfit, still = _misfit(first, fine[1:], q), float(_misfit(first, fine[1:], rest).min())
     best = int(misfit.argmin())
     if float(misfit[best]) > still - max(GAIN * still, CLEAR):
@@ -114,7 +129,11 @@ def flicker(frames: Tensor, background: Tensor, seen_by: Camera) -> float:
     to = _whole(seen_by.maps())
     between = (to[1:] @ torch.linalg.inv(to[:-1]))[:, :2]
     difference, weight = _difference(pictures[:-1], pictures[1:], between)
-    return float((difference.abs().mean(1) * weight).sum() / weight.sum()) if weight.any() else math.nan
+    return (
+        float((difference.abs().mean(1) * weight).sum() / weight.sum())
+        if weight.any()
+        else math.nan
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +145,9 @@ class _Pictures:
 
     @classmethod
     def of(cls, frames: Tensor, background: Tensor, side: int) -> _Pictures:
-        return cls(*(F.interpolate(x.float(), (side, side), mode="area") for x in (frames, background)))
+        return cls(
+            *(F.interpolate(x.float(), (side, side), mode="area") for x in (frames, background))
+        )
 
     def __getitem__(self, index: slice) -> _Pictures:
         return _Pictures(self.pixels[index], self.background[index])
@@ -150,8 +171,12 @@ def _whole(maps: Tensor) -> Tensor:
 def _difference(one: _Pictures, two: _Pictures, maps: Tensor) -> tuple[Tensor, Tensor]:
     """What the second pictures, looked up where ``maps`` leads, have more than the first (n, 3, s, s), and where both are background
     (n, s, s)."""
-    grid = F.affine_grid(maps * torch.tensor([1.0, 1.0, 2.0]), list(one.pixels.shape), align_corners=False)
-    found = F.grid_sample(torch.cat((two.pixels, two.background), 1), grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(
+        maps * torch.tensor([1.0, 1.0, 2.0]), list(one.pixels.shape), align_corners=False
+    )
+    found = F.grid_sample(
+        torch.cat((two.pixels, two.background), 1), grid, padding_mode="border", align_corners=False
+    )
     both = (found[:, 3] > 0.99) & (one.background[:, 0] > 0.99) & (grid.abs() <= 1).all(-1)
     return found[:, :3] - one.pixels, both.float()
 
@@ -167,7 +192,9 @@ def _fit(one: _Pictures, two: _Pictures, start: Tensor, usual: Tensor, steps: in
     one, two = one.repeated(kinds), two.repeated(kinds)
     line = (torch.arange(side) + 0.5) / side - 0.5
     y, x = torch.meshgrid(line, line, indexing="ij")
-    flow = torch.stack((torch.stack((x * 0 + 1, x * 0, x, -y)), torch.stack((x * 0, x * 0 + 1, y, x))), 1)  # kind, axis, s, s
+    flow = torch.stack(
+        (torch.stack((x * 0 + 1, x * 0, x, -y)), torch.stack((x * 0, x * 0 + 1, y, x))), 1
+    )  # kind, axis, s, s
     across, down = flow.repeat_interleave(n, 0)[:, :, None].unbind(1)  # kind x n, 1, s, s each
     q, ridge = start.flatten(0, 1), RIDGE * (side / SIDE) ** 2
     for _ in range(steps):
@@ -175,7 +202,9 @@ def _fit(one: _Pictures, two: _Pictures, start: Tensor, usual: Tensor, steps: in
         dx, dy = _slopes(one.pixels + difference / 2)
         slope = dx * across + dy * down
         weight = weight / (1 + (difference.abs().amax(1) / SCATTER) ** 2) ** 2
-        pull = (weight[:, None] * slope * difference).sum((1, 2, 3)) + ridge * ((q - usual.flatten(0, 1)) * own).sum(1)
+        pull = (weight[:, None] * slope * difference).sum((1, 2, 3)) + ridge * (
+            (q - usual.flatten(0, 1)) * own
+        ).sum(1)
         stiff = (weight[:, None] * slope**2).sum((1, 2, 3)) + ridge
         q = q - (pull / stiff).clamp(-0.1, 0.1)[:, None] * own
     return q.unflatten(0, (kinds, n))
@@ -184,13 +213,17 @@ def _fit(one: _Pictures, two: _Pictures, start: Tensor, usual: Tensor, steps: in
 def _slopes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The slopes to the right and down (n, 3, s, s each), a width."""
     padded, side = F.pad(pixels, (1, 1, 1, 1), mode="replicate"), pixels.shape[-1]
-    return (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * side / 2, (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * side / 2
+    return (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * side / 2, (
+        padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    ) * side / 2
 
 
 def _misfit(one: _Pictures, two: _Pictures, q: Tensor) -> Tensor:
     """How unlike the background is under the numbers (kind, n, 4): (kind,) in [0, 1]."""
     kinds = len(q)
-    difference, weight = _difference(one.repeated(kinds), two.repeated(kinds), _maps(q.flatten(0, 1)))
+    difference, weight = _difference(
+        one.repeated(kinds), two.repeated(kinds), _maps(q.flatten(0, 1))
+    )
     square = difference.abs().amax(1) ** 2
     unlike = (weight * square / (square + SCATTER**2)).sum((1, 2)).view(kinds, -1).sum(1)
     return unlike / weight.sum((1, 2)).view(kinds, -1).sum(1).clamp(min=1)
@@ -229,14 +262,28 @@ class Track:
     def steady(self, seen_by: Camera) -> Track:
         """The same as a camera at rest would see it: boxes keep their shape, and lose the zoom."""
         maps = seen_by.maps()
-        centres = seen_by.undo(_spread(self.centres, self.frames, len(maps))[:, None])[self.frames, 0]
-        half = (self.boxes[:, 2:] - self.boxes[:, :2]) / 2 / torch.linalg.det(maps[self.frames, :, :2]).sqrt()[:, None]
+        centres = seen_by.undo(_spread(self.centres, self.frames, len(maps))[:, None])[
+            self.frames, 0
+        ]
+        half = (
+            (self.boxes[:, 2:] - self.boxes[:, :2])
+            / 2
+            / torch.linalg.det(maps[self.frames, :, :2]).sqrt()[:, None]
+        )
         return replace(self, boxes=torch.cat((centres - half, centres + half), 1))
 
     def motion(self, fps: float) -> float:
         """Widths a second that the corners of its box go in the mean."""
         x0, y0, x1, y1 = self.boxes.unbind(1)
-        corners = torch.stack((torch.stack((x0, y0), 1), torch.stack((x1, y0), 1), torch.stack((x0, y1), 1), torch.stack((x1, y1), 1)), 1)
+        corners = torch.stack(
+            (
+                torch.stack((x0, y0), 1),
+                torch.stack((x1, y0), 1),
+                torch.stack((x0, y1), 1),
+                torch.stack((x1, y1), 1),
+            ),
+            1,
+        )
         return _length(corners, self.frames, fps)
 
 
@@ -249,7 +296,11 @@ def tracks(seen: Sequence[Observation], concept: str) -> list[Track]:
     paths: list[list[tuple[int, Detection]]] = []
     for frame, found in enumerate(_confirmed(seen, concept)):
         gone = [frame - path[-1][0] for path in paths]
-        pairs = ((gone[i] > 2, _apart(path[-1][1], thing), i, k) for i, path in enumerate(paths) for k, thing in enumerate(found))
+        pairs = (
+            (gone[i] > 2, _apart(path[-1][1], item), i, k)
+            for i, path in enumerate(paths)
+            for k, item in enumerate(found)
+        )
         grown: set[int] = set()
         taken: set[int] = set()
         for _, away, i, k in sorted(pairs):
@@ -257,24 +308,33 @@ def tracks(seen: Sequence[Observation], concept: str) -> list[Track]:
                 paths[i].append((frame, found[k]))
                 grown.add(i)
                 taken.add(k)
-        paths += [[(frame, thing)] for k, thing in enumerate(found) if k not in taken]
+        paths += [[(frame, item)] for k, item in enumerate(found) if k not in taken]
     return [_track(path) for path in sorted(paths, key=len, reverse=True)]
 
 
 def _confirmed(seen: Sequence[Observation], concept: str) -> list[list[Detection]]:
     """The sure detections of a concept in every frame, less those that have none near in the two frames before and after: errors."""
-    sure = [[thing for thing in one.things if thing.concept == concept and thing.score > SURE] for one in seen]
+    sure = [
+        [item for item in one.objects if item.concept == concept and item.score > SURE]
+        for one in seen
+    ]
 
-    def again(thing: Detection, frame: int) -> bool:
-        around = [other for k in (-2, -1, 1, 2) if 0 <= frame + k < len(sure) for other in sure[frame + k]]
-        return any(_apart(thing, other) <= 2 * JUMP for other in around)
+    def again(item: Detection, frame: int) -> bool:
+        around = [
+            other for k in (-2, -1, 1, 2) if 0 <= frame + k < len(sure) for other in sure[frame + k]
+        ]
+        return any(_apart(item, other) <= 2 * JUMP for other in around)
 
-    return [[thing for thing in found if again(thing, frame)] for frame, found in enumerate(sure)]
+    return [[item for item in found if again(item, frame)] for frame, found in enumerate(sure)]
 
 
 def _track(path: Sequence[tuple[int, Detection]]) -> Track:
-    frames, things = zip(*path, strict=True)
-    return Track(torch.tensor(frames), torch.tensor([thing.box for thing in things]), tuple(thing.color for thing in things))
+    frames, objects = zip(*path, strict=True)
+    return Track(
+        torch.tensor(frames),
+        torch.tensor([item.box for item in objects]),
+        tuple(item.color for item in objects),
+    )
 
 
 def _apart(one: Detection, two: Detection) -> float:
@@ -308,11 +368,22 @@ def spin(frames: Tensor, track: Track, fps: float) -> float:
     lag = max(1, round(fps * LAG))
     if len(frames) <= lag or len(track.frames) == 0:
         return 0.0
-    radii = (torch.arange(RINGS) + 1) / RINGS * (track.boxes[:, 2:] - track.boxes[:, :2]).norm(dim=1).median() / 2
+    radii = (
+        (torch.arange(RINGS) + 1)
+        / RINGS
+        * (track.boxes[:, 2:] - track.boxes[:, :2]).norm(dim=1).median()
+        / 2
+    )
     angle = torch.arange(RING) * 2 * math.pi / RING
-    points = torch.stack((radii[:, None] * angle.cos(), radii[:, None] * angle.sin()), -1) + track.centres.median(0).values
+    points = (
+        torch.stack((radii[:, None] * angle.cos(), radii[:, None] * angle.sin()), -1)
+        + track.centres.median(0).values
+    )
     moving = frames.float() - frames.float().median(0).values
-    rings = F.grid_sample(moving, (points * 2 - 1).expand(len(frames), -1, -1, -1), align_corners=False) * radii.sqrt()[:, None]
+    rings = (
+        F.grid_sample(moving, (points * 2 - 1).expand(len(frames), -1, -1, -1), align_corners=False)
+        * radii.sqrt()[:, None]
+    )
     waves = torch.fft.rfft(rings)  # t 3 rings waves
     alike = torch.fft.irfft((waves[:-lag].conj() * waves[lag:]).sum((0, 1, 2)), n=RING)
     energy = float((rings[:-lag].square().sum() * rings[lag:].square().sum()).sqrt())
@@ -321,5 +392,7 @@ def spin(frames: Tensor, track: Track, fps: float) -> float:
     if energy < 1e-6 or float(around[best]) < 0.3 * energy:
         return 0.0
     before, top, after = around[best - 1 : best + 2].tolist()
-    peak = best - FARTHEST - 1 + (before - after) / (2 * min(before - 2 * top + after, -1e-9))  # of the parabola through three
+    peak = (
+        best - FARTHEST - 1 + (before - after) / (2 * min(before - 2 * top + after, -1e-9))
+    )  # of the parabola through three
     return -peak * 360 / RING * fps / lag

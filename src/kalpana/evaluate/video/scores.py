@@ -45,15 +45,25 @@ BATCH = 64  # frames looked at together
 STEADY = 0.7  # share of frames that must hold what is asked for: a verifier errs in some
 PRESENT = 0.25  # the same of a thing that leaves the picture, or hides, on its way
 SPEED = 0.4  # tolerance of speeds
-AMOUNTS = {"x": (0.15, 0.3), "y": (0.15, 0.3), "zoom": (math.log(1.4), math.log(1.9)), "roll": (math.radians(25), math.radians(60))}
+AMOUNTS = {
+    "x": (0.15, 0.3),
+    "y": (0.15, 0.3),
+    "zoom": (math.log(1.4), math.log(1.9)),
+    "roll": (math.radians(25), math.radians(60)),
+}
 AMOUNT = 0.3  # tolerance of those, the moves of the world's cameras as motion.Camera measures them
 MOVED = 0.05  # widths: what is nearer to where it was did not move
 HOP = 0.1  # widths: the least height of a hop; those of the world are at least 0.15
 GROWN = 1.3  # the least ratio of sizes; that of the world is at least 1.6
 SPUN = 20.0  # degrees a second; the world's turns have at least 60
 PLACE = 0.2  # widths: what is nearer to a place has come there
-AWAY, EDGE = 0.95, 0.7  # where the middle of a thing is when it counts as gone; and when it is seen for the last time before it is
-DYNAMIC = 0.02  # widths a second below which a clip stands still; the slowest pans of the world have 0.05
+AWAY, EDGE = (
+    0.95,
+    0.7,
+)  # where the middle of a thing is when it counts as gone; and when it is seen for the last time before it is
+DYNAMIC = (
+    0.02  # widths a second below which a clip stands still; the slowest pans of the world have 0.05
+)
 SHEET = 4  # right clips of each task on the sheet, and wrong ones
 
 
@@ -66,11 +76,13 @@ class Verdict:
     and count are right; ``flicker`` of the background, see motion.flicker; ``dynamic``, the dynamic degree: widths a second that things
     and the camera go."""
 
-    things: bool  # class and count
+    objects: bool  # class and count
     colors: bool | None
     direction: bool | None  # of the way, or of a turn
     speed: bool | None
-    path: bool | None  # it hops, grows, leaves and returns, passes behind, or changes places, as is said
+    path: (
+        bool | None
+    )  # it hops, grows, leaves and returns, passes behind, or changes places, as is said
     camera: bool | None  # its move and how far it goes
     identity: bool | None  # what was out of sight comes back as the same
     moving: bool  # the clip does not stand still
@@ -87,7 +99,11 @@ class Verdict:
         return all(self.parts().values())
 
 
-MEASURED = {"share": "frames with the right things", "flicker": "flicker", "dynamic": "dynamic degree"}
+MEASURED = {
+    "share": "frames with the right things",
+    "flicker": "flicker",
+    "dynamic": "dynamic degree",
+}
 PARTS = tuple(field.name for field in fields(Verdict) if field.name not in MEASURED)
 
 
@@ -96,18 +112,32 @@ def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Observa
     it is no clip."""
     frames = Video(frames, fps).frames
     if len(seen) != len(frames):
-        raise KalpanaError(f"{len(frames)} frames, but {len(seen)} were looked at: give what is seen in each")
+        raise KalpanaError(
+            f"{len(frames)} frames, but {len(seen)} were looked at: give what is seen in each"
+        )
     background = motion.clear(seen)
     camera = motion.camera(frames, background)
-    paths = [track.steady(camera) for group in prompt.groups for track in motion.tracks(seen, group.concept)[:1]]
+    paths = [
+        track.steady(camera)
+        for group in prompt.groups
+        for track in motion.tracks(seen, group.concept)[:1]
+    ]
     whole = len(paths) == len(prompt.groups)
     spin = motion.spin(frames, paths[0], fps) if whole and prompt.clip.event == "turn" else 0.0
     shown = _Shown(prompt, len(frames), fps, paths, spin)
     share, colors = _share(prompt, seen), _colors(prompt, seen)
-    asked = {part: whole and so(shown) for part, so in JUDGES[prompt.clip.event].items() if part != "speed" or prompt.pace}
-    going = camera.motion(fps) + float(np.mean([track.motion(fps) for track in paths] or [0.0])) + shown.turning
+    asked = {
+        part: whole and so(shown)
+        for part, so in JUDGES[prompt.clip.event].items()
+        if part != "speed" or prompt.pace
+    }
+    going = (
+        camera.motion(fps)
+        + float(np.mean([track.motion(fps) for track in paths] or [0.0]))
+        + shown.turning
+    )
     return Verdict(
-        things=share >= STEADY and whole,
+        objects=share >= STEADY and whole,
         colors=colors,
         direction=asked.get("direction"),
         speed=asked.get("speed"),
@@ -139,14 +169,20 @@ def _colors(prompt: ClipPrompt, seen: Sequence[Observation]) -> bool | None:
     for group in prompt.groups:
         if group.color is not None:
             found = [_surest(one, group)[: group.count] for one in seen]
-            colored = [thing.color == group.color for things in found for thing in things]
+            colored = [
+                scene_object.color == group.color for objects in found for scene_object in objects
+            ]
             so.append(bool(colored) and sum(colored) / len(colored) >= STEADY)
     return all(so) if so else None
 
 
 def _surest(seen: Observation, group: Group) -> list[Detection]:
     """The detections of a group that count, surest first."""
-    return [thing for thing in best(seen.things, group.concept) if thing.score > motion.SURE]
+    return [
+        scene_object
+        for scene_object in best(seen.objects, group.concept)
+        if scene_object.score > motion.SURE
+    ]
 
 
 @dataclass(frozen=True)
@@ -162,7 +198,11 @@ class _Shown:
     @property
     def turning(self) -> float:
         """The same in widths a second, of the corners of its box."""
-        size = (self.paths[0].boxes[:, 2:] - self.paths[0].boxes[:, :2]).norm(dim=1).median() / 2 if self.paths else 0.0
+        size = (
+            (self.paths[0].boxes[:, 2:] - self.paths[0].boxes[:, :2]).norm(dim=1).median() / 2
+            if self.paths
+            else 0.0
+        )
         return abs(math.radians(self.spin)) * float(size)
 
     @property
@@ -262,7 +302,9 @@ def _same(shown: _Shown) -> bool:
     """Whether it is there in the beginning and in the end, of one colour as far as that can be told."""
     path, cut = shown.paths[0], shown.gap + 1 or len(shown.paths[0].frames) // 2
     before, after = (_usual(colors) for colors in (path.colors[:cut], path.colors[cut:]))
-    ends = path.frames[0] < PRESENT * shown.frames and path.frames[-1] >= (1 - PRESENT) * (shown.frames - 1)
+    ends = path.frames[0] < PRESENT * shown.frames and path.frames[-1] >= (1 - PRESENT) * (
+        shown.frames - 1
+    )
     return bool(ends) and (before == after or None in (before, after))
 
 
@@ -318,9 +360,17 @@ class ClipTable:
 def table(prompts: Sequence[ClipPrompt], verdicts: Sequence[Verdict]) -> ClipTable:
     """The tables of these verdicts, one for each prompt, with intervals as in score.table. Raises KalpanaError where there are none."""
     pairs = list(zip(prompts, verdicts, strict=True))
-    parts = [(prompt.of(name), verdict.parts()[name]) for name in PARTS for prompt, verdict in pairs if name in verdict.parts()]
+    parts = [
+        (prompt.of(name), verdict.parts()[name])
+        for name in PARTS
+        for prompt, verdict in pairs
+        if name in verdict.parts()
+    ]
     return ClipTable(
-        score.table([prompt.of(prompt.task) for prompt in prompts], {i: [verdict.right] for i, verdict in enumerate(verdicts)}),
+        score.table(
+            [prompt.of(prompt.task) for prompt in prompts],
+            {i: [verdict.right] for i, verdict in enumerate(verdicts)},
+        ),
         score.table([prompt for prompt, _ in parts], {i: [so] for i, (_, so) in enumerate(parts)}),
         {name: _mean([getattr(verdict, name) for verdict in verdicts]) for name in MEASURED},
     )
@@ -329,7 +379,9 @@ def table(prompts: Sequence[ClipPrompt], verdicts: Sequence[Verdict]) -> ClipTab
 def _mean(values: Sequence[float]) -> Mean:
     """The mean of those that are numbers."""
     known = np.array([value for value in values if not math.isnan(value)] or [math.nan])
-    draws = known[np.random.default_rng(0).integers(len(known), size=(RESAMPLES, len(known)))].mean(1)
+    draws = known[np.random.default_rng(0).integers(len(known), size=(RESAMPLES, len(known)))].mean(
+        1
+    )
     return Mean(float(known.mean()), *(float(edge) for edge in np.percentile(draws, (2.5, 97.5))))
 
 
@@ -348,15 +400,25 @@ class Report:
         every = (self.score, self.other, self.frozen, self.ceiling)
         tasks = [{**table.tasks.tasks, "overall": table.tasks.overall} for table in every]
         lines = [_line(name, *(table[name] for table in tasks)) for name in tasks[0]]
-        parts = [_line(name, *(table.parts.tasks[name] for table in every)) for name in self.score.parts.tasks]
+        parts = [
+            _line(name, *(table.parts.tasks[name] for table in every))
+            for name in self.score.parts.tasks
+        ]
         measured = [
             f"| {MEASURED[name]} | {mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f}) | {self.ceiling.measured[name].value:.3f} |\n"
             for name, mean in self.score.measured.items()
         ]
-        heads = [f"| {head} | other clip | frozen | score (95 %) | ceiling | prompts |\n|{' --- |' * 6}\n" for head in ("task", "part")]
+        heads = [
+            f"| {head} | other clip | frozen | score (95 %) | ceiling | prompts |\n|{' --- |' * 6}\n"
+            for head in ("task", "part")
+        ]
         return "\n".join(
             "".join(rows)
-            for rows in ([heads[0], *lines], [heads[1], *parts], ["| mean | score (95 %) | ceiling |\n| --- | --- | --- |\n", *measured])
+            for rows in (
+                [heads[0], *lines],
+                [heads[1], *parts],
+                ["| mean | score (95 %) | ceiling |\n| --- | --- | --- |\n", *measured],
+            )
         )
 
 
@@ -366,21 +428,33 @@ def _line(name: str, score: Share, other: Share, frozen: Share, ceiling: Share) 
     return f"| {' | '.join((name, *shares, str(score.prompts)))} |\n"
 
 
-def judge(prompts: Sequence[ClipPrompt], videos: Iterable[Video], verifier: Verifier, out: Path, progress: Progress) -> Report:
+def judge(
+    prompts: Sequence[ClipPrompt],
+    videos: Iterable[Video],
+    verifier: Verifier,
+    out: Path,
+    progress: Progress,
+) -> Report:
     """The report on clips, one for each prompt and in their order; report.json, report.md and sheet.png are written into ``out``."""
     mine, true, frozen, other = [], [], [], dict[int, Verdict]()
     tasks = dict.fromkeys(prompt.task for prompt in prompts)
-    shown: dict[tuple[str, str], list[tuple[Image.Image, str]]] = {(task, so): [] for task in tasks for so in ("right", "wrong")}
+    shown: dict[tuple[str, str], list[tuple[Image.Image, str]]] = {
+        (task, so): [] for task in tasks for so in ("right", "wrong")
+    }
     for i, (prompt, video, k) in enumerate(zip(prompts, videos, exchanged(prompts), strict=True)):
         seen = look(verifier, video)
         mine.append(right(prompt, video.frames, video.fps, seen))
         so = "right" if mine[i].right else "wrong"
         if len(shown[prompt.task, so]) < SHEET:
-            shown[prompt.task, so].append((tile(video, seen, "green" if mine[i].right else "red"), f"{so}: {prompt.text}"))
+            shown[prompt.task, so].append(
+                (tile(video, seen, "green" if mine[i].right else "red"), f"{so}: {prompt.text}")
+            )
         video = truth(prompt.clip)
         seen, n = look(verifier, video), len(video.frames)
         true.append(right(prompt, video.frames, video.fps, seen))
-        frozen.append(right(prompt, video.frames[:1].expand(n, -1, -1, -1), video.fps, seen[:1] * n))
+        frozen.append(
+            right(prompt, video.frames[:1].expand(n, -1, -1, -1), video.fps, seen[:1] * n)
+        )
         other[k] = right(prompts[k], video.frames, video.fps, seen)
         progress(i + 1, len(prompts))
     others = [other[k] for k in range(len(prompts))]
@@ -395,7 +469,10 @@ def judge(prompts: Sequence[ClipPrompt], videos: Iterable[Video], verifier: Veri
 
 def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """Fields for JSON, which has no word for what is not a number."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields}
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in fields
+    }
 
 
 def tile(video: Video, seen: Sequence[Observation], color: str) -> Image.Image:
@@ -413,7 +490,9 @@ def look(verifier: Verifier, video: Video) -> list[Observation]:
 # -------------------------------------------------------------------------------------------------------------------- files
 
 
-def clips_of(folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = None) -> Iterator[Video]:
+def clips_of(
+    folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = None
+) -> Iterator[Video]:
     """The clip of each prompt among clips made elsewhere: 0007.mp4, or frames in a folder 0007 in the order of their names, for prompt 7
     of the suite.
 
@@ -423,7 +502,9 @@ def clips_of(folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = No
     paths = []
     for prompt in prompts:
         name = f"{prompt.number:04d}"
-        path = next((path for path in (folder / f"{name}.mp4", folder / name) if path.exists()), None)
+        path = next(
+            (path for path in (folder / f"{name}.mp4", folder / name) if path.exists()), None
+        )
         if path is None:
             raise KalpanaError(
                 f"no clip in {folder} is of prompt {prompt.number}, {prompt.text!r}: "
@@ -432,7 +513,11 @@ def clips_of(folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = No
         paths.append(path)
     for path, prompt in zip(paths, prompts, strict=True):
         try:
-            yield Video(_frames(path), prompt.clip.fps if fps is None else fps) if path.is_dir() else _video(path)
+            yield (
+                Video(_frames(path), prompt.clip.fps if fps is None else fps)
+                if path.is_dir()
+                else _video(path)
+            )
         except KalpanaError as error:
             raise KalpanaError(f"{path}: {error}") from None
 
@@ -441,38 +526,63 @@ def _video(path: Path) -> Video:
     try:
         import av
     except ImportError:
-        raise KalpanaError("reading MP4 needs PyAV: install it with pip install 'kalpana[video]'") from None
+        raise KalpanaError(
+            "reading MP4 needs PyAV: install it with pip install 'kalpana[video]'"
+        ) from None
     try:
         images, rate, _ = decode_clip(path.read_bytes())
         frames = to_pixels(images)
     except (OSError, ValueError, IndexError, av.error.FFmpegError) as error:
-        raise KalpanaError(f"it is no MP4, or a damaged one ({error}): give H.264 in an MP4 file") from None
+        raise KalpanaError(
+            f"it is no MP4, or a damaged one ({error}): give H.264 in an MP4 file"
+        ) from None
     return Video(frames, rate)
 
 
 def _frames(folder: Path) -> Tensor:
     """The pictures in a folder (t, 3, h, w) in the order of their names, 2 before 10."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")]
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")
+    ]
     if not files:
-        raise KalpanaError("there are no frames in it: put PNG, WebP or JPEG files there, 000.png and so on")
-    images = [read_picture(path) for path in sorted(files, key=lambda path: (len(path.stem), path.stem))]
+        raise KalpanaError(
+            "there are no frames in it: put PNG, WebP or JPEG files there, 000.png and so on"
+        )
+    images = [
+        read_picture(path) for path in sorted(files, key=lambda path: (len(path.stem), path.stem))
+    ]
     if len({image.size for image in images}) > 1:
         raise KalpanaError("its frames are of unlike sizes: give all of one size")
     return to_pixels(images)
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="True clips judged by a verifier: the ceiling of Clips-200.")
+    parser = argparse.ArgumentParser(
+        description="True clips judged by a verifier: the ceiling of Clips-200."
+    )
     parser.add_argument("verifier", type=Path, help="a verifier's folder of weights")
     parser.add_argument("--limit", type=int, help="prompts of each task, all by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/clips-true"), help="where the report goes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/clips-true"), help="where the report goes"
+    )
     asked = parser.parse_args(given)
 
     try:
         prompts = first(load(), asked.limit)
-        verifier = DetectorVerifier(DetectorVerifier.load(asked.verifier).net)  # nothing is to be read
+        verifier = DetectorVerifier(
+            DetectorVerifier.load(asked.verifier).net
+        )  # nothing is to be read
         print(
-            judge(prompts, (truth(prompt.clip) for prompt in prompts), verifier, asked.out, progress_to_stderr("clips")).markdown(), end=""
+            judge(
+                prompts,
+                (truth(prompt.clip) for prompt in prompts),
+                verifier,
+                asked.out,
+                progress_to_stderr("clips"),
+            ).markdown(),
+            end="",
         )
     except KalpanaError as error:
         sys.exit(f"error: {error}")

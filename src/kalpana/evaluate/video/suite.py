@@ -58,7 +58,9 @@ class _Wanting(random.Random):
     wanted: tuple[Any, ...] = ()
 
     def choice(self, seq: Any) -> Any:
-        return next((want for want in self.wanted if want and want in seq), None) or super().choice(seq)
+        return next((want for want in self.wanted if want and want in seq), None) or super().choice(
+            seq
+        )
 
 
 def load(dev: bool = False) -> list[ClipPrompt]:
@@ -70,17 +72,25 @@ def load(dev: bool = False) -> list[ClipPrompt]:
 def _load(dev: bool) -> tuple[ClipPrompt, ...]:
     prompts: dict[str, ClipPrompt] = {}
     asked: set[str] = set()
-    for i, (task, wanted, pace, things) in enumerate(_quotas()):
+    for i, (task, wanted, pace, objects) in enumerate(_quotas()):
         language, form = ("en", "hi")[i % 2], "dense" if pace else FORMS[i // 2 % len(FORMS)]
         split = "dev" if dev else "test"
-        rng, words = _Wanting(f"clips-200/{split}/{i}"), random.Random(f"clips-200/{split}/{i}/words")
+        rng, words = (
+            _Wanting(f"clips-200/{split}/{i}"),
+            random.Random(f"clips-200/{split}/{i}/words"),
+        )
         rng.wanted = wanted
         while len(prompts) == i:
             clip = world.sample(rng, split)
             said = repr((clip.event, clip.word, clip.scene.groups))
             # Clips of one group have no split of their own: a hash shares them between dev and test.
             mine = len(clip.scene.groups) > 1 or zlib.crc32(said.encode()) % 2 == dev
-            if mine and said not in asked and world.speed(clip) == pace and len(clip.scene.groups) == things:
+            if (
+                mine
+                and said not in asked
+                and world.speed(clip) == pace
+                and len(clip.scene.groups) == objects
+            ):
                 text = world.caption(clip, language, form, words)
                 prompts.setdefault(text, ClipPrompt(text, language, task, clip, pace, i))
                 asked.add(said)
@@ -93,14 +103,31 @@ def _quotas() -> Iterator[tuple[str, tuple[Any, ...], str, int]]:
         yield "move", ("move", word, PACES.get(pace)), pace, 1
     for word, pace, _ in itertools.product(("left", "right"), ("slow", "fast", ""), range(2)):
         yield "arc", ("arc", word, PACES.get(pace)), pace, 1
-    words = {"turn": ("clockwise", "counter-clockwise"), "return": tuple(DIRECTIONS), "hide": ("left", "right")}
+    words = {
+        "turn": ("clockwise", "counter-clockwise"),
+        "return": tuple(DIRECTIONS),
+        "hide": ("left", "right"),
+    }
     for event in ("bounce", "grow", "shrink", "turn", "return", "hide", "swap"):
         for k in range(12):
             some = words.get(event, ("",))
-            yield event, (event, some[k * len(some) // 12]), "", 2 if event in ("hide", "swap") else 1
+            yield (
+                event,
+                (event, some[k * len(some) // 12]),
+                "",
+                2 if event in ("hide", "swap") else 1,
+            )
     for word, k in itertools.product(CAMERAS, range(10)):
-        alone = word in ("pan left", "pan right")  # of two things side by side, such a pan would lose one
-        yield word, ("camera", word), "", 1 if alone else 1 + k // 2 % 2  # with two a pan has parallax
+        alone = word in (
+            "pan left",
+            "pan right",
+        )  # of two things side by side, such a pan would lose one
+        yield (
+            word,
+            ("camera", word),
+            "",
+            1 if alone else 1 + k // 2 % 2,
+        )  # with two a pan has parallax
 
 
 @dataclass(frozen=True)
@@ -111,12 +138,19 @@ class Video:
     fps: float
 
     def __post_init__(self) -> None:
-        if self.frames.ndim != 4 or self.frames.shape[1] != 3 or len(self.frames) < 2 or not self.fps > 0:
+        if (
+            self.frames.ndim != 4
+            or self.frames.shape[1] != 3
+            or len(self.frames) < 2
+            or not self.fps > 0
+        ):
             raise KalpanaError(
                 f"frames of shape {tuple(self.frames.shape)} at {self.fps} a second are no clip: give (t, 3, h, w), t 2 or more, fps over 0"
             )
         if self.frames.shape[2] != self.frames.shape[3]:
-            raise KalpanaError(f"a clip of {self.frames.shape[3]}x{self.frames.shape[2]} pixels cannot be judged: give square frames")
+            raise KalpanaError(
+                f"a clip of {self.frames.shape[3]}x{self.frames.shape[2]} pixels cannot be judged: give square frames"
+            )
 
 
 @lru_cache(8)
@@ -135,16 +169,21 @@ def truth_seen(clip: Clip) -> list[Observation]:
     drawn = _drawn(clip)
     assert drawn.whole is not None and drawn.masks is not None
     whole = torch.stack(drawn.whole).sum((2, 3))  # pixels inside the picture: t n
-    zoom = torch.tensor([[thing.size**2 for thing in scene.things] for scene in clip.scenes()])
+    zoom = torch.tensor([[item.size**2 for item in scene.objects] for scene in clip.scenes()])
     full = (whole / zoom).amax(0) * zoom  # pixels, were all of it inside
     shown = torch.stack(drawn.masks).sum((2, 3)) / full
     seen = []
     for k, scene in enumerate(clip.scenes()):
         boxes = (maps.boxes(drawn.whole[k]) / SIDE).tolist()
-        things = [
-            Detection(scene.groups[thing.group].concept, 1.0, (box[0], box[1], box[2], box[3]), thing.color)
-            for thing, box, share in zip(scene.things, boxes, shown[k].tolist(), strict=True)
+        objects = [
+            Detection(
+                scene.groups[item.group].concept,
+                1.0,
+                (box[0], box[1], box[2], box[3]),
+                item.color,
+            )
+            for item, box, share in zip(scene.objects, boxes, shown[k].tolist(), strict=True)
             if share >= SHOWN
         ]
-        seen.append(Observation(tuple(things)))
+        seen.append(Observation(tuple(objects)))
     return seen

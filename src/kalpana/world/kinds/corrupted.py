@@ -17,10 +17,12 @@ from torch import Generator, Tensor
 from kalpana.world import atlas
 from kalpana.world.atlas import SIDE
 from kalpana.world.lexicon import sprites_of
-from kalpana.world.scene import Broken, Scene, Thing
+from kalpana.world.scene import Broken, Scene, SceneObject
 
 LEAST = 0.15  # mean change of the premultiplied pixels, over the sprite's area, below which a sprite counts as whole still
-TRIES = 6  # of ways to break a sprite that many ways leave as it was: a ball's mirror image is a ball
+TRIES = (
+    6  # of ways to break a sprite that many ways leave as it was: a ball's mirror image is a ball
+)
 
 
 def draw(broken: Sequence[Broken], device: torch.device | str = "cpu") -> Tensor:
@@ -31,7 +33,9 @@ def draw(broken: Sequence[Broken], device: torch.device | str = "cpu") -> Tensor
 def change(broken: Broken) -> float:
     """How far a broken sprite is from the whole one: the mean absolute difference of premultiplied pixels over the whole one's area."""
     whole = _premultiplied(_tile(broken.sprite))
-    return float((_premultiplied(_draw(broken)) - whole).abs().mean() / whole[3].mean().clamp(min=0.01))
+    return float(
+        (_premultiplied(_draw(broken)) - whole).abs().mean() / whole[3].mean().clamp(min=0.01)
+    )
 
 
 def _tile(row: int) -> Tensor:
@@ -64,7 +68,12 @@ def _melted(one: Tensor, two: Tensor, rng: Generator) -> Tensor:
 
 def _scrambled(one: Tensor, two: Tensor, rng: Generator) -> Tensor:
     """Its nine parts in random order."""
-    parts = one.unflatten(1, (3, SIDE // 3)).unflatten(3, (3, SIDE // 3)).permute(1, 3, 0, 2, 4).flatten(0, 1)  # 9 4 s/3 s/3
+    parts = (
+        one.unflatten(1, (3, SIDE // 3))
+        .unflatten(3, (3, SIDE // 3))
+        .permute(1, 3, 0, 2, 4)
+        .flatten(0, 1)
+    )  # 9 4 s/3 s/3
     order = torch.randperm(9, generator=rng)
     return parts[order].unflatten(0, (3, 3)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
@@ -72,7 +81,9 @@ def _scrambled(one: Tensor, two: Tensor, rng: Generator) -> Tensor:
 def _mirrored(one: Tensor, two: Tensor, rng: Generator) -> Tensor:
     """One side of a sprite and its mirror image: an animal with two heads, or with none."""
     reach = round(SIDE * (0.5 + 0.12 * float(_chance(rng))))
-    side = _premultiplied(one if float(_chance(rng)) < 0.7 else one.flip(2))  # most drawings face left: the first has two heads
+    side = _premultiplied(
+        one if float(_chance(rng)) < 0.7 else one.flip(2)
+    )  # most drawings face left: the first has two heads
     x = torch.arange(SIDE)
     near = side * ((reach - x) / 3).clamp(0, 1)
     far = (side.flip(2)) * ((x - (SIDE - 1 - reach)) / 3).clamp(0, 1)
@@ -96,7 +107,9 @@ def _doubled(one: Tensor, two: Tensor, rng: Generator) -> Tensor:
     """The sprite over itself, a fifth or more of its size aside."""
     angle, far = 6.2832 * _chance(rng), SIDE * (0.18 + 0.15 * _chance(rng))
     down, across = round(float(far * torch.sin(angle))), round(float(far * torch.cos(angle)))
-    front, back = (_shifted(_premultiplied(one), sign * down // 2, sign * across // 2) for sign in (1, -1))
+    front, back = (
+        _shifted(_premultiplied(one), sign * down // 2, sign * across // 2) for sign in (1, -1)
+    )
     return _straight(front + back * (1 - front[3:]))
 
 
@@ -107,7 +120,9 @@ def _outline(one: Tensor, two: Tensor, rng: Generator) -> Tensor:
     around = F.avg_pool2d(inside[None], 31, 1, 15)[0]
     for _ in range(2):  # where there is nothing, what is around it
         around = F.avg_pool2d(around[None], 31, 1, 15)[0]
-    filled = inside + (1 - inside[3:]) * torch.cat((_straight(around)[:3], torch.ones_like(around[3:])))
+    filled = inside + (1 - inside[3:]) * torch.cat(
+        (_straight(around)[:3], torch.ones_like(around[3:]))
+    )
     return torch.cat((F.avg_pool2d(filled[None, :3], 3, 1, 1)[0].clamp(0, 1), one[3:]))
 
 
@@ -133,7 +148,12 @@ WAYS: dict[str, Callable[[Tensor, Tensor, Generator], Tensor]] = {
     "outline": _outline,
     "blob": _blob,
 }
-SHARES = {"mirrored": 3.0, "blended": 2.0, "outline": 2.0, "doubled": 1.5}  # how often a way is tried, 1 where it is not named
+SHARES = {
+    "mirrored": 3.0,
+    "blended": 2.0,
+    "outline": 2.0,
+    "doubled": 1.5,
+}  # how often a way is tried, 1 where it is not named
 
 
 def _chance(rng: Generator) -> Tensor:
@@ -152,7 +172,11 @@ def _straight(tile: Tensor) -> Tensor:
 def _shifted(tile: Tensor, down: int, across: int) -> Tensor:
     """The tile moved by so many pixels, nothing where it came from."""
     theta = torch.tensor([[[1.0, 0.0, -2 * across / SIDE], [0.0, 1.0, -2 * down / SIDE]]])
-    return F.grid_sample(tile[None], F.affine_grid(theta, [1, 4, SIDE, SIDE], align_corners=False), align_corners=False)[0]
+    return F.grid_sample(
+        tile[None],
+        F.affine_grid(theta, [1, 4, SIDE, SIDE], align_corners=False),
+        align_corners=False,
+    )[0]
 
 
 def _warped(tile: Tensor, far: float, rng: Generator) -> Tensor:
@@ -171,17 +195,28 @@ def _field(rng: torch.Generator, cells: int) -> Tensor:
 
 def breaking(scene: Scene, rng: random.Random, share: float = 0.6) -> Scene:
     """The scene with some of its objects broken, each with this chance, one at least if there is one."""
-    rows = [k for k, thing in enumerate(scene.things) if isinstance(thing.sprite, int)]
+    rows = [k for k, item in enumerate(scene.objects) if isinstance(item.sprite, int)]
     if not rows:
         return scene
     chosen = {k for k in rows if rng.random() < share} or {rng.choice(rows)}
-    things = list(scene.things)
+    objects = list(scene.objects)
     for k in chosen:
-        thing = things[k]
-        assert isinstance(thing.sprite, int)
-        art = one(thing.sprite, rng)
-        things[k] = Thing(art, thing.x, thing.y, thing.size, thing.angle, thing.flip, None, thing.group, thing.depth, thing.shadow)
-    return Scene(tuple(things), scene.groups, scene.background, None, scene.style)
+        item = objects[k]
+        assert isinstance(item.sprite, int)
+        art = one(item.sprite, rng)
+        objects[k] = SceneObject(
+            art,
+            item.x,
+            item.y,
+            item.size,
+            item.angle,
+            item.flip,
+            None,
+            item.group,
+            item.depth,
+            item.shadow,
+        )
+    return Scene(tuple(objects), scene.groups, scene.background, None, scene.style)
 
 
 def one(sprite: int, rng: random.Random) -> Broken:
@@ -190,8 +225,14 @@ def one(sprite: int, rng: random.Random) -> Broken:
     for _ in range(TRIES):
         way = rng.choices(list(WAYS), [SHARES.get(way, 1.0) for way in WAYS])[0]
         other = rng.randrange(len(art))
-        if way in ("blended", "patchwork") and rng.random() < 0.5:  # with another artist's drawing of the same
-            alike = [rows[0] for style, rows in sprites_of(art[sprite].concept).items() if _artist(style) != _artist(art[sprite].style)]
+        if (
+            way in ("blended", "patchwork") and rng.random() < 0.5
+        ):  # with another artist's drawing of the same
+            alike = [
+                rows[0]
+                for style, rows in sprites_of(art[sprite].concept).items()
+                if _artist(style) != _artist(art[sprite].style)
+            ]
             other = rng.choice(alike) if alike else other
         broken = Broken(way, sprite, other, rng.randrange(1 << 30))
         if change(broken) > LEAST:

@@ -10,9 +10,16 @@ import random
 from functools import cache
 
 from kalpana.world import atlas, sprites
-from kalpana.world.defaults import background_for, choose_color, choose_facing, choose_style, mirrored, sprite_of
+from kalpana.world.defaults import (
+    background_for,
+    choose_color,
+    choose_facing,
+    choose_style,
+    mirrored,
+    sprite_of,
+)
 from kalpana.world.lexicon import Concept, lexicon
-from kalpana.world.scene import DEPTH_RELATIONS, Group, Scene, Thing
+from kalpana.world.scene import DEPTH_RELATIONS, Group, Scene, SceneObject
 from kalpana.world.splits import belongs
 
 HIDDEN = (0.12, 0.45)  # share of the box behind that the box in front may cover
@@ -34,26 +41,50 @@ def _core() -> tuple[Concept, ...]:
 
 def _sample(rng: random.Random) -> Scene | None:
     relation = rng.choice(DEPTH_RELATIONS)
-    groups = [Group(concept.id, color=choose_color(rng, concept.id, 0.6)) for concept in rng.sample(_core(), 2)]
+    groups = [
+        Group(concept.id, color=choose_color(rng, concept.id, 0.6))
+        for concept in rng.sample(_core(), 2)
+    ]
     if groups[0].color is not None and groups[0].color == groups[1].color:
         return None
     style = choose_style(rng, groups)
     if style is None:
         return None
     groups = [choose_facing(rng, group, style) for group in groups]
-    rows = [row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None]
+    rows = [
+        row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None
+    ]
     near, far = (_overlapping if relation == "in front of" else _apart)(rng)
-    things = []
+    objects = []
     for index, (x, foot, size, depth) in ((1, far), (0, near)):
         y = foot - size * atlas.load().sprites[rows[index]].height / 2
-        things.append(Thing(rows[index], x, y, size, 0.0, mirrored(groups[index], style), groups[index].color, index, depth, shadow=True))
-    if not all(_inside(thing) for thing in things):
+        objects.append(
+            SceneObject(
+                rows[index],
+                x,
+                y,
+                size,
+                0.0,
+                mirrored(groups[index], style),
+                groups[index].color,
+                index,
+                depth,
+                shadow=True,
+            )
+        )
+    if not all(_inside(item) for item in objects):
         return None
-    covered = sprites.covered(sprites.box(things[0]), sprites.box(things[1]))
+    covered = sprites.covered(sprites.box(objects[0]), sprites.box(objects[1]))
     low, high = HIDDEN if relation == "in front of" else (0.0, 0.0)
     if not low <= covered <= high:
         return None
-    return Scene(tuple(things), tuple(groups), background_for(rng, {group.color for group in groups}), relation, style)
+    return Scene(
+        tuple(objects),
+        tuple(groups),
+        background_for(rng, {group.color for group in groups}),
+        relation,
+        style,
+    )
 
 
 Spot = tuple[float, float, float, float]  # x, foot, size, depth
@@ -63,7 +94,12 @@ def _overlapping(rng: random.Random) -> tuple[Spot, Spot]:
     """The nearer one and the one behind it, overlapping by chance: the caller draws again until they do as they should."""
     foot = rng.uniform(0.66, 0.8)
     back = (rng.uniform(0.35, 0.65), foot, rng.uniform(0.5, 0.68), rng.uniform(0.55, 0.7))
-    front = (back[0] + rng.uniform(-0.35, 0.35), foot + rng.uniform(0.08, 0.18), rng.uniform(0.38, 0.55), rng.uniform(0.2, 0.4))
+    front = (
+        back[0] + rng.uniform(-0.35, 0.35),
+        foot + rng.uniform(0.08, 0.18),
+        rng.uniform(0.38, 0.55),
+        rng.uniform(0.2, 0.4),
+    )
     return front, back
 
 
@@ -72,10 +108,15 @@ def _apart(rng: random.Random) -> tuple[Spot, Spot]:
     z, ground = rng.uniform(2.2, 3.2), rng.uniform(0.44, 0.5)
     side = rng.choice((-1, 1))
     near = (0.5 + side * rng.uniform(0.12, 0.24), HORIZON + ground, rng.uniform(0.5, 0.62), 0.25)
-    far = (0.5 - side * rng.uniform(0.18, 0.36), HORIZON + ground / z, rng.uniform(0.5, 0.62) / z, 0.25 * z)
+    far = (
+        0.5 - side * rng.uniform(0.18, 0.36),
+        HORIZON + ground / z,
+        rng.uniform(0.5, 0.62) / z,
+        0.25 * z,
+    )
     return near, far
 
 
-def _inside(thing: Thing) -> bool:
-    x0, y0, x1, y1 = sprites.box(thing)
+def _inside(item: SceneObject) -> bool:
+    x0, y0, x1, y1 = sprites.box(item)
     return min(x0, y0) >= 0.01 and max(x1, y1) <= 0.99

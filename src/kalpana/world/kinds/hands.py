@@ -15,9 +15,25 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from kalpana.world import figures, grammar_en, grammar_hi, places
-from kalpana.world.defaults import background_kind, background_said, choose_look, choose_skin, look_said, skin_said
+from kalpana.world.defaults import (
+    background_kind,
+    background_said,
+    choose_look,
+    choose_skin,
+    look_said,
+    skin_said,
+)
 from kalpana.world.figures import RGB, SKINS, Figure, Stroke
-from kalpana.world.scene import BACKDROPS, DARK_PLACES, PLACES, Background, Group, Hand, Scene, Thing
+from kalpana.world.scene import (
+    BACKDROPS,
+    DARK_PLACES,
+    PLACES,
+    Background,
+    Group,
+    Hand,
+    Scene,
+    SceneObject,
+)
 
 Raised = tuple[bool, bool, bool, bool, bool]  # thumb, index, middle, ring and little finger
 
@@ -37,7 +53,9 @@ GESTURES = (  # for each count, the fingers that people raise, from the thumb on
     {"11111": 1},
 )
 THUMBS_UP = _raised("10000")
-COUNTING = {_raised(digits) for digits in ("01000", "01100", "11000", "01110", "11100", "01111", "11111")}  # that stand for a number
+COUNTING = {
+    _raised(digits) for digits in ("01000", "01100", "11000", "01110", "11100", "01111", "11111")
+}  # that stand for a number
 PAIRS = 0.15  # share of pictures with two hands
 CLASHES = {  # places that a skin is lost in, unless a line is drawn around it
     "yellow": (),
@@ -86,14 +104,18 @@ def usual(hand: Hand) -> bool:
 def flaws_of(raised: Sequence[bool]) -> tuple[str, ...]:
     """The flaws that a hand with these fingers raised can have."""
     neighbours = any(a and b for a, b in itertools.pairwise(raised[1:]))
-    return tuple(flaw for flaw, fits in zip(FLAWS, (True, neighbours, any(raised)), strict=True) if fits)
+    return tuple(
+        flaw for flaw, fits in zip(FLAWS, (True, neighbours, any(raised)), strict=True) if fits
+    )
 
 
 @lru_cache(maxsize=1024)
 def figure(hand: Hand) -> Figure:
     """The hand, its palm to the viewer and its thumb on the left; a lone thumb points up."""
     if hand.flaw and hand.flaw not in flaws_of(hand.raised):
-        raise ValueError(f"a hand that raises {hand.raised} cannot show {hand.flaw!r}: {', '.join(flaws_of(hand.raised))}")
+        raise ValueError(
+            f"a hand that raises {hand.raised} cannot show {hand.flaw!r}: {', '.join(flaws_of(hand.raised))}"
+        )
     roll = random.Random(hand.seed)
     thumb, fingers = _posed(hand, roll)
     skin = SKINS[hand.skin]
@@ -102,15 +124,25 @@ def figure(hand: Hand) -> Figure:
     strokes = palm + [_up(finger, skin) for finger in every if finger.raised]
     # The folded thumb lies over the fingers. Where no outline tells them apart, each casts a shadow to its right.
     folded = [_down(finger, skin) for finger in reversed(every) if not finger.raised]
-    layers = folded if hand.look == "outlined" else [layer for bump in folded for layer in (_shadow(bump, skin), bump)]
-    strokes += [replace(stroke, part=part) for part, layer in enumerate(layers, 1) for stroke in layer]
+    layers = (
+        folded
+        if hand.look == "outlined"
+        else [layer for bump in folded for layer in (_shadow(bump, skin), bump)]
+    )
+    strokes += [
+        replace(stroke, part=part) for part, layer in enumerate(layers, 1) for stroke in layer
+    ]
     upright = hand.raised != THUMBS_UP or hand.flaw
     return tuple(strokes if upright else _turned(strokes, 80 + roll.uniform(-6, 6)))
 
 
 def _posed(hand: Hand, roll: random.Random) -> tuple[_Finger, list[_Finger]]:
     """The thumb and the four other fingers of this very hand, all a little unlike any other hand's."""
-    spread, length, thick = roll.uniform(0.95, 1.2), roll.uniform(0.94, 1.08), roll.uniform(0.94, 1.05)
+    spread, length, thick = (
+        roll.uniform(0.95, 1.2),
+        roll.uniform(0.94, 1.08),
+        roll.uniform(0.94, 1.05),
+    )
     if sum(hand.raised[1:]) == 2:
         spread *= roll.uniform(1.0, 1.5)  # two fingers part easily
 
@@ -126,7 +158,9 @@ def _posed(hand: Hand, roll: random.Random) -> tuple[_Finger, list[_Finger]]:
     thumb = vary(_THUMB, hand.raised[0], roll.uniform(0.9, 1.1))
     if hand.raised == THUMBS_UP:
         thumb = replace(thumb, angle=-80 + roll.uniform(-5, 5))
-    return thumb, [vary(finger, raised, spread) for finger, raised in zip(_LONG, hand.raised[1:], strict=True)]
+    return thumb, [
+        vary(finger, raised, spread) for finger, raised in zip(_LONG, hand.raised[1:], strict=True)
+    ]
 
 
 def _flawed(fingers: list[_Finger], flaw: str | None, roll: random.Random) -> list[_Finger]:
@@ -137,10 +171,18 @@ def _flawed(fingers: list[_Finger], flaw: str | None, roll: random.Random) -> li
     if flaw == "extra finger":
         thumb, *long = fingers
         at = roll.randint(1, 3)
-        long.insert(at, replace(long[at], length=(long[at - 1].length + long[at].length) / 2, raised=True))
+        long.insert(
+            at, replace(long[at], length=(long[at - 1].length + long[at].length) / 2, raised=True)
+        )
         ways = [k / 4 for k in range(5)]  # from the first to the last of five
         spread = [
-            replace(f, x=0.84 * way - 0.42, y=-0.33 - 0.4 * way * (1 - way), angle=46 * way - 20, radius=0.88 * f.radius)
+            replace(
+                f,
+                x=0.84 * way - 0.42,
+                y=-0.33 - 0.4 * way * (1 - way),
+                angle=46 * way - 20,
+                radius=0.88 * f.radius,
+            )
             for f, way in zip(long, ways, strict=True)
         ]
         return [thumb, *spread]
@@ -148,13 +190,24 @@ def _flawed(fingers: list[_Finger], flaw: str | None, roll: random.Random) -> li
         k = roll.choice([k for k in (1, 2, 3) if fingers[k].raised and fingers[k + 1].raised])
         one, two = fingers[k : k + 2]
         x, y, angle = (one.x + two.x) / 2, (one.y + two.y) / 2, (one.angle + two.angle) / 2
-        return [*fingers[:k], _Finger(x, y, angle, max(one.length, two.length), 1.6 * one.radius), *fingers[k + 2 :]]
+        return [
+            *fingers[:k],
+            _Finger(x, y, angle, max(one.length, two.length), 1.6 * one.radius),
+            *fingers[k + 2 :],
+        ]
     return fingers
 
 
 def _palm(fingers: Sequence[_Finger], skin: RGB) -> list[Stroke]:
-    bones = [Stroke(finger.x, finger.y, 0.5 * finger.x, HEEL, 0.97 * finger.radius, 0.25, skin) for finger in fingers]
-    return [Stroke(0, 0.3, 0, 0.74, 0.32, 0.27, skin), Stroke(-0.2, HEEL, -0.33, 0.06, 0.25, 0.19, skin), *bones]
+    bones = [
+        Stroke(finger.x, finger.y, 0.5 * finger.x, HEEL, 0.97 * finger.radius, 0.25, skin)
+        for finger in fingers
+    ]
+    return [
+        Stroke(0, 0.3, 0, 0.74, 0.32, 0.27, skin),
+        Stroke(-0.2, HEEL, -0.33, 0.06, 0.25, 0.19, skin),
+        *bones,
+    ]
 
 
 def _up(finger: _Finger, skin: RGB) -> Stroke:
@@ -168,13 +221,19 @@ def _down(finger: _Finger, skin: RGB) -> list[Stroke]:
     x, y, r = finger.x, finger.y, finger.radius
     if finger.thumb:
         color, bend = _shade(skin, 0.95), (x + 0.16, y - 0.02)
-        return [Stroke(x - 0.02, y + 0.22, *bend, 1.1 * r, r, color), Stroke(*bend, x + 0.4, y - 0.08, r, 0.85 * r, color)]
+        return [
+            Stroke(x - 0.02, y + 0.22, *bend, 1.1 * r, r, color),
+            Stroke(*bend, x + 0.4, y - 0.08, r, 0.85 * r, color),
+        ]
     return [Stroke(x, y, 0.96 * x, y + 0.42, 1.04 * r, 1.04 * r, _shade(skin, 0.9))]
 
 
 def _shadow(bump: Sequence[Stroke], skin: RGB) -> list[Stroke]:
     dark = _shade(skin, 0.62)
-    return [replace(s, ax=s.ax + 0.035, bx=s.bx + 0.035, ay=s.ay + 0.02, by=s.by + 0.03, color=dark) for s in bump]
+    return [
+        replace(s, ax=s.ax + 0.035, bx=s.bx + 0.035, ay=s.ay + 0.02, by=s.by + 0.03, color=dark)
+        for s in bump
+    ]
 
 
 def _shade(color: RGB, by: float) -> RGB:
@@ -184,7 +243,16 @@ def _shade(color: RGB, by: float) -> RGB:
 def _turned(strokes: Sequence[Stroke], degrees: float) -> list[Stroke]:
     """The strokes turned clockwise."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return [replace(k, ax=c * k.ax - s * k.ay, ay=s * k.ax + c * k.ay, bx=c * k.bx - s * k.by, by=s * k.bx + c * k.by) for k in strokes]
+    return [
+        replace(
+            k,
+            ax=c * k.ax - s * k.ay,
+            ay=s * k.ax + c * k.ay,
+            bx=c * k.bx - s * k.by,
+            by=s * k.bx + c * k.by,
+        )
+        for k in strokes
+    ]
 
 
 def sample(rng: random.Random, split: str = "train") -> Scene:
@@ -211,7 +279,9 @@ def one(rng: random.Random) -> Hand:
     """Any hand; every count of fingers is as frequent."""
     gestures = rng.choice(GESTURES)
     digits = rng.choices(list(gestures), list(gestures.values()))[0]
-    return Hand(_raised(digits), choose_skin(rng, tuple(SKINS)), choose_look(rng), rng.randrange(1 << 30))
+    return Hand(
+        _raised(digits), choose_skin(rng, tuple(SKINS)), choose_look(rng), rng.randrange(1 << 30)
+    )
 
 
 def one_flawed(rng: random.Random) -> Hand:
@@ -224,18 +294,26 @@ def one_flawed(rng: random.Random) -> Hand:
 
 def _scene(rng: random.Random, hands: Sequence[Hand]) -> Scene:
     width = 1 / len(hands)
-    things = [_place(rng, hand, k * width, (k + 1) * width, k == 1, k) for k, hand in enumerate(hands)]
+    objects = [
+        _place(rng, hand, k * width, (k + 1) * width, k == 1, k) for k, hand in enumerate(hands)
+    ]
     groups = tuple(Group("hand") for _ in hands)
-    return Scene(tuple(things), groups, background(rng, hands[0]), "left of" if len(hands) == 2 else None)
+    return Scene(
+        tuple(objects), groups, background(rng, hands[0]), "left of" if len(hands) == 2 else None
+    )
 
 
-def _place(rng: random.Random, hand: Hand, left: float, right: float, flip: bool, group: int) -> Thing:
+def _place(
+    rng: random.Random, hand: Hand, left: float, right: float, flip: bool, group: int
+) -> SceneObject:
     """The hand, whole, somewhere between two edges."""
     width, height = figures.extent(figure(hand))
-    size = min(rng.uniform(0.6, 0.9), (right - left - 2 * MARGIN) / width, (1 - 2 * MARGIN) / height)
+    size = min(
+        rng.uniform(0.6, 0.9), (right - left - 2 * MARGIN) / width, (1 - 2 * MARGIN) / height
+    )
     half_w, half_h = size * width / 2 + MARGIN, size * height / 2 + MARGIN
     x, y = rng.uniform(left + half_w, right - half_w), rng.uniform(half_h, 1 - half_h)
-    return Thing(hand, x, y, size, 0.0, flip, group=group)
+    return SceneObject(hand, x, y, size, 0.0, flip, group=group)
 
 
 def background(rng: random.Random, hand: Hand) -> Background:
@@ -243,22 +321,32 @@ def background(rng: random.Random, hand: Hand) -> Background:
     kind = background_kind(rng)
     outlined = hand.look == "outlined"
     if kind == "place":
-        fit = [p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in DARK_PLACES)]
+        fit = [
+            p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in DARK_PLACES)
+        ]
         return Background(kind, rng.choice(fit), rng.randrange(1 << 30))
-    enough = 0.45 if hand.skin == "dark" else 0.2 if outlined else 0.27  # lines are dark, and little help to what is dark itself
-    lighter = (0.0, 0.3, 0.6) if kind == "gradient" else (0.0,)  # how far the colour runs to white, at least, from top to bottom
+    enough = (
+        0.45 if hand.skin == "dark" else 0.2 if outlined else 0.27
+    )  # lines are dark, and little help to what is dark itself
+    lighter = (
+        (0.0, 0.3, 0.6) if kind == "gradient" else (0.0,)
+    )  # how far the colour runs to white, at least, from top to bottom
 
     def apart(name: str) -> float:
         tints = ([c + (0.97 - c) * way for c in places.COLORS[name]] for way in lighter)
         return min(math.dist(SKINS[hand.skin], tint) for tint in tints)
 
-    return Background(kind, rng.choice([b for b in BACKDROPS if apart(b) > enough]), rng.randrange(1 << 30))
+    return Background(
+        kind, rng.choice([b for b in BACKDROPS if apart(b) > enough]), rng.randrange(1 << 30)
+    )
 
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
     """How many fingers each hand raises, by number or by the gesture's name, and skin, look and background where said."""
-    hands = [thing.sprite for thing in scene.things if isinstance(thing.sprite, Hand)]
-    return _english(scene, hands, form, rng) if language == "en" else _hindi(scene, hands, form, rng)
+    hands = [item.sprite for item in scene.objects if isinstance(item.sprite, Hand)]
+    return (
+        _english(scene, hands, form, rng) if language == "en" else _hindi(scene, hands, form, rng)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- English
@@ -281,8 +369,17 @@ ENGLISH = (
     "{hand}, {n} {fingers} raised",
     "{hand}: {n} {fingers} up",
 )
-ENGLISH_FOLDED = ("{hand} with {n} {fingers} held up and the rest folded", "{hand} with only {n} {fingers} up")  # not of an open hand
-ENGLISH_LOOSE = ("{n} {fingers} held up", "{n} {fingers} up", "{n} raised {fingers}", "holding up {n} {fingers}", "showing {n} {fingers}")
+ENGLISH_FOLDED = (
+    "{hand} with {n} {fingers} held up and the rest folded",
+    "{hand} with only {n} {fingers} up",
+)  # not of an open hand
+ENGLISH_LOOSE = (
+    "{n} {fingers} held up",
+    "{n} {fingers} up",
+    "{n} raised {fingers}",
+    "holding up {n} {fingers}",
+    "showing {n} {fingers}",
+)
 ENGLISH_SENTENCES = (
     "{hand} shows {n} {fingers}.",
     "{hand} is holding up {n} {fingers}.",
@@ -290,7 +387,11 @@ ENGLISH_SENTENCES = (
     "The picture shows {hand} with {n} {fingers} up.",
     "{n} {fingers} of {hand} {are} raised.",
 )
-ENGLISH_SIGNED = ("{hand} showing the number {n}", "{hand} counting to {n}", "{hand} signing the number {n}")
+ENGLISH_SIGNED = (
+    "{hand} showing the number {n}",
+    "{hand} counting to {n}",
+    "{hand} signing the number {n}",
+)
 ENGLISH_NAMES = {
     "00000": (
         "{skin}fist",
@@ -316,7 +417,11 @@ ENGLISH_NAMES = {
         "{skin}hand pointing upwards",
         "raised {skin}index finger",
     ),
-    "00001": ("{skin}hand with its little finger up", "{skin}hand with a raised pinky", "raised {skin}pinky"),
+    "00001": (
+        "{skin}hand with its little finger up",
+        "{skin}hand with a raised pinky",
+        "raised {skin}pinky",
+    ),
     "01100": (
         "{skin}peace sign",
         "{skin}victory sign",
@@ -325,11 +430,27 @@ ENGLISH_NAMES = {
         "{skin}hand making a victory sign",
         "{skin}hand making the V sign",
     ),
-    "11000": ("{skin}hand making an L", "{skin}hand making an L shape", "{skin}hand with thumb and index finger out"),
-    "10001": ("{skin}call me sign", "{skin}hand making a call me sign", "{skin}shaka sign", "{skin}hand with thumb and pinky out"),
-    "01001": ("{skin}hand making the sign of the horns", "{skin}rock on sign", "{skin}hand making a rock on sign"),
+    "11000": (
+        "{skin}hand making an L",
+        "{skin}hand making an L shape",
+        "{skin}hand with thumb and index finger out",
+    ),
+    "10001": (
+        "{skin}call me sign",
+        "{skin}hand making a call me sign",
+        "{skin}shaka sign",
+        "{skin}hand with thumb and pinky out",
+    ),
+    "01001": (
+        "{skin}hand making the sign of the horns",
+        "{skin}rock on sign",
+        "{skin}hand making a rock on sign",
+    ),
     "11001": ("{skin}hand making the I love you sign", "{skin}I love you hand sign"),
-    "01111": ("{skin}hand with all fingers up but the thumb", "{skin}hand with the thumb folded in"),
+    "01111": (
+        "{skin}hand with all fingers up but the thumb",
+        "{skin}hand with the thumb folded in",
+    ),
     "11111": (
         "open {skin}hand",
         "{skin}hand with all fingers spread",
@@ -348,9 +469,18 @@ ENGLISH_SKINS = {
     "dark": ("dark brown", "dark-skinned", "dark"),
 }
 ENGLISH_LOOKS = {  # (what such a picture is, how it is drawn)
-    "flat": (("a flat drawing", "a flat illustration"), ("in a flat style", "flat style", "drawn flat")),
-    "outlined": (("an outlined drawing", "an outlined cartoon"), ("in an outlined style", "outlined", "drawn in outlines")),
-    "shaded": (("a shaded drawing", "a shaded illustration"), ("in a shaded style", "shaded", "softly shaded")),
+    "flat": (
+        ("a flat drawing", "a flat illustration"),
+        ("in a flat style", "flat style", "drawn flat"),
+    ),
+    "outlined": (
+        ("an outlined drawing", "an outlined cartoon"),
+        ("in an outlined style", "outlined", "drawn in outlines"),
+    ),
+    "shaded": (
+        ("a shaded drawing", "a shaded illustration"),
+        ("in a shaded style", "shaded", "softly shaded"),
+    ),
 }
 ENGLISH_PAIRS = (  # the first two say no sides
     "{a} and {b}",
@@ -366,7 +496,11 @@ ENGLISH_PAIRS = (  # the first two say no sides
 
 def _english(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random) -> str:
     dense = form == "dense"
-    skin = rng.choice(ENGLISH_SKINS[hands[0].skin]) + " " if dense or skin_said(rng, hands[0].skin) else ""
+    skin = (
+        rng.choice(ENGLISH_SKINS[hands[0].skin]) + " "
+        if dense or skin_said(rng, hands[0].skin)
+        else ""
+    )
     medium, manner = (rng.choice(words) for words in ENGLISH_LOOKS[hands[0].look])
     if len(hands) == 2:
         a, b = (_english_hand(hand, form, skin, True, rng) for hand in hands)
@@ -385,9 +519,16 @@ def _english(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random)
                 f"The background is {what}. {grammar_en.capital(text)}, {manner}.",
             )
         )
-    where, said = where if background_said(rng, scene.background, form) else "", look_said(rng, hands[0].look)
+    where, said = (
+        where if background_said(rng, scene.background, form) else "",
+        look_said(rng, hands[0].look),
+    )
     if text.endswith("."):
-        return grammar_en.capital(text) + (f" The background is {what}." if where else "") + (f" It is {medium}." if said else "")
+        return (
+            grammar_en.capital(text)
+            + (f" The background is {what}." if where else "")
+            + (f" It is {medium}." if said else "")
+        )
     if text.startswith(("a ", "an ")):
         if said and rng.random() < 0.5:
             text, said = f"{medium} of {text}", False
@@ -409,18 +550,34 @@ def _english_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Ra
     noun = f"{grammar_en.article(skin or 'hand')} {skin}hand"
     if not dense and n < 5 and (listed or (form == "natural" and rng.random() < 0.2)):
         return f"{noun} with {_english_list(hand.raised)} {rng.choice(('up', 'raised', 'held up'))}"
-    table = ENGLISH[:PLAIN] if form == "short" or paired else ENGLISH + (ENGLISH_FOLDED if n < 5 else ())
+    table = (
+        ENGLISH[:PLAIN]
+        if form == "short" or paired
+        else ENGLISH + (ENGLISH_FOLDED if n < 5 else ())
+    )
     if form == "natural" and not paired:
-        table += ENGLISH_SENTENCES + (() if skin else ENGLISH_LOOSE) + (ENGLISH_SIGNED if hand.raised in COUNTING else ())
+        table += (
+            ENGLISH_SENTENCES
+            + (() if skin else ENGLISH_LOOSE)
+            + (ENGLISH_SIGNED if hand.raised in COUNTING else ())
+        )
     number = grammar_en.NUMERALS[n - 1] if rng.random() < 0.75 else str(n)
     fingers, are = ("finger", "is") if n == 1 else ("fingers", "are")
     text = rng.choice(table).format(hand=noun, n=number, fingers=fingers, are=are)
-    return f"{text} ({_english_list(hand.raised)})" if dense and n < 5 and (listed or rng.random() < 0.4) else text
+    return (
+        f"{text} ({_english_list(hand.raised)})"
+        if dense and n < 5 and (listed or rng.random() < 0.4)
+        else text
+    )
 
 
 def _english_list(raised: Raised) -> str:
     """Which fingers: "the index finger", "the thumb, index and middle fingers"."""
-    names = [name for name, up in zip(("thumb", "index", "middle", "ring", "little"), raised, strict=True) if up]
+    names = [
+        name
+        for name, up in zip(("thumb", "index", "middle", "ring", "little"), raised, strict=True)
+        if up
+    ]
     text = "the " + (", ".join(names[:-1]) + " and " if names[1:] else "") + names[-1]
     long = sum(raised[1:])
     return text + (" fingers" if long > 1 else " finger" if long else "")
@@ -470,7 +627,13 @@ HINDI_NAMES = {
         "सभी उँगलियाँ मोड़े {hand}",
         "{hand} जिसकी कोई उँगली नहीं उठी है",
     ),
-    "10000": ("{m}अंगूठा ऊपर", "ऊपर उठा {m}अंगूठा", "थम्स अप करता {hand}", "अंगूठा ऊपर किए {hand}", "थम्स अप का इशारा करता {hand}"),
+    "10000": (
+        "{m}अंगूठा ऊपर",
+        "ऊपर उठा {m}अंगूठा",
+        "थम्स अप करता {hand}",
+        "अंगूठा ऊपर किए {hand}",
+        "थम्स अप का इशारा करता {hand}",
+    ),
     "01000": (
         "ऊपर इशारा करता {hand}",
         "ऊपर की ओर इशारा करता {hand}",
@@ -487,7 +650,11 @@ HINDI_NAMES = {
         "वी का निशान बनाता {hand}",
     ),
     "11000": ("एल का आकार बनाता {hand}", "अंगूठा और तर्जनी फैलाए {hand}"),
-    "10001": ("फ़ोन का इशारा करता {hand}", "शाका का इशारा करता {hand}", "अंगूठा और छोटी उँगली फैलाए {hand}"),
+    "10001": (
+        "फ़ोन का इशारा करता {hand}",
+        "शाका का इशारा करता {hand}",
+        "अंगूठा और छोटी उँगली फैलाए {hand}",
+    ),
     "01001": ("रॉक का इशारा करता {hand}", "सींगों का इशारा करता {hand}"),
     "11001": ("आई लव यू का इशारा करता {hand}",),
     "01111": ("अंगूठे को छोड़कर सारी उँगलियाँ उठाए {hand}", "अंगूठा मोड़े और बाक़ी उँगलियाँ उठाए {hand}"),
@@ -563,8 +730,18 @@ def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Rand
     def attribute(gender: str, oblique: bool = False) -> str:
         if not skin:
             return ""
-        words = [grammar_hi.inflect(word, "f" if skinned else gender, False, oblique) for word in skin.split()]
-        return " ".join([*words, "त्वचा", grammar_hi.inflect("वाला", gender, False, oblique)] if skinned else words) + " "
+        words = [
+            grammar_hi.inflect(word, "f" if skinned else gender, False, oblique)
+            for word in skin.split()
+        ]
+        return (
+            " ".join(
+                [*words, "त्वचा", grammar_hi.inflect("वाला", gender, False, oblique)]
+                if skinned
+                else words
+            )
+            + " "
+        )
 
     slots = {
         "hand": f"{ek}{attribute('m')}हाथ",
@@ -586,10 +763,22 @@ def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Rand
         return f"{listed} उठाए {slots['hand']}"
     table = HINDI[:PLAIN] if form == "short" else HINDI
     if paired:
-        table = tuple(pattern for pattern in table if pattern.endswith("{hand}"))  # a clause would run into the next hand
+        table = tuple(
+            pattern for pattern in table if pattern.endswith("{hand}")
+        )  # a clause would run into the next hand
     elif form == "natural":
-        table += HINDI_SENTENCES + (() if skin else HINDI_LOOSE) + (HINDI_SIGNED if hand.raised in COUNTING else ())
+        table += (
+            HINDI_SENTENCES
+            + (() if skin else HINDI_LOOSE)
+            + (HINDI_SIGNED if hand.raised in COUNTING else ())
+        )
     draw = rng.random()
-    number = grammar_hi.NUMERALS[n - 1] if draw < 0.75 else str(n) if draw < 0.92 else grammar_hi.DIGITS[n]
+    number = (
+        grammar_hi.NUMERALS[n - 1]
+        if draw < 0.75
+        else str(n)
+        if draw < 0.92
+        else grammar_hi.DIGITS[n]
+    )
     text = rng.choice(table).format(n=number, **slots)
     return f"{text} ({listed})" if dense and n < 5 and (unusual or rng.random() < 0.4) else text

@@ -51,7 +51,9 @@ def _watercolour(x: Tensor, noise: Noise) -> Tensor:
     wash = 1 - 0.84 * (1 - wash)  # thinned with water
     grain = noise(x.shape[-1])
     edge = (_slope(wash) * 1.6).clamp(max=1)
-    density = 0.45 * noise(5) + 0.3 * noise(16) + 0.16 * grain + 0.9 * edge  # of the pigment, above its mean
+    density = (
+        0.45 * noise(5) + 0.3 * noise(16) + 0.16 * grain + 0.9 * edge
+    )  # of the pigment, above its mean
     wash = wash - wash * (1 - wash) * density  # their equation 1
     border = _border(x) + unit * (1.2 * noise(9) + noise(28))
     covered = ((border - 3 * unit) / unit).clamp(0, 1)  # the rest is bare paper
@@ -66,7 +68,10 @@ def _oil(x: Tensor, noise: Noise) -> Tensor:
     smooth = _kuwahara(x, _whole(1.5 * unit))
     strokes, relief = _strokes(smooth, max(2, round(4 * unit)), noise)
     lost = ((strokes - smooth).abs().amax(1, keepdim=True) * 5 - 0.4).clamp(0, 1)
-    return torch.lerp(strokes, smooth, 0.9 * _box(lost, _whole(unit))) * (1 + 0.07 * relief) + 0.02 * relief
+    return (
+        torch.lerp(strokes, smooth, 0.9 * _box(lost, _whole(unit))) * (1 + 0.07 * relief)
+        + 0.02 * relief
+    )
 
 
 def _strokes(x: Tensor, cell: int, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -75,15 +80,27 @@ def _strokes(x: Tensor, cell: int, noise: Noise) -> tuple[Tensor, Tensor]:
     grid = -(-side // cell)
     move_x, move_y, thick, shade = (noise(grid, grid) for _ in range(4))
     middle = ((torch.arange(grid, device=x.device) + 0.5) * cell).clamp(max=side - 0.5)
-    colors = _sample(x, middle, 0.3 * cell * move_x, 0.3 * cell * move_y) * (1 + 0.07 * shade)  # n 3 g g
+    colors = _sample(x, middle, 0.3 * cell * move_x, 0.3 * cell * move_y) * (
+        1 + 0.07 * shade
+    )  # n 3 g g
     angle = _flow(x, cell, grid, noise)
-    own = torch.cat((0.3 * move_x, 0.3 * move_y, torch.cos(angle), torch.sin(angle), thick, shade, colors), 1)
-    near = F.pad(own, (1, 1, 1, 1), mode="replicate").unfold(2, grid, 1).unfold(3, grid, 1)  # n 9 3 3 g g: of the nine strokes nearby
+    own = torch.cat(
+        (0.3 * move_x, 0.3 * move_y, torch.cos(angle), torch.sin(angle), thick, shade, colors), 1
+    )
+    near = (
+        F.pad(own, (1, 1, 1, 1), mode="replicate").unfold(2, grid, 1).unfold(3, grid, 1)
+    )  # n 9 3 3 g g: of the nine strokes nearby
     near = near.reshape(n, 9, 9, 1, 1, grid, grid)
     step = torch.arange(-1, 2, device=x.device)
     inside = (torch.arange(cell, device=x.device) + 0.5) / cell - 0.5
-    right = inside.view(1, 1, 1, -1, 1, 1) - step.repeat(3).view(1, 9, 1, 1, 1, 1) - near[:, 0]  # n 9 1 c g g, in cells
-    down = inside.view(1, 1, -1, 1, 1, 1) - step.repeat_interleave(3).view(1, 9, 1, 1, 1, 1) - near[:, 1]  # n 9 c 1 g g
+    right = (
+        inside.view(1, 1, 1, -1, 1, 1) - step.repeat(3).view(1, 9, 1, 1, 1, 1) - near[:, 0]
+    )  # n 9 1 c g g, in cells
+    down = (
+        inside.view(1, 1, -1, 1, 1, 1)
+        - step.repeat_interleave(3).view(1, 9, 1, 1, 1, 1)
+        - near[:, 1]
+    )  # n 9 c 1 g g
     cos, sin = near[:, 2], near[:, 3]
     along = (right * cos + down * sin).div_(1.5)  # n 9 c c g g, 1 where the stroke ends
     across = (down * cos - right * sin).div_(0.55)
@@ -99,7 +116,9 @@ def _strokes(x: Tensor, cell: int, noise: Noise) -> tuple[Tensor, Tensor]:
     beside = seen(across)
     relief = 0.7 * torch.sin(7 * beside + 20 * seen(near[:, 5])) + beside.clamp(-1, 1) * light
     drawn = torch.cat([*(seen(near[:, k]) for k in (6, 7, 8)), relief], 1)  # n 4 c c g g
-    drawn = drawn.permute(0, 1, 4, 2, 5, 3).reshape(n, 4, grid * cell, grid * cell)[..., :side, :side]
+    drawn = drawn.permute(0, 1, 4, 2, 5, 3).reshape(n, 4, grid * cell, grid * cell)[
+        ..., :side, :side
+    ]
     return drawn[:, :3], drawn[:, 3:]
 
 
@@ -110,7 +129,13 @@ def _flow(x: Tensor, cell: int, grid: int, noise: Noise) -> Tensor:
     parts = torch.cat((dx * dx - dy * dy, 2 * dx * dy), 1)
     side = grid * cell - x.shape[-1]
     parts = F.avg_pool2d(_box(F.pad(parts, (0, side, 0, side), mode="replicate"), cell // 2), cell)
-    return 0.5 * torch.atan2(parts[:, 1:] + 3e-4 * torch.sin(swirl), parts[:, :1] + 3e-4 * torch.cos(swirl)) + math.pi / 2
+    return (
+        0.5
+        * torch.atan2(
+            parts[:, 1:] + 3e-4 * torch.sin(swirl), parts[:, :1] + 3e-4 * torch.cos(swirl)
+        )
+        + math.pi / 2
+    )
 
 
 def _pencil(x: Tensor, noise: Noise) -> Tensor:
@@ -138,7 +163,11 @@ def _ink(x: Tensor, noise: Noise) -> Tensor:
     around = _blur(luma, 12 * unit)
     tone = luma + 0.6 * (luma - around)
     line = (_slope(smooth).sqrt() * 6 - 1.4 + 0.5 * noise(20)).clamp(0, 1)
-    hatch = 4 * _hatch(x, 50, 4.2 * unit, 1.2 * unit * noise(10)) - 3.2 + 6 * (0.55 - tone).clamp(-1, 0.25)
+    hatch = (
+        4 * _hatch(x, 50, 4.2 * unit, 1.2 * unit * noise(10))
+        - 3.2
+        + 6 * (0.55 - tone).clamp(-1, 0.25)
+    )
     flat = torch.maximum(hatch, 14 * (0.3 - tone)).clamp(0, 1)
     night = (12 * (0.3 - around)).clamp(0, 1)
     black = torch.lerp(torch.maximum(flat, line), torch.minimum(flat, 1 - line), night)
@@ -150,14 +179,20 @@ def _pixel_art(x: Tensor, noise: Noise) -> Tensor:
     side = x.shape[-1]
     cell = max(2, round(side / 32))
     grid = -(-side // cell)
-    padded = F.pad(_kuwahara(x, max(1, cell // 3)), (0, grid * cell - side, 0, grid * cell - side), mode="replicate")
+    padded = F.pad(
+        _kuwahara(x, max(1, cell // 3)),
+        (0, grid * cell - side, 0, grid * cell - side),
+        mode="replicate",
+    )
     cells = F.avg_pool2d(padded, cell)
     flat = cells.flatten(2)  # n 3 g*g
     palette = flat.mean(2, keepdim=True)
     distance = torch.full_like(flat[:, 0], torch.inf)  # from the nearest colour of the palette
     for _ in range(15):  # each new colour is the one farthest from all so far
         distance = torch.minimum(distance, (flat - palette[:, :, -1:]).square().sum(1))
-        palette = torch.cat((palette, flat.gather(2, distance.argmax(1).view(-1, 1, 1).expand(-1, 3, 1))), 2)
+        palette = torch.cat(
+            (palette, flat.gather(2, distance.argmax(1).view(-1, 1, 1).expand(-1, 3, 1))), 2
+        )
     for _ in range(3):  # Lloyd's iterations
         member = F.one_hot(_nearest(flat, palette), 16).to(x)  # n g*g 16
         count = member.sum(1)[:, None]
@@ -223,7 +258,9 @@ class Noise:
 @cache
 def _spread(cells: int, side: int) -> Tensor:
     """The weights (side, cells) of cubic interpolation."""
-    return F.interpolate(torch.eye(cells)[None, None], size=(side, cells), mode="bicubic", align_corners=False)[0, 0]
+    return F.interpolate(
+        torch.eye(cells)[None, None], size=(side, cells), mode="bicubic", align_corners=False
+    )[0, 0]
 
 
 def _whole(radius: float) -> int:
@@ -320,28 +357,75 @@ def _border(x: Tensor) -> Tensor:
 
 PICTURES = {  # medium: (what such a picture is, how it is made)
     "watercolour": (
-        ("a watercolour", "a watercolor", "a watercolour painting", "a watercolor painting", "an aquarelle"),
-        ("watercolour", "in watercolour", "in watercolor", "watercolor style", "watercolour painting", "painted in watercolours"),
+        (
+            "a watercolour",
+            "a watercolor",
+            "a watercolour painting",
+            "a watercolor painting",
+            "an aquarelle",
+        ),
+        (
+            "watercolour",
+            "in watercolour",
+            "in watercolor",
+            "watercolor style",
+            "watercolour painting",
+            "painted in watercolours",
+        ),
     ),
     "oil": (
         ("an oil painting", "an oil painting", "an oil painting on canvas", "an oil picture"),
-        ("oil painting", "in oil", "painted in oil", "oil on canvas", "in the style of an oil painting", "oil painting style"),
+        (
+            "oil painting",
+            "in oil",
+            "painted in oil",
+            "oil on canvas",
+            "in the style of an oil painting",
+            "oil painting style",
+        ),
     ),
     "pencil": (
         ("a pencil sketch", "a pencil drawing", "a graphite drawing", "a sketch in pencil"),
-        ("pencil sketch", "in pencil", "drawn in pencil", "sketched with a pencil", "pencil drawing", "pencil style"),
+        (
+            "pencil sketch",
+            "in pencil",
+            "drawn in pencil",
+            "sketched with a pencil",
+            "pencil drawing",
+            "pencil style",
+        ),
     ),
     "ink": (
         ("an ink drawing", "a pen and ink drawing", "an ink sketch", "a drawing in ink"),
-        ("ink drawing", "in ink", "drawn in ink", "pen and ink", "in the style of an ink drawing", "ink style"),
+        (
+            "ink drawing",
+            "in ink",
+            "drawn in ink",
+            "pen and ink",
+            "in the style of an ink drawing",
+            "ink style",
+        ),
     ),
     "pixel art": (
         ("pixel art", "a pixel art picture", "a piece of pixel art", "a pixel art image"),
-        ("pixel art", "pixel art style", "as pixel art", "in pixel art", "in the style of pixel art"),
+        (
+            "pixel art",
+            "pixel art style",
+            "as pixel art",
+            "in pixel art",
+            "in the style of pixel art",
+        ),
     ),
     "neon": (
         ("a neon picture", "a neon drawing", "a glowing neon picture", "neon art"),
-        ("in neon lights", "in neon", "neon style", "glowing in neon", "drawn in neon light", "neon lights"),
+        (
+            "in neon lights",
+            "in neon",
+            "neon style",
+            "glowing in neon",
+            "drawn in neon light",
+            "neon lights",
+        ),
     ),
 }
 HINDI_PICTURES = {  # medium: (what such a picture is, each with its gender; how it is made)
@@ -370,8 +454,16 @@ HINDI_PICTURES = {  # medium: (what such a picture is, each with its gender; how
         ("नियॉन शैली में", "नियॉन रोशनी में", "नियॉन लाइट में", "चमकती नियॉन शैली में"),
     ),
 }
-TINTLESS = {"pencil", "ink", "neon"}  # their ground is paper, or the dark, whatever the background was
-LOST = {"pencil": COLORS, "ink": COLORS, "neon": ("black", "white", "brown")}  # colours of things that a medium cannot show
+TINTLESS = {
+    "pencil",
+    "ink",
+    "neon",
+}  # their ground is paper, or the dark, whatever the background was
+LOST = {
+    "pencil": COLORS,
+    "ink": COLORS,
+    "neon": ("black", "white", "brown"),
+}  # colours of things that a medium cannot show
 
 _TINT = re.compile(
     r"\b(?:red|orange|yellow|green|blue|purple|violet|lavender|pink|brown|beige|cream|black|white|gr[ae]y|gold|golden|silver)\b"
@@ -385,14 +477,18 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
     medium = rng.choice(PAINTINGS)
     while True:
         scene = sample_scene(rng, split, other_style=0.0)
-        if (scene.groups or medium not in TINTLESS) and all(_shows(medium, group) for group in scene.groups):
+        if (scene.groups or medium not in TINTLESS) and all(
+            _shows(medium, group) for group in scene.groups
+        ):
             return replace(scene, painting=medium)
 
 
 def _shows(medium: str, group: Group) -> bool:
     concept = lexicon()[group.concept]
     names = (concept.en, *concept.synonyms_en, *grammar_hi.names(concept))
-    return medium not in LOST or (group.color not in LOST[medium] and not any(_TINT.search(name) for name in names))
+    return medium not in LOST or (
+        group.color not in LOST[medium] and not any(_TINT.search(name) for name in names)
+    )
 
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
@@ -410,7 +506,11 @@ def _surroundings(scene: Scene, say: Callable[[], tuple[str, str]]) -> tuple[str
     """What ``say`` says of the background, for a medium without tints again until it speaks of none: not "in a green field"."""
     while True:
         where, what = say()
-        if scene.painting not in TINTLESS or scene.background.kind != "place" or not (_TINT.search(where) or _TINT.search(what)):
+        if (
+            scene.painting not in TINTLESS
+            or scene.background.kind != "place"
+            or not (_TINT.search(where) or _TINT.search(what))
+        ):
             return where, what
 
 
@@ -421,21 +521,45 @@ def _english(scene: Scene, form: str, rng: random.Random) -> str:
         return rng.choice((f"{medium} of {what}", f"{what}, {manner}"))
     pattern = rng.choice(grammar_en.patterns(scene, form))
     alone = len(scene.groups) == 1
-    phrases = [grammar_en.phrase(group, lexicon()[group.concept], rng, alone=alone) for group in scene.groups]
-    text = pattern.format(**dict(zip("ab", phrases, strict=False)), **grammar_en.SIDES.get(scene.relation or "", {}))
+    phrases = [
+        grammar_en.phrase(group, lexicon()[group.concept], rng, alone=alone)
+        for group in scene.groups
+    ]
+    text = pattern.format(
+        **dict(zip("ab", phrases, strict=False)), **grammar_en.SIDES.get(scene.relation or "", {})
+    )
     where, what = _surroundings(scene, lambda: grammar_en.surroundings(scene.background, rng, text))
     if _unsaid(scene, form, rng):
         where = what = ""
     if pattern.endswith("."):
-        return grammar_en.capital(text) + (f" The background is {what}." if what else "") + f" This is {medium}."
+        return (
+            grammar_en.capital(text)
+            + (f" The background is {what}." if what else "")
+            + f" This is {medium}."
+        )
     after = f"{rng.choice((' ', ', ')) if where[:1] != ',' else ''}{where}" if where else ""
-    begins = pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in grammar_en.VAGUE[1:]
-    text = f"{medium} of {text}{after}" if begins and rng.random() < 0.5 else f"{text}{after}, {manner}"
+    begins = (
+        pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}"))
+        or pattern in grammar_en.VAGUE[1:]
+    )
+    text = (
+        f"{medium} of {text}{after}"
+        if begins and rng.random() < 0.5
+        else f"{text}{after}, {manner}"
+    )
     if form != "dense":
         return text
     regions = [grammar.region(scene, k) for k in range(len(scene.groups))]
-    places = [f"{p.the} {p.are} {grammar_en.REGIONS[r]}" for p, r in zip(phrases, regions, strict=True) if r in grammar_en.REGIONS]
-    return grammar_en.capital(text) + "." + (f" {grammar_en.capital(' and '.join(places))}." if places else "")
+    places = [
+        f"{p.the} {p.are} {grammar_en.REGIONS[r]}"
+        for p, r in zip(phrases, regions, strict=True)
+        if r in grammar_en.REGIONS
+    ]
+    return (
+        grammar_en.capital(text)
+        + "."
+        + (f" {grammar_en.capital(' and '.join(places))}." if places else "")
+    )
 
 
 def _hindi(scene: Scene, form: str, rng: random.Random) -> str:
@@ -449,11 +573,17 @@ def _hindi(scene: Scene, form: str, rng: random.Random) -> str:
         pattern = "{a.oblique} {picture}"
     phrases = [grammar_hi.phrase(group, lexicon()[group.concept], rng) for group in scene.groups]
     picture = f"{grammar_hi.inflect('का', gender, False)} {rng.choice(('', '', 'एक '))}{noun}"
-    text = pattern.format(**dict(zip("ab", phrases, strict=False)), **grammar_hi.sides(scene.relation, rng), picture=picture)
+    text = pattern.format(
+        **dict(zip("ab", phrases, strict=False)),
+        **grammar_hi.sides(scene.relation, rng),
+        picture=picture,
+    )
     if _unsaid(scene, form, rng):
         where = what = ""
     if pattern.endswith("।"):
-        text = " ".join(part for part in (text, f"पृष्ठभूमि: {what}।" if what else "", f"यह एक {noun} है।") if part)
+        text = " ".join(
+            part for part in (text, f"पृष्ठभूमि: {what}।" if what else "", f"यह एक {noun} है।") if part
+        )
     else:
         if "{picture}" not in pattern:
             first = pattern.startswith(("{a", "{b")) and rng.random() < 0.5
@@ -461,6 +591,10 @@ def _hindi(scene: Scene, form: str, rng: random.Random) -> str:
         text += f", {where}" if where else ""
     if form == "dense":
         regions = [grammar.region(scene, k) for k in range(len(scene.groups))]
-        places = [f"{p.bare} {grammar_hi.REGIONS[r]} {p.hai}" for p, r in zip(phrases, regions, strict=True) if r in grammar_hi.REGIONS]
+        places = [
+            f"{p.bare} {grammar_hi.REGIONS[r]} {p.hai}"
+            for p, r in zip(phrases, regions, strict=True)
+            if r in grammar_hi.REGIONS
+        ]
         text += "।" + (f" {' और '.join(places)}।" if places else "")
     return grammar_hi.casual(text) if rng.random() < 0.15 else text

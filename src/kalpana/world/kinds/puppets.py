@@ -17,10 +17,18 @@ import numpy as np
 
 from kalpana.world import figures, grammar_en, grammar_hi, places
 from kalpana.world.defaults import FACING as FACING_SHARE
-from kalpana.world.defaults import SKIN, background_kind, background_said, choose_look, choose_skin, look_said, skin_said
+from kalpana.world.defaults import (
+    SKIN,
+    background_kind,
+    background_said,
+    choose_look,
+    choose_skin,
+    look_said,
+    skin_said,
+)
 from kalpana.world.figures import RGB, SKINS, Figure, Stroke
 from kalpana.world.recolor import PAINTS, lab
-from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Puppet, Scene, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Puppet, Scene, SceneObject
 from kalpana.world.scene import PLACES as PLACE_NAMES
 
 Point = tuple[float, float]
@@ -77,7 +85,9 @@ POSES = {
     "sitting": Pose((-34, -22), (44, 76), (94, 90, 80), (130, 22, 75), lean=-12, nod=-4, side=True),
     "crawling": Pose((14, 2), (-10, -2), (14, -80, 0), (-10, -88, 0), lean=80, nod=40, side=True),
     "bowing": Pose((-36, -22), (-44, -30), (4, 1, 90), (-3, -3, 90), lean=58, nod=78, side=True),
-    "lying down": Pose((78, 92), (92, 98), (96, 90, 80), (118, 60, 80), lean=-90, nod=-86, side=True),
+    "lying down": Pose(
+        (78, 92), (92, 98), (96, 90, 80), (118, 60, 80), lean=-90, nod=-86, side=True
+    ),
 }
 
 
@@ -95,7 +105,13 @@ class _Body:
     shoes: RGB
 
 
-HAIR = ((0.17, 0.12, 0.10), (0.33, 0.20, 0.12), (0.48, 0.24, 0.12), (0.62, 0.62, 0.64), (0.86, 0.68, 0.36))
+HAIR = (
+    (0.17, 0.12, 0.10),
+    (0.33, 0.20, 0.12),
+    (0.48, 0.24, 0.12),
+    (0.62, 0.62, 0.64),
+    (0.86, 0.68, 0.36),
+)
 CUTS = ("short", "short", "bun", "long")
 SHOES = ((0.42, 0.28, 0.22), (0.36, 0.37, 0.44), (0.92, 0.90, 0.88))
 NECK, HAND, FOOT = 0.10, 0.10, 0.19
@@ -145,8 +161,14 @@ def _joints(puppet: Puppet) -> Joints:
     chest = _go(neck, -pose.lean, 0.13)
     at = {"head": _go(neck, 180 - pose.nod, NECK + 0.9 * body.head), "neck": neck}
     shoulder, hip = (0.03, 0.02) if pose.side else (0.25 * body.girth, 0.14 * body.girth)
-    for name, sign, arm, leg in (("left", 1, pose.left_arm, pose.left_leg), ("right", -1, pose.right_arm, pose.right_leg)):
-        at[f"{name} shoulder"] = chest[0] + sign * shoulder * across[0], chest[1] + sign * shoulder * across[1]
+    for name, sign, arm, leg in (
+        ("left", 1, pose.left_arm, pose.left_leg),
+        ("right", -1, pose.right_arm, pose.right_leg),
+    ):
+        at[f"{name} shoulder"] = (
+            chest[0] + sign * shoulder * across[0],
+            chest[1] + sign * shoulder * across[1],
+        )
         at[f"{name} elbow"] = _go(at[f"{name} shoulder"], arm[0], body.arm)
         at[f"{name} wrist"] = _go(at[f"{name} elbow"], arm[1], 0.9 * body.arm)
         at[f"{name} hip"] = sign * hip * across[0], sign * hip * across[1]
@@ -155,16 +177,19 @@ def _joints(puppet: Puppet) -> Joints:
     return at
 
 
-def placed(thing: Thing) -> Joints:
+def placed(item: SceneObject) -> Joints:
     """The joints of a thing's puppet in the unit square of the picture. Left and right are its own as pictured: a mirror image
     raises the other hand, so with ``flip`` the names change sides."""
-    assert isinstance(thing.sprite, Puppet)
-    cx, cy, k = figures.scale(figure(thing.sprite))
-    cos, sin = math.cos(math.radians(thing.angle)), math.sin(math.radians(thing.angle))
+    assert isinstance(item.sprite, Puppet)
+    cx, cy, k = figures.scale(figure(item.sprite))
+    cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
     out = {}
-    for name, (x, y) in _joints(thing.sprite).items():
-        x, y = (x - cx) * k * (-1 if thing.flip else 1), (y - cy) * k
-        out[_other(name) if thing.flip else name] = thing.x + thing.size * (cos * x + sin * y), thing.y + thing.size * (cos * y - sin * x)
+    for name, (x, y) in _joints(item.sprite).items():
+        x, y = (x - cx) * k * (-1 if item.flip else 1), (y - cy) * k
+        out[_other(name) if item.flip else name] = (
+            item.x + item.size * (cos * x + sin * y),
+            item.y + item.size * (cos * y - sin * x),
+        )
     return out
 
 
@@ -180,7 +205,9 @@ def _go(start: Point, direction: float, length: float) -> Point:
 
 # ------------------------------------------------------------------------------------------------------------------- the body
 
-Layer = list[tuple[Point, Point, float, float, RGB]]  # bars that melt together: from, to, radius at either end, colour
+Layer = list[
+    tuple[Point, Point, float, float, RGB]
+]  # bars that melt together: from, to, radius at either end, colour
 
 
 @lru_cache(maxsize=1024)
@@ -189,16 +216,31 @@ def figure(puppet: Puppet) -> Figure:
     _, pose = _build(puppet)
     left, right = (_arm(puppet, side) for side in ("left", "right"))
     if pose.side:
-        layers = [_dim(left), _dim(_leg(puppet, "left")), _leg(puppet, "right"), _neck(puppet), _trunk(puppet), *_head(puppet), right]
+        layers = [
+            _dim(left),
+            _dim(_leg(puppet, "left")),
+            _leg(puppet, "right"),
+            _neck(puppet),
+            _trunk(puppet),
+            *_head(puppet),
+            right,
+        ]
     else:  # bare arms behind, short sleeves one with the shirt
         bare, sleeves = left[:-1], [left[-1], right[-1]]
         legs = [_leg(puppet, "right"), _leg(puppet, "left")]
         layers = [bare, right[:-1], *legs, _neck(puppet), _trunk(puppet) + sleeves, *_head(puppet)]
-    return tuple(Stroke(*a, *b, ra, rb, color, part) for part, layer in enumerate(layers) for a, b, ra, rb, color in layer)
+    return tuple(
+        Stroke(*a, *b, ra, rb, color, part)
+        for part, layer in enumerate(layers)
+        for a, b, ra, rb, color in layer
+    )
 
 
 def _dim(layer: Layer) -> Layer:
-    return [(a, b, ra, rb, (FAR * color[0], FAR * color[1], FAR * color[2])) for a, b, ra, rb, color in layer]
+    return [
+        (a, b, ra, rb, (FAR * color[0], FAR * color[1], FAR * color[2]))
+        for a, b, ra, rb, color in layer
+    ]
 
 
 def _between(a: Point, b: Point, share: float) -> Point:
@@ -222,7 +264,10 @@ def _arm(puppet: Puppet, side: str) -> Layer:
     ]
     if pose.point and side == "left":
         bars.append((wrist, _beyond(elbow, wrist, HAND + 0.17), 0.05, 0.035, skin))
-    return [*bars, (shoulder, _between(shoulder, elbow, 0.62), 0.135 * g, 0.125 * g, PAINTS[puppet.shirt][:3])]
+    return [
+        *bars,
+        (shoulder, _between(shoulder, elbow, 0.62), 0.135 * g, 0.125 * g, PAINTS[puppet.shirt][:3]),
+    ]
 
 
 def _leg(puppet: Puppet, side: str) -> Layer:
@@ -232,7 +277,13 @@ def _leg(puppet: Puppet, side: str) -> Layer:
     shin, turn = (pose.left_leg if side == "left" else pose.right_leg)[1:]
     heel = _go(ankle, shin + turn, -0.04)
     return [
-        (heel, _go(ankle, shin + turn, FOOT if pose.side else 0.7 * FOOT), 0.11 * g, 0.09 * g, body.shoes),
+        (
+            heel,
+            _go(ankle, shin + turn, FOOT if pose.side else 0.7 * FOOT),
+            0.11 * g,
+            0.09 * g,
+            body.shoes,
+        ),
         (hip, knee, 0.17 * g, 0.135 * g, color),
         (knee, _between(knee, ankle, 0.85), 0.13 * g, 0.105 * g, color),
     ]
@@ -252,7 +303,15 @@ def _trunk(puppet: Puppet) -> Layer:
         return [(chest, hem, 0.2 * g, 0.18 * g, color)]
     bars: Layer = [(at["left shoulder"], at["right shoulder"], 0.13 * g, 0.13 * g, color)]
     for side in ("left", "right"):
-        bars.append((at[f"{side} shoulder"], _between(hem, at[f"{side} hip"], 0.9), 0.145 * g, 0.16 * g, color))
+        bars.append(
+            (
+                at[f"{side} shoulder"],
+                _between(hem, at[f"{side} hip"], 0.9),
+                0.145 * g,
+                0.16 * g,
+                color,
+            )
+        )
     return [*bars, (_between(at["neck"], hem, 0.2), hem, 0.25 * g, 0.22 * g, color)]
 
 
@@ -266,7 +325,9 @@ def _head(puppet: Puppet) -> list[Layer]:
         """A point of the upright head, in its radii from the centre."""
         return centre[0] + r * (x * cos - y * sin), centre[1] + r * (x * sin + y * cos)
 
-    def bar(a: Point, b: Point, ra: float, rb: float, color: RGB) -> tuple[Point, Point, float, float, RGB]:
+    def bar(
+        a: Point, b: Point, ra: float, rb: float, color: RGB
+    ) -> tuple[Point, Point, float, float, RGB]:
         return spot(*a), spot(*b), r * ra, r * rb, color
 
     back = -0.1 if pose.side else 0.0
@@ -278,11 +339,27 @@ def _head(puppet: Puppet) -> list[Layer]:
         hair += [bar((x, 0.0), (x, 0.85), 0.3, 0.22, body.hair) for x in ends]
     dark = figures.LINE
     if pose.side:
-        face = [bar((0.14, 0.1), (0.14, 0.1), 0.84, 0.84, skin), bar((0.9, 0.16), (1.0, 0.2), 0.14, 0.1, skin)]
-        return [hair, face, [bar((0.52, -0.02), (0.52, 0.08), 0.11, 0.11, dark)], [bar((0.52, 0.52), (0.74, 0.46), 0.05, 0.05, dark)]]
+        face = [
+            bar((0.14, 0.1), (0.14, 0.1), 0.84, 0.84, skin),
+            bar((0.9, 0.16), (1.0, 0.2), 0.14, 0.1, skin),
+        ]
+        return [
+            hair,
+            face,
+            [bar((0.52, -0.02), (0.52, 0.08), 0.11, 0.11, dark)],
+            [bar((0.52, 0.52), (0.74, 0.46), 0.05, 0.05, dark)],
+        ]
     face = [bar((0.0, 0.14), (0.0, 0.14), 0.84, 0.84, skin)]
     eyes = [[bar((x, 0.0), (x, 0.1), 0.11, 0.11, dark)] for x in (-0.34, 0.34)]
-    return [hair, face, *eyes, [bar((-0.2, 0.5), (0.0, 0.57), 0.05, 0.05, dark), bar((0.0, 0.57), (0.2, 0.5), 0.05, 0.05, dark)]]
+    return [
+        hair,
+        face,
+        *eyes,
+        [
+            bar((-0.2, 0.5), (0.0, 0.57), 0.05, 0.05, dark),
+            bar((0.0, 0.57), (0.2, 0.5), 0.05, 0.05, dark),
+        ],
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------------- the scene
@@ -319,7 +396,9 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
 
 def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
     kind = background_kind(rng)
-    background = Background(kind, rng.choice(PLACE_NAMES if kind == "place" else BACKDROPS), rng.randrange(1 << 30))
+    background = Background(
+        kind, rng.choice(PLACE_NAMES if kind == "place" else BACKDROPS), rng.randrange(1 << 30)
+    )
     look = choose_look(rng)
     cast = [one(rng, split, look) for _ in range(count)]
     if not all(stands_out(puppet, background) for puppet in cast):
@@ -330,16 +409,25 @@ def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
     if len({(puppet.pose, puppet.shirt, puppet.trousers) for puppet in cast}) == 1:
         return None
     first = rng.randrange(2)  # which of them, from the left, the caption's first phrase is about
-    things = _side_by_side(rng, cast, (first, 1 - first))
+    objects = _side_by_side(rng, cast, (first, 1 - first))
     groups = tuple(Group("puppet", color=puppet.shirt) for puppet in (cast[first], cast[1 - first]))
-    return Scene(things, groups, background, "right of" if first else "left of") if things else None
+    return (
+        Scene(objects, groups, background, "right of" if first else "left of") if objects else None
+    )
 
 
 def one(rng: random.Random, split: str, look: str) -> Puppet:
     """Any puppet of this split, drawn in this way, whose skin can be told from its clothes."""
     while True:
-        pose, skin, (shirt, trousers) = rng.choice(tuple(POSES)), choose_skin(rng, tuple(SKINS)), rng.sample(COLORS, 2)
-        if split_of(pose, shirt, trousers) == split and min(_apart(SKINS[skin], PAINTS[c][:3]) for c in (shirt, trousers)) > _SKIN_CONTRAST:
+        pose, skin, (shirt, trousers) = (
+            rng.choice(tuple(POSES)),
+            choose_skin(rng, tuple(SKINS)),
+            rng.sample(COLORS, 2),
+        )
+        if (
+            split_of(pose, shirt, trousers) == split
+            and min(_apart(SKINS[skin], PAINTS[c][:3]) for c in (shirt, trousers)) > _SKIN_CONTRAST
+        ):
             return Puppet(pose, skin, shirt, trousers, look, rng.randrange(1 << 30))
 
 
@@ -353,7 +441,8 @@ def stands_out(puppet: Puppet, background: Background) -> bool:
         behind = tuple((r + t * (0.97 - r), g + t * (0.97 - g), b + t * (0.97 - b)) for t in fades)
     clothes = [PAINTS[name][:3] for name in (puppet.shirt, puppet.trousers)]
     return all(
-        _apart(SKINS[puppet.skin], color) > _SKIN_CONTRAST and all(_apart(cloth, color) > _CONTRAST for cloth in clothes)
+        _apart(SKINS[puppet.skin], color) > _SKIN_CONTRAST
+        and all(_apart(cloth, color) > _CONTRAST for cloth in clothes)
         for color in behind
     )
 
@@ -364,16 +453,20 @@ def _apart(one: RGB, two: RGB) -> float:
     return float(np.linalg.norm(lab(np.array(one)) - lab(np.array(two))))
 
 
-FACING = {pose for pose, table in POSES.items() if table.side and pose != "lying down"}  # poses that face right unless mirrored
+FACING = {
+    pose for pose, table in POSES.items() if table.side and pose != "lying down"
+}  # poses that face right unless mirrored
 
 
 def _turned(rng: random.Random, puppet: Puppet) -> Group:
     """The noun phrase of a puppet alone; of those in a side view some say where they face, half of these mirrored."""
     turned = puppet.pose in FACING and rng.random() < FACING_SHARE
-    return Group("puppet", color=puppet.shirt, facing=rng.choice(("left", "right")) if turned else None)
+    return Group(
+        "puppet", color=puppet.shirt, facing=rng.choice(("left", "right")) if turned else None
+    )
 
 
-def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> Thing:
+def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> SceneObject:
     """Anywhere in the picture, whole; in the lower part of it where there is ground to stand on."""
     width, height = figures.extent(figure(puppet))
     size = min(rng.uniform(*SIZES), (1 - 2 * MARGIN) / max(width, height))
@@ -381,24 +474,37 @@ def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> 
     low = 1 - MARGIN - half_h
     high = max(MARGIN + half_h, low - 0.12) if grounded else MARGIN + half_h
     x, y = rng.uniform(MARGIN + half_w, 1 - MARGIN - half_w), rng.uniform(high, low)
-    return Thing(puppet, x, y, size, 0.0, group.facing == "left")
+    return SceneObject(puppet, x, y, size, 0.0, group.facing == "left")
 
 
-def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[int]) -> tuple[Thing, ...]:
+def _side_by_side(
+    rng: random.Random, cast: Sequence[Puppet], groups: Sequence[int]
+) -> tuple[SceneObject, ...]:
     """The two on one ground, about equally tall if they stood up; none where they do not fit."""
     tall = rng.uniform(0.62, 0.95) / 2.9
-    sizes = [min(max(tall / figures.scale(figure(puppet))[2], SIZES[0]), SIZES[1]) for puppet in cast]
-    boxes = [(size * w, size * h) for size, (w, h) in zip(sizes, (figures.extent(figure(puppet)) for puppet in cast), strict=True)]
+    sizes = [
+        min(max(tall / figures.scale(figure(puppet))[2], SIZES[0]), SIZES[1]) for puppet in cast
+    ]
+    boxes = [
+        (size * w, size * h)
+        for size, (w, h) in zip(
+            sizes, (figures.extent(figure(puppet)) for puppet in cast), strict=True
+        )
+    ]
     spare = 1 - 2 * MARGIN - sum(w for w, _ in boxes)
     if spare < 0.04:
         return ()
     gaps = sorted(rng.uniform(0, spare - 0.04) for _ in boxes)
     ground = rng.uniform(max(h for _, h in boxes) + MARGIN, 1 - MARGIN)
-    things, left = [], MARGIN
-    for puppet, size, (w, h), gap, group in zip(cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), groups, strict=True):
-        things.append(Thing(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, False, None, group))
+    objects, left = [], MARGIN
+    for puppet, size, (w, h), gap, group in zip(
+        cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), groups, strict=True
+    ):
+        objects.append(
+            SceneObject(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, False, None, group)
+        )
         left += gap + w
-    return tuple(things)
+    return tuple(objects)
 
 
 # ------------------------------------------------------------------------------------------------------------------- English
@@ -406,16 +512,46 @@ def _side_by_side(rng: random.Random, cast: Sequence[Puppet], groups: Sequence[i
 DOING = {  # what a puppet "is" doing, and what it is seen "with"; {their} is its own
     "standing": ("standing", "standing still", "standing upright", "standing straight"),
     "waving": ("waving", "waving", "waving hello", "waving a hand", "waving goodbye"),
-    "arms up": ("raising both arms", "holding both arms up", "with {their} arms up", "with both arms raised", "with {their} hands up"),
-    "arms out": ("spreading {their} arms wide", "holding both arms out to the sides", "with arms spread wide", "with {their} arms out"),
-    "hands on hips": ("resting {their} hands on {their} hips", "with hands on hips", "with {their} hands on {their} hips"),
+    "arms up": (
+        "raising both arms",
+        "holding both arms up",
+        "with {their} arms up",
+        "with both arms raised",
+        "with {their} hands up",
+    ),
+    "arms out": (
+        "spreading {their} arms wide",
+        "holding both arms out to the sides",
+        "with arms spread wide",
+        "with {their} arms out",
+    ),
+    "hands on hips": (
+        "resting {their} hands on {their} hips",
+        "with hands on hips",
+        "with {their} hands on {their} hips",
+    ),
     "jumping": ("jumping", "jumping", "jumping in the air", "jumping for joy", "leaping up"),
     "dancing": ("dancing", "dancing", "dancing happily", "doing a dance"),
-    "stretching": ("stretching", "stretching to the side", "stretching sideways", "doing a side stretch"),
+    "stretching": (
+        "stretching",
+        "stretching to the side",
+        "stretching sideways",
+        "doing a side stretch",
+    ),
     "balancing": ("balancing on one leg", "balancing", "keeping {their} balance on one leg"),
     "handstand": ("doing a handstand", "performing a handstand", "upside down in a handstand"),
-    "pointing": ("pointing", "pointing at something", "pointing ahead", "pointing into the distance"),
-    "namaste": ("saying namaste", "greeting with folded hands", "making a namaste gesture", "with palms pressed together"),
+    "pointing": (
+        "pointing",
+        "pointing at something",
+        "pointing ahead",
+        "pointing into the distance",
+    ),
+    "namaste": (
+        "saying namaste",
+        "greeting with folded hands",
+        "making a namaste gesture",
+        "with palms pressed together",
+    ),
     "walking": ("walking", "walking", "walking along", "taking a walk", "strolling"),
     "running": ("running", "running", "running fast", "sprinting"),
     "kicking": ("kicking", "kicking high", "giving a kick", "kicking the air"),
@@ -425,7 +561,13 @@ DOING = {  # what a puppet "is" doing, and what it is seen "with"; {their} is it
     "bowing": ("bowing", "bowing", "taking a bow", "bowing politely", "bowing down"),
     "lying down": ("lying down", "lying on {their} back", "lying on the ground"),
 }
-WHO = (("a person", "their"), ("a person", "their"), ("someone", "their"), ("a figure", "its"), ("a puppet", "its"))
+WHO = (
+    ("a person", "their"),
+    ("a person", "their"),
+    ("someone", "their"),
+    ("a figure", "its"),
+    ("a puppet", "its"),
+)
 MOVING = {"walking", "running", "crawling", "pointing"}  # to a side, where the others face it
 SKIN_WORDS = {
     "yellow": ("yellow", "yellow-skinned"),
@@ -462,7 +604,12 @@ PAIRS = (
     "on the {other} {b}, and on the {side} {a}",
     "{a} and, to the {other}, {b}",
 )
-TOGETHER = ("{a} and {b}", "{a} next to {b}", "{a} and {b}, side by side", "There is {a} and there is {b}.")
+TOGETHER = (
+    "{a} and {b}",
+    "{a} next to {b}",
+    "{a} and {b}, side by side",
+    "There is {a} and there is {b}.",
+)
 MANNERS = {
     "flat": ("drawn in flat colors", "in a flat style", "drawn in a flat style"),
     "outlined": ("drawn with dark outlines", "in an outlined style", "drawn with bold outlines"),
@@ -472,8 +619,12 @@ MANNERS = {
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
     """Who does what, in which clothes where said; with two, who stands where."""
-    things = sorted(scene.things, key=lambda thing: thing.group)
-    cast = [(thing.sprite, group) for thing, group in zip(things, scene.groups, strict=True) if isinstance(thing.sprite, Puppet)]
+    objects = sorted(scene.objects, key=lambda item: item.group)
+    cast = [
+        (item.sprite, group)
+        for item, group in zip(objects, scene.groups, strict=True)
+        if isinstance(item.sprite, Puppet)
+    ]
     return (_english if language == "en" else _hindi)(scene, cast, form, rng)
 
 
@@ -493,12 +644,25 @@ def _alike(cast: Sequence[Member]) -> bool:
 def _english(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
     table: Sequence[str]
     if len(cast) == 1:
-        table = PHRASES[:SURE] if form == "dense" else PHRASES[: SURE + 1] if form == "short" else PHRASES
+        table = (
+            PHRASES[:SURE]
+            if form == "dense"
+            else PHRASES[: SURE + 1]
+            if form == "short"
+            else PHRASES
+        )
         text = _english_one(cast[0], rng.choice(table), form, rng)
     elif form != "dense" and _alike(cast) and rng.random() < 0.3:
-        text = rng.choice(("two people {0}", "two figures {0}", "two people, both {0}")).format(_doing(cast[0], "their", rng))
+        text = rng.choice(("two people {0}", "two figures {0}", "two people, both {0}")).format(
+            _doing(cast[0], "their", rng)
+        )
     else:
-        a, b = (_english_one(one, rng.choice([p for p in PHRASES[:SURE] if "{dressed}" not in p]), form, rng) for one in cast)
+        a, b = (
+            _english_one(
+                one, rng.choice([p for p in PHRASES[:SURE] if "{dressed}" not in p]), form, rng
+            )
+            for one in cast
+        )
         table = PAIRS if form == "dense" or rng.random() < 0.6 else TOGETHER
         text = rng.choice(table).format(a=a, b=b, **grammar_en.SIDES[scene.relation or "left of"])
     where, what = grammar_en.surroundings(scene.background, rng, text)
@@ -517,14 +681,20 @@ def _english(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random
     ground, look = background_said(rng, scene.background, form), look_said(rng, cast[0][0].look)
     if text.endswith("."):
         text = grammar_en.capital(text)
-        return text + (f" The background is {what}." if ground else "") + (f" It is {manner}." if look else "")
+        return (
+            text
+            + (f" The background is {what}." if ground else "")
+            + (f" It is {manner}." if look else "")
+        )
     return text + (f", {where}" if ground else "") + (f", {manner}" if look else "")
 
 
 def _doing(member: Member, their: str, rng: random.Random, being: bool = False) -> str:
     """What a puppet does, and where it faces if that is said; ``being``: as it follows "is"."""
     puppet, group = member
-    words = rng.choice([words for words in DOING[puppet.pose] if not (being and words.startswith("with "))]).format(their=their)
+    words = rng.choice(
+        [words for words in DOING[puppet.pose] if not (being and words.startswith("with "))]
+    ).format(their=their)
     if group.facing is None:
         return words
     return f"{words} {f'to the {group.facing}' if puppet.pose in MOVING else rng.choice(grammar_en.FACING[group.facing][0])}"
@@ -538,23 +708,39 @@ def _english_one(member: Member, pattern: str, form: str, rng: random.Random) ->
     if skin:
         who = f"a {skin} {who.removeprefix('a ')}"
     being = _doing(member, their, rng, being=True)
-    shirt, trousers = (rng.choice(grammar_en.COLORS.get(color, (color,))) for color in (puppet.shirt, puppet.trousers))
+    shirt, trousers = (
+        rng.choice(grammar_en.COLORS.get(color, (color,)))
+        for color in (puppet.shirt, puppet.trousers)
+    )
     garments = (
         f"{grammar_en.article(shirt)} {shirt} {rng.choice(('shirt', 'shirt', 'T-shirt'))}",
         f"{trousers} {rng.choice(('trousers', 'trousers', 'pants'))}",
     )
-    clothes = " and ".join(words for words, said in zip(garments, _said(form, rng), strict=True) if said)
+    clothes = " and ".join(
+        words for words, said in zip(garments, _said(form, rng), strict=True) if said
+    )
     wear = rng.choice((" in ", " in ", " wearing ")) + clothes if clothes else ""
     dressed = rng.choice((", in ", ", wearing ", ", dressed in ")) + clothes if clothes else ""
     bare = who.removeprefix("a ")
-    return pattern.format(who=who, bare=bare, wear=wear, dressed=dressed, being=being, doing=_doing(member, their, rng))
+    return pattern.format(
+        who=who,
+        bare=bare,
+        wear=wear,
+        dressed=dressed,
+        being=being,
+        doing=_doing(member, their, rng),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------- Hindi
 
 # Before a noun (दौड़ता हुआ व्यक्ति), and after one (व्यक्ति दौड़ रहा है; ने: of an ergative). Words marked * agree.
 HINDI_DOING = {
-    "standing": (("खड़ा* हुआ*", "खड़ा* है"), ("सीधा* खड़ा*", "सीधा* खड़ा* है"), ("चुपचाप खड़ा*", "चुपचाप खड़ा* है")),
+    "standing": (
+        ("खड़ा* हुआ*", "खड़ा* है"),
+        ("सीधा* खड़ा*", "सीधा* खड़ा* है"),
+        ("चुपचाप खड़ा*", "चुपचाप खड़ा* है"),
+    ),
     "waving": (
         ("हाथ हिलाता* हुआ*", "हाथ हिला रहा* है"),
         ("अपना हाथ हिलाता*", "अपना हाथ हिला रहा* है"),
@@ -581,7 +767,11 @@ HINDI_DOING = {
         ("हवा में उछलता* हुआ*", "हवा में उछल रहा* है"),
         ("छलाँग लगाता* हुआ*", "छलाँग लगा रहा* है"),
     ),
-    "dancing": (("नाचता* हुआ*", "नाच रहा* है"), ("नृत्य करता* हुआ*", "नृत्य कर रहा* है"), ("मस्ती में नाचता*", "मस्ती में नाच रहा* है")),
+    "dancing": (
+        ("नाचता* हुआ*", "नाच रहा* है"),
+        ("नृत्य करता* हुआ*", "नृत्य कर रहा* है"),
+        ("मस्ती में नाचता*", "मस्ती में नाच रहा* है"),
+    ),
     "stretching": (
         ("अंगड़ाई लेता* हुआ*", "अंगड़ाई ले रहा* है"),
         ("स्ट्रेचिंग करता* हुआ*", "स्ट्रेचिंग कर रहा* है"),
@@ -607,15 +797,31 @@ HINDI_DOING = {
         ("हाथ जोड़े हुए", "ने हाथ जोड़ रखे हैं"),
         ("हाथ जोड़कर अभिवादन करता*", "हाथ जोड़कर अभिवादन कर रहा* है"),
     ),
-    "walking": (("चलता* हुआ*", "चल रहा* है"), ("पैदल चलता*", "पैदल चल रहा* है"), ("टहलता* हुआ*", "टहल रहा* है")),
-    "running": (("दौड़ता* हुआ*", "दौड़ रहा* है"), ("तेज़ दौड़ता*", "तेज़ दौड़ रहा* है"), ("भागता* हुआ*", "भाग रहा* है")),
-    "kicking": (("लात मारता* हुआ*", "लात मार रहा* है"), ("किक मारता* हुआ*", "किक मार रहा* है"), ("हवा में लात मारता*", "हवा में लात मार रहा* है")),
+    "walking": (
+        ("चलता* हुआ*", "चल रहा* है"),
+        ("पैदल चलता*", "पैदल चल रहा* है"),
+        ("टहलता* हुआ*", "टहल रहा* है"),
+    ),
+    "running": (
+        ("दौड़ता* हुआ*", "दौड़ रहा* है"),
+        ("तेज़ दौड़ता*", "तेज़ दौड़ रहा* है"),
+        ("भागता* हुआ*", "भाग रहा* है"),
+    ),
+    "kicking": (
+        ("लात मारता* हुआ*", "लात मार रहा* है"),
+        ("किक मारता* हुआ*", "किक मार रहा* है"),
+        ("हवा में लात मारता*", "हवा में लात मार रहा* है"),
+    ),
     "kneeling": (
         ("एक घुटना टेके हुए", "एक घुटना टेके हुए है"),
         ("घुटना टेकता* हुआ*", "घुटना टेक रहा* है"),
         ("एक घुटना ज़मीन पर टेके", "ने एक घुटना ज़मीन पर टेक रखा है"),
     ),
-    "sitting": (("बैठा* हुआ*", "बैठा* हुआ* है"), ("ज़मीन पर बैठा*", "ज़मीन पर बैठा* है"), ("आराम से बैठा*", "आराम से बैठा* है")),
+    "sitting": (
+        ("बैठा* हुआ*", "बैठा* हुआ* है"),
+        ("ज़मीन पर बैठा*", "ज़मीन पर बैठा* है"),
+        ("आराम से बैठा*", "आराम से बैठा* है"),
+    ),
     "crawling": (
         ("रेंगता* हुआ*", "रेंग रहा* है"),
         ("घुटनों के बल रेंगता*", "घुटनों के बल रेंग रहा* है"),
@@ -626,7 +832,11 @@ HINDI_DOING = {
         ("झुककर प्रणाम करता* हुआ*", "झुककर प्रणाम कर रहा* है"),
         ("आदर से झुकता*", "आदर से झुक रहा* है"),
     ),
-    "lying down": (("लेटा* हुआ*", "लेटा* हुआ* है"), ("पीठ के बल लेटा*", "पीठ के बल लेटा* है"), ("ज़मीन पर लेटा*", "ज़मीन पर लेटा* है")),
+    "lying down": (
+        ("लेटा* हुआ*", "लेटा* हुआ* है"),
+        ("पीठ के बल लेटा*", "पीठ के बल लेटा* है"),
+        ("ज़मीन पर लेटा*", "ज़मीन पर लेटा* है"),
+    ),
 }
 HINDI_WHO = (("व्यक्ति", "m"), ("व्यक्ति", "m"), ("इंसान", "m"), ("कठपुतली", "f"), ("आकृति", "f"))
 HINDI_SKINS = {
@@ -669,8 +879,16 @@ HINDI_MANNERS = {
 def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
     table: Sequence[str]
     if len(cast) == 1:
-        table = HINDI_PHRASES[:3] if form == "dense" else HINDI_PHRASES[:5] if form == "short" else HINDI_PHRASES
-        text = rng.choice(table).format(**_hindi_one(cast[0], form, rng), picture=rng.choice(grammar_hi.PICTURES))
+        table = (
+            HINDI_PHRASES[:3]
+            if form == "dense"
+            else HINDI_PHRASES[:5]
+            if form == "short"
+            else HINDI_PHRASES
+        )
+        text = rng.choice(table).format(
+            **_hindi_one(cast[0], form, rng), picture=rng.choice(grammar_hi.PICTURES)
+        )
     elif form != "dense" and _alike(cast) and rng.random() < 0.3:
         noun, gender = rng.choice(HINDI_WHO[:3])
         text = f"{_agree(rng.choice(HINDI_DOING[cast[0][0].pose])[0], gender, many=True)} दो {noun}"
@@ -678,7 +896,9 @@ def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) 
         a, b = (_hindi_one(member, form, rng) for member in cast)
         table = HINDI_PAIRS if form == "dense" or rng.random() < 0.6 else HINDI_TOGETHER
         sides = grammar_hi.sides(scene.relation, rng)
-        text = rng.choice(table).format(a=a["np"], b=b["np"], bent_a=a["bent"], bent_b=b["bent"], **sides)
+        text = rng.choice(table).format(
+            a=a["np"], b=b["np"], bent_a=a["bent"], bent_b=b["bent"], **sides
+        )
     where, what = grammar_hi.surroundings(scene.background, rng)
     manner = rng.choice(HINDI_MANNERS[cast[0][0].look])
     if form == "dense":
@@ -693,7 +913,9 @@ def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) 
     else:
         ground, look = background_said(rng, scene.background, form), look_said(rng, cast[0][0].look)
         if text.endswith("।"):
-            text += (f" पृष्ठभूमि में {what} है।" if ground else "") + (f" चित्र {manner} है।" if look else "")
+            text += (f" पृष्ठभूमि में {what} है।" if ground else "") + (
+                f" चित्र {manner} है।" if look else ""
+            )
         else:
             text += (f", {where}" if ground else "") + (f", {manner}" if look else "")
     return grammar_hi.casual(text) if rng.random() < 0.15 else text
@@ -701,23 +923,42 @@ def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) 
 
 def _agree(words: str, gender: str, many: bool = False, oblique: bool = False) -> str:
     """The words, those marked * in the form that agrees."""
-    return " ".join(grammar_hi.inflect(w[:-1], gender, many, oblique) if w.endswith("*") else w for w in words.split())
+    return " ".join(
+        grammar_hi.inflect(w[:-1], gender, many, oblique) if w.endswith("*") else w
+        for w in words.split()
+    )
 
 
 def _hindi_one(member: Member, form: str, rng: random.Random) -> dict[str, str]:
     """One puppet as the fields of HINDI_PHRASES."""
     puppet, group = member
     noun, gender = rng.choice(HINDI_WHO)
-    before, after = rng.choice([words for words in HINDI_DOING[puppet.pose] if not (group.facing and words[1].startswith("ने "))])
+    before, after = rng.choice(
+        [
+            words
+            for words in HINDI_DOING[puppet.pose]
+            if not (group.facing and words[1].startswith("ने "))
+        ]
+    )
     if group.facing:
         ore, _ = rng.choice(grammar_hi.LEFT if group.facing == "left" else grammar_hi.RIGHT)
-        turned = f"{ore} ओर" if puppet.pose in MOVING else grammar_hi.facing(group.facing, True, rng)
+        turned = (
+            f"{ore} ओर" if puppet.pose in MOVING else grammar_hi.facing(group.facing, True, rng)
+        )
         before, after = f"{turned} {before}", f"{turned} {after}"
     if skin_said(rng, puppet.skin):
         noun = f"{rng.choice(HINDI_SKINS[puppet.skin])} {noun}"
-    shirt, trousers = (grammar_hi.inflect(rng.choice(grammar_hi.COLORS[color]), "f", False) for color in (puppet.shirt, puppet.trousers))
-    garments = (f"{shirt} {rng.choice(('कमीज़', 'कमीज़', 'टी-शर्ट'))}", f"{trousers} {rng.choice(('पैंट', 'पैंट', 'पतलून'))}")
-    clothes = " और ".join(words for words, said in zip(garments, _said(form, rng), strict=True) if said)
+    shirt, trousers = (
+        grammar_hi.inflect(rng.choice(grammar_hi.COLORS[color]), "f", False)
+        for color in (puppet.shirt, puppet.trousers)
+    )
+    garments = (
+        f"{shirt} {rng.choice(('कमीज़', 'कमीज़', 'टी-शर्ट'))}",
+        f"{trousers} {rng.choice(('पैंट', 'पैंट', 'पतलून'))}",
+    )
+    clothes = " और ".join(
+        words for words, said in zip(garments, _said(form, rng), strict=True) if said
+    )
     worn = f"{clothes} {rng.choice(('में', 'पहने', 'पहने हुए', 'वाला*'))} " if clothes else ""
     ergative = after.startswith("ने ")
     subject = _agree(f"{worn}एक {noun}", gender, oblique=ergative)

@@ -21,7 +21,7 @@ from kalpana.world import atlas, grammar_en, grammar_hi, places
 from kalpana.world.defaults import background_said, house_style, sprite_of
 from kalpana.world.lexicon import ART, lexicon
 from kalpana.world.recolor import PAINTS
-from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, Sign, Thing
+from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, SceneObject, Sign
 
 FONTS = {
     "Mukta": "Mukta_400Regular.ttf",
@@ -29,11 +29,17 @@ FONTS = {
     "Hind SemiBold": "Hind_600SemiBold.ttf",
     "Noto Sans Black": "NotoSansDevanagari_900Black.ttf",
 }
-FONT, OTHER_FONT = "Mukta Bold", 0.3  # the usual one; in a share of the signs it is another, which the caption says
+FONT, OTHER_FONT = (
+    "Mukta Bold",
+    0.3,
+)  # the usual one; in a share of the signs it is another, which the caption says
 FONT_NAMES = {"Mukta": ("thin", "पतला"), "Noto Sans Black": ("heavy", "मोटा")}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 INKS = {name: PAINTS[name][:3] for name in COLORS}
-HEIGHTS = (12.0, 24.0)  # pixels of a 128 px picture that a capital letter, or a letter under its line, may be tall
+HEIGHTS = (
+    12.0,
+    24.0,
+)  # pixels of a 128 px picture that a capital letter, or a letter under its line, may be tall
 MARGIN = 0.03  # of the picture
 _DRAWN = 160  # pixels of type before it is brought to the tile
 _CONTRAST = 0.3  # least difference of luminance between ink and what it lies on
@@ -62,22 +68,38 @@ def _measured(sign: Sign) -> tuple[float, float, float]:
         return _drawn(sign)[1:]
     size = _size(sign)
     width, height = atlas.fitted(*size)
-    return width / (atlas.SIDE - 2), height / (atlas.SIDE - 2), _letter(sign.font, sign.text.isascii()) / max(size)
+    return (
+        width / (atlas.SIDE - 2),
+        height / (atlas.SIDE - 2),
+        _letter(sign.font, sign.text.isascii()) / max(size),
+    )
 
 
 @lru_cache(maxsize=1024)
 def _drawn(sign: Sign) -> tuple[Tensor, float, float, float]:
-    (left, top, _, _), (pad_x, pad_y), (width, height) = _box(sign.font, sign.text), _padding(sign), _size(sign)
+    (left, top, _, _), (pad_x, pad_y), (width, height) = (
+        _box(sign.font, sign.text),
+        _padding(sign),
+        _size(sign),
+    )
     board = tuple(round(255 * c) for c in places.COLORS[sign.board]) if sign.board else (0, 0, 0)
     ink = tuple(round(255 * c) for c in INKS[sign.ink])
     image = Image.new("RGBA", (width, height), (*ink, 0))
     draw = ImageDraw.Draw(image)
     if sign.board:
-        draw.rounded_rectangle((0, 0, width - 1, height - 1), 0.16 * _DRAWN, (*board, 255), (*ink, 255), round(0.05 * _DRAWN))
+        draw.rounded_rectangle(
+            (0, 0, width - 1, height - 1),
+            0.16 * _DRAWN,
+            (*board, 255),
+            (*ink, 255),
+            round(0.05 * _DRAWN),
+        )
     draw.text((pad_x - left, pad_y - top), sign.text, (*ink, 255), _face(sign.font))
     square, w, h = atlas.fit(image)
     content = image.getchannel("A").getbbox() or (0, 0, width, height)
-    tall = _letter(sign.font, sign.text.isascii()) / max(content[2] - content[0], content[3] - content[1])
+    tall = _letter(sign.font, sign.text.isascii()) / max(
+        content[2] - content[0], content[3] - content[1]
+    )
     return torch.from_numpy(np.array(square)).movedim(-1, 0), w, h, tall
 
 
@@ -109,7 +131,9 @@ def _face(font: str) -> ImageFont.FreeTypeFont:
         raise KalpanaError(
             "this Pillow cannot shape Devanagari (no raqm): reinstall it with 'pip install --force-reinstall --only-binary :all: Pillow'"
         )
-    return ImageFont.truetype(str(ART / "fonts" / FONTS[font]), _DRAWN, layout_engine=ImageFont.Layout.RAQM)
+    return ImageFont.truetype(
+        str(ART / "fonts" / FONTS[font]), _DRAWN, layout_engine=ImageFont.Layout.RAQM
+    )
 
 
 @cache
@@ -137,7 +161,11 @@ def word(rng: random.Random, split: str) -> str:
 
 CONSONANTS = "कखगघचछजझटठडढतथदधनपफबभमयरलवशषसह"
 CONJUNCTS = ("क्ष", "ज्ञ", "त्र", "श्र", "स्त", "प्र", "क्त", "द्य", "न्त", "म्ब", "ल्ल", "ष्ट", "स्व", "र्म")
-SYLLABLES = tuple(base + matra for base in (*CONSONANTS, *CONJUNCTS) for matra in ("", "ा", "ि", "ी", "ु", "ू", "े", "ो", "ं"))
+SYLLABLES = tuple(
+    base + matra
+    for base in (*CONSONANTS, *CONJUNCTS)
+    for matra in ("", "ा", "ि", "ी", "ु", "ू", "े", "ो", "ं")
+)
 
 
 def split_of(text: str) -> str:
@@ -156,7 +184,9 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
 
 def _sample(rng: random.Random, split: str) -> Scene | None:
     board = rng.choice(BACKDROPS) if rng.random() < 0.75 else None
-    background = Background(rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30))
+    background = Background(
+        rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30)
+    )
     ink = rng.choice(COLORS)
     if not stands_out(ink, board, background.name):
         return None
@@ -167,14 +197,16 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     beside = rng.random() < 1 / 3
     room_w, room_h = (0.96, 0.4) if beside else (0.96, 0.96)
     size = min(size, room_w / width, room_h / height)
-    if size * letter_share(sign) * 128 < HEIGHTS[0]:  # too long a word to be written so that it can be read
+    if (
+        size * letter_share(sign) * 128 < HEIGHTS[0]
+    ):  # too long a word to be written so that it can be read
         return None
     half_w, half_h = size * width / 2, size * height / 2
     x = rng.uniform(half_w + MARGIN, 1 - half_w - MARGIN) if half_w + MARGIN < 0.5 else 0.5
     y = rng.uniform(half_h + MARGIN, 1 - half_h - MARGIN)
     board_group = Group("sign", color=ink)
     if not beside:
-        return Scene((Thing(sign, x, y, size),), (board_group,), background)
+        return Scene((SceneObject(sign, x, y, size),), (board_group,), background)
     concept = rng.choice([c for c in lexicon().values() if c.core])
     group = Group(concept.id)
     style = house_style((group,))
@@ -186,13 +218,22 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     y = half_h + MARGIN + 0.02 if above else 1 - half_h - MARGIN - 0.02
     low, high = (y + half_h + 0.02, 0.98) if above else (0.02, y - half_h - 0.02)
     fit = min((high - low) / art.height, 0.9 / art.width) * rng.uniform(0.8, 0.98)
-    thing = Thing(row, rng.uniform(0.4, 0.6), (low + high) / 2, fit, group=1)
-    return Scene((thing, Thing(sign, x, y, size)), (board_group, group), background, "above" if above else "below", style)
+    item = SceneObject(row, rng.uniform(0.4, 0.6), (low + high) / 2, fit, group=1)
+    return Scene(
+        (item, SceneObject(sign, x, y, size)),
+        (board_group, group),
+        background,
+        "above" if above else "below",
+        style,
+    )
 
 
 def stands_out(ink: str, board: str | None, ground: str) -> bool:
     """Whether ink of this colour can be read on this board, if any, and the board be seen on a ground that is one of BACKDROPS."""
-    return abs(_luminance(INKS[ink]) - _luminance(places.COLORS[board or ground])) >= _CONTRAST and board != ground
+    return (
+        abs(_luminance(INKS[ink]) - _luminance(places.COLORS[board or ground])) >= _CONTRAST
+        and board != ground
+    )
 
 
 def _luminance(rgb: tuple[float, float, float]) -> float:
@@ -201,7 +242,9 @@ def _luminance(rgb: tuple[float, float, float]) -> float:
 
 def sign_of(scene: Scene) -> tuple[int, Sign]:
     """The one sign of a scene, and which of its things it is."""
-    ((k, sign),) = ((k, thing.sprite) for k, thing in enumerate(scene.things) if isinstance(thing.sprite, Sign))
+    ((k, sign),) = (
+        (k, item.sprite) for k, item in enumerate(scene.objects) if isinstance(item.sprite, Sign)
+    )
     return k, sign
 
 
@@ -217,22 +260,47 @@ def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
     board = rng.choice(grammar_en.TINTS.get(sign.board, (sign.board,))) if sign.board else ""
     painted = form == "dense" or rng.random() < 0.4
     weight = FONT_NAMES[sign.font][0] if sign.font in FONT_NAMES else ""
-    letters = f" in {' '.join(filter(None, (weight, sign.ink if painted else '')))} letters" if weight or painted else ""
+    letters = (
+        f" in {' '.join(filter(None, (weight, sign.ink if painted else '')))} letters"
+        if weight or painted
+        else ""
+    )
     if sign.board:
         noun = rng.choice(("sign", "sign", "board", "label"))
         named = f"{board} {noun}" if painted else noun
         what = f"{grammar_en.article(named)} {named} " + rng.choice(
-            (f"that says {quoted}", f"that reads {quoted}", f"with the word {quoted}", f"saying {quoted}", f"with {quoted} written on it")
+            (
+                f"that says {quoted}",
+                f"that reads {quoted}",
+                f"with the word {quoted}",
+                f"saying {quoted}",
+                f"with {quoted} written on it",
+            )
         )
     else:
-        what = rng.choice((f"the word {quoted}", f"the text {quoted}", f"the writing {quoted}", f"the characters {quoted}"))
+        what = rng.choice(
+            (
+                f"the word {quoted}",
+                f"the text {quoted}",
+                f"the writing {quoted}",
+                f"the characters {quoted}",
+            )
+        )
     text = what + letters
     if len(scene.groups) > 1:
-        thing = str(grammar_en.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng))
+        item = str(grammar_en.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng))
         other = {"above": "below", "below": "above"}[scene.relation or "above"]
-        text = rng.choice((f"{text} {scene.relation} {thing}", f"{thing} {other} {text}", f"{thing} with {text} {scene.relation} it"))
+        text = rng.choice(
+            (
+                f"{text} {scene.relation} {item}",
+                f"{item} {other} {text}",
+                f"{item} with {text} {scene.relation} it",
+            )
+        )
     elif rng.random() < 0.15:
-        text = rng.choice(("a picture of ", "draw ", "write " if not sign.board else "make ")) + text
+        text = (
+            rng.choice(("a picture of ", "draw ", "write " if not sign.board else "make ")) + text
+        )
     if background_said(rng, scene.background, form):
         where, _ = grammar_en.surroundings(scene.background, rng, text)
         text += where if where.startswith(",") else f", {where}"
@@ -242,9 +310,20 @@ def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
 def _hindi(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
     quoted = f'"{sign.text}"'
     painted = form == "dense" or rng.random() < 0.4
-    ink = " ".join(grammar_hi.inflect(word, "m", True, oblique=True) for word in rng.choice(grammar_hi.COLORS[sign.ink]).split())
-    weight = grammar_hi.inflect(FONT_NAMES[sign.font][1], "m", True, oblique=True) if sign.font in FONT_NAMES else ""
-    letters = f"{' '.join(filter(None, (weight, ink if painted else '')))} अक्षरों में " if weight or painted else ""
+    ink = " ".join(
+        grammar_hi.inflect(word, "m", True, oblique=True)
+        for word in rng.choice(grammar_hi.COLORS[sign.ink]).split()
+    )
+    weight = (
+        grammar_hi.inflect(FONT_NAMES[sign.font][1], "m", True, oblique=True)
+        if sign.font in FONT_NAMES
+        else ""
+    )
+    letters = (
+        f"{' '.join(filter(None, (weight, ink if painted else '')))} अक्षरों में "
+        if weight or painted
+        else ""
+    )
     if sign.board:
         noun = rng.choice(("बोर्ड", "बोर्ड", "साइनबोर्ड", "लेबल"))
         tint = rng.choice(grammar_hi.TINTS[sign.board]).split()
@@ -258,11 +337,19 @@ def _hindi(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
             )
         )
     else:
-        text = rng.choice((f"{letters}लिखा हुआ {quoted}", f"{letters}{quoted} शब्द", f"{letters}{quoted} लिखा है"))
+        text = rng.choice(
+            (f"{letters}लिखा हुआ {quoted}", f"{letters}{quoted} शब्द", f"{letters}{quoted} लिखा है")
+        )
     if len(scene.groups) > 1:
-        thing = grammar_hi.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng)
+        item = grammar_hi.phrase(scene.groups[1], lexicon()[scene.groups[1].concept], rng)
         side, other = ("ऊपर", "नीचे") if scene.relation == "above" else ("नीचे", "ऊपर")
-        text = rng.choice((f"{thing.oblique} के {side} {text}", f"{thing}, और उसके {side} {text}", f"{other} {thing}, {side} {text}"))
+        text = rng.choice(
+            (
+                f"{item.oblique} के {side} {text}",
+                f"{item}, और उसके {side} {text}",
+                f"{other} {item}, {side} {text}",
+            )
+        )
     if background_said(rng, scene.background, form):
         where, _ = grammar_hi.surroundings(scene.background, rng)
         text = rng.choice((f"{where} {text}", f"{text}, {where}"))

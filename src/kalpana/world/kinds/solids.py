@@ -16,10 +16,12 @@ from torch import Tensor
 
 from kalpana.world import atlas, places
 from kalpana.world.atlas import SIDE
-from kalpana.world.scene import Solid, Thing
+from kalpana.world.scene import SceneObject, Solid
 
 DISTANCE = 5.0  # from the eye to the middle, in half-edges of the cube
-REACH = math.sqrt(3) / math.sqrt(DISTANCE**2 - 3)  # the largest tangent under which any corner of a turning cube can be seen
+REACH = math.sqrt(3) / math.sqrt(
+    DISTANCE**2 - 3
+)  # the largest tangent under which any corner of a turning cube can be seen
 # Faces as corners (right, down, away), clockwise from the upper left as seen from outside; x right, y down, z away from the eye.
 CARD = (((-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)),)
 CUBE = (
@@ -51,16 +53,16 @@ def project(points: Tensor) -> Tensor:
     return points[..., :2] / (DISTANCE + points[..., 2:]) / (2 * REACH)
 
 
-def place(thing: Thing) -> Tensor:
+def place(item: SceneObject) -> Tensor:
     """The corners (faces, 4, 2) in the unit square of the picture."""
-    assert isinstance(thing.sprite, Solid)
-    turn = math.radians(thing.angle)
-    x, y = corners(thing.sprite).unbind(-1)
-    x = -x if thing.flip else x
+    assert isinstance(item.sprite, Solid)
+    turn = math.radians(item.angle)
+    x, y = corners(item.sprite).unbind(-1)
+    x = -x if item.flip else x
     return torch.stack(
         (
-            thing.x + thing.size * (x * math.cos(turn) + y * math.sin(turn)),
-            thing.y + thing.size * (y * math.cos(turn) - x * math.sin(turn)),
+            item.x + item.size * (x * math.cos(turn) + y * math.sin(turn)),
+            item.y + item.size * (y * math.cos(turn) - x * math.sin(turn)),
         ),
         -1,
     )
@@ -89,15 +91,21 @@ def draw(solids: Sequence[Solid], device: torch.device | str = "cpu") -> Tensor:
         return out
     line = (torch.arange(SIDE, device=device, dtype=torch.float32) + 0.5 - SIDE / 2) / (SIDE - 2)
     y, x = torch.meshgrid(line, line, indexing="ij")
-    seen = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3) @ torch.stack(maps).float().to(device).transpose(1, 2)  # k s·s 3
+    seen = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3) @ torch.stack(
+        maps
+    ).float().to(device).transpose(1, 2)  # k s·s 3
     uv = (seen[..., :2] / seen[..., 2:]).view(-1, SIDE, SIDE, 2)  # [-1, 1] inside the face
     # How fast uv changes from pixel to pixel, there and then: the face's edge is one pixel soft.
     step = torch.hypot(*torch.gradient(uv, dim=(1, 2)))  # k s s 2
     edge = ((1 - uv.abs()) / step.clamp(min=1e-6) + 0.5).clamp(0, 1).amin(-1)
-    near = (uv.abs().amax(-1) < 1.5) & (seen[..., 2].view_as(edge) > 0)  # towards the horizon, where step has no bound, there is nothing
+    near = (uv.abs().amax(-1) < 1.5) & (
+        seen[..., 2].view_as(edge) > 0
+    )  # towards the horizon, where step has no bound, there is nothing
     edge = torch.where(near, edge, 0.0)
     texture = torch.stack([_texture(solids[i].face, solids[i].color) for i in owners]).to(device)
-    color = F.grid_sample(texture, uv.clamp(-1, 1), align_corners=False) * torch.tensor(shades, device=device).view(-1, 1, 1, 1)
+    color = F.grid_sample(texture, uv.clamp(-1, 1), align_corners=False) * torch.tensor(
+        shades, device=device
+    ).view(-1, 1, 1, 1)
     for k, i in enumerate(owners):  # a solid is convex: the faces seen do not overlap
         out[i, :3] = torch.where(edge[k] > out[i, 3], color[k], out[i, :3])
         out[i, 3] = torch.maximum(out[i, 3], edge[k])
@@ -111,7 +119,10 @@ def _homography(quad: Tensor) -> Tensor:
     for (x, y), (u, v) in zip(quad.tolist(), square.tolist(), strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
         right += [u, v]
-    solution = torch.linalg.lstsq(torch.tensor(rows, dtype=torch.float64), torch.tensor(right, dtype=torch.float64).unsqueeze(1)).solution
+    solution = torch.linalg.lstsq(
+        torch.tensor(rows, dtype=torch.float64),
+        torch.tensor(right, dtype=torch.float64).unsqueeze(1),
+    ).solution
     return torch.cat((solution[:, 0], torch.ones(1, dtype=torch.float64))).view(3, 3)
 
 
@@ -120,7 +131,12 @@ def _texture(face: int, color: str) -> Tensor:
     """A face (3, SIDE, SIDE) in [0, 1]: the sprite on a plain ground inside a darker frame."""
     rgba = atlas.load().pixels[face].float() / 255
     ground = torch.tensor(places.COLORS[color]).view(3, 1, 1).expand(3, SIDE, SIDE).clone()
-    small = F.interpolate(torch.cat((rgba[:3] * rgba[3:], rgba[3:]))[None], scale_factor=0.8, mode="bilinear", antialias=True)[0]
+    small = F.interpolate(
+        torch.cat((rgba[:3] * rgba[3:], rgba[3:]))[None],
+        scale_factor=0.8,
+        mode="bilinear",
+        antialias=True,
+    )[0]
     pad = (SIDE - small.shape[-1]) // 2
     inner = slice(pad, pad + small.shape[-1])
     ground[:, inner, inner] = ground[:, inner, inner] * (1 - small[3:]) + small[:3]
