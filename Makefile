@@ -1,6 +1,6 @@
-# make run PROMPT="three red apples to the left of a blue car"   a picture from words
+# make run PROMPT="three red apples to the left of a blue car"   draw an image
 # make test | check | bench | train | format                     see each target below
-# Every target makes the environment it needs in .venv; nothing outside this folder is touched.
+# Each target sets up the environment it needs in .venv and writes only inside this folder.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,20 +12,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PROMPT ?= three red apples to the left of a blue car
 RECIPE ?= recipes/flow.yaml
 
-# The prompt travels by environment and is never pasted into a command, so quotes, dollars and any script are safe.
+# The prompt is passed in the environment and never expanded into a command, so quotes, dollars and
+# every script are safe.
 override PROMPT := $(value PROMPT)
 export PROMPT
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
-run: .venv/.run  ## draw PROMPT and print the path of the PNG
+run: .venv/.run  ## draw an image of PROMPT and print the path of the PNG
 	@$(BIN)/kalpana generate -- "$$PROMPT"
 
-test: .venv/.test  ## the whole suite
+test: .venv/.test  ## the test suite
 	@$(BIN)/python -m pytest
 
-check: .venv/.test  ## what must be clean before a change lands: format, lint, types
+check: .venv/.test  ## format, lint and types, required for every change
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -37,13 +38,14 @@ format: .venv/.test
 bench: .venv/.run  ## measure this machine and write docs/benchmarks.md
 	@$(BIN)/python benchmarks/run.py
 
-train: .venv/.train  ## train by RECIPE; a stopped run goes on where it was
+train: .venv/.train  ## train RECIPE; a stopped run resumes
 	@$(BIN)/kalpana train "$(RECIPE)"
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-# Torch comes first and alone, spelled as in constraints.txt: a range would let pip take a newer build with gigabytes of CUDA.
+# Torch is installed first and alone, with the version in constraints.txt: with a range, pip would
+# take a newer build with gigabytes of CUDA.
 .venv/.run: pyproject.toml constraints.txt
 	@python=; for name in "$${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do \
 	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; done; \

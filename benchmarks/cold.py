@@ -1,4 +1,4 @@
-"""What one `kalpana generate` costs from a cold start: seconds from the command to the file, and the most memory it held."""
+"""Cost of one `kalpana generate` from a cold start: wall seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT = "three red apples to the left of a blue car"
 
 
 def launch(*arguments: str) -> tuple[float, float]:
-    """Wall seconds and peak resident memory (GiB) of one run of the command in a process of its own."""
+    """Wall seconds and peak resident memory (GiB) of one run of the command in a new process."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [KALPANA, *arguments], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL

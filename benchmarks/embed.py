@@ -1,13 +1,14 @@
-"""Pictures and texts a second that become vectors, and pairs a second that are learned from: our CLIP beside open_clip and 🤗 transformers.
+"""Speed of our CLIP, open_clip and 🤗 transformers: embedding and training, in examples a second.
 
-All are the same ViT-B/32 with the same random weights and the same batches, by turns in one process. Texts are as long as captions
-of the world. Of 77 places open_clip reads every one, as its code cannot do otherwise, transformers as many as the longest text of the
-batch has, and ours as many as the longest of those that are about as long. Training is forward, backward and a fused AdamW's step.
-The factor is ours to open_clip's. A share of the peak is the arithmetic of the matrix products that a model makes, counted by torch,
-over its time and over the peak.
+All are the same ViT-B/32 with the same random weights and the same batches, in alternation in one
+process. Texts are as long as captions of the world. Of 77 positions open_clip computes all, because
+its code has no other way; transformers as many as the longest text of the batch has; ours as many
+as the longest text of a group of similar length has. Training is a forward pass, a backward pass
+and a step of fused AdamW. The factor is our rate over open_clip's. The share of the peak is the
+arithmetic of a model's matrix products, counted by torch, over its time and over the peak.
 
-open_clip is imported with a stand-in for torchvision, whose transforms are never called here: its build on PyPI does not work beside
-every torch.
+open_clip is imported with a mock of torchvision, whose transforms are never called here: its build
+on PyPI does not work with every version of torch.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ TINY = replace(
     CONFIG, side=32, patch=8, width=32, depth=2, heads=2, hidden=64,
     text_width=32, text_depth=2, text_heads=2, text_hidden=64, features=32,
 )  # fmt: skip
-PICTURES, TEXTS, PAIRS = 32, 64, 32  # of a batch
+PICTURES, TEXTS, PAIRS = 32, 64, 32  # batch sizes
 OURS, OPEN, HUGGING = "ours", "open_clip", "transformers"
 NEEDED = {
     OPEN: (
@@ -70,10 +71,14 @@ KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
     "convolution": ("mkldnn_convolution", "convolution_backward"),
     "attention but for its products": (
-        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
-        "_native_multi_head_attention", "_transform_bias_rescale_qkv", "_softmax", "_softmax_backward_data",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+        "_native_multi_head_attention", "_transform_bias_rescale_qkv",
+        "_softmax", "_softmax_backward_data",
     ),
-    "activations and scales": ("silu", "silu_", "silu_backward", "sigmoid", "sigmoid_backward", "mul", "mul_"),
+    "activations and scales": (
+        "silu", "silu_", "silu_backward", "sigmoid", "sigmoid_backward", "mul", "mul_",
+    ),
     "norms and sums": ("native_layer_norm", "native_layer_norm_backward", "add", "add_", "sum"),
     "casts and copies": ("copy_", "cat", "fill_"),
     "optimizer": ("_fused_adamw_",),
@@ -82,7 +87,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Mode:
-    """How all are run: under autocast to bfloat16, with weights in bfloat16, or in fp32; perhaps with every block compiled."""
+    """A precision: fp32, bfloat16 autocast or bfloat16 weights; optionally with compiled blocks."""
 
     name: str
     autocast: bool = False
@@ -90,6 +95,7 @@ class Mode:
     compiled: bool = False
 
     def context(self) -> Any:
+        """The autocast context of this mode."""
         return torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext()
 
 
@@ -105,7 +111,7 @@ TRAINING = (FP32, AUTOCAST, Mode("bf16 autocast, compiled", autocast=True, compi
 
 @dataclass(frozen=True)
 class Peer:
-    """A model and the kind of its blocks; what it makes of the pictures, of tokens, and, where it is to learn, of both."""
+    """A model under test: its block class, its image and text features, and its training loss."""
 
     model: nn.Module
     block: type[nn.Module]
@@ -117,7 +123,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a call deals with ``amount`` of it, and gives back the features where it makes some."""
+    """A measured workload: a call processes ``amount`` examples and returns features, if any."""
 
     name: str
     amount: int
@@ -136,27 +142,23 @@ def rows(quick: bool) -> Iterator[Row]:
             )
     names = [name for name in (OURS, OPEN, HUGGING) if not MISSING.get(name)]
     config, seconds, side = (TINY, 0, 256) if quick else (CONFIG, 15, 2048)
-    halves, compiles = (
-        has_bf16(torch.device("cpu")),
-        not quick and (shutil.which("g++") or shutil.which("clang++")),
-    )
+    halves = has_bf16(torch.device("cpu"))
+    compiles = not quick and (shutil.which("g++") or shutil.which("clang++"))
     limits = {}
     for precision, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))[: 1 + halves]:
         limits[name] = peak(side, seconds / 3, precision)
         how = f"product of {side} x {side} matrices, the best of many, same process"
         yield Row(f"embedding: peak, {name}", f"{limits[name] / 1e9:.0f} GFLOP/s", "–", how)
 
-    said, full = (
-        tokens(config, lengths(config.length)),
-        tokens(config, torch.full((TEXTS,), config.length)),
+    usual = tokens(config, lengths(config.length))
+    full = tokens(config, torch.full((TEXTS,), config.length))
+    few, most = (Tokens(each.ids[:PAIRS], each.mask[:PAIRS]) for each in (usual, full))
+    size, threads = usual.mask.sum(1), f"{torch.get_num_threads()} threads"
+    whole = f"of {config.length} tokens"
+    long = (
+        f"texts of {size.min()} to {size.max()} tokens, "
+        f"{size.float().mean():.0f} on average, {threads}"
     )
-    few, most = (Tokens(each.ids[:PAIRS], each.mask[:PAIRS]) for each in (said, full))
-    size, threads, whole = (
-        said.mask.sum(1),
-        f"{torch.get_num_threads()} threads",
-        f"of {config.length} tokens",
-    )
-    long = f"texts of {size.min()} to {size.max()} tokens, {size.float().mean():.0f} on average, {threads}"
     embedding = (
         Subject(
             "images",
@@ -168,7 +170,7 @@ def rows(quick: bool) -> Iterator[Row]:
             "texts",
             TEXTS,
             f"batch {TEXTS}, {long}",
-            lambda peer, mode: embed(partial(peer.text, said), mode),
+            lambda peer, mode: embed(partial(peer.text, usual), mode),
         ),
         Subject(
             f"texts {whole}",
@@ -188,10 +190,11 @@ def rows(quick: bool) -> Iterator[Row]:
             lambda peer, mode: learn(peer, most, mode),
         ),
     )
-    alike(peers(config, FP32, names), said)
+    alike(peers(config, FP32, names), usual)
     for work, subjects, modes, target, each in (
-        ("embedding", embedding, EMBEDDING, "≥ 1.3 ×", seconds), ("CLIP training", training, TRAINING, "≥ 1.2 ×", 2 * seconds),
-    ):  # fmt: skip
+        ("embedding", embedding, EMBEDDING, "≥ 1.3 ×", seconds),
+        ("CLIP training", training, TRAINING, "≥ 1.2 ×", 2 * seconds),
+    ):
         usable = [
             mode for mode in modes if (mode == FP32 or halves) and (compiles or not mode.compiled)
         ]
@@ -200,10 +203,20 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def compare(
-    work: str, subjects: tuple[Subject, ...], modes: list[Mode], config: clip.Config, names: list[str], target: str,
-    limits: dict[str, float], seconds: float,
-) -> Iterator[Row]:  # fmt: skip
-    """Each subject in each mode, and where the time goes in one of them; then all in their best mode, as a share of the peak too."""
+    work: str,
+    subjects: tuple[Subject, ...],
+    modes: list[Mode],
+    config: clip.Config,
+    names: list[str],
+    target: str,
+    limits: dict[str, float],
+    seconds: float,
+) -> Iterator[Row]:
+    """Rows of each subject in each mode, and a profile of one of them; then the best modes.
+
+    The best mode of each model is also given as a share of the peak (``limits``, operations a
+    second by precision).
+    """
     taken, arithmetic = dict[tuple[Subject, Mode, str], float](), dict[tuple[Subject, str], int]()
     exact = dict[tuple[Subject, str], Tensor]()
     for mode in modes:
@@ -244,39 +257,33 @@ def compare(
         yield Row(
             f"{work}: {subject.name}, each in its best mode", rates(subject, fastest), target, how
         )
-        shares = {
-            name: arithmetic[subject, name]
-            / fastest[name]
-            / limits["fp32" if best[name] == FP32 else "bf16"]
-            for name in names
-        }
-        how = (
-            ", ".join(
-                f"{name} {arithmetic[subject, name] / subject.amount / 1e9:.1f}" for name in names
-            )
-            + " GFLOP each"
-        )
+        limit = {name: limits["fp32" if best[name] == FP32 else "bf16"] for name in names}
+        shares = {name: arithmetic[subject, name] / fastest[name] / limit[name] for name in names}
+        each = {name: arithmetic[subject, name] / subject.amount / 1e9 for name in names}
+        how = ", ".join(f"{name} {gflop:.1f}" for name, gflop in each.items()) + " GFLOP each"
         yield Row(
             f"{work}: {subject.name}, share of the peak",
-            ", ".join(f"{name} {each:.0%}" for name, each in shares.items()),
+            ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
             "–",
             how,
         )
 
 
 def rates(subject: Subject, taken: dict[str, float]) -> str:
+    """The rates of all models in examples a second, and our factor over open_clip."""
     factor = f": {taken[OPEN] / taken[OURS]:.2f} ×" if OPEN in taken else ""
-    return (
-        ", ".join(f"{name} {subject.amount / each:.1f}/s" for name, each in taken.items()) + factor
-    )
+    each = {name: subject.amount / seconds for name, seconds in taken.items()}
+    return ", ".join(f"{name} {rate:.1f}/s" for name, rate in each.items()) + factor
 
 
 def embed(work: Callable[[], Tensor], mode: Mode) -> Tensor:
+    """The features of one call without gradients."""
     with torch.no_grad(), mode.context():
         return work()
 
 
 def learn(peer: Peer, given: Tokens, mode: Mode) -> None:
+    """One training step."""
     assert peer.loss and peer.optimizer
     peer.optimizer.zero_grad(set_to_none=True)
     with mode.context():
@@ -286,14 +293,16 @@ def learn(peer: Peer, given: Tokens, mode: Mode) -> None:
 
 
 def least(features: Tensor | None, exact: Tensor) -> float:
-    """The least cosine of any to what it is in fp32."""
+    """The smallest cosine similarity of features to the fp32 features."""
     assert features is not None
     return F.cosine_similarity(features.float(), exact).min().item()
 
 
 def turns(works: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Seconds a call of each takes: the median over rounds in which all have a turn, and which fill ``seconds`` for each, after one to
-    warm up."""
+    """Median seconds a call of each work, over rounds that call every work once.
+
+    The rounds fill ``seconds`` for each work, after one call to warm up.
+    """
     for work in works.values():
         work()
     taken: dict[str, list[float]] = {name: [] for name in works}
@@ -307,9 +316,8 @@ def turns(works: dict[str, Callable[[], object]], seconds: float) -> dict[str, f
 
 def counted(work: Callable[[], object]) -> int:
     """Operations of the matrix products in a call."""
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # torch cannot see into it, nor into fused attention
+    # The counter sees neither into the fast path nor into fused attention.
+    torch.backends.mha.set_fastpath_enabled(False)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     torch.backends.mha.set_fastpath_enabled(True)
@@ -317,7 +325,7 @@ def counted(work: Callable[[], object]) -> int:
 
 
 def where(work: Callable[[], object]) -> str:
-    """What share of its time a call spends on what."""
+    """The shares of a call's time by kind of operation (torch profiler)."""
     with profile(activities=[ProfilerActivity.CPU]) as record:
         work()
     spent = {
@@ -333,14 +341,20 @@ def where(work: Callable[[], object]) -> str:
 
 
 def lengths(limit: int) -> Tensor:
-    """How many tokens (TEXTS,) English captions of the world have, by our tokenizer; CLIP's makes about as many of them."""
+    """Token counts (TEXTS,) of English captions of the world by our tokenizer.
+
+    The tokenizer of CLIP gives about the same counts.
+    """
     world = World(split="dev", kind="everything")
     english = (caption for caption, language, _ in map(world.describe, count()) if language == "en")
     return Tokenizer.load().encode(list(islice(english, TEXTS)), limit).mask.sum(1)
 
 
 def tokens(config: clip.Config, lengths: Tensor) -> Tokens:
-    """Random tokens of these lengths, padded to the config's length, as CLIP has them: a start, words, an end."""
+    """Random tokens of these lengths, padded to the config's length, in CLIP's form.
+
+    The form is: start token, words, end token.
+    """
     assert config.end is not None
     places, lengths = torch.arange(config.length), lengths[:, None]
     ids = torch.randint(
@@ -353,7 +367,7 @@ def tokens(config: clip.Config, lengths: Tensor) -> Tokens:
 
 
 def peers(config: clip.Config, mode: Mode, names: list[str]) -> dict[str, Peer]:
-    """The models of these names, with the same random weights and the same random pictures."""
+    """The models of these names, with the same random weights and random pictures."""
     torch.manual_seed(0)
     model, precision = clip.CLIP(config).eval(), torch.bfloat16 if mode.weights else torch.float32
     pixels = torch.rand(PICTURES, 3, config.side, config.side) * 2 - 1
@@ -378,14 +392,11 @@ def peers(config: clip.Config, mode: Mode, names: list[str]) -> dict[str, Peer]:
         loss,
         AdamW(model.parameters(), fused=True),
     )
-    for part in (
-        model.see,
-        model.read,
-        *(peer.model for peer in theirs.values()),
-    ):  # ours as understand/encoder.py has them
+    # Ours converts the two towers, as understand/encoder.py does.
+    for part in (model.see, model.read, *(peer.model for peer in theirs.values())):
         part.to(precision)
     them = {name: peer for name, peer in {OURS: ours, **theirs}.items() if name in names}
-    torch._dynamo.config.recompile_limit = 64  # for each of the towers, batches and lengths
+    torch._dynamo.config.recompile_limit = 64  # one graph for each tower, batch size and length
     for peer in them.values() if mode.compiled else ():
         for module in peer.model.modules():
             if isinstance(module, peer.block):
@@ -394,7 +405,7 @@ def peers(config: clip.Config, mode: Mode, names: list[str]) -> dict[str, Peer]:
 
 
 def alike(them: dict[str, Peer], given: Tokens) -> None:
-    """Raises SystemExit where they are not the same function."""
+    """Check that all models give the same features; raises SystemExit if not."""
     with torch.no_grad():
         for work in (lambda peer: peer.image(), lambda peer: peer.text(given)):
             made = {name: work(peer) for name, peer in them.items()}
@@ -406,7 +417,7 @@ def alike(them: dict[str, Peer], given: Tokens) -> None:
 
 
 def hugging(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
-    """That of transformers, whose weights ours takes."""
+    """The CLIP of transformers; its weights are copied into ours."""
     from transformers import CLIPConfig, CLIPModel
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
@@ -443,9 +454,10 @@ def hugging(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
 
 
 def opened(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
-    """That of open_clip, which takes the weights of ours."""
+    """The CLIP of open_clip, with a copy of our weights."""
     with suppress(ImportError):
-        import transformers  # noqa: F401  (before there is a stand-in, which it would take for torchvision)
+        # Before the mock exists, which transformers would take for torchvision.
+        import transformers  # noqa: F401
     with stand_ins(STOOD_IN_FOR):
         import open_clip
     c = config
@@ -486,19 +498,31 @@ def opened(config: clip.Config, ours: clip.CLIP, normal: Tensor) -> Peer:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights by open_clip's names."""
-    outer = {
-        "see.patches": "visual.conv1", "see.mark": "visual.class_embedding", "see.positions": "visual.positional_embedding",
-        "see.before": "visual.ln_pre", "see.blocks": "visual.transformer.resblocks", "see.norm": "visual.ln_post",
-        "see.project.weight": "visual.proj", "read.words": "token_embedding", "read.positions": "positional_embedding",
-        "read.blocks": "transformer.resblocks", "read.norm": "ln_final", "read.project.weight": "text_projection",
-        "norm_one": "ln_1", "norm_two": "ln_2", "attention.qkv.": "attn.in_proj_", "attention.out": "attn.out_proj",
-        "feed.up": "mlp.c_fc", "feed.down": "mlp.c_proj",
-    }  # fmt: skip
+    """Our weights under open_clip's names."""
+    names = {
+        "see.patches": "visual.conv1",
+        "see.mark": "visual.class_embedding",
+        "see.positions": "visual.positional_embedding",
+        "see.before": "visual.ln_pre",
+        "see.blocks": "visual.transformer.resblocks",
+        "see.norm": "visual.ln_post",
+        "see.project.weight": "visual.proj",
+        "read.words": "token_embedding",
+        "read.positions": "positional_embedding",
+        "read.blocks": "transformer.resblocks",
+        "read.norm": "ln_final",
+        "read.project.weight": "text_projection",
+        "norm_one": "ln_1",
+        "norm_two": "ln_2",
+        "attention.qkv.": "attn.in_proj_",
+        "attention.out": "attn.out_proj",
+        "feed.up": "mlp.c_fc",
+        "feed.down": "mlp.c_proj",
+    }
     out = {}
     for name, tensor in state.items():
         tensor = tensor.T.contiguous() if "project" in name else tensor
-        for ours, theirs in outer.items():
+        for ours, theirs in names.items():
             name = name.replace(ours, theirs)
         out[name] = tensor
     return out

@@ -1,4 +1,4 @@
-"""A row of the table of measurements, and the clock that fills it."""
+"""Rows of the benchmark table, and the timer of all benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: what was measured, the value with its unit, the target or "–", and how it was taken."""
+    """One measurement: its name, the value with its unit, the target or "–", and the method."""
 
     what: str
     value: str
@@ -26,7 +26,10 @@ class Row:
 
 
 def duration(work: Callable[[], object], seconds: float) -> float:
-    """Seconds a call of ``work`` takes: the median over the calls that fill ``seconds``, at least one, after one to warm up."""
+    """Median seconds of a call of ``work``.
+
+    Calls fill ``seconds``, at least one, after one call to warm up.
+    """
     work()
     taken: list[float] = []
     while not taken or sum(taken) < seconds:
@@ -38,7 +41,10 @@ def duration(work: Callable[[], object], seconds: float) -> float:
 
 @contextmanager
 def stand_ins(names: Sequence[str]) -> Iterator[None]:
-    """Inside, a peer can be imported that imports modules of these names and calls nothing of them here; those there already stay."""
+    """Mock modules of these names, so that a peer can be imported that needs but never calls them.
+
+    Modules that are already imported stay.
+    """
     absent = [name for name in names if name not in sys.modules]
     sys.modules |= {name: MagicMock() for name in absent}
     try:
@@ -49,12 +55,15 @@ def stand_ins(names: Sequence[str]) -> Iterator[None]:
 
 
 def main(rows: Callable[[bool], Iterator[Row]]) -> None:
-    """Print each row as soon as it is measured; ``--quick`` only shows that the script works, its numbers mean nothing."""
+    """Print each row as soon as it is measured.
+
+    ``--quick`` only shows that the script works; its numbers mean nothing.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="the smallest sizes, one call each: numbers without meaning",
+        help="smallest sizes and one call each: the numbers mean nothing",
     )
     quick = parser.parse_args().quick
     for row in rows(quick):

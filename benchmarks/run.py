@@ -1,4 +1,4 @@
-"""Runs every benchmark, each in a process of its own, and writes the table of docs/benchmarks.md: `make bench`."""
+"""Run every benchmark in its own process; write the table of docs/benchmarks.md: `make bench`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="only see whether every script runs; nothing is written",
+        help="only check that every script runs; nothing is written",
     )
     quick = parser.parse_args().quick
     lines = ["| what | value | target | how |", "|---|---|---|---|"]
@@ -55,7 +55,7 @@ def main() -> None:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
-                if line.startswith("|"):  # a row, and nothing that the profiler says of itself
+                if line.startswith("|"):  # a row, and not output of the profiler
                     lines.append(line.rstrip())
         if process.returncode:
             raise SystemExit(f"benchmarks/{script}.py failed; docs/benchmarks.md is as it was")

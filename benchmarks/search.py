@@ -1,4 +1,4 @@
-"""Finding ten of a million vectors: time to build, bytes, latency and recall of an index, beside faiss in the same process."""
+"""Vector search, ten of a million: build time, bytes, latency and recall, beside faiss."""
 
 from __future__ import annotations
 
@@ -19,44 +19,42 @@ from PIL import Image
 from kalpana.understand import store as stores
 from kalpana.understand.store import Store, writing
 
-WIDTH, GROUPS, INNER = (
-    192,
-    2000,
-    24,
-)  # numbers in a vector, clusters, and directions in which a cluster spreads
+# Vector size, number of clusters, and directions in which a cluster spreads.
+WIDTH, GROUPS, INNER = (192, 2000, 24)
 ASKED, TOP, CHUNK = 200, 10, 20_000
-Find = Callable[[np.ndarray], np.ndarray]  # a vector (d,) to the numbers of the rows nearest to it
+Find = Callable[[np.ndarray], np.ndarray]  # a vector (d,) to the indices of its nearest rows
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Vectors clustered as those of pictures are: groups of very unequal sizes around a common direction, each spreading in a few
-    directions of its own."""
+    """An encoder of synthetic vectors that are clustered like those of pictures.
+
+    The clusters have very different sizes, lie around a common direction, and spread in a few
+    directions of their own.
+    """
 
     name: str = "synthetic"
     fingerprint: str = "0" * 64
     size: int = WIDTH
 
     def vectors(self, n: int, seed: int) -> np.ndarray:
-        """(n, d) float32, of length 1; another seed gives others of the same groups."""
+        """Unit vectors (n, d) in float32; another seed gives other vectors of the same clusters."""
         fixed, rng = np.random.default_rng(0), np.random.default_rng((1, seed))
-        centres = fixed.standard_normal(
-            (GROUPS, WIDTH), dtype=np.float32
-        ) + 1.5 * fixed.standard_normal(WIDTH, dtype=np.float32)
+        centres = fixed.standard_normal((GROUPS, WIDTH), dtype=np.float32)
+        centres = centres + 1.5 * fixed.standard_normal(WIDTH, dtype=np.float32)
         spread = fixed.standard_normal((GROUPS, INNER, WIDTH), dtype=np.float32) / INNER**0.5
         share = 1 / np.arange(1, GROUPS + 1)
         group = np.sort(rng.choice(GROUPS, n, p=share / share.sum()))
         out = centres[group] + 0.1 * rng.standard_normal((n, WIDTH), dtype=np.float32)
         edges = np.searchsorted(group, np.arange(GROUPS + 1))
         for k, (start, end) in enumerate(pairwise(edges.tolist())):
-            out[start:end] += (
-                0.6 * rng.standard_normal((end - start, INNER), dtype=np.float32) @ spread[k]
-            )
+            inner = rng.standard_normal((end - start, INNER), dtype=np.float32)
+            out[start:end] += 0.6 * inner @ spread[k]
         out /= np.linalg.norm(out, axis=1, keepdims=True)
         return out[rng.permutation(n)]
 
     def images(self, pictures: list[Image.Image]) -> torch.Tensor:
-        raise NotImplementedError  # of the protocol, and never called: here vectors are written, and nobody looks at a picture
+        raise NotImplementedError  # part of the protocol; never called, vectors are given
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         return torch.from_numpy(self.vectors(len(texts), seed=2))
@@ -72,7 +70,7 @@ def rows(quick: bool) -> Iterator[Row]:
     n, encoder = 5_000 if quick else 1_000_000, Synthetic()
     vectors, asked = encoder.vectors(n, seed=0), encoder.vectors(ASKED, seed=1)
     best = np.concatenate(
-        [np.argsort(-(some @ vectors.T), axis=1)[:, :TOP] for some in np.split(asked, ASKED // 10)]
+        [np.argsort(-(part @ vectors.T), axis=1)[:, :TOP] for part in np.split(asked, ASKED // 10)]
     )
     how = f"{n:,} vectors of {WIDTH} fp32, {torch.get_num_threads()} threads"
     stores.EXACT = min(stores.EXACT, n)
@@ -107,7 +105,10 @@ def rows(quick: bool) -> Iterator[Row]:
         store.tidy()
         tuned = store.tuned
         assert tuned
-        ways = f"{how}; {tuned.probes} of about {n // tuned.part} partitions, {tuned.refine} times as many compared exactly"
+        ways = (
+            f"{how}; {tuned.probes} of about {n // tuned.part} partitions, "
+            f"{tuned.refine} times as many compared exactly"
+        )
         yield Row(
             "search: approximate index, built and tuned",
             f"{time.perf_counter() - start:.0f} s",
@@ -132,7 +133,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _faiss(vectors: np.ndarray, asked: np.ndarray, best: np.ndarray, how: str) -> Iterator[Row]:
-    """The same by faiss, in memory: every vector compared, and an inverted file with as many partitions and enough probes."""
+    """The rows of faiss, in memory: exact search, and an inverted file (IVF) with recall ≥ 0.99."""
     if find_spec("faiss") is None:
         print("faiss is left out: pip install faiss-cpu", file=sys.stderr)
         return
@@ -176,7 +177,7 @@ def _faiss(vectors: np.ndarray, asked: np.ndarray, best: np.ndarray, how: str) -
 
 
 def _put(store: Store, vectors: np.ndarray, start: int) -> None:
-    """Add rows that have nothing but a path, which is their number, and a vector."""
+    """Add rows that hold only a vector and a path, which is the index of the row."""
     import pyarrow as pa
 
     schema, count = store.table.schema, len(vectors)
@@ -189,7 +190,10 @@ def _put(store: Store, vectors: np.ndarray, start: int) -> None:
 def _asking(
     what: str, find: Find, asked: np.ndarray, best: np.ndarray, target: str, how: str
 ) -> Row:
-    """Latency and recall of one question after another, each asked for the second time, when what it needs is in memory."""
+    """The row with latency and recall of single queries.
+
+    Each query is timed at its second run, when the data that it needs are in memory.
+    """
     answers = np.stack([find(vector) for vector in asked])
     taken = []
     for vector in asked:
@@ -206,14 +210,9 @@ def _asking(
 
 
 def _recall(answers: np.ndarray, best: np.ndarray) -> float:
-    return float(
-        np.mean(
-            [
-                len(set(some) & set(true)) / TOP
-                for some, true in zip(answers.tolist(), best.tolist(), strict=False)
-            ]
-        )
-    )
+    """Mean recall@TOP of answers (n, TOP) in [0, 1]."""
+    pairs = zip(answers.tolist(), best.tolist(), strict=False)
+    return float(np.mean([len(set(found) & set(true)) / TOP for found, true in pairs]))
 
 
 def _bytes(folder: Path) -> int:

@@ -1,15 +1,19 @@
-"""Image tokens a second: our DALL-E mini beside min-dalle, our DALL-E beside dalle-pytorch, and all beside what this machine allows.
+"""Image tokens a second: our DALL-E mini and min-dalle, our DALL-E and dalle-pytorch, and bounds.
 
-All draw the same pictures in one process, by turns, a row of tokens each; reading the caption is part of it. DALL-E mini is the published
-one with a third of its blocks. min-dalle's decoder has the same random weights and is asked as its own loop asks it; both look at a
-picture told and untold, in two rows. dalle-pytorch has our width, heads, blocks and feed-forward, and its own norms, token shift and
-head, which says words as well; its cache is on, and once it is off, as it is by default.
+All generate the same pictures in one process, in alternation, a row of tokens at a time; encoding
+the caption is included. DALL-E mini is the published model with a third of its blocks. min-dalle's
+decoder has the same random weights and runs as in its own loop; both compute a conditional and an
+unconditional row for each picture (classifier-free guidance). dalle-pytorch has our width, heads,
+blocks and feed-forward, and its own norms, token shift and head, which also predicts text tokens.
+Its cache is on, and in one row off, which is its default.
 
-A share of the bound is the least time a token could take over the time it takes. It takes at least as long as reading the weights, and
-what is kept of earlier tokens, at the pace at which a matrix as large as the weights is read; and as long as its products, at the pace
-of large square ones. The first bounds few pictures at once, the second many.
+The share of a bound is the least possible time of a token over its actual time. A token takes at
+least the time to read the weights and the cache of earlier tokens, at the bandwidth of a matrix as
+large as the weights; and the time of its products, at the rate of large square products. The first
+is the bound for small batches, the second for large ones.
 
-dalle-pytorch is imported with stand-ins for what only its ready-made tokenizers of pictures use, which are never called here.
+dalle-pytorch is imported with mocks of modules that only its image tokenizers use, which are never
+called here.
 """
 
 from __future__ import annotations
@@ -36,12 +40,8 @@ from kalpana.pipelines.tokens import draw, stream
 from kalpana.train.task import has_bf16
 from kalpana.types import Cond, Tokens
 
-OURS, MIN_DALLE, DALLE_PYTORCH, UNCACHED = (
-    "ours",
-    "min-dalle",
-    "dalle-pytorch",
-    "dalle-pytorch without its cache",
-)
+OURS, MIN_DALLE, DALLE_PYTORCH = "ours", "min-dalle", "dalle-pytorch"
+UNCACHED = "dalle-pytorch without its cache"
 NEEDED = {
     MIN_DALLE: (("min_dalle",), "pip install min-dalle"),
     DALLE_PYTORCH: (
@@ -53,7 +53,8 @@ NEEDED = {
             "rotary_embedding_torch",
             "tqdm",
         ),
-        "pip install einops requests tqdm && pip install --no-deps axial-positional-embedding dalle-pytorch rotary-embedding-torch",
+        "pip install einops requests tqdm && "
+        "pip install --no-deps axial-positional-embedding dalle-pytorch rotary-embedding-torch",
     ),
 }
 MISSING = {
@@ -62,17 +63,20 @@ MISSING = {
 }
 STOOD_IN_FOR = ("omegaconf", "pkg_resources", "taming", "taming.models", "taming.models.vqgan")
 BATCHES = (1, 16)
-WORDS, PADDED = 16, 64  # tokens of the caption, and with the padding, which both peers read too
-GUIDANCE, TOP_K = 16.0, 256  # as min-dalle has them by default
+WORDS, PADDED = 16, 64  # tokens of the caption without and with padding; both peers read it too
+GUIDANCE, TOP_K = 16.0, 256  # min-dalle's defaults
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16 weights"}
 
-Draws = Callable[[], Iterator[object]]  # begins pictures, and yields after each row of their tokens
+Draws = Callable[[], Iterator[object]]  # starts a batch and yields after each row of its tokens
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is drawn: ``batch`` pictures of ``side`` x ``side`` tokens, seen in ``rows`` rows. A step deals with so many ``weights`` and, on
-    average, with so many numbers that are ``kept`` of the words and of earlier tokens."""
+    """A workload: ``batch`` pictures of ``side`` x ``side`` tokens, computed in ``rows`` rows.
+
+    A step reads ``weights`` weights and, on average, ``kept`` cached numbers of the text and of
+    earlier tokens.
+    """
 
     name: str
     how: str
@@ -105,10 +109,13 @@ def rows(quick: bool) -> Iterator[Row]:
 def compare(
     work: Work, them: dict[str, Draws], precision: torch.dtype, limit: float
 ) -> Iterator[Row]:
-    """Tokens a second; which share that is of either bound; and, of one picture, where our time goes."""
+    """The rows of a workload: tokens a second, shares of both bounds, and a profile of ours.
+
+    The profile is given for one picture in fp32 only.
+    """
     name, tokens = f"tokens: {work.name}, batch {work.batch}, {PRECISIONS[precision]}", work.side**2
     taken = turns(them, work.side)
-    now = ", ".join(
+    rates = ", ".join(
         f"{each} {work.batch * tokens / seconds:.1f}/s" for each, seconds in taken.items()
     )
     factor = "".join(
@@ -116,19 +123,20 @@ def compare(
         for each in (MIN_DALLE, DALLE_PYTORCH)
         if each in taken
     )
-    yield Row(name, now + factor, work.target, f"{work.how}, {torch.get_num_threads()} threads")
+    yield Row(name, rates + factor, work.target, f"{work.how}, {torch.get_num_threads()} threads")
 
-    read, pace = (
-        (work.weights + work.kept) * precision.itemsize,
-        bandwidth(work.weights * precision.itemsize),
-    )
+    read = (work.weights + work.kept) * precision.itemsize
+    pace = bandwidth(work.weights * precision.itemsize)
     arithmetic = 2 * (work.rows * work.weights + work.kept)
     reading, multiplying = read / pace * tokens, arithmetic / limit * tokens
     shares = ", ".join(
         f"{each} {reading / seconds:.0%} and {multiplying / seconds:.0%}"
         for each, seconds in taken.items()
     )
-    how = f"a step: {read / 1e6:.1f} MB at {pace / 1e9:.1f} GB/s, {arithmetic / 1e9:.2f} GFLOP at {limit / 1e9:.0f} GFLOP/s"
+    how = (
+        f"a step: {read / 1e6:.1f} MB at {pace / 1e9:.1f} GB/s, "
+        f"{arithmetic / 1e9:.2f} GFLOP at {limit / 1e9:.0f} GFLOP/s"
+    )
     yield Row(f"{name}, share of the bounds by bandwidth and by products", shares, "–", how)
     if work.batch == 1 and precision == torch.float32:
         steps = them[OURS]()
@@ -144,12 +152,15 @@ def compare(
 
 @torch.no_grad()
 def turns(them: dict[str, Draws], side: int) -> dict[str, float]:
-    """Seconds that each takes for ``side`` rows of tokens, in all of which all have a turn, after one to warm up."""
+    """Seconds that each model takes for ``side`` rows of tokens, in alternation row by row.
+
+    Each generates one row first to warm up.
+    """
     for draws in them.values():
         next(draws())
-    going, taken = {name: draws() for name, draws in them.items()}, dict.fromkeys(them, 0.0)
+    running, taken = {name: draws() for name, draws in them.items()}, dict.fromkeys(them, 0.0)
     for _ in range(side):
-        for name, steps in going.items():
+        for name, steps in running.items():
             start = time.perf_counter()
             next(steps)
             taken[name] += time.perf_counter() - start
@@ -157,7 +168,10 @@ def turns(them: dict[str, Draws], side: int) -> dict[str, float]:
 
 
 def bandwidth(size: int) -> float:
-    """The most bytes a second seen in reading a matrix of this size in bytes, by summing it up or multiplying it by a vector."""
+    """The highest measured read bandwidth in bytes a second of a matrix of ``size`` bytes.
+
+    The matrix is summed, or multiplied by a vector.
+    """
     matrix, vector = torch.ones(max(size // 4096, 1), 1024), torch.ones(1024)
     best = float("inf")
     for _ in range(20):
@@ -169,24 +183,25 @@ def bandwidth(size: int) -> float:
 
 
 def in_rows(tokens: Iterator[object], side: int) -> Iterator[object]:
-    """Yields after each ``side`` tokens."""
+    """Group tokens into rows: yields a list of ``side`` tokens at a time."""
     while row := list(islice(tokens, side)):
         yield row
 
 
 def luck(batch: int) -> list[Generator]:
+    """Seeded generators, one for each picture."""
     return [Generator().manual_seed(seed) for seed in range(batch)]
 
 
 def caption(vocabulary: int) -> Tensor:
-    """A random caption (1, WORDS), with the begin and end tokens of DALL-E mini and without padding."""
+    """A random caption (1, WORDS) with DALL-E mini's begin and end tokens, without padding."""
     words = torch.randint(4, vocabulary, (1, WORDS), generator=Generator().manual_seed(1))
     words[0, 0], words[0, -1] = 0, 2
     return words
 
 
 def alone(words: Tensor, batch: int) -> Tokens:
-    """The caption for each of a batch, which has none of another length."""
+    """The caption (1, WORDS), repeated for a batch, without padding."""
     return Tokens(words.repeat(batch, 1), torch.ones(batch, WORDS, dtype=torch.bool))
 
 
@@ -194,22 +209,12 @@ def alone(words: Tensor, batch: int) -> Tokens:
 
 
 def encoder_decoder(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict[str, Draws]]]:
+    """Workloads of DALL-E mini with their models."""
     c, side = replace(dalle_mini.PRESETS["mini"], text_depth=1, depth=4), 16
     if quick:
-        c, side = (
-            replace(
-                c,
-                vocabulary=60,
-                width=64,
-                heads=1,
-                hidden=48,
-                depth=1,
-                codes=20,
-                start=20,
-                image_vocabulary=21,
-            ),
-            4,
-        )
+        sizes = {"vocabulary": 60, "width": 64, "heads": 1, "hidden": 48, "depth": 1}
+        sizes |= {"codes": 20, "start": 20, "image_vocabulary": 21}
+        c, side = replace(c, **sizes), 4
     torch.manual_seed(0)
     network, words, peer = dalle_mini.DalleMini(c), caption(c.vocabulary), None
     if not MISSING[MIN_DALLE]:
@@ -223,7 +228,7 @@ def encoder_decoder(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work,
         check_alike(network.eval(), peer, words)
     for module in (network, *(peer or {}).values()):
         module.eval().requires_grad_(False).to(precision)
-    # Not embeddings, and not the matrices that look at the caption, which they do once.
+    # Without embeddings, and without the key and value matrices of the caption, which run once.
     weights = sum(
         p.numel()
         for name, p in network.decoder.named_parameters()
@@ -234,10 +239,10 @@ def encoder_decoder(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work,
     )
 
     def ours(batch: int) -> Iterator[object]:
-        dice = partial(
+        sampler = partial(
             draw, temperature=1.0, top_k=min(TOP_K, c.codes), top_p=1.0, generators=luck(batch)
         )
-        return in_rows(network.generate(alone(words, batch), dice, GUIDANCE), side)
+        return in_rows(network.generate(alone(words, batch), sampler, GUIDANCE), side)
 
     def theirs(batch: int) -> Iterator[object]:
         return in_rows(draw_min_dalle(peer, words, batch, min(TOP_K, c.codes), c.start), side)
@@ -252,7 +257,10 @@ def encoder_decoder(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work,
 
 
 def min_dalle(c: dalle_mini.Config) -> dict[str, Any]:
-    """min-dalle's encoder and decoder, of these sizes. As it is imported it turns gradients off and takes all threads, for the process."""
+    """min-dalle's encoder and decoder of these sizes.
+
+    Its import turns gradients off and takes all threads for the whole process; both are restored.
+    """
     grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
     module = import_module("min_dalle.min_dalle")
     torch.set_grad_enabled(grad)
@@ -275,7 +283,7 @@ def min_dalle(c: dalle_mini.Config) -> dict[str, Any]:
 
 
 def told_min_dalle(peer: dict[str, Any], words: Tensor, batch: int) -> dict[str, Tensor]:
-    """What its decoder is told: rows of no text, then rows of the text, and room for what it keeps."""
+    """Inputs of min-dalle's decoder: rows without text, then rows with it, and an empty cache."""
     texts = torch.ones(2, PADDED, dtype=torch.int64)
     texts[0, :2], texts[1, :WORDS] = words[0, [0, -1]], words[0]
     decoder, which = peer["decoder"], [0] * batch + [1] * batch
@@ -292,39 +300,40 @@ def told_min_dalle(peer: dict[str, Any], words: Tensor, batch: int) -> dict[str,
 def draw_min_dalle(
     peer: dict[str, Any], words: Tensor, batch: int, top_k: int, start: int
 ) -> Iterator[object]:
-    """Its own loop (min_dalle.py, ``generate_raw_image_stream``)."""
-    told, ids = told_min_dalle(peer, words, batch), torch.full((batch, 257), start)
+    """min-dalle's own loop (min_dalle.py, ``generate_raw_image_stream``)."""
+    inputs, ids = told_min_dalle(peer, words, batch), torch.full((batch, 257), start)
     settings, places = torch.tensor([1.0, top_k, GUIDANCE]), torch.arange(256)
     for i in range(256):
-        ids[:, i + 1], told["attention_state"] = peer["decoder"].sample_tokens(
-            settings=settings, **told, prev_tokens=ids[:, [i]], token_index=places[[i]]
+        ids[:, i + 1], inputs["attention_state"] = peer["decoder"].sample_tokens(
+            settings=settings, **inputs, prev_tokens=ids[:, [i]], token_index=places[[i]]
         )
         yield None
 
 
 @torch.no_grad()
 def check_alike(network: dalle_mini.DalleMini, peer: dict[str, Any], words: Tensor) -> None:
-    """Raises SystemExit where two networks with the same weights, drawing the same tokens, say something else of the next."""
-    told, ids, heard = (
-        told_min_dalle(peer, words, 2),
-        torch.randint(0, network.config.codes, (4, 2)),
-        list[Tensor](),
-    )
+    """Check that both networks predict the same logits from the same weights and tokens.
+
+    Raises SystemExit if not.
+    """
+    inputs = told_min_dalle(peer, words, 2)
+    ids = torch.randint(0, network.config.codes, (4, 2))
+    ours = list[Tensor]()
     ids[0] = network.config.start
 
-    def dice(logits: Tensor) -> Tensor:
-        heard.append(logits)
-        return ids[min(len(heard), 3)]
+    def sampler(logits: Tensor) -> Tensor:
+        ours.append(logits)
+        return ids[min(len(ours), 3)]
 
-    list(islice(network.generate(alone(words, 2), dice, 2.0), 4))
-    for i, logits in enumerate(heard):
-        said, _ = peer["decoder"](
-            **told, prev_tokens=ids[i][:, None], token_index=torch.tensor([i])
+    list(islice(network.generate(alone(words, 2), sampler, 2.0), 4))
+    for i, logits in enumerate(ours):
+        theirs, _ = peer["decoder"](
+            **inputs, prev_tokens=ids[i][:, None], token_index=torch.tensor([i])
         )
-        untold, asked = said[:, 0, : network.config.codes].chunk(2)
-        if not torch.allclose(untold + 2 * (asked - untold), logits, rtol=1e-3, atol=1e-3):
+        null, cond = theirs[:, 0, : network.config.codes].chunk(2)
+        if not torch.allclose(null + 2 * (cond - null), logits, rtol=1e-3, atol=1e-3):
             raise SystemExit(
-                f"{MIN_DALLE} says something else by the same weights: nothing can be compared"
+                f"{MIN_DALLE} gives other logits from the same weights: nothing can be compared"
             )
 
 
@@ -332,22 +341,15 @@ def check_alike(network: dalle_mini.DalleMini, peer: dict[str, Any], words: Tens
 
 
 def one_stream(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict[str, Draws]]]:
+    """Workloads of DALL-E with their models."""
     configs = (dalle.Config(), dalle.Config(width=1024, depth=4, heads=16))
-    for c in (
-        configs
-        if not quick
-        else (dalle.Config(width=64, depth=1, heads=1, vocabulary=60, codes=20, rows=4, columns=4),)
-    ):
+    tiny = dalle.Config(width=64, depth=1, heads=1, vocabulary=60, codes=20, rows=4, columns=4)
+    for c in configs if not quick else (tiny,):
         torch.manual_seed(0)
-        network, words = (
-            dalle.DALLE(c).eval().requires_grad_(False).to(precision),
-            caption(c.vocabulary),
-        )
-        peer = (
-            None
-            if MISSING[DALLE_PYTORCH]
-            else dalle_pytorch(c).eval().requires_grad_(False).to(precision)
-        )
+        network = dalle.DALLE(c).eval().requires_grad_(False).to(precision)
+        words, peer = caption(c.vocabulary), None
+        if not MISSING[DALLE_PYTORCH]:
+            peer = dalle_pytorch(c).eval().requires_grad_(False).to(precision)
         weights = sum(
             p.numel()
             for name, p in network.named_parameters()
@@ -361,18 +363,20 @@ def one_stream(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict
                 them[UNCACHED] = partial(draw_dalle_pytorch, peer, words, batch, False)
             kept = batch * 2 * c.depth * c.width * (WORDS + c.rows * c.columns // 2)
             how = f"{c.depth} blocks, {c.codes} codes of {c.vocabulary + c.codes} tokens"
-            yield (
-                Work(f"DALL-E, {c.width} wide", how, "≥ 5 ×", batch, c.rows, batch, weights, kept),
-                them,
-            )
+            name = f"DALL-E, {c.width} wide"
+            yield Work(name, how, "≥ 5 ×", batch, c.rows, batch, weights, kept), them
 
 
 def draw_ours(network: dalle.DALLE, words: Tensor, batch: int) -> Iterator[object]:
+    """Our token stream; yields after each row of tokens."""
     return stream(network, Cond(alone(words, batch)), luck(batch), top_k=network.config.codes // 2)
 
 
 def dalle_pytorch(c: dalle.Config) -> nn.Module:
-    """Its transformer of these sizes, with a feed-forward of ours instead of one that is half as wide again."""
+    """dalle-pytorch's model of these sizes, with the hidden width of our feed-forward.
+
+    Its own would be half as wide again.
+    """
     with stand_ins(
         [name for name in STOOD_IN_FOR if name.startswith("taming.") or not find_spec(name)]
     ):
@@ -392,7 +396,7 @@ def dalle_pytorch(c: dalle.Config) -> nn.Module:
 
 
 def draw_dalle_pytorch(model: Any, words: Tensor, batch: int, cached: bool) -> Iterator[object]:
-    """Its own loop (dalle_pytorch.py, ``generate_images``), with what it draws by unless told otherwise."""
+    """dalle-pytorch's own loop (dalle_pytorch.py, ``generate_images``) with default sampling."""
     module, side = import_module("dalle_pytorch.dalle_pytorch"), model.transformer.image_fmap_size
     text = nn.functional.pad(words, (0, PADDED - WORDS)).repeat(batch, 1)
     out, cache = text, dict[str, object]() if cached else None
@@ -401,10 +405,8 @@ def draw_dalle_pytorch(model: Any, words: Tensor, batch: int, cached: bool) -> I
             logits = model.forward_with_cond_scale(
                 text, out[:, PADDED:], cond_scale=1.0, cache=cache
             )[:, -1, :]
-            ids = (
-                module.gumbel_sample(module.top_k(logits, thres=0.5), temperature=1.0)
-                - model.num_text_tokens
-            )
+            sampled = module.gumbel_sample(module.top_k(logits, thres=0.5), temperature=1.0)
+            ids = sampled - model.num_text_tokens
             out = torch.cat((out, ids[:, None]), -1)
         yield None
 

@@ -1,8 +1,9 @@
-"""Training samples a second of the flow transformer, as a share of this machine's matrix-product peak, and where the rest goes.
+"""Training speed of the flow transformer: samples a second, share of the peak, and a profile.
 
-Peak and training are in bf16 where the CPU computes in it, else in fp32. The peak is the fastest of many large square products in
-the same process. The arithmetic of a step is what torch counts for its matrix products, forward and backward; a step also has
-captions, an optimizer, casts and elementwise work.
+Peak and training are in bf16 if the CPU computes in it, else in fp32. The peak is the fastest of
+many large square products in the same process. The arithmetic of a step is torch's count of its
+matrix products, forward and backward; a step also has captions, an optimizer, casts and elementwise
+work.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ KINDS = {
 
 
 def peak(side: int, seconds: float, precision: torch.dtype) -> float:
-    """The most operations a second seen in ``side`` x ``side`` matrix products that together fill ``seconds``."""
+    """The highest rate of ``side`` x ``side`` matrix products, in operations a second.
+
+    The products together fill ``seconds``.
+    """
     a, b = torch.randn(2, side, side).to(precision)
     best, until = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < until:
@@ -46,14 +50,16 @@ def peak(side: int, seconds: float, precision: torch.dtype) -> float:
 
 def rows(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache  # its pool of pictures goes when it goes
+        os.environ["XDG_CACHE_HOME"] = cache  # the cached pictures are deleted at the end
         yield from _rows(quick)
 
 
 def _rows(quick: bool) -> Iterator[Row]:
     side, seconds, steps = (256, 0, 2) if quick else (2048, 30, SORT)
     recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
-    sizes = {"pool": 16, "batch": 2, "compile": False} if quick else {"pool": 2048, "batch": 64}
+    sizes = (
+        {"num_images": 16, "batch": 2, "compile": False} if quick else {"pool": 2048, "batch": 64}
+    )
     recipe = recipe.model_copy(update={**sizes, "vae": ROOT / recipe.vae})
     task = FlowTask(recipe, torch.device("cpu"), silent)
     state = State(
@@ -71,29 +77,28 @@ def _rows(quick: bool) -> Iterator[Row]:
         for optimizer in state.optimizers:
             optimizer.step()
 
-    def block(
-        work: Callable[[], object],
-    ) -> None:  # the steps whose captions are dealt together, shorter ones and longer ones
+    def block(work: Callable[[], object]) -> None:
+        # The steps whose captions are sorted by length together: shorter ones and longer ones.
         for _ in range(steps):
             work()
             state.step += 1
 
     with FlopCounterMode(display=False) as counter:
         block(learn)
-    if recipe.compile:  # now, for what is compiled is not counted
+    if recipe.compile:  # only now, because the counter cannot see compiled operations
         compile_blocks(task.model)
-    precision, name = (
-        (torch.bfloat16, "bf16")
-        if recipe.bf16 and has_bf16(task.device)
-        else (torch.float32, "fp32")
-    )
+    halves = recipe.bf16 and has_bf16(task.device)
+    precision, name = (torch.bfloat16, "bf16") if halves else (torch.float32, "fp32")
     limit = peak(side, seconds / 6, precision)
     taken = duration(
         lambda: block(lambda: train_step(task, state, recipe, task.batch(state.step))), seconds
     )
     samples, arithmetic = steps * recipe.batch, counter.get_total_flops()
     size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
-    how = f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, captions drawn anew, {torch.get_num_threads()} threads"
+    how = (
+        f"{size:.1f} M parameters, batch {recipe.batch}, cached latents, "
+        f"captions drawn anew, {torch.get_num_threads()} threads"
+    )
     yield Row("training: samples", f"{samples / taken:.0f} samples/s", "–", how)
     yield Row(
         "training: peak",

@@ -1,4 +1,4 @@
-"""Pictures a second through the autoencoder, to latents and back, on all cores."""
+"""Speed of the autoencoder: pictures a second, encoding and decoding, on all cores."""
 
 from __future__ import annotations
 

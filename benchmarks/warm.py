@@ -1,4 +1,4 @@
-"""Seconds a picture with the model in memory, alone and eight at a time."""
+"""Seconds a picture with the model in memory, at batch sizes 1 and 8."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def rows(quick: bool) -> Iterator[Row]:
 
     for n, target in ((1, "–"), (8, "≤ 0.5 s")):
         taken = duration(lambda n=n: draw(n), seconds) / n
-        how = f"{steps} steps, guidance and sampler by default, {torch.get_num_threads()} threads, decoding and receipts included"
+        how = (
+            f"{steps} steps, guidance and sampler by default, {torch.get_num_threads()} threads, "
+            "decoding and receipts included"
+        )
         yield Row(f"generate: warm, batch {n}", f"{taken:.2f} s a picture", target, how)
 
 

@@ -1,4 +1,7 @@
-"""Scenes a second on one core, of every kind: sampling the scene, drawing it at 128 px, and saying it; and frames of clips at 64 px."""
+"""Speed of the world on one core: scenes a second of every kind, and video frames a second.
+
+A scene is sampled, rendered at 128 px and captioned. Videos are rendered at 64 px.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +20,28 @@ def rows(quick: bool) -> Iterator[Row]:
     for kind in (*MIX, "everything"):
         target = "≥ 400" if kind in ("objects", "everything") else "–"
         how = f"128 px, batches of {batch}, fresh scenes, one thread"
-        yield Row(
-            f"world: {kind}",
-            f"{_rate(kind, batch, seconds if target != '–' else seconds / 3):.0f} scenes/s a core",
-            target,
-            how,
-        )
+        rate = _rate(kind, batch, seconds if target != "–" else seconds / 3)
+        yield Row(f"world: {kind}", f"{rate:.0f} scenes/s a core", target, how)
 
-    def say() -> None:
+    def describe() -> None:
         for i in range(batch):
             World().describe(i)
 
     yield Row(
         "world: captions",
-        f"{batch / duration(say, seconds / 2):.0f} captions/s a core",
+        f"{batch / duration(describe, seconds / 2):.0f} captions/s a core",
         "–",
         "scene sampled and described, nothing drawn",
     )
     clips, taken, frames = Clips(), 0, 0
 
-    def film() -> None:
+    def frames_of_videos() -> None:
         nonlocal taken, frames
         for _ in range(1 if quick else 16):
             frames += len(clips.frames(taken))
             taken += 1
 
-    each = duration(film, seconds / 2)
+    each = duration(frames_of_videos, seconds / 2)
     yield Row(
         "world: clips",
         f"{frames / taken * (1 if quick else 16) / each:.0f} frames/s a core",
@@ -52,7 +51,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _rate(kind: str, batch: int, seconds: float) -> float:
-    """Pictures a second."""
+    """Rendered pictures a second of a kind of scene."""
     world, start = World(kind=kind), 0
 
     def draw() -> None:

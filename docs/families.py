@@ -1,6 +1,6 @@
-"""Draws the README's prompts by every family that answers requests, a row each: ``python docs/families.py``.
+"""Generate the README's prompts with each text-to-image model, one row each.
 
-Every picture is the first one, seed 0: nothing is chosen by hand.
+Run ``python docs/families.py``. Every picture is the first one, seed 0: no picture is selected.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ def main() -> None:
     parser.add_argument(
         "models",
         nargs="*",
-        help="names from `kalpana models`, or folders of weights; all that draw, if left out",
+        help="names from `kalpana models`, or folders of weights (default: all text-to-image)",
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("families.webp"))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     images, captions = [], []
-    for name in asked.models or [
+    for name in options.models or [
         card.name for card in list_models() if "text-to-image" in card.tasks
     ]:
         model = load(name)
         for prompt in PROMPTS:
             images.append(last(model.generate(prompt, model=name, seed=0)).pictures[0].image)
             captions.append(f"{model.name}: {prompt}")
-    captioned(images, captions, columns=len(PROMPTS)).save(asked.out, quality=90)
-    print(asked.out)
+    captioned(images, captions, columns=len(PROMPTS)).save(options.out, quality=90)
+    print(options.out)
 
 
 if __name__ == "__main__":

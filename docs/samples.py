@@ -1,6 +1,7 @@
-"""Draws every sample sheet of the README and the model card with the shipped weights: ``python docs/samples.py``.
+"""Generate the sample sheets of the README and the model card: ``python docs/samples.py``.
 
-The prompts were fixed before any picture was seen and every picture is the first one, seed 0: nothing is chosen by hand.
+Uses the shipped weights. The prompts were fixed before any picture was seen, and every picture is
+the first one, seed 0: no picture is selected.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ EVERYDAY = (
 
 
 def dev_prompts(languages: tuple[str, ...], kind: str = "objects", n: int = 32) -> list[str]:
-    """The first n captions in these languages of the dev split's world 0 of this kind."""
+    """The first n captions in these languages from the dev split of world 0 of a kind."""
     world, found, i = World(seed=0, split="dev", kind=kind), [], 0
     while len(found) < n:
-        caption, spoken, _ = world.describe(i)
-        found += [caption] if spoken in languages else []
+        caption, language, _ = world.describe(i)
+        found += [caption] if language in languages else []
         i += 1
     return found
 
@@ -57,9 +58,8 @@ def main() -> None:
         for prompt in prompts:
             *_, last = model.generate(prompt, seed=0)
             images.append(last.result.pictures[0].image)
-        captioned(images, prompts, columns=8 if len(prompts) > 8 else 4).save(
-            here / f"{name}.webp", quality=90
-        )
+        sheet = captioned(images, prompts, columns=8 if len(prompts) > 8 else 4)
+        sheet.save(here / f"{name}.webp", quality=90)
         print(here / f"{name}.webp")
 
 

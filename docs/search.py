@@ -1,8 +1,10 @@
-"""A folder of 5,000 mixed pictures, indexed by a process that is killed twice, and asked in both languages: ``python docs/search.py``.
+"""Search demo: 5,000 mixed pictures, indexed by a process that is killed twice, then queried.
 
-The pictures are scenes of the test split of every kind, in seven formats, many sizes and nested folders, among files that are no
-pictures. What each shows is known, so every answer can be marked: of the first ten pictures for the name of a thing, or of as many as
-there are, those that show it. Prints what happened and a table, and draws docs/search.webp.
+Run ``python docs/search.py``. The pictures are scenes of the test split of every kind, in seven
+formats, many sizes and nested folders, among files that are no pictures. The contents of each are
+known, so that results can be scored: precision among the first ten pictures for the name of an
+object, or among as many as show it, in English and Hindi. Prints the events and a table, and writes
+docs/search.webp.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ TOP = 10
 
 
 def fill(folder: Path, count: int) -> dict[str, Scene]:
-    """Draw the pictures; what each file shows, by its path."""
+    """Render the pictures into a folder; returns the scene of each file by its relative path."""
     world, shows = World(3, "test", kind="everything"), {}
     for start in range(0, count, 64):
         numbers = range(start, min(start + 64, count))
@@ -60,25 +62,19 @@ def fill(folder: Path, count: int) -> dict[str, Scene]:
             shows[str(path.relative_to(folder))] = scene
     (folder / "notes.txt").write_text("no picture, and not named like one")
     (folder / "letter.png").write_text("no picture, but named like one")
-    (folder / "torn.jpg").write_bytes(
-        (folder / sorted(each for each in shows if each.endswith(".jpg"))[0]).read_bytes()[:700]
-    )
+    whole = folder / sorted(each for each in shows if each.endswith(".jpg"))[0]
+    (folder / "torn.jpg").write_bytes(whole.read_bytes()[:700])
     return shows
 
 
 def index(folder: Path, model: str, encoder: Encoder, kills: tuple[int, ...]) -> None:
-    """Index a folder by the command line, killed (SIGKILL) as soon as so many pictures are in, and at last left to finish."""
-    command = [
-        sys.executable,
-        "-m",
-        "kalpana.cli",
-        "search",
-        "index",
-        str(folder),
-        "--model",
-        model,
-        "--json",
-    ]
+    """Index a folder with the command line and print the progress.
+
+    The process is killed (SIGKILL) when the index holds each number of pictures in ``kills``, and
+    finally runs to the end.
+    """
+    command = [sys.executable, "-m", "kalpana.cli", "search", "index", str(folder)]
+    command += ["--model", model, "--json"]
     for kill in kills:
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -92,14 +88,15 @@ def index(folder: Path, model: str, encoder: Encoder, kills: tuple[int, ...]) ->
     took = time.perf_counter() - began
     rate = (report["pictures"] - before) / took
     print(
-        f"finished: {report['added']:,} new, {report['pictures']:,} in all, {len(report['broken'])} broken; {rate:.0f} a second"
+        f"finished: {report['added']:,} new, {report['pictures']:,} in all, "
+        f"{len(report['broken'])} broken; {rate:.0f} a second"
     )
     again = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(f"once more: {again['added']:,} new, {again['pictures']:,} in all")
 
 
 def held(folder: Path, encoder: Encoder) -> int:
-    """How many pictures are in the index, of which there may be none yet."""
+    """The number of pictures in the index; 0 if there is no index yet."""
     try:
         return open_store(folder, encoder).count()
     except KalpanaError:
@@ -107,7 +104,7 @@ def held(folder: Path, encoder: Encoder) -> int:
 
 
 def marked(folder: Path, encoder: Encoder, shows: dict[str, Scene]) -> Iterator[str]:
-    """The lines of a table: of the first pictures for a name, or a colour and a name, the share that show it."""
+    """The lines of a precision table, for the names of objects and for coloured objects."""
     objects, coloured = defaultdict[str, set[str]](set), defaultdict[tuple[str, str], set[str]](set)
     for path, scene in shows.items():
         for group in scene.groups:
@@ -115,35 +112,35 @@ def marked(folder: Path, encoder: Encoder, shows: dict[str, Scene]) -> Iterator[
             if group.color:
                 coloured[group.color, group.concept].add(path)
     core = [concept.id for concept in lexicon().values() if concept.core and objects[concept.id]]
-    questions = {
-        "a thing": [
-            (lexicon()[each].en, lexicon()[each].hi.singular, objects[each]) for each in core
-        ],
-        "a coloured thing": [
+    names = {each: lexicon()[each] for each in core}
+    queries = {
+        "an object": [(names[each].en, names[each].hi.singular, objects[each]) for each in core],
+        "a coloured object": [
             (
-                f"{color} {lexicon()[each].en}",
-                f"{inflect(COLORS[color][0], lexicon()[each].hi.gender, False)} {lexicon()[each].hi.singular}",
+                f"{color} {names[each].en}",
+                f"{inflect(COLORS[color][0], names[each].hi.gender, False)} "
+                f"{names[each].hi.singular}",
                 coloured[color, each],
             )
             for color, each in sorted(coloured)
             if each in core
         ],
     }
-    yield "| asked for | questions | by chance | English | Hindi |"
+    yield "| query | queries | by chance | English | Hindi |"
     yield "|---|---:|---:|---:|---:|"
-    for name, asked in questions.items():
+    for name, asked in queries.items():
         chance = sum(len(right) for *_, right in asked) / len(asked) / len(shows)
         english, hindi = ([(pair[k], right) for *pair, right in asked] for k in (0, 1))
         shares = (precision(folder, encoder, words) for words in (english, hindi))
-        yield (
-            f"| {name} | {len(asked)} | {100 * chance:.1f} % | "
-            + " | ".join(f"{100 * share:.1f} %" for share in shares)
-            + " |"
-        )
+        cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
+        yield f"| {name} | {len(asked)} | {100 * chance:.1f} % | {cells} |"
 
 
 def precision(folder: Path, encoder: Encoder, asked: list[tuple[str, set[str]]]) -> float:
-    """The mean over questions of how many of the first ten, or as many as there are, are right."""
+    """Mean precision in [0, 1] of the first n pictures; n is TOP, or the number of right pictures.
+
+    ``asked`` holds queries with the paths of their right pictures.
+    """
     total = 0.0
     for words, right in asked:
         n = min(TOP, len(right))
@@ -160,12 +157,12 @@ def main() -> None:
         "--clip", default="clip", help="a name or a folder, as kalpana search takes them"
     )
     parser.add_argument("--pictures", type=int, default=5000)
-    asked = parser.parse_args()
-    encoder = load(asked.clip)
+    options = parser.parse_args()
+    encoder = load(options.clip)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shows = fill(folder, asked.pictures)
-        index(folder, asked.clip, encoder, (asked.pictures // 4, asked.pictures // 2))
+        shows = fill(folder, options.pictures)
+        index(folder, options.clip, encoder, (options.pictures // 4, options.pictures // 2))
         for line in marked(folder, encoder, shows):
             print(line)
         hits = {words: seek.search(folder, seek.parse(words), encoder, n=6) for words in ASKED}

@@ -1,7 +1,8 @@
-"""Draws dev prompts by VQGAN+CLIP with every ingredient and without each, one sheet and one table: ``python docs/vqgan_clip.py``.
+"""Ablation of VQGAN+CLIP on dev prompts, as a sheet and a table: ``python docs/vqgan_clip.py``.
 
-The prompts are the first captions of the dev split and every picture is seed 0: nothing is chosen by hand. The score is the cosine by the
-very CLIP that was asked while drawing, so it flatters; the pictures do not. Beside it stand the real scenes of these captions.
+The prompts are the first captions of the dev split, and every picture is seed 0: no picture is
+selected. The score is the cosine by the same CLIP that guided the optimisation, and is therefore
+too high. The real scenes of the captions are given for comparison.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ WITHOUT: dict[str, dict[str, float]] = {
 
 
 def variants(canvas: Codes, plain: Canvas, settings: Settings) -> dict[str, dict[str, Any]]:
-    """What differs from column to column: keyword arguments of ``vqgan_clip`` by name."""
+    """The columns of the ablation: keyword arguments of ``vqgan_clip`` by name."""
     usual = {"canvas": canvas, "settings": settings}
     without = {
         f"without {name}": usual | {"settings": replace(settings, **fields)}
@@ -54,21 +55,18 @@ def variants(canvas: Codes, plain: Canvas, settings: Settings) -> dict[str, dict
 def ablate(
     clip: DifferentiableRanker, columns: dict[str, dict[str, Any]], count: int, side: int = 128
 ) -> tuple[Image.Image, dict[str, float]]:
-    """A sheet, a prompt a row and a variant a column, real scenes first; and the mean cosine of each."""
+    """A sheet with a prompt a row and a variant a column, and the mean cosine of each column.
+
+    The first column holds the real scenes.
+    """
     samples = [World(seed=0, split="dev")[k] for k in range(count)]
     images, captions, scores = [], [], dict.fromkeys(["real scenes", *columns], 0.0)
+    size = (side, side)
     for sample in samples:
         row = to_images(sample.image[None])
         for variant in columns.values():
-            row.append(
-                last(
-                    vqgan_clip(
-                        sample.caption, clip, seed=0, size=(side, side), every=1000, **variant
-                    )
-                )
-                .pictures[0]
-                .image
-            )
+            steps = vqgan_clip(sample.caption, clip, seed=0, size=size, every=1000, **variant)
+            row.append(last(steps).pictures[0].image)
         cosines = (clip.images(row) @ clip.texts([sample.caption])[0]).tolist()
         for name, cosine in zip(scores, cosines, strict=True):
             scores[name] += cosine / count
@@ -87,14 +85,14 @@ def main() -> None:
     parser.add_argument(
         "--clip", default="clip", help="a name or a folder, as kalpana search takes them"
     )
-    parser.add_argument("--vqgan", type=Path, help="a folder; the shipped one when left out")
+    parser.add_argument("--vqgan", type=Path, help="a folder (default: the shipped weights)")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--steps", type=int, default=Settings.steps)
-    asked = parser.parse_args()
-    canvas = load_canvas("vqgan", asked.vqgan)
+    options = parser.parse_args()
+    canvas = load_canvas("vqgan", options.vqgan)
     assert isinstance(canvas, Codes)
-    columns = variants(canvas, load_canvas("vae"), Settings(steps=asked.steps))
-    sheet, scores = ablate(load(asked.clip), columns, asked.prompts)
+    columns = variants(canvas, load_canvas("vae"), Settings(steps=options.steps))
+    sheet, scores = ablate(load(options.clip), columns, options.prompts)
     path = Path(__file__).with_name("vqgan-clip.webp")
     sheet.save(path, quality=90)
     print("| | cosine |\n|---|---:|")

@@ -1,4 +1,7 @@
-"""Draws the sheets of the world that the documents show: ``python docs/world.py``. The first of each kind, nothing chosen."""
+"""Render the sheets of the world for the documentation: ``python docs/world.py``.
+
+They show the first examples of each kind: no picture is selected.
+"""
 
 from __future__ import annotations
 

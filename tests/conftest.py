@@ -1,4 +1,4 @@
-"""What every test shares: one quiet setting of hypothesis, a cache folder that is gone afterwards, and a tiny model."""
+"""Shared test setup: the hypothesis profile, a temporary cache folder, and tiny models."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from kalpana.hub.weights import save_weights
 from kalpana.models import clip, dit, vae
 from kalpana.request import Capabilities, Defaults
 
-# No deadline, for a busy machine is not a bug; derandomised, so that a failure on one machine is a failure on all.
+# No deadline, since a busy machine is not a bug; derandomised, so that failures are reproducible on
+# any machine.
 settings.register_profile("kalpana", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("kalpana")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Pools of drawn pictures go to a folder of the tests, in processes that they start too."""
+    """Caches of rendered pictures go to a temporary folder, also in processes that tests start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -30,15 +31,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model small enough to be made afresh: real networks with random weights, saved as trained ones are."""
+    """Folder of a tiny flow model: real networks with random weights, saved like trained ones."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     network = dit.DiT(dit.Config(width=32, depth=2, heads=2, text_depth=1, fine=8))
     decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
+    # By default the last layers are zero, and all pictures are equal.
     for parameter in [*network.parameters(), *decoder.parameters()]:
-        nn.init.normal_(
-            parameter, std=0.2
-        )  # as they are made they draw nothing: their last layers are zero
+        nn.init.normal_(parameter, std=0.2)
     decoder.fit_preview(torch.rand(4, 3, 32, 32) * 2 - 1)
     save_weights(folder / "dit.safetensors", network, "flow", network.config, {})
     save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP as small, of random weights: it ranks and scores, if by nothing."""
+    """Folder of a tiny CLIP with random weights."""
     folder = tmp_path_factory.mktemp("tiny-clip")
     torch.manual_seed(0)
     towers = {

@@ -1,4 +1,7 @@
-"""Benchmarks in their smallest form: they run, and say what they measured. Their numbers are for machines with nothing else to do."""
+"""Smoke tests of the benchmarks with --quick: they run and print a table.
+
+The numbers are not checked, since they need an idle machine.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED = ("measure", "run")  # what the others are made with, and what runs them all
+SHARED = ("measure", "run")  # the helper module, and the script that runs all benchmarks
 SCRIPTS = [
     path
     for path in sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
@@ -28,6 +31,5 @@ def test_a_benchmark_runs(script: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert all(line.count(" | ") >= 3 for line in lines)
-    assert (
-        lines or "left out" in done.stderr
-    )  # a peer, or what it needs, is not installed, and that is said
+    # Without output, a peer or its dependency is not installed, and stderr says so.
+    assert lines or "left out" in done.stderr

@@ -1,4 +1,4 @@
-"""The command line, end to end, with a tiny model of random weights."""
+"""End-to-end tests of the command line, with a tiny model of random weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def kalpana(*arguments: str, stdin: str | bytes | None = None) -> Result:
 
 
 def made(done: Result) -> list[Path]:
-    """The pictures of a run that went well, by the paths it printed."""
+    """Paths of the pictures that a successful run has printed."""
     assert done.exit_code == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert all(path.is_file() for path in paths)
@@ -60,16 +60,17 @@ def test_a_prompt_becomes_a_picture_whose_path_is_printed(model: str) -> None:
 
 
 def test_every_option_reaches_the_request(model: str) -> None:
-    options = "-n 2 --seed 0 --steps 3 --guidance 2.5 --sampler euler --size 32x32 --negative blur --language en"
-    options += " --format webp --upscale 2 --lenient"
+    options = "-n 2 --seed 0 --steps 3 --guidance 2.5 --sampler euler --size 32x32"
+    options += " --negative blur --language en --format webp --upscale 2 --lenient"
     paths = made(
         kalpana("generate", "an apple", "--model", model, *options.split(), "--out", "a/b")
     )
     assert [str(path) for path in paths] == ["a/b/an-apple-0.webp", "a/b/an-apple-1.webp"]
     asked = read_receipt(paths[1])["request"]
     assert asked == Request(
-        prompt="an apple", model=model, n=2, seed=0, steps=3, guidance=2.5, sampler="euler", size="32x32", negative_prompt="blur",
-        language="en", format="webp", upscale=2, strict=False,
+        prompt="an apple", model=model, n=2, seed=0, steps=3, guidance=2.5, sampler="euler",
+        size="32x32", negative_prompt="blur", language="en", format="webp", upscale=2,
+        strict=False,
     ).to_json()  # fmt: skip
     with Image.open(paths[0]) as image:
         assert image.size == (64, 64)
@@ -197,7 +198,7 @@ def test_warnings_go_to_stderr(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["generate"], "there is no prompt"),
         (["generate", ""], "prompt ''"),
@@ -253,7 +254,7 @@ def test_warnings_go_to_stderr(model: str) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], told: str, model: str, here: Path
+    arguments: list[str], message: str, model: str, here: Path
 ) -> None:
     (here / "file").write_text("words")
     (here / "latin1").write_bytes("é".encode("latin-1"))
@@ -262,7 +263,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     done = kalpana(*(model if argument == "MODEL" else argument for argument in arguments))
     assert done.exit_code == 2 and done.stdout == ""
     assert (
-        done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and told in done.stderr
+        done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+        and message in done.stderr
     ), done.stderr
     assert sorted(here.iterdir()) == before
 
@@ -276,7 +279,8 @@ def test_without_a_clip_on_the_shelf_one_is_asked_for(
         here / "pictures"
     ).exists()
     assert done.stderr.startswith(
-        "error: --best-of needs a CLIP, as by --rank-by FOLDER: no weights of a CLIP come with this version"
+        "error: --best-of needs a CLIP, as by --rank-by FOLDER: "
+        "no weights of a CLIP come with this version"
     )
 
 
@@ -329,9 +333,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> No
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        assert (
-            run.stderr is not None and "qwertyuiop" in run.stderr.readline()
-        )  # the first picture is finished, and not yet written
+        # At this warning, the first picture is finished but not yet written.
+        assert run.stderr is not None and "qwertyuiop" in run.stderr.readline()
         run.send_signal(signal.SIGINT)
         stdout, stderr = run.communicate()
     assert (run.returncode, stderr) == (
@@ -354,7 +357,7 @@ def test_the_installed_command_is_this_one(here: Path) -> None:
 
 @pytest.fixture
 def verifier(tmp_path: Path) -> str:
-    """A verifier of random weights: it judges, if badly."""
+    """Folder of a tiny verifier with random weights."""
     net = Detector(
         detector.Config(classes=len(labels()), fine=8, coarse=8, deep=8, depth=(1, 1, 1, 1))
     )
@@ -570,11 +573,12 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["--suite", "clips"],
-            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate --suite clips --images",
+            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate "
+            "--suite clips --images",
         ),
         (["compare", "default", "--suite", "clips"], "no model here draws clips yet"),
         (["--suite", "clips", "--images", "nowhere"], "no clip in nowhere is of prompt 0"),
@@ -596,7 +600,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     ],
 )
 def test_a_wrong_way_to_evaluate_is_one_line(
-    arguments: list[str], said: str, verifier: str
+    arguments: list[str], message: str, verifier: str
 ) -> None:
     done = kalpana("evaluate", *arguments, "--verifier", verifier)
-    assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Everything the documents say to type is typed here, and everything they point at is looked for."""
+"""Documentation tests: code blocks run, relative links resolve, and named files exist."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("weights/**/*.md")])
-# Under test `make` only says what it would do: the suite itself runs inside `make test`.
+# In these tests `make` is a dry run, because `make test` runs this suite.
 PRELUDE = f'set -eu\nmake() {{ command make --directory "{ROOT}" --dry-run "$@" > /dev/null; }}\n'
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language, its text, and the reason it is not run, or None."""
+    """One fenced code block: language, text, and the reason why it is not run, or None."""
 
     document: Path
     line: int
@@ -102,7 +102,10 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 
 def tree(text: str) -> Iterator[str]:
-    """The paths of an indented file tree: two spaces a level, a folder ends in a slash, a comment follows two spaces."""
+    """Paths of an indented file tree.
+
+    Two spaces a level; a folder ends in a slash; a comment follows two or more spaces.
+    """
     above: list[str] = []
     for line in filter(str.strip, text.splitlines()):
         depth = (len(line) - len(line.lstrip())) // 2
@@ -111,11 +114,11 @@ def tree(text: str) -> Iterator[str]:
         yield from ("".join([*above[:depth], name]) for name in names)
 
 
-def test_the_file_tree_of_the_readme_is_the_tree_on_disk() -> None:
+def test_the_file_tree_of_the_tour_is_the_tree_on_disk() -> None:
     (text,) = [
         block.text
         for block in BLOCKS
-        if block.document.name == "README.md"
+        if block.document.name == "tour.md"
         and block.language == "text"
         and "src/kalpana/" in block.text
     ]

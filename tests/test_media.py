@@ -1,4 +1,4 @@
-"""Picture files and the receipts inside them."""
+"""Picture and video files and their embedded receipts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def image() -> Image.Image:
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG, read by its specification and not by Pillow."""
+    """Chunks of a PNG as (type, data), parsed without Pillow."""
     at = 8
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
@@ -114,7 +114,7 @@ except Exception as error:
 
 
 def on_a_small_disk(attempt: str, folder: Path) -> str:
-    """What an attempt prints in a process that may write no file above 4,000 bytes, as if the disk were full then."""
+    """Output of ``attempt`` in a process whose files are limited to 4,000 bytes: a full disk."""
     script = SMALL_DISK.format(attempt=attempt)
     return subprocess.run(
         [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
@@ -123,11 +123,11 @@ def on_a_small_disk(attempt: str, folder: Path) -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sets no limit on the size of files")
 def test_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
-    said = on_a_small_disk(
+    output = on_a_small_disk(
         "media.save(Image.effect_noise((99, 99), 99).convert('RGB'), folder / 'a.png', {})",
         tmp_path,
     )
-    assert "File too large" in said
+    assert "File too large" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +153,7 @@ def test_files_without_a_receipt_say_so(image: Image.Image, tmp_path: Path) -> N
     image.save(tmp_path / "bare.jpg")
     (tmp_path / "words.png").write_text("these are words")
     (tmp_path / "cut.png").write_bytes(media.encode(image, "png", HINDI)[:40])
-    told = {
+    messages = {
         "bare.png": "no receipt",
         "bare.jpg": "no receipt",
         "words.png": "no picture",
@@ -161,7 +161,7 @@ def test_files_without_a_receipt_say_so(image: Image.Image, tmp_path: Path) -> N
         "absent.png": "No such file",
         ".": "directory",
     }
-    for name, words in told.items():
+    for name, words in messages.items():
         with pytest.raises(KalpanaError, match=words) as caught:
             media.read_receipt(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_grid_holds_all_its_pictures(count: int, columns: int, rows: int) -> N
 
 
 def test_a_clip_comes_back_with_its_frames_its_rate_and_its_receipt() -> None:
-    """H.264 is lossy: flat colours come back within a few levels. The comment holds Hindi as it is."""
+    """H.264 is lossy: flat colours are within a few levels. The receipt holds Hindi exactly."""
     frames = [Image.new("RGB", (64, 48), (40 * k, 120, 200 - 30 * k)) for k in range(6)]
     receipt = {"prompt": 'एक बिल्ली "दौड़" रही है', "seed": 7}
     data = media.encode_clip(frames, 12, receipt)

@@ -1,4 +1,4 @@
-"""What can be asked: bounds, one-line errors, seeds, and how a model settles a request."""
+"""The request schema: bounds, one-line errors, seeds, and resolution by a model's capabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kalpana.types import KalpanaError
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"prompt": ""}, "prompt"),
         ({"prompt": " \n\t\x00 "}, "prompt"),
@@ -70,8 +70,8 @@ from kalpana.types import KalpanaError
         ({"steps": 0, "n": 0}, "; "),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_field(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(KalpanaError, match=re.escape(told)) as caught:
+def test_bad_input_is_one_line_that_names_the_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(KalpanaError, match=re.escape(message)) as caught:
         Request(**({"prompt": "an apple"} | fields if fields else {}))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 

@@ -1,9 +1,9 @@
-"""Kalpana (कल्पना, "imagination"): words to pictures, in English and Hindi.
+"""Kalpana (कल्पना, "imagination"): text-to-image generation from English and Hindi prompts.
 
     import kalpana
     kalpana.generate("three red apples").pictures[0].image.show()
 
-Torch is imported when a name that needs it is first used, not before.
+Torch is imported only when a name that needs it is first used.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # slow to import, and rarely asked for
+        from importlib.metadata import version  # slow to import, and rarely needed
 
         return version("kalpana")
-    if name == "generate":  # the room of that name, which can be called
+    if name == "generate":  # the pipelines package, which is a callable module
         return import_module("kalpana.pipelines")
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)

@@ -1,8 +1,13 @@
-"""Pictures and clips as files, with their receipt inside.
+"""Reading and writing pictures and videos as files with an embedded receipt.
 
-A receipt is one JSON object. PNG carries it as an iTXt chunk named "kalpana" (UTF-8, so Hindi stays Hindi; tEXt would be
-Latin-1), WebP and JPEG as the EXIF UserComment (UTF-16). A JPEG has room for 64 kB of EXIF; where a receipt is longer it lies
-beside the picture as FILE.json. PNG and WebP are written lossless. MP4 carries it as the comment of the container.
+A receipt is one JSON object. It is stored
+
+- in PNG as an iTXt chunk named "kalpana" (UTF-8, which can hold Hindi; tEXt is Latin-1)
+- in WebP and JPEG as the EXIF UserComment (UTF-16). A JPEG has room for 64 kB of EXIF; a longer
+  receipt is stored beside the picture as FILE.json
+- in MP4 as the comment of the container
+
+PNG and WebP are written lossless.
 """
 
 from __future__ import annotations
@@ -33,13 +38,13 @@ EXIF_ROOM = 65_000  # bytes of EXIF a JPEG segment holds, less its headers
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """RGB pictures of pixels (b, 3, h, w) in [-1, 1]; what lies outside is clamped."""
+    """RGB images of pixels (b, 3, h, w) in [-1, 1]; values outside are clamped."""
     levels = ((pixels.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
     return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in levels]
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Pixels (b, 3, h, w) in [-1, 1] of pictures of one size."""
+    """Pixels (b, 3, h, w) in [-1, 1] of images of equal size."""
     import numpy as np
     import torch
 
@@ -48,16 +53,19 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent, 16 bits brought to 8 from its darkest to its lightest. What was just opened
-    from a file is turned upright as its EXIF says; what has been worked on since is taken for upright."""
+    """An image converted to RGB: transparency is composited on white, and integer or float modes
+    of more than 8 bits are scaled so that their minimum is 0 and their maximum 255.
+
+    An image freshly opened from a file is rotated by its EXIF orientation; any other image is
+    taken to be upright.
+    """
     import numpy as np
 
     if isinstance(image, ImageFile.ImageFile):
-        with suppress(
-            Exception
-        ):  # of damaged EXIF Pillow raises nearly anything, and a picture can be seen without
+        # Pillow raises many kinds of errors for damaged EXIF; the picture is usable without it.
+        with suppress(Exception):
             image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
+    if image.mode.startswith(("I", "F")):  # Pillow's conversion would clip at 255
         levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
         image = Image.fromarray(
             ((levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-12)))
@@ -71,7 +79,8 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def encode(image: Image.Image, format: str, receipt: dict[str, Any]) -> bytes:
-    """The bytes of a picture file with the receipt inside (but for a JPEG without the room); the same input gives the same bytes."""
+    """The bytes of a picture file with the receipt embedded; a JPEG leaves out a receipt that is
+    too long. Deterministic: the same input gives the same bytes."""
     text, file = json.dumps(receipt, ensure_ascii=False, sort_keys=True), io.BytesIO()
     if format == "png":
         chunks = PngImagePlugin.PngInfo()
@@ -89,10 +98,11 @@ def encode(image: Image.Image, format: str, receipt: dict[str, Any]) -> bytes:
 
 
 def encode_clip(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]) -> bytes:
-    """The bytes of an MP4 (H.264, as every browser plays it) with the receipt inside. Sides are even numbers of pixels. The same frames
-    may give other bytes now and then (once in 200 times, as measured): the encoder is not exact.
+    """The bytes of an MP4 (H.264, which every browser plays) with the receipt embedded. Sides must
+    be even numbers of pixels.
 
-    Raises KalpanaError where PyAV is not installed.
+    Not deterministic: the encoder gave other bytes for the same frames once in 200 times, as
+    measured. Raises KalpanaError if PyAV is not installed.
     """
     try:
         import av
@@ -112,7 +122,7 @@ def encode_clip(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]
 
 
 def decode_clip(data: bytes) -> tuple[list[Image.Image], float, dict[str, Any] | None]:
-    """The frames, the frames a second and the receipt (None where there is none) of an MP4."""
+    """The frames, the frames per second and the receipt (None if there is none) of an MP4."""
     import av
 
     with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
@@ -121,13 +131,14 @@ def decode_clip(data: bytes) -> tuple[list[Image.Image], float, dict[str, Any] |
         frames = [frame.to_image() for frame in container.decode(video=0)]
     try:
         receipt = json.loads(comment)
-    except ValueError:  # none, or another program's words
+    except ValueError:  # no comment, or that of another program
         receipt = None
     return frames, rate, receipt if isinstance(receipt, dict) else None
 
 
 def save_clip(frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict[str, Any]) -> Path:
-    """Write an MP4 and its receipt, whole or not at all, and give back the path: PATH, or PATH-2, -3 ... where a file is there already."""
+    """Write an MP4 and its receipt atomically. Returns the path written: PATH, or PATH-2, PATH-3 …
+    if that file exists."""
     data, path = encode_clip(frames, fps, receipt), _claim(path)
     try:
         write(path, data)
@@ -138,9 +149,8 @@ def save_clip(frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict
 
 
 def save(image: Image.Image, path: Path, receipt: dict[str, Any]) -> Path:
-    """Write a picture and its receipt, whole or not at all, and give back the path: PATH, or PATH-2, -3 ... where a file is there already.
-
-    The suffix of ``path`` chooses the format.
+    """Write a picture and its receipt atomically. Returns the path written: PATH, or PATH-2,
+    PATH-3 … if that file exists. The suffix of ``path`` sets the format.
     """
     format = next(name for name, suffix in SUFFIX.items() if suffix == path.suffix)
     data = encode(image, format, receipt)
@@ -156,21 +166,22 @@ def save(image: Image.Image, path: Path, receipt: dict[str, Any]) -> Path:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside it first, on the disk, then under its name."""
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")
+    """Write a file atomically: to a temporary file in the same folder, synced to disk, which then
+    replaces ``path``."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture in a file, RGB. Raises KalpanaError where it cannot be read."""
+    """The picture in a file, as RGB. Raises KalpanaError if it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -179,7 +190,8 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
-    """The receipt in a picture file, or in the JSON file beside it. Raises KalpanaError where there is none."""
+    """The receipt in a picture file, or in the JSON file beside it. Raises KalpanaError if there is
+    none, it is damaged, or the file cannot be read."""
     try:
         text = _comment(path.read_bytes())
         if text is None and _sidecar(path).exists():
@@ -191,13 +203,15 @@ def read_receipt(path: Path) -> dict[str, Any]:
         raise KalpanaError(f"the receipt in {path} is damaged") from None
     if not isinstance(receipt, dict):
         raise KalpanaError(
-            f"there is no receipt in {path}: give a picture that Kalpana made and no other program has saved since"
+            f"there is no receipt in {path}: "
+            "give a picture that Kalpana made and no other program has saved since"
         )
     return receipt
 
 
 def ready_folder(folder: Path, room: int) -> None:
-    """Make the folder, and prove that ``room`` bytes can be written there by writing them. Raises KalpanaError where they cannot."""
+    """Create the folder and check that ``room`` bytes can be written there, by writing them to a
+    temporary file. Raises KalpanaError if they cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -205,26 +219,29 @@ def ready_folder(folder: Path, room: int) -> None:
                 file.write(bytes(min(1 << 20, room - start)))
     except OSError as error:
         raise KalpanaError(
-            f"nothing can be written to the folder {folder}: {_reason(error)}; name another with --out"
+            f"nothing can be written to the folder {folder}: {_reason(error)}; "
+            "name another with --out"
         ) from None
 
 
 def slug(prompt: str) -> str:
-    """A short file name of any script's words: "three-red-apples", "तीन-लाल-सेब"; "picture" where no word is left."""
+    """A short file name made of the words of a prompt in any script: "three-red-apples",
+    "तीन-लाल-सेब"; "picture" if it has no letters or digits."""
     spaced = "".join(
         letter if unicodedata.category(letter)[0] in "LMN" else " "
         for letter in unicodedata.normalize("NFC", prompt[:400])
     )
     name = ""
     for word in spaced.lower().split():
-        if len(f"{name}-{word}".encode()) > 100:  # bytes; names end at 255 nearly everywhere
+        if len(f"{name}-{word}".encode()) > 100:  # bytes; most file systems allow 255
             break
         name = f"{name}-{word}" if name else word
     return name or "picture"
 
 
 def grid(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """One sheet of pictures of one size, row by row, as square as it gets."""
+    """A contact sheet of pictures of equal size, row by row, on white, as close to as many rows as
+    columns as possible; ``gap`` is in pixels."""
     columns = math.ceil(math.sqrt(len(images)))
     width, height = (side + gap for side in images[0].size)
     sheet = Image.new(
@@ -236,7 +253,7 @@ def grid(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
 
 
 def _comment(data: bytes) -> str | None:
-    """The receipt's text in the bytes of a picture file, None where there is none."""
+    """The receipt text embedded in the bytes of a picture file; None if there is none."""
     with Image.open(io.BytesIO(data)) as image:
         if image.format == "PNG":
             return image.info.get(KEY)
@@ -249,22 +266,24 @@ def _comment(data: bytes) -> str | None:
 
 
 def _sidecar(path: Path) -> Path:
+    """The path of the receipt of a JPEG that has no room for it."""
     return path.with_name(path.name + ".json")
 
 
 def _claim(path: Path) -> Path:
-    """A name no file has, held by an empty file, so that two programs never take the same."""
+    """An unused path, reserved by an empty file, so that two processes never use the same one."""
     for number in range(1, 10_000):
-        free = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         try:
-            free.open("xb").close()
+            candidate.open("xb").close()
         except FileExistsError:
             continue
-        return free
+        return candidate
     raise KalpanaError(
         f"{path.parent} holds 9,999 pictures named like {path.name}: name another folder with --out"
     )
 
 
 def _reason(error: Exception) -> str:
+    """The message of the operating system, or else that the file is not a readable picture."""
     return getattr(error, "strerror", None) or "it is no picture, or a damaged one"

@@ -1,4 +1,7 @@
-"""What can be asked, and what a model can answer, said once: Python, the command line and HTTP read the same fields, bounds and helps."""
+"""The request schema and the capabilities of a model.
+
+The Python API, the command line and HTTP all read the fields, bounds and help texts of this module.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,25 @@ from kalpana.types import KalpanaError
 
 SEED_LIMIT = 2**63  # seeds are below it
 Asked = TypeVar("Asked", bound=BaseModel)
-LONGEST_PROMPT = 1_000_000  # characters; a receipt, which holds the prompt, must still fit the text chunk of a PNG
+# Characters. The receipt holds the prompt and must still fit into the text chunk of a PNG.
+LONGEST_PROMPT = 1_000_000
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> KalpanaError:
-    """One line that names each wrong field of ``schema`` and says what it should be."""
+    """The KalpanaError of a validation error: one line that names each wrong field of ``schema``
+    and the values it accepts."""
     return KalpanaError(
         "; ".join(
-            _mend(problem["type"], problem["loc"], problem["msg"], problem["input"], schema)
+            _describe(problem["type"], problem["loc"], problem["msg"], problem["input"], schema)
             for problem in error.errors()
         )
     )
 
 
-def _mend(
+def _describe(
     kind: str, location: tuple[int | str, ...], message: str, value: Any, schema: type[BaseModel]
 ) -> str:
+    """The text of one problem that pydantic reports."""
     name = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(name, schema.model_fields, n=1)
@@ -49,20 +55,22 @@ def _mend(
         )
     if kind == "missing":
         return f"{name} is missing"
-    said = message.removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name} {shorten(value)}: {said}" if name else said
+    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name} {shorten(value)}: {text}" if name else text
 
 
 def shorten(value: Any) -> str:
-    """The value as an error shows it, in 60 characters at most."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:59] + "…"
+    """The ``repr`` of a value for an error message, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def clean(text: str) -> str:
-    """The text as a tokenizer should read it: control characters and line breaks become spaces, runs of spaces become one.
+    """Normalised text for a tokenizer: control characters and line breaks become spaces, and runs
+    of spaces become one.
 
-    Joiners and direction marks (Unicode Cf) stay: Devanagari, emoji and right-to-left scripts need them.
+    Joiners and direction marks (Unicode Cf) stay: Devanagari, emoji and right-to-left scripts need
+    them.
     """
     return " ".join(
         "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split()
@@ -70,17 +78,18 @@ def clean(text: str) -> str:
 
 
 def _whole(value: Any) -> Any:
-    """A digit string from a command line or a form as the number it means."""
+    """A digit string from a command line or a form as an int; other values unchanged."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _listed(value: Any) -> Any:
-    """ "3,1,4" as the list it means."""
+    """A comma-separated string such as "3,1,4" as a list of strings; other values unchanged."""
     return value.split(",") if isinstance(value, str) else value
 
 
 def one_line(cls: type[Asked], data: Any, handler: Callable[[Any], Asked]) -> Asked:
-    """A wrap validator, the last of a schema, that turns pydantic's report into one KalpanaError."""
+    """Wrap validator that turns pydantic's report into one KalpanaError; the last of a schema, so
+    that it is the outermost."""
     try:
         return handler(data)
     except ValidationError as error:
@@ -88,22 +97,24 @@ def one_line(cls: type[Asked], data: Any, handler: Callable[[Any], Asked]) -> As
 
 
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
-Side = 8, 2048  # pixels, least and most; a model says in its card which sizes it draws well
+Side = 8, 2048  # pixels, minimum and maximum; the card of a model lists the sizes it supports
 
 
 class Request(BaseModel):
-    """One request for pictures; where a field is None the model's own default is taken.
+    """One request for pictures; a field that is None takes the default of the model.
 
-    Raises KalpanaError, one line that names the field and says what to write instead.
+    Raises KalpanaError, one line that names the field and states what to write instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: str = Field(max_length=LONGEST_PROMPT, description="what to draw, in English or Hindi")
+    prompt: str = Field(
+        max_length=LONGEST_PROMPT, description="what the picture shows, in English or Hindi"
+    )
     negative_prompt: str | None = Field(
         None,
         max_length=LONGEST_PROMPT,
-        description="what to stay away from; needs guidance other than 1",
+        description="what the picture should not show; needs guidance other than 1",
     )
     model: str = Field(
         "default", min_length=1, description="a name from `kalpana models`, or a folder of weights"
@@ -111,25 +122,27 @@ class Request(BaseModel):
     n: int = Field(1, ge=1, le=256, description="how many pictures, 1 to 256")
     seed: Seed | None = Field(
         None,
-        description="seed of the first picture, the others count up from it; drawn and shown when left out",
+        description="seed of the first picture, the others count up from it; "
+        "random, and shown, when left out",
     )
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] | None = Field(
         None,
         min_length=1,
         max_length=256,
-        description="each picture's own seed, as 3,1,4; instead of n and seed",
+        description="one seed for each picture, such as 3,1,4; instead of n and seed",
     )
     best_of: int = Field(
         1,
         ge=1,
         le=64,
-        description="draw so many for each picture and keep the one that fits the prompt best, 1 to 64; 1 is off",
+        description="candidates generated for each picture, of which the one with the highest CLIP "
+        "similarity to the prompt is kept, 1 to 64; 1 is off",
     )
     steps: int | None = Field(
         None,
         ge=1,
         le=1000,
-        description="steps of denoising or of optimising, or looks at all tokens at once, 1 to 1000",
+        description="denoising steps, optimisation steps or MaskGIT decoding iterations, 1 to 1000",
     )
     guidance: float | None = Field(
         None,
@@ -144,19 +157,20 @@ class Request(BaseModel):
         ge=0,
         le=100,
         allow_inf_nan=False,
-        description="how bold the choice of tokens is, 0 to 100; 0 always takes the likeliest",
+        description="temperature of token sampling, 0 to 100; 0 always takes the likeliest token",
     )
     top_k: int | None = Field(
         None,
         ge=1,
-        description="how many tokens, the likeliest, one is chosen among; all when left out",
+        description="sample each token among this many, the likeliest; among all when left out",
     )
     top_p: float | None = Field(
         None,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="or as few as have this part of the probability together, up to 1; 1 is off",
+        description="sample each token among the fewest that together have this probability, "
+        "up to 1; 1 is off",
     )
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, multiples of 8")
     language: Literal["auto", "en", "hi"] = Field(
@@ -164,7 +178,8 @@ class Request(BaseModel):
     )
     strict: bool = Field(
         True,
-        description="a field the model cannot use is an error; otherwise the receipt lists it as ignored",
+        description="a field the model cannot use is an error; "
+        "otherwise the receipt lists it as ignored",
     )
     format: Literal["png", "webp", "jpeg"] = Field(
         "png", description="picture file format: png, webp (both lossless) or jpeg"
@@ -196,7 +211,8 @@ class Request(BaseModel):
         near = [min(max(round(side / 8) * 8, Side[0]), Side[1]) for side in (width, height)]
         if near != [width, height]:
             raise ValueError(
-                f"sides should be multiples of 8 from {Side[0]} to {Side[1]}: try {near[0]}x{near[1]}"
+                f"sides should be multiples of 8 from {Side[0]} to {Side[1]}: "
+                f"try {near[0]}x{near[1]}"
             )
         return f"{width}x{height}"
 
@@ -208,7 +224,8 @@ class Request(BaseModel):
             raise ValueError(f"n is {self.n} but there are {len(self.seeds)} seeds: leave n out")
         if self.seed is not None and self.seed + self.n > SEED_LIMIT:
             raise ValueError(
-                f"seed {self.seed} leaves no room for {self.n} pictures: write at most {SEED_LIMIT - self.n}"
+                f"seed {self.seed} leaves no room for {self.n} pictures: "
+                f"write at most {SEED_LIMIT - self.n}"
             )
         return self
 
@@ -223,47 +240,49 @@ class Request(BaseModel):
         return int(self.size.split("x")[1]) if self.size else None
 
     def seeded(self) -> Request:
-        """This request with its seed settled: one is drawn where none was given. It is short, to be read aloud and typed again."""
-        return (
-            self
-            if self.seeds or self.seed is not None
-            else self.updated(seed=secrets.randbelow(10**9))
-        )
+        """This request with a seed: a random one where none was given.
+
+        A random seed has at most 9 digits, so that it can be read aloud and typed again.
+        """
+        has_seed = self.seeds or self.seed is not None
+        return self if has_seed else self.updated(seed=secrets.randbelow(10**9))
 
     def each_seed(self) -> tuple[int, ...]:
-        """One seed a picture; the request must be ``seeded``."""
+        """The seeds, one for each picture; the request must be ``seeded``."""
         assert self.seeds or self.seed is not None, "seeded() comes first"
         return self.seeds or tuple(range(self.seed, self.seed + self.n))  # type: ignore[arg-type, operator]
 
     def candidates(self, seed: int) -> tuple[int, ...]:
-        """The ``best_of`` seeds of what is drawn for one picture: its own, then the CRC-32 of "SEED/1", "SEED/2" and so on, in UTF-8. They
-        are scattered, so that two pictures do not choose among the same ones."""
+        """The ``best_of`` seeds of the candidates for one picture: its own seed, then the CRC-32 of
+        "SEED/1", "SEED/2" and so on, in UTF-8. The hash scatters them, so that two pictures of a
+        request do not share candidates."""
         return (seed, *(zlib.crc32(f"{seed}/{k}".encode()) for k in range(1, self.best_of)))
 
     def parts(self, most: int) -> Iterator[Request]:
-        """The same pictures as requests for which at most ``most`` are drawn each, or as many as one of them takes, in order; the request
+        """The same pictures, in order, as requests of at most ``most`` candidates each. One picture
+        is never split: with ``best_of`` above ``most``, each request has one picture. The request
         must be ``seeded``."""
         seeds, most = self.each_seed(), max(most // self.best_of, 1)
         if len(seeds) <= most:
             yield self
             return
         for start in range(0, len(seeds), most):
-            some = seeds[start : start + most]
+            chunk = seeds[start : start + most]
             yield self.updated(
-                n=len(some), **({"seeds": some} if self.seeds else {"seed": some[0]})
+                n=len(chunk), **({"seeds": chunk} if self.seeds else {"seed": chunk[0]})
             )
 
     def updated(self, **fields: Any) -> Request:
-        """A copy with some fields given anew, checked again."""
+        """A validated copy with some fields replaced."""
         return Request(**{**self.to_json(), **fields})
 
     def to_json(self) -> dict[str, Any]:
-        """Only the fields that were given, as JSON can hold them: ``Request(**request.to_json()) == request``."""
+        """The fields that were set, as JSON types: ``Request(**request.to_json()) == request``."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 def ask(prompt: str | Request, **fields: Any) -> Request:
-    """The request for a prompt and other fields; or a request with some of its fields given anew."""
+    """A request for a prompt and other fields, or a copy of a request with some fields replaced."""
     return (
         prompt.updated(**fields)
         if isinstance(prompt, Request)
@@ -272,7 +291,7 @@ def ask(prompt: str | Request, **fields: Any) -> Request:
 
 
 class Defaults(BaseModel):
-    """How a model likes to be asked: what it takes where a request says nothing. None is a setting that it does without."""
+    """Default parameters of a model, for fields that a request leaves out; None: not supported."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -283,13 +302,14 @@ class Defaults(BaseModel):
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
-    shift: float = 1.0  # of the times a sampler visits; above 1 spends more of them near noise
-    interval: tuple[float, float] = (0.0, 1.0)  # the times that are guided
+    shift: float = 1.0  # timestep shift of the sampler; above 1: more steps near noise
+    interval: tuple[float, float] = (0.0, 1.0)  # times t at which guidance is applied
 
 
 class Capabilities(BaseModel):
-    """What a model can do with a request: the optional fields it uses (the others stay at its defaults), the sizes, samplers and
-    languages it knows, and how many ``tokens`` it chooses among, where it draws with tokens."""
+    """Capabilities of a model: the optional request fields it uses (the others stay at its
+    defaults), its sizes, samplers and languages, its defaults, and the number of image ``tokens``
+    in its codebook (None: the model generates no tokens)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -301,9 +321,10 @@ class Capabilities(BaseModel):
     defaults: Defaults = Defaults()
 
     def resolve(self, request: Request) -> tuple[Request, dict[str, str]]:
-        """The request with seed and every used field filled in, and the fields this model must ignore, each with the reason.
+        """The request with its seed and every used field filled in, and the fields that this model
+        ignores, each with the reason.
 
-        Raises KalpanaError naming those fields where the request is strict.
+        Raises KalpanaError, which names the ignored fields, if the request is strict.
         """
         names = (
             "negative_prompt",
@@ -316,41 +337,41 @@ class Capabilities(BaseModel):
             "size",
             "language",
         )
-        usual = {
+        defaults = {
             name: getattr(self.defaults, name, Request.model_fields[name].default) for name in names
         }
-        asked = {name: getattr(request, name) for name in names}
-        settled = {name: usual[name] if asked[name] is None else asked[name] for name in names}
-        known = {
+        given = {name: getattr(request, name) for name in names}
+        resolved = {name: defaults[name] if given[name] is None else given[name] for name in names}
+        choices = {
             "size": self.sizes,
             "sampler": self.samplers,
             "language": ("auto", *self.languages),
         }
         ignored = {}
-        for name, value in settled.items():
-            if value == usual[name]:
+        guided = "guidance" in self.uses
+        for name, value in resolved.items():
+            if value == defaults[name]:
                 continue
             if name not in (*self.uses, "language"):
                 ignored[name] = "it has no such setting"
-            elif name in known and value not in known[name]:
-                ignored[name] = f"it knows {', '.join(known[name])}" + (
+            elif name in choices and value not in choices[name]:
+                ignored[name] = f"it knows {', '.join(choices[name])}" + (
                     " (for a larger picture ask to upscale it)" if name == "size" else ""
                 )
             elif name == "top_k" and self.tokens is not None and value > self.tokens:
                 ignored[name] = (
                     f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
                 )
-            elif name == "negative_prompt" and "guidance" in self.uses and settled["guidance"] == 1:
-                ignored[name] = "guidance 1 is off, and without guidance nothing is avoided"
+            elif name == "negative_prompt" and guided and resolved["guidance"] == 1:
+                ignored[name] = "guidance 1 is off, and a negative prompt needs guidance"
         if ignored and request.strict:
-            wrong = (
-                f"{name} {shorten(asked[name])} cannot be used by model {request.model!r}: {why}"
+            errors = (
+                f"{name} {shorten(given[name])} cannot be used by model {request.model!r}: {why}"
                 for name, why in ignored.items()
             )
-            raise KalpanaError("; ".join(wrong))
-        return request.seeded().updated(
-            **(settled | {name: usual[name] for name in ignored})
-        ), ignored
+            raise KalpanaError("; ".join(errors))
+        used = resolved | {name: defaults[name] for name in ignored}
+        return request.seeded().updated(**used), ignored
 
     _one_line = model_validator(mode="wrap")(one_line)
 
@@ -360,7 +381,8 @@ _TOKENS = Capabilities(
     samplers=(),
     defaults=Defaults(steps=None, sampler=None, temperature=1.0, top_p=1.0),
 )
-USUAL = {  # what models of each family that answers requests can do, where their card does not say
+# Capabilities by family, for models whose card states none. Other families generate no pictures.
+USUAL = {
     "flow": Capabilities(),
     "dalle": _TOKENS,
     "dalle-mini": _TOKENS,

@@ -1,12 +1,14 @@
-"""The nouns that travel between the rooms, and the conventions every room keeps.
+"""Shared data types, and the conventions that all packages follow.
 
-Said once, here:
-
-- time ``t`` runs from 1 (noise) to 0 (data): ``x_t = alpha(t) * x0 + sigma(t) * eps``; for flow ``alpha = 1 - t, sigma = t``
-- pixels are float in [-1, 1], shape ``b c h w``; clips ``b f c h w``; tokens ``b l``; features ``b l d``
-- latents are ``b c h w`` with roughly zero mean and unit variance; the autoencoder owns its scale and shift
+- time ``t`` runs from 1 (noise) to 0 (data): ``x_t = alpha(t) * x0 + sigma(t) * eps``;
+  for flow ``alpha = 1 - t, sigma = t``
+- pixels are float in [-1, 1], shape ``b c h w``; videos ``b f c h w``; tokens ``b l``;
+  features ``b l d``
+- latents are ``b c h w`` with roughly zero mean and unit variance; the autoencoder owns its scale
+  and shift
 - guidance 1 is off; ``seed`` 0 is a seed (ask ``seed is None``)
-- ``network(x_t, t, cond) -> prediction`` · ``denoise(x_t, t) -> x0`` · ``step(denoise, x, t, s, history) -> x``
+- ``network(x_t, t, cond) -> prediction`` · ``denoise(x_t, t) -> x0`` ·
+  ``step(denoise, x, t, s, history) -> x``
 
 Shape letters: b batch, f frames, c channels, h w pixels, l tokens, d width, n heads.
 """
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Text as a network reads it: ``ids`` (b, l) int64, padded on the right, and ``mask`` (b, l), True at real tokens."""
+    """Tokenised text: ``ids`` (b, l) int64, padded on the right, and ``mask`` (b, l), True at
+    real tokens."""
 
     ids: Tensor
     mask: Tensor
@@ -39,7 +42,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Cond:
-    """What a network is conditioned on. ``tokens`` None is the null condition; ``null`` (b,) bool nulls single rows."""
+    """The conditioning of a network: ``tokens`` (None: the null condition) and ``null`` (b,) bool,
+    True at rows that use the null condition."""
 
     tokens: Tokens | None = None
     null: Tensor | None = None
@@ -47,7 +51,8 @@ class Cond:
 
 @dataclass(frozen=True)
 class Picture:
-    """One finished picture: ``image`` (PIL, RGB), its own ``seed``, and the ``receipt`` that replays it."""
+    """One generated picture: ``image`` (PIL, RGB), its ``seed``, the ``receipt`` from which it can
+    be generated again, and the ``path`` of its file, if any."""
 
     image: Image
     seed: int
@@ -57,7 +62,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """What the last Step carries: the pictures in the order asked for, and everything the user should be told."""
+    """The result of a request, carried by its last Step: the pictures in the order requested, and
+    the warnings for the user."""
 
     pictures: tuple[Picture, ...]
     warnings: tuple[str, ...] = ()
@@ -65,10 +71,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Step:
-    """One beat of a running request; ``index`` counts from 1 to ``total``.
+    """One step of a running request; ``index`` counts from 1 to ``total``.
 
-    ``preview`` is the current x0 estimate as pixels (b, 3, h, w) in [-1, 1], or None; ``eta`` is seconds left, or None
-    before it can be known; ``result`` is set on the last Step and nowhere else.
+    ``preview`` is the current x0 estimate as pixels (b, 3, h, w) in [-1, 1], or None. ``eta`` is
+    the estimated time left in seconds, or None before it is known. ``result`` is set on the last
+    Step only.
     """
 
     index: int
@@ -80,4 +87,5 @@ class Step:
 
 
 class KalpanaError(Exception):
-    """A mistake the user can mend: one line that says what was wrong, where, and what to write instead."""
+    """An error that the user can correct; its message is one line that states the problem, where
+    it is, and what to write instead."""

@@ -1,4 +1,4 @@
-"""Four networks that say the same thing in four ways must end in one x0."""
+"""The denoiser: all four kinds of prediction give the same x0."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def diffused(
     return alpha * x0 + sigma * eps, x0, eps
 
 
-def said(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Each prediction's definition in its paper, written once more."""
+def predicted(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The definition of each kind of prediction, as in its paper."""
     return {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0, "flow": eps - x0}[kind]
 
 
@@ -37,48 +37,41 @@ def said(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Te
     )
 )
 def test_every_prediction_reads_back_x0(schedule: Schedule, kind: str, t: list[float]) -> None:
-    moments = torch.tensor(t, dtype=torch.float64)
-    x_t, x0, eps = diffused(schedule, moments)
-    prediction = said(kind, x0, eps, *levels(schedule, moments, x0))
+    timesteps = torch.tensor(t, dtype=torch.float64)
+    x_t, x0, eps = diffused(schedule, timesteps)
+    prediction = predicted(kind, x0, eps, *levels(schedule, timesteps, x0))
     denoiser = Denoiser(lambda x, t, cond: prediction, schedule, kind)
-    torch.testing.assert_close(denoiser(x_t, moments, Cond()), x0, atol=1e-8, rtol=0)
+    torch.testing.assert_close(denoiser(x_t, timesteps, Cond()), x0, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_at_pure_noise_all_but_eps_still_know_x0(schedule: Schedule, kind: str) -> None:
-    moments = torch.ones(2, dtype=torch.float64)
-    x_t, x0, eps = diffused(schedule, moments)
-    prediction = said(kind, x0, eps, *levels(schedule, moments, x0))
-    estimate = Denoiser(lambda x, t, cond: prediction, schedule, kind)(x_t, moments, Cond())
+    timesteps = torch.ones(2, dtype=torch.float64)
+    x_t, x0, eps = diffused(schedule, timesteps)
+    prediction = predicted(kind, x0, eps, *levels(schedule, timesteps, x0))
+    estimate = Denoiser(lambda x, t, cond: prediction, schedule, kind)(x_t, timesteps, Cond())
     torch.testing.assert_close(estimate, torch.zeros_like(x0) if kind == "eps" else x0)
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_the_training_target_is_what_the_network_is_read_as(kind: str) -> None:
-    moments = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    x_t, x0, eps = diffused(Cosine(), moments)
-    around = levels(Cosine(), moments, x0)
-    torch.testing.assert_close(
-        PREDICTIONS[kind].target(x0, eps, *around), said(kind, x0, eps, *around)
-    )
-    torch.testing.assert_close(
-        PREDICTIONS[kind].x0(PREDICTIONS[kind].target(x0, eps, *around), x_t, *around), x0
-    )
+    timesteps = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    x_t, x0, eps = diffused(Cosine(), timesteps)
+    alpha_sigma = levels(Cosine(), timesteps, x0)
+    target = PREDICTIONS[kind].target(x0, eps, *alpha_sigma)
+    torch.testing.assert_close(target, predicted(kind, x0, eps, *alpha_sigma))
+    torch.testing.assert_close(PREDICTIONS[kind].x0(target, x_t, *alpha_sigma), x0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", ["v", "flow"])
 def test_single_precision_is_enough(schedule: Schedule, kind: str) -> None:
-    moments = torch.tensor([0.0, 1e-5, 0.3, 1 - 1e-5, 1.0])
-    x_t, x0, eps = diffused(schedule, moments, torch.float32)
-    prediction = said(kind, x0, eps, *levels(schedule, moments, x0))
-    torch.testing.assert_close(
-        Denoiser(lambda x, t, cond: prediction, schedule, kind)(x_t, moments, Cond()),
-        x0,
-        atol=2e-6,
-        rtol=0,
-    )
+    timesteps = torch.tensor([0.0, 1e-5, 0.3, 1 - 1e-5, 1.0])
+    x_t, x0, eps = diffused(schedule, timesteps, torch.float32)
+    prediction = predicted(kind, x0, eps, *levels(schedule, timesteps, x0))
+    estimate = Denoiser(lambda x, t, cond: prediction, schedule, kind)(x_t, timesteps, Cond())
+    torch.testing.assert_close(estimate, x0, atol=2e-6, rtol=0)
 
 
 def test_the_network_gets_rows_of_full_precision_times_and_the_state_keeps_its_own() -> None:
@@ -89,12 +82,8 @@ def test_the_network_gets_rows_of_full_precision_times_and_the_state_keeps_its_o
         return x
 
     x = torch.ones(3, 2, 4, 4, dtype=torch.bfloat16)
-    estimate = Denoiser(network, Flow(), "flow")(
-        x, torch.tensor(0.999, dtype=torch.float64), Cond()
-    )
+    t = torch.tensor(0.999, dtype=torch.float64)
+    estimate = Denoiser(network, Flow(), "flow")(x, t, Cond())
     assert estimate.dtype == torch.bfloat16 and estimate.shape == x.shape
-    assert (
-        seen[0].shape == (3,)
-        and seen[0].dtype == torch.float32
-        and seen[0][0] == torch.tensor(0.999)
-    )
+    assert seen[0].shape == (3,) and seen[0].dtype == torch.float32
+    assert seen[0][0] == torch.tensor(0.999)

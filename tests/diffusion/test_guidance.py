@@ -1,5 +1,8 @@
-"""Guidance around a small real network that reads its tokens, their mask and the null rows; steering against the closed forms of
-Gaussian data."""
+"""Classifier-free guidance of a small network; loss guidance compared with closed forms.
+
+The network depends on its tokens, their mask and the null rows. The closed forms are those of
+Gaussian data.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ NULL = -0.5
 
 @dataclass
 class Network:
-    """x0 = the masked mean of the row's token ids / 10 (NULL for null rows), plus a little of x_t; it counts the rows of each call."""
+    """x0 = the masked mean of the row's token ids / 10 (NULL for null rows), plus 0.1 x_t.
+
+    ``calls`` records the number of rows of each call.
+    """
 
     calls: list[int] = field(default_factory=list)
 
@@ -115,23 +121,17 @@ def test_a_negative_prompt_takes_the_place_of_null(network: Network, negative: C
     torch.testing.assert_close(
         guided, 3 * network(X, T.expand(2), COND) - 2 * network(X, T.expand(2), negative)
     )
-    swapped = guide(denoiser(network), negative, -2.0, negative=COND)(
-        X, T
-    )  # n + w (c - n) = c + (1 - w)(n - c)
+    # n + w (c - n) = c + (1 - w)(n - c)
+    swapped = guide(denoiser(network), negative, -2.0, negative=COND)(X, T)
     torch.testing.assert_close(swapped, guided)
 
 
 def test_inputs_are_unchanged_by_a_call(network: Network) -> None:
     x, ids, mask = X.clone(), COND.tokens.ids.clone(), COND.tokens.mask.clone()
     null = torch.tensor([False, False])
-    list(
-        sample(
-            guide(denoiser(network), Cond(COND.tokens, null), 3.0, negative=words([1], [2])),
-            X,
-            times(3),
-            euler,
-        )
-    )
+    cond = Cond(COND.tokens, null)
+    denoise = guide(denoiser(network), cond, 3.0, negative=words([1], [2]))
+    list(sample(denoise, X, times(3), euler))
     assert (
         torch.equal(X, x)
         and torch.equal(COND.tokens.ids, ids)
@@ -140,7 +140,8 @@ def test_inputs_are_unchanged_by_a_call(network: Network) -> None:
     )
 
 
-# Steering. Data are N(MU, V), so the best denoiser, and what x0 is given x_t, are known.
+# Loss guidance. Data are N(MU, V), so the ideal denoiser and the posterior of x0 given x_t are
+# known.
 
 MU, V = 0.7, 0.25
 every_schedule = pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=["flow", "cosine"])
@@ -157,14 +158,18 @@ def gaussian(schedule: Schedule) -> Denoise:
     return Denoise(schedule, estimate)
 
 
-def left(schedule: Schedule, t: Tensor) -> Tensor:
+def posterior_variance(schedule: Schedule, t: Tensor) -> Tensor:
     """Var[x0 | x_t]."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return sigma**2 * V / (alpha**2 * V + sigma**2)
 
 
-def drawn(denoise: Denoise, step: Sampler) -> tuple[float, float]:
-    """Mean and variance of all that can be drawn. What is linear at each time takes noise z to mean + deviation * z, so two tell them."""
+def sample_moments(denoise: Denoise, step: Sampler) -> tuple[float, float]:
+    """Mean and variance of the samples.
+
+    A denoiser that is linear at each time maps noise z to mean + deviation * z, so two samples, of
+    z = 0 and z = 1, determine both.
+    """
     *_, state = sample(denoise, torch.tensor([[0.0], [1.0]], dtype=torch.float64), times(400), step)
     mean, more = state.x.flatten().tolist()
     return mean, (more - mean) ** 2
@@ -177,12 +182,10 @@ def test_a_linear_score_draws_from_the_tilted_gaussian(
     schedule: Schedule, step: Sampler, weight: float
 ) -> None:
     """N(MU, V) times exp(w c x0) is N(MU + w c V, V)."""
-    mean, variance = drawn(
-        loss_guidance(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight), step
-    )
-    assert mean == pytest.approx(MU + weight * 1.5 * V, abs=0.01) and variance == pytest.approx(
-        V, rel=0.02
-    )
+    denoise = loss_guidance(gaussian(schedule), lambda x0: 1.5 * x0.sum(1), weight)
+    mean, variance = sample_moments(denoise, step)
+    assert mean == pytest.approx(MU + weight * 1.5 * V, abs=0.01)
+    assert variance == pytest.approx(V, rel=0.02)
 
 
 @every_schedule
@@ -190,18 +193,18 @@ def test_a_linear_score_draws_from_the_tilted_gaussian(
 def test_the_likelihood_of_an_observation_draws_from_the_posterior(
     schedule: Schedule, step: Sampler
 ) -> None:
-    """Of y ~ N(x0, S). Seen from the estimate at time t, y is as far again as x0 itself may be: y ~ N(estimate, S + Var[x0 | x_t])."""
-    y, noisy = 1.6, 0.1
+    """For an observation y ~ N(x0, s): given x_t, y ~ N(estimate, s + Var[x0 | x_t])."""
+    y, s = 1.6, 0.1
 
     def observed(x_t: Tensor, t: Tensor) -> Tensor:
-        spread = noisy + left(schedule, t)
+        spread = s + posterior_variance(schedule, t)
         return loss_guidance(
             gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * spread)
         )(x_t, t)
 
-    mean, variance = drawn(Denoise(schedule, observed), step)
-    assert mean == pytest.approx((MU * noisy + y * V) / (V + noisy), abs=0.01)
-    assert variance == pytest.approx(V * noisy / (V + noisy), rel=0.02)
+    mean, variance = sample_moments(Denoise(schedule, observed), step)
+    assert mean == pytest.approx((MU * s + y * V) / (V + s), abs=0.01)
+    assert variance == pytest.approx(V * s / (V + s), rel=0.02)
 
 
 @every_schedule
@@ -209,52 +212,46 @@ def test_the_likelihood_of_an_observation_draws_from_the_posterior(
 def test_a_score_that_takes_the_estimate_for_the_truth_is_followed_too_far(
     schedule: Schedule, step: Sampler
 ) -> None:
-    """The same without that variance, as any score of pictures is. Over u = x / alpha and w = V + (sigma / alpha)^2 the ODE is
-    de / dw = e / 2w + e V^2 / (2 S w^2) - (y - MU) V / (2 S w), with e = u - MU; it is solved from w = infinity to V with an integrating
-    factor, sqrt(w) exp(-V^2 / (2 S w)), and what is left is Dawson's integral."""
-    y, noisy = 1.6, 0.1
-    mean, variance = drawn(
-        loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * noisy)), step
-    )
-    root = math.sqrt(V / (2 * noisy))
-    assert mean == pytest.approx(MU + V / noisy * (y - MU) * dawsn(root) / root, abs=0.01)
-    assert variance == pytest.approx(
-        V * math.exp(-V / noisy), rel=0.02
-    ) and variance < V * noisy / (V + noisy)
+    """The same without Var[x0 | x_t], which is unknown for scores of pictures.
+
+    Over u = x / alpha and w = V + (sigma / alpha)^2 the ODE is de / dw = e / 2w + e V^2 / (2 s w^2)
+    - (y - MU) V / (2 s w), with e = u - MU. It is solved from w = infinity to V with the
+    integrating factor sqrt(w) exp(-V^2 / (2 s w)), which leaves Dawson's integral.
+    """
+    y, s = 1.6, 0.1
+    denoise = loss_guidance(gaussian(schedule), lambda x0: -(x0 - y).square().sum(1) / (2 * s))
+    mean, variance = sample_moments(denoise, step)
+    root = math.sqrt(V / (2 * s))
+    assert mean == pytest.approx(MU + V / s * (y - MU) * dawsn(root) / root, abs=0.01)
+    assert variance == pytest.approx(V * math.exp(-V / s), rel=0.02)
+    assert variance < V * s / (V + s)
 
 
 @every_schedule
 def test_the_shift_is_the_covariance_of_x0_times_the_gradient(schedule: Schedule) -> None:
-    """By Tweedie's formula, in a plane whose two directions belong together, and for a score that bends."""
+    """Tweedie's formula, for correlated data in the plane and a non-linear score."""
     cov = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)
     x_t = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    given = x_t.clone()
+    original = x_t.clone()
 
     def estimate(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return (
-            alpha
-            * x
-            @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(2, dtype=x.dtype))
-            @ cov
-        )
+        marginal = alpha**2 * cov + sigma**2 * torch.eye(2, dtype=x.dtype)
+        return alpha * x @ torch.linalg.inv(marginal) @ cov
 
-    for moment in (0.9, 0.5, 0.1):
-        t = torch.tensor(moment, dtype=torch.float64)
+    for time in (0.9, 0.5, 0.1):
+        t = torch.tensor(time, dtype=torch.float64)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        x0, precision = (
-            estimate(x_t, t),
-            torch.linalg.inv(cov) + alpha**2 / sigma**2 * torch.eye(2, dtype=x_t.dtype),
-        )
-        shift = (
-            -3 * torch.sin(3 * x0) @ torch.linalg.inv(precision)
-        )  # the gradient of sum cos(3 x0), and (prior + likelihood)^-1
-        steered = loss_guidance(
+        x0 = estimate(x_t, t)
+        precision = torch.linalg.inv(cov) + alpha**2 / sigma**2 * torch.eye(2, dtype=x_t.dtype)
+        # The gradient of sum cos(3 x0), times (prior precision + likelihood precision)^-1.
+        shift = -3 * torch.sin(3 * x0) @ torch.linalg.inv(precision)
+        guided = loss_guidance(
             Denoise(schedule, estimate), lambda x0: torch.cos(3 * x0).sum(1), 2.0
         )(x_t, t)
-        torch.testing.assert_close(steered, x0 + 2 * shift)
-        assert not steered.requires_grad
-    assert torch.equal(x_t, given) and not x_t.requires_grad
+        torch.testing.assert_close(guided, x0 + 2 * shift)
+        assert not guided.requires_grad
+    assert torch.equal(x_t, original) and not x_t.requires_grad
 
 
 def test_rows_are_steered_alone_and_under_no_grad_too(network: Network) -> None:

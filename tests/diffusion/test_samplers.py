@@ -1,5 +1,9 @@
-"""Solvers against closed forms. For Gaussian data N(mu, sd^2) the ideal denoiser is known, and so is where the probability-flow
-ODE takes each noise: x(t) = alpha mu + sqrt(alpha^2 sd^2 + sigma^2) z for one z all the way, hence x(0) = mu + sd x(1)."""
+"""Samplers, compared with closed forms.
+
+For Gaussian data N(mu, sd^2) the ideal denoiser is known, and so is the solution of the
+probability-flow ODE: x(t) = alpha mu + sqrt(alpha^2 sd^2 + sigma^2) z with a constant z, hence
+x(0) = mu + sd x(1).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,10 @@ def gaussian(schedule: Schedule) -> Denoise:
 
 
 def mixture(schedule: Schedule) -> Denoise:
-    """E[x0 | x_t] for three equal Gaussians of WIDTH in the plane: the posterior mean of each, weighed by its posterior."""
+    """E[x0 | x_t] for three equally likely Gaussians of WIDTH in the plane.
+
+    It is the mean of their posterior means, weighted by their posterior probabilities.
+    """
 
     def estimate(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -47,13 +54,16 @@ def noise(b: int, seed: int = 0) -> Tensor:
     return torch.randn(b, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def last(denoise: Denoise, x: Tensor, moments: Tensor, step: Sampler) -> Tensor:
-    *_, state = sample(denoise, x, moments, step)
+def last(denoise: Denoise, x: Tensor, timesteps: Tensor, step: Sampler) -> Tensor:
+    *_, state = sample(denoise, x, timesteps, step)
     return state.x
 
 
 def order(errors: list[float]) -> float:
-    """The slope of log error over log step size, between the two finest of grids that double."""
+    """Order of convergence: log2 of the ratio of the errors of the two finest grids.
+
+    Each grid has twice the steps of the one before.
+    """
     return math.log2(errors[-2] / errors[-1])
 
 
@@ -86,7 +96,7 @@ def test_order_of_convergence_from_pure_noise_to_data(
 def test_order_of_convergence_on_an_inner_stretch(
     schedule: Schedule, name: str, expected: float
 ) -> None:
-    """From t = 0.95 to 0.05, where lambda is finite and DPM-Solver++ keeps the order it was derived for."""
+    """From t = 0.95 to 0.05, where lambda is finite and DPM-Solver++ has its nominal order."""
 
     def exact(t: float) -> Tensor:
         alpha, sigma = (
@@ -140,7 +150,10 @@ def test_mixture_keeps_its_mean_variance_and_weights(
 @every_sampler
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_point_of_data_is_met_exactly(schedule: Schedule, step: Sampler, steps: int) -> None:
-    """Where the estimate never changes every solver is exact, also in one step from pure noise, and no infinity leaks out."""
+    """With a constant estimate every solver is exact, also in one step from pure noise.
+
+    The infinite lambda at pure noise does not reach the result.
+    """
     point = Denoise(schedule, lambda x_t, t: torch.full_like(x_t, MU))
     torch.testing.assert_close(
         last(point, noise(4), times(steps), step), torch.full((4, 2), MU, dtype=torch.float64)
@@ -177,22 +190,21 @@ def test_the_stream_counts_and_shows_the_first_estimate_of_each_step(step: Sampl
 
 @pytest.mark.parametrize("name, calls", [("euler", 6), ("heun", 11), ("dpmpp-2m", 6)])
 def test_network_calls_of_six_steps(name: str, calls: int) -> None:
-    asked: list[float] = []
+    times_called: list[float] = []
     inner = gaussian(Flow())
 
     def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-        asked.append(float(t))
+        times_called.append(float(t))
         return inner(x_t, t)
 
     last(Denoise(Flow(), estimate), noise(2), times(6), SAMPLERS[name])
-    assert (
-        len(asked) == calls and min(asked) > 0
-    )  # t = 0 is never asked: nothing is left to denoise
+    # The network is never called at t = 0, where nothing is left to denoise.
+    assert len(times_called) == calls and min(times_called) > 0
 
 
 @every_sampler
 def test_sampling_may_begin_part_of_the_way(step: Sampler) -> None:
-    """As a picture to start from does: from t = 0.6 the exact flow keeps each point's place in the Gaussian."""
+    """As in img2img: from t = 0.6 the exact flow preserves each point's quantile."""
     z, t = noise(64), 0.6
     x = (1 - t) * MU + math.sqrt((1 - t) ** 2 * SD**2 + t**2) * z
     grid = [t * k / 60 for k in range(60, -1, -1)]
@@ -211,13 +223,13 @@ def test_the_state_keeps_the_precision_of_the_noise(step: Sampler) -> None:
 
 
 def test_closing_the_stream_stops_the_work() -> None:
-    asked: list[Tensor] = []
+    times_called: list[Tensor] = []
 
     def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-        asked.append(t)
+        times_called.append(t)
         return x_t
 
     stream = sample(Denoise(Flow(), estimate), noise(1), times(50), euler)
     next(stream)
     stream.close()
-    assert len(asked) == 1
+    assert len(times_called) == 1

@@ -1,4 +1,4 @@
-"""Schedules and times against what the papers state of them."""
+"""Schedules and timesteps, compared with the properties stated in their papers."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def test_times_fall_strictly_from_one_to_zero(steps: int, shift: float) -> None:
 
 
 def test_shift_scales_the_noise_to_signal_ratio() -> None:
-    """The property it was derived from (Esser et al. 2024, eq. 20-23): sigma / alpha of the flow grows ``shift`` times."""
+    """Esser et al. 2024, eq. 20-23: sigma / alpha of the flow schedule is scaled by ``shift``."""
     plain, shifted = times(10)[1:], times(10, shift=3.0)[1:]
     torch.testing.assert_close(shifted / (1 - shifted), 3 * plain / (1 - plain))

@@ -1,4 +1,4 @@
-"""Captions read backwards: what the world says of itself is right, what is said wrongly is not, and nothing said is not right either."""
+"""Caption accuracy: the world's own captions are right; false captions and omissions are wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ APPLES, BLUE_CAR = Group(APPLE, 3, "red"), Group(CAR, 1, "blue")
 
 
 def pair(relation: str | None, one: Group = APPLES, two: Group = BLUE_CAR) -> Scene:
-    """A scene as far as words can tell it."""
+    """A scene of two groups; only its groups and relation matter for captions."""
     objects = tuple(
         SceneObject(0, 0.5, 0.5, 0.2, group=k)
         for k, group in enumerate((one, two))
@@ -38,7 +38,7 @@ def pair(relation: str | None, one: Group = APPLES, two: Group = BLUE_CAR) -> Sc
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_the_world_says_of_its_scenes_is_right(language: str, form: str) -> None:
-    """All of it, but for a count that a natural caption may leave out ("some apples")."""
+    """All facts, except a count that a natural caption may omit ("some apples")."""
     for turn in range(2):
         texts = [
             caption(scene, language, form, random.Random(f"{turn}/{k}"))
@@ -60,11 +60,9 @@ def test_what_the_world_says_of_its_scenes_is_right(language: str, form: str) ->
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_said_wrongly_is_not_right(language: str) -> None:
-    """Of captions with one thing wrong, none is right in all, and only what was changed is wrong."""
-    seen, facts = (
-        set(),
-        {"count": "counts", "color": "colours", "colors": "colours", "relation": "relations"},
-    )
+    """In captions with one fact wrong, only the changed fact is judged wrong."""
+    seen = set()
+    facts = {"count": "counts", "color": "colours", "colors": "colours", "relation": "relations"}
     for k, scene in enumerate(SCENES * 3):
         other = hard_negative(scene, random.Random(k), "dev")
         if other is None:
@@ -83,22 +81,20 @@ def test_what_is_said_wrongly_is_not_right(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("relation", ["left of", "right of", "above", "below", "next to", "on"])
 def test_every_pattern_of_a_relation_says_that_and_no_other(language: str, relation: str) -> None:
-    scene, told = (
-        pair(relation),
-        {caption(pair(relation), language, "natural", random.Random(k)) for k in range(150)},
-    )
+    scene = pair(relation)
+    texts = {caption(scene, language, "natural", random.Random(k)) for k in range(150)}
     wrong = (
         pair(OPPOSITE[relation])
         if relation in OPPOSITE
         else replace(scene, groups=scene.groups[::-1], relation="above")
     )
-    assert len(told) > 100
-    for text in told:
+    assert len(texts) > 100
+    for text in texts:
         assert judge(scene, text, language)["relations"] == [True], text
         assert judge(wrong, text, language)["relations"] == [False], text
     turned = replace(pair(OPPOSITE.get(relation, relation), scene.groups[1], scene.groups[0]))
-    if relation != "on":  # said from the other side it is the same
-        assert all(judge(turned, text, language)["relations"] == [True] for text in told)
+    if relation != "on":  # the mirrored relation is the same fact
+        assert all(judge(turned, text, language)["relations"] == [True] for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +128,7 @@ def test_one_phrase_can_mean_several_things() -> None:
 
 
 def test_a_model_is_set_between_floor_and_ceiling() -> None:
-    """One that says the truth of every picture stands where the world does."""
+    """A model that captions every picture as the world does reaches the ceiling."""
     prompts = PROMPTS[::12]
     scenes = [prompt.scene(random.Random(f"told/{k}")) for k, prompt in enumerate(prompts)]
     seen = list[int]()

@@ -1,4 +1,4 @@
-"""What models cost: arithmetic counted by hand, sittings added up, and the memory of a process that really draws."""
+"""Cost of models: FLOPs against a count by hand, sums over training runs, and process memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kalpana.types import KalpanaError
 
 
 class Line:
-    """The smallest task: rows of five numbers through a matrix to three."""
+    """A minimal task: a linear layer from five numbers to three."""
 
     def __init__(self, recipe: Recipe, *_: Any) -> None:
         self.recipe, self.model = recipe, nn.Linear(5, 3)
@@ -41,9 +41,8 @@ def line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sample_costs_a_product_and_a_sum_a_weight_there_and_as_many_back(line: None) -> None:
-    assert (
-        sample(RECIPE) == 2 * 5 * 3 + 2 * 5 * 3
-    )  # back only to the weights: what went in learns nothing
+    # The backward pass reaches only the weights: the inputs need no gradient.
+    assert sample(RECIPE) == 2 * 5 * 3 + 2 * 5 * 3
 
 
 def test_all_sittings_count_and_weights_that_say_nothing_are_told(
@@ -53,7 +52,7 @@ def test_all_sittings_count_and_weights_that_say_nothing_are_told(
     latest = {"recipe": RECIPE.model_dump(mode="json"), "samples": 20, "init": first}
     save_weights(tmp_path / "two.safetensors", nn.Linear(1, 1), "flow", Config(), latest)
     assert training(tmp_path / "two.safetensors") == 120 * 60
-    grown = latest | {"init": {"grown_from": first}}  # made larger between two sittings
+    grown = latest | {"init": {"grown_from": first}}  # enlarged between two runs
     save_weights(tmp_path / "grown.safetensors", nn.Linear(1, 1), "flow", Config(), grown)
     assert training(tmp_path / "grown.safetensors") == 120 * 60
     save_weights(tmp_path / "mute.safetensors", nn.Linear(1, 1), "flow", Config(), {})
@@ -63,12 +62,10 @@ def test_all_sittings_count_and_weights_that_say_nothing_are_told(
 
 def test_a_process_that_draws_takes_more_than_its_weights(folder: Path) -> None:
     cost = Cost.of(str(folder), "a red apple")
-    assert (
-        cost.parameters == read_card(folder).parameters and cost.flops is None
-    )  # random weights: trained by nothing
-    assert (
-        cost.memory is not None and 100 * 2**20 < cost.memory < 8 * 2**30
-    )  # torch alone takes more than the first
+    # Random weights have no training metadata.
+    assert cost.parameters == read_card(folder).parameters and cost.flops is None
+    # torch alone takes more than the lower bound.
+    assert cost.memory is not None and 100 * 2**20 < cost.memory < 8 * 2**30
     assert memory(str(folder), "a red apple") > 4 * cost.parameters
 
 

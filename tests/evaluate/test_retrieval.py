@@ -1,4 +1,4 @@
-"""Pictures and their words, scored: an encoder that knows is right, one that knows nothing is at chance, and ranks are counted by hand."""
+"""CLIP evaluation: a perfect encoder, a random encoder at chance, and ranks counted by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kalpana.world.world import World
 
 
 class Hashes:
-    """Knows nothing: everything points its own random way."""
+    """A random encoder: a vector for each picture and text, seeded by a hash of its bytes."""
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         return torch.stack([self._way(image.tobytes()) for image in images])
@@ -33,18 +33,18 @@ class Hashes:
 
 
 def test_recall_of_a_hand_made_order() -> None:
-    """Text 0 finds picture 0 first, text 1 picture 1 second; texts 2 and 3 read alike and find each other's."""
+    """Text 0 ranks picture 0 first, text 1 ranks picture 1 second.
+
+    Texts 2 and 3 are equal, and each ranks the other's picture first.
+    """
     image = torch.eye(4)
     text = torch.tensor([[1, 0, 0, 0], [1, 0.5, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0.0]])
     same = alike(["a", "b", "c", "c"])
     found = recall(image, text, same)
     assert found.pictures == (0.75, 1.0, 1.0)
     assert recall(image, text, torch.eye(4, dtype=torch.bool)).pictures[0] == 0.25
-    assert found.captions == (
-        1.0,
-        1.0,
-        1.0,
-    )  # of text 0 and 1 the first is nearer to picture 0; picture 1 has text 1 alone
+    # Text 0 is nearer to picture 0 than text 1 is; picture 1 has text 1 alone.
+    assert found.captions == (1.0, 1.0, 1.0)
 
 
 def test_what_knows_nothing_is_at_chance() -> None:
@@ -58,7 +58,7 @@ def test_what_knows_nothing_is_at_chance() -> None:
 
 
 class Knows(Hashes):
-    """Is told which texts belong to which picture, and puts them in one place."""
+    """A perfect encoder: each true caption gets the vector of its picture."""
 
     def __init__(self, kind: str, scenes: int) -> None:
         world = World(1, "test", kind=kind)
@@ -67,9 +67,8 @@ class Knows(Hashes):
         for i in {*range(scenes), *(i for each in twisted for i, _, _ in each)}:
             (image,) = retrieval.to_images(retrieval.render([world.scene(i)]).pixels)
             for language in ("en", "hi"):
-                self.home[retrieval._said(world.scene(i), kind, language, i).encode()] = (
-                    image.tobytes()
-                )
+                text = retrieval._said(world.scene(i), kind, language, i)
+                self.home[text.encode()] = image.tobytes()
 
     def _way(self, data: bytes) -> Tensor:
         return super()._way(self.home.get(data, data))

@@ -1,4 +1,7 @@
-"""A suite, run: true pictures score as the ceiling, exchanged ones as the floor; a run goes on where it was and refuses another's."""
+"""Evaluation runs: true pictures score as the ceiling, exchanged ones as the floor.
+
+An interrupted run resumes, and a folder refuses a different run.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ PROMPTS = first(load("spriteeval", dev=True), 3)
 
 
 class Knows:
-    """A verifier without error: it knows every picture that was drawn for it, by its pixels."""
+    """A verifier without error: it identifies every picture that it rendered by its pixels."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, Scene] = {}
@@ -53,7 +56,7 @@ class Knows:
 
 
 def teach(verifier: Knows, prompts: Sequence[Prompt]) -> None:
-    """All that a report looks at besides the pictures themselves."""
+    """Render all pictures of the reference scores with the verifier."""
     for prompt in prompts:
         verifier.learn(
             [prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]
@@ -130,7 +133,11 @@ def test_a_training_caption_is_its_own_nearest() -> None:
 
 
 class Reads(Knows):
-    """It knows what is written too, and reads it thrice: as it is; with O for 0 and I for 1, as it says; and without the last letter."""
+    """The same with three text readers.
+
+    The first is exact; the second reads O for 0 and I for 1, and declares it; the third omits the
+    last letter.
+    """
 
     def look(self, pixels: Tensor) -> list[Observation]:
         return [
@@ -173,15 +180,15 @@ def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_pa
         sum(1 / len(prompt.word or "") for prompt in prompts) / len(prompts)
     )
     assert report.baseline.distance is not None and report.baseline.distance > 0.5
-    said = report.markdown()
+    output = report.markdown()
     for words in (
         "Words as read by exact:",
         "Words as read by plain:",
         "alike): floor 0.000, baseline",
         "score 0.000, ceiling 0.000.",
     ):
-        assert words in said, said
-    assert said.count("| overall |") == 3 and (tmp_path / "report.md").read_text() == said
+        assert words in output, output
+    assert output.count("| overall |") == 3 and (tmp_path / "report.md").read_text() == output
     kept = json.loads((tmp_path / "report.json").read_text())
     assert (
         kept["others"][1]["score"]["distance"] == short.score.distance
@@ -192,11 +199,11 @@ def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_pa
         1,
         0,
         (),
-    ) and "read by nobody" in deaf.markdown()
+    ) and "read by no reader" in deaf.markdown()
 
 
 def turned(folder: Path, made: Path) -> Path:
-    """The CLIP in a folder with every text the other way round: all cosines change their sign."""
+    """The CLIP of a folder with negated text features: all cosines change their sign."""
     network = clip.CLIP(load_encoder(str(folder), "cpu").model.config)
     network.load_state_dict(load_encoder(str(folder), "cpu").model.state_dict())
     with torch.no_grad():
@@ -210,11 +217,8 @@ def turned(folder: Path, made: Path) -> Path:
 def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(
     clip_folder: Path, tmp_path: Path
 ) -> None:
-    prompts, verifier, encoder = (
-        first(load("spriteeval", dev=True), 2),
-        Knows(),
-        load_encoder(str(clip_folder), "cpu"),
-    )
+    prompts, verifier = first(load("spriteeval", dev=True), 2), Knows()
+    encoder = load_encoder(str(clip_folder), "cpu")
     teach(verifier, prompts)
     colours = random.Random(0)
     images = [
@@ -291,10 +295,10 @@ def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(
         == replace(report, clip=None)
         == judge(prompts, images, verifier, tmp_path / "bare")
     )
-    said = back.markdown()
+    output = back.markdown()
     assert (
-        said.count("| overall |") == 2
-        and "CLIP score by turned (100 cos, 0 where it is negative" in said
+        output.count("| overall |") == 2
+        and "CLIP score by turned (100 cos, 0 where it is negative" in output
     )
     assert (
         json.loads((tmp_path / "run/report.json").read_text())["clip"]["sha256"] == back.clip.sha256
@@ -338,16 +342,16 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     ]
     assert all(entry.seconds > 0 and entry.ceiling == 1 for entry in entries)
     assert len(drawn) == 3 * len(PROMPTS)
-    said = (tmp_path / "compare.md").read_text()
-    assert "not verified" not in said, "nobody asked"
+    output = (tmp_path / "compare.md").read_text()
+    assert "not verified" not in output, "nobody asked"
     assert (
-        "| true | 4 | 100.0 (100.0 to 100.0) |" in said
-        and "| blank |  | 0.0" in said
-        and "read by" not in said
+        "| true | 4 | 100.0 (100.0 to 100.0) |" in output
+        and "| blank |  | 0.0" in output
+        and "read by" not in output
     )
     assert (
-        said.count(" | 0.50 GiB | 14.4 M | 7.25 PFLOP |\n") == 2
-        and said.count(" | – | – | – |\n") == 1
+        output.count(" | 0.50 GiB | 14.4 M | 7.25 PFLOP |\n") == 2
+        and output.count(" | – | – | – |\n") == 1
     )
     assert markdown([replace(entries[0], reader="Tesseract")]).endswith(
         "Words are as read by Tesseract.\n"

@@ -1,4 +1,7 @@
-"""Scores: true scenes are right, minimally wrong ones are wrong, GenEval's formulas are GenEval's, and intervals are intervals."""
+"""Scores: true scenes are right and minimal changes are wrong.
+
+The relations follow GenEval's formula, and the intervals match the normal approximation.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ APPLE, CAR = "1f34e", "1f697"
 
 @cache
 def true(name: str, dev: bool = False) -> list[tuple[Prompt, Observation]]:
-    """Every prompt with what is in a scene of it."""
+    """Every prompt with the true observation of one of its scenes."""
     return [
         (prompt, truth(prompt.scene(random.Random(i)))) for i, prompt in enumerate(load(name, dev))
     ]
@@ -112,9 +115,8 @@ def test_one_too_many_is_wrong_where_the_count_or_the_rule_is_exact() -> None:
         exact = prompt.task in tasks or prompt.task.startswith("hard")
         assert right(prompt, more) != exact, prompt.text
         assert not right(prompt, more, strict=True)
-        bystander = Observation(
-            (*seen.objects, item("1f9a9", 0.04, 0.04, side=0.08))
-        )  # a flamingo is asked for nowhere
+        # No prompt asks for a flamingo.
+        bystander = Observation((*seen.objects, item("1f9a9", 0.04, 0.04, side=0.08)))
         assert right(prompt, bystander) and not right(prompt, bystander, strict=True)
 
 
@@ -144,14 +146,8 @@ def test_a_mirrored_relation_is_wrong() -> None:
             turned = []
             for t in seen.objects:
                 x0, y0, x1, y1 = t.box
-                turned.append(
-                    replace(
-                        t,
-                        box=(1 - x1, y0, 1 - x0, y1)
-                        if across == mirror
-                        else (x0, 1 - y1, x1, 1 - y0),
-                    )
-                )
+                sideways, upright = (1 - x1, y0, 1 - x0, y1), (x0, 1 - y1, x1, 1 - y0)
+                turned.append(replace(t, box=sideways if across == mirror else upright))
             assert right(prompt, Observation(tuple(turned))) != mirror, prompt.text
     assert seen_relations == {"left of", "right of", "above", "below"}
 
@@ -196,13 +192,17 @@ def test_words_are_read_letter_for_letter() -> None:
 
 
 def test_digits_are_taken_for_letters_only_where_the_reader_that_counts_does_so() -> None:
-    word, said = written("B10"), ("BIO",)
-    assert not right(word, read(*said)) and distance(word, read(*said)) == pytest.approx(2 / 3)
-    assert right(word, read(*said, alike=True)) and distance(word, read(*said, alike=True)) == 0
+    word, reading = written("B10"), ("BIO",)
+    assert not right(word, read(*reading)) and distance(word, read(*reading)) == pytest.approx(
+        2 / 3
+    )
+    assert (
+        right(word, read(*reading, alike=True)) and distance(word, read(*reading, alike=True)) == 0
+    )
     assert right(word, read("B10", alike=True), strict=True) and not right(
         word, read("B7O", alike=True)
     )
-    both = Observation(readings=(Reading(said, "exact"), Reading(said, "other", alike=True)))
+    both = Observation(readings=(Reading(reading, "exact"), Reading(reading, "other", alike=True)))
     assert [right(word, both.read_by(k)) for k in range(3)] == [False, True, False] and not right(
         word, both
     )
@@ -270,7 +270,7 @@ def test_atoms_fall_one_by_one() -> None:
 
 
 def geneval(a: Box, b: Box) -> set[str]:
-    """GenEval's formula once more, in plain numbers."""
+    """GenEval's formula, written a second time with plain numbers."""
     dx, dy = (a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2
     near_x, near_y = 0.1 * (a[2] - a[0] + b[2] - b[0]), 0.1 * (a[3] - a[1] + b[3] - b[1])
     length = math.hypot(dx, dy)

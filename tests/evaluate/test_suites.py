@@ -1,4 +1,4 @@
-"""The suites: as many prompts as they say, in right words, of the right split, the same for ever, and dev apart from test."""
+"""Suites: number, text and split of the prompts; determinism; separation of dev and test."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_unseen_prompts_hold_one_combination_and_dev_has_others() -> None:
 @BOTH
 def test_hard_prompts_have_the_atoms_they_are_filed_under(dev: bool) -> None:
     for prompt in prompts("hard", dev):
-        text = prompt.text.replace("mushroom", "fungus")  # that holds a room
+        text = prompt.text.replace("mushroom", "fungus")  # "mushroom" contains "room"
         words = text.replace(",", "").split()
         counts = sum(word in ("one", "two", "three", "four") for word in words)
         colors = sum(word in suites.COLORS for word in words)
@@ -150,9 +150,8 @@ def test_hard_prompts_have_the_atoms_they_are_filed_under(dev: bool) -> None:
             place in text for place in ("meadow", "beach", "sunset", "room", "night", "garden")
         )
         relations = len(re.findall(" left of | right of | above | below ", prompt.text))
-        noun = sum(
-            group.concept == "1f34a" and group.count == 1 for group in prompt.groups
-        )  # the fruit, not the colour
+        # The fruit "orange", which is not the colour.
+        noun = sum(group.concept == "1f34a" and group.count == 1 for group in prompt.groups)
         assert counts == len(prompt.groups) and prompt.exact
         assert 2 * counts + colors - noun + sizes + relations + places == int(
             prompt.task.removeprefix("hard ")
@@ -196,7 +195,8 @@ def test_hindi_asks_for_the_same(dev: bool) -> None:
 
 
 def test_hindi_agrees() -> None:
-    """By hand: gender (लाल सेब, नीली कार), number (बिल्लियाँ), and the oblique case before a postposition (कुत्ते के ऊपर)."""
+    """Gender (लाल सेब, नीली कार), number (बिल्लियाँ), and the oblique case before a postposition
+    (कुत्ते के ऊपर), checked by hand."""
     group = suites.Group
     apple, car, dog, cats, stars = (
         group("1f34e"),

@@ -1,4 +1,4 @@
-"""Models as folders: found by name, described by a card, sealed by hashes."""
+"""Model folders: found by name, described by a card, sealed by hashes."""
 
 from __future__ import annotations
 

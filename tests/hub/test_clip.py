@@ -1,4 +1,4 @@
-"""Public CLIP and SigLIP checkpoints, compared with 🤗 transformers on the same random weights."""
+"""Loader of CLIP and SigLIP checkpoints: equal to 🤗 transformers with the same random weights."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ TEXT = {
     "max_position_embeddings": 16,
 }
 SAID = (
-    "a photo of a cat", "", "  A  Photo,\tof two CATS!  ", "it's the dog's 12 bones; they'll do", "तीन लाल सेब मेज़ पर", "क़लम और ज़मीन",
-    "🐱 cat 🍎🍎", "naïve café ÅÅ ﬁ", "<html> & [x] _y_ {z}", "日本 a", "a long sentence of three red apples and a cat on a chair " * 4,
+    "a photo of a cat", "", "  A  Photo,\tof two CATS!  ", "it's the dog's 12 bones; they'll do",
+    "तीन लाल सेब मेज़ पर", "क़लम और ज़मीन", "🐱 cat 🍎🍎", "naïve café ÅÅ ﬁ", "<html> & [x] _y_ {z}",
+    "日本 a", "a long sentence of three red apples and a cat on a chair " * 4,
 )  # fmt: skip
 SIZES = [(50, 31), (32, 90), (17, 20), (36, 36)]
 
 
 def settings(kind: str, vocabulary: int) -> Any:
-    """A small config of this kind."""
+    """Small config of this kind."""
     if kind == "siglip":
         text = {
             **TEXT,
@@ -68,9 +69,8 @@ def settings(kind: str, vocabulary: int) -> Any:
             "bos_token_id": None,
             "eos_token_id": 1,
         }
-        return SiglipConfig(
-            vision_config={**VISION, "image_size": 36}, text_config=text
-        )  # 36 is no multiple of 8, as 384 is none of 14
+        # 36 is not a multiple of 8, as 384 is not one of 14.
+        return SiglipConfig(vision_config={**VISION, "image_size": 36}, text_config=text)
     text = {
         **TEXT,
         "vocab_size": vocabulary,
@@ -86,7 +86,10 @@ def settings(kind: str, vocabulary: int) -> Any:
 
 @torch.no_grad()
 def stir(model: nn.Module) -> nn.Module:
-    """Weights that let every part be seen: as models are made, biases are 0 and scales 1."""
+    """Model with random weights under which every part has an effect.
+
+    As initialised, the biases are 0 and the scales are 1.
+    """
     torch.manual_seed(3)
     for name, p in model.named_parameters():
         if p.ndim > 1:
@@ -103,7 +106,10 @@ def stir(model: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """transformers' tokenizers of both kinds, small ones, trained here; that of SigLIP with its folder's tokenizer.json beside it."""
+    """Small tokenizers of transformers, of both kinds, trained here.
+
+    The folder holds tokenizer.json for that of SigLIP.
+    """
     folder = tmp_path_factory.mktemp("texts")
     captions = [*list(corpus(300))[::10], *SAID]
     merged = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
@@ -125,9 +131,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(captions), model_writer=model, vocab_size=500, hard_vocab_limit=False, character_coverage=1.0,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(captions),
+        model_writer=model,
+        vocab_size=500,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
     (folder / "spiece.model").write_bytes(model.getvalue())
     proto = pieces.ModelProto.FromString(model.getvalue())
     fast = tokenizers.Tokenizer(
@@ -151,7 +165,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def make(
     texts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, Any]]:
-    """A small checkpoint of a kind in a folder of its own, and the model of transformers that wrote it."""
+    """Function that makes a small checkpoint of a kind: its folder, and the reference model."""
 
     def make(kind: str, **how: Any) -> tuple[Path, Any]:
         folder = tmp_path_factory.mktemp(kind)
@@ -177,7 +191,10 @@ def clip(make: Callable[[str], tuple[Path, Any]]) -> Path:
 
 
 def batch(config: Any, length: int, rows: int = 4) -> tuple[Tensor, Tensor]:
-    """Random ids (rows, length) with the end token in another place of each row, and pixels in [-1, 1]."""
+    """Random ids (rows, length) and pixels in [-1, 1].
+
+    The end token has a different place in each row.
+    """
     rng = torch.Generator().manual_seed(4)
     top = config.text_config.vocab_size
     ids = torch.randint(3, top - 2, (rows, length), generator=rng)
@@ -218,7 +235,7 @@ def test_features_and_logits_are_those_of_transformers(
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_features_and_logits_at_full_size(kind: str, texts: dict[str, Any], tmp_path: Path) -> None:
-    """ViT-B/32 and SigLIP-B/16-224, kept as 16-bit floats as many are."""
+    """ViT-B/32 and SigLIP-B/16-224, stored as 16-bit floats, as many checkpoints are."""
     config = (
         CLIPConfig(text_config={}, vision_config={})
         if kind == "clip"
@@ -243,7 +260,7 @@ def test_features_and_logits_at_full_size(kind: str, texts: dict[str, Any], tmp_
 
 
 def tokenizer(path: Path, size: int, end: int | None) -> None:
-    """A tokenizer of this many entries that knows no word but ends a text as it should."""
+    """Tokenizer with ``size`` entries that knows no word and ends a text with the end token."""
     bare = tokenizers.Tokenizer(
         tokenizers.models.WordLevel(
             {"</s>" if i == end else f"[{i}]": i for i in range(size)}, "[0]"
@@ -436,7 +453,7 @@ def test_fields_of_a_config_that_cannot_be_followed_are_named(
             "clip",
             {"size": 224, "crop_size": 224, "do_center_crop": True, "resample": 3},
             Framing(224, (224, 224)),
-        ),  # as old ones are
+        ),  # the form of old files
         (
             "clip",
             {"size": {"height": 224, "width": 224}, "do_center_crop": False},
@@ -502,7 +519,7 @@ def test_tokens_are_those_of_transformers(
     theirs = texts[kind](list(SAID), return_tensors="pt", **how)
     assert torch.equal(ours.mask, theirs.attention_mask.bool())
     assert torch.equal(ours.ids[ours.mask], theirs.input_ids[ours.mask])
-    if kind == "siglip":  # which reads its padding too
+    if kind == "siglip":  # SigLIP reads its padding too
         assert torch.equal(ours.ids, theirs.input_ids)
 
 
@@ -595,17 +612,16 @@ def test_an_encoder_gives_what_transformers_gives_from_pictures_and_texts_to_log
     logits = theirs.logits_per_image
     wanted = logits.sigmoid() if kind == "siglip" else logits.softmax(1)
     assert torch.allclose(encoder.probabilities(image, text), wanted, atol=1e-5)
-    assert encoder.unknown("a 한국 cat, 한국") == (
-        ("한국",) if kind == "siglip" else ()
-    )  # CLIP's tokenizer knows every byte
+    # CLIP's tokenizer has a token for every byte.
+    assert encoder.unknown("a 한국 cat, 한국") == (("한국",) if kind == "siglip" else ())
 
 
-# Finding them. No test asks the network.
+# Finding checkpoints. No test uses the network.
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty Hugging Face cache, and the library offline, as HF_HUB_OFFLINE=1 makes it at its import."""
+    """Empty Hugging Face cache, with the library offline as by HF_HUB_OFFLINE=1 at its import."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -635,9 +651,10 @@ def test_without_a_network_it_is_said_what_to_put_where(cache: Path) -> None:
         find("openai/clip-vit-base-patch32")
     assert "\n" not in str(caught.value)
     assert (
-        "download config.json, model.safetensors (pytorch_model.bin where it has none), preprocessor_config.json, tokenizer.json and "
-        "tokenizer_config.json of https://huggingface.co/openai/clip-vit-base-patch32 into a folder, such as clip-vit-base-patch32, "
-        "and name the folder"
+        "download config.json, model.safetensors (pytorch_model.bin where it has none), "
+        "preprocessor_config.json, tokenizer.json and tokenizer_config.json of "
+        "https://huggingface.co/openai/clip-vit-base-patch32 into a folder, "
+        "such as clip-vit-base-patch32, and name the folder"
     ) in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Public DALL-E mini checkpoints, compared with min-dalle's own modules on the same random weights."""
+"""Loader of DALL-E mini checkpoints: equal to min-dalle's modules with the same random weights."""
 
 from __future__ import annotations
 
@@ -29,15 +29,19 @@ from kalpana.types import KalpanaError, Tokens
 
 WIDTH, HIDDEN, LAYERS, CODES, PLACES = 128, 96, 2, 40, 256
 SAID = (
-    "a photo of a cat", "", "  A  Photo of two CATS!  ", "it's the dog's 12 bones; they'll do", "तीन लाल सेब मेज़ पर", "क़लम and ज़मीन",
-    "🐱 cat 🍎🍎", "👍🏽 1️⃣ 🇮🇳❤️x", "naïve café ÅÅ ﬁ", "<s> </s> <unk> Ġ", "日本 a", "tab\there\nand\r\x00 \x7f", "\ud800a \udfff",
+    "a photo of a cat", "", "  A  Photo of two CATS!  ", "it's the dog's 12 bones; they'll do",
+    "तीन लाल सेब मेज़ पर", "क़लम and ज़मीन", "🐱 cat 🍎🍎", "👍🏽 1️⃣ 🇮🇳❤️x", "naïve café ÅÅ ﬁ",
+    "<s> </s> <unk> Ġ", "日本 a", "tab\there\nand\r\x00 \x7f", "\ud800a \udfff",
 )  # fmt: skip
 LONG = "a long sentence of three red apples and a cat on a chair, " * 6
 
 
 @pytest.fixture(scope="session")
 def theirs() -> ModuleType:
-    """min-dalle, which as it is imported turns gradients off and takes all threads, for the whole process."""
+    """min-dalle as a module.
+
+    Its import turns gradients off and takes all threads for the whole process; both are restored.
+    """
     grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
     module = importlib.import_module("min_dalle.min_dalle")
     torch.set_grad_enabled(grad)
@@ -47,14 +51,17 @@ def theirs() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small tokenizer of the kind, trained here: vocab.json and merges.txt, and tokenizer.json with the same in it."""
+    """Small tokenizer in the checkpoint's format: vocab.json and merges.txt, and tokenizer.json."""
     folder = tmp_path_factory.mktemp("texts")
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=700, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False, min_frequency=1,
+        vocab_size=700,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        show_progress=False,
+        min_frequency=1,
         initial_alphabet=["Ġ", *map(chr, range(33, 127))],
-    )  # fmt: skip
+    )
     bpe.train_from_iterator(
         (caption.lower() for caption in list(corpus(400))[::8] if caption.isascii()), trainer
     )
@@ -65,7 +72,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def their_words(texts: Path, theirs: ModuleType) -> Any:
-    """min-dalle's tokenizer, made of the files as its ``init_tokenizer`` makes it."""
+    """min-dalle's tokenizer, made from the files as its ``init_tokenizer`` does."""
     vocabulary = json.loads((texts / "vocab.json").read_text())
     return theirs.TextTokenizer(
         vocabulary, (texts / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
@@ -74,7 +81,7 @@ def their_words(texts: Path, theirs: ModuleType) -> Any:
 
 @torch.no_grad()
 def stir(module: nn.Module) -> nn.Module:
-    """Weights that let every part be seen."""
+    """Module with random weights under which every part has an effect."""
     for name, p in module.named_parameters():
         if p.ndim > 1:
             p.normal_(std=0.5 if "embed" in name else 1.5 * p.shape[1] ** -0.5)
@@ -109,14 +116,14 @@ def keep_words(texts: Path, folder: Path, *names: str) -> None:
 
 
 def write(folder: Path, encoder: nn.Module, decoder: nn.Module) -> None:
-    """Both as safetensors, with the keys of encoder.pt and decoder.pt."""
+    """Write both as safetensors, with the keys of encoder.pt and decoder.pt."""
     for name, module in (("encoder", encoder), ("decoder", decoder)):
         save_file(module.state_dict(), folder / f"{name}.safetensors")
 
 
 @pytest.fixture
 def tiny(theirs: ModuleType, texts: Path, tmp_path: Path) -> tuple[Path, Any, Any]:
-    """A folder in min-dalle's layout, and the modules that are in it."""
+    """Folder in min-dalle's layout, and the modules that it holds."""
     encoder, decoder = reference(theirs, 720)
     write(tmp_path, encoder, decoder)
     keep_words(texts, tmp_path, "vocab.json", "merges.txt")
@@ -129,7 +136,10 @@ def padded(row: list[int]) -> Tensor:
 
 @torch.no_grad()
 def their_state(encoder: Any, decoder: Any, ids: list[int], count: int) -> dict[str, Tensor]:
-    """What min-dalle's decoder is told for ``count`` pictures of one text: rows of no text, then rows of the text."""
+    """Input of min-dalle's decoder for ``count`` pictures of one text.
+
+    The rows without text come first, then those with the text.
+    """
     pair = torch.stack((padded([ids[0], ids[-1]]), padded(ids)))
     rows = [0] * count + [1] * count
     return {
@@ -141,16 +151,18 @@ def their_state(encoder: Any, decoder: Any, ids: list[int], count: int) -> dict[
 
 @torch.no_grad()
 def compare(model: DalleMini, tokens: Tokens, encoder: Any, decoder: Any) -> None:
-    """All logits of a picture's tokens, with the text and without, each text for itself; ours all together."""
+    """Compare all logits of a picture's tokens, with the text and without.
+
+    min-dalle reads each text by itself, our model all together.
+    """
     start, rng = model.config.start, torch.Generator().manual_seed(6)
     image = torch.randint(0, model.config.codes, (len(tokens), PLACES), generator=rng)
     told, untold = (
         model(tokens, image),
         model(tokens, image, torch.ones(len(tokens), dtype=torch.bool)),
     )
-    assert (told - untold).abs().max() > 1 and (
-        told[0] - told[1]
-    ).abs().max() > 1  # else there would be little to compare
+    # Else there would be little to compare.
+    assert (told - untold).abs().max() > 1 and (told[0] - told[1]).abs().max() > 1
     for i in range(len(tokens)):
         state = their_state(encoder, decoder, tokens.ids[i][tokens.mask[i]].tolist(), 1)
         before = torch.cat((torch.tensor([start]), image[i, :-1]))[None]
@@ -159,7 +171,7 @@ def compare(model: DalleMini, tokens: Tokens, encoder: Any, decoder: Any) -> Non
 
 
 def their_dice(temperature: float, top_k: int, rng: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """The rule by which min-dalle draws: of the k likeliest, by one generator for all rows."""
+    """Sampling as in min-dalle: from the k likeliest tokens, one generator for all rows."""
 
     def draw(logits: Tensor) -> Tensor:
         best = logits.sort(descending=True).values
@@ -196,9 +208,8 @@ def test_tokens_are_those_of_min_dalle(
     folder, encoder, decoder = tiny
     checkpoint, count, seed = read(folder), 3, 7
     config = checkpoint.model.config
-    checkpoint.model.config = replace(
-        config, codes=CODES + 1
-    )  # min-dalle draws the start token too where there are fewer codes than in public
+    # min-dalle also samples the start token if there are fewer codes than in public checkpoints.
+    checkpoint.model.config = replace(config, codes=CODES + 1)
     state = their_state(
         encoder, decoder, checkpoint.words.encode(["a red cat"]).ids[0].tolist(), count
     )
@@ -228,21 +239,31 @@ def test_tokens_are_those_of_min_dalle(
 def test_from_text_to_tokens_it_is_the_whole_of_min_dalle(
     theirs: ModuleType, texts: Path, their_words: Any, tmp_path: Path
 ) -> None:
-    """With as many codes as in public, and begun by the last of them, as min-dalle 0.4 begins; it draws what min-dalle's own
-    ``generate_raw_image_stream`` hands to its detokenizer."""
+    """Tokens equal those that min-dalle's ``generate_raw_image_stream`` passes to its detokenizer.
+
+    There are as many codes as in public, and the last of them is the start token, as in min-dalle
+    0.4.
+    """
 
     class Seen:
         def forward(self, is_seamless: bool, image_tokens: Tensor) -> Tensor:
             return image_tokens
 
-    encoder, decoder = reference(
-        theirs, 720, codes=2**14 + 31, width=64, layers=1
-    )  # padded, as that of dalle-mega is
-    whole = object.__new__(theirs.MinDalle)  # its constructor would ask the network for weights
+    # Padded as in dalle-mega.
+    encoder, decoder = reference(theirs, 720, codes=2**14 + 31, width=64, layers=1)
+    whole = object.__new__(theirs.MinDalle)  # its constructor would download weights
     vars(whole).update(
-        device="cpu", dtype=torch.float32, is_reusable=True, text_token_count=64, layer_count=1, embed_count=64,
-        tokenizer=their_words, encoder=encoder, decoder=decoder, detokenizer=Seen(),
-    )  # fmt: skip
+        device="cpu",
+        dtype=torch.float32,
+        is_reusable=True,
+        text_token_count=64,
+        layer_count=1,
+        embed_count=64,
+        tokenizer=their_words,
+        encoder=encoder,
+        decoder=decoder,
+        detokenizer=Seen(),
+    )
     how = {"seed": 11, "grid_size": 2, "temperature": 1.2, "top_k": 64, "supercondition_factor": 4}
     with torch.no_grad():
         (wanted,) = whole.generate_raw_image_stream("A red 🐱 on a chair", **how)
@@ -284,7 +305,7 @@ def test_gains_that_were_not_published_are_one(tiny: tuple[Path, Any, Any]) -> N
 
 
 def flax(vocabulary: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a small original, without the stacked layers' own count."""
+    """Names and shapes of the tensors of a small original."""
     for side, rows, places, norms, attentions in (
         ("encoder", vocabulary, 64, 2, 1),
         ("decoder", CODES + 1, PLACES, 4, 2),
@@ -316,7 +337,10 @@ def flax(vocabulary: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def torched(given: dict[str, Tensor], side: str) -> dict[str, Tensor]:
-    """What min-dalle made of the original's tensors for one of its modules (its ``load_params`` before version 0.3)."""
+    """Tensors of the original as min-dalle converted them for one of its modules.
+
+    See its ``load_params`` before version 0.3.
+    """
     ours = {
         name.removeprefix(f"model/{side}/"): value
         for name, value in given.items()
@@ -366,16 +390,31 @@ def torched(given: dict[str, Tensor], side: str) -> dict[str, Tensor]:
 
 
 CONFIG = {
-    "model_type": "dallebart", "activation_function": "gelu", "d_model": WIDTH, "encoder_vocab_size": 720, "max_text_length": 64,
-    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": HIDDEN, "decoder_ffn_dim": HIDDEN,
-    "encoder_layers": LAYERS, "decoder_layers": LAYERS, "image_vocab_size": CODES, "image_length": PLACES, "decoder_start_token_id": CODES,
-    "ln_positions": "normformer", "use_scan": True, "dropout": 0.0, "normalize_text": True, "bos_token_id": CODES,
-}  # fmt: skip
+    "model_type": "dallebart",
+    "activation_function": "gelu",
+    "d_model": WIDTH,
+    "encoder_vocab_size": 720,
+    "max_text_length": 64,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": HIDDEN,
+    "decoder_ffn_dim": HIDDEN,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "image_vocab_size": CODES,
+    "image_length": PLACES,
+    "decoder_start_token_id": CODES,
+    "ln_positions": "normformer",
+    "use_scan": True,
+    "dropout": 0.0,
+    "normalize_text": True,
+    "bos_token_id": CODES,
+}
 
 
 @pytest.fixture
 def original(texts: Path, tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """A folder in the original layout, with four heads of 32, and its tensors."""
+    """Folder in the original layout, with four heads of width 32, and its tensors."""
     rng = torch.Generator().manual_seed(8)
     given = {}
     for name, shape in flax(720):
@@ -408,9 +447,8 @@ def test_the_original_layout_is_read_as_min_dalle_read_it(
     encoder = theirs.DalleBartEncoder(text_vocab_count=720, text_token_count=64, **shared).eval()
     decoder = theirs.DalleBartDecoder(image_vocab_count=CODES, **shared).eval()
     for side, module in (("encoder", encoder), ("decoder", decoder)):
-        missing, extra = module.load_state_dict(
-            torched(given, side), strict=False
-        )  # as min-dalle loads them
+        # As min-dalle loads them.
+        missing, extra = module.load_state_dict(torched(given, side), strict=False)
         assert not extra and all(
             re.search(r"(pre_\w+_layer_norm|ln0|ln1|final_ln)\.weight$", name) for name in missing
         )
@@ -420,7 +458,7 @@ def test_the_original_layout_is_read_as_min_dalle_read_it(
 
 
 def test_the_published_tensors_are_those_of_the_presets() -> None:
-    """0.4 and 2.6 billion numbers, under the names that the original's own training code prints."""
+    """0.4 and 2.6 billion numbers, under the names that the original training code prints."""
     for name in ("mini", "mega"):
         c = PRESETS[name]
         sizes = {720: c.vocabulary, WIDTH: c.width, HIDDEN: c.hidden, CODES + 1: c.image_vocabulary}
@@ -476,10 +514,8 @@ def test_so_are_those_of_any_text(text: str, words: Words, their_words: Any) -> 
 def test_what_is_cut_is_told_and_changes_nothing(words: Words, their_words: Any) -> None:
     assert words.cut("A photo of a cat") == "" and words.encode([]).ids.shape[0] == 0
     tokens, whole, cut = words.encode([LONG, "a cat"]), their_words.tokenize(LONG), words.cut(LONG)
-    assert tokens.ids[0].tolist() == [
-        *whole[:63],
-        whole[-1],
-    ]  # min-dalle would cut the end token off, which it was trained with
+    # min-dalle would cut off the end token, although the model was trained with it.
+    assert tokens.ids[0].tolist() == [*whole[:63], whole[-1]]
     assert 0 < len(cut) < len(LONG) and LONG.strip().endswith(cut)
     kept = LONG.strip().removesuffix(cut)
     assert len(their_words.tokenize(kept)) <= 64 and torch.equal(
@@ -613,12 +649,19 @@ def test_heads_that_cannot_be_told(theirs: ModuleType, texts: Path, tmp_path: Pa
 
 
 def test_sizes_in_a_config(tmp_path: Path) -> None:
-    """Those of dalle-mega, as published."""
+    """The sizes are those of dalle-mega, as published."""
     mega = CONFIG | {
-        "d_model": 2048, "encoder_vocab_size": 50272, "encoder_attention_heads": 32, "decoder_attention_heads": 32,
-        "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096, "encoder_layers": 24, "decoder_layers": 24,
-        "image_vocab_size": 16415, "decoder_start_token_id": 16384,
-    }  # fmt: skip
+        "d_model": 2048,
+        "encoder_vocab_size": 50272,
+        "encoder_attention_heads": 32,
+        "decoder_attention_heads": 32,
+        "encoder_ffn_dim": 4096,
+        "decoder_ffn_dim": 4096,
+        "encoder_layers": 24,
+        "decoder_layers": 24,
+        "image_vocab_size": 16415,
+        "decoder_start_token_id": 16384,
+    }
     (tmp_path / "config.json").write_text(json.dumps(mega))
     assert to_config(tmp_path / "config.json") == PRESETS["mega"]
 

@@ -1,4 +1,4 @@
-"""The reader of ncnn files, on files written here byte by byte."""
+"""Reader of ncnn files, on files written byte by byte."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ PixelShuffle             out                      1 1 c output 0=1
 """
 FIRST = np.arange(27, dtype="<f2") / 8  # 54 bytes, so two of padding follow
 NUMBERS = (
-    struct.pack("<I", 0x01306B47) + FIRST.tobytes() + b"\0\0" + struct.pack("<f", 0.5)  # 16-bit weights, bias
-    + struct.pack("<f", 0.25)  # slope
-    + struct.pack("<I", 0) + struct.pack("<2f", 3, 4) + struct.pack("<2f", -1, 1)  # 32-bit weights, bias
+    # 16-bit weights and bias, a slope, 32-bit weights and biases.
+    struct.pack("<I", 0x01306B47) + FIRST.tobytes() + b"\0\0" + struct.pack("<f", 0.5)
+    + struct.pack("<f", 0.25)
+    + struct.pack("<I", 0) + struct.pack("<2f", 3, 4) + struct.pack("<2f", -1, 1)
 )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Public VQGAN checkpoints, compared with 🤗 diffusers, min-dalle and taming-transformers on the same random weights."""
+"""Loader of VQGAN checkpoints: equal to other implementations with the same random weights.
+
+These are 🤗 diffusers, min-dalle and taming-transformers.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +32,35 @@ from kalpana.models.vqgan import PRESETS, VQGAN, Codebook
 from kalpana.types import KalpanaError
 
 SMALL = {
-    "block_out_channels": (16, 16, 32), "down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "layers_per_block": 1, "latent_channels": 6, "num_vq_embeddings": 40, "vq_embed_dim": 5, "norm_num_groups": 4,
-}  # fmt: skip
+    "block_out_channels": (16, 16, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "layers_per_block": 1,
+    "latent_channels": 6,
+    "num_vq_embeddings": 40,
+    "vq_embed_dim": 5,
+    "norm_num_groups": 4,
+}
 ATTENDS = {
-    **SMALL, "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D", "AttnDownEncoderBlock2D"), "layers_per_block": 2,
-    "up_block_types": ("AttnUpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D"), "vq_embed_dim": None,
-}  # fmt: skip
+    **SMALL,
+    "down_block_types": (
+        "DownEncoderBlock2D",
+        "AttnDownEncoderBlock2D",
+        "AttnDownEncoderBlock2D",
+    ),
+    "layers_per_block": 2,
+    "up_block_types": ("AttnUpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+    "vq_embed_dim": None,
+}
 F16 = {
-    "block_out_channels": (128, 128, 256, 256, 512), "down_block_types": ("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
+    "block_out_channels": (128, 128, 256, 256, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
     "up_block_types": ("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2, "latent_channels": 256, "num_vq_embeddings": 1024,
-}  # fmt: skip
-# As it was published with the weights of 1,024 codes.
+    "layers_per_block": 2,
+    "latent_channels": 256,
+    "num_vq_embeddings": 1024,
+}
+# As published with the weights of 1,024 codes.
 YAML = """
 model:
   base_learning_rate: 4.5e-06
@@ -62,17 +81,34 @@ model:
       dropout: 0.0
     lossconfig:
       target: taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator
-      params: {disc_conditional: false, disc_in_channels: 3, disc_start: 0, disc_weight: 0.75, disc_num_layers: 2, codebook_weight: 1.0}
+      params:
+        disc_conditional: false
+        disc_in_channels: 3
+        disc_start: 0
+        disc_weight: 0.75
+        disc_num_layers: 2
+        codebook_weight: 1.0
 """
 TINY_DD = {
-    "double_z": False, "z_channels": 6, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2],
-    "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0,
-}  # fmt: skip
+    "double_z": False,
+    "z_channels": 6,
+    "resolution": 32,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [16],
+    "dropout": 0.0,
+}
 
 
 @torch.no_grad()
 def stir(model: nn.Module) -> nn.Module:
-    """Weights that let every part be seen: as models are made, scales are 1, and codes almost 0."""
+    """Model with random weights under which every part has an effect.
+
+    As initialised, the scales are 1 and the codes are almost 0.
+    """
     torch.manual_seed(3)
     for name, p in model.named_parameters():
         if p.ndim > 1:
@@ -92,7 +128,7 @@ def pictures(side: int, b: int = 2) -> Tensor:
 
 
 def as_taming(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """The weights of a VQModel of diffusers under the names of taming-transformers."""
+    """Weights of diffusers' VQModel under the names of taming-transformers."""
     out = {}
     for name, tensor in state.items():
         name = re.sub(
@@ -102,9 +138,16 @@ def as_taming(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
             r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name
         )
         for old, new in (
-            ("mid_block.attentions.0", "mid.attn_1"), ("resnets", "block"), ("attentions", "attn"), ("samplers.0.conv", "sample.conv"),
-            ("conv_shortcut", "nin_shortcut"), ("group_norm", "norm"), ("to_out.0", "proj_out"), ("to_", ""), ("conv_norm_out", "norm_out"),
-        ):  # fmt: skip
+            ("mid_block.attentions.0", "mid.attn_1"),
+            ("resnets", "block"),
+            ("attentions", "attn"),
+            ("samplers.0.conv", "sample.conv"),
+            ("conv_shortcut", "nin_shortcut"),
+            ("group_norm", "norm"),
+            ("to_out.0", "proj_out"),
+            ("to_", ""),
+            ("conv_norm_out", "norm_out"),
+        ):
             name = name.replace(old, new)
         out[name] = tensor[..., None, None] if "attn" in name and tensor.ndim == 2 else tensor
     return out
@@ -121,7 +164,10 @@ def save_taming(folder: Path, state: dict[str, Tensor], about: Any) -> Path:
 
 @torch.no_grad()
 def compare(theirs: Any, ours: VQGAN, pixels: Tensor) -> None:
-    """Latents, tokens and pictures in fp32 against theirs in fp64, for in fp32 theirs may themselves be 1e-5 off."""
+    """Compare our latents, tokens and pictures in fp32 with the reference in fp64.
+
+    The reference in fp32 may itself be 1e-5 off.
+    """
     theirs = copy.deepcopy(theirs).double()
     latents = theirs.encode(pixels.double()).latents
     codes, _, (_, _, tokens) = theirs.quantize(latents)
@@ -155,11 +201,15 @@ def small(models: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tame(tmp_path: Path) -> Path:
-    """A small checkpoint as taming-transformers makes them, with the discriminator that it was trained with."""
+    """Small checkpoint in the form of taming-transformers, with its discriminator."""
     shape = {
-        "block_out_channels": (32, 64), "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), "latent_channels": 6,
-        "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), "num_vq_embeddings": 40, "vq_embed_dim": 5,
-    }  # fmt: skip
+        "block_out_channels": (32, 64),
+        "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        "latent_channels": 6,
+        "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        "num_vq_embeddings": 40,
+        "vq_embed_dim": 5,
+    }
     state = as_taming(stir(VQModel(**shape)).state_dict(), 2) | {
         "loss.discriminator.main.0.weight": torch.ones(4)
     }
@@ -195,7 +245,7 @@ def test_a_whole_pipeline_has_its_vqgan_in_a_folder_of_its_own(
 
 
 def test_attention_may_have_its_old_names(models: dict[str, Any], tmp_path: Path) -> None:
-    """As diffusers still reads them."""
+    """diffusers still reads the old names too."""
     models["attends"].save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -209,7 +259,7 @@ def test_attention_may_have_its_old_names(models: dict[str, Any], tmp_path: Path
 
 
 def test_the_published_net_at_full_size(tmp_path: Path) -> None:
-    """f16 with 1,024 codes in the layout of taming-transformers, kept as 16-bit floats, against diffusers."""
+    """f16 with 1,024 codes, in taming's layout and 16-bit floats, equals diffusers."""
     with torch.device("meta"):
         model: Any = VQModel(**F16)
     model = stir(model.to_empty(device="cpu")).half()
@@ -222,7 +272,10 @@ def test_the_published_net_at_full_size(tmp_path: Path) -> None:
 
 
 def load_alone(package: str, file: str) -> ModuleType:
-    """One file of an installed package, without what importing the package does: min-dalle turns gradients off for good."""
+    """One file of an installed package, without importing the package.
+
+    Importing min-dalle would turn gradients off for the whole process.
+    """
     found = importlib.util.find_spec(package)
     assert found is not None and found.submodule_search_locations
     path = Path(found.submodule_search_locations[0]) / file
@@ -249,9 +302,8 @@ def test_pictures_of_dalle_mini_are_those_of_min_dalle(tmp_path: Path) -> None:
         if name != "embedding.weight"
     } == decoder
     theirs = stir(theirs.to_empty(device="cpu"))
-    theirs.decoder.conv_out.weight *= (
-        0.3  # so that most of what it draws is in [0, 1], as what it has learned to draw
-    )
+    # Most output is then in [0, 1], as that of the trained decoder.
+    theirs.decoder.conv_out.weight *= 0.3
     theirs.decoder.conv_out.bias += 0.5
     save_file(theirs.state_dict(), tmp_path / "detoker.safetensors")
     (tmp_path / "config.json").write_text("{}")  # of a DALL-E mini that may be in the same folder
@@ -260,15 +312,14 @@ def test_pictures_of_dalle_mini_are_those_of_min_dalle(tmp_path: Path) -> None:
     assert ours.config == replace(PRESETS["f16-16384"], eps=1e-5, encoder=False)
     tokens = torch.randint(16384, (1, 4, 4), generator=torch.Generator().manual_seed(5))
     z = theirs.embedding(tokens).permute(0, 3, 1, 2)
-    drawn = theirs.decoder(
-        theirs.post_quant_conv(z)
-    )  # VQGanDetokenizer.forward shows of this what is in [0, 1]
+    # VQGanDetokenizer.forward clamps this to [0, 1].
+    drawn = theirs.decoder(theirs.post_quant_conv(z))
     assert drawn.std() > 0.1
     near((ours.decode(tokens) + 1) / 2, drawn)
     with pytest.raises(KalpanaError, match="have no encoder"):
         ours.encode(torch.zeros(1, 3, 64, 64))
     with pytest.raises(KalpanaError, match="from 16414 to 16414: this codebook has 0 to 16383"):
-        ours.decode(torch.full((1, 4, 4), 16414))  # of which the larger DALL-E mini has a row
+        ours.decode(torch.full((1, 4, 4), 16414))  # the larger DALL-E mini has a row for it
 
 
 @torch.no_grad()
@@ -276,7 +327,8 @@ def test_latents_and_pictures_are_those_of_taming(tmp_path: Path) -> None:
     name = "taming.modules.diffusionmodules.model"
     nets: Any = pytest.importorskip(
         name,
-        reason="needs `pip install --no-deps taming-transformers==0.0.1`, which else brings torchvision",
+        reason="needs `pip install --no-deps taming-transformers==0.0.1`, "
+        "which otherwise also installs torchvision",
     )
     ddconfig = {**TINY_DD, "ch_mult": [1, 1, 2], "num_res_blocks": 2, "attn_resolutions": [8, 16]}
     theirs = nn.Module()

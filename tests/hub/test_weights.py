@@ -1,4 +1,4 @@
-"""Files of weights: what is written is read, and what is not right is said in one line."""
+"""Weight files: what is written is read back, and errors are one line."""
 
 from __future__ import annotations
 
@@ -52,9 +52,8 @@ def test_what_is_saved_is_read(path: Path) -> None:
     for name, tensor in tiny().state_dict().items():
         read = weights.tensors[name]
         assert read.dtype == tensor.dtype and read.shape == tensor.shape
-        bits = (
-            8 if tensor.is_floating_point() and tensor.ndim > 1 else 23
-        )  # significant bits of bf16, and of fp32
+        # Significant bits of bf16, and of fp32.
+        bits = 8 if tensor.is_floating_point() and tensor.ndim > 1 else 23
         assert torch.all((read - tensor).abs() <= tensor.abs() * 2.0**-bits)
 
 
@@ -62,12 +61,13 @@ def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
     before, after = tiny().eval(), load_module(path, "vae", build, {path.name: fingerprint(path)})
     assert not after.training and not any(p.requires_grad for p in after.parameters())
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(
-        after.encode(pixels), before.encode(pixels), rtol=0.05, atol=0.05
-    )  # bf16 is coarse
+    # bf16 is coarse.
+    torch.testing.assert_close(after.encode(pixels), before.encode(pixels), rtol=0.05, atol=0.05)
     save_weights(path.with_name("again.safetensors"), after, "vae", after.config, {})
     again = load_module(path.with_name("again.safetensors"), "vae", build)
-    assert torch.equal(again.encode(pixels), after.encode(pixels))  # and rounds once only
+    assert torch.equal(
+        again.encode(pixels), after.encode(pixels)
+    )  # the second save does not round again
 
 
 def test_a_device_is_found_or_named_in_the_error() -> None:
@@ -113,9 +113,8 @@ def test_large_weights_are_kept_in_shards_and_come_back_whole(tmp_path: Path) ->
     assert save_weights(tmp_path / "big.safetensors", tiny(), "vae", TINY, {}) == (
         tmp_path / "big.safetensors",
     )
-    assert list(tmp_path.iterdir()) == [
-        tmp_path / "big.safetensors"
-    ]  # the shards of what was there before are gone
+    # The former shards are deleted.
+    assert list(tmp_path.iterdir()) == [tmp_path / "big.safetensors"]
 
 
 def test_shrunk_matrices_are_off_by_half_a_step_of_their_row_at_most(path: Path) -> None:
@@ -135,10 +134,9 @@ def test_shrunk_matrices_are_off_by_half_a_step_of_their_row_at_most(path: Path)
             assert (off.flatten(1) <= step[:, None] * 0.5001).all() and (
                 off.any() or not tensor.any()
             )
-            assert torch.allclose(
-                after.tensors[name].flatten(1).abs().amax(1), step * 127
-            )  # the largest of a row stays
-    assert path.stat().st_size < 0.7 * size  # much of so small a file is its header
+            # The largest number of a row is exact.
+            assert torch.allclose(after.tensors[name].flatten(1).abs().amax(1), step * 127)
+    assert path.stat().st_size < 0.7 * size  # the header is large in so small a file
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
     torch.testing.assert_close(
         load_module(path, "vae", build).encode(pixels),
@@ -196,7 +194,7 @@ def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0x10280, 0x10480, 0x4B50])
 def test_weights_whose_first_bytes_are_those_of_a_pickle_are_none(length: int, path: Path) -> None:
-    """They are the length of the header, which spaces fill up."""
+    """These bytes are the length of the header, which is padded with spaces."""
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     path.write_bytes(length.to_bytes(8, "little") + data[8:end].ljust(length) + data[end:])

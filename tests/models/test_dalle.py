@@ -1,4 +1,4 @@
-"""One stream of words and cells in both orders, its cache, and the network that fills in hidden cells."""
+"""DALL-E in both orders of caption and picture, its cache, and MaskGIT."""
 
 from __future__ import annotations
 
@@ -34,11 +34,8 @@ RNG = torch.Generator().manual_seed(1)
 IMAGE = torch.randint(0, 20, (3, 3, 4), generator=RNG)
 HIDDEN = torch.rand(3, 3, 4, generator=RNG) < 0.6
 ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
-FIRST, LAST, MIXED = (
-    torch.tensor([False] * 3),
-    torch.tensor([True] * 3),
-    torch.tensor([False, True, True]),
-)
+FIRST, LAST = torch.tensor([False] * 3), torch.tensor([True] * 3)  # the place of the caption
+MIXED = torch.tensor([False, True, True])
 
 
 def words(rows: list[list[int]], length: int = 8) -> Tokens:
@@ -50,8 +47,8 @@ COND = Cond(words(ROWS))
 NULL = Cond(words(ROWS), torch.tensor([False, True, False]))
 
 
-def stir(net: nn.Module) -> None:
-    """Random numbers for every parameter: heads of zeros would hide mistakes."""
+def perturb(net: nn.Module) -> None:
+    """Add noise to every parameter: heads initialised to zero would hide mistakes."""
     torch.manual_seed(0)
     with torch.no_grad():
         for p in net.parameters():
@@ -61,23 +58,23 @@ def stir(net: nn.Module) -> None:
 @pytest.fixture
 def net() -> DALLE:
     net = DALLE(TINY)
-    stir(net)
+    perturb(net)
     return net.eval()
 
 
 @pytest.fixture
 def git() -> MaskGIT:
     git = MaskGIT(TINY)
-    stir(git)
+    perturb(git)
     return git.eval()
 
 
-def hid(image: Tensor) -> Tensor:
+def masked(image: Tensor) -> Tensor:
     return image.masked_fill(HIDDEN, TINY.codes)
 
 
 def change(ids: Tensor, place: int) -> Tensor:
-    """The ids with another at one place of each row."""
+    """The ids with another id at one position of each row."""
     other = ids.clone()
     other.view(len(ids), -1)[:, place] = (other.view(len(ids), -1)[:, place] + 7) % 20
     return other
@@ -90,12 +87,12 @@ def test_shapes_and_a_gradient_for_every_parameter(net: DALLE, swapped: Tensor |
     net.loss(NULL, IMAGE, swapped).total().backward()
     for name, p in net.named_parameters():
         if name == "captions.null" and swapped is not None and swapped[1]:
-            continue  # after the picture there is nothing left to say of a null caption
+            continue  # a null caption after the picture affects no loss
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
 
 
 def test_a_gradient_for_every_parameter_of_the_masked_one(git: MaskGIT) -> None:
-    assert git(NULL, hid(IMAGE)).shape == (3, 3, 4, 20)
+    assert git(NULL, masked(IMAGE)).shape == (3, 3, 4, 20)
     git.loss(NULL, IMAGE, HIDDEN).backward()
     for name, p in git.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
@@ -103,9 +100,8 @@ def test_a_gradient_for_every_parameter_of_the_masked_one(git: MaskGIT) -> None:
 
 def test_fresh_networks_take_all_tokens_to_be_as_likely() -> None:
     loss = DALLE(TINY).loss(COND, IMAGE)
-    assert loss.text.item() == pytest.approx(math.log(40)) and loss.image.item() == pytest.approx(
-        math.log(20)
-    )
+    assert loss.text.item() == pytest.approx(math.log(40))
+    assert loss.image.item() == pytest.approx(math.log(20))
     assert MaskGIT(TINY).loss(COND, IMAGE, HIDDEN).item() == pytest.approx(math.log(20))
 
 
@@ -129,18 +125,13 @@ def test_no_word_is_told_of_itself_or_of_those_after_it(net: DALLE) -> None:
     assert COND.tokens is not None
     other = Cond(Tokens(change(COND.tokens.ids, 2), COND.tokens.mask))
     for swapped in (FIRST, LAST):
-        (text, cells), (text_after, cells_after) = (
-            net(COND, IMAGE, swapped),
-            net(other, IMAGE, swapped),
-        )
+        text, cells = net(COND, IMAGE, swapped)
+        text_after, cells_after = net(other, IMAGE, swapped)
         same = (text == text_after).all(-1)
-        assert same[:, :2].all()  # of the words at 1 and 2
+        assert same[:, :2].all()  # logits of the words at 1 and 2
         assert not same[[0, 2], 2].any()  # of the word at 3, in the rows that have one
-        assert (
-            (cells == cells_after).all()
-            if swapped is LAST
-            else not (cells == cells_after).all(-1).any()
-        )
+        same = (cells == cells_after).all(-1)
+        assert same.all() if swapped is LAST else not same.any()
 
 
 def test_each_row_has_its_own_order(net: DALLE) -> None:
@@ -158,9 +149,8 @@ def test_a_row_alone_without_padding_is_the_row_in_a_padded_batch(
     text, cells = net(COND, IMAGE, swapped)
     for i, row in enumerate(ROWS):
         for length in (len(row), 10):
-            own_text, own_cells = net(
-                Cond(words([row], length)), IMAGE[i : i + 1], swapped[i : i + 1]
-            )
+            cond = Cond(words([row], length))
+            own_text, own_cells = net(cond, IMAGE[i : i + 1], swapped[i : i + 1])
             assert torch.allclose(own_cells[0], cells[i], atol=1e-5)
             assert torch.allclose(own_text[0, : len(row) - 1], text[i, : len(row) - 1], atol=1e-5)
 
@@ -172,42 +162,37 @@ def test_what_padding_says_does_not_matter(net: DALLE, git: MaskGIT) -> None:
         assert torch.equal(net(other, IMAGE, swapped)[1], net(COND, IMAGE, swapped)[1])
         before, after = net.loss(COND, IMAGE, swapped), net.loss(other, IMAGE, swapped)
         assert torch.equal(before.text, after.text) and torch.equal(before.image, after.image)
-    assert torch.equal(git(other, hid(IMAGE)), git(COND, hid(IMAGE)))
+    assert torch.equal(git(other, masked(IMAGE)), git(COND, masked(IMAGE)))
 
 
 def test_the_masked_one_a_row_alone_without_padding(git: MaskGIT) -> None:
-    together = git(COND, hid(IMAGE))
+    together = git(COND, masked(IMAGE))
     for i, row in enumerate(ROWS):
-        assert torch.allclose(
-            git(Cond(words([row], len(row))), hid(IMAGE)[i : i + 1])[0], together[i], atol=1e-5
-        )
+        alone = git(Cond(words([row], len(row))), masked(IMAGE)[i : i + 1])[0]
+        assert torch.allclose(alone, together[i], atol=1e-5)
 
 
 def test_null_rows_equal_no_caption_whatever_they_say(net: DALLE, git: MaskGIT) -> None:
     everyone = Cond(words(ROWS), torch.ones(3, dtype=torch.bool))
     assert torch.allclose(net(everyone, IMAGE)[1], net(Cond(), IMAGE)[1], atol=1e-5)
-    assert torch.allclose(git(everyone, hid(IMAGE)), git(Cond(), hid(IMAGE)), atol=1e-5)
+    assert torch.allclose(git(everyone, masked(IMAGE)), git(Cond(), masked(IMAGE)), atol=1e-5)
     assert net.loss(everyone, IMAGE).text == net.loss(Cond(), IMAGE).text == 0
 
 
 def test_the_masked_one_looks_both_ways(git: MaskGIT) -> None:
     for place in (0, 11):
-        assert (
-            not torch.isclose(git(COND, IMAGE), git(COND, change(IMAGE, place)), atol=1e-4)
-            .all(-1)
-            .any()
-        )
+        changed = git(COND, change(IMAGE, place))
+        assert not torch.isclose(git(COND, IMAGE), changed, atol=1e-4).all(-1).any()
 
 
 def test_order_and_place_matter(net: DALLE, git: MaskGIT) -> None:
-    other = Cond(words([[1, 6, 5, 2], *ROWS[1:]]))  # two words the other way round
+    other = Cond(words([[1, 6, 5, 2], *ROWS[1:]]))  # two words exchanged
     assert not torch.allclose(net(COND, IMAGE)[1][0], net(other, IMAGE)[1][0], atol=1e-3)
-    assert not torch.allclose(git(COND, hid(IMAGE))[0], git(other, hid(IMAGE))[0], atol=1e-3)
-    alike = torch.full((1, 3, 4), TINY.codes)
-    said = git(Cond(), alike)[0].flatten(
-        0, 1
-    )  # every cell is hidden, and yet each knows where it is
-    assert ((said[:, None] - said).abs().amax(-1) + torch.eye(12) > 1e-3).all()
+    assert not torch.allclose(git(COND, masked(IMAGE))[0], git(other, masked(IMAGE))[0], atol=1e-3)
+    # With every cell masked, the logits still differ by position.
+    all_masked = torch.full((1, 3, 4), TINY.codes)
+    logits = git(Cond(), all_masked)[0].flatten(0, 1)
+    assert ((logits[:, None] - logits).abs().amax(-1) + torch.eye(12) > 1e-3).all()
 
 
 def test_where_tokens_stand() -> None:
@@ -217,29 +202,23 @@ def test_where_tokens_stand() -> None:
         [0, 0, 0],
         *([0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4)),
     ]
-    turned = angles(
-        torch.cat((word_places(3, places.device), places)), TINY
-    )  # 8 pairs: 2 for words, 3 each for rows and columns
-    assert turned.shape == (16, 8)
-    assert torch.equal(turned[:3, 2:], torch.zeros(3, 6)) and torch.equal(
-        turned[3:, :2], torch.zeros(13, 2)
-    )
-    assert turned[2, 0] == 2 and turned[3 + 7, [2, 5]].tolist() == [
-        2,
-        3,
-    ]  # cell 7 is the third of the second row
+    # 8 pairs: 2 for words, 3 each for rows and columns.
+    rotary = angles(torch.cat((word_places(3, places.device), places)), TINY)
+    assert rotary.shape == (16, 8)
+    assert torch.equal(rotary[:3, 2:], torch.zeros(3, 6))
+    assert torch.equal(rotary[3:, :2], torch.zeros(13, 2))
+    # Cell 7 is the third of the second row.
+    assert rotary[2, 0] == 2 and rotary[3 + 7, [2, 5]].tolist() == [2, 3]
 
 
 def test_blocks_are_told_where_each_token_stands(net: DALLE, git: MaskGIT) -> None:
-    told: list[tuple[Tensor, Tensor]] = []
+    rotations: list[tuple[Tensor, Tensor]] = []
     for each in (net, git):
-        each.blocks[0].register_forward_pre_hook(lambda block, inputs: told.append(inputs[1]))
+        each.blocks[0].register_forward_pre_hook(lambda block, inputs: rotations.append(inputs[1]))
     net(COND, IMAGE, MIXED)
     git(COND, IMAGE)
-    caption, picture = (
-        [[k, 0, 0] for k in range(8)],
-        [[0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4)],
-    )
+    caption = [[k, 0, 0] for k in range(8)]
+    picture = [[0, row, column] for row in (1, 2, 3) for column in (1, 2, 3, 4)]
     begin, real = [[0, 0, 0]], [len(row) for row in ROWS]
     streams = [
         caption[: real[0]] + begin + picture,
@@ -248,10 +227,10 @@ def test_blocks_are_told_where_each_token_stands(net: DALLE, git: MaskGIT) -> No
     ]
     for i, stream in enumerate(streams):
         cos, sin = rope_tables(angles(torch.tensor(stream), TINY))
-        assert torch.equal(told[0][0][i, 0, : len(stream)], cos) and torch.equal(
-            told[0][1][i, 0, : len(stream)], sin
-        )
-    assert torch.equal(told[1][0], rope_tables(angles(torch.tensor(caption + picture), TINY))[0])
+        assert torch.equal(rotations[0][0][i, 0, : len(stream)], cos)
+        assert torch.equal(rotations[0][1][i, 0, : len(stream)], sin)
+    cos, _ = rope_tables(angles(torch.tensor(caption + picture), TINY))
+    assert torch.equal(rotations[1][0], cos)
 
 
 def test_full_attention_is_torchs() -> None:
@@ -273,9 +252,8 @@ def test_queries_and_keys_are_of_one_length_but_for_the_gain() -> None:
         attention(torch.randn(2, 5, 32), rope_tables(torch.randn(5, 8)), attend)
     ((q, k),) = seen
     assert torch.allclose(k.norm(dim=-1), torch.full((2, 2, 5), 4.0), atol=1e-3)
-    assert torch.allclose(
-        q.norm(dim=-1), torch.tensor([4.0, 12.0])[:, None].expand(2, 2, 5), atol=1e-3
-    )
+    expected = torch.tensor([4.0, 12.0])[:, None].expand(2, 2, 5)
+    assert torch.allclose(q.norm(dim=-1), expected, atol=1e-3)
 
 
 # The loss.
@@ -288,21 +266,21 @@ def nats(logits: Tensor, wanted: int) -> float:
 
 def test_the_loss_by_hand(net: DALLE) -> None:
     text, cells = net(NULL, IMAGE, MIXED)
-    said = [
+    text_nats = [
         nats(text[i, k - 1], row[k])
         for i, row in enumerate(ROWS)
-        if i != 1
+        if i != 1  # row 1 is null
         for k in range(1, len(row))
-    ]  # row 1 is null
-    drawn = [
+    ]
+    image_nats = [
         nats(logits, wanted)
         for logits, wanted in zip(cells.flatten(0, 2), IMAGE.flatten().tolist(), strict=True)
     ]
     loss = net.loss(NULL, IMAGE, MIXED)
-    assert loss.text.item() == pytest.approx(sum(said) / 8, rel=1e-5)
-    assert loss.image.item() == pytest.approx(sum(drawn) / 36, rel=1e-5)
+    assert loss.text.item() == pytest.approx(sum(text_nats) / 8, rel=1e-5)
+    assert loss.image.item() == pytest.approx(sum(image_nats) / 36, rel=1e-5)
     assert loss.total().item() == pytest.approx(
-        sum(said) / 8 / 8 + sum(drawn) / 36 * 7 / 8, rel=1e-5
+        sum(text_nats) / 8 / 8 + sum(image_nats) / 36 * 7 / 8, rel=1e-5
     )
     assert TEXT == 1 / 8 and Loss(torch.tensor(2.0), torch.tensor(4.0)).total(0.5) == 3
 
@@ -320,10 +298,10 @@ def test_cross_entropies_by_parts_are_those_of_torch() -> None:
             )
         for loss in losses:
             found.append((loss.detach(), *torch.autograd.grad(loss, (x, head.weight))))
-        for mine, torchs in zip(*found, strict=True):
-            assert mine.dtype == torchs.dtype and torch.allclose(
-                mine, torchs, rtol=near, atol=near * torchs.abs().max().item()
-            )
+        for ours, torchs in zip(*found, strict=True):
+            tolerance = near * torchs.abs().max().item()
+            assert ours.dtype == torchs.dtype
+            assert torch.allclose(ours, torchs, rtol=near, atol=tolerance)
     with torch.no_grad():
         assert torch.allclose(fused_cross_entropy(x, head, wanted), 3 * found[1][0], rtol=0.02)
     double = head.double()
@@ -335,22 +313,25 @@ def test_cross_entropies_by_parts_are_those_of_torch() -> None:
 
 
 def test_the_loss_of_hidden_cells_by_hand(git: MaskGIT) -> None:
-    cells = git(NULL, hid(IMAGE))
-    drawn = [nats(cells[i, r, c], int(IMAGE[i, r, c])) for i, r, c in HIDDEN.nonzero().tolist()]
-    assert git.loss(NULL, IMAGE, HIDDEN).item() == pytest.approx(sum(drawn) / len(drawn), rel=1e-5)
+    cells = git(NULL, masked(IMAGE))
+    losses = [nats(cells[i, r, c], int(IMAGE[i, r, c])) for i, r, c in HIDDEN.nonzero().tolist()]
+    mean = sum(losses) / len(losses)
+    assert git.loss(NULL, IMAGE, HIDDEN).item() == pytest.approx(mean, rel=1e-5)
 
 
 def test_cells_are_hidden_by_the_cosine_schedule() -> None:
-    """At least one, all of them at times; a count below x has chance 1 - 2/pi arccos(x / hw); no place is preferred."""
+    """Between one cell and all; a count of at most x has probability 1 - 2/pi arccos(x / hw).
+
+    All positions are equally likely.
+    """
     hidden = random_mask(4000, TINY, torch.Generator().manual_seed(0))
     assert hidden.shape == (4000, 3, 4) and hidden.dtype == torch.bool
     count = hidden.sum((1, 2))
     assert count.min() == 1 and count.max() == 12
     for below in range(1, 12):
-        chance = 1 - 2 / math.pi * math.acos(below / 12)
-        assert (count <= below).float().mean().item() == pytest.approx(
-            chance, abs=4 * math.sqrt(0.25 / 4000)
-        )
+        expected = 1 - 2 / math.pi * math.acos(below / 12)
+        share = (count <= below).float().mean().item()
+        assert share == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 4000))
     each = hidden.float().mean(0)
     assert each.max() - each.min() < 0.05
     assert torch.equal(hidden, random_mask(4000, TINY, torch.Generator().manual_seed(0)))
@@ -390,9 +371,8 @@ def test_speaking_by_the_cache_says_what_forward_says(net: DALLE, chunk: int) ->
         part = COND.tokens.ids[:, start : min(start + chunk, 7)]
         logits, last = net.step(cache, part), start + part.shape[1] - 1
         real = COND.tokens.mask[:, last]
-        assert logits.shape == (3, 40) and torch.allclose(
-            logits[real], wanted[real, last], atol=1e-5
-        )
+        assert logits.shape == (3, 40)
+        assert torch.allclose(logits[real], wanted[real, last], atol=1e-5)
 
 
 def test_caches_do_not_know_of_each_other(net: DALLE) -> None:
@@ -403,7 +383,7 @@ def test_caches_do_not_know_of_each_other(net: DALLE) -> None:
     assert torch.equal(net.step(net.start_image(COND, 3), begin), first)
 
 
-# The same function, saved, halved, or called with something else.
+# Saving and loading, bf16, and refused inputs.
 
 
 def test_saved_and_loaded_they_are_the_same_functions(
@@ -429,18 +409,18 @@ def test_saved_and_loaded_they_are_the_same_functions(
         torch.equal(*pair)
         for pair in zip(net(COND, IMAGE, MIXED), dalle(COND, IMAGE, MIXED), strict=True)
     )
-    assert torch.equal(git(COND, hid(IMAGE)), maskgit(COND, hid(IMAGE)))
+    assert torch.equal(git(COND, masked(IMAGE)), maskgit(COND, masked(IMAGE)))
 
 
 def test_bf16_is_close_to_fp32(net: DALLE, git: MaskGIT) -> None:
     ids = torch.cat((torch.full((3, 1), TINY.codes), IMAGE.flatten(1)), 1)[:, :12]
-    whole = [*net(COND, IMAGE, MIXED), git(COND, hid(IMAGE)), net(COND, IMAGE)[1][:, -1, -1]]
+    exact = [*net(COND, IMAGE, MIXED), git(COND, masked(IMAGE)), net(COND, IMAGE)[1][:, -1, -1]]
     with torch.autocast("cpu", torch.bfloat16):
         cache = net.start_image(COND, 3)
         net.step(cache, ids[:, :4])
-        half = [*net(COND, IMAGE, MIXED), git(COND, hid(IMAGE)), net.step(cache, ids[:, 4:])]
+        half = [*net(COND, IMAGE, MIXED), git(COND, masked(IMAGE)), net.step(cache, ids[:, 4:])]
         loss = net.loss(COND, IMAGE)
-    for one, two in zip(whole, half, strict=True):
+    for one, two in zip(exact, half, strict=True):
         assert (one - two.float()).abs().max() < 0.1 * one.abs().max()
     assert loss.text.dtype == loss.image.dtype == torch.float32
     assert loss.total().item() == pytest.approx(net.loss(COND, IMAGE).total().item(), rel=0.02)
@@ -449,20 +429,20 @@ def test_bf16_is_close_to_fp32(net: DALLE, git: MaskGIT) -> None:
 def test_weights_in_bf16_say_nearly_the_same(net: DALLE, git: MaskGIT) -> None:
     ids = torch.cat((torch.full((3, 1), TINY.codes), IMAGE.flatten(1)), 1)
 
-    def said() -> list[Tensor]:
-        drawing, speaking = net.start_image(NULL, 3), net.start_text(IMAGE)
-        net.step(drawing, ids[:, :4])
+    def outputs() -> list[Tensor]:
+        image_cache, text_cache = net.start_image(NULL, 3), net.start_text(IMAGE)
+        net.step(image_cache, ids[:, :4])
         return [
             *net(NULL, IMAGE, MIXED),
-            git(NULL, hid(IMAGE)),
-            net.step(drawing, ids[:, 4:5]),
-            net.step(speaking, ids[:, :2] % 4),
+            git(NULL, masked(IMAGE)),
+            net.step(image_cache, ids[:, 4:5]),
+            net.step(text_cache, ids[:, :2] % 4),
         ]
 
-    whole = said()
+    exact = outputs()
     for each in (net, git):
         each.to(torch.bfloat16)
-    for one, two in zip(whole, said(), strict=True):
+    for one, two in zip(exact, outputs(), strict=True):
         assert two.dtype == torch.bfloat16 and (one - two).abs().max() < 0.1 * one.abs().max()
 
 

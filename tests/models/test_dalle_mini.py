@@ -1,4 +1,7 @@
-"""DALL-E mini by what must hold of any such network; ``tests/hub/test_dalle_mini.py`` compares it with min-dalle's."""
+"""DALL-E mini: gradients, invariances, generation with a cache, guidance.
+
+``tests/hub/test_dalle_mini.py`` compares it with min-dalle.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,14 @@ def words(rows: list[list[int]], length: int) -> Tokens:
 def net() -> DalleMini:
     torch.manual_seed(0)
     net = DalleMini(TINY)
-    with torch.no_grad():  # as it is made, it says nearly the same to everything
+    with torch.no_grad():  # a new network gives nearly the same output for all inputs
         for p in net.parameters():
             p.add_(0.2 * torch.randn_like(p))
     return net.eval()
 
 
-def own_dice(seeds: list[int]) -> Callable[[Tensor], Tensor]:
-    """Draw each row by a generator of its own."""
+def sampler(seeds: list[int]) -> Callable[[Tensor], Tensor]:
+    """Sample each row with its own generator."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return lambda logits: torch.cat(
         [
@@ -57,7 +60,7 @@ def own_dice(seeds: list[int]) -> Callable[[Tensor], Tensor]:
     )
 
 
-def drawn(
+def generated(
     net: DalleMini, tokens: Tokens, draw: Callable[[Tensor], Tensor], factor: float = 1.0
 ) -> Tensor:
     return torch.stack(list(net.generate(tokens, draw, factor)), 1)
@@ -120,7 +123,7 @@ def test_null_rows_read_an_empty_text_whatever_they_say(net: DalleMini) -> None:
 def test_inputs_are_unchanged(net: DalleMini) -> None:
     tokens, image = words(ROWS, 8), IMAGE.clone()
     net(tokens, image, torch.tensor([False, True, False]))
-    drawn(net, tokens, lambda logits: logits.argmax(1), 2.0)
+    generated(net, tokens, lambda logits: logits.argmax(1), 2.0)
     assert (
         torch.equal(tokens.ids, words(ROWS, 8).ids)
         and torch.equal(tokens.mask, words(ROWS, 8).mask)
@@ -130,45 +133,42 @@ def test_inputs_are_unchanged(net: DalleMini) -> None:
 
 @pytest.mark.parametrize("factor", [1.0, 0.0, 3.5])
 def test_token_by_token_the_logits_are_those_of_the_whole(factor: float, net: DalleMini) -> None:
-    """With keys and values kept: those of no text, and from them ``factor`` times the way to those of the text."""
-    heard: list[Tensor] = []
+    """Generation with the cache: the logits are null + factor (prompted - null)."""
+    collected: list[Tensor] = []
 
     def draw(logits: Tensor) -> Tensor:
-        heard.append(logits)
-        return IMAGE[:, len(heard) - 1]
+        collected.append(logits)
+        return IMAGE[:, len(collected) - 1]
 
     tokens = words(ROWS, 8)
-    assert torch.equal(drawn(net, tokens, draw, factor), IMAGE)
+    assert torch.equal(generated(net, tokens, draw, factor), IMAGE)
     with torch.no_grad():
-        told, untold = net(tokens, IMAGE), net(tokens, IMAGE, torch.ones(3, dtype=torch.bool))
-    wanted = (untold + factor * (told - untold))[
-        ..., :20
-    ]  # the codes, and neither start nor padding
-    assert (told - untold).abs().max() > 0.1
-    assert torch.allclose(torch.stack(heard, 1), wanted, atol=1e-5)
+        prompted, null = net(tokens, IMAGE), net(tokens, IMAGE, torch.ones(3, dtype=torch.bool))
+    # Only the codes, without start token and padding.
+    wanted = (null + factor * (prompted - null))[..., :20]
+    assert (prompted - null).abs().max() > 0.1
+    assert torch.allclose(torch.stack(collected, 1), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1.0, 4.0])
 def test_a_row_is_the_same_in_any_batch(factor: float, net: DalleMini) -> None:
-    together = drawn(net, words(ROWS, 16), own_dice([3, 4, 5]), factor)
-    assert (
-        together.shape == (3, 12)
-        and len(together.unique()) > 5
-        and together.min() >= 0
-        and together.max() < 20
-    )
+    together = generated(net, words(ROWS, 16), sampler([3, 4, 5]), factor)
+    assert together.shape == (3, 12) and len(together.unique()) > 5
+    assert together.min() >= 0 and together.max() < 20
     for i in range(3):
-        alone = drawn(net, words(ROWS[i : i + 1], 8), own_dice([3 + i]), factor)
+        alone = generated(net, words(ROWS[i : i + 1], 8), sampler([3 + i]), factor)
         assert torch.equal(alone[0], together[i])
 
 
 def test_tokens_come_one_by_one_and_leave_gradients_as_they_were(net: DalleMini) -> None:
-    asked = []
-    stream = net.generate(words(ROWS, 8), lambda logits: asked.append(logits) or logits.argmax(1))
-    assert not asked
+    collected = []
+    stream = net.generate(
+        words(ROWS, 8), lambda logits: collected.append(logits) or logits.argmax(1)
+    )
+    assert not collected
     for count, ids in zip(range(1, 4), stream, strict=False):
-        assert len(asked) == count and ids.shape == (3,)
-        assert torch.is_grad_enabled() and not asked[-1].requires_grad
+        assert len(collected) == count and ids.shape == (3,)
+        assert torch.is_grad_enabled() and not collected[-1].requires_grad
     stream.close()
 
 
@@ -183,14 +183,15 @@ def test_it_learns_which_picture_a_text_asks_for() -> None:
         F.cross_entropy(net(tokens, IMAGE, null).flatten(0, 1), IMAGE.flatten()).backward()
         optimizer.step()
     for factor in (1.0, 2.0):
-        assert torch.equal(drawn(net, tokens, lambda logits: logits.argmax(1), factor), IMAGE)
+        assert torch.equal(generated(net, tokens, lambda logits: logits.argmax(1), factor), IMAGE)
 
 
 def test_saved_and_loaded_it_is_the_same_function(net: DalleMini, tmp_path: Path) -> None:
+    # Weight files hold matrices in bf16.
     net.load_state_dict(
         {k: v.to(torch.bfloat16).float() if v.ndim > 1 else v for k, v in net.state_dict().items()}
-    )  # as files keep it
-    net.requires_grad_(False)  # as what is loaded: with gradients, attention is another kernel
+    )
+    net.requires_grad_(False)  # as in the loaded network: with gradients, the kernel is another
     save_weights(tmp_path / "dalle-mini.safetensors", net, "dalle-mini", TINY, {})
     again = load_module(
         tmp_path / "dalle-mini.safetensors",
@@ -204,21 +205,21 @@ def test_bf16_is_close_to_fp32(net: DalleMini) -> None:
     full = net(words(ROWS, 8), IMAGE)
     with torch.autocast("cpu", torch.bfloat16):
         half = net(words(ROWS, 8), IMAGE).float()
-        assert drawn(net, words(ROWS, 8), lambda logits: logits.argmax(1), 2.0).shape == (3, 12)
+        assert generated(net, words(ROWS, 8), lambda logits: logits.argmax(1), 2.0).shape == (3, 12)
     assert (full - half).abs().max() < 0.05 * full.abs().max()
 
 
 def test_weights_in_bf16_say_nearly_the_same(net: DalleMini) -> None:
-    """And guided: what is drawn from is in fp32."""
+    """With guidance too; the logits given to ``draw`` are in fp32."""
 
-    def heard() -> Tensor:
+    def generation_logits() -> Tensor:
         logits: list[Tensor] = []
-        drawn(
+        generated(
             net, words(ROWS, 8), lambda each: logits.append(each) or IMAGE[:, len(logits) - 1], 2.0
         )
         return torch.stack(logits)
 
-    full = heard()
+    full = generation_logits()
     net.to(torch.bfloat16)
-    assert heard().dtype == torch.float32
-    assert (full - heard()).abs().max() < 0.1 * full.abs().max()
+    assert generation_logits().dtype == torch.float32
+    assert (full - generation_logits()).abs().max() < 0.1 * full.abs().max()

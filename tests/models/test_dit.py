@@ -1,3 +1,5 @@
+"""The DiT: gradients, conditioning, invariances, and its precision-weighted x0."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -30,10 +32,8 @@ def words(rows: list[list[int]], length: int) -> Tokens:
     return Tokens(ids, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None])
 
 
-X, T = (
-    torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(1)),
-    torch.tensor([0.1, 0.5, 1.0]),
-)
+X = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(1))
+T = torch.tensor([0.1, 0.5, 1.0])
 ROWS = [[1, 5, 6, 2], [1, 9, 2], [1, 7, 8, 9, 10, 2]]
 
 
@@ -46,21 +46,22 @@ def test_shape_and_a_gradient_for_every_parameter(net: DiT) -> None:
 
 
 def test_a_fresh_network_has_no_guess_of_its_own() -> None:
-    """It says 0, the mean of latents, at pure noise, and nothing beside x_t elsewhere."""
-    said = DiT(TINY)(X, T, Cond(words(ROWS, 8)))
-    assert (said[2] == 0).all() and torch.equal(
-        said, precision_weighted_x0(torch.zeros_like(X), X, T)
-    )
+    """A new network predicts x0 = 0, the mean of latents: at pure noise its estimate is 0."""
+    x0 = DiT(TINY)(X, T, Cond(words(ROWS, 8)))
+    assert (x0[2] == 0).all()
+    assert torch.equal(x0, precision_weighted_x0(torch.zeros_like(X), X, T))
 
 
 @pytest.mark.parametrize("t", [0.01, 0.05, 0.2, 0.9])
 def test_guess_and_x_t_are_weighed_by_their_precisions(t: float) -> None:
-    """With a guess off by GUESS and x_t / (1 - t) off by t / (1 - t), both at random, the error left is the least that can be:
-    1 / (1 / GUESS² + (1 - t)² / t²)."""
+    """With errors of standard deviation GUESS in the guess and t / (1 - t) in x_t / (1 - t).
+
+    The variance of the estimate's error is then minimal: 1 / (1 / GUESS² + (1 - t)² / t²).
+    """
     rng = torch.Generator().manual_seed(3)
     x0, one, two = (torch.randn(1, 1, 400, 500, generator=rng) for _ in range(3))
-    said = precision_weighted_x0(x0 + GUESS * one, (1 - t) * x0 + t * two, torch.tensor([t]))
-    assert (said - x0).square().mean().item() == pytest.approx(
+    estimate = precision_weighted_x0(x0 + GUESS * one, (1 - t) * x0 + t * two, torch.tensor([t]))
+    assert (estimate - x0).square().mean().item() == pytest.approx(
         1 / (1 / GUESS**2 + (1 - t) ** 2 / t**2), rel=0.02
     )
     assert torch.equal(precision_weighted_x0(x0, two, torch.ones(1)), x0)
@@ -68,14 +69,14 @@ def test_guess_and_x_t_are_weighed_by_their_precisions(t: float) -> None:
 
 def test_what_is_said_aside_changes_nothing_else() -> None:
     torch.manual_seed(0)
-    net, said = DiT(replace(TINY, aside=5)), list[torch.Tensor]()
+    net, aside = DiT(replace(TINY, aside=5)), list[torch.Tensor]()
     cond = Cond(words(ROWS, 8))
-    assert torch.equal(net(X, T, cond), net(X, T, cond, said))
-    assert [each.shape for each in said] == [(3, 24, 5)]  # 4 x 6 patches
-    said[0].square().mean().backward()
-    assert (
-        net.blocks[0].feed.up.weight.grad is not None and net.blocks[1].feed.up.weight.grad is None
-    )  # a third of the way up
+    assert torch.equal(net(X, T, cond), net(X, T, cond, aside))
+    assert [each.shape for each in aside] == [(3, 24, 5)]  # 4 x 6 patches
+    aside[0].square().mean().backward()
+    # The auxiliary head follows the first third of the two blocks, rounded up: the first.
+    assert net.blocks[0].feed.up.weight.grad is not None
+    assert net.blocks[1].feed.up.weight.grad is None
 
 
 def test_padding_does_not_matter(net: DiT) -> None:
@@ -97,12 +98,11 @@ def test_null_rows_equal_no_caption_whatever_they_say(net: DiT) -> None:
 
 def test_words_time_and_place_matter(net: DiT) -> None:
     base = net(X, T, Cond(words(ROWS, 8)))
-    assert not torch.allclose(
-        base, net(X, T, Cond(words([[1, 6, 5, 2], *ROWS[1:]], 8))), atol=1e-3
-    )  # word order
+    reordered = words([[1, 6, 5, 2], *ROWS[1:]], 8)
+    assert not torch.allclose(base, net(X, T, Cond(reordered)), atol=1e-3)
     assert not torch.allclose(base, net(X, T * 0.9, Cond(words(ROWS, 8))), atol=1e-3)
     moved = net(X.roll(2, -1), T, Cond(words(ROWS, 8)))
-    assert not torch.allclose(base.roll(2, -1), moved, atol=1e-3)  # patches know where they are
+    assert not torch.allclose(base.roll(2, -1), moved, atol=1e-3)  # not shift-invariant
 
 
 def test_inputs_are_unchanged(net: DiT) -> None:
@@ -115,9 +115,8 @@ def test_inputs_are_unchanged(net: DiT) -> None:
 
 
 def test_saved_and_loaded_it_is_the_same_function(net: DiT, tmp_path: Path) -> None:
-    net.load_state_dict(
-        {k: v.to(torch.bfloat16).float() for k, v in net.state_dict().items()}
-    )  # files keep bf16
+    # Weight files are in bf16.
+    net.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in net.state_dict().items()})
     save_weights(tmp_path / "dit.safetensors", net, "flow", TINY, {})
     again = load_module(
         tmp_path / "dit.safetensors", "flow", lambda **config: DiT(Config(**config))
@@ -133,7 +132,7 @@ def test_bf16_is_close_to_fp32(net: DiT) -> None:
 
 
 def test_rotation_keeps_lengths_and_shows_only_differences() -> None:
-    """Su et al. 2021: the product of a turned query and a turned key depends on how far apart they are alone."""
+    """Su et al. 2021: the product of a rotated query and key depends only on their distance."""
     q, k = torch.randn(2, 8).unbind()
     frequency = torch.tensor([1.0, 0.3, 0.1, 0.03])
 
@@ -143,7 +142,6 @@ def test_rotation_keeps_lengths_and_shows_only_differences() -> None:
     assert torch.allclose(at(q, 3).norm(), q.norm(), atol=1e-5)
     assert torch.allclose(at(q, 3) @ at(k, 7), at(q, 13) @ at(k, 17), atol=1e-4)
     a, b = q[:4], q[4:]
-    turned = torch.complex(a, b) * torch.polar(
-        torch.ones(4), 3 * frequency
-    )  # the definition, on complex numbers
-    assert torch.allclose(at(q, 3), torch.cat((turned.real, turned.imag)), atol=1e-5)
+    # The definition, with complex numbers.
+    rotated = torch.complex(a, b) * torch.polar(torch.ones(4), 3 * frequency)
+    assert torch.allclose(at(q, 3), torch.cat((rotated.real, rotated.imag)), atol=1e-5)

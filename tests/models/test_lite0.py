@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 beside the reference implementation with the same random weights."""
+"""EfficientNet-Lite0, compared with the reference implementation with the same random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kalpana.hub.lite0 import translate
 from kalpana.models.lite0 import SIDE, Lite0
 
 
-@pytest.mark.filterwarnings("ignore")  # the reference is of 2020
+@pytest.mark.filterwarnings("ignore")  # the reference code of 2020 raises warnings
 def test_it_agrees_with_the_reference_implementation() -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -21,13 +21,12 @@ def test_it_agrees_with_the_reference_implementation() -> None:
             torch.nn.init.normal_(module.bias, 0, 0.2)
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.05, 0.2)
-    mine = Lite0().double().eval()
-    mine.load_state_dict(translate(reference.state_dict()))
+    ours = Lite0().double().eval()
+    ours.load_state_dict(translate(reference.state_dict()))
     pixels = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64) * 2 - 1
     with torch.no_grad():
-        wanted = reference.extract_features(((pixels + 1) * 127.5 - 127) / 128).mean((2, 3))
-        said = mine(pixels)
-    assert wanted.std() > 1e-3
-    assert torch.allclose(
-        said, wanted, atol=1e-4
-    )  # both count in 64 bits, but for the folded weights, which are kept in 32
+        expected = reference.extract_features(((pixels + 1) * 127.5 - 127) / 128).mean((2, 3))
+        features = ours(pixels)
+    assert expected.std() > 1e-3
+    # Both are in float64, except the folded weights, which are in float32.
+    assert torch.allclose(features, expected, atol=1e-4)

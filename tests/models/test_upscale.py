@@ -1,4 +1,4 @@
-"""The upscaler with its shipped weights, against a reading of both that shares no code with it."""
+"""The upscaler with its shipped weights, compared with an independent implementation in numpy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def upscaler() -> Upscaler:
 
 
 def discs(side: int) -> Tensor:
-    """Discs with soft edges on a sky: (1, 3, side, side) in [-1, 1]."""
+    """Discs with soft edges on a light blue background: (1, 3, side, side) in [-1, 1]."""
     y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) / side] * 2, indexing="ij")
     picture = torch.tensor([0.53, 0.81, 0.92])[:, None, None].expand(3, side, side)
     for cx, cy, radius, colour in [
@@ -81,7 +81,7 @@ def test_flat_colours_stay_within_three_levels(upscaler: Upscaler) -> None:
     levels = torch.tensor([0.0, 0.24, 0.7, 1.0])
     colours = torch.cartesian_prod(levels, levels, levels)[:, :, None, None] * 2 - 1
     flat = upscaler(colours.expand(-1, 3, 16, 16).contiguous())
-    assert (flat - colours).abs().max() <= 3 / 255 * 2  # to the very rim
+    assert (flat - colours).abs().max() <= 3 / 255 * 2  # up to the edge
 
 
 def test_a_picture_made_large_and_small_again_is_the_picture(upscaler: Upscaler) -> None:
@@ -107,7 +107,10 @@ def test_a_batch_equals_its_singles(upscaler: Upscaler) -> None:
 
 
 def test_the_network_agrees_with_numpy(upscaler: Upscaler) -> None:
-    """Convolution by nine shifted sums, PReLU, depth to space: before the colour correction, in double precision."""
+    """The network before the colour correction, in double precision.
+
+    Convolutions as sums of nine shifted products, PReLU, and depth to space.
+    """
     weights = {name: array.astype(np.float64) for name, array in load_arrays(WEIGHTS).items()}
     picture = np.random.default_rng(0).random((3, 6, 5))
     x = picture
@@ -131,9 +134,8 @@ def test_the_network_agrees_with_numpy(upscaler: Upscaler) -> None:
                 expected[c, dy::4, dx::4] = x[16 * c + 4 * dy + dx] + picture[c]
 
     body = upscaler.body(torch.from_numpy(picture[None]).float())
-    large = F.pixel_shuffle(body, 4)[0] + torch.from_numpy(picture).float().repeat_interleave(
-        4, 1
-    ).repeat_interleave(4, 2)
+    enlarged = torch.from_numpy(picture).float().repeat_interleave(4, 1).repeat_interleave(4, 2)
+    large = F.pixel_shuffle(body, 4)[0] + enlarged
     np.testing.assert_allclose(large.numpy(), expected, atol=2e-4)
 
 

@@ -1,3 +1,5 @@
+"""The VAE: gradients, unit variance, preview, and the quality of the shipped weights."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,9 +25,8 @@ def test_shapes_and_a_gradient_for_every_parameter() -> None:
     assert z.shape == (2, 4, 4, 6)
     y = net.decode(z)
     assert y.shape == x.shape
-    for block in (
-        net.modules()
-    ):  # a residual branch that starts at zero passes no gradient to its first half
+    # A residual branch whose second convolution is zero passes no gradient to its first.
+    for block in net.modules():
         if hasattr(block, "two"):
             torch.nn.init.normal_(block.two.weight, std=0.1)
     (net.decode(net.encode(x)) - x).square().mean().backward()
@@ -43,9 +44,8 @@ def test_latents_have_unit_variance_by_construction() -> None:
 
 def test_saved_and_loaded_it_is_the_same_function(tmp_path: Path) -> None:
     net = tiny().eval()
-    net.load_state_dict(
-        {k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()}
-    )  # files keep bf16
+    # Weight files are in bf16.
+    net.load_state_dict({k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()})
     save_weights(tmp_path / "vae.safetensors", net, "vae", TINY, {})
     again = load_module(
         tmp_path / "vae.safetensors", "vae", lambda **config: VAE(Config(**config))
@@ -66,7 +66,7 @@ def test_bf16_is_close_to_fp32() -> None:
 
 
 def test_preview_is_the_least_squares_colour() -> None:
-    """On latents that hold the colours, mixed by a known map, and something unrelated, the fit finds the map's inverse."""
+    """The fit inverts a known linear map from colours to latents, with a channel of pure noise."""
     net = tiny().eval()
     pixels = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     mix = torch.tensor([[1.0, 0.5, 0], [0, 2, 0.3], [0.2, 0, 1]])
@@ -79,29 +79,29 @@ def test_preview_is_the_least_squares_colour() -> None:
 
 
 def test_the_shipped_autoencoder_meets_its_bar_and_beats_pca() -> None:
-    """On held-out scenes: 30 dB, better than the best linear map to as many numbers, and hardly worse with latent noise of 0.1."""
+    """On held-out scenes: PSNR above 30 dB, and above 29.5 dB with latent noise of 0.1.
+
+    The error is at most 0.8 of that of PCA to as many numbers.
+    """
     weights = Path(__file__).parents[2] / "weights/default/vae.safetensors"
     net = load_module(weights, "vae", lambda **config: VAE(Config(**config))).eval()
     x = World(seed=0, split="dev").images(range(256))
     patches = torch.nn.functional.pixel_unshuffle(x, 8).movedim(1, -1).flatten(0, -2)  # n 192
     mean = patches.mean(0)
     spread = torch.linalg.eigh((patches - mean).T @ (patches - mean))
-    basis = spread.eigenvectors[
-        :, -net.config.latent :
-    ]  # fitted on the very pictures it is judged on
+    # PCA has an advantage: it is fitted to the test pictures.
+    basis = spread.eigenvectors[:, -net.config.latent :]
     linear = ((patches - mean) @ basis @ basis.T + mean - patches).square().mean()
     with torch.inference_mode():
         z = torch.cat([net.encode(part) for part in x.split(64)])
         rough = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
-        clean, noisy = (
-            torch.stack(
-                [
-                    (net.decode(a).clamp(-1, 1) - b).square().mean()
-                    for a, b in zip(code.split(64), x.split(64), strict=True)
-                ]
-            ).mean()
-            for code in (z, rough)
-        )
+
+        def error(latents: torch.Tensor) -> torch.Tensor:
+            batches = zip(latents.split(64), x.split(64), strict=True)
+            errors = [(net.decode(a).clamp(-1, 1) - b).square().mean() for a, b in batches]
+            return torch.stack(errors).mean()
+
+        clean, noisy = error(z), error(rough)
     assert psnr(clean.item()) > 30
     assert psnr(noisy.item()) > 29.5
     assert clean < 0.8 * linear

@@ -1,4 +1,7 @@
-"""The VQGAN, its two quantisers and what its training plays against, compared with closed forms and brute force."""
+"""The VQGAN, its two quantisers, and the discriminator's losses.
+
+They are compared with closed forms and brute force.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def build(config: Config = TINY) -> VQGAN:
     return VQGAN(config)
 
 
-# The whole.
+# The whole network.
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -109,18 +112,16 @@ def test_a_batch_of_three_is_three_singles(config: Config) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_saved_and_loaded_it_is_the_same_function(config: Config, tmp_path: Path) -> None:
     net = build(config).eval()
-    net.load_state_dict(
-        {k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()}
-    )  # files keep bf16
+    # Weight files are in bf16.
+    net.load_state_dict({k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()})
     save_weights(tmp_path / "vqgan.safetensors", net, "vqgan", config, {})
     again = load_module(
         tmp_path / "vqgan.safetensors", "vqgan", lambda **given: VQGAN(Config(**given))
     )
     x = pictures(1)
     assert again.config == config
-    assert torch.equal(net.encode(x), again.encode(x)) and torch.equal(
-        net(x).pixels, again(x).pixels
-    )
+    assert torch.equal(net.encode(x), again.encode(x))
+    assert torch.equal(net(x).pixels, again(x).pixels)
 
 
 def test_bf16_is_close_to_fp32_and_the_nearest_code_is_found_in_fp32() -> None:
@@ -130,24 +131,25 @@ def test_bf16_is_close_to_fp32_and_the_nearest_code_is_found_in_fp32() -> None:
         full = net.draw(latents)
         with torch.autocast("cpu", torch.bfloat16):
             half = net.draw(latents).float()
-            assert torch.equal(
-                net.quantiser(latents).indices, net.quantiser(latents.double()).indices
-            )
+            in_double = net.quantiser(latents.double())
+            assert torch.equal(net.quantiser(latents).indices, in_double.indices)
     assert (full - half).abs().max() < 0.05 * full.abs().max() + 0.02
 
 
 def test_presets() -> None:
-    """128 px to 16 x 16 tokens of at least 1,024 codes, by a few million parameters; and the published nets, of known size."""
+    """Codebook sizes, downsampling factors and numbers of parameters.
+
+    All have at least 1,024 codes. ``small`` maps 128 px to 16 x 16 tokens with 1 to 10 million
+    parameters; the published networks have known sizes.
+    """
     sizes = {}
     for name, config in PRESETS.items():
         with torch.device("meta"):
             net = VQGAN(config)
         sizes[name] = sum(p.numel() for p in net.parameters())
         assert net.quantiser.size >= 1024
-    assert (
-        PRESETS["small"].factor == 8
-        and PRESETS["f16-1024"].factor == PRESETS["f16-16384"].factor == 16
-    )
+    assert PRESETS["small"].factor == 8
+    assert PRESETS["f16-1024"].factor == PRESETS["f16-16384"].factor == 16
     assert 1e6 < sizes["small"] < 1e7
     assert sizes["f16-1024"] == sizes["f16-16384"] == 71_879_555
     with torch.no_grad():
@@ -155,7 +157,7 @@ def test_presets() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape, said",
+    "shape, message",
     [
         ((1, 3, 30, 32), r"height 30 is not a multiple of 8: try 24 or 32"),
         ((1, 3, 32, 65), r"width 65 is not a multiple of 8: try 64 or 72"),
@@ -165,13 +167,13 @@ def test_presets() -> None:
         ((3, 32, 32), r"\(3, 32, 32\): give"),
     ],
 )
-def test_pictures_of_another_size_are_refused(shape: tuple[int, ...], said: str) -> None:
-    with pytest.raises(KalpanaError, match=said):
+def test_pictures_of_another_size_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(KalpanaError, match=message):
         build().encode(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
-    "tokens, said",
+    "tokens, message",
     [
         (torch.full((1, 2, 2), 32), r"from 32 to 32: this codebook has 0 to 31"),
         (torch.full((1, 2, 2), -1), r"from -1"),
@@ -180,21 +182,21 @@ def test_pictures_of_another_size_are_refused(shape: tuple[int, ...], said: str)
         (torch.zeros(1, 0, 2, dtype=torch.int64), r"\(1, 0, 2\): give integers"),
     ],
 )
-def test_tokens_that_are_none_are_refused(tokens: Tensor, said: str) -> None:
-    with pytest.raises(KalpanaError, match=said):
+def test_tokens_that_are_none_are_refused(tokens: Tensor, message: str) -> None:
+    with pytest.raises(KalpanaError, match=message):
         build().decode(tokens)
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"groups": 5}, r"groups is 5: it should divide every width, \(8, 16\)"),
         ({"attend": (2,)}, r"attend is \(2,\): the levels are 0 to 1"),
         ({"fsq": (8, 1)}, r"fsq is \(8, 1\): every number needs 2"),
     ],
 )
-def test_configs_that_cannot_be_built_are_refused(change: dict[str, object], said: str) -> None:
-    with pytest.raises(KalpanaError, match=said):
+def test_configs_that_cannot_be_built_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(KalpanaError, match=message):
         VQGAN(replace(TINY, **change))
 
 
@@ -207,7 +209,7 @@ def test_a_decoder_alone_draws_and_says_that_it_cannot_look() -> None:
 
 
 def test_it_learns_two_pictures_by_heart() -> None:
-    """All that training needs, in one: the gradient goes straight through, the encoder keeps near the codes, and these follow."""
+    """Training works: straight-through gradient, commitment loss and codebook update together."""
     net = build(replace(TINY, codebook=(16, 4)))
     x = torch.stack(
         [
@@ -216,16 +218,16 @@ def test_it_learns_two_pictures_by_heart() -> None:
         ]
     )
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-    random, losses = rng(), []
+    generator, losses = rng(), []
     assert isinstance(net.quantiser, Codebook)
-    net.quantiser.start(net.look(x.repeat(2, 1, 1, 1)), random)
+    net.quantiser.start(net.look(x.repeat(2, 1, 1, 1)), generator)
     for _ in range(40):
         found = net(x)
         losses.append((found.pixels - x).square().mean())
         optimizer.zero_grad()
         (losses[-1] + 0.25 * found.loss).backward()
         optimizer.step()
-        net.quantiser.learn(found.latents, found.indices, random)
+        net.quantiser.learn(found.latents, found.indices, generator)
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -240,29 +242,25 @@ def codebook(unit: bool, size: int = 20, numbers: int = 3) -> Codebook:
 @pytest.mark.parametrize("unit", [True, False])
 def test_the_code_is_the_nearest(unit: bool) -> None:
     book, z = codebook(unit), 0.5 * noise(2, 3, 60, 50)
-    assert ROWS < 2 * 60 * 50  # more than are compared at once
+    assert ROWS < 2 * 60 * 50  # so that the vectors are compared in parts
     found = book(z)
     vectors = z.movedim(1, -1).reshape(-1, 3).double()
-    if unit:
-        apart = 1 - F.cosine_similarity(
-            vectors[:, None], book.vectors.double()[None], dim=-1
-        )  # Yu et al. 2021, section 3.2
+    codes = book.vectors.double()
+    if unit:  # Yu et al. 2021, section 3.2
+        distance = 1 - F.cosine_similarity(vectors[:, None], codes[None], dim=-1)
     else:
-        apart = (vectors[:, None] - book.vectors.double()[None]).square().sum(-1)
+        distance = (vectors[:, None] - codes[None]).square().sum(-1)
     chosen = found.indices.flatten()
-    assert len(chosen.unique()) > 10  # else there would be little to compare
-    assert (apart[torch.arange(len(chosen)), chosen] - apart.min(1).values).max() < 1e-6
+    assert len(chosen.unique()) > 10  # so that the comparison covers many codes
+    assert (distance[torch.arange(len(chosen)), chosen] - distance.min(1).values).max() < 1e-6
     assert torch.allclose(found.codes, book.codes(found.indices), atol=1e-6)
     assert torch.allclose(book.codes(found.indices).norm(dim=1), torch.tensor(1.0)) == unit
 
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_gradients_go_straight_through(unit: bool) -> None:
-    book, z, upstream = (
-        codebook(unit),
-        noise(2, 3, 4, 5).requires_grad_(),
-        noise(2, 3, 4, 5, seed=3),
-    )
+    book, z = codebook(unit), noise(2, 3, 4, 5).requires_grad_()
+    upstream = noise(2, 3, 4, 5, seed=3)
     (through,) = torch.autograd.grad((book(z).codes * upstream).sum(), z)
     (identity,) = torch.autograd.grad(((F.normalize(z, dim=1) if unit else z) * upstream).sum(), z)
     assert torch.allclose(through, identity, atol=1e-6)
@@ -282,7 +280,7 @@ def test_asking_changes_nothing() -> None:
 
 
 def test_codes_are_running_means() -> None:
-    """Euclidean codes: by the sums of van den Oord et al. 2017, equations 6 to 8, kept by hand over several batches."""
+    """Euclidean codes, compared over several batches with van den Oord et al. 2017, eq. 6 to 8."""
     book, decay = codebook(False, size=6), 0.8
     weights, sums = torch.ones(6).double(), book.vectors.double()
     for k in range(5):
@@ -304,9 +302,8 @@ def test_unit_codes_follow_the_direction_of_the_mean() -> None:
     book.learn(z, indices, rng(), decay)
     for i in range(5):
         mean = decay * old[i] + (1 - decay) * unit[chosen == i].sum(0)
-        assert torch.allclose(
-            book.codes(torch.tensor([[[i]]])).flatten(), mean / mean.norm(), atol=1e-5
-        )
+        code = book.codes(torch.tensor([[[i]]])).flatten()
+        assert torch.allclose(code, mean / mean.norm(), atol=1e-5)
 
 
 @pytest.mark.parametrize("unit", [True, False])
@@ -314,7 +311,7 @@ def test_codes_that_nothing_chooses_stay(unit: bool) -> None:
     book, z = codebook(unit), noise(1, 3, 2, 2)
     idle = count(book(z).indices, book.size) == 0
     before = book.codes(torch.arange(20).view(1, 1, 20))
-    for _ in range(200):  # long after their share is lost in rounding
+    for _ in range(200):  # so many that their running count is rounded to 0
         book.learn(z, book(z).indices, rng(), decay=0.3, patience=10**6)
     after = book.codes(torch.arange(20).view(1, 1, 20))
     assert after.isfinite().all() and idle.sum() > 10
@@ -324,9 +321,8 @@ def test_codes_that_nothing_chooses_stay(unit: bool) -> None:
 @pytest.mark.parametrize("unit", [True, False])
 def test_k_means_lowers_the_error(unit: bool) -> None:
     centers = noise(12, 3, seed=5)
-    z = (
-        centers[torch.randint(12, (400,), generator=rng(6))] + 0.05 * noise(400, 3, seed=7)
-    ).T.reshape(1, 3, 20, 20)
+    points = centers[torch.randint(12, (400,), generator=rng(6))] + 0.05 * noise(400, 3, seed=7)
+    z = points.T.reshape(1, 3, 20, 20)
     errors = []
     for rounds in (0, 1, 3, 10):
         book = codebook(unit, size=16)
@@ -338,7 +334,7 @@ def test_k_means_lowers_the_error(unit: bool) -> None:
     assert used(count(book(z).indices, book.size)) == 1
     again = codebook(unit, size=16)
     again.start(z, rng(), 10)
-    assert torch.equal(again.vectors, book.vectors)  # the generator alone decides
+    assert torch.equal(again.vectors, book.vectors)  # deterministic given the generator
 
 
 def test_k_means_on_as_many_points_as_codes_finds_them() -> None:
@@ -355,31 +351,21 @@ def test_too_few_vectors_to_start_from() -> None:
 def test_exactly_the_dead_codes_are_replaced() -> None:
     book, patience = codebook(False, size=8), 3
     book.vectors.copy_(100.0 * torch.arange(8.0)[:, None].expand(8, 3))
-    near = torch.tensor(
-        [0.0, 100, 200, 300, 400]
-    )  # so 5, 6 and 7 are chosen by nothing, and 4 just in time
+    # Codes 5, 6 and 7 are never used, and code 4 only in the last batch.
+    near = torch.tensor([0.0, 100, 200, 300, 400])
     for k in range(patience):
         chosen = near if k == patience - 1 else near[:4]
-        z = chosen.repeat(4)[None, None, None, :].expand(1, 3, 1, -1) + noise(
-            1, 3, 1, 4 * len(chosen), seed=k
-        )
+        exact = chosen.repeat(4)[None, None, None, :].expand(1, 3, 1, -1)
+        z = exact + noise(1, 3, 1, 4 * len(chosen), seed=k)
         before = book.vectors.clone()
-        revived = book.learn(z, book(z).indices, rng(k), patience=patience)
-        assert revived == (3 if k == patience - 1 else 0)
-        if not revived:
+        replaced = book.learn(z, book(z).indices, rng(k), patience=patience)
+        assert replaced == (3 if k == patience - 1 else 0)
+        if not replaced:
             assert torch.equal(book.vectors[4:], before[4:])
     rows = z.movedim(1, -1).reshape(-1, 3)
     places = [(rows == vector).all(1).nonzero().flatten().tolist() for vector in book.vectors]
-    assert [len(place) for place in places] == [
-        0,
-        0,
-        0,
-        0,
-        0,
-        1,
-        1,
-        1,
-    ]  # a vector of the batch each, and not the same
+    # The replaced codes are three different vectors of the batch.
+    assert [len(place) for place in places] == [0, 0, 0, 0, 0, 1, 1, 1]
     assert len({place[0] for place in places[5:]}) == 3
     assert (book.vectors[:5] - 100.0 * torch.arange(5.0)[:, None]).abs().max() < 5
     assert book.ages.tolist() == [0] * 8 and book.sizes[5:].tolist() == [1, 1, 1]
@@ -387,7 +373,7 @@ def test_exactly_the_dead_codes_are_replaced() -> None:
     for each, seed in ((other, 1), (same, 2)):
         each.load_state_dict({**book.state_dict(), "ages": torch.full((8,), 5)})
         each.learn(z[..., :8], torch.zeros(1, 1, 8, dtype=torch.int64), rng(seed), patience=3)
-    assert not torch.equal(other.vectors[1:], same.vectors[1:])  # by the generator that was given
+    assert not torch.equal(other.vectors[1:], same.vectors[1:])  # the seeds differ
 
 
 def test_more_dead_codes_than_vectors() -> None:
@@ -421,12 +407,12 @@ def test_every_index_has_a_code_of_its_own_and_every_code_its_index(
     indices = torch.arange(book.size).view(1, 1, -1)
     codes = book.codes(indices)  # 1 d 1 n
     points = [[(i - n // 2) / (n // 2) for i in range(n)] for n in levels]
-    wanted = {tuple(point[::-1]) for point in product(*points[::-1])}
+    expected = {tuple(point[::-1]) for point in product(*points[::-1])}
     assert {tuple(row) for row in codes[0, :, 0].T.tolist()} == {
-        tuple(torch.tensor(point).tolist()) for point in wanted
+        tuple(torch.tensor(point).tolist()) for point in expected
     }
     assert codes.min() == -1 and codes.max() <= 1
-    # A latent that is bounded to the middle of each code's cell, by the inverse of what bounds it.
+    # The latent at the centre of each code's cell, by the inverse of the bounding function.
     n = torch.tensor(levels, dtype=torch.float64)[:, None, None]
     half, offset = (n - 1) * 1.001 / 2, torch.where(n % 2 == 0, 0.5, 0.0)
     z = ((codes.double() * (n // 2) + offset) / half).atanh() - (offset / half).atanh()
@@ -458,22 +444,23 @@ def test_fsq_takes_zero_for_zero_and_passes_the_gradient_of_its_bound() -> None:
         assert torch.allclose(through[:, i], upstream[:, i] * slope, atol=1e-5)
 
 
-# What training plays against.
+# The discriminator and its losses.
 
 
 def test_the_discriminator_judges_patches_and_each_picture_alone() -> None:
     torch.manual_seed(0)
-    judge, x = Discriminator(width=8, depth=3), pictures(3, 64, 48)
-    logits = judge(x)
+    discriminator, x = Discriminator(width=8, depth=3), pictures(3, 64, 48)
+    logits = discriminator(x)
     assert logits.shape == (3, 1, 6, 4)
-    assert torch.allclose(logits, torch.cat([judge(one) for one in x.split(1)]), atol=1e-6)
-    hinge(logits, judge(-x)).backward()
-    for name, p in judge.named_parameters():
+    assert torch.allclose(logits, torch.cat([discriminator(one) for one in x.split(1)]), atol=1e-6)
+    hinge(logits, discriminator(-x)).backward()
+    for name, p in discriminator.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
-    # What lies in one corner is said there: the far corner hears of it through the norms alone.
+    # A change in one corner changes the logits there; the far corner is affected only through the
+    # norms.
     other = x.clone()
     other[:, :, :8, :8] = 1
-    change = (judge(other) - logits).abs().mean((0, 1))
+    change = (discriminator(other) - logits).abs().mean((0, 1))
     assert change[0, 0] > 5 * change[-1, -1]
 
 
@@ -497,17 +484,13 @@ def test_lecam_pulls_towards_the_other_sides_anchor() -> None:
     assert math.isclose(anchors.real.item(), 0.9 * 0.1 * 2 + 0.1 * 0.5, rel_tol=1e-6)
     assert math.isclose(anchors.fake.item(), 0.9 * 0.1 * -1.5 + 0.1 * 1, rel_tol=1e-6)
     anchors = LeCamEMA(torch.tensor(1.0), torch.tensor(-1.0))
-    real, fake = (
-        torch.tensor([1.0, -2.0], requires_grad=True),
-        torch.tensor([-1.0, 3.0], requires_grad=True),
-    )
+    real = torch.tensor([1.0, -2.0], requires_grad=True)
+    fake = torch.tensor([-1.0, 3.0], requires_grad=True)
     loss = lecam(real, fake, anchors)
     assert math.isclose(loss.item(), ((1 + 1) ** 2 + 0) / 2 + ((1 + 1) ** 2 + 0) / 2, rel_tol=1e-6)
     loss.backward()
-    assert real.grad.tolist() == [2, 0] and fake.grad.tolist() == [
-        -2,
-        0,
-    ]  # real ones down, drawn ones up
+    # Logits of real pictures are pulled down, those of generated pictures up.
+    assert real.grad.tolist() == [2, 0] and fake.grad.tolist() == [-2, 0]
     assert not anchors.follow(real, fake).real.requires_grad
 
 
@@ -518,14 +501,14 @@ def test_balance_is_the_ratio_of_the_gradients() -> None:
     weight = adaptive_gan_weight(loss, against, last)
     assert math.isclose(weight.item(), 5 / (1 + 1e-4), rel_tol=1e-6) and not weight.requires_grad
     assert adaptive_gan_weight(loss, 0 * against, last, limit=30) == 30
-    (loss + weight * against).backward()  # both graphs are still there
+    (loss + weight * against).backward()  # both graphs are retained
     assert torch.allclose(last.grad, pull + weight * push)
 
 
 def test_balance_at_the_last_layer_of_the_decoder() -> None:
-    net, judge, x = build(), Discriminator(width=8, depth=2), pictures(1)
+    net, discriminator, x = build(), Discriminator(width=8, depth=2), pictures(1)
     found = net(x)
-    loss, against = (found.pixels - x).abs().mean(), generator_loss(judge(found.pixels))
+    loss, against = (found.pixels - x).abs().mean(), generator_loss(discriminator(found.pixels))
     weight = adaptive_gan_weight(loss, against, net.last)
     assert isinstance(net.last, nn.Parameter)
     one, two = (

@@ -1,4 +1,5 @@
-"""VQGAN+CLIP by the one request: what the request draws is what ``vqgan_clip`` draws when it is asked directly."""
+"""VQGAN+CLIP behind the Pipeline interface: a request gives the same picture as a direct call of
+``vqgan_clip``."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from kalpana.understand.encoder import Encoder
 
 @pytest.fixture
 def by_clip(tmp_path: Path, clip_folder: Path) -> Path:
-    """A model whose CLIP and VQGAN lie in its own folder."""
+    """The folder of a model with its own CLIP and VQGAN."""
     folder = tmp_path / "asker"
     torch.manual_seed(0)
     network = vqgan.VQGAN(
@@ -39,10 +40,10 @@ def by_clip(tmp_path: Path, clip_folder: Path) -> Path:
 def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(
     by_clip: Path, ranker: Encoder, tmp_path: Path
 ) -> None:
-    drawer = load(str(by_clip))
-    assert isinstance(drawer, TextByClip)
-    asked = {"steps": 3, "seeds": (5, 9), "negative_prompt": "fog", "model": str(by_clip)}
-    steps = list(drawer.generate("a red castle | a moon:0.5", **asked))
+    pipeline = load(str(by_clip))
+    assert isinstance(pipeline, TextByClip)
+    fields = {"steps": 3, "seeds": (5, 9), "negative_prompt": "fog", "model": str(by_clip)}
+    steps = list(pipeline.generate("a red castle | a moon:0.5", **fields))
     assert [step.index for step in steps] == list(range(1, 7)) and {
         step.total for step in steps
     } == {6}
@@ -53,39 +54,37 @@ def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(
         direct = last(
             vqgan_clip(prompts, ranker, canvas, Settings(steps=3, flip=0), picture.seed)
         ).pictures[0]
-        assert picture.image.tobytes() == direct.image.tobytes() and picture.image.size == (
-            128,
-            128,
-        )
+        assert picture.image.tobytes() == direct.image.tobytes()
+        assert picture.image.size == (128, 128)
     assert result.pictures[0].image.tobytes() != result.pictures[1].image.tobytes()
     path = save(result.pictures[1].image, tmp_path / "castle.png", result.pictures[1].receipt)
-    made = last(again(drawer, result.pictures[1].receipt)).pictures[0]
-    assert compare(path, made).pixels
+    replayed = last(again(pipeline, result.pictures[1].receipt)).pictures[0]
+    assert compare(path, replayed).pixels
 
 
 def test_its_card_counts_and_hashes_what_it_draws_with(by_clip: Path, clip_folder: Path) -> None:
-    card, alone = read_card(by_clip), read_card(clip_folder)
+    card, clip_card = read_card(by_clip), read_card(clip_folder)
     assert set(card.files) == {"vqgan.safetensors", "clip.safetensors"}
     assert (
-        card.files["clip.safetensors"] == alone.files["clip.safetensors"]
-        and card.parameters > alone.parameters
+        card.files["clip.safetensors"] == clip_card.files["clip.safetensors"]
+        and card.parameters > clip_card.parameters
     )
 
 
 def test_what_it_cannot_do_and_what_is_missing_is_said(
     by_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawer = load(str(by_clip))
-    for fields, said in (
+    pipeline = load(str(by_clip))
+    for fields, message in (
         ({"guidance": 3.0}, "guidance 3.0 cannot be used"),
         ({"temperature": 2.0}, "temperature 2.0 cannot be used"),
         ({"size": "64x64"}, "it knows 128x128"),
         ({"best_of": 2}, "needs a CLIP to rank by"),
     ):
-        with pytest.raises(KalpanaError, match=said):
-            drawer.generate("a castle", **fields)
+        with pytest.raises(KalpanaError, match=message):
+            pipeline.generate("a castle", **fields)
     with pytest.raises(KalpanaError, match="ends in a colon"):
-        last(drawer.generate("a castle:", steps=1))
+        last(pipeline.generate("a castle:", steps=1))
     shutil.rmtree(by_clip / "clip")
     monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: tmp_path)
     with pytest.raises(KalpanaError, match="asks a CLIP, and none comes with"):

@@ -1,4 +1,4 @@
-"""A file made again from its receipt."""
+"""Replay of a picture file from its receipt."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_a_file_of_any_format_comes_again_byte_for_byte(
     assert last.result is not None
     for picture in last.result.pictures:
         path = save(picture.image, tmp_path / f"a{SUFFIX[format]}", picture.receipt)
-        agreement = compare(path, draw(model, path))
+        difference = compare(path, draw(model, path))
         assert (
-            agreement.pixels
-            and agreement.bytes
-            and agreement.changed == ()
-            and str(agreement) == "the same bytes"
+            difference.pixels
+            and difference.bytes
+            and difference.changed == ()
+            and str(difference) == "the same bytes"
         )
 
 
@@ -46,14 +46,14 @@ def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> No
     wrong = picture.image.copy()
     wrong.putpixel((0, 0), tuple(value ^ 8 for value in wrong.getpixel((0, 0))))  # type: ignore[union-attr, arg-type]
     path = save(wrong, tmp_path / "a.png", receipt)
-    agreement = compare(path, draw(model, path))
-    assert (agreement.bytes, agreement.pixels, agreement.largest, agreement.changed) == (
+    difference = compare(path, draw(model, path))
+    assert (difference.bytes, difference.pixels, difference.largest, difference.changed) == (
         False,
         False,
         8,
         ("torch",),
     )
-    assert str(agreement) == "other pixels, by 8 of 255 at most; since then torch changed"
+    assert str(difference) == "other pixels, by 8 of 255 at most; since then torch changed"
 
 
 def test_a_file_another_program_has_packed_anew_has_the_same_pixels(

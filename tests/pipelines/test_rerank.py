@@ -1,4 +1,4 @@
-"""The best of several: which is kept, what its receipt says, and that it comes again alone."""
+"""Best-of-n: which candidate is kept, its receipt, and its replay without the other candidates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def same(a: Picture, b: Picture) -> bool:
-    """To the last bit but one, as text_to_image promises of batches of other sizes."""
+    """Equal up to 1 of 255, as text_to_image guarantees for other batch sizes."""
     return a.seed == b.seed and int(np.abs(pixels(a) - pixels(b)).max()) <= 1
 
 
@@ -43,13 +43,13 @@ def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker:
     for seed in range(3):
         (kept,) = result(model, ranker, seed=seed, best_of=5).pictures
         seeds = (seed, *(zlib.crc32(f"{seed}/{k}".encode()) for k in (1, 2, 3, 4)))
-        drawn = [result(model, seed=each).pictures[0] for each in seeds]
+        candidates = [result(model, seed=each).pictures[0] for each in seeds]
         scores = [
             torch.cosine_similarity(ranker.images([each.image]), ranker.texts([PROMPT])).item()
-            for each in drawn
+            for each in candidates
         ]
         assert np.ptp(scores) > 1e-3, "they differ"
-        assert same(kept, drawn[int(np.argmax(scores))])
+        assert same(kept, candidates[int(np.argmax(scores))])
         listed = kept.receipt["best_of"]["candidates"]
         assert [each["seed"] for each in listed] == list(seeds)
         assert [each["score"] for each in listed] == pytest.approx(scores, abs=1e-4)
@@ -58,7 +58,7 @@ def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker:
 def test_each_picture_has_candidates_of_its_own_and_is_the_same_whatever_is_drawn_beside_it(
     model: TextToImage, ranker: Encoder
 ) -> None:
-    many = result(model, ranker, seed=7, n=5, best_of=3).pictures  # two in a part
+    many = result(model, ranker, seed=7, n=5, best_of=3).pictures  # two pictures in a batch
     assert [picture.receipt["best_of"]["seed"] for picture in many] == [7, 8, 9, 10, 11]
     assert (
         len({each["seed"] for picture in many for each in picture.receipt["best_of"]["candidates"]})
@@ -85,30 +85,33 @@ def test_one_of_one_is_the_picture_itself_and_more_are_never_worse(
     assert best == sorted(best)
 
 
-def listed(drawn: Result) -> list[dict[str, Any]]:
-    return drawn.pictures[0].receipt["best_of"]["candidates"]
+def listed(result: Result) -> list[dict[str, Any]]:
+    """The candidates in the receipt of the first picture."""
+    return result.pictures[0].receipt["best_of"]["candidates"]
 
 
 def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
     model: TextToImage, ranker: Encoder, folder: Path, clip_folder: Path, tmp_path: Path
 ) -> None:
     request = Request(prompt=PROMPT, seed=0, n=2, best_of=6, model=str(folder))
-    for asked, picture in enumerate(kalpana.generate(request, rank_by=ranker).pictures):
+    for seed, picture in enumerate(kalpana.generate(request, rank_by=ranker).pictures):
         receipt = picture.receipt
         assert receipt == json.loads(json.dumps(receipt))
         assert receipt["request"] == request.to_json()
         kept = max(receipt["best_of"]["candidates"], key=lambda each: each["score"])
         assert kept["seed"] == receipt["seed"] == picture.seed == receipt["resolved"]["seed"]
         assert (
-            receipt["best_of"]["seed"] == asked
+            receipt["best_of"]["seed"] == seed
             and receipt["resolved"]["best_of"] == receipt["resolved"]["n"] == 1
         )
         hashed = hashlib.sha256((clip_folder / "clip.safetensors").read_bytes()).hexdigest()
         assert receipt["best_of"]["ranked_by"] == {"name": "tiny-clip", "sha256": hashed}
         path = save(picture.image, tmp_path / "a.png", receipt)
-        (again,) = kalpana.generate(request_of(read_receipt(path))).pictures  # and no ranker
-        agreement = compare(path, again)
-        assert agreement.largest <= 1 and agreement.changed == () and again.seed == picture.seed
+        # Replayed without a ranker.
+        (replayed,) = kalpana.generate(request_of(read_receipt(path))).pictures
+        difference = compare(path, replayed)
+        assert difference.largest <= 1 and difference.changed == ()
+        assert replayed.seed == picture.seed
 
 
 @pytest.mark.parametrize(("n", "best_of"), [(1, 3), (3, 4), (2, TOGETHER + 1)])
@@ -116,9 +119,8 @@ def test_the_stream_counts_on_over_all_that_is_drawn(
     model: TextToImage, ranker: Encoder, n: int, best_of: int
 ) -> None:
     steps = list(model.generate(PROMPT, rank_by=ranker, seed=0, n=n, best_of=best_of, steps=2))
-    each = 3 * (
-        1 + (best_of > TOGETHER)
-    )  # of one stream: two steps and a decoding for at most TOGETHER pictures
+    # Steps of one stream: two denoising steps and a decoding for each TOGETHER pictures.
+    each = 3 * (1 + (best_of > TOGETHER))
     parts = {(1, 3): 1, (3, 4): 2, (2, TOGETHER + 1): 2}[n, best_of]
     assert [step.index for step in steps] == list(range(1, parts * each + 1)) and {
         step.total for step in steps
@@ -147,11 +149,11 @@ def test_closing_the_stream_cancels(model: TextToImage, ranker: Encoder) -> None
 def test_what_the_ranker_does_not_read_is_told(model: TextToImage, ranker: Encoder) -> None:
     *_, last = model.generate("a zzyzx apple " * 60, rank_by=ranker, seed=1, best_of=2, steps=1)
     assert last.result is not None
-    told = [warning for warning in last.result.warnings if warning.startswith("best_of: ")]
+    warnings = [warning for warning in last.result.warnings if warning.startswith("best_of: ")]
     assert (
-        "too long for model 'tiny-clip', which ranks without" in told[0]
-        and "never met 'zzyzx'" in told[1]
-        and len(told) == 2
+        "too long for model 'tiny-clip', which ranks without" in warnings[0]
+        and "never met 'zzyzx'" in warnings[1]
+        and len(warnings) == 2
     )
     assert (
         last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
@@ -162,11 +164,11 @@ def test_what_the_ranker_does_not_read_is_told(model: TextToImage, ranker: Encod
 def test_mistakes_are_found_before_the_first_step(
     model: TextToImage, ranker: Encoder, folder: Path
 ) -> None:
-    for nobody in (None, "clip"):
+    for no_ranker in (None, "clip"):
         with pytest.raises(
             KalpanaError, match=r"best_of 8 needs a CLIP to rank by: give rank_by=load\('clip'\)"
         ):
-            model.generate(PROMPT, rank_by=nobody, best_of=8)  # type: ignore[arg-type]
+            model.generate(PROMPT, rank_by=no_ranker, best_of=8)  # type: ignore[arg-type]
     with pytest.raises(KalpanaError, match="best_of 8 needs a CLIP"):
         kalpana.generate(PROMPT, model=str(folder), best_of=8)
     with pytest.raises(KalpanaError, match="size '128x128' cannot be used"):

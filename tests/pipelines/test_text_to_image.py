@@ -1,4 +1,4 @@
-"""Words to pictures: the stream, the seeds, the receipts, and what is told of a prompt."""
+"""Text-to-image: the stream, the seeds, the receipts, and the warnings about a prompt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def same(a: Picture, b: Picture) -> bool:
-    """The same to the eye of the promise: a processor may round an 8-bit value the other way, see the module."""
+    """Equal up to 1 of 255: a processor may round an 8-bit value the other way, see
+    text_to_image."""
     return (
         a.seed == b.seed
         and a.image.size == b.image.size
@@ -64,20 +65,21 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToImage) -> N
 
 
 def test_a_preview_shows_the_estimate_and_not_the_noise(model: TextToImage) -> None:
-    """With one Euler step the estimate is the end, so the preview is the small picture of what is decoded from it."""
+    """With one Euler step the estimate is the final latent, which is also decoded."""
     only, last = model.generate(PROMPT, seed=0, steps=1, sampler="euler")
     assert only.preview is not None and last.result is not None
-    started = model.vae.preview(noise([0], (16, 4, 4)))
+    of_noise = model.vae.preview(noise([0], (16, 4, 4)))
     x0 = latents_of(model, seed=0)
     torch.testing.assert_close(only.preview, model.vae.preview(x0))
-    assert not torch.allclose(only.preview, started, atol=0.05)
+    assert not torch.allclose(only.preview, of_noise, atol=0.05)
     assert torch.equal(
         to_pixels([last.result.pictures[0].image]), to_pixels([to_images(model.vae.decode(x0))[0]])
     )
 
 
 def latents_of(model: TextToImage, seed: int) -> Tensor:
-    """What one step makes of a seed's noise, by the formula of guidance, without sampler, denoiser or wrapper."""
+    """Reference latents of one step from the noise of a seed, by the formula of guidance, without
+    sampler, denoiser or wrapper."""
     x, t = noise([seed], (16, 4, 4)), torch.ones(1)
     scale = model.capabilities.defaults.guidance
     x0, x0_null = (
@@ -108,7 +110,8 @@ def test_a_batch_is_the_same_split_over_two_processes(
 ) -> None:
     code = """
 import sys, kalpana
-for picture in kalpana.generate(sys.argv[1], model=sys.argv[2], seed=int(sys.argv[3]), n=4).pictures:
+result = kalpana.generate(sys.argv[1], model=sys.argv[2], seed=int(sys.argv[3]), n=4)
+for picture in result.pictures:
     picture.image.save(f"{picture.seed}.png")
 """
     halves = [
@@ -146,17 +149,14 @@ def test_the_same_request_gives_the_same_bytes_whatever_was_drawn_before(
 
 def test_drawing_changes_nothing_around_it(model: TextToImage) -> None:
     request = Request(prompt=PROMPT, seed=1, n=2)
-    asked, weights = (
-        request.model_copy(deep=True),
-        {k: v.clone() for k, v in model.network.state_dict().items()},
-    )
+    before = request.model_copy(deep=True)
+    weights = {k: v.clone() for k, v in model.network.state_dict().items()}
     states = torch.get_rng_state(), random.getstate()
     for _ in model.generate(request):
-        assert (
-            torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        )  # between steps the caller's world is as it was
+        # Between steps, the caller's autograd modes are unchanged.
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert (
-        request == asked
+        request == before
         and random.getstate() == states[1]
         and torch.equal(torch.get_rng_state(), states[0])
     )
@@ -191,10 +191,10 @@ def test_every_setting_draws_another_picture(model: TextToImage, fields: dict[st
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(model: TextToImage) -> None:
-    """Away from the prompt itself there is nowhere to go: that is the prompt without guidance."""
-    (nowhere,) = result(model, seed=2, guidance=5, negative_prompt=PROMPT).pictures
+    """With the prompt itself as negative prompt, guidance has no effect."""
+    (cancelled,) = result(model, seed=2, guidance=5, negative_prompt=PROMPT).pictures
     (plain,) = result(model, seed=2, guidance=1).pictures
-    assert same(nowhere, plain)
+    assert same(cancelled, plain)
     assert not same(
         result(model, seed=2, guidance=5, negative_prompt="a blue car").pictures[0], plain
     )
@@ -202,7 +202,7 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model: TextToImage) 
 
 def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: TextToImage) -> None:
     with pytest.raises(KalpanaError, match="size '128x128' cannot be used"):
-        model.generate(PROMPT, size="128x128")  # before the first step is asked for
+        model.generate(PROMPT, size="128x128")  # raised at the call, not at the first step
     lenient = result(model, size="128x128", strict=False, seed=1)
     assert "size" in lenient.pictures[0].receipt["ignored"] and any(
         "size was ignored" in warning for warning in lenient.warnings

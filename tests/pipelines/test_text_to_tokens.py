@@ -1,4 +1,5 @@
-"""Words to pictures by way of tokens, and back: the three families on one request, the public folders, and what is refused."""
+"""Text-to-image by tokens, and captioning: the three families on one request, folders of public
+checkpoints, and errors."""
 
 from __future__ import annotations
 
@@ -56,13 +57,13 @@ MINI = dalle_mini.Config(
 )
 FILES = {"dalle": "dalle", "maskgit": "maskgit", "dalle-mini": "dalle_mini"}
 FAMILIES = tuple(FILES)
-STEPS = {"dalle": 4, "maskgit": 10, "dalle-mini": 4}  # rows, or looks
+STEPS = {"dalle": 4, "maskgit": 10, "dalle-mini": 4}  # rows, or decoding iterations
 BLANK = Image.new("RGB", (32, 32))
 
 
 @torch.no_grad()
 def stir(net: nn.Module, much: float = 0.3) -> nn.Module:
-    """Random numbers for every parameter: as they are made, heads say nothing."""
+    """Adds random numbers to every parameter: as initialised, the heads give equal logits."""
     torch.manual_seed(0)
     for p in net.parameters():
         p.add_(much * torch.randn_like(p))
@@ -72,7 +73,7 @@ def stir(net: nn.Module, much: float = 0.3) -> nn.Module:
 def make(
     folder: Path, family: str, config: Any = None, pictures: vqgan.Config | None = PICTURES
 ) -> Path:
-    """A folder with a tiny model of the family, sealed."""
+    """A folder with a tiny model of a family and the hashes of its files."""
     torch.manual_seed(0)
     net: Any = {"dalle": DALLE, "maskgit": MaskGIT, "dalle-mini": DalleMini}[family](
         config or (MINI if family == "dalle-mini" else STREAM)
@@ -119,7 +120,7 @@ def result(model: TextToTokens, **fields: Any) -> Result:
     return last.result
 
 
-def drawn(model: TextToTokens, **fields: Any) -> Picture:
+def generated(model: TextToTokens, **fields: Any) -> Picture:
     (picture,) = result(model, **fields).pictures
     return picture
 
@@ -138,7 +139,7 @@ def kalpana_(*arguments: str) -> Done:
 def test_a_stream_counts_its_steps_and_ends_in_a_result(
     model: TextToTokens, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_to_tokens, "PREVIEWS", math.inf)  # there is time for all
+    monkeypatch.setattr(text_to_tokens, "PREVIEWS", math.inf)  # a preview in every step
     steps, count = list(model.generate(PROMPT, n=TOGETHER + 1, seed=0)), STEPS[family]
     assert [step.index for step in steps] == list(range(1, 2 * count + 3)) and {
         step.total for step in steps
@@ -148,15 +149,15 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(
     assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
     for k, step in enumerate(steps[: count + 1], start=1):
         if k == count:
-            assert step.preview is None  # the picture itself comes next
+            assert step.preview is None  # the next step has the picture itself
             continue
         assert (
             step.preview is not None
             and step.preview.shape == (TOGETHER, 3, 32, 32)
             and step.preview.abs().max() <= 1
         )
-        there = 32 if family == "maskgit" or k > count else 8 * k
-        assert (step.preview[:, :, there:] == 0).all() and step.preview[:, :, :there].std() > 0.01
+        height = 32 if family == "maskgit" or k > count else 8 * k  # of the rows sampled so far
+        assert (step.preview[:, :, height:] == 0).all() and step.preview[:, :, :height].std() > 0.01
     whole, pictures = steps[count].preview, steps[-1].result.pictures  # type: ignore[union-attr]
     assert whole is not None and [p.image.tobytes() for p in pictures[:TOGETHER]] == [
         image.tobytes() for image in to_images(whole)
@@ -169,9 +170,8 @@ def test_previews_take_no_more_time_than_they_may(
 ) -> None:
     monkeypatch.setattr(text_to_tokens, "PREVIEWS", 0)
     first, *others = model.generate(PROMPT, seed=0)
-    assert first.preview is not None and all(
-        step.preview is None for step in others
-    )  # the first one is owed
+    # The first step always has one, as no time has been spent yet.
+    assert first.preview is not None and all(step.preview is None for step in others)
 
 
 def test_a_preview_is_what_the_vqgan_makes_of_the_rows_there_are(
@@ -180,7 +180,7 @@ def test_a_preview_is_what_the_vqgan_makes_of_the_rows_there_are(
     monkeypatch.setattr(text_to_tokens, "PREVIEWS", math.inf)
     model = loaded(folders["dalle"])
     assert isinstance(model.network, DALLE)
-    rows = [each.ids for each in stream(model.network, cond(model), luck(3), guidance=3.0)]
+    rows = [each.ids for each in stream(model.network, cond(model), seeded(3), guidance=3.0)]
     for ids, step in zip(rows[:-1], model.generate(PROMPT, seed=3), strict=False):
         assert step.preview is not None
         torch.testing.assert_close(
@@ -192,20 +192,20 @@ def cond(model: TextToTokens) -> Cond:
     return Cond(model.words.encode([PROMPT]))
 
 
-def luck(*seeds: int) -> list[Generator]:
+def seeded(*seeds: int) -> list[Generator]:
     return [Generator().manual_seed(seed) for seed in seeds]
 
 
 def test_closing_the_stream_cancels(model: TextToTokens) -> None:
-    seen = (
+    module = (
         model.network.decoder if isinstance(model.network, DalleMini) else model.network.blocks[-1]
     )
     calls: list[int] = []
-    counter = seen.register_forward_hook(lambda *_: calls.append(1))
+    counter = module.register_forward_hook(lambda *_: calls.append(1))
     steps = model.generate(PROMPT, seed=1, n=12)
     next(steps)
     next(steps)
-    assert torch.is_grad_enabled()  # between steps the caller's world is as it was
+    assert torch.is_grad_enabled()  # between steps, the caller's autograd mode is unchanged
     count = len(calls)
     steps.close()  # type: ignore[attr-defined]
     assert list(steps) == [] and len(calls) == count and not torch.is_inference_mode_enabled()
@@ -219,7 +219,7 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: Text
     batch = result(model, seed=100, n=8).pictures
     assert len({picture.image.tobytes() for picture in batch}) == 8
     for i, picture in enumerate(batch):
-        assert same(picture, drawn(model, seed=100 + i))
+        assert same(picture, generated(model, seed=100 + i))
     assert all(
         same(a, b)
         for a, b in zip(
@@ -234,48 +234,51 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: Text
 def test_a_dalle_and_a_maskgit_draw_the_tokens_that_their_samplers_draw(
     folders: dict[str, Path],
 ) -> None:
-    how = {"temperature": 0.7, "top_k": 9, "top_p": 0.8, "guidance": 2.0}
+    settings = {"temperature": 0.7, "top_k": 9, "top_p": 0.8, "guidance": 2.0}
     one, other = loaded(folders["dalle"]), loaded(folders["maskgit"])
     assert isinstance(one.network, DALLE) and isinstance(other.network, MaskGIT)
-    *_, rows = stream(one.network, cond(one), luck(5), **how)
-    *_, looks = masked(other.network, cond(other), luck(5), steps=3, **how)
-    for model, ids, more in ((one, rows.ids, {}), (other, looks.ids, {"steps": 3})):
+    *_, streamed = stream(one.network, cond(one), seeded(5), **settings)
+    *_, unmasked = masked(other.network, cond(other), seeded(5), steps=3, **settings)
+    for model, ids, more in ((one, streamed.ids, {}), (other, unmasked.ids, {"steps": 3})):
         (image,) = to_images(model.vqgan.decode(ids))
-        assert drawn(model, seed=5, **how, **more).image.tobytes() == image.tobytes()
+        assert generated(model, seed=5, **settings, **more).image.tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_likeliest_tokens_of_a_dalle_mini_are_those_of_forward(
     folders: dict[str, Path], guidance: float
 ) -> None:
-    """Each token from a look at all before it, without a cache, asked with the text and without."""
+    """Reference without a cache: each token from a full forward pass, with the text and without."""
     model = loaded(folders["dalle-mini"])
     assert isinstance(model.network, DalleMini)
     tokens, ids = model.words.encode([PROMPT]), torch.zeros(1, 16, dtype=torch.int64)
     with torch.no_grad():
         for k in range(16):
-            told, untold = (
+            with_text, without = (
                 model.network(tokens, ids, torch.tensor([null]))[:, k, :20]
                 for null in (False, True)
             )
-            ids[:, k] = (untold + guidance * (told - untold)).argmax(-1)
+            ids[:, k] = (without + guidance * (with_text - without)).argmax(-1)
     (image,) = to_images(model.vqgan.decode(ids.view(1, 4, 4)))
-    assert drawn(model, seed=5, temperature=0, guidance=guidance).image.tobytes() == image.tobytes()
+    assert (
+        generated(model, seed=5, temperature=0, guidance=guidance).image.tobytes()
+        == image.tobytes()
+    )
 
 
 def test_settings_mean_what_they_say(model: TextToTokens, family: str) -> None:
-    likeliest = drawn(model, seed=1, top_k=1).image.tobytes()
-    assert drawn(model, seed=1, top_p=1e-9).image.tobytes() == likeliest
-    if family != "maskgit":  # where luck also says which tokens stay
-        assert {drawn(model, seed=seed, temperature=0).image.tobytes() for seed in (1, 2)} == {
+    likeliest = generated(model, seed=1, top_k=1).image.tobytes()
+    assert generated(model, seed=1, top_p=1e-9).image.tobytes() == likeliest
+    if family != "maskgit":  # in MaskGIT noise also selects the tokens that stay
+        assert {generated(model, seed=seed, temperature=0).image.tobytes() for seed in (1, 2)} == {
             likeliest
         }
     others = {
-        drawn(model, seed=1, **how).image.tobytes()
-        for how in ({}, {"guidance": 1}, {"guidance": 0}, {"temperature": 3})
+        generated(model, seed=1, **settings).image.tobytes()
+        for settings in ({}, {"guidance": 1}, {"guidance": 0}, {"temperature": 3})
     }
     assert len(others | {likeliest}) == 5
-    assert drawn(model, seed=1, upscale=2).image.size == (64, 64)
+    assert generated(model, seed=1, upscale=2).image.size == (64, 64)
     sizes = ("32x32", *(("48x32", "32x48", "64x64") if family == "dalle" else ()))
     assert (
         model.capabilities.defaults.size == "32x32"
@@ -287,10 +290,10 @@ def test_settings_mean_what_they_say(model: TextToTokens, family: str) -> None:
 def test_the_best_of_several_is_kept_and_comes_again_alone(
     model: TextToTokens, ranker: Encoder
 ) -> None:
-    kept = drawn(model, seed=2, best_of=5, rank_by=ranker)
+    kept = generated(model, seed=2, best_of=5, rank_by=ranker)
     listed = kept.receipt["best_of"]["candidates"]
     assert kept.seed == max(listed, key=lambda each: each["score"])["seed"] and len(listed) == 5
-    assert same(kept, drawn(model, seed=kept.seed))
+    assert same(kept, generated(model, seed=kept.seed))
     with pytest.raises(KalpanaError, match="best_of 2 needs a CLIP"):
         model.generate(PROMPT, best_of=2)
 
@@ -301,13 +304,8 @@ def test_a_receipt_says_how_the_picture_was_made_and_makes_it_again(
     folder = folders[family]
     picture = kalpana.generate(PROMPT, model=str(folder), seed=5, n=2, top_k=7).pictures[1]
     receipt = json.loads(json.dumps(picture.receipt))
-    assert receipt == picture.receipt and receipt["request"] == {
-        "prompt": PROMPT,
-        "seed": 5,
-        "n": 2,
-        "top_k": 7,
-        "model": str(folder),
-    }
+    request = {"prompt": PROMPT, "seed": 5, "n": 2, "top_k": 7, "model": str(folder)}
+    assert receipt == picture.receipt and receipt["request"] == request
     resolved = receipt["resolved"]
     assert (
         resolved["seed"],
@@ -339,7 +337,7 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToTokens) -> None:
     assert last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -365,9 +363,11 @@ def test_what_the_model_cannot_do_is_refused_at_once_or_listed(
         assert len(list(model.generate(PROMPT, seed=1, steps=3))) == 4
         return
     with pytest.raises(KalpanaError, match=why):
-        model.generate(PROMPT, **fields)  # before the first step is asked for
-    lenient = drawn(model, strict=False, seed=1, **fields)
-    assert set(lenient.receipt["ignored"]) == set(fields) and same(lenient, drawn(model, seed=1))
+        model.generate(PROMPT, **fields)  # raised at the call, not at the first step
+    lenient = generated(model, strict=False, seed=1, **fields)
+    assert set(lenient.receipt["ignored"]) == set(fields) and same(
+        lenient, generated(model, seed=1)
+    )
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.5}])
@@ -395,7 +395,8 @@ def test_network_and_vqgan_must_be_of_one_codebook(family: str, tmp_path: Path) 
     )
     with pytest.raises(
         KalpanaError,
-        match=r"model 'other' draws 20 tokens, and the codebook of .*vqgan\.safetensors has 24: put the",
+        match=r"model 'other' draws 20 tokens, "
+        r"and the codebook of .*vqgan\.safetensors has 24: put the",
     ):
         load(str(folder))
 
@@ -415,7 +416,8 @@ def test_the_vqgan_is_the_models_own_or_the_one_that_comes_with_kalpana(
     monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: models)
     with pytest.raises(
         KalpanaError,
-        match=r"nothing turns the tokens of the model in .*bare into pictures.*: put there the vqgan\.safe",
+        match=r"nothing turns the tokens of the model in .*bare into pictures.*: "
+        r"put there the vqgan\.safe",
     ):
         make(tmp_path / "bare", "dalle", pictures=None)
     make_pictures(models / "vqgan", PICTURES)
@@ -426,18 +428,19 @@ def test_the_vqgan_is_the_models_own_or_the_one_that_comes_with_kalpana(
         card.files["vqgan.safetensors"]
         == hashlib.sha256((models / "vqgan" / "vqgan.safetensors").read_bytes()).hexdigest()
     )
-    assert same(drawn(loaded(folder), seed=1), drawn(loaded(folders["dalle"]), seed=1))
+    assert same(generated(loaded(folder), seed=1), generated(loaded(folders["dalle"]), seed=1))
     make_pictures(models / "vqgan", PICTURES, 0.2)
     load_anew(folder)
     with pytest.raises(
         KalpanaError,
-        match=r"'bare' learned the tokens of another VQGAN than .*: put its own vqgan\.safetensors into",
+        match=r"'bare' learned the tokens of another VQGAN than .*: "
+        r"put its own vqgan\.safetensors into",
     ):
         load(str(folder))
 
 
 def load_anew(folder: Path) -> None:
-    """A model is kept until its own files change."""
+    """Changes the files of a folder, so that its cached model is loaded again."""
     (folder / "note.txt").write_text("")
 
 
@@ -489,7 +492,8 @@ def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
         and list(tmp_path.iterdir()) == []
     )
     assert done.stderr.startswith(
-        f"error: model '{name}' is not here: no weights of it come with this version of Kalpana, where"
+        f"error: model '{name}' is not here: "
+        "no weights of it come with this version of Kalpana, where"
     )
     assert (
         "default" in done.stderr
@@ -498,11 +502,11 @@ def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
     )
 
 
-# A picture whose top is given.
+# Completing a picture from its top.
 
 
 def photo(width: int = 32, height: int = 32) -> Image.Image:
-    """A picture with something everywhere."""
+    """A picture without uniform areas."""
     y, x = np.mgrid[:height, :width] / (height, width)[0]
     return Image.fromarray((np.stack((x, y, (x + y) % 0.5), 2) * 200 + 20).astype(np.uint8))
 
@@ -520,9 +524,8 @@ def test_a_top_stays_and_the_rest_is_drawn(
     decode = model.vqgan.decode
     try:
         object.__setattr__(model.vqgan, "decode", lambda each: (ids.append(each), decode(each))[1])
-        assert same(
-            drawn(model, seed=2, top=rows.tolist()), pictures[1]
-        )  # as the receipt has it, and alone
+        # Alone, and with the rows of the receipt.
+        assert same(generated(model, seed=2, top=rows.tolist()), pictures[1])
     finally:
         object.__delattr__(model.vqgan, "decode")
     assert torch.equal(ids[-1][0, :2], rows) and ids[-1].shape == (1, 4, 4)
@@ -549,7 +552,7 @@ def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path])
     rows = model.vqgan.encode(to_pixels([top]))[0]
     assert (
         rows.shape == (2, 6)
-        and drawn(model, seed=1, size="48x32", top=top).receipt["top"] == rows.tolist()
+        and generated(model, seed=1, size="48x32", top=top).receipt["top"] == rows.tolist()
     )
     with pytest.raises(KalpanaError, match="neither a picture nor 1 to 3 rows of 6 tokens"):
         model.generate(PROMPT, size="48x32", top=[[0, 1, 2, 3]])
@@ -560,24 +563,19 @@ def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(
 ) -> None:
     model = loaded(folders["dalle"])
     top = Image.new("RGB", (32, 16), (200, 40, 60))
-    wanted = drawn(model, seed=1, top=top)
+    wanted = generated(model, seed=1, top=top)
     clear = Image.new("RGBA", (32, 16), (200, 40, 60, 255))
     small = Image.new("RGB", (8, 4), (200, 40, 60))
-    for other in (
-        top.resize((320, 160)),
-        small,
-        clear,
-        top.quantize(2),
-        top.resize((32, 23)),
-    ):  # of which two rows are whole
-        assert same(drawn(model, seed=1, top=other), wanted), other
-    white = drawn(model, seed=1, top=Image.new("RGB", (32, 16), "white"))
+    two_rows = top.resize((32, 23))  # two whole rows of tokens
+    for other in (top.resize((320, 160)), small, clear, top.quantize(2), two_rows):
+        assert same(generated(model, seed=1, top=other), wanted), other
+    white = generated(model, seed=1, top=Image.new("RGB", (32, 16), "white"))
     for other in (
         Image.new("RGBA", (64, 32), (9, 9, 9, 0)),
         Image.new("L", (32, 16), 255),
         Image.new("LA", (32, 16), (0, 0)),
     ):
-        assert same(drawn(model, seed=1, top=other), white), other
+        assert same(generated(model, seed=1, top=other), white), other
     assert not same(white, wanted)
 
 
@@ -586,7 +584,8 @@ def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(
     [
         (
             Image.new("RGB", (32, 32)),
-            "the top of the picture is 32x32, which is 32x32 at the picture's width: give one of 32x8 to 32x24",
+            "the top of the picture is 32x32, which is 32x32 at the picture's width: "
+            "give one of 32x8 to 32x24",
         ),
         (Image.new("RGB", (640, 100)), "is 640x100, which is 32x5 at the picture's width"),
         ([[0, 1, 2]], "neither a picture nor 1 to 3 rows of 4 tokens"),
@@ -620,21 +619,22 @@ def test_the_best_of_several_below_a_top_and_its_file_again(
     assert kalpana_("replay", str(path)).stdout == "the same bytes\n"
 
 
-# Pictures put into words.
+# Captioning.
 
-TOLD = {"en": ("a red cat", "two blue dogs"), "hi": ("एक लाल बिल्ली", "दो नीले कुत्ते")}
-SHOWN = (Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), (0, 80, 255)))
+CAPTIONS = {"en": ("a red cat", "two blue dogs"), "hi": ("एक लाल बिल्ली", "दो नीले कुत्ते")}
+PICTURED = (Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), (0, 80, 255)))
 
 
 @pytest.fixture(scope="module")
 def teller(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DALL-E that knows two pictures by heart, each in two languages."""
+    """The folder of a DALL-E that is overfitted to two pictures, each captioned in two
+    languages."""
     folder = shutil.copytree(folders["dalle"], tmp_path_factory.mktemp("teller") / "teller")
     model = loaded(folder)
     torch.manual_seed(0)
     network = DALLE(STREAM)
-    tokens = model.words.encode([*TOLD["en"], *TOLD["hi"]])
-    image = model.vqgan.encode(to_pixels(SHOWN)).repeat(2, 1, 1)
+    tokens = model.words.encode([*CAPTIONS["en"], *CAPTIONS["hi"]])
+    image = model.vqgan.encode(to_pixels(PICTURED)).repeat(2, 1, 1)
     assert not torch.equal(image[0], image[1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     for _ in range(60):
@@ -649,17 +649,17 @@ def teller(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_what_was_learned_by_heart_is_said_in_either_language(teller: Path) -> None:
     model = loaded(teller)
-    for language, texts in TOLD.items():
-        assert model.caption(SHOWN, language) == list(texts)
-    free = model.caption([*SHOWN] * 5)
+    for language, texts in CAPTIONS.items():
+        assert model.caption(PICTURED, language) == list(texts)
+    free = model.caption([*PICTURED] * 5)
     assert (
         free == free[:2] * 5
-        and set(free[:2]) <= {*TOLD["en"], *TOLD["hi"]}
+        and set(free[:2]) <= {*CAPTIONS["en"], *CAPTIONS["hi"]}
         and model.caption([]) == []
     )
     for k in (0, 1):
-        others = SHOWN[k].resize((50, 20)), SHOWN[k].convert("RGBA"), SHOWN[k].quantize(2)
-        assert model.caption(others, "en") == 3 * [TOLD["en"][k]]
+        others = PICTURED[k].resize((50, 20)), PICTURED[k].convert("RGBA"), PICTURED[k].quantize(2)
+        assert model.caption(others, "en") == 3 * [CAPTIONS["en"][k]]
 
 
 def test_captions_from_the_command_line(
@@ -667,18 +667,18 @@ def test_captions_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
-    SHOWN[0].save("a.png")
-    SHOWN[1].save("in/b.png")
+    PICTURED[0].save("a.png")
+    PICTURED[1].save("in/b.png")
     done = kalpana_("caption", "a.png", "in", "--model", str(teller), "--language", "hi")
     assert (
         done.exit_code == 0
-        and done.stdout == f"a.png: {TOLD['hi'][0]}\nin/b.png: {TOLD['hi'][1]}\n"
+        and done.stdout == f"a.png: {CAPTIONS['hi'][0]}\nin/b.png: {CAPTIONS['hi'][1]}\n"
     ), done.stderr
     done = kalpana_(
         "caption", "a.png", "gone.png", "--model", str(teller), "--language", "en", "--json"
     )
     assert done.exit_code == 1 and json.loads(done.stdout) == [
-        {"path": "a.png", "caption": TOLD["en"][0]}
+        {"path": "a.png", "caption": CAPTIONS["en"][0]}
     ]
     assert done.stderr == "not read: gone.png: No such file or directory\n"
     none = kalpana_("caption", "gone.png", "--model", str(teller))
@@ -712,12 +712,14 @@ model:
   params:
     embed_dim: 5
     n_embed: 20
-    ddconfig: {z_channels: 6, resolution: 8, in_channels: 3, out_ch: 3, ch: 32, ch_mult: [1, 2], num_res_blocks: 1, attn_resolutions: []}
+    ddconfig: {z_channels: 6, resolution: 8, in_channels: 3, out_ch: 3, ch: 32, ch_mult: [1, 2], \
+num_res_blocks: 1, attn_resolutions: []}
 """
 
 
 def write_public(folder: Path, words: list[str]) -> tuple[DalleMini, VQGAN]:
-    """A folder in min-dalle's layout with a taming VQGAN in it, and what is in both: our names turned into theirs."""
+    """Writes a folder in min-dalle's layout, with a taming VQGAN in it, and returns both networks.
+    Parameter names are converted from ours to theirs."""
     net = stir(
         DalleMini(dalle_mini.Config(**vars(MINI) | {"vocabulary": 200, "width": 64, "heads": 1})),
         0.1,
@@ -766,19 +768,13 @@ def test_a_public_folder_draws_what_is_in_it(
     folder, net, pictures = mini
     model = loaded(folder)
     assert (model.name, model.family, model.size) == ("dalle-nano", "dalle-mini", (8, 8))
-    asked = model.capabilities.defaults
-    assert (asked.guidance, asked.top_k, asked.temperature, asked.top_p) == (
-        16.0,
-        256,
-        1.0,
-        1.0,
-    )  # as min-dalle's, which has 16,384 tokens
-    text = Tokens(
-        torch.tensor([[0, 31, 34, 2]]), torch.ones(1, 4, dtype=torch.bool)
-    )  # <s> a cat </s>
-    ids = torch.stack(list(net.generate(text, lambda logits: logits.argmax(-1), 16.0)), 1).view(
-        1, 4, 4
-    )
+    defaults = model.capabilities.defaults
+    settings = defaults.guidance, defaults.top_k, defaults.temperature, defaults.top_p
+    assert settings == (16.0, 256, 1.0, 1.0)  # min-dalle's, which has 16,384 tokens
+    text_ids = torch.tensor([[0, 31, 34, 2]])  # <s> a cat </s>
+    text = Tokens(text_ids, torch.ones(1, 4, dtype=torch.bool))
+    generated_ids = list(net.generate(text, lambda logits: logits.argmax(-1), 16.0))
+    ids = torch.stack(generated_ids, 1).view(1, 4, 4)
     (image,) = to_images(pictures.decode(ids).detach())
     *_, last = model.generate("A cat", temperature=0, top_k=20)
     assert (
@@ -820,17 +816,19 @@ def test_what_a_public_folder_lacks_is_named_with_its_place(
 ) -> None:
     folder = shutil.copytree(mini[0], tmp_path / "mini")
 
-    def told(match: str) -> None:
+    def fails(match: str) -> None:
+        """Checks that loading fails with a one-line message."""
         with pytest.raises(KalpanaError, match=match) as caught:
             load(str(folder))
         assert "\n" not in str(caught.value)
 
     (folder / "merges.txt").rename(tmp_path / "merges.txt")
-    told(r"mini lacks its words: put vocab\.json and merges\.txt there, or tokenizer\.json")
+    fails(r"mini lacks its words: put vocab\.json and merges\.txt there, or tokenizer\.json")
     (tmp_path / "merges.txt").rename(folder / "merges.txt")
     (folder / "vqgan").rename(tmp_path / "vqgan")
-    told(
-        r"lacks what turns its tokens into pictures: put detoker\.safetensors there, .* or a folder vqgan with"
+    fails(
+        r"lacks what turns its tokens into pictures: "
+        r"put detoker\.safetensors there, .* or a folder vqgan with"
     )
     torch.save({"embedding.weight": torch.ones(2, 2)}, folder / "detoker.pt")
     with pytest.raises(
@@ -838,15 +836,18 @@ def test_what_a_public_folder_lacks_is_named_with_its_place(
         match=r"as a pickle alone, detoker\.pt, .*: write detoker\.safetensors with python -c",
     ) as caught:
         load(str(folder))
-    said = str(caught.value)
-    exec(said[said.index('python -c "') + 11 : said.rindex('"')], {})
+    message = str(caught.value)
+    exec(message[message.index('python -c "') + 11 : message.rindex('"')], {})
     assert public.detokenizer_of(folder) == folder / "detoker.safetensors"
-    told(
-        r"embedding\.weight in .*detoker\.safetensors is \(2, 2\), and its config asks for \(16384, 256\)"
-    )  # it is no VQGAN, and is not mistaken for what stands beside it
+    # It is no VQGAN, and is not confused with the other files in the folder.
+    fails(
+        r"embedding\.weight in .*detoker\.safetensors is \(2, 2\), "
+        r"and its config asks for \(16384, 256\)"
+    )
     (folder / "decoder.safetensors").unlink()
-    told(
-        r"holds no whole weights of DALL-E mini: put encoder\.safetensors and decoder\.safetensors there"
+    fails(
+        r"holds no whole weights of DALL-E mini: "
+        r"put encoder\.safetensors and decoder\.safetensors there"
     )
 
 
@@ -856,7 +857,8 @@ def test_a_public_vqgan_alone_draws_nothing_from_words(
     folder = shutil.copytree(mini[0] / "vqgan", tmp_path / "taming")
     with pytest.raises(
         KalpanaError,
-        match="taming is a VQGAN, which draws nothing from words: put it, as a folder vqgan, into that of",
+        match="taming is a VQGAN, which draws nothing from words: "
+        "put it, as a folder vqgan, into that of",
     ):
         load(str(folder))
     with pytest.raises(KalpanaError, match=r"there is no card\.json in"):
@@ -884,9 +886,10 @@ def test_pictures_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     steps = ["--steps", "3"] if family == "maskgit" else []
-    asking = ["generate", PROMPT, "--model", str(folders[family]), "--seed", "3", "-n", "2", *steps]
+    model = "--model", str(folders[family])
+    command = ["generate", PROMPT, *model, "--seed", "3", "-n", "2", *steps]
     done = kalpana_(
-        *asking, "--temperature", "0.9", "--top-k", "12", "--top-p", "0.95", "--guidance", "2"
+        *command, "--temperature", "0.9", "--top-k", "12", "--top-p", "0.95", "--guidance", "2"
     )
     assert done.exit_code == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
@@ -905,7 +908,7 @@ def test_pictures_from_the_command_line(
         ("0", "top_k '0': should be greater than or equal to 1"),
         ("few", "top_k 'few'"),
     ):
-        done = kalpana_(*asking, "--top-k", wrong)
+        done = kalpana_(*command, "--top-k", wrong)
         assert (
             done.exit_code == 2
             and why in done.stderr
@@ -915,7 +918,7 @@ def test_pictures_from_the_command_line(
 
 
 def test_there_is_one_way_for_all(folders: dict[str, Path], folder: Path) -> None:
-    """One request, answered by every family; each stream ends in one picture."""
+    """Every family answers the same request; each stream ends with one picture."""
     for each in (*folders.values(), folder):
         *steps, last = load(str(each)).generate(Request(prompt=PROMPT, seed=1))
         assert (

@@ -1,4 +1,4 @@
-"""Pictures optimised for a CLIP: prompts read, cutouts made, every canvas moved the right way, and a run that stops and goes on."""
+"""VQGAN+CLIP: prompt syntax, cutouts, loss terms, every canvas, optimisation, and resumed runs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def draw(
 
 
 def picture(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
-    """Soft blobs of colour."""
+    """A picture of smooth random colours."""
     noise = torch.rand(1, 3, 4, 4, generator=Generator().manual_seed(seed)) * 2 - 1
     return to_images(F.interpolate(noise, (height, width), mode="bilinear"))[0]
 
@@ -141,7 +141,7 @@ def test_prompts_are_read(text: str, prompts: list[tuple[str, float]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("", "prompt 1 of 1, '', has no words"),
         ("a castle | | fog", "prompt 2 of 3, '', has no words"),
@@ -150,10 +150,10 @@ def test_prompts_are_read(text: str, prompts: list[tuple[str, float]]) -> None:
         ("a castle:" + "9" * 400, "the weight of 'a castle' is inf: write a number"),
     ],
 )
-def test_prompts_that_cannot_be_read_say_why_in_one_line(text: str, said: str) -> None:
+def test_prompts_that_cannot_be_read_say_why_in_one_line(text: str, message: str) -> None:
     with pytest.raises(KalpanaError) as error:
         parse(text)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 # Cutouts.
@@ -181,7 +181,7 @@ def test_cutouts_of_one_colour_are_of_one_colour() -> None:
         tinted.flatten(2).std(-1).max() < 1e-5
         and (tinted - cuts).abs().amax((1, 2, 3)).min() > 1e-4
     )
-    assert (tinted - cuts).abs().max() < 0.31  # of numbers up to 0.8: a tenth thrice over
+    assert (tinted - cuts).abs().max() < 0.31  # three changes of a tenth, of values up to 0.8
     noisy = cutouts(pixels, 16, Settings(jitter=0), seeded_generator(1, 1)) - cuts
     spread = noisy.flatten(1).std(1)
     assert 0.16 < spread.max() < 0.21 and spread.min() < 0.04 and abs(noisy.mean()) < 0.01
@@ -191,17 +191,13 @@ def test_cutouts_lie_inside_are_as_large_as_asked_and_half_of_them_are_mirrored(
     width, height, side, n = 96, 64, 8, 400
     x = (torch.arange(width) + 0.5)[None].expand(height, width)
     y = (torch.arange(height) + 0.5)[:, None].expand(height, width)
-    pixels = torch.stack((x, y, x + y))[None]  # a plane: what is seen tells where it was
-    cuts = cutouts(
-        pixels, side, replace(PLAIN, cutouts=n, least=0.25, flip=0.5), seeded_generator(2, 1)
-    )
-    across, down = (
-        cuts[:, 0, 0].diff(dim=-1).mean(1) * side,
-        cuts[:, 1, :, 0].diff(dim=-1).mean(1) * side,
-    )
-    torch.testing.assert_close(
-        across.abs(), down, atol=0.1, rtol=0
-    )  # at the very edge the last pixel goes on
+    pixels = torch.stack((x, y, x + y))[None]  # values are coordinates: they show the position
+    settings = replace(PLAIN, cutouts=n, least=0.25)
+    cuts = cutouts(pixels, side, replace(settings, flip=0.5), seeded_generator(2, 1))
+    across = cuts[:, 0, 0].diff(dim=-1).mean(1) * side
+    down = cuts[:, 1, :, 0].diff(dim=-1).mean(1) * side
+    # Not exact: at the edge the border pixel is repeated.
+    torch.testing.assert_close(across.abs(), down, atol=0.1, rtol=0)
     assert 16 <= down.min() < 18 and 62 < down.max() <= 64.01
     assert abs(down.mean() - 40) < 3 and 0.4 < (across < 0).float().mean() < 0.6
     middle = cuts[:, :2].mean((2, 3))
@@ -209,39 +205,27 @@ def test_cutouts_lie_inside_are_as_large_as_asked_and_half_of_them_are_mirrored(
         middle + down[:, None] / 2 - torch.tensor([width, height])
     ).max() < 0.1
     torch.testing.assert_close(cuts[:, 2], cuts[:, 0] + cuts[:, 1], atol=1e-3, rtol=0)
-    smaller = cutouts(
-        pixels, side, replace(PLAIN, cutouts=n, least=0.25, power=4), seeded_generator(2, 1)
-    )
-    assert (
-        smaller[:, 1, :, 0].diff(dim=-1).mean() * side < 16 + 48 / 5 + 2
-    )  # the mean of luck⁴ is a fifth
+    smaller = cutouts(pixels, side, replace(settings, power=4), seeded_generator(2, 1))
+    # The mean of u⁴ is 1/5 for u uniform in [0, 1].
+    assert smaller[:, 1, :, 0].diff(dim=-1).mean() * side < 16 + 48 / 5 + 2
 
 
 def test_a_turn_is_a_turn_and_a_shift_a_shift() -> None:
     x = (torch.arange(64) + 0.5)[None].expand(64, 64)
     pixels = torch.stack((x, x.T, 0 * x))[None]
-    inside = slice(14, 18), slice(14, 18)  # of 32: where no edge is seen
-    turned = cutouts(pixels, 32, replace(PLAIN, cutouts=200, turn=30), seeded_generator(3, 1))[
-        ..., *inside
-    ]
-    slope = (
-        torch.stack(
-            [turned[:, 0].diff(dim=-1).mean((1, 2)), turned[:, 1].diff(dim=-1).mean((1, 2))], 1
-        )
-        / 2
-    )  # n 2: cosine and sine
+    inside = slice(14, 18), slice(14, 18)  # of 32: the centre, without repeated border pixels
+    settings = replace(PLAIN, cutouts=200)
+    turned = cutouts(pixels, 32, replace(settings, turn=30), seeded_generator(3, 1))[..., *inside]
+    slopes = [turned[:, axis].diff(dim=-1).mean((1, 2)) for axis in (0, 1)]
+    slope = torch.stack(slopes, 1) / 2  # n 2: cosine and sine
     torch.testing.assert_close(slope.norm(dim=1), torch.ones(200), atol=1e-3, rtol=0)
     angle = torch.atan2(slope[:, 1], slope[:, 0]) * 180 / math.pi
     assert 25 < angle.max() < 30.1 and -30.1 < angle.min() < -25
     torch.testing.assert_close(
         turned.mean((2, 3))[:, :2], torch.full((200, 2), 32.0), atol=1e-2, rtol=0
     )
-    shifted = (
-        cutouts(pixels, 32, replace(PLAIN, cutouts=200, shift=0.1), seeded_generator(3, 1))[
-            ..., *inside
-        ].mean((2, 3))[:, :2]
-        - 32
-    )
+    moved = cutouts(pixels, 32, replace(settings, shift=0.1), seeded_generator(3, 1))[..., *inside]
+    shifted = moved.mean((2, 3))[:, :2] - 32
     assert 5.5 < shifted.abs().max() < 6.41 and abs(shifted.mean()) < 0.6
 
 
@@ -262,7 +246,7 @@ def test_the_luck_of_a_cutout_does_not_depend_on_what_is_turned_off() -> None:
     )
 
 
-# What is lowered.
+# Terms of the loss.
 
 
 def test_the_distance_is_half_the_squared_angle() -> None:
@@ -289,35 +273,29 @@ def test_the_total_variation_has_its_closed_form() -> None:
 
 def test_what_is_outside_is_only_led_back() -> None:
     x = torch.tensor([-2.0, -2.0, 0.5, 0.5, 2.0, 2.0], requires_grad=True)
-    down = torch.tensor(
-        [1.0, -1.0, 1.0, -1.0, 1.0, -1.0]
-    )  # of each number's gradient; a step goes against it
-    kept = ClampWithGrad.apply(x)
-    assert kept.tolist() == [-1, -1, 0.5, 0.5, 1, 1]
-    assert torch.autograd.grad((kept * down).sum(), x)[0].tolist() == [0, -1, 1, -1, 1, 0]
+    gradients = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # descent goes against them
+    clamped = ClampWithGrad.apply(x)
+    assert clamped.tolist() == [-1, -1, 0.5, 0.5, 1, 1]
+    assert torch.autograd.grad((clamped * gradients).sum(), x)[0].tolist() == [0, -1, 1, -1, 1, 0]
 
 
-# Canvass.
+# Canvases.
 
 
 def test_clouds_are_smooth_seeded_and_zero_on_their_lattice() -> None:
-    clouds = perlin(48, 32, seeded_generator(0, 0))
-    assert clouds.shape == (1, 3, 32, 48) and clouds.abs().max() == 1
-    assert torch.equal(clouds, perlin(48, 32, seeded_generator(0, 0))) and not torch.equal(
-        clouds, perlin(48, 32, seeded_generator(1, 0))
+    noise = perlin(48, 32, seeded_generator(0, 0))
+    assert noise.shape == (1, 3, 32, 48) and noise.abs().max() == 1
+    assert torch.equal(noise, perlin(48, 32, seeded_generator(0, 0))) and not torch.equal(
+        noise, perlin(48, 32, seeded_generator(1, 0))
     )
 
-    def alike(field: Tensor) -> float:
-        return float(
-            torch.corrcoef(torch.stack((field[..., 1:].flatten(), field[..., :-1].flatten())))[0, 1]
-        )
+    def correlation(field: Tensor) -> float:
+        """Correlation of horizontal neighbours."""
+        neighbours = torch.stack((field[..., 1:].flatten(), field[..., :-1].flatten()))
+        return float(torch.corrcoef(neighbours)[0, 1])
 
-    assert (
-        alike(clouds)
-        > 0.85
-        > 0.1
-        > abs(alike(torch.randn(1, 3, 32, 48, generator=seeded_generator(0, 0))))
-    )
+    white = torch.randn(1, 3, 32, 48, generator=seeded_generator(0, 0))
+    assert correlation(noise) > 0.85 > 0.1 > abs(correlation(white))
     octave = lattice(48, 32, 8, seeded_generator(0, 0))
     assert octave[:, ::8, ::8].abs().max() == 0 and octave.abs().max() > 0.3
     fine = lattice(512, 512, 128.0, seeded_generator(0, 0))
@@ -349,7 +327,7 @@ def test_a_projected_latent_is_where_codes_are() -> None:
     codes = plain.model.quantiser.codes(torch.arange(32)[None, None])
     for k in range(4):
         assert two[:, k].min() == codes[:, k].min() and two[:, k].max() == codes[:, k].max()
-    assert unit.scale == pytest.approx(0.5, abs=0.02)  # of four numbers whose squares add up to 1
+    assert unit.scale == pytest.approx(0.5, abs=0.02)  # four numbers whose squares add up to 1
     Latents(tiny_vae(), "").project((three := far.clone(),))
     assert three.abs().max() == 3
 
@@ -379,9 +357,8 @@ def test_every_number_of_a_latent_gets_a_gradient(name: str) -> None:
         latent = tuple(part.requires_grad_() for part in start)
         pixels = canvas.render(latent)
         assert pixels.shape == (1, 3, 24, 40)
-        for gradient in torch.autograd.grad(
-            (pixels * torch.randn(1, 3, 24, 40, generator=seeded_generator(0, 1))).sum(), latent
-        ):
+        weight = torch.randn(1, 3, 24, 40, generator=seeded_generator(0, 1))
+        for gradient in torch.autograd.grad((pixels * weight).sum(), latent):
             assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.5
     assert json.loads(json.dumps(canvas.about)) == canvas.about
 
@@ -425,11 +402,11 @@ def test_canvases_are_found_by_name(tmp_path: Path, folder: Path) -> None:
     latents = load_canvas("vae", folder, "cpu")
     assert isinstance(latents, Latents) and latents.model.config.fine == 8
     assert load_canvas("pixels") == Pixels() and load_canvas("palette") == Palette()
-    for name, said in {
+    for name, message in {
         "vqgn": "did you mean 'vqgan'",
         "clipdraw": "write vqgan, vae, pixels, palette",
     }.items():
-        with pytest.raises(KalpanaError, match=f"no canvas '{name}': {said}"):
+        with pytest.raises(KalpanaError, match=f"no canvas '{name}': {message}"):
             load_canvas(name)
     with pytest.raises(KalpanaError, match="there is no folder"):
         load_canvas("vqgan", tmp_path / "none")
@@ -448,30 +425,28 @@ def test_canvases_that_cannot_be_say_so() -> None:
         Palette(colours=1)
 
 
-# From words to a picture.
+# Optimisation.
 
 
 @pytest.mark.parametrize("name", CANVASES)
 def test_the_cosine_rises_and_a_negative_weight_makes_it_fall(name: str, ranker: Encoder) -> None:
-    canvas, settings, words = (
-        CANVASES[name],
-        replace(QUICK, rate=0.2, tv=0),
-        ranker.texts([PROMPT])[0],
-    )
+    canvas, settings = CANVASES[name], replace(QUICK, rate=0.2, tv=0)
+    text_features = ranker.texts([PROMPT])[0]
 
-    def agrees(image: Image.Image) -> float:
-        """The mean over cutouts by another luck: those that were seen would prove little."""
+    def similarity(image: Image.Image) -> float:
+        """Mean cosine over other cutouts than those used by the optimisation."""
         cuts = cutouts(
             to_pixels([image]), 32, replace(settings, cutouts=64), seeded_generator(99, 0)
         )
-        return float((unit(ranker.model.image(cuts)) @ words).mean())
+        return float((unit(ranker.model.image(cuts)) @ text_features).mean())
 
-    begun = agrees(to_images(shown(canvas, canvas.noise(32, 32, seeded_generator(3, 0))))[0])
-    liked, disliked = (
-        agrees(draw(ranker, canvas, PROMPT + weight, settings=settings, seed=3))
+    noise = canvas.noise(32, 32, seeded_generator(3, 0))
+    before = similarity(to_images(shown(canvas, noise))[0])
+    positive, negative = (
+        similarity(draw(ranker, canvas, PROMPT + weight, settings=settings, seed=3))
         for weight in ("", ":-1")
     )
-    assert liked > begun + 0.01 and disliked < begun - 0.01
+    assert positive > before + 0.01 and negative < before - 0.01
 
 
 def test_a_picture_can_be_the_prompt_and_weights_weigh(ranker: Encoder) -> None:
@@ -498,14 +473,14 @@ def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_besid
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     one = draw(ranker)
-    assert torch.equal(before, torch.random.get_rng_state()), "the luck of others is not touched"
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator is unchanged"
     other = draw(ranker, seed=4)
     streams = [
         vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], QUICK, seed, size=(32, 32)) for seed in (3, 4)
     ]
     for _ in range(QUICK.steps):
         torch.manual_seed(7)
-        pair = [next(stream) for stream in streams]  # by turns
+        pair = [next(stream) for stream in streams]  # interleaved
     assert [
         step.result.pictures[0].image == image
         for step, image in zip(pair, (one, other), strict=True)
@@ -582,7 +557,7 @@ def test_less_variation_is_smoother(ranker: Encoder) -> None:
     assert smooth < rough / 2
 
 
-# Stopped, and gone on with.
+# Resumed runs.
 
 
 @pytest.mark.parametrize("name", ["vqgan", "palette"])
@@ -593,15 +568,14 @@ def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
     unbroken = draw(ranker, canvas, state=whole, every=5)
     calls: list[int] = []
     counter = ranker.model.see.register_forward_hook(lambda *_: calls.append(1))
-    for upto in (3, 9):  # stopped twice
+    for last in (3, 9):  # stopped twice
         stream = vqgan_clip(PROMPT, ranker, canvas, QUICK, 3, size=(32, 32), state=state)
         for step in stream:
-            if step.index == upto:
+            if step.index == last:
                 break
         stream.close()  # type: ignore[attr-defined]
-    rest = list(
-        vqgan_clip(PROMPT, ranker, canvas, QUICK, None, size=(32, 32), state=state)
-    )  # the seed is the state's
+    # Without a seed, that of the state is used.
+    rest = list(vqgan_clip(PROMPT, ranker, canvas, QUICK, None, size=(32, 32), state=state))
     counter.remove()
     assert len(calls) == QUICK.steps + 1, "no step was made twice; the last call is the score"
     assert [step.index for step in rest] == list(range(10, 17)) and rest[-1].result is not None
@@ -610,9 +584,8 @@ def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
     assert kept.keys() == expected.keys() and all(
         torch.equal(kept[name], expected[name]) for name in kept
     )
-    assert len(kept) == 5 * len(
-        canvas.noise(32, 32, seeded_generator(0, 0))
-    )  # latent, mean, two moments and Adam's count
+    # Five for each part: latent, mean, Adam's two moments and its step count.
+    assert len(kept) == 5 * len(canvas.noise(32, 32, seeded_generator(0, 0)))
 
 
 def test_a_finished_picture_can_be_asked_for_again_and_for_more_steps(
@@ -653,23 +626,35 @@ def test_a_state_is_kept_with_every_preview_too(ranker: Encoder, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
-        ({"settings": replace(QUICK, ema=0.5, tv=0.0)}, "settings.ema is 0.9 there and 0.5 here; settings.tv is 0.1 there and 0.0 here"),
+        (
+            {"settings": replace(QUICK, ema=0.5, tv=0.0)},
+            "settings.ema is 0.9 there and 0.5 here; settings.tv is 0.1 there and 0.0 here",
+        ),
         ({"seed": 4}, "seed is 3 there and 4 here"),
-        ({"prompt": "a blue castle"}, "prompts is [['a red castle', 1.0]] there and [['a blue castle', 1.0]] here"),
+        (
+            {"prompt": "a blue castle"},
+            "prompts is [['a red castle', 1.0]] there and [['a blue castle', 1.0]] here",
+        ),
         ({"prompt": PROMPT + ":-1"}, "prompts is"),
         ({"size": (32, 40)}, "size is '32x32' there and '32x40' here"),
         ({"start": "perlin"}, "start is 'noise' there and 'perlin' here"),
         ({"start": picture()}, "start is 'noise' there and 'picture "),
         ({"canvas": Pixels()}, "canvas.name is 'vqgan' there and 'pixels' here"),
-        ({"canvas": replace(CANVASES["vqgan"], straight=False)}, "canvas.straight is True there and False here"),  # type: ignore[type-var]
-        ({"canvas": replace(CANVASES["vqgan"], fingerprint="z")}, "canvas.sha256 is 'a' there and 'z' here"),  # type: ignore[type-var]
+        (
+            {"canvas": replace(CANVASES["vqgan"], straight=False)},  # type: ignore[type-var]
+            "canvas.straight is True there and False here",
+        ),
+        (
+            {"canvas": replace(CANVASES["vqgan"], fingerprint="z")},  # type: ignore[type-var]
+            "canvas.sha256 is 'a' there and 'z' here",
+        ),
         ({"clip": "other"}, "clip is '"),
     ],
-)  # fmt: skip
+)
 def test_a_state_of_another_picture_is_refused(
-    changes: dict[str, Any], said: str, ranker: Encoder, tmp_path: Path
+    changes: dict[str, Any], message: str, ranker: Encoder, tmp_path: Path
 ) -> None:
     state, settings = tmp_path / "a.state", replace(QUICK, steps=2)
     result(vqgan_clip(PROMPT, ranker, CANVASES["vqgan"], settings, 3, size=(32, 32), state=state))
@@ -688,20 +673,20 @@ def test_a_state_of_another_picture_is_refused(
         vqgan_clip(**{**fields, "state": state, **changes})
     assert (
         f"the state {state} is of another picture: " in str(error.value)
-        and said in str(error.value)
+        and message in str(error.value)
         and "\n" not in str(error.value)
     )
     assert state.read_bytes() == kept
 
 
 def test_a_file_that_is_no_state_is_refused(ranker: Encoder, tmp_path: Path, folder: Path) -> None:
-    for data, said in {
+    for data, message in {
         b"": "is damaged or none at all",
         b"\x80\x04pickle": "is damaged or none at all",
         (folder / "vae.safetensors").read_bytes(): "is not the state of a picture",
     }.items():
         (tmp_path / "a.state").write_bytes(data)
-        with pytest.raises(KalpanaError, match=said):
+        with pytest.raises(KalpanaError, match=message):
             draw(ranker, state=tmp_path / "a.state")
     (tmp_path / "a.state").unlink()
     draw(ranker, settings=PLAIN, state=tmp_path / "a.state")
@@ -720,10 +705,10 @@ def test_closing_without_a_state_leaves_nothing_and_before_the_first_step_does_n
     next(stream), next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert len(calls) == 2 and list(stream) == []
-    unasked = vqgan_clip(
+    unstarted = vqgan_clip(
         PROMPT, ranker, CANVASES["vqgan"], QUICK, 3, size=(32, 32), state=tmp_path / "a.state"
     )
-    unasked.close()  # type: ignore[attr-defined]
+    unstarted.close()  # type: ignore[attr-defined]
     counter.remove()
     assert len(calls) == 2 and list(tmp_path.iterdir()) == [] and torch.is_grad_enabled()
 
@@ -755,51 +740,43 @@ def test_the_receipt_says_how_the_picture_was_made(ranker: Encoder) -> None:
         *parse("a red castle:0.5 | a zzyzx at 10:30 | " + "an apple and " * 60 + ":-1"),
         Prompt(picture(), 0.25),
     )
-    drawn = result(
-        vqgan_clip(
-            prompt,
-            ranker,
-            CANVASES["vqgan"],
-            replace(QUICK, steps=2),
-            5,
-            size=(40, 32),
-            start="perlin",
-        )
+    settings = replace(QUICK, steps=2)
+    whole = result(
+        vqgan_clip(prompt, ranker, CANVASES["vqgan"], settings, 5, size=(40, 32), start="perlin")
     )
-    (made,) = drawn.pictures
-    receipt = made.receipt
+    (only,) = whole.pictures
+    receipt = only.receipt
     assert (
         receipt == json.loads(json.dumps(receipt))
-        and made.seed == receipt["seed"] == 5
-        and made.image.size == (40, 32)
+        and only.seed == receipt["seed"] == 5
+        and only.image.size == (40, 32)
     )
     assert receipt["model"]["files"] == {"clip": ranker.fingerprint, "vqgan": "a"}
     about = receipt["vqgan_clip"]
-    assert [weight for _, weight in about["prompts"]] == [0.5, 1, -1, 0.25] and about["settings"][
-        "steps"
-    ] == 2
+    assert [weight for _, weight in about["prompts"]] == [0.5, 1, -1, 0.25]
+    assert about["settings"]["steps"] == 2
     assert (
         about["prompts"][3][0].startswith("picture ")
         and about["start"] == "perlin"
         and about["size"] == "40x32"
     )
     assert (
-        receipt["cosines"][0] == pytest.approx(cosine(ranker, made.image), abs=1e-5)
+        receipt["cosines"][0] == pytest.approx(cosine(ranker, only.image), abs=1e-5)
         and len(receipt["cosines"]) == 4
     )
-    assert receipt["warnings"] == list(drawn.warnings) and len(drawn.warnings) == 3
-    assert "10:30': the colon was read as part of the text" in drawn.warnings[0]
+    assert receipt["warnings"] == list(whole.warnings) and len(whole.warnings) == 3
+    assert "10:30': the colon was read as part of the text" in whole.warnings[0]
     assert (
-        "never met 'zzyzx'" in drawn.warnings[1]
-        and "too long for model 'tiny-clip'" in drawn.warnings[2]
+        "never met 'zzyzx'" in whole.warnings[1]
+        and "too long for model 'tiny-clip'" in whole.warnings[2]
     )
 
 
-# Bad input.
+# Start pictures and invalid arguments.
 
 
 def still(clip: Encoder, start: Image.Image, size: tuple[int, int] = (32, 32)) -> np.ndarray:
-    """What is drawn where the first step hardly moves."""
+    """The result of one step with a learning rate close to 0: the start picture."""
     return np.asarray(
         draw(clip, Pixels(), settings=replace(PLAIN, rate=1e-6), start=start, size=size)
     ).astype(int)
@@ -843,7 +820,7 @@ def test_every_canvas_begins_with_clouds_or_a_picture(
 
 
 @pytest.mark.parametrize(
-    "fields, said",
+    "fields, message",
     [
         ({"prompt": "a castle:0 | fog:0"}, "all weights are 0"),
         ({"prompt": ()}, "there is no prompt: write what to draw"),
@@ -867,7 +844,7 @@ def test_every_canvas_begins_with_clouds_or_a_picture(
     ],
 )
 def test_mistakes_are_found_before_the_first_step(
-    fields: dict[str, Any], said: str, ranker: Encoder
+    fields: dict[str, Any], message: str, ranker: Encoder
 ) -> None:
     usual = {
         "prompt": PROMPT,
@@ -879,11 +856,11 @@ def test_mistakes_are_found_before_the_first_step(
     }
     with pytest.raises(KalpanaError) as error:
         vqgan_clip(**{**usual, **fields})
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "fields, said",
+    "fields, message",
     [
         ({"steps": 0}, "steps is 0: write a whole number from 1 to 100000"),
         ({"cutouts": 2.0}, "cutouts is 2.0: write a whole number"),
@@ -895,8 +872,8 @@ def test_mistakes_are_found_before_the_first_step(
         ({"tv": -1}, "tv is -1: write"),
     ],
 )
-def test_settings_out_of_bounds_are_named(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(KalpanaError, match=said):
+def test_settings_out_of_bounds_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(KalpanaError, match=message):
         Settings(**fields)
 
 
@@ -922,7 +899,7 @@ def test_a_decoder_alone_begins_with_noise(ranker: Encoder) -> None:
         draw(ranker, canvas, start="perlin")
 
 
-# The sheet with and without each ingredient.
+# The ablation of docs/vqgan_clip.py.
 
 
 def test_the_ablation_draws_a_row_a_prompt_and_a_column_a_variant(ranker: Encoder) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer: exact round trips on any Unicode, whole Hindi words, and reports that hide nothing."""
+"""The tokenizer: exact round trips of any Unicode text, whole Hindi words, and complete reports."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def tokenizer() -> Tokenizer:
 
 
 def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
-    """What each token of the text reads, without BOS and EOS; the first loses the space that encode put there."""
+    """The text of each token without BOS and EOS; the first without the space that encode adds."""
     ids = tokenizer.encode([text], LONG).ids[0].tolist()
     return [tokenizer.decode([i]) for i in ids[1 : ids.index(EOS)]]
 
 
-# --------------------------------------------------------------------------------------------------------------- round trip
+# -------------------------------------------------------------------------------------- round trip
 
 
 @settings(max_examples=400, deadline=None)
@@ -66,8 +66,20 @@ def test_normalize_settles_at_once(text: str) -> None:
     assert unicodedata.is_normalized("NFC", normalize(text))
 
 
-@pytest.mark.parametrize("text", ["<eos><pad>", "\ud800 broken", "  two  spaces ", "\n\t", "", "🍎👩‍🏫", "सेब\u200cहै", "x" * 5000, 'a "']
-)  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<eos><pad>",
+        "\ud800 broken",
+        "  two  spaces ",
+        "\n\t",
+        "",
+        "🍎👩‍🏫",
+        "सेब\u200cहै",
+        "x" * 5000,
+        'a "',
+    ],
+)
 def test_round_trip_of_awkward_texts(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode([text], LONG).ids[0]) == normalize(text)
 
@@ -76,10 +88,10 @@ def test_case_matters_in_quotes_alone() -> None:
     assert normalize('A RED Sign that says "STOP Now"') == 'a red sign that says "STOP Now"'
     assert normalize("THE CAT'S toy and Dog's bone") == "the cat's toy and dog's bone"
     assert normalize("Ünï ‘Ünï’ «Ünï»") == "ünï ‘Ünï’ «Ünï»"
-    assert normalize("फ़") == normalize("फ\u093c")  # one way to write the dot
+    assert normalize("फ़") == normalize("फ\u093c")  # one normal form of the nukta
 
 
-# ------------------------------------------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------------------------ pieces
 
 
 def test_hindi_words_are_whole(tokenizer: Tokenizer) -> None:
@@ -128,9 +140,9 @@ def test_vocabulary(tokenizer: Tokenizer) -> None:
 
 
 def test_fertility(tokenizer: Tokenizer) -> None:
-    """Tokens a word on fresh captions of all concepts, rare ones as often as common ones: at most 2.2 for Hindi."""
+    """At most 2.2 tokens a word on new captions in which all concepts are equally frequent."""
     rng, concepts = random.Random(11), lexicon()
-    said: dict[str, list[str]] = {"en": [], "hi": []}
+    texts: dict[str, list[str]] = {"en": [], "hi": []}
     for _ in range(1500):
         groups = tuple(
             Group(name, rng.randint(1, 8), rng.choice((None, *COLORS)))
@@ -143,13 +155,13 @@ def test_fertility(tokenizer: Tokenizer) -> None:
             rng.choice((None, *RELATIONS)),
             rng.choice(STYLES),
         )
-        for name, captions in said.items():
+        for name, captions in texts.items():
             captions.append(caption(scene, name, rng.choice(FORMS), rng))
-    assert fertility(tokenizer, said["en"]) <= 2.2
-    assert fertility(tokenizer, said["hi"]) <= 2.2
+    assert fertility(tokenizer, texts["en"]) <= 2.2
+    assert fertility(tokenizer, texts["hi"]) <= 2.2
 
 
-# --------------------------------------------------------------------------------------------------------------- the tensors
+# ----------------------------------------------------------------------------------------- tensors
 
 
 def test_padding(tokenizer: Tokenizer) -> None:
@@ -183,15 +195,14 @@ def test_a_window_without_room_is_refused(tokenizer: Tokenizer) -> None:
         tokenizer.encode(["a cat"], 2)
 
 
-# ------------------------------------------------------------------------------------------------------------------- reports
+# ----------------------------------------------------------------------------------------- reports
 
 
 def test_unknown_words_are_reported_once_in_order(tokenizer: Tokenizer) -> None:
     prompt = "a Zorblax and a red apple beside a qwyzzt, zorblax, लाल सेब और झकझक"
     assert tokenizer.report(prompt).unknown == ("zorblax", "qwyzzt", "झकझक")
-    assert (
-        tokenizer.report('a sign "zorblax" 99 !?').unknown[1:] == ()
-    )  # quoted text, digits and punctuation are not words to know
+    # Quoted text, digits and punctuation are never unknown words.
+    assert tokenizer.report('a sign "zorblax" 99 !?').unknown[1:] == ()
     assert tokenizer.report("three red apples to the left of a blue car").unknown == ()
     assert tokenizer.report("एक बिल्ली सोफे पर बैठी हुई").unknown == ()
     assert tokenizer.report("an apple 🍎").unknown == ("🍎",)
@@ -214,11 +225,12 @@ def test_what_was_cut_is_reported(tokenizer: Tokenizer) -> None:
 @settings(deadline=None)
 @given(st.text(max_size=60), st.integers(3, 20))
 def test_kept_and_cut_make_the_whole(tokenizer: Tokenizer, text: str, length: int) -> None:
-    """What the network reads, but for a last character cut inside its bytes, and the report's cut are the prompt."""
-    kept, cut = (
-        tokenizer.decode(tokenizer.encode([text], length).ids[0]),
-        tokenizer.report(text, length).cut,
-    )
+    """The decoded tokens and the reported cut make up the prompt.
+
+    The decoded tokens may end with a partial character, which belongs to the cut.
+    """
+    kept = tokenizer.decode(tokenizer.encode([text], length).ids[0])
+    cut = tokenizer.report(text, length).cut
     assert normalize(text) == (kept.rstrip("\ufffd") + cut if cut else kept)
 
 
@@ -239,7 +251,7 @@ def test_language(tokenizer: Tokenizer, prompt: str, expected: str) -> None:
     assert language(prompt) == expected == tokenizer.report(prompt).language
 
 
-# ------------------------------------------------------------------------------------------------------------------ training
+# ---------------------------------------------------------------------------------------- training
 
 
 def test_training_is_repeatable(tmp_path: Path) -> None:

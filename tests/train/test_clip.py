@@ -1,4 +1,4 @@
-"""The towers' lessons: what is called true is true, chunks and processes change nothing, and what is learned can be told."""
+"""CLIP training: texts of a batch, gradient caching, several processes, and learning."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_cards_are_a_share_of_the_batch_and_cards_of_one_concept_share_their_wor
     own = dict[str, tuple[int, ...]]()
     for concept, numbers in zip(concepts, batch.own[60:].tolist(), strict=True):
         assert own.setdefault(concept, tuple(numbers)) == tuple(numbers)
-    assert len(own) < 60  # some came twice
+    assert len(own) < 60  # some concepts occur twice
 
 
 def test_a_style_that_is_left_out_is_never_shown(task: CLIPTask) -> None:
@@ -190,7 +190,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(
 
     def half(k: int) -> CLIPBatch:
         mine = slice(k * b, (k + 1) * b)
-        m = 2 * b * 2  # texts of pictures; then the wrong ones
+        m = 2 * b * 2  # captions of pictures; hard negatives follow
         wrong = (len(batch.texts) - m) // 2
         rows = [
             *range(k * b, (k + 1) * b),
@@ -245,6 +245,6 @@ def test_it_learns_its_batch_and_is_scored_between_nothing_and_all(task: CLIPTas
 
 def test_accumulate_would_part_the_pairs(tmp_path: Path) -> None:
     file = tmp_path / "clip.yaml"
-    file.write_text("name: c\nfamily: clip\nsteps: 1\nbatch: 8\nlr: 1e-3\naccumulate: 2\n")
-    with pytest.raises(KalpanaError, match="write chunk instead"):
+    file.write_text("name: c\nfamily: clip\nsteps: 1\nbatch: 8\nlr: 1e-3\ngrad_accum: 2\n")
+    with pytest.raises(KalpanaError, match="write grad_cache_chunk instead"):
         read_recipe(file)

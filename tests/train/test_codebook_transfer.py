@@ -1,4 +1,4 @@
-"""Token models in another VQGAN's tokens: where one VQGAN has the other's codes in another order, nothing but the order may change."""
+"""Codebook transfer between a VQGAN and a copy with permuted codes: only the order may change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKENS = Tokens(torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool))
 
 @pytest.fixture(scope="module")
 def codecs() -> tuple[VQGAN, VQGAN, Tensor]:
-    """A VQGAN, the same with its codes in another order, and which old code each new one is."""
+    """A VQGAN, a copy with permuted codes, and the old code of each new one."""
     torch.manual_seed(5)
     old = VQGAN(CODEC)
     with torch.no_grad():
@@ -58,7 +58,8 @@ def test_counts_are_of_codes_that_stand_in_one_cell(codecs: tuple[VQGAN, VQGAN, 
 def test_models_say_the_same_in_the_other_order(
     codecs: tuple[VQGAN, VQGAN, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the command, to the file: bits a token of the same picture, for all three families."""
+    """The command writes a file whose model has the same loss on the same picture, for all three
+    families."""
     old, new, _ = codecs
     for name, network in (("old", old), ("new", new)):
         save_weights(tmp_path / f"{name}.safetensors", network, "vqgan", network.config, {})
@@ -67,16 +68,16 @@ def test_models_say_the_same_in_the_other_order(
     assert not torch.equal(one, two)
     shape = {**GRID, "width": 16, "depth": 1, "heads": 1}
     mini = dalle_mini.Config(
-        vocabulary=20, length=8, width=16, heads=1, hidden=16, text_depth=1, depth=1, codes=CODES, start=CODES,
-        image_vocabulary=CODES + 1, image_length=16,
+        vocabulary=20, length=8, width=16, heads=1, hidden=16, text_depth=1, depth=1, codes=CODES,
+        start=CODES, image_vocabulary=CODES + 1, image_length=16,
     )  # fmt: skip
-    said = Tokens(TOKENS.ids.expand(2, 3), TOKENS.mask.expand(2, 3))
+    tokens = Tokens(TOKENS.ids.expand(2, 3), TOKENS.mask.expand(2, 3))
     hidden = torch.arange(16).view(1, 4, 4).expand(2, 4, 4) % 3 == 0
     wrong = {
-        "dalle": lambda model, ids: model.loss(Cond(said), ids).image,
-        "maskgit": lambda model, ids: model.loss(Cond(said), ids, hidden),
+        "dalle": lambda model, ids: model.loss(Cond(tokens), ids).image,
+        "maskgit": lambda model, ids: model.loss(Cond(tokens), ids, hidden),
         "dalle-mini": lambda model, ids: model.loss(
-            said, ids.flatten(1), torch.zeros(2, dtype=torch.bool)
+            tokens, ids.flatten(1), torch.zeros(2, dtype=torch.bool)
         ),
     }
     models = {
@@ -106,25 +107,18 @@ def test_models_say_the_same_in_the_other_order(
         monkeypatch.setattr(sys, "argv", words)
         codebook_transfer.main()
         assert read_weights(made, family).provenance == {
-            "init": {"name": "before"}, "vqgan": {"new.safetensors": fingerprint(tmp_path / "new.safetensors")}
-        }  # fmt: skip
+            "init": {"name": "before"},
+            "vqgan": {"new.safetensors": fingerprint(tmp_path / "new.safetensors")},
+        }
         kind = dalle_mini.Config if family == "dalle-mini" else dalle.Config
         before, after = (
             load_module(path, family, lambda kind=kind, model=model, **c: type(model)(kind(**c)))
             for path in (given, made)
         )
-        seen = (
-            torch.bincount(
-                old.encode(
-                    data_cache.floats(data_cache.pictures(World(1, kind="everything"), 64), CPU)
-                ).flatten(),
-                minlength=CODES,
-            )
-            > 0
-        )
-        assert seen.all(), (
-            "a code that never came up begins as the mean of all, and nothing could be the same"
-        )
+        pictures = data_cache.pictures(World(1, kind="everything"), 64)
+        seen = old.encode(data_cache.floats(pictures, CPU)).flatten()
+        used = torch.bincount(seen, minlength=CODES) > 0
+        assert used.all(), "a code that never occurs starts as the mean of all: the loss differs"
         assert torch.allclose(wrong[family](before, one), wrong[family](after, two), atol=0.02), (
             family
         )
@@ -138,7 +132,7 @@ def test_models_say_the_same_in_the_other_order(
         assert torch.equal(table[CODES:], other[CODES:])
 
 
-def test_a_code_that_took_two_places_begins_as_their_mean_and_one_never_seen_as_the_mean_of_all() -> (
+def test_a_code_that_took_two_places_begins_as_their_mean_and_one_never_seen_as_that_of_all() -> (
     None
 ):
     rows = torch.arange(8.0).view(4, 2)

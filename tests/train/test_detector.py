@@ -1,4 +1,4 @@
-"""The detector's lessons: targets lie where things are, losses are the published ones, damage leaves the picture a picture."""
+"""Detector training: targets, losses, labels and degradations."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def test_targets_lie_where_things_are() -> None:
 
 
 def test_cells_show_what_covers_half_of_them() -> None:
-    """By hand from the masks, cell by cell: a class where half is one thing's, nothing where nothing is, and no answer in between."""
+    """Compared with the masks, cell by cell: a class where one object covers half, 0 where there is
+    nothing, and -1 in between."""
     scenes = [World(3).scene(i) for i in range(6)]
     batch, drawn = shown(scenes, CPU), render(scenes, masks=True)
     assert drawn.masks is not None
@@ -93,27 +94,20 @@ def test_cells_show_what_covers_half_of_them() -> None:
     for i, (scene, masks) in enumerate(zip(scenes, drawn.masks, strict=True)):
         for row in range(0, 128 // STRIDE, 3):
             for column in range(0, 128 // STRIDE, 3):
-                cell = (
-                    masks[
-                        :,
-                        row * STRIDE : (row + 1) * STRIDE,
-                        column * STRIDE : (column + 1) * STRIDE,
-                    ]
-                    .float()
-                    .mean((1, 2))
-                )
-                said = int(batch.shows[i, row, column])
+                top, left = row * STRIDE, column * STRIDE
+                cell = masks[:, top : top + STRIDE, left : left + STRIDE].float().mean((1, 2))
+                target = int(batch.shows[i, row, column])
                 most = int(cell.argmax()) if len(cell) else 0
                 if len(cell) and cell[most] >= 0.5:
-                    assert said == 1 + numbers()[label(scene, scene.objects[most]) or ""]
+                    assert target == 1 + numbers()[label(scene, scene.objects[most]) or ""]
                 else:
-                    assert said == (-1 if cell.sum() > 0.1 else 0)
-                answers[min(said, 1)] += 1
+                    assert target == (-1 if cell.sum() > 0.1 else 0)
+                answers[min(target, 1)] += 1
     assert min(answers.values()) > 5
 
 
 def test_what_is_hidden_is_not_asked_for() -> None:
-    """An apple behind a soccer ball three times as large is no target, and the ball is; beside it both are."""
+    """An apple behind a soccer ball three times as large is no target; beside the ball it is."""
     apple, ball = (
         next(row for row in sprites_of(concept)["noto"]) for concept in ("1f34e", "26bd")
     )
@@ -159,8 +153,9 @@ def test_broken_things_have_no_peak() -> None:
 
 
 def test_a_broken_sprite_looks_like_none() -> None:
-    """Drawn, it differs from the whole sprite on a good part of what either covers, in every way of breaking; what a way leaves as it
-    was is broken in another way: a ball's mirror image is a ball."""
+    """Rendered, a corrupted sprite differs from the whole one on over a tenth of the covered area,
+    for every corruption; a corruption that would leave a sprite as it was, such as mirroring a
+    ball, is replaced by another."""
     rng, changed = random.Random(0), defaultdict[str, list[float]](list)
     ground = Background("flat", "light green")
     rows = [
@@ -188,7 +183,7 @@ def test_a_broken_sprite_looks_like_none() -> None:
 
 
 def test_a_mirrored_animal_has_two_heads() -> None:
-    """One half of a dog on the left and its mirror image on the right, whichever of the two the seed has chosen."""
+    """Half of a dog on the left and its mirror image on the right; the seed chooses the half."""
     dog = sprites_of("1f415")["fluent-emoji-flat"][0]
     art = Broken("mirrored", dog, dog, 1)
     tile, plain = draw([art])[0], atlas.load().pixels[dog].float() / 255
@@ -201,8 +196,8 @@ def test_a_mirrored_animal_has_two_heads() -> None:
 
 
 def test_where_things_face() -> None:
-    """A dog of the house style faces left; mirrored it faces right, upside down too; on its side it faces nowhere. Noto's dog looks at us,
-    and nobody looked where an apple faces."""
+    """Twemoji's dog faces left, and mirrored right; upside down it faces the other way; on its side
+    its facing is unknown. Noto's dog faces the viewer. The facing of an apple is not labelled."""
     ground = Background("flat", "white")
 
     def side(sprite: Art, concept: str, angle: float = 0.0, flip: bool = False) -> str | None:
@@ -254,11 +249,11 @@ def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somew
     task.model.eval()
     batch = shown([World(3).scene(i) for i in range(24)], CPU)
     with torch.no_grad():
-        said = task.model(batch.pixels)
+        out = task.model(batch.pixels)
     worth = []
     for picture, row, column, *_, real, faces in batch.objects.tolist():
         if faces >= 0 and real:
-            logits = said.facing[int(picture), :, int(row), int(column)]
+            logits = out.facing[int(picture), :, int(row), int(column)]
             worth.append(float(logits.exp().sum().log() - logits[int(faces)]))
     assert len(worth) > 3
     _, parts = task.loss(batch, torch.Generator())
@@ -321,7 +316,8 @@ def test_overlap_of_known_boxes() -> None:
 
 
 def test_the_focal_loss_of_one_cell() -> None:
-    """By hand: a peak at p = 0.5 costs 0.25 ln 2; a cell with heat 0.5 at p = 0.5 costs (1/2)^4 · 0.25 ln 2 more."""
+    """A peak at p = 0.5 costs 0.25 ln 2; a cell with heat 0.5 at p = 0.5 costs (1/2)^4 · 0.25 ln 2
+    more."""
     logits, heat = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.5]]]])
     assert focal(logits, heat).item() == pytest.approx(0.25 * 0.693147 * (1 + 1 / 16), rel=1e-5)
 
@@ -353,11 +349,11 @@ def test_the_network_is_small_and_its_maps_are_a_quarter_of_the_side(depthwise: 
     net = Detector(Config(classes=len(labels()), depthwise=depthwise)).eval()
     assert sum(p.numel() for p in net.parameters()) <= 1_000_000
     with torch.no_grad():
-        said = net(torch.zeros(2, 3, 64, 96))
+        out = net(torch.zeros(2, 3, 64, 96))
     assert (
-        said.heat.shape == (2, len(labels()), 16, 24)
-        and said.reach.shape == (2, 4, 16, 24)
-        and (said.reach >= 0).all()
+        out.heat.shape == (2, len(labels()), 16, 24)
+        and out.reach.shape == (2, 4, 16, 24)
+        and (out.reach >= 0).all()
     )
 
 

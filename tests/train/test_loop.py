@@ -1,4 +1,4 @@
-"""Training: exact resume, atomic checkpoints, clear errors, and that it learns."""
+"""The training loop: exact resume, atomic checkpoints, clear errors, and learning."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
         "family": "flow",
         "model": model,
         "vae": vae,
-        "pool": 8,
+        "num_images": 8,
         "steps": 10,
         "batch": 4,
         "lr": 2e-3,
@@ -102,9 +102,9 @@ def flow_recipe(vae: Path, **fields: object) -> Recipe:
     )  # type: ignore[arg-type]
 
 
-@pytest.mark.filterwarnings(
+@pytest.mark.filterwarnings(  # torch's own, while it compiles
     "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
-)  # torch's own, while it compiles
+)
 @pytest.mark.parametrize(
     ("family", "compiled"),
     [
@@ -136,9 +136,8 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(
         one, two = (safetensors_of(tmp_path / run / file) for run in ("whole", "parts"))
         assert one.keys() == two.keys()
         for name in one:
-            if (
-                file == "vae.safetensors" and "preview" in name
-            ):  # a least-squares fit after training, whose LAPACK rounds as memory lies
+            # The preview is a least-squares fit: LAPACK's rounding depends on memory alignment.
+            if file == "vae.safetensors" and "preview" in name:
                 assert torch.allclose(one[name], two[name], atol=1e-4), name
             else:
                 assert torch.equal(one[name], two[name]), f"{name} in {file}"
@@ -161,7 +160,7 @@ def test_weights_carry_config_and_provenance(vae: Path) -> None:
 
 
 def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) -> None:
-    """With a rate of (nearly) nothing it ends where the other did; the batch norm's own statistics move on."""
+    """With a learning rate near 0 the weights stay equal; only batch-norm statistics change."""
     again = train(
         VAE_RECIPE.model_copy(update={"init": vae, "lr": 1e-12, "steps": 1}), tmp_path, echo=quiet
     )
@@ -177,7 +176,7 @@ def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) 
 def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(
     vae: Path, tmp_path: Path
 ) -> None:
-    """Nothing on the weights it began with; a recipe with nothing to stay near to is refused."""
+    """It costs nothing on the weights of ``init``; a recipe without ``init`` is refused."""
     recipe = VAE_RECIPE.model_copy(update={"init": vae, "posterior_std": 0.0})
     free, held = (
         AutoencoderTask(
@@ -193,15 +192,16 @@ def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(
         free.loss(batch, rng)[0].item(), rel=1e-6
     )
     for task in (free, held):
-        task.model.norm.running_mean += (
-            0.5 * task.model.norm.running_var.sqrt()
-        )  # every latent falls by a half
-    loss, said = held.loss(batch, rng)
-    assert said["apart"] == pytest.approx(0.25, rel=1e-3)
+        # Every latent falls by a half.
+        task.model.norm.running_mean += 0.5 * task.model.norm.running_var.sqrt()
+    loss, metrics = held.loss(batch, rng)
+    assert metrics["apart"] == pytest.approx(0.25, rel=1e-3)
     assert loss.item() == pytest.approx(free.loss(batch, rng)[0].item() + 3 * 0.25, rel=1e-3)
     path = tmp_path / "recipe.yaml"
-    path.write_text("name: v\nfamily: vae\nanchor: 1\nsteps: 1\nbatch: 1\nlr: 1.0e-3\n")
-    with pytest.raises(KalpanaError, match="'anchor'"):
+    path.write_text(
+        "name: v\nfamily: vae\nlatent_anchor_weight: 1\nsteps: 1\nbatch: 1\nlr: 1.0e-3\n"
+    )
+    with pytest.raises(KalpanaError, match="'latent_anchor_weight'"):
         read_recipe(path)
 
 
@@ -224,7 +224,7 @@ def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(
 def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(
     workers: int, vae: Path
 ) -> None:
-    """In the same order, wherever the run begins and ends; and the processes leave this one's random numbers alone."""
+    """In the same order, for any first and last step; the global random state stays the same."""
     task = FlowTask(flow_recipe(vae, aux_weight=0.3, num_images=40), torch.device("cpu"), silent)
     steps, before = range(3, 21), torch.get_rng_state()
     ahead = list(batches(task, steps, workers))
@@ -242,7 +242,7 @@ def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 @pytest.mark.parametrize("family", ["vae", "vqgan", "flow", "detector", "reader"])
 def test_a_gpu_learns_what_a_cpu_learns(family: str, vae: Path, tmp_path: Path) -> None:
-    """Not to the bit, for its noise is its own, but held-out scores are near."""
+    """Not bit for bit, since a GPU has its own noise, but with similar held-out scores."""
     recipes = {
         "vae": VAE_RECIPE,
         "vqgan": VQGAN_RECIPE,
@@ -272,7 +272,7 @@ def test_bfloat16_is_left_alone_where_the_hardware_has_none(
 
 
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
-    """Eight pictures and their captions are learned by heart: the loss falls by half in a few seconds."""
+    """Eight pictures and their captions are memorised: the loss falls by 40 % in a few seconds."""
     lines: list[str] = []
     train(
         flow_recipe(vae, steps=120, lr=5e-3, caption_dropout=0.0, bf16=False, log_every=10),
@@ -284,7 +284,8 @@ def test_it_learns(vae: Path, tmp_path: Path) -> None:
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    """A process that saves for ever is killed by SIGKILL at odd moments: what it leaves always loads."""
+    """A process that saves in a loop is killed by SIGKILL: its checkpoint always loads."""
+    path, recipe = str(tmp_path / "c.safetensors"), VAE_RECIPE.model_dump_json()
     code = f"""
 import torch
 from pathlib import Path
@@ -296,7 +297,7 @@ print("ready", flush=True)
 while True:
     state.step += 1
     for p in net.parameters(): torch.nn.init.constant_(p, state.step)
-    checkpoint.save(Path({str(tmp_path / "c.safetensors")!r}), state, Recipe.model_validate_json({VAE_RECIPE.model_dump_json()!r}))
+    checkpoint.save(Path({path!r}), state, Recipe.model_validate_json({recipe!r}))
     print(state.step, flush=True)
 """
     net = torch.nn.Linear(1500, 1500)
@@ -307,7 +308,7 @@ while True:
             assert process.stdout is not None
             for _ in range(after + 1):
                 process.stdout.readline()
-            os.kill(process.pid, signal.SIGKILL)  # it is by now in the middle of the next save
+            os.kill(process.pid, signal.SIGKILL)  # during the next save
         state = checkpoint.State(
             net, {name: value.clone() for name, value in net.state_dict().items()}, []
         )
@@ -332,7 +333,8 @@ from pathlib import Path
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import train
 from kalpana.train.recipe import read_recipe
-train(read_recipe(Path({str(recipe)!r})), Path({str(tmp_path / "run")!r}), workers={workers}, echo=lambda line: print(line, flush=True))
+out, echo = Path({str(tmp_path / "run")!r}), lambda line: print(line, flush=True)
+train(read_recipe(Path({str(recipe)!r})), out, workers={workers}, echo=echo)
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -363,14 +365,14 @@ def test_broken_and_foreign_checkpoints_are_clear_errors(tmp_path: Path) -> None
     ("text", "message"),
     [
         (
-            "name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nbath: 3",
+            "name: x\nfamily: vae\nnum_images: 8\nsteps: 1\nbatch: 1\nlr: 1\nbath: 3",
             "field 'bath'.*the fields are name, family",
         ),
-        ("name: x\nfamily: vae\npool: 8\nsteps: many\nbatch: 1\nlr: 1", "field 'steps'"),
-        ("name: x\nfamily: gan\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'family'"),
-        ("name: x\nfamily: flow\npool: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'vae'"),
+        ("name: x\nfamily: vae\nnum_images: 8\nsteps: many\nbatch: 1\nlr: 1", "field 'steps'"),
+        ("name: x\nfamily: gan\nnum_images: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'family'"),
+        ("name: x\nfamily: flow\nnum_images: 8\nsteps: 1\nbatch: 1\nlr: 1", "field 'vae'"),
         (
-            "name: x\nfamily: vae\npool: 8\nsteps: 1\nbatch: 1\nlr: 1\nkind: ghosts",
+            "name: x\nfamily: vae\nnum_images: 8\nsteps: 1\nbatch: 1\nlr: 1\nkind: ghosts",
             "'kind'.*ghosts.*is not one of objects",
         ),
         ("name: [x", "not YAML"),
@@ -422,19 +424,20 @@ def test_a_round_shows_every_picture_once_and_captions_match(vae: Path) -> None:
 
 
 def test_the_layouts_error_is_that_of_its_parts() -> None:
-    """Knowing nothing costs log(classes) + log(colours) and half the mean distance; knowing all costs nothing."""
+    """Equal logits cost log(classes) + log(colours) and half the mean offset error; correct and
+    confident ones cost nothing."""
     kinds, colors = sizes()
     truth = torch.zeros(2, 4, 2, 2)
     truth[0, 0, 0, 1], truth[0, 1, 0, 1], truth[0, 2, 0, 1], truth[0, 3, 0, 1] = 7, 3, 1.5, -0.5
-    ignorant = layout_error(torch.zeros(2, 4, kinds + colors + 2), truth)
+    uniform = layout_error(torch.zeros(2, 4, kinds + colors + 2), truth)
     assert torch.allclose(
-        ignorant, math.log(kinds) + math.log(colors) + torch.tensor([0.5, 0.0]), atol=1e-5
+        uniform, math.log(kinds) + math.log(colors) + torch.tensor([0.5, 0.0]), atol=1e-5
     )
-    said = torch.zeros(2, 4, kinds + colors + 2)
-    said[..., 0] = said[..., kinds] = 50
-    said[0, 1, [0, kinds]], said[0, 1, [7, kinds + 3]] = 0, 50
-    said[0, 1, -2:] = torch.tensor([1.5, -0.5])
-    assert torch.allclose(layout_error(said, truth), torch.zeros(2), atol=1e-5)
+    logits = torch.zeros(2, 4, kinds + colors + 2)
+    logits[..., 0] = logits[..., kinds] = 50
+    logits[0, 1, [0, kinds]], logits[0, 1, [7, kinds + 3]] = 0, 50
+    logits[0, 1, -2:] = torch.tensor([1.5, -0.5])
+    assert torch.allclose(layout_error(logits, truth), torch.zeros(2), atol=1e-5)
 
 
 def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cards: shapes stay, manners change, and nothing that is held out is shown."""
+"""Object augmentation: shapes are kept, styles vary, and held-out styles are not used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kalpana.world.lexicon import keywords, lexicon
 from kalpana.world.scene import COLORS
 
 
-def luck(seed: int = 0) -> torch.Generator:
+def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -81,59 +81,59 @@ def test_the_finishes_of_a_drawing_are_one_hand() -> None:
 
 
 def test_a_sprite_that_is_warped_is_whole_and_no_other() -> None:
-    """What there is of it stays within the square for most, and colours are those it had."""
+    """Most warped sprites lie inside the square, and colours are unchanged."""
     square = torch.zeros(64, 4, 96, 96)
     square[:, :, 16:80, 16:80] = torch.tensor([0.2, 0.4, 0.8, 1.0]).view(1, 4, 1, 1)
-    out = warped(square, 96, luck())
+    out = warped(square, 96, seeded())
     solid = out[:, 3] > 0.999
     assert torch.allclose(
         out[:, :3].movedim(1, -1)[solid], torch.tensor([0.2, 0.4, 0.8]), atol=1e-3
     )
     share = out[:, 3].mean((1, 2))
-    assert share.min() > 0.03 and share.max() < 0.6 and share.std() > 0.03  # of 0.44 as it was
+    assert share.min() > 0.03 and share.max() < 0.6 and share.std() > 0.03  # 0.44 before
     rim = torch.cat((out[:, 3, 0], out[:, 3, -1], out[:, 3, :, 0], out[:, 3, :, -1]), 1)
     assert (rim.amax(1) < 0.5).float().mean() > 0.8
 
 
 def test_new_colours_keep_to_the_shape() -> None:
     given = sprites()
-    out = recoloured(given, luck())
+    out = recoloured(given, seeded())
     assert (
         torch.equal(out[:, 3], given[:, 3])
         and (out[:, :3] <= out[:, 3:] + 1e-6).all()
         and (out >= 0).all()
     )
     gray = (out[:, :3].amax(1) - out[:, :3].amin(1)).amax((1, 2)) < 1e-5
-    assert 1 <= gray.sum() < 20  # some have no colour at all
+    assert 1 <= gray.sum() < 20  # some become grey
 
 
 def test_a_share_of_the_sprites_is_painted_and_the_rest_are_as_they_were() -> None:
     given = sprites().repeat(8, 1, 1, 1)
-    out = apply_to_share(0.3, lambda part, luck: part + 1, given, luck())
+    out = apply_to_share(0.3, lambda part, generator: part + 1, given, seeded())
     painted = (out != given).flatten(1).any(1)
     assert 0.22 < painted.float().mean() < 0.38
     assert torch.equal(out[painted], given[painted] + 1) and torch.equal(
         out[~painted], given[~painted]
     )
-    assert apply_to_share(0.0, lambda part, luck: part + 1, given, luck()) is given
+    assert apply_to_share(0.0, lambda part, generator: part + 1, given, seeded()) is given
 
 
 def test_a_patch_is_of_the_other_drawing_and_the_rest_of_the_first() -> None:
     one, two = torch.zeros(300, 4, 24, 24), torch.ones(300, 4, 24, 24)
-    out = patched(one, two, luck())
+    out = patched(one, two, seeded())
     assert ((out == 0) | (out == 1)).all() and torch.equal(out[:, 0], out[:, 3])
     share = out[:, 0].mean((1, 2))
-    assert abs((share > 0).float().mean() - PATCHED) < 0.1  # but for those whose patch is empty
+    assert abs((share > 0).float().mean() - PATCHED) < 0.1  # some patches are empty
     assert 0.3 < share[share > 0].mean() < 0.7 and share[share > 0].std() > 0.1
 
 
 def test_ink_is_dark_and_on_edges_alone() -> None:
     flat = torch.full((60, 4, 32, 32), 0.6)
     flat[:, 3] = 1.0
-    assert torch.equal(inked(flat, luck()), flat)  # nothing ends here
+    assert torch.equal(inked(flat, seeded()), flat)  # there are no edges
     half = flat.clone()
     half[:, :, :, 16:] = 0.0
-    out = inked(half, luck())
+    out = inked(half, seeded())
     changed = (out - half).abs().amax(1) > 1e-6  # 60 32 32
     assert (
         changed.flatten(1).any(1).all()
@@ -142,15 +142,15 @@ def test_ink_is_dark_and_on_edges_alone() -> None:
     )
     assert (out[:, :3, 16, 15].amax(1) < 0.6).all() and (out[:, 3, 16, 16] > 0).all()
     nothing = torch.zeros(10, 4, 32, 32)
-    assert torch.equal(inked(nothing, luck()), nothing)
+    assert torch.equal(inked(nothing, seeded()), nothing)
 
 
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_words_name_the_thing_or_what_it_is_for_and_no_colour(language: str) -> None:
     cat = next(concept for concept in lexicon().values() if concept.en == "cat")
-    said = {caption_for(cat.id, language, random.Random(k)) for k in range(120)}
-    assert len(said) > 15 and not any(
-        color in text.lower().split() for color in COLORS for text in said
+    captions = {caption_for(cat.id, language, random.Random(k)) for k in range(120)}
+    assert len(captions) > 15 and not any(
+        color in text.lower().split() for color in COLORS for text in captions
     )
     names = (
         (cat.en, *cat.synonyms_en)
@@ -160,9 +160,9 @@ def test_words_name_the_thing_or_what_it_is_for_and_no_colour(language: str) -> 
     words = keywords()[cat.id][language]
     assert all(
         any(name in text for name in names) or all(word in words for word in text.split(", "))
-        for text in said
+        for text in captions
     )
-    assert any(text in words for text in said)
+    assert any(text in words for text in captions)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_keywords_that_name_a_colour_are_not_said(language: str, colours: tuple[
     assert len(colour) > 8
     for concept in lexicon().values():
         names = {concept.en, *concept.synonyms_en, concept.hi.singular, *concept.synonyms_hi}
-        said = {
+        used = {
             word
             for k in range(6)
             for word in loosely(concept.id, language, random.Random(k)).split(", ")
         }
-        assert not said & colour - names
+        assert not used & colour - names

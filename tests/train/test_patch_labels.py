@@ -1,4 +1,4 @@
-"""The layout of a scene, taken from boxes, agrees with what the renderer's masks show."""
+"""Patch labels, computed from boxes, agree with the renderer's masks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def test_cells_full_of_a_thing_name_it_and_empty_cells_name_none() -> None:
         bare = cover[0] == 0
         empty, quiet = empty + int(bare.sum()), quiet + int((bare & (shown[0] == 0)).sum())
     assert full > 200 and agree > 0.98 * full, f"{agree} of {full}"
-    assert empty > 1000 and quiet > 0.95 * empty, (
-        f"{quiet} of {empty}"
-    )  # a box has corners that its thing does not fill
+    # Not all, since an object does not fill the corners of its box.
+    assert empty > 1000 and quiet > 0.95 * empty, f"{quiet} of {empty}"
 
 
 def test_the_way_leads_to_the_middle_of_the_thing() -> None:

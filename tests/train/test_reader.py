@@ -1,4 +1,4 @@
-"""The reader's lessons: strips show the sign and nothing else, its words come back from a perfect path, and it can learn."""
+"""Reader training: strips, characters, CTC decoding, and learning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_every_word_of_the_world_can_be_written() -> None:
 
 
 def test_a_strip_is_the_box() -> None:
-    """A picture whose red is its column and whose green is its row, cut: the strip's corners say which box was cut."""
+    """In a picture whose red is the column and whose green is the row, the strip's colours are the
+    coordinates of the box."""
     line = (torch.arange(64) + 0.5) / 64
     picture = torch.stack((line.expand(64, 64), line[:, None].expand(64, 64), torch.zeros(64, 64)))[
         None
@@ -49,7 +50,7 @@ def test_a_strip_is_the_box() -> None:
 
 
 def test_the_best_path_is_read_as_ctc_says() -> None:
-    """Repeats melt, blanks part: a a _ a b is "aab"."""
+    """Repeats merge, blanks separate: a a _ a b is "aab"."""
 
     class Path(Reader):
         def forward(self, strips: torch.Tensor) -> torch.Tensor:
@@ -69,19 +70,18 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 5e-3)
     truth = ["".join(characters()[n - 1] for n in row if n) for row in batch.numbers.tolist()]
-    said = [""]
-    for step in range(
-        1, 4001
-    ):  # CTC rests on a plateau first, for how long depends on the processor
+    words = [""]
+    # CTC has a plateau first, whose length depends on the processor.
+    for step in range(1, 4001):
         optimizer.zero_grad()
         loss, _ = task.loss(batch, torch.Generator())
         loss.backward()
         optimizer.step()
         if step % 100 == 0 and loss.item() < 0.01:
-            said = [word for word, _ in task.model.words(batch.strips)]
-        if said == truth:
+            words = [word for word, _ in task.model.words(batch.strips)]
+        if words == truth:
             break
-    assert said == truth
+    assert words == truth
 
 
 def test_every_parameter_has_a_gradient() -> None:
@@ -96,7 +96,7 @@ def test_every_parameter_has_a_gradient() -> None:
 
 @pytest.mark.parametrize("i", range(4))
 def test_strips_of_the_world_hold_the_ink(i: int) -> None:
-    """Both the ink's colour and the ground's are in the strip."""
+    """The strip has pixels of the ink's colour and of the background's."""
     scene = World(3, kind="text").scene(i)
     task = ReaderTask(RECIPE, torch.device("cpu"), silent)
     strip = task._written([scene], None).strips[0]

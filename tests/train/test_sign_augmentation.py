@@ -1,4 +1,4 @@
-"""Signs to learn letters from: what is spelt anew, that it is nothing dev or test may say, and where the signs are."""
+"""Sign augmentation: random words, none held out for dev or test, and boxes of the signs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_signs_of_a_sheet_can_be_read_and_do_not_touch() -> None:
         len(scene.objects) for scene in pages
     ) > 150
     for scene, whole, seen in zip(pages, drawn.whole, drawn.masks, strict=True):
-        assert torch.equal(whole, seen)  # none hides another
+        assert torch.equal(whole, seen)  # no sign covers another
         for item in scene.objects:
             assert isinstance(item.sprite, Sign) and signs.split_of(item.sprite.text) == "train"
             assert signs.stands_out(item.sprite.ink, item.sprite.board, scene.background.name)

@@ -1,4 +1,4 @@
-"""In which order, how often and in which words pictures come up."""
+"""Sampling of pictures and captions: order, frequency and wording."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_several_things_come_up_more_often_and_two_colours_more_often_again(
         if len(WORLD.scene(i).objects) < 2:
             assert often[i] == 1
             continue
-        said = " ".join(WORLD.describe(i, take)[0] for take in range(12))  # in either language
+        texts = " ".join(WORLD.describe(i, take)[0] for take in range(12))  # in both languages
         assert (
-            often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", said)) for color in COLORS) >= 2
-        ), said
+            often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", texts)) for color in COLORS) >= 2
+        ), texts
     assert (data_cache.often(RECIPE, WORLD, 2) == often).all(), "and is looked up the second time"
     assert data_cache.often(
         RECIPE.model_copy(update={"oversample": 1, "self_train_repeat": 5}), WORLD, 1
@@ -53,7 +53,7 @@ def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_wo
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     often = torch.ones(SORT * RECIPE.batch - 3, dtype=torch.int64).numpy()
-    often[5] = 4  # in all a round is SORT steps
+    often[5] = 4  # so that an epoch is SORT steps
     captions = CaptionSampler(RECIPE, WORLD, often, ["what is said of the harvest"])
     rounds = [
         [pair for step in range(start, start + SORT) for pair in captions(step)]

@@ -1,4 +1,4 @@
-"""The token models' lessons: what is asked of each, that it is learned, and that it is what the samplers draw from."""
+"""Training of the token models: losses, learning, agreement with the samplers, and clear errors."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
-CODEC = Config(
-    widths=(8, 8, 8, 8), depth=1, groups=4, latent=8, codebook=(32, 4)
-)  # a picture is 4 x 4 of 32 codes
+# A picture is 4 x 4 tokens of 32 codes.
+CODEC = Config(widths=(8, 8, 8, 8), depth=1, groups=4, latent=8, codebook=(32, 4))
 MODELS: dict[str, dict[str, Any]] = {
     "dalle": {"width": 32, "depth": 2, "heads": 2},
     "maskgit": {"width": 32, "depth": 2, "heads": 2},
@@ -42,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VQGAN that has learned nothing but to use its codes."""
+    """An untrained VQGAN with an initialised codebook."""
     torch.manual_seed(5)
     network = VQGAN(CODEC)
     pictures = data_cache.floats(data_cache.pictures(World(0), 32), CPU)
@@ -59,7 +58,7 @@ def recipe(family: str, vqgan: Path, **fields: object) -> Recipe:
         "family": family,
         "model": MODELS[family],
         "vqgan": vqgan,
-        "pool": 32,
+        "num_images": 32,
         "steps": 10,
         "batch": 4,
         "lr": 2e-3,
@@ -76,15 +75,15 @@ def codec(path: Path) -> VQGAN:
     return load_module(path, "vqgan", lambda **config: VQGAN(Config(**config)))
 
 
-def stir(network: torch.nn.Module) -> None:
-    """Random numbers for every parameter: heads of zeros would hide mistakes."""
+def perturb(network: torch.nn.Module) -> None:
+    """Adds noise to every parameter: heads of zeros would hide mistakes."""
     torch.manual_seed(1)
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.2 * torch.randn_like(p))
 
 
-def luck(seed: int = 0) -> Generator:
+def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
@@ -95,7 +94,7 @@ def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(
     found = data_cache.codes(network, vqgan, world, 32, CPU)
     assert found.dtype == np.uint16 and found.shape == (32, 4, 4)
     wanted = network.encode(world.images(range(32))).numpy()
-    assert (found == wanted).mean() > 0.9  # the pool's in bf16, where there is any
+    assert (found == wanted).mean() > 0.9  # the pool is computed in bf16 if supported
     assert len(np.unique(found)) > 16
     for name, value in network.state_dict().items():
         if name.startswith("encoder"):
@@ -103,16 +102,15 @@ def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(
     other = tmp_path / "other.safetensors"
     save_weights(other, network, "vqgan", network.config, {})
     assert (data_cache.codes(network, other, world, 32, CPU) != found).any()
-    assert (
-        data_cache.codes(network, vqgan, world, 32, CPU) == found
-    ).all()  # kept under the name of its weights
+    # The pool is cached under the name of its weights.
+    assert (data_cache.codes(network, vqgan, world, 32, CPU) == found).all()
 
 
 def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Path) -> None:
     task, world = build("dalle", vqgan), World(0)
     codes, tokenizer = data_cache.codes(codec(vqgan), vqgan, world, 32, CPU), Tokenizer.load()
     seen = []
-    for step in range(16):  # twice round
+    for step in range(16):  # two epochs
         pairs, batch = task.lessons.captions(step), task.batch(step)
         assert [tokenizer.decode(row) for row in batch.tokens.ids] == [
             tokenizer.decode(tokenizer.encode([w]).ids[0]) for _, w in pairs
@@ -159,13 +157,13 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(
     assert "\n" not in str(error.value)
 
 
-def told(b: int = 4) -> TokenBatch:
-    """Any picture and any words."""
-    ids = torch.randint(4, 8000, (b, 8), generator=luck(2))
+def random_batch(b: int = 4) -> TokenBatch:
+    """Random pictures and captions."""
+    ids = torch.randint(4, 8000, (b, 8), generator=seeded(2))
     mask = torch.arange(8) < torch.tensor([8, 5, 3, 6])[:, None]
     ids[:, 0], ids[torch.arange(b), mask.sum(1) - 1] = 1, 2
     return TokenBatch(
-        torch.randint(0, 32, (b, 4, 4), generator=luck(3)),
+        torch.randint(0, 32, (b, 4, 4), generator=seeded(3)),
         Tokens(ids * mask, mask),
         torch.empty(b, 0),
         torch.zeros(b),
@@ -174,23 +172,24 @@ def told(b: int = 4) -> TokenBatch:
 
 
 def test_dalles_loss_is_of_the_next_token_by_hand(vqgan: Path) -> None:
-    """Row by row, in streams without padding, each read as far as the token in question: in either order, and without the caption."""
-    task, batch = build("dalle", vqgan, swap=0.5, drop=0.5), told()
+    """Compared with streams without padding, row by row and token by token, in both orders and
+    without the caption."""
+    task, batch = build("dalle", vqgan, image_first_prob=0.5, caption_dropout=0.5), random_batch()
     net = task.model
-    stir(net)
+    perturb(net)
     seed = next(
         s
         for s in range(99)
-        if self_orders(luck(s)) == {(False, False), (False, True), (True, False), (True, True)}
+        if self_orders(seeded(s)) == {(False, False), (False, True), (True, False), (True, True)}
     )
-    rng = luck(seed)
+    rng = seeded(seed)
     swapped, dropped = torch.rand(4, generator=rng) < 0.5, torch.rand(4, generator=rng) < 0.5
     text: list[Tensor] = []
     image: list[Tensor] = []
     for k in range(4):
         own = batch.tokens.ids[k : k + 1, : int(batch.tokens.mask[k].sum())]
         cells = F.pad(batch.image[k : k + 1].flatten(1), (1, 0), value=32)  # 1 17
-        if swapped[k]:  # dropped or not: words after a picture are what is asked
+        if swapped[k]:  # dropped or not: a caption after its picture is a target
             cache = net.start_text(batch.image[k : k + 1])
             text += [
                 -net.step(cache, own[:, j : j + 1])[0].log_softmax(-1)[own[0, j + 1]]
@@ -210,24 +209,24 @@ def test_dalles_loss_is_of_the_next_token_by_hand(vqgan: Path) -> None:
             if not dropped[k]:
                 logits = net(cond, batch.image[k : k + 1])[0][0]
                 text += list(-logits.log_softmax(-1).gather(1, own[0, 1:, None])[:, 0])
-    loss, said = task.loss(batch, luck(seed))
+    loss, metrics = task.loss(batch, seeded(seed))
     words, cells = torch.stack(text).mean().item(), torch.stack(image).mean().item()
     assert loss.item() == pytest.approx(words / 8 + 7 / 8 * cells, rel=1e-4)
-    assert said == pytest.approx(
+    assert metrics == pytest.approx(
         {"image": cells / math.log(2), "text": words / math.log(2)}, rel=1e-4
     )
 
 
 def self_orders(rng: Generator) -> set[tuple[bool, bool]]:
-    """Which rows of four come swapped, and which without a caption."""
+    """For each of four rows, whether it is swapped and whether its caption is dropped."""
     swapped, dropped = torch.rand(4, generator=rng) < 0.5, torch.rand(4, generator=rng) < 0.5
     return set(zip(swapped.tolist(), dropped.tolist(), strict=True))
 
 
 def test_maskgits_loss_is_of_the_hidden_cells_by_hand(vqgan: Path) -> None:
-    task, batch = build("maskgit", vqgan, drop=0.5), told()
-    stir(task.model)
-    rng = luck(6)
+    task, batch = build("maskgit", vqgan, caption_dropout=0.5), random_batch()
+    perturb(task.model)
+    rng = seeded(6)
     hidden, null = dalle.random_mask(4, task.model.config, rng), torch.rand(4, generator=rng) < 0.5
     assert null.any() and not null.all() and hidden.any() and not hidden.all()
     wrong = []
@@ -241,16 +240,16 @@ def test_maskgits_loss_is_of_the_hidden_cells_by_hand(vqgan: Path) -> None:
         wrong += [
             -chance[i, j, batch.image[k, i, j]].log() for i, j in hidden[k].nonzero().tolist()
         ]
-    loss, said = task.loss(batch, luck(6))
+    loss, metrics = task.loss(batch, seeded(6))
     assert loss.item() == pytest.approx(torch.stack(wrong).mean().item(), rel=1e-4)
-    assert said["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
+    assert metrics["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
 
 
 def test_dalle_minis_loss_is_of_the_next_cell_by_hand(vqgan: Path) -> None:
-    """Each read afresh, from no more than the cells before it; a dropped caption is an empty text."""
-    task, batch = build("dalle-mini", vqgan, drop=0.5), told()
-    stir(task.model)
-    null = torch.rand(4, generator=luck(1)) < 0.5
+    """Each logit is recomputed from the cells before it; a dropped caption is an empty text."""
+    task, batch = build("dalle-mini", vqgan, caption_dropout=0.5), random_batch()
+    perturb(task.model)
+    null = torch.rand(4, generator=seeded(1)) < 0.5
     assert null.any() and not null.all()
     wrong = []
     for k in range(4):
@@ -266,16 +265,17 @@ def test_dalle_minis_loss_is_of_the_next_cell_by_hand(vqgan: Path) -> None:
         for j in range(16):
             logits = decoder(cells[None, : j + 1], seen, bias)[0, -1]
             wrong.append(logits.logsumexp(0) - logits[cells[j + 1]])
-    loss, said = task.loss(batch, luck(1))
+    loss, metrics = task.loss(batch, seeded(1))
     assert loss.item() == pytest.approx(torch.stack(wrong).mean().item(), rel=1e-4)
-    assert said["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
+    assert metrics["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["dalle", "maskgit", "dalle-mini"])
 def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqgan: Path) -> None:
-    """The loss is that without the question and its error, by its weight; an answer about a cell is given before it is seen."""
-    task, plain = build(family, vqgan, layout=0.3, pool=16), build(family, vqgan)
-    stir(task.model)
+    """The loss is the main loss plus the weighted auxiliary one; the logits of a cell do not depend
+    on its token."""
+    task, plain = build(family, vqgan, aux_weight=0.3, num_images=16), build(family, vqgan)
+    perturb(task.model)
     shared = {name: value for name, value in task.model.state_dict().items() if "aside" not in name}
     plain.model.load_state_dict(shared)
     batches = [task.batch(step) for step in (0, 5)]
@@ -285,16 +285,16 @@ def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqga
     ]
     batch = batches[1]
     assert batch.layout.shape == (len(batch.image), 4, 4, 4) and batch.layout[:, 0].max() > 0
-    (loss, said), (without, _) = task.loss(batch, luck(4)), plain.loss(batch, luck(4))
+    (loss, metrics), (without, _) = task.loss(batch, seeded(4)), plain.loss(batch, seeded(4))
     assert loss.item() == pytest.approx(
-        without.item() + batch.worth[0].item() * said["layout"], rel=1e-5
+        without.item() + batch.worth[0].item() * metrics["layout"], rel=1e-5
     )
     loss.backward()
     weight = next(
         value for name, value in task.model.named_parameters() if name.endswith("aside.weight")
     )
     assert weight.grad is not None and weight.grad.abs().sum() > 0
-    if family != "maskgit":  # which sees both ways
+    if family != "maskgit":  # which attends in both directions
 
         def answer(image: Tensor) -> Tensor:
             found: list[Tensor] = []
@@ -311,8 +311,8 @@ def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqga
 
 
 def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> None:
-    assert token_dropout(torch.zeros(4, 3, 3), torch.zeros(4), luck()) is None
-    hidden = token_dropout(torch.zeros(4000, 6, 6), torch.full((4000,), 0.5), luck())
+    assert token_dropout(torch.zeros(4, 3, 3), torch.zeros(4), seeded()) is None
+    hidden = token_dropout(torch.zeros(4000, 6, 6), torch.full((4000,), 0.5), seeded())
     assert hidden is not None and hidden.shape == (4000, 6, 6)
     part = hidden.float().mean((1, 2))
     assert 0.47 < (part > 0).float().mean() < 0.53 and part[
@@ -321,7 +321,7 @@ def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> 
     for low in (0.0, 0.25, 0.5, 0.75):  # uniform
         assert 0.1 < ((part > low) & (part <= low + 0.25)).float().mean() < 0.15
     some = token_dropout(
-        torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), luck()
+        torch.zeros(400, 6, 6), torch.cat((torch.zeros(200), torch.ones(200))), seeded()
     )
     assert (
         some is not None
@@ -331,7 +331,7 @@ def test_cells_are_hidden_from_those_after_them_in_a_share_of_the_pictures() -> 
 
 
 def test_by_the_end_nothing_is_hidden_any_more(vqgan: Path) -> None:
-    task = build("dalle", vqgan, blind=0.8, steps=10)
+    task = build("dalle", vqgan, token_dropout=0.8, steps=10)
     assert [round(task.batch(step).blind.mean().item(), 3) for step in (0, 5, 9)] == [
         0.8,
         0.4,
@@ -343,11 +343,12 @@ def test_by_the_end_nothing_is_hidden_any_more(vqgan: Path) -> None:
 def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(
     family: str, vqgan: Path
 ) -> None:
-    """With all hidden, the loss of each cell is that after nothing but the words; another picture there changes only what is asked."""
-    task = build(family, vqgan, blind=1.0)
-    stir(task.model)
-    image, rows = told().image, torch.ones(4, 4, 4, dtype=torch.bool)
-    tokens = told().tokens
+    """With all tokens hidden, the loss of each cell is that of a model that sees only the caption;
+    the hidden tokens still are the targets."""
+    task = build(family, vqgan, token_dropout=1.0)
+    perturb(task.model)
+    image, rows = random_batch().image, torch.ones(4, 4, 4, dtype=torch.bool)
+    tokens = random_batch().tokens
 
     def wrong(image: Tensor, hidden: Tensor | None) -> float:
         if family == "dalle":
@@ -367,30 +368,30 @@ def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(
         assert wrong(image, rows) == pytest.approx(wanted, rel=1e-5)
         assert wrong(image, torch.zeros_like(rows)) == pytest.approx(wrong(image, None), rel=1e-6)
         assert abs(wrong(image, rows) - wrong(image, None)) > 1e-3
-    loss, _ = task.loss(replace(told(), blind=torch.ones(4)), luck(3))
+    loss, _ = task.loss(replace(random_batch(), blind=torch.ones(4)), seeded(3))
     assert loss.isfinite()
 
 
 def learn(task: Any, batch: TokenBatch, what: str) -> None:
-    """The batch by heart, until little is left to say of ``what``: "image" or "text"."""
+    """Overfit the batch until the metric ``what``, "image" or "text", is small."""
     optimizer, left = torch.optim.Adam(task.model.parameters(), 1e-2), [math.inf]
-    while max(left[-3:]) > 0.02:  # bits a token, of which the first may have them all
+    while max(left[-3:]) > 0.02:  # bits per token, of which the first token may have them all
         assert len(left) < 400
-        loss, said = task.loss(batch, luck(len(left)))
+        loss, metrics = task.loss(batch, seeded(len(left)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        left.append(said[what])
+        left.append(metrics[what])
     task.model.eval()
 
 
 def draw_dalle(task: Any, batch: TokenBatch) -> Tensor:
-    *_, drawn = stream(task.model, Cond(batch.tokens), [luck()] * 4, temperature=0)
+    *_, drawn = stream(task.model, Cond(batch.tokens), [seeded()] * 4, temperature=0)
     return drawn.ids
 
 
 def draw_maskgit(task: Any, batch: TokenBatch) -> Tensor:
-    *_, drawn = masked(task.model, Cond(batch.tokens), [luck()] * 4, steps=4, temperature=0)
+    *_, drawn = masked(task.model, Cond(batch.tokens), [seeded()] * 4, steps=4, temperature=0)
     return drawn.ids
 
 
@@ -407,7 +408,7 @@ def draw_mini(task: Any, batch: TokenBatch) -> Tensor:
 def test_a_batch_learned_by_heart_is_drawn_again(
     family: str, draw: Callable[[Any, TokenBatch], Tensor], vqgan: Path
 ) -> None:
-    task = build(family, vqgan, drop=0.0, swap=0.0)
+    task = build(family, vqgan, caption_dropout=0.0, image_first_prob=0.0)
     batch = task.batch(0)
     assert len({tuple(row.flatten().tolist()) for row in batch.image}) == 4
     learn(task, batch, "image")
@@ -415,11 +416,13 @@ def test_a_batch_learned_by_heart_is_drawn_again(
 
 
 def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
-    task = build("dalle", vqgan, swap=1.0, drop=1.0)  # after a picture no caption is dropped
+    task = build(
+        "dalle", vqgan, image_first_prob=1.0, caption_dropout=1.0
+    )  # after a picture no caption is dropped
     batch = task.batch(0)
     learn(task, batch, "text")
-    said = caption(task.model, batch.image, [luck()] * 4, temperature=0)
-    rows = [row[mask].tolist() for row, mask in zip(said.ids, said.mask, strict=True)]
+    captions = caption(task.model, batch.image, [seeded()] * 4, temperature=0)
+    rows = [row[mask].tolist() for row, mask in zip(captions.ids, captions.mask, strict=True)]
     assert rows == [
         row[mask].tolist() for row, mask in zip(batch.tokens.ids, batch.tokens.mask, strict=True)
     ]
@@ -427,24 +430,25 @@ def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
 
 @pytest.mark.parametrize("family", MODELS)
 def test_dropped_captions_leave_no_trace(family: str, vqgan: Path) -> None:
-    task, batch = build(family, vqgan, drop=1.0, swap=0.0), told()
-    stir(task.model)
+    task, batch = build(family, vqgan, caption_dropout=1.0, image_first_prob=0.0), random_batch()
+    perturb(task.model)
     other = replace(
         batch, tokens=Tokens(batch.tokens.ids.flip(0) * batch.tokens.mask, batch.tokens.mask)
     )
     other.tokens.ids[:, 0], other.tokens.ids[torch.arange(4), batch.tokens.mask.sum(1) - 1] = 1, 2
     assert not torch.equal(other.tokens.ids, batch.tokens.ids)
-    assert torch.equal(task.loss(batch, luck())[0], task.loss(other, luck())[0])
+    assert torch.equal(task.loss(batch, seeded())[0], task.loss(other, seeded())[0])
 
 
 @pytest.mark.parametrize("family", MODELS)
 def test_a_fresh_network_needs_every_bit_and_draws_a_sheet(family: str, vqgan: Path) -> None:
-    """5 bits for one of 32 codes, 13 for one of 8,192 tokens of text; a caption, well used or not, makes a difference."""
+    """5 bits for one of 32 codes, 13 for one of 8,192 text tokens; a caption changes the scores of
+    a network with random weights."""
     task = build(family, vqgan)
     task.model.eval()
     with torch.inference_mode():
         scores, sheet = task.evaluate()
-        stir(task.model)
+        perturb(task.model)
         other, _ = task.evaluate()
     bits = {"dev_image": 5.0, "dev_image_alone": 5.0} | (
         {"dev_text": 13.0, "dev_text_alone": 13.0} if family == "dalle" else {}
@@ -459,26 +463,26 @@ def test_a_fresh_network_needs_every_bit_and_draws_a_sheet(family: str, vqgan: P
 
 
 def test_held_out_bits_are_the_mean_over_all_tokens(vqgan: Path) -> None:
-    """Some parts of the dev captions have more words than others: each word counts once."""
+    """Parts with more text tokens weigh more: each token counts once."""
     lessons, dev = build("dalle", vqgan).lessons, World(0, "dev")
 
-    def number(told: TokenBatch) -> tuple[Tensor, Tensor]:
-        return told.tokens.ids[told.tokens.mask].double().mean(), told.tokens.mask.sum()
+    def number(part: TokenBatch) -> tuple[Tensor, Tensor]:
+        return part.tokens.ids[part.tokens.mask].double().mean(), part.tokens.mask.sum()
 
     tokens = Tokenizer.load().encode([dev.describe(i)[0] for i in range(512)])
     assert lessons.held_out(number) == pytest.approx(
         tokens.ids[tokens.mask].double().mean().item() / math.log(2)
     )
-    image = torch.cat([told.image for told in lessons.dev]).numpy()
+    image = torch.cat([part.image for part in lessons.dev]).numpy()
     assert (image == data_cache.codes(codec(vqgan), vqgan, dev, 512, CPU)).all()
 
 
-@pytest.mark.filterwarnings(
+@pytest.mark.filterwarnings(  # torch's own, while it compiles
     "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
-)  # torch's own, while it compiles
+)
 @pytest.mark.parametrize("family", MODELS)
 def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqgan: Path) -> None:
-    """Traced, without a compiler: once for all lengths, and with the same loss."""
+    """Traced without a compiler: one graph for all lengths, and the same loss."""
     plain, traced = (build(family, vqgan) for _ in range(2))
     made: list[int] = []
 
@@ -487,18 +491,18 @@ def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqga
         return graph.forward
 
     for task in (plain, traced):
-        stir(task.model)
+        perturb(task.model)
     torch._dynamo.reset()
     blocks = [module for module in traced.model.modules() if isinstance(module, BLOCKS)]
     assert len(blocks) == (3 if family == "dalle-mini" else 2)
     for block in blocks:
         block.compile(dynamic=True, fullgraph=True, backend=record)
     for length in (8, 6, 7, 4):
-        batch = told()
+        batch = random_batch()
         batch = replace(
             batch, tokens=Tokens(batch.tokens.ids[:, :length], batch.tokens.mask[:, :length])
         )
-        one, two = (task.loss(batch, luck())[0] for task in (plain, traced))
+        one, two = (task.loss(batch, seeded())[0] for task in (plain, traced))
         two.backward()
         assert torch.allclose(one, two, rtol=1e-5)
     assert 1 <= len(made) <= len(blocks)
@@ -508,8 +512,8 @@ def test_every_block_compiles_whole_for_captions_of_any_length(family: str, vqga
     ("text", "message"),
     [
         ("", "field 'vqgan': a dalle recipe names .*vqgan.safetensors"),
-        ("vqgan: v.safetensors\nswap: 1.5", "'swap'"),
-        ("vqgan: v.safetensors\ndrop: -1", "'drop'"),
+        ("vqgan: v.safetensors\nimage_first_prob: 1.5", "'image_first_prob'"),
+        ("vqgan: v.safetensors\ncaption_dropout: -1", "'caption_dropout'"),
         ("vqgan: v.safetensors\nswop: 0.5", "'swop'.*the fields are name"),
     ],
 )
@@ -550,9 +554,9 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
 def test_models_that_do_not_fit_their_tokenizers_are_errors(
     family: str, model: dict[str, Any], message: str, vqgan: Path
 ) -> None:
-    """Before anything is drawn."""
+    """Raised before anything is rendered."""
     with pytest.raises(KalpanaError, match=message) as error:
-        build(family, vqgan, model=MODELS[family] | model, pool=10**9)
+        build(family, vqgan, model=MODELS[family] | model, num_images=10**9)
     assert "\n" not in str(error.value)
 
 
@@ -575,7 +579,7 @@ def test_tokenizers_that_do_not_fit_are_errors(vqgan: Path, tmp_path: Path) -> N
         network = VQGAN(config)
         save_weights(path, network, "vqgan", network.config, {})
         with pytest.raises(KalpanaError, match=message):
-            build("dalle", path, pool=10**9)
+            build("dalle", path, num_images=10**9)
     with pytest.raises(KalpanaError, match=r"nowhere.safetensors cannot be read"):
         build("dalle", tmp_path / "nowhere.safetensors")
     with pytest.raises(KalpanaError, match="holds weights of family 'vqgan', not 'dalle'"):

@@ -1,4 +1,4 @@
-"""The VQGAN's lessons: who learns from what, when the judge comes in, where the codes come from, and what is left in the file."""
+"""VQGAN training: gradients of both networks, discriminator start, codebook, shipped file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ SHIPPED = Path(__file__).parents[2] / "weights/verifier-a/detector.safetensors"
 READS = Path(__file__).parents[2] / "weights/verifier-a/reader.safetensors"
 MODEL = {"widths": (8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)}
 RECIPE = Recipe(
-    name="q", family="vqgan", model=MODEL, num_images=8, steps=10, batch=4, lr=3e-3, warmup=2, bf16=False, log_every=1, sample_every=100
+    name="q", family="vqgan", model=MODEL, num_images=8, steps=10, batch=4, lr=3e-3, warmup=2,
+    bf16=False, log_every=1, sample_every=100,
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def pictures(b: int, side: int = 32, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that has learned nothing: random features are features too."""
+    """An untrained detector: random features suffice."""
     torch.manual_seed(5)
     network = Detector(
         DetectorConfig(
@@ -64,7 +65,7 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader that has learned nothing."""
+    """An untrained reader."""
     torch.manual_seed(6)
     network = Reader(ReaderConfig("abc", 8, 8))
     path = tmp_path_factory.mktemp("reads") / "reader.safetensors"
@@ -93,12 +94,12 @@ def gradients(module: nn.Module) -> list[Tensor | None]:
 def test_each_player_learns_from_its_own_loss_and_from_nothing_else(
     codes: dict[str, object], eyes: Path
 ) -> None:
-    """The gradients are those of two losses, each computed alone and for one player's weights."""
-    task = build(eyes, model=MODEL | codes, lecam=0.2)
-    task.loss(task.batch(0), rng())  # the codes have started
+    """The gradients are those of two losses, each computed alone for the weights of one network."""
+    task = build(eyes, model=MODEL | codes, lecam_weight=0.2)
+    task.loss(task.batch(0), rng())  # initialises the codebook
     network, judge, batch = task.model.network, task.model.judge, task.batch(7)
     for p in judge.parameters():
-        p.data *= 3  # that it has something to say
+        p.data *= 3  # so that its logits are not near 0
     task.model.anchors.copy_(torch.tensor([0.3, -0.2]))
     before = deepcopy(task.model.state_dict())
     loss, _ = task.loss(batch, rng())
@@ -121,9 +122,9 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(
     held = F.relu(real + 0.2).square().mean() + F.relu(0.3 - fake).square().mean()
     yours = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2 + 0.2 * held
     assert torch.allclose(loss, mine + yours)
-    for player, own in ((network, mine), (judge, yours)):
-        wanted = torch.autograd.grad(own, list(player.parameters()), retain_graph=True)
-        for (name, p), gradient in zip(player.named_parameters(), wanted, strict=True):
+    for module, own in ((network, mine), (judge, yours)):
+        wanted = torch.autograd.grad(own, list(module.parameters()), retain_graph=True)
+        for (name, p), gradient in zip(module.named_parameters(), wanted, strict=True):
             assert p.grad is not None and torch.allclose(
                 p.grad, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item()
             ), name
@@ -134,7 +135,7 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(
 
 
 def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
-    task = build(eyes, judge_from=0.3, judge=0.2)
+    task = build(eyes, gan_start=0.3, gan_weight=0.2)
     assert [task.batch(step).worth.unique().item() for step in (0, 2, 3, 9)] == pytest.approx(
         [0, 0, 0.2, 0.2]
     )
@@ -149,20 +150,20 @@ def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
         + 0.5 * perceptual_loss(task.eyes, drawn.pixels, x)
         + 0.25 * drawn.loss
     )
-    loss, said = task.loss(batch, rng())
-    assert loss == wanted and set(said) == {"psnr", "commit", "unlike", "used"}
+    loss, metrics = task.loss(batch, rng())
+    assert loss == wanted and set(metrics) == {"psnr", "commit", "unlike", "used"}
     loss.backward()
     assert all(gradient is None for gradient in gradients(task.model.judge))
     assert all(
         gradient is not None and gradient.isfinite().all() for gradient in gradients(network)
     )
     assert task.model.anchors.tolist() == [0, 0]
-    never = build(judge=0.0)
+    never = build(gan_weight=0.0)
     assert not never.batch(9).worth.any()
 
 
 def test_a_share_of_a_batch_are_sheets_of_signs_and_their_places_are_known() -> None:
-    mixed, plain = build(signs=0.5), build()
+    mixed, plain = build(sign_page_share=0.5), build()
     pictures, boxes = data_cache.pages(RECIPE.seed, 4)
     signs = {picture.tobytes(): box.tolist() for picture, box in zip(pictures, boxes, strict=True)}
     batch, other = mixed.batch(0), plain.batch(0)
@@ -179,8 +180,9 @@ def test_a_share_of_a_batch_are_sheets_of_signs_and_their_places_are_known() -> 
 
 
 def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) -> None:
-    """Beside strips cut out one by one and log probabilities by the reader as a whole; the boxes are off by what ``rng`` says."""
-    task = build(signs=0.5, reader=reads, legible=0.3)
+    """Compared with strips cut out one by one and the reader's own forward pass; the boxes are
+    jittered by ``rng``."""
+    task = build(sign_page_share=0.5, ocr_net=reads, ocr_weight=0.3)
     net = task.reader
     assert net is not None
     x, y = pictures(3, 64).requires_grad_(), pictures(3, 64, seed=1).requires_grad_()
@@ -218,10 +220,10 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
     assert ocr_loss(net, y, x, torch.zeros(3, 2, 4), rng(7)) == 0
 
     batch = task.batch(0)
-    _, plain = build(signs=0.5).loss(batch, rng(1))
+    _, plain = build(sign_page_share=0.5).loss(batch, rng(1))
     network, pixels = task.model.network, floats(batch.pixels)
-    loss, said = task.loss(batch, rng(1))
-    assert "misread" not in plain and said["misread"] > 0
+    loss, metrics = task.loss(batch, rng(1))
+    assert "misread" not in plain and metrics["misread"] > 0
     drawn = network(pixels)
     assert loss.item() > reconstruction_loss(drawn.pixels - pixels).item()
 
@@ -234,11 +236,11 @@ def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> 
     before, pixels, found = deepcopy(task.model.state_dict()), task.batch(0).pixels, []
     for worth in (0.0, 0.3):
         task.model.load_state_dict(before)
-        loss, said = task.loss(
+        loss, metrics = task.loss(
             VQGANBatch(pixels, torch.zeros(4, 4), torch.full((4,), worth)), rng()
         )
         found.append(torch.autograd.grad(loss, task.model.network.last)[0])
-    assert said["balance"] > 0
+    assert metrics["balance"] > 0
     assert (found[1] - found[0]).norm().item() == pytest.approx(
         0.3 * found[0].norm().item(), rel=0.02
     )
@@ -254,11 +256,11 @@ def test_codes_start_once_and_always_the_same() -> None:
     assert torch.equal(book.vectors, two.model.network.quantiser.vectors)
     pixels = torch.cat([one.batch(step).pixels for step in range(8)])
     found = one.model.network(floats(pixels))
-    assert len(found.indices.unique()) == 32  # of k-means, each code is somebody's nearest
+    assert len(found.indices.unique()) == 32  # after k-means every code is the nearest of some cell
     other = deepcopy(book)
     torch.nn.init.normal_(other.vectors, generator=rng(3))
     assert found.loss < 0.5 * other(found.latents).loss
-    # From now on they follow what chose them.
+    # From now on they are moving averages of the latents assigned to them.
     batch, other = one.batch(1), deepcopy(book)
     drawn = one.model.network(floats(batch.pixels))
     one.loss(batch, rng(4))
@@ -267,25 +269,25 @@ def test_codes_start_once_and_always_the_same() -> None:
 
 
 def test_a_judge_that_learns_much_does_not_keep_the_network_from_learning() -> None:
-    """Each player's gradient is cut by itself."""
-    task = build(judge_from=0.0, clip=1e-3, lecam=50.0)
+    """The gradient of each network is clipped by itself."""
+    task = build(gan_start=0.0, grad_clip=1e-3, lecam_weight=50.0)
     state = State(
         task.model, deepcopy(task.model.state_dict()), make_optimizers(task.model, task.recipe)
     )
-    said = train_step(task, state, task.recipe, task.batch(0))
-    assert said["grad"] > 1e-2
-    for player in (task.model.network, task.model.judge):
+    metrics = train_step(task, state, task.recipe, task.batch(0))
+    assert metrics["grad"] > 1e-2
+    for module in (task.model.network, task.model.judge):
         norm = torch.stack(
-            [p.grad.norm() for p in player.parameters() if p.grad is not None]
+            [p.grad.norm() for p in module.parameters() if p.grad is not None]
         ).norm()
         assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.filterwarnings(
+@pytest.mark.filterwarnings(  # torch's own, while it compiles
     "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
-)  # torch's own, while it compiles
+)
 def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
-    """Traced, without a compiler: once for each shape that a block has, and with the same gradients."""
+    """Traced without a compiler: one graph for each shape of a block, and the same gradients."""
     plain, traced, made = build(), build(), list[int]()
 
     def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -314,7 +316,7 @@ def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
 def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(
     eyes: Path, tmp_path: Path
 ) -> None:
-    """To the last bit, with batches in two parts too."""
+    """Bit for bit, also with accumulated gradients."""
     recipe = RECIPE.model_copy(
         update={"perceptual_net": eyes, "steps": 12, "gan_start": 0.5, "grad_accum": 2}
     )
@@ -329,7 +331,7 @@ def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(
 
 @pytest.fixture(scope="module")
 def run(eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    """A short run, and what its pictures and their tokens cost at each step."""
+    """Weights of a short run, and its losses at the steps before the discriminator starts."""
     lines: list[str] = []
     recipe = RECIPE.model_copy(
         update={"perceptual_net": eyes, "steps": 60, "gan_start": 0.8, "ema_decay": 0.9}
@@ -373,7 +375,8 @@ def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(
 def test_a_run_goes_on_from_weights_and_their_codes(
     run: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    """With a rate of nearly nothing it stays where the other ended, but for a batch's hundredth in the codes."""
+    """With a learning rate near 0 the weights stay those of the first run, except for one update of
+    the codebook's moving averages (decay 0.99)."""
     train(
         RECIPE.model_copy(update={"init": run[0], "lr": 1e-12}),
         tmp_path,
@@ -409,7 +412,7 @@ def test_where_codes_are_kept_the_decoder_alone_learns(
 
 
 def test_pictures_that_look_alike_to_a_detector() -> None:
-    """The squared distance of unit vectors is 2 - 2 cos; only the first of the two pictures learns."""
+    """The squared distance of unit vectors is 2 - 2 cos; only the first picture gets a gradient."""
     net = load_module(SHIPPED, "detector", lambda **config: Detector(DetectorConfig(**config)))
     x, y = pictures(2).requires_grad_(), pictures(2, seed=1).requires_grad_()
     apart = perceptual_loss(net, y, x)
@@ -427,7 +430,8 @@ def test_pictures_that_look_alike_to_a_detector() -> None:
 
 
 def test_structural_similarity() -> None:
-    """Beside scipy's Gaussian, whose 11 px are cut out of the middle; of flat pictures in closed form; and of pictures with themselves."""
+    """Compared with scipy's Gaussian of 11 px, away from the edges; with a closed form for flat
+    pictures; and 1 for equal pictures."""
     a = pictures(2, 24)[..., :17]
     b = (a + 0.4 * pictures(2, 24, seed=1)[..., :17]).clamp(-1, 1)
 
@@ -455,10 +459,10 @@ def test_structural_similarity() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("judge_from: 2", "'judge_from'"),
-        ("judge: -1", "'judge'"),
-        ("perceptual: much", "'perceptual'"),
-        ("lecam: -0.1", "'lecam'"),
+        ("gan_start: 2", "'gan_start'"),
+        ("gan_weight: -1", "'gan_weight'"),
+        ("perceptual_weight: much", "'perceptual_weight'"),
+        ("lecam_weight: -0.1", "'lecam_weight'"),
         ("discriminator: 3", "'discriminator'.*the fields are name"),
     ],
 )
@@ -475,14 +479,16 @@ def test_recipe_errors_name_the_field(text: str, message: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"features": Path("nowhere/detector.safetensors")}, "nowhere/detector.safetensors cannot be read"),
+        ({"perceptual_net": Path("nowhere/detector.safetensors")},
+         "nowhere/detector.safetensors cannot be read"),
         ({"model": {"codebok": 3}}, "'model.codebok': the fields are stem"),
-        ({"model": MODEL | {"codebook": (100_000, 4)}}, "'batch': 8 times 4 pictures of 256 tokens are too few to .*: try 49"),
+        ({"model": MODEL | {"codebook": (100_000, 4)}},
+         "'batch': 8 times 4 pictures of 256 tokens are too few to .*: try 49"),
         ({"model": MODEL | {"widths": (6, 6)}}, "groups is 4"),
         ({"model": MODEL | {"stem": 3}}, "'model': .*128 px"),
         ({"model": MODEL | {"encoder": False}}, "'model': it needs an encoder"),
-        ({"reader": READS}, "'reader': there is nothing to read: ask for a share of 'signs'"),
-        ({"keep_codes": True}, "'keep_codes': name the weights .* as 'init'"),
+        ({"ocr_net": READS}, "'ocr_net': there is nothing to read: set 'sign_page_share'"),
+        ({"freeze_encoder": True}, "'freeze_encoder': name the weights .* as 'init'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_said_before_anything_is_drawn(

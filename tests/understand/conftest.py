@@ -1,4 +1,7 @@
-"""A real encoder, small enough to reckon by hand: what share of a picture is near each of eight colours, named in English and Hindi."""
+"""A tiny analytic encoder: the share of a picture that is near each of eight colours.
+
+Texts are colour names in English and Hindi, so that expected embeddings can be computed by hand.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ WORDS = {
 
 @dataclass
 class Colours:
-    """The encoder. ``looked`` counts the pictures it was given, ``named`` are its colours in English."""
+    """Encoder by colours: ``looked`` counts the embedded pictures, ``named`` are English names."""
 
     named: ClassVar[tuple[str, ...]] = tuple(COLOURS)
 
@@ -45,9 +48,8 @@ class Colours:
         self.looked += len(pictures)
         rows = []
         for picture in pictures:
-            pixels = torch.from_numpy(np.array(picture.resize((16, 16)), dtype=np.float32)).flatten(
-                0, 1
-            )  # 256 3
+            levels = np.array(picture.resize((16, 16)), dtype=np.float32)
+            pixels = torch.from_numpy(levels).flatten(0, 1)  # 256 3
             palette = torch.tensor([shade for _, shade in COLOURS.values()], dtype=torch.float32)
             nearest = torch.cdist(pixels, palette).argmin(1)
             rows.append(torch.bincount(nearest, minlength=self.size).float())
@@ -72,7 +74,7 @@ def colours() -> Colours:
 
 @pytest.fixture
 def paint() -> Callable[..., Path]:
-    """Writes a picture with a band of each of these colours, and gives back its path."""
+    """Function that saves a picture with one vertical band for each colour and returns its path."""
 
     def paint(path: Path, *names: str, size: tuple[int, int] = (32, 32), **options: object) -> Path:
         image = Image.new("RGB", size)

@@ -1,4 +1,4 @@
-"""Zero-shot classification, in Python and by the command line, by an encoder of random weights."""
+"""Zero-shot classification in Python and on the command line, with an encoder of random weights."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ LABELS = ["a cat", "एक कुत्ता", "a red car 🚗"]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders of two models, one that learned by a softmax and one by a sigmoid."""
-    shelf = tmp_path_factory.mktemp("models")
+    """Folders of two models, one for a softmax loss and one for a sigmoid loss."""
+    weights = tmp_path_factory.mktemp("models")
     for loss in ("softmax", "sigmoid"):
         torch.manual_seed(0)
         config = replace(TINY, loss=loss)  # type: ignore[arg-type]
         clip = CLIP(config)
         if clip.logit_bias is not None:
             torch.nn.init.constant_(clip.logit_bias, -1.0)
-        save_weights(shelf / loss / "clip.safetensors", clip, "clip", config, {})
-        write_card(shelf / loss, Card(name=loss, family="clip", tasks=("classify",)))
-        write_hashes(shelf / loss)
-    return {loss: str(shelf / loss) for loss in ("softmax", "sigmoid")}
+        save_weights(weights / loss / "clip.safetensors", clip, "clip", config, {})
+        write_card(weights / loss, Card(name=loss, family="clip", tasks=("classify",)))
+        write_hashes(weights / loss)
+    return {loss: str(weights / loss) for loss in ("softmax", "sigmoid")}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def encoder(models: dict[str, str]) -> Encoder:
 
 @dataclass(frozen=True)
 class Counting:
-    """An encoder's words, which remember how many texts were given at once."""
+    """Tokenizer wrapper that records the batch sizes of texts."""
 
     words: object
     given: list[int]
@@ -126,21 +126,19 @@ def test_ten_thousand_labels_go_in_batches(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels, said",
+    "labels, message",
     [
         ([], "there are no labels: write what a picture may show"),
         (["a cat", "  \n"], "label 2 of 2 is blank"),
         (["a cat", "a dog", "A  cat"], "labels are there more than once: 'a cat'; write each once"),
         ([*"abcdabcd"], "more than once: 'a', 'b', 'c' and 1 more"),
         (["a cat"], "one label, 'a cat', answers nothing: by a softmax it is 100 %"),
-        (
-            "a cat, a dog",
-            "one label, 'a cat, a dog', answers nothing",
-        ),  # a text is one label, not its letters
+        # A string is one label, not a sequence of letters.
+        ("a cat, a dog", "one label, 'a cat, a dog', answers nothing"),
     ],
 )
-def test_labels_that_cannot_be_asked(labels: list[str], said: str, encoder: Encoder) -> None:
-    with pytest.raises(KalpanaError, match=said):
+def test_labels_that_cannot_be_asked(labels: list[str], message: str, encoder: Encoder) -> None:
+    with pytest.raises(KalpanaError, match=message):
         classify(PICTURES, labels, encoder)
 
 
@@ -155,7 +153,7 @@ def test_a_sigmoid_cannot_be_asked_of_a_softmax(encoder: Encoder) -> None:
         classify(PICTURES, ["a cat"], encoder, sigmoid=True)
 
 
-# The command line.
+# Command line.
 
 
 @pytest.fixture(autouse=True)
@@ -213,9 +211,9 @@ def test_json_and_labels_from_a_file_and_stdin(
         ).stdout
     )
     assert [each["path"] for each in found] == ["a.png"]
-    said = {each["label"]: each["probability"] for each in found[0]["labels"]}
-    assert list(said.values()) == sorted(said.values(), reverse=True)
-    assert [said[label] for label in LABELS] == pytest.approx(
+    predicted = {each["label"]: each["probability"] for each in found[0]["labels"]}
+    assert list(predicted.values()) == sorted(predicted.values(), reverse=True)
+    assert [predicted[label] for label in LABELS] == pytest.approx(
         classify(PICTURES[:1], LABELS, encoder)[0].tolist(), abs=1e-6
     )
     done = kalpana(
@@ -234,7 +232,7 @@ def test_json_and_labels_from_a_file_and_stdin(
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, with none of its pixels."""
+    """A PNG whose header declares this size, without pixels."""
     parts = (
         b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
         b"IDAT" + zlib.compress(b""),
@@ -319,9 +317,8 @@ def test_pictures_of_one_pixel_and_turned_ones(models: dict[str, str], encoder: 
         encoder,
     )
     for each, row in zip(found, upright.tolist(), strict=True):
-        assert {said["label"]: said["probability"] for said in each["labels"]} == pytest.approx(
-            dict(zip(["a cat", "a dog"], row, strict=True)), abs=1e-6
-        )
+        predicted = {entry["label"]: entry["probability"] for entry in each["labels"]}
+        assert predicted == pytest.approx(dict(zip(["a cat", "a dog"], row, strict=True)), abs=1e-6)
 
 
 def test_more_pictures_than_a_batch(models: dict[str, str]) -> None:
@@ -340,7 +337,7 @@ def test_what_the_model_does_not_read_of_a_label_is_told(models: dict[str, str])
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         ([], "there are no labels"),
         (["--labels", " , ,"], "there are no labels"),
@@ -353,12 +350,12 @@ def test_what_the_model_does_not_read_of_a_label_is_told(models: dict[str, str])
         ),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], said: str, models: dict[str, str]) -> None:
+def test_mistakes_are_one_line(arguments: list[str], message: str, models: dict[str, str]) -> None:
     draw("a.png")
     arguments = arguments if "--model" in arguments else [*arguments, "--model", models["softmax"]]
     done = kalpana("a.png", *arguments)
     assert done.exit_code == 2 and done.stdout == ""
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_one_label_of_a_sigmoid(models: dict[str, str]) -> None:

@@ -1,5 +1,7 @@
-"""Encoders: that they prepare pictures as 🤗 transformers does, read any picture, and keep their promises. That a public checkpoint gives
-transformers' features from file to logits is tested in tests/hub/test_clip.py, beside the checkpoints."""
+"""Encoders: preprocessing equal to 🤗 transformers, pictures of all modes, and unit embeddings.
+
+tests/hub/test_clip.py compares the features and logits of public checkpoints with transformers.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ TINY = Config(
 
 
 def shelve(folder: Path, config: Config = TINY, seed: int = 0) -> Path:
-    """A CLIP of random weights, saved and sealed as trained ones are."""
+    """Saves a CLIP with random weights, with card and hashes like a trained one."""
     torch.manual_seed(seed)
     save_weights(folder / "clip.safetensors", CLIP(config), "clip", config, {})
     write_card(folder, Card(name=folder.name, family="clip", tasks=("classify", "search")))
@@ -65,7 +67,8 @@ def dots(image: Image.Image) -> list[tuple[int, ...]]:
     return [tuple(dot) for dot in np.array(image).reshape(-1, 3).tolist()]
 
 
-# Pictures as transformers prepares them; its processors in Pillow and numpy, which are the ones that checkpoints were published with.
+# Preprocessing, compared with the Pillow and numpy processors of transformers, with which the
+# checkpoints were published.
 
 SIZES = [(1, 1), (3, 200), (64, 43), (33, 32), (31, 33), (500, 61), (32, 32), (20, 20), (7, 5)]
 
@@ -78,7 +81,7 @@ SIZES = [(1, 1), (3, 200), (64, 43), (33, 32), (31, 33), (500, 61), (32, 32), (2
         Framing(32, (32, 32), Image.Resampling.BILINEAR),
         Framing(32, (32, 32), Image.Resampling.LANCZOS),
         Framing(36, (32, 32)),
-        Framing(19, (32, 32)),  # there is less than is cropped, by an odd number
+        Framing(19, (32, 32)),  # the picture is smaller than the crop, by an odd number
         Framing((40, 27), (32, 32)),
         Framing(None, (32, 32)),
         Framing((32, 32), None),
@@ -105,23 +108,26 @@ def test_pixels_are_those_of_transformers(framing: Framing, size: tuple[int, int
 
 
 def seen(config: Config, image: Image.Image) -> torch.Tensor:
-    """What the image tower cuts into patches, which is after it took mean and deviation into account."""
-    tower, met = ImageTower(config), list[torch.Tensor]()
-    tower.patches.register_forward_pre_hook(lambda module, given: met.append(given[0]))
+    """Input of the image tower's patch embedding: pixels after normalisation."""
+    tower, inputs = ImageTower(config), list[torch.Tensor]()
+    tower.patches.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     with torch.no_grad():
         tower(to_pixels([image]))
-    return met[0]
+    return inputs[0]
 
 
 def test_a_very_long_picture_is_not_made_longer_still() -> None:
-    """A line of 20,000 pixels would become 4,480,000 pixels long at a height of 224; what is cropped of it is the same."""
+    """At a height of 224, a line of 20,000 pixels would be 4,480,000 pixels long.
+
+    The early crop does not change the result.
+    """
     line = Image.new("RGB", (20_000, 1), "blue")
     line.paste("red", (9_990, 0, 10_010, 1))
     image = framed(line, Framing(224, (224, 224)))
     assert image.size == (224, 224) and set(dots(image)) == {(255, 0, 0)}
 
 
-# Pictures of any kind in RGB.
+# Conversion of all picture modes to RGB.
 
 
 def opened(image: Image.Image, format: str, **options: Any) -> Image.Image:
@@ -206,20 +212,20 @@ def test_every_mode_can_be_read(mode: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_from_a_camera_is_upright(orientation: int) -> None:
-    """The turns that undo EXIF 2.32, table 6, on a picture whose corners differ."""
+    """The inverse transforms of EXIF 2.32, table 6, on a picture with four different corners."""
     upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
     stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.T, 6: upright.T[::-1],
-        7: upright.T[::-1, ::-1], 8: upright.T[:, ::-1],
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.T, 6: upright.T[::-1], 7: upright.T[::-1, ::-1], 8: upright.T[:, ::-1],
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     image = rgb(opened(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif))
     assert (np.array(image)[..., 0] == upright).all()
-    assert (np.array(rgb(image)) == np.array(image)).all()  # it is not turned twice
+    assert (np.array(rgb(image)) == np.array(image)).all()  # not rotated twice
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # a warning of Pillow
 def test_damaged_exif_does_not_hide_the_picture() -> None:
     image = opened(
         Image.new("RGB", (3, 2), "red"),
@@ -229,7 +235,7 @@ def test_damaged_exif_does_not_hide_the_picture() -> None:
     assert rgb(image).size == (3, 2)
 
 
-# An encoder.
+# Encoder.
 
 PICTURES = [
     noise((40, 30), seed=1),
@@ -237,13 +243,13 @@ PICTURES = [
     Image.new("L", (1, 1), 200),
     Image.new("RGB", (33, 33), "teal"),
 ]
-SAID = ["a cat", "तीन लाल सेब", "", "🐱", "a very long text about apples " * 20, "\ud800 and \x00"]
+TEXTS = ["a cat", "तीन लाल सेब", "", "🐱", "a very long text about apples " * 20, "\ud800 and \x00"]
 
 
 def test_vectors_are_unit_fp32_and_do_not_depend_on_company(encoder: Encoder) -> None:
     for vectors, one, given in (
         (encoder.images(PICTURES), encoder.images, PICTURES),
-        (encoder.texts(SAID), encoder.texts, SAID),
+        (encoder.texts(TEXTS), encoder.texts, TEXTS),
     ):
         assert vectors.shape == (len(given), encoder.size) and vectors.dtype == torch.float32
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(given)), atol=1e-6)
@@ -283,9 +289,9 @@ def test_the_fingerprint_is_that_of_the_file_of_weights(encoder: Encoder, tmp_pa
 
 
 def test_probabilities_of_a_softmax(encoder: Encoder) -> None:
-    image, text = encoder.images(PICTURES), encoder.texts(SAID)
+    image, text = encoder.images(PICTURES), encoder.texts(TEXTS)
     found = encoder.probabilities(image, text)
-    raised = (image @ text.T / 0.07).double().exp()  # the scale that training starts from
+    raised = (image @ text.T / 0.07).double().exp()  # 0.07: the initial temperature
     assert torch.allclose(found.double(), raised / raised.sum(1, keepdim=True), atol=1e-5)
     with pytest.raises(
         KalpanaError,
@@ -296,7 +302,7 @@ def test_probabilities_of_a_softmax(encoder: Encoder) -> None:
 
 def test_probabilities_of_a_sigmoid(tmp_path: Path) -> None:
     encoder = load(str(shelve(tmp_path / "sigmoid", replace(TINY, loss="sigmoid"))), "cpu")
-    image, text = encoder.images(PICTURES[:2]), encoder.texts(SAID[:3])
+    image, text = encoder.images(PICTURES[:2]), encoder.texts(TEXTS[:3])
     cosines, found = (image @ text.T).tolist(), encoder.probabilities(image, text)
     for row, line in zip(found.tolist(), cosines, strict=True):
         assert row == pytest.approx(
@@ -313,10 +319,10 @@ def test_in_bf16_vectors_are_nearly_the_same(tmp_path: Path) -> None:
     half, exact = load(folder, "cpu", bf16=True), load(folder, "cpu")
     assert half.model.see.positions.dtype == torch.bfloat16
     assert exact.model.see.positions.dtype == half.model.logit_scale.dtype == torch.float32
-    assert half.fingerprint == exact.fingerprint  # so that vectors of both are compared
+    assert half.fingerprint == exact.fingerprint  # embeddings of both are comparable
     for near, wanted in (
         (half.images(PICTURES), exact.images(PICTURES)),
-        (half.texts(SAID), exact.texts(SAID)),
+        (half.texts(TEXTS), exact.texts(TEXTS)),
     ):
         assert near.dtype == torch.float32 and torch.allclose(
             near.norm(dim=1), torch.ones(len(near)), atol=1e-6
@@ -345,7 +351,8 @@ def test_there_is_no_clip_yet_or_it_is_another_family(
     monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: tmp_path / "weights")
     with pytest.raises(
         KalpanaError,
-        match=r"no weights of a CLIP come with this version of Kalpana: name a public one, such as openai/",
+        match=r"no weights of a CLIP come with this version of Kalpana: name a public one, "
+        r"such as openai/",
     ):
         load()
     shelve(tmp_path / "weights/clip")

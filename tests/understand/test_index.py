@@ -1,4 +1,4 @@
-"""The index of a folder: what is in it after any change, after any mishap, and that nothing is looked at twice."""
+"""The index of a folder: content after changes and failures, and no repeated embedding."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ Paint = Callable[..., Path]
 
 
 def listed(folder: Path, encoder: Any, at: Path | None = None) -> dict[str, np.ndarray]:
-    """Every row of the index: path and vector. No path may be there twice."""
+    """All rows of the index as {path: embedding}; asserts that no path occurs twice."""
     rows = [
         (os.fsdecode(row["path"]), vector)
-        for some, vectors in open_store(folder, encoder, at).blocks(["path"])
-        for row, vector in zip(some, vectors, strict=True)
+        for block, vectors in open_store(folder, encoder, at).blocks(["path"])
+        for row, vector in zip(block, vectors, strict=True)
     ]
     assert len({path for path, _ in rows}) == len(rows)
     return dict(rows)
 
 
 def assert_whole(folder: Path, encoder: Any, at: Path | None = None) -> None:
-    """The index holds the pictures that are in the folder now, each with the vector of what it shows now."""
+    """Asserts that the index holds exactly the folder's pictures, with their present embeddings."""
     rows = listed(folder, encoder, at)
     assert sorted(rows) == [os.fsdecode(file.path) for file in walk(folder)[0]]
     for path, vector in rows.items():
@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-# ----------------------------------------------------------------------------------------------------------------- what is found
+# ---------------------------------------------------------------------------------- files and links
 
 
 def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(
@@ -96,7 +96,7 @@ def test_links_lead_neither_in_circles_nor_to_anything_twice(
     folder, outside = tmp_path / "in", tmp_path / "out"
     one = paint(folder / "z" / "one.png", "red")
     paint(outside / "two.png", "blue")
-    (folder / "a.png").symlink_to(one)  # sorts first, yet the file itself is taken
+    (folder / "a.png").symlink_to(one)  # sorts first, but the file itself is indexed
     (folder / "circle").symlink_to(folder)
     (folder / "z" / "up").symlink_to(folder / "z")
     (folder / "far").symlink_to(outside)
@@ -139,7 +139,7 @@ def test_any_name_that_a_file_can_have_is_fine(tmp_path: Path, paint: Paint, col
     latin = os.fsdecode(b"caf\xe9.png")
     try:
         paint(tmp_path / latin, "blue")
-    except OSError:  # this file system wants UTF-8
+    except OSError:  # this file system requires UTF-8
         latin = ""
     index(tmp_path, colours)
     assert_whole(tmp_path, colours)
@@ -150,7 +150,7 @@ def test_any_name_that_a_file_can_have_is_fine(tmp_path: Path, paint: Paint, col
     assert not latin or search(tmp_path, "blue", colours, n=1)[0].path == tmp_path / latin
 
 
-# ----------------------------------------------------------------------------------------------------------------- what is seen
+# ---------------------------------------------------------------------------------------- decoding
 
 
 def test_pictures_are_seen_upright_on_white_and_in_all_their_depth(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_size_and_date_are_those_that_a_viewer_shows(
     assert (other.width, other.height) == (40, 30) and other.date.startswith("2001-09-0")
 
 
-# ----------------------------------------------------------------------------------------------------------------- what is broken
+# ------------------------------------------------------------------------------------ broken files
 
 
 def bomb() -> bytes:
-    """A PNG that says it has 20,000 x 20,000 pixels."""
+    """A PNG whose header declares 20,000 x 20,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -245,16 +245,15 @@ def test_broken_files_are_listed_and_not_tried_again_until_they_change(
     for name, data in damaged.items():
         (tmp_path / name).write_bytes(data)
     if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
+        os.mkfifo(tmp_path / "pipe.jpg")  # reading it would block forever
     report = index(tmp_path, colours)
     reasons = {os.fsdecode(each.path): each.reason for each in report.broken}
     assert sorted(reasons) == sorted(damaged) and sorted(listed(tmp_path, colours)) == ["whole.png"]
     assert reasons["text.jpg"] == "it is no picture" and "pixels" in reasons["bomb.png"]
 
     text = tmp_path / "text.jpg"
-    picture = paint(
-        tmp_path / "x.bmp", "green", size=(1, 1)
-    ).read_bytes()  # BMP may be followed by anything
+    # A BMP, since its data may be followed by other bytes.
+    picture = paint(tmp_path / "x.bmp", "green", size=(1, 1)).read_bytes()
     before = text.stat()
     (tmp_path / "x.bmp").unlink()
     text.write_bytes(picture[:5])
@@ -286,7 +285,7 @@ def test_vectors_that_break_the_promise_are_refused(
         index(tmp_path, Wrong())
 
 
-# ----------------------------------------------------------------------------------------------------------------- what changes
+# ----------------------------------------------------------------------------------------- changes
 
 
 def test_only_what_is_new_or_changed_is_looked_at(
@@ -310,7 +309,7 @@ def test_only_what_is_new_or_changed_is_looked_at(
         0,
         0,
     )
-    os.utime(tmp_path / "red.png", (1e9, 1e9))  # touched: the same bytes
+    os.utime(tmp_path / "red.png", (1e9, 1e9))  # a new time of change, the same bytes
     report, looked = run()
     assert looked == 0 and report.changed == 0
     (tmp_path / "blue.png").rename(tmp_path / "azure.png")
@@ -328,7 +327,7 @@ def test_only_what_is_new_or_changed_is_looked_at(
 def test_pictures_that_change_names_with_each_other_keep_their_own_vectors(
     tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written one by one, the first takes the row of the second, which then must be looked at again."""
+    """With COMMIT 1, the first overwrites the row of the second, which must be embedded again."""
     monkeypatch.setattr(indexing, "COMMIT", 1)
     monkeypatch.setattr(indexing, "BATCH", 1)
     for name in ("red", "blue", "green"):
@@ -352,7 +351,8 @@ def test_two_models_have_an_index_each_in_one_place(
     index(tmp_path, colours)
     with pytest.raises(
         KalpanaError,
-        match=r"model 'weights/other one' has not seen the pictures in .*; colours have: ask with --model",
+        match=r"model 'weights/other one' has not seen the pictures in .*; "
+        r"colours have: ask with --model",
     ):
         search(tmp_path, "red", other)
     index(tmp_path, other)
@@ -381,7 +381,7 @@ def test_an_index_can_lie_elsewhere_and_belongs_to_one_folder(
     assert index(tmp_path / "moved", colours, at=at).seen == 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- what goes wrong
+# ---------------------------------------------------------------------------------------- failures
 
 KILLED = """
 import sys
@@ -397,7 +397,7 @@ from kalpana.understand.store import Store
 indexing.BATCH, indexing.COMMIT = 2, 4
 
 
-def told(name):
+def printed(name):
     do = getattr(Store, name)
 
     def doing(*arguments, **options):
@@ -408,8 +408,8 @@ def told(name):
 
 
 for name in ("write", "remove", "tidy"):
-    setattr(Store, name, told(name))
-indexing.index(Path(sys.argv[2]), Colours(), progress=lambda *beat: print(*beat, flush=True))
+    setattr(Store, name, printed(name))
+indexing.index(Path(sys.argv[2]), Colours(), progress=lambda *step: print(*step, flush=True))
 """
 
 
@@ -417,7 +417,7 @@ indexing.index(Path(sys.argv[2]), Colours(), progress=lambda *beat: print(*beat,
 def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(
     tmp_path: Path, paint: Paint, colours: Any
 ) -> None:
-    """One folder, killed over and over: in the midst of a write, while a row leaves, and while tidying up."""
+    """Runs on one folder are killed during a write, during a removal and while tidying."""
     names = [f"{k:02}.png" for k in range(18)]
     for k, name in enumerate(names):
         paint(tmp_path / name, *colours.named[k % 4 : k % 4 + 1 + k // 4], size=(32, 32 + k))
@@ -447,7 +447,7 @@ def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(
 
 
 def stopped_after_four(folder: Path, paint: Paint, colours: Any) -> None:
-    """A picture of every colour, and a run that is stopped after the fourth."""
+    """Saves a picture of every colour, and stops an index run after the fourth."""
     for name in colours.named:
         paint(folder / f"{name}.png", name)
 
@@ -471,7 +471,7 @@ def test_a_run_that_is_stopped_keeps_all_that_it_has_reported(
 
 @contextmanager
 def small_disk(room: int) -> Iterator[None]:
-    """Inside, no file can grow beyond this many bytes, as if the disk were full then."""
+    """Context in which files are limited to ``room`` bytes, like on a full disk."""
     resource = pytest.importorskip("resource", reason="Windows sets no limit on the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -525,11 +525,15 @@ def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("index.json", b'{"format": 2, "tuned": {}}', "made by another version of Kalpana"),
         ("index.json", b"{", "is damaged: its index.json"),
-        ("index.json", b'{"format": 1, "tuned": {"x": {"probes": 1}}}', "is damaged: its index.json"),
+        (
+            "index.json",
+            b'{"format": 1, "tuned": {"x": {"probes": 1}}}',
+            "is damaged: its index.json",
+        ),
         ("index.json", None, "is damaged: it has tables but no index.json"),
         ("*/data/*.lance", b"", "is damaged"),
         ("*/data/*.lance", "half", "is damaged"),
@@ -542,7 +546,7 @@ def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) ->
 def test_a_damaged_index_is_told_and_left_alone(
     name: str,
     data: bytes | str | None,
-    told: str,
+    message: str,
     tmp_path: Path,
     paint: Paint,
     colours: Any,
@@ -557,17 +561,12 @@ def test_a_damaged_index_is_told_and_left_alone(
         whole = path.read_bytes()
         path.unlink()
         if data is not None:
-            path.write_bytes(
-                data
-                if isinstance(data, bytes)
-                else whole[: len(whole) // 2]
-                if data == "half"
-                else whole[::-1]
-            )
+            damaged = whole[: len(whole) // 2] if data == "half" else whole[::-1]
+            path.write_bytes(data if isinstance(data, bytes) else damaged)
     before = contents(home)
     paint(tmp_path / "b.png", "blue")
     for attempt in (lambda: search(tmp_path, "red", colours), lambda: index(tmp_path, colours)):
-        with pytest.raises(KalpanaError, match=told) as raised:
+        with pytest.raises(KalpanaError, match=message) as raised:
             attempt()
         assert "\n" not in str(raised.value)
     assert contents(home) == before
@@ -587,19 +586,19 @@ def test_a_table_that_was_half_made_is_made_anew(
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda folder: folder.joinpath("notes.txt").write_text("x"), "there are no pictures in"),
         (lambda folder: folder.rmdir(), "there is no folder"),
     ],
 )
 def test_a_folder_with_nothing_to_look_at_is_told(
-    make: Callable[[Path], object], told: str, tmp_path: Path, colours: Any
+    make: Callable[[Path], object], message: str, tmp_path: Path, colours: Any
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     make(folder)
-    with pytest.raises(KalpanaError, match=told):
+    with pytest.raises(KalpanaError, match=message):
         index(folder, colours)
     assert not (folder / ".kalpana").exists()
     with pytest.raises(KalpanaError, match=r"there is no index of|there is no folder"):
@@ -609,7 +608,7 @@ def test_a_folder_with_nothing_to_look_at_is_told(
 def test_an_emptied_folder_does_not_empty_its_index(
     tmp_path: Path, paint: Paint, colours: Any
 ) -> None:
-    """A disk that is not there looks like this."""
+    """An unmounted disk looks like an empty folder."""
     at = tmp_path / "kept"
     picture = paint(tmp_path / "in" / "a.png", "red")
     index(tmp_path / "in", colours, at=at)
@@ -639,12 +638,12 @@ def test_an_index_can_lie_in_folders_of_most_names(
     assert_whole(tmp_path / name, colours)
 
 
-# ----------------------------------------------------------------------------------------------------------------- many pictures
+# ------------------------------------------------------------------------------- approximate index
 
 
 @dataclass(frozen=True)
 class Scattered:
-    """Words as points on a sphere, anywhere: the hardest case for an index that hopes for clusters."""
+    """Encoder of texts as random points on a sphere: the hardest case for an inverted file."""
 
     name: str = "scattered"
     fingerprint: str = "0" * 64
@@ -654,18 +653,10 @@ class Scattered:
         raise AssertionError("there are none here")
 
     def texts(self, texts: list[str]) -> torch.Tensor:
-        return F.normalize(
-            torch.stack(
-                [
-                    torch.randn(
-                        self.size,
-                        generator=torch.Generator().manual_seed(zlib.crc32(text.encode())),
-                    )
-                    for text in texts
-                ]
-            ),
-            dim=1,
-        )
+        seeds = [zlib.crc32(text.encode()) for text in texts]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        rows = [torch.randn(self.size, generator=generator) for generator in generators]
+        return F.normalize(torch.stack(rows), dim=1)
 
 
 def rows_of(vectors: np.ndarray, start: int) -> list[tuple[Read, np.ndarray]]:
@@ -699,12 +690,11 @@ def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
         store.approximate(encoder)
         tuned = store.tuned
         assert tuned and (tuned.rows, tuned.made, tuned.part) == (1900, 1900, 44)
-        assert (
-            min(tuned.pictures, tuned.words) >= 0.99 and 8 < tuned.probes <= 64
-        )  # eight would not do here
+        # The initial 8 probes are not enough here.
+        assert min(tuned.pictures, tuned.words) >= 0.99 and 8 < tuned.probes <= 64
         store.write(rows_of(vectors[1900:1910], 1900), replace=False)
         store.approximate(encoder)
-        assert store.tuned == tuned  # too few have come
+        assert store.tuned == tuned  # too few new rows
         store.write(rows_of(vectors[1910:], 1910), replace=False)
         store.approximate(encoder)
         assert store.tuned and (store.tuned.rows, store.tuned.made) == (2000, 1900)
@@ -731,7 +721,6 @@ def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
     scores = [row["score"] for row in store.nearest(queries[0], 10)]
     assert np.allclose(scores, np.sort(queries[0] @ vectors.T)[::-1][:10], atol=1e-5)
     everything = store.nearest(queries[0], 5000, ["path"], tuned=replace(tuned, probes=1000))
-    assert sorted(int(row["path"][:-4]) for row in everything) == list(
-        range(2000)
-    )  # its mending has lost none
+    # The updates of the approximate index have lost no row.
+    assert sorted(int(row["path"][:-4]) for row in everything) == list(range(2000))
     assert capfd.readouterr() == ("", "")

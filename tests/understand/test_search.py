@@ -1,4 +1,4 @@
-"""Searching: what is found is what a brute-force reckoning of the same vectors finds, whatever is asked and whatever filters choose."""
+"""Search results equal those of brute force on the same embeddings, for all queries and filters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from kalpana import media
 from kalpana.cli import app
 from kalpana.types import KalpanaError
-from kalpana.understand import search as seek
+from kalpana.understand import search as engine
 from kalpana.understand.folder import File, Read, read_image
 from kalpana.understand.index import index
 from kalpana.understand.search import Hit, SearchFilter, Term, duplicates, parse, search
@@ -41,7 +41,7 @@ def names(hits: list[Hit]) -> list[str]:
 
 @pytest.fixture
 def gallery(tmp_path: Path, paint: Paint, colours: Any) -> Path:
-    """Eight plain pictures, three of two colours, and two that a model made, indexed."""
+    """Indexed folder: eight pictures of one colour, three of two, and two with a receipt."""
     for name in colours.named:
         paint(tmp_path / "plain" / f"{name}.png", name)
     for pair in ("red-blue", "red-green", "blue-yellow"):
@@ -55,7 +55,7 @@ def gallery(tmp_path: Path, paint: Paint, colours: Any) -> Path:
     return tmp_path
 
 
-# ------------------------------------------------------------------------------------------------------------------ queries
+# ----------------------------------------------------------------------------------------- queries
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_query_is_a_sum_of_terms(query: str, terms: list[tuple[float, str]]) -
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         ("", "the query has no words"),
         (" \n", "the query has no words"),
@@ -92,9 +92,9 @@ def test_a_query_is_a_sum_of_terms(query: str, terms: list[tuple[float, str]]) -
     ],
 )
 def test_a_query_that_asks_nothing_is_told(
-    query: str, told: str, gallery: Path, colours: Any
+    query: str, message: str, gallery: Path, colours: Any
 ) -> None:
-    with pytest.raises(KalpanaError, match=told):
+    with pytest.raises(KalpanaError, match=message):
         search(gallery, query, colours)
 
 
@@ -108,7 +108,7 @@ def test_a_query_that_asks_nothing_is_told(
     )
 )
 def test_words_in_quotes_come_back_as_they_are(terms: list[tuple[str, str]]) -> None:
-    clean = [(sign, " ".join(seek.clean(words).split())) for sign, words in terms]
+    clean = [(sign, " ".join(engine.clean(words).split())) for sign, words in terms]
     wanted = [(sign, words) for sign, words in clean if words]
     if wanted:
         query = " ".join(f'{sign} "{words}"' for sign, words in wanted)
@@ -153,7 +153,7 @@ def test_hits_are_those_of_brute_force_for_words_pictures_and_sums(
 def test_a_run_that_tidies_up_meanwhile_is_no_hindrance(
     gallery: Path, paint: Paint, colours: Any
 ) -> None:
-    """While the words are looked at, after the index was opened, a run takes away the files that were to be read."""
+    """An index run deletes the opened files while the query is embedded."""
 
     class Late(type(colours)):  # type: ignore[misc]
         def texts(self, texts: list[str]) -> torch.Tensor:
@@ -172,9 +172,8 @@ def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
 
     def chosen(**fields: Any) -> list[str]:
         hits = search(gallery, "red", colours, n=100, only=SearchFilter(**fields))
-        assert [hit.path for hit in hits] == [
-            hit.path for hit in everything if hit in hits
-        ]  # in the same order
+        # Filtered hits have the same order.
+        assert [hit.path for hit in hits] == [hit.path for hit in everything if hit in hits]
         return sorted(names(hits))
 
     pairs = ["blue-yellow.png", "red-blue.png", "red-green.png"]
@@ -213,7 +212,7 @@ def test_filters_alone_give_the_latest(gallery: Path, colours: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "told"),
+    ("only", "message"),
     [
         (SearchFilter(folder=Path("nowhere")), "there is no folder nowhere in"),
         (SearchFilter(folder=Path("..")), "there is no folder .. in"),
@@ -222,9 +221,9 @@ def test_filters_alone_give_the_latest(gallery: Path, colours: Any) -> None:
     ],
 )
 def test_a_filter_that_makes_no_sense_is_told(
-    only: SearchFilter, told: str, gallery: Path, colours: Any
+    only: SearchFilter, message: str, gallery: Path, colours: Any
 ) -> None:
-    with pytest.raises(KalpanaError, match=told):
+    with pytest.raises(KalpanaError, match=message):
         search(gallery, "red", colours, only=only)
 
 
@@ -244,20 +243,18 @@ def test_a_receipt_that_is_strange_hides_no_picture(tmp_path: Path, colours: Any
     assert {hit.seed for hit in search(tmp_path, "red", colours)} == {None}
 
 
-# ------------------------------------------------------------------------------------------------------------------ duplicates
+# -------------------------------------------------------------------------------------- duplicates
 
 
 def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
     tmp_path: Path, colours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chains included, in which the ends are not alike; against scipy's search of the whole graph."""
+    """Compared with scipy's connected components, including chains whose ends are not alike."""
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((60, colours.size)).repeat(
-        5, axis=0
-    ) + 0.25 * rng.standard_normal((300, colours.size))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)[
-        rng.permutation(300)
-    ]
+    centres = rng.standard_normal((60, colours.size)).repeat(5, axis=0)
+    vectors = centres + 0.25 * rng.standard_normal((300, colours.size))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors = vectors[rng.permutation(300)]
     facts = {
         "height": 1,
         "date": "2026",
@@ -281,9 +278,9 @@ def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
         if (parts == part).sum() > 1
     )
     assert 10 < len(wanted) < 60 and {2, 5} < {len(group) for group in wanted}
-    for strip, wide in ((seek.STRIP, seek.WIDE), (7, 11)):
-        monkeypatch.setattr(seek, "STRIP", strip)
-        monkeypatch.setattr(seek, "WIDE", wide)
+    for strip, wide in ((engine.STRIP, engine.WIDE), (7, 11)):
+        monkeypatch.setattr(engine, "STRIP", strip)
+        monkeypatch.setattr(engine, "WIDE", wide)
         groups = duplicates(tmp_path, colours, alike=0.97)
         assert sorted(sorted(int(hit.path.name) for hit in group) for group in groups) == wanted
         for group in groups:
@@ -302,13 +299,13 @@ def test_copies_are_found_and_others_are_not(gallery: Path, colours: Any) -> Non
     assert duplicates(gallery, colours, alike=0.999, only=SearchFilter(folder=Path("pairs"))) == []
 
 
-# ------------------------------------------------------------------------------------------------------------------ shown
+# ----------------------------------------------------------------------------------------- display
 
 
 def test_pictures_reach_a_terminal_whole(gallery: Path, colours: Any) -> None:
     hits = search(gallery, "red", colours, n=3)
-    sheet = np.asarray(seek.sheet(hits))
-    kitty = seek.drawn(hits, {"TERM": "xterm-kitty"}, 80)
+    sheet = np.asarray(engine.sheet(hits))
+    kitty = engine.drawn(hits, {"TERM": "xterm-kitty"}, 80)
     assert isinstance(kitty, str)
     parts = [
         part.removeprefix("\x1b_G").partition(";")
@@ -318,7 +315,7 @@ def test_pictures_reach_a_terminal_whole(gallery: Path, colours: Any) -> None:
         "m=1"
     ] * (len(parts) - 1) + ["m=0"]
     assert max(len(data) for _, _, data in parts) <= 4096
-    iterm = seek.drawn(hits, {"TERM_PROGRAM": "iTerm.app"}, 80)
+    iterm = engine.drawn(hits, {"TERM_PROGRAM": "iTerm.app"}, 80)
     assert (
         isinstance(iterm, str)
         and iterm.startswith("\x1b]1337;File=inline=1:")
@@ -331,12 +328,12 @@ def test_pictures_reach_a_terminal_whole(gallery: Path, colours: Any) -> None:
         {"TERM": "screen", "TERM_PROGRAM": "iTerm.app"},
         {"TERM": "xterm-kitty", "TMUX": "x"},
     ):
-        assert not isinstance(seek.drawn(hits, terminal, 80), str)
+        assert not isinstance(engine.drawn(hits, terminal, 80), str)
 
 
 def test_half_blocks_have_the_colours_of_the_picture() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8))
-    text, levels = seek.blocks(image, 80), np.asarray(image)
+    text, levels = engine.blocks(image, 80), np.asarray(image)
     lines = text.split("\n")
     assert [line.plain for line in lines] == ["▀" * 5] * 4
     for y, line in enumerate(lines):
@@ -346,8 +343,8 @@ def test_half_blocks_have_the_colours_of_the_picture() -> None:
             assert tuple(style.bgcolor.triplet) == (
                 tuple(levels[2 * y + 1, x]) if y < 3 else (0, 0, 0)
             )  # type: ignore[union-attr]
-    tall = seek.blocks(Image.new("RGB", (100, 4000)), 80)
-    assert tall.plain.count("\n") <= seek.LINES and max(map(len, tall.plain.split("\n"))) <= 80
+    tall = engine.blocks(Image.new("RGB", (100, 4000)), 80)
+    assert tall.plain.count("\n") <= engine.LINES and max(map(len, tall.plain.split("\n"))) <= 80
 
 
 def test_a_sheet_shows_every_hit_and_a_grey_one_for_a_file_that_is_gone(
@@ -355,14 +352,14 @@ def test_a_sheet_shows_every_hit_and_a_grey_one_for_a_file_that_is_gone(
 ) -> None:
     hits = search(gallery, "blue", colours, n=2)
     hits[1].path.unlink()
-    shown, gone = seek.thumbnails(hits)
+    shown, gone = engine.thumbnails(hits)
     assert shown.getpixel((128, 128)) == (30, 60, 220) and gone.getpixel((128, 128)) == (
         128,
         128,
         128,
     )
     with pytest.raises(KalpanaError, match="too many for a sheet"):
-        seek.sheet(hits * 1000)
+        engine.sheet(hits * 1000)
 
 
 def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -376,16 +373,16 @@ def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
         None,
         None,
     )
-    line = seek.table([hit])
+    line = engine.table([hit])
     assert "\x1b" not in line and "\n" not in line and r"a\x1b[2J\nb.png" in line and "👩‍🚀" in line
 
 
-# ------------------------------------------------------------------------------------------------------------------ typed
+# ------------------------------------------------------------------------------------ command line
 
 
 @pytest.fixture
 def typed(colours: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs ``kalpana search`` with the encoder of these tests."""
+    """Function that runs ``kalpana search`` with the encoder of these tests."""
     loading = SimpleNamespace(load=lambda name, device: replace(colours, name=name))
     monkeypatch.setitem(sys.modules, "kalpana.understand.encoder", loading)
     return lambda *arguments: CliRunner().invoke(
@@ -442,7 +439,7 @@ def test_a_folder_is_indexed_and_searched_by_typing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["index", "nowhere"], "there is no folder nowhere"),
         (["index", "."], "there are no pictures in ."),
@@ -459,7 +456,7 @@ def test_a_folder_is_indexed_and_searched_by_typing(
 )
 def test_a_mistake_is_one_line(
     arguments: list[str],
-    told: str,
+    message: str,
     typed: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -470,7 +467,7 @@ def test_a_mistake_is_one_line(
         done.exit_code == 2
         and done.stdout == ""
         and done.stderr.count("\n") == 1
-        and told in done.stderr
+        and message in done.stderr
     ), done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -1,3 +1,5 @@
+"""Tests of the sprite atlas: content boxes, recolouring masks, repainting and the build command."""
+
 from __future__ import annotations
 
 import io
@@ -23,6 +25,7 @@ PAINTED = [row for row, sprite in enumerate(ART.sprites) if sprite.recolor]
 
 
 def painted(rows: list[int], color: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """These sprites (n, 4, SIDE, SIDE) in [0, 1], before and after recolouring."""
     before = ART.pixels[rows].float() / 255
     return before, atlas.recolor(
         before, torch.tensor(rows), torch.full((len(rows),), COLORS.index(color))
@@ -41,9 +44,8 @@ def test_boxes_agree_with_alpha() -> None:
         atlas.SIDE - 2
     )
     error = (torch.stack((width, height), 1) - said).abs().amax(1)
-    assert (
-        error.median() <= 1 and error.quantile(0.99) <= 2.5
-    )  # lossy alpha may nibble at a soft shadow
+    # Lossy alpha may remove the edge of a soft shadow.
+    assert error.median() <= 1 and error.quantile(0.99) <= 2.5
     assert torch.equal(
         torch.tensor([max(s.width, s.height) for s in ART.sprites]), torch.ones(len(ART.sprites))
     )
@@ -155,6 +157,7 @@ def tiny_pack(folder: Path) -> Path:
 
 
 def tiny_lexicon(folder: Path) -> Path:
+    """A lexicon of the two pictures of ``tiny_pack``."""
     folder.mkdir()
     flags = {
         "core": False,

@@ -1,4 +1,4 @@
-"""Crowds: everything is where it is said to be, unlike the rest, and nearly all of it can be seen."""
+"""Tests of multi-object scenes: objects agree with their groups and are almost fully visible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_many_things_of_one_style_as_they_are_called() -> None:
 
 
 def test_some_things_stand_askew() -> None:
-    """A fifth of them at any angle, so two in fifteen by more than 60 degrees; all others within ten."""
+    """A fifth of the objects has any angle, so 2 in 15 exceed 60 degrees; the others at most 10."""
     angles = [abs(scene_object.angle) for scene in SCENES for scene_object in scene.objects]
     assert 0.08 < sum(angle > 60 for angle in angles) / len(angles) < 0.2
     assert 0.7 < sum(angle <= 10 for angle in angles) / len(angles) < 0.9
@@ -57,7 +57,7 @@ def test_nearly_all_of_each_thing_can_be_seen() -> None:
 
 
 def test_hands_and_figures_stand_whole_in_their_places() -> None:
-    """Every one can be seen whole in its own quarter, or fills the picture alone; some of the hands are malformed."""
+    """Each hand or figure is fully visible in its quarter, or alone; some hands are malformed."""
     rng = random.Random(5)
     scenes = [draw(rng) for _ in range(40) for draw in (sample_hands, sample_figures)]
     drawn = render(scenes, masks=True)

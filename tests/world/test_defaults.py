@@ -1,4 +1,4 @@
-"""Defaults: whatever a caption leaves unsaid has its usual value in the picture."""
+"""Tests of the defaults: a property that a caption does not state has its default value."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_no_two_styles_share_a_name() -> None:
 
 
 def test_unsaid_facing_is_the_drawings_own_and_every_mirrored_object_is_said_to_face_so() -> None:
-    told = Counter[str]()
+    stated = Counter[str]()
     for k, scene in enumerate(SCENES):
         for item in scene.objects:
             group = scene.groups[item.group]
@@ -101,21 +101,24 @@ def test_unsaid_facing_is_the_drawings_own_and_every_mirrored_object_is_said_to_
             assert item.flip == (group.facing is not None and group.facing != own)
             assert item.angle == 0
         for group in scene.groups:
-            told[
+            stated[
                 group.facing
                 or ("unsaid" if own_facing(group.concept, scene.style or "") else "none")
             ] += 1
             if group.facing:
                 assert re.search(
-                    rf"(facing|looking|turned to the|facing to the) {group.facing}|{group.facing}-facing",
+                    rf"(facing|looking|turned to the|facing to the) {group.facing}|"
+                    rf"{group.facing}-facing",
                     words(scene, "en", "short", k),
                 )
                 assert re.search(
                     "बा[ईयएँ]" if group.facing == "left" else "दा[ईयएह]",
                     words(scene, "hi", "short", k),
                 )
-    share = (told["left"] + told["right"]) / (told["left"] + told["right"] + told["unsaid"])
-    assert abs(share - FACING) < 0.06 and 0.6 < told["left"] / told["right"] < 1.6
+    share = (stated["left"] + stated["right"]) / (
+        stated["left"] + stated["right"] + stated["unsaid"]
+    )
+    assert abs(share - FACING) < 0.06 and 0.6 < stated["left"] / stated["right"] < 1.6
 
 
 def test_an_object_that_faces_right_is_the_mirror_image_of_one_that_faces_left() -> None:
@@ -129,9 +132,8 @@ def test_an_object_that_faces_right_is_the_mirror_image_of_one_that_faces_left()
     )
     item = right.objects[0]
     tile = atlas.load().pixels[item.sprite][3].float()  # type: ignore[index]
-    head = (
-        tile[:48, :48].sum() - tile[:48, 48:].sum()
-    )  # a dog carries its head high, its tail is thin
+    # The upper half of a dog has more pixels at the head than at the thin tail.
+    head = tile[:48, :48].sum() - tile[:48, 48:].sum()
     assert head > 0 and item.flip and not left.objects[0].flip
     masks = render([left, right], masks=True).masks
     assert masks is not None
@@ -172,7 +174,7 @@ def test_a_caption_that_names_no_place_means_a_plain_ground_four_times_of_five(f
 
 
 def test_one_arrangement_of_each_count() -> None:
-    """About as many rows as columns, the fuller rows on top: five, say, are always three above two."""
+    """A count has one arrangement: about as many rows as columns, the fuller rows on top."""
     expected = {2: [2], 3: [2, 1], 4: [2, 2], 5: [3, 2], 6: [3, 3], 7: [3, 2, 2], 8: [3, 3, 2]}
     for n, rows in expected.items():
         for seed in range(12):
@@ -232,7 +234,7 @@ def test_captions_of_videos_name_a_style_that_is_not_the_house_style(language: s
 
 
 def test_one_caption_means_one_drawing() -> None:
-    """Sixteen scenes of "a dog" differ in place, size and background alone."""
+    """Sixteen scenes of "a dog" use one sprite and differ only in position, size and background."""
     tiles = {
         item.sprite
         for seed in range(16)

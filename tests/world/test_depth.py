@@ -1,4 +1,4 @@
-"""Near and far: what is said to be in front hides what is behind, and the truth knows what is hidden."""
+"""Tests of depth scenes: occlusion, amodal boxes, depth maps and shadows agree with the scene."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ def test_a_shadow_darkens_the_ground_under_the_foot_and_nothing_above() -> None:
 
 
 def test_captions_say_who_is_in_front() -> None:
-    """The same scene with its groups exchanged is worded with the names exchanged, so a caption fixes who is nearer."""
+    """A scene with its groups exchanged has another caption: the caption states which is nearer."""
     for i in range(40):
         scene = WORLD.scene(i)
         other = replace(scene, groups=scene.groups[::-1])
         for language in ("en", "hi"):
-            said, exchanged = (
+            original, exchanged = (
                 grammar.caption(s, language, "natural", random.Random(i)) for s in (scene, other)
             )
-            assert said != exchanged
+            assert original != exchanged
 
 
 def test_a_picture_does_not_depend_on_its_batch() -> None:

@@ -1,4 +1,4 @@
-"""Captions: Hindi agreement against sentences written by hand, every pattern read back by a parser that knows only words."""
+"""Tests of captions: agreement against hand-written sentences; each pattern is parsed back."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def scene(
     background: Background = WHITE,
     style: str | None = None,
 ) -> Scene:
-    """A scene with one thing of each group at a place that suits the relation."""
+    """A scene whose groups are at positions that fit the relation."""
     spots = {
         "left of": ((0.2, 0.5), (0.8, 0.5)),
         "right of": ((0.8, 0.5), (0.2, 0.5)),
@@ -101,7 +101,7 @@ def phrases(build: Callable[..., object], group: Group, field: str, n: int = 300
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ Hindi phrases
+# ---------------------------------------------------------------------------------- Hindi phrases
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_hindi_sentences(subject: Scene, form: str, sentences: list[str]) -> Non
     assert [sentence for sentence in sentences if sentence not in said] == []
 
 
-# ---------------------------------------------------------------------------------------------------------- English phrases
+# -------------------------------------------------------------------------------- English phrases
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a(words: str) -> None:
     assert grammar_en.article(words) == "a"
 
 
-# ----------------------------------------------------------------------------------------------------------------- patterns
+# --------------------------------------------------------------------------------------- patterns
 
 PAIR = (Group("apple", 1), Group("car", 1))
 TABLES = {"en": grammar_en.PAIRED, "hi": grammar_hi.PAIRED}
@@ -309,7 +309,7 @@ NOUNS = {"en": (r"\bapples?\b", r"\bcars?\b"), "hi": ("सेब", "कार")}
 def rendered(
     language: str, relation: str | None, groups: tuple[Group, Group], seed: int = 0
 ) -> list[str]:
-    """Each pattern of the relation filled in once."""
+    """All patterns of a relation, each filled in once."""
     rng = random.Random(seed)
     grammar = {"en": grammar_en, "hi": grammar_hi}[language]
     a, b = (grammar.phrase(group, CONCEPTS[group.concept], rng) for group in groups)
@@ -331,27 +331,31 @@ def test_every_pattern_is_whole(language: str, relation: str | None) -> None:
         for text in said:
             assert all(len(re.findall(noun, text)) == 1 for noun in NOUNS[language]), text
             assert not re.search(r"[{}]|  |^ | $| [.,:।]", text), text
-            # Articles by spelling: none of these nouns has a sound other than its letters.
+            # Articles by spelling suffice: these nouns begin with the sound of their first letter.
             assert not re.search(r"\ba (?=[aeiou])|\ban (?=[^aeiou])", text), text
 
 
 def read_english(text: str, first: str, second: str, words: tuple[str, str]) -> str:
-    """Which of two nouns is on the side that words[0] names, read from the order of the words alone."""
+    """The noun on the side that words[0] names, derived only from the order of the words."""
     text = text.lower()
-    nouns = sorted((first, second), key=lambda noun: re.search(rf"\b{noun}", text).start())  # type: ignore[union-attr]
+
+    def position(noun: str) -> int:
+        return re.search(rf"\b{noun}", text).start()  # type: ignore[union-attr]
+
+    nouns = sorted((first, second), key=position)
     sides = re.findall("|".join(words), text)
+    # Both sides are named, each before or after its noun, in the same order as the nouns.
     if (
         len(set(re.sub(r"\W.*", "", side) for side in sides)) == 2
         and len({re.match(words[0], side) is None for side in sides}) == 2
     ):
-        return (
-            nouns[0] if re.match(words[0], sides[0]) else nouns[1]
-        )  # both sides are named, each before or after its noun in turn
-    # One side is named: it is seen from the noun that follows, or from a pronoun, which stands for the noun said first.
+        return nouns[0] if re.match(words[0], sides[0]) else nouns[1]
+    # One side is named. Its landmark is the noun that follows, or a pronoun for the first noun.
     side = re.search("|".join(words), text)
     assert side is not None
     pronoun = re.search(
-        r"\b(its|their) (left|right)|(left|right) of (it|them)\b|\b(above|below|over|under) (it|them)\b",
+        r"\b(its|their) (left|right)|(left|right) of (it|them)\b|"
+        r"\b(above|below|over|under) (it|them)\b",
         text,
     )
     after = re.search(rf"\b({first}|{second})", text[side.end() :])
@@ -361,7 +365,7 @@ def read_english(text: str, first: str, second: str, words: tuple[str, str]) -> 
 
 
 def read_hindi(text: str, first: str, second: str, words: tuple[str, str]) -> str:
-    """The same for Hindi, where the landmark stands before its postposition."""
+    """The same for Hindi, where the landmark precedes its postposition."""
     nouns = sorted((first, second), key=text.index)
     sides = re.findall("|".join(words), text)
     if len({re.match(words[0], side) is None for side in sides}) == 2:
@@ -397,7 +401,7 @@ SIDES = {
     ],
 )
 def test_no_pattern_swaps_sides(language: str, relation: str, same: str, apple_first: bool) -> None:
-    """An apple left of a car is read back as left, in every pattern, with one or many of either."""
+    """Every pattern is parsed back to the right side, for single and plural groups."""
     read, (apple, car) = READERS[language]
     for seed, counts in enumerate([(1, 1), (3, 1), (1, 3), (2, 2)]):
         groups = (Group("apple", counts[0], "red"), Group("car", counts[1]))
@@ -408,7 +412,7 @@ def test_no_pattern_swaps_sides(language: str, relation: str, same: str, apple_f
 
 
 def test_on_is_never_upside_down() -> None:
-    """The support follows "on", or is what "it" stands for; in Hindi it stands before पर."""
+    """In English the support follows "on" or precedes "it"; in Hindi it precedes पर."""
     for text in rendered("en", "on", PAIR):
         under = re.search(r"\b(on|on top of|beneath) (an? |one |1 )(apple|car)", text.lower())
         if under:
@@ -420,7 +424,7 @@ def test_on_is_never_upside_down() -> None:
         assert "कार" in before, text
 
 
-# -------------------------------------------------------------------------------------------------------------- the captions
+# --------------------------------------------------------------------------------------- captions
 
 
 def random_scene(rng: random.Random) -> Scene:
@@ -504,7 +508,7 @@ def test_dense_hindi_states_every_fact() -> None:
 
 
 def test_captions_name_no_colour_the_scene_lacks() -> None:
-    """Colour words come from the groups and the background alone, in every form."""
+    """In every form, captions use only the colours of the groups and of the background."""
     rng = random.Random(9)
     for seed in range(2000):
         subject = random_scene(rng)

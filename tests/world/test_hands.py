@@ -1,4 +1,4 @@
-"""Hands: the pixels show as many fingers as were asked for, flaws show as flaws, and captions claim no other number."""
+"""Tests of hands: rendered finger counts, visible malformations and captions with true counts."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ LANGUAGES, FORMS = ("en", "hi"), ("short", "natural", "dense")
 
 
 def fingers_seen(mask: Tensor) -> int:
-    """The pieces of a hand's mask in a band around its palm: the palm is what a disc of more than half its own radius can
-    reach, and a finger is too thin for such a disc."""
+    """Number of fingers in a hand's mask: the connected pieces in a band around its palm.
+
+    The palm is the part of the mask that a disc of 0.6 palm radii can reach; fingers are too thin
+    for such a disc.
+    """
     inside = ndimage.binary_fill_holes(torch.nn.functional.pad(mask, (8, 8, 8, 8)).numpy())
     depth = ndimage.distance_transform_edt(inside)
     radius = depth.max()
@@ -55,7 +58,7 @@ def test_as_many_fingers_as_asked(look: str) -> None:
 
 
 def test_fingers_can_be_counted_when_small() -> None:
-    """At 60 pixels, turned and mirrored."""
+    """Fingers can be counted at 60 pixels, rotated and mirrored."""
     rng = random.Random(0)
     drawn = [Hand(raised, "tan", LOOKS[seed], seed) for raised, seed in product(GESTURES, range(3))]
     scenes = [
@@ -94,7 +97,7 @@ def test_a_flaw_that_cannot_be_is_refused() -> None:
 
 @pytest.mark.parametrize("look, skin", list(product(LOOKS, SKINS)))
 def test_folded_fingers_can_be_seen(look: str, skin: str) -> None:
-    """Across a fist, below its knuckles, the colour darkens between the fingers."""
+    """Along a row below the knuckles of a fist, the colour is darker between the fingers."""
     tile = tiles([Hand((False,) * 5, skin, look, seed) for seed in range(2)])
     for rgb, alpha in zip(tile[:, :3], tile[:, 3], strict=True):
         rows = (alpha > 0.5).any(1).nonzero()
@@ -178,7 +181,8 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
         assert torch.equal(together[i], world[i].image), f"picture {i} differs alone and in a batch"
 
 
-# What words claim, by patterns of the tests' own. Each match is taken out before the next pattern looks.
+# Patterns for the counts that a caption claims, independent of the module's word tables.
+# Each match is removed from the text before the next pattern is applied.
 NUMBERS = {
     "en": {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
     | {str(n): n for n in range(9)},
@@ -188,7 +192,8 @@ NUMBERS = {
 }
 COUNTED = {
     "en": r"(?<!\w)({}) (?:raised )?fingers?\b|(?:number|counting to) ({})\b",
-    "hi": r"(?<!\S)({}) (?:उठी हुई |उठी )?उंगल(?:ी|ियां|ियों)(?!\S*[\u0900-\u0963])|(?<!\S)({}) (?:का इशारा|की संख्या)",
+    "hi": r"(?<!\S)({}) (?:उठी हुई |उठी )?उंगल(?:ी|ियां|ियों)(?!\S*[\u0900-\u0963])"
+    r"|(?<!\S)({}) (?:का इशारा|की संख्या)",
 }
 NAMED = {
     "en": (
@@ -197,12 +202,14 @@ NAMED = {
         (r"open [\w -]*(hand|palm)|all fingers spread|high five|open fingers", 5),
         (r"I love you", 3),
         (
-            r"peace sign|victory sign|V sign|making an L|(thumb and (index finger|pinky) out)|call me|shaka|horns|rock on",
+            r"peace sign|victory sign|V sign|making an L|(thumb and (index finger|pinky) out)"
+            r"|call me|shaka|horns|rock on",
             2,
         ),
         (r"thumbs[- ]up|thumb up|thumb pointing up", 1),
         (
-            r"index finger pointing up|raised [\w -]*index finger|its index finger up|pointing up|little finger up|pinky",
+            r"index finger pointing up|raised [\w -]*index finger|its index finger up|pointing up"
+            r"|little finger up|pinky",
             1,
         ),
     ),
@@ -214,19 +221,22 @@ NAMED = {
         (r"विजय|जीत|शांति|वी का निशान|एल का|फोन का|शाका|अंगूठा और (तर्जनी|छोटी उंगली) फैलाए|रॉक|सींग", 2),
         (r"अंगूठा ऊपर|ऊपर उठा [^,]*अंगूठा|थम्स अप", 1),
         (
-            r"तर्जनी से ऊपर इशारा|ऊपर (की ओर )?इशारा|तर्जनी उठाए|ऊपर उठी [^,]*तर्जनी|(छोटी उंगली|कनिष्ठा) (उठाए|उठी)",
+            r"तर्जनी से ऊपर इशारा|ऊपर (की ओर )?इशारा|तर्जनी उठाए|ऊपर उठी [^,]*तर्जनी"
+            r"|(छोटी उंगली|कनिष्ठा) (उठाए|उठी)",
             1,
         ),
     ),
 }
 LISTED = {
-    "en": r"(?:with|\()(?: ?the)((?:,| and|\b ?thumb| ?index| ?middle| ?ring| ?little)+)(?: fingers?)?(?= up| raised| held|\))",
+    "en": r"(?:with|\()(?: ?the)((?:,| and|\b ?thumb| ?index| ?middle| ?ring| ?little)+)"
+    r"(?: fingers?)?(?= up| raised| held|\))",
     "hi": r"((?:(?:, | और )?(?:अंगूठा|तर्जनी|मध्यमा|अनामिका|कनिष्ठा))+)(?= उठाए|\))",
 }
 FINGERS = r"thumb|index|middle|ring|little|अंगूठा|तर्जनी|मध्यमा|अनामिका|कनिष्ठा"
 
 
 def claims(text: str, language: str) -> set[int]:
+    """The finger counts that a caption claims."""
     text = grammar_hi.casual(text) if language == "hi" else text
     found: set[int] = set()
 
@@ -332,7 +342,7 @@ def test_dense_captions_say_skin_look_background_and_sides(language: str) -> Non
 
 
 def test_hindi_agrees() -> None:
-    """Feminine fingers and fists, plural verbs, and an oblique hand before a postposition."""
+    """Agreement: feminine fingers and fists, plural verbs, oblique hands before a postposition."""
     wrong = (
         r"(?<!\S)(एक|1|१) (उठी हुई )?उंगलियां",
         r"(दो|तीन|चार|पांच|[2-5२-५]) (उठी हुई )?उंगली(?!\S)",

@@ -1,4 +1,4 @@
-"""Twisted words: false of the picture, one thing about them wrong, and nothing that is held out."""
+"""Tests of hard negatives: one changed property, a false caption, no held-out combination."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_another_caption_is_said(kind: str, language: str) -> None:
             [KINDS[kind].caption(each, language, form, random.Random(k)) for each in (scene, other)]
             for k, (scene, _, other) in enumerate(PAIRS[kind])
         ]
-        same = [one for one, two in pairs if one == two]  # "some cats" are three or four
+        same = [one for one, two in pairs if one == two]  # "some cats" fits three and four
         assert len(same) <= (0.06 * len(pairs) if form == "natural" else 0.02 * len(pairs)), same
 
 
@@ -73,7 +73,7 @@ def test_what_is_said_of_things_is_another_scene_of_the_same_split(kind: str) ->
 
 
 def test_with_no_split_a_small_one_is_twisted_in_every_way() -> None:
-    """Of two things what is said otherwise seldom falls into the split that the scene is of."""
+    """A changed scene of two objects seldom falls into the split of the original."""
     world = World(1, "test")
     scenes = [scene for i in range(6000) if len((scene := world.scene(i)).groups) == 2]
     within, anywhere = (

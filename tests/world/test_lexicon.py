@@ -1,3 +1,5 @@
+"""Tests of the lexicon: unique names, complete core classes, Hindi and English inflection."""
+
 from __future__ import annotations
 
 import re
@@ -75,13 +77,13 @@ def test_core_hindi_is_complete_and_checked() -> None:
 
 @pytest.mark.parametrize(
     ("gender", "forms"),
-    [  # from school grammars: the classes of Hindi nouns
+    [  # the classes of Hindi nouns, from school grammars
         ("m", "लड़का लड़के लड़के लड़कों"),
         ("m", "घर घर घर घरों"),
         ("m", "हाथी हाथी हाथी हाथियों"),
         ("m", "आलू आलू आलू आलुओं"),
         ("m", "राजा राजा राजा राजाओं"),
-        ("m", "कुआँ कुआँ कुआँ कुआँ"),  # a nasal ending is beyond the rule, and stays as it is
+        ("m", "कुआँ कुआँ कुआँ कुआँ"),  # nasal endings are outside the rules and stay unchanged
         ("m", "कछुआ कछुए कछुए कछुओं"),
         ("f", "लड़की लड़कियाँ लड़की लड़कियों"),
         ("f", "चिड़िया चिड़ियाँ चिड़िया चिड़ियों"),
@@ -133,7 +135,10 @@ def test_everyday_words_reach_something() -> None:
         for c in lexicon().values()
         for name in (c.en, c.en_plural, *c.synonyms_en, c.hi.singular, *c.synonyms_hi)
     }
-    wanted = "sunset over mountains|teacher|book|open hand|raised hand|sofa|couch|flower|flowers|castle|doctor|सोफा|बिल्ली|फूल|शिक्षक|सेब"
+    wanted = (
+        "sunset over mountains|teacher|book|open hand|raised hand|sofa|couch|flower|flowers"
+        "|castle|doctor|सोफा|बिल्ली|फूल|शिक्षक|सेब"
+    )
     assert set(wanted.split("|")) - names == set()
 
 

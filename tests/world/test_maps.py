@@ -1,4 +1,4 @@
-"""Maps of a picture: outlines lie where masks meet, edges where the picture changes."""
+"""Tests of boxes, outlines and edge maps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_edges_of_a_square_are_its_border() -> None:
 
 
 def test_edges_follow_the_masks_of_the_world() -> None:
-    """Most outline pixels of rendered things have an edge of the picture next to them."""
+    """Most outline pixels of rendered objects have an image edge next to them."""
     shares = []
     for i in range(20):
         sample = World(seed=6)[i]

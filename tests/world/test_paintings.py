@@ -1,4 +1,4 @@
-"""Paintings: each medium looks like itself by measure, keeps what it should, and is said, rightly, in both languages."""
+"""Tests of paintings: measured properties of each medium, and captions that name it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def lab_of(pixels: Tensor) -> np.ndarray:
 
 
 def detail(pixels: Tensor) -> float:
-    """The mean change from pixel to pixel."""
+    """The mean absolute difference of neighbouring pixels."""
     return float(pixels.diff(dim=-1).abs().mean() + pixels.diff(dim=-2).abs().mean())
 
 
@@ -150,7 +150,7 @@ def test_pixel_art_is_cells_in_a_small_palette(side: int) -> None:
 def test_neon_glows_on_a_dark_ground() -> None:
     light = lab_of(all_in("neon", pictures()))[..., 0]
     assert np.median(light) < 12 and (light > 50).mean() < 0.35
-    # A lone red apple on white: its brightest pixels lie around the outline, and are red.
+    # For a single red apple on white, the brightest pixels are at the outline and red.
     painted = lab_of(all_in("neon", render([_lone("red")]).pixels))[0]
     brightest = painted[painted[..., 0] > np.quantile(painted[..., 0], 0.97)]
     assert (
@@ -162,7 +162,7 @@ def test_neon_glows_on_a_dark_ground() -> None:
 
 
 def _lone(color: str, backdrop: str = "white") -> Scene:
-    """A plain big sprite of an apple in this colour."""
+    """A scene of one large apple in this colour."""
     apple = next(c.id for c in lexicon().values() if c.en == "apple")
     row = sprites_of(apple)["twemoji"][0]
     return Scene(
@@ -173,13 +173,14 @@ def _lone(color: str, backdrop: str = "white") -> Scene:
 
 
 def _hue_apart(one: np.ndarray, two: np.ndarray) -> float:
+    """Difference of hue in degrees of two (a, b) pairs of CIELAB."""
     turn = np.degrees(np.arctan2(one[1], one[0]) - np.arctan2(two[1], two[0]))
     return float(abs((turn + 180) % 360 - 180))
 
 
 @pytest.mark.parametrize("medium", COLOURFUL)
 def test_colours_can_still_be_named(medium: str) -> None:
-    """The median colour of a repainted thing, where it is, keeps its hue, most of its chroma and its lightness."""
+    """The median colour of a recoloured object keeps its hue, lightness and most of its chroma."""
     scenes = [_lone(color, backdrop) for backdrop in ("light blue", "beige") for color in COLORS]
     drawn = render(scenes, masks=True)
     assert drawn.masks is not None
@@ -199,7 +200,7 @@ def test_colours_can_still_be_named(medium: str) -> None:
 
 
 def test_washes_and_brushes_lose_fine_detail() -> None:
-    """A checkerboard of single pixels, faint on grey, is smoothed away; a great square stays."""
+    """A faint checkerboard of single pixels is smoothed away; a large square stays."""
     fine = 0.3 * torch.tensor([1.0, -1.0]).repeat(64)
     board = (fine.view(1, 1, 1, -1) * fine.view(1, 1, -1, 1).sign()).expand(2, 3, 128, 128)
     for medium in ("watercolour", "oil"):
@@ -212,12 +213,12 @@ def test_washes_and_brushes_lose_fine_detail() -> None:
 
 
 def test_things_stay_where_they_are() -> None:
-    """Edges of the painted picture lie, by and large, where those of the plain one do: nothing is moved by more than two pixels."""
+    """Painting moves the edge of a square by at most three pixels."""
     square = torch.ones(1, 3, 128, 128) * 0.8
     square[:, :2, 32:96, 32:96] = -0.6
     for medium in PAINTINGS:
         painted = lab_of(all_in(medium, square))[0]
-        rise = np.abs(np.diff(painted[40:88], axis=1)).sum(-1).mean(0)  # over the square's own rows
+        rise = np.abs(np.diff(painted[40:88], axis=1)).sum(-1).mean(0)  # over the square's rows
         column = 16 + int(np.argmax(rise[16:48]))
         assert abs(column - 31) <= 3, (medium, column)
 
@@ -227,9 +228,8 @@ def test_captions_name_the_medium_and_no_other() -> None:
     for k in range(900):
         scene = paintings.sample(rng)
         objects = " ".join(name for group in scene.groups for name in _names(group))
-        if any(
-            said.search(objects) for said in (*SAID.values(), OTHER)
-        ):  # a pencil may be painted in oil
+        # Skip objects whose own names match a pattern: a pencil may be painted in oil.
+        if any(pattern.search(objects) for pattern in (*SAID.values(), OTHER)):
             continue
         language, form = ("en", "hi")[k % 2], ("short", "natural", "dense")[k % 3]
         words = paintings.caption(scene, language, form, rng)

@@ -1,4 +1,4 @@
-"""Puppets: the joints are where the picture shows them, the poses tell themselves apart, and captions say what is there."""
+"""Tests of puppets: joint positions, distinct poses and true captions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BONES = [
     for a, b in (PARTS[:2], PARTS[1:3], PARTS[3:5], PARTS[4:])
 ]
 
-# What names each pose, and only it: independent of the words that the module draws from.
+# Patterns that match the captions of one pose only, independent of the module's word tables.
 ENGLISH = {
     "standing": "standing",
     "waving": "waving",
@@ -52,7 +52,7 @@ ENGLISH = {
     "bowing": r"\bbow",
     "lying down": "lying",
 }
-HINDI = {  # each at the beginning of a word
+HINDI = {  # each matches at the beginning of a word
     "standing": "खड़",
     "waving": "हिला",
     "arms up": "ऊपर (किए|उठा)",
@@ -95,7 +95,7 @@ def cast(scene: Scene) -> list[Puppet]:
 
 
 def plain(text: str) -> str:
-    """Without the dots and with the one nasal that spelling is free in."""
+    """Normalised spelling: without nuqta, and with anusvara for chandrabindu."""
     return unicodedata.normalize("NFD", text).replace("\u093c", "").replace("ँ", "ं")
 
 
@@ -104,7 +104,7 @@ def some_puppet(pose: str, seed: int) -> Puppet:
 
 
 def shape(joints: dict[str, tuple[float, float]], mirrored: bool = False) -> list[float]:
-    """The joints as numbers: measured from the hips, in lengths of the torso."""
+    """Joint coordinates relative to the hips, in lengths of the torso."""
     hip = [(joints["left hip"][k] + joints["right hip"][k]) / 2 for k in (0, 1)]
     torso = math.dist(hip, joints["neck"])
     swap = {"left": "right", "right": "left"}
@@ -127,7 +127,7 @@ def test_there_are_twenty_poses_and_fourteen_joints() -> None:
     [(0, False, 0.9), (0, True, 0.6), (5, False, 0.75), (-30, True, 0.7), (150, False, 0.55)],
 )
 def test_joints_lie_in_the_figure(angle: float, flip: bool, size: float) -> None:
-    """Every joint is in the mask of what was drawn."""
+    """Every joint lies in the rendered mask."""
     objects = [
         SceneObject(some_puppet(pose, 7), 0.48, 0.53, size, angle, flip) for pose in puppets.POSES
     ]
@@ -146,7 +146,7 @@ def test_joints_lie_in_the_figure(angle: float, flip: bool, size: float) -> None
 def test_a_joint_is_at_the_end_of_its_limb(
     angle: float, flip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A figure that is nothing but dots at two of its joints, one large, one small: the picture has them where ``placed`` says."""
+    """Dots rendered at two joints of a figure are at the positions that ``placed`` returns."""
     for pose, seed in itertools.product(("waving", "running", "lying down"), (1, 2)):
         puppet = some_puppet(pose, seed)
         at = puppets.joints(puppet)
@@ -167,9 +167,7 @@ def test_a_joint_is_at_the_end_of_its_limb(
             (2, ("left ankle", "right ankle")),
         ):
             y, x = (pixels[channel] > 0.5).nonzero().float().add(0.5).mean(0).div(128).tolist()
-            expected = where[
-                names[1] if flip else names[0]
-            ]  # a mirror image has it on the other side
+            expected = where[names[1] if flip else names[0]]  # a mirror image exchanges the sides
             assert math.dist((x, y), expected) < 0.01, (
                 f"{pose}: {names[0]} at {(x, y)}, said {expected}"
             )
@@ -204,17 +202,14 @@ def test_bones_keep_their_lengths_in_every_pose() -> None:
 
 
 def test_any_two_poses_differ_by_a_limb() -> None:
-    """Some joint of one is over a third of a torso from where the other has it, mirrored or not, whatever their seeds."""
+    """Two poses differ by over a third of a torso at some joint, mirrored or not, for all seeds."""
     for one, two in itertools.combinations(puppets.POSES, 2):
         for seed in range(3):
-            a, b = (
-                puppets.joints(some_puppet(one, seed)),
-                puppets.joints(some_puppet(two, seed + 50)),
-            )
+            a = puppets.joints(some_puppet(one, seed))
+            b = puppets.joints(some_puppet(two, seed + 50))
+            first = torch.tensor(shape(a)).view(-1, 2)
             for mirrored in (False, True):
-                apart = torch.tensor(shape(a)).view(-1, 2) - torch.tensor(shape(b, mirrored)).view(
-                    -1, 2
-                )
+                apart = first - torch.tensor(shape(b, mirrored)).view(-1, 2)
                 assert apart.norm(dim=1).max() > 0.35, f"{one} and {two} are alike"
 
 
@@ -252,7 +247,7 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
 
 def test_figures_are_whole_and_two_do_not_touch() -> None:
-    """No mask reaches the border of the picture, and two puppets share no column of it."""
+    """No mask reaches the border of the image, and two puppets share no column."""
     counts = {1: 0, 2: 0}
     for i in range(300):
         scene = WORLD.scene(i)
@@ -320,7 +315,7 @@ def test_captions_name_the_poses_and_nothing_else(language: str, form: str) -> N
 @pytest.mark.parametrize("language", ["en", "hi"])
 @pytest.mark.parametrize("form", FORMS)
 def test_captions_give_the_clothes_their_colours(language: str, form: str) -> None:
-    """Whatever shirt or trousers are said have a colour of the puppet that is said to wear them; a dense caption says all of them."""
+    """Captioned shirts and trousers have the colours of the puppets; dense captions name all."""
     if language == "en":
         colors = {name: name for name in PAINTS} | {"purple": "purple|violet"}
         garments, clean = ("(?:t-)?shirt", "(?:trousers|pants)"), str.lower
@@ -346,7 +341,7 @@ def test_captions_give_the_clothes_their_colours(language: str, form: str) -> No
 
 
 def test_a_dense_caption_of_two_says_who_is_where() -> None:
-    """The puppet at the left of the picture is the one said to be there."""
+    """The puppet that the caption places on the left is on the left of the image."""
     pairs = [
         scene
         for scene in map(WORLD.scene, range(600))
@@ -364,9 +359,8 @@ def test_a_dense_caption_of_two_says_who_is_where() -> None:
             if (match := re.search(ENGLISH[pose], text))
         }
         first, second = sorted(at, key=lambda pose: at[pose])
-        if re.search(
-            r"on the (left|right)", text
-        ):  # with every puppet its side, before it or after
+        # Either each puppet has its side, before or after it, or the caption has one relation.
+        if re.search(r"on the (left|right)", text):
             starts = text.index("on the left") < text.index("on the right")
             assert (first, second) == ((left, right) if starts else (right, left)), text
         else:
@@ -391,7 +385,7 @@ def test_a_dense_caption_of_two_says_in_hindi_who_is_where() -> None:
         first, second = sorted(where, key=lambda pose: where[pose].start() if where[pose] else -1)  # type: ignore[union-attr]
         side = re.search(r"(?<!\S)(के |की )?(बा[ईएय]|दा[ईएयह])", text)
         assert side and all(where.values()), text
-        # "b के बाईं ओर a": the second is at that side of the first; else "बाईं ओर a, ...".
+        # "b के बाईं ओर a": the second is on that side of the first; otherwise "बाईं ओर a, ...".
         assert (second if side[1] else first) == (left if side[2].startswith("बा") else right), text
 
 
@@ -406,7 +400,7 @@ def test_a_symmetric_pose_is_its_own_mirror_image() -> None:
 
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_captions_say_where_a_figure_faces_and_its_skin_and_look_if_unusual(language: str) -> None:
-    """Yellow skin, a flat look and facing right are what a caption means when it says nothing of them."""
+    """A caption omits only the default skin (yellow), look (flat) and facing (right)."""
     skins = {
         "pale": "pale|light-skinned|fair-skinned|गोर",
         "tan": "tan|गेहु",
@@ -415,7 +409,7 @@ def test_captions_say_where_a_figure_faces_and_its_skin_and_look_if_unusual(lang
     }
     looks = {"outlined": "outline|रेख", "shaded": "shad|छाय"}
     sides = {"left": "left|बा[ईयएँ]", "right": "right|दा[ईयएह]"}
-    told = Counter[str]()
+    stated = Counter[str]()
     for i in range(600):
         scene = WORLD.scene(i)
         text = puppets.caption(
@@ -429,5 +423,5 @@ def test_captions_say_where_a_figure_faces_and_its_skin_and_look_if_unusual(lang
         assert figure.look == "flat" or re.search(looks[figure.look], text), (figure.look, text)
         if len(scene.groups) == 1 and (facing := scene.groups[0].facing):
             assert re.search(sides[facing], text), (facing, text)
-            told[facing] += 1
-    assert min(told["left"], told["right"]) > 10
+            stated[facing] += 1
+    assert min(stated["left"], stated["right"]) > 10

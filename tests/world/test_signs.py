@@ -1,4 +1,4 @@
-"""Written words: what a caption quotes is what is drawn, large enough and plain enough to be read, and dev words are never trained on."""
+"""Tests of signs: captions quote the drawn text, text is legible, and splits share no words."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_words_of_dev_and_test_are_never_trained_on() -> None:
 
 
 def test_letters_are_as_tall_as_promised() -> None:
-    """A bare H of every font, drawn at the height the sampler counts with, measured in the picture."""
+    """A bare H in each font has the height in pixels that the sampler computes."""
     for font in signs.FONTS:
         sign = Sign("H", font, "black", None)
         size = 20 / 128 / signs.letter_share(sign)
@@ -89,7 +89,7 @@ def test_letters_are_between_12_and_24_pixels_and_inside_the_picture() -> None:
 
 
 def test_a_board_is_measured_as_it_is_drawn() -> None:
-    """What ``atlas.fitted`` tells of a board without drawing it is what the tile shows."""
+    """The extent of a board, computed by ``atlas.fitted`` without drawing, is that of its tile."""
     for sign in (written(WORLD.scene(i)) for i in range(100)):
         if sign.board:
             seen = signs.tile(sign)[3] > 0
@@ -102,7 +102,7 @@ def test_a_board_is_measured_as_it_is_drawn() -> None:
 
 @pytest.mark.parametrize("text", ["क्षमा", "श्री", "त्योहार"])
 def test_conjuncts_are_shaped(text: str) -> None:
-    """Joined letters are narrower than the same code points set one after the other, as an engine without shaping sets them."""
+    """Shaped conjuncts are narrower than the same code points set by an engine without shaping."""
     face = ImageFont.truetype(
         str(ART / "fonts" / signs.FONTS["Mukta"]), 100, layout_engine=ImageFont.Layout.BASIC
     )
@@ -112,7 +112,7 @@ def test_conjuncts_are_shaped(text: str) -> None:
 
 
 def test_ink_stands_out_in_the_pixels() -> None:
-    """The lettering is at least two thirds of the promised contrast away from the board, measured in the tile itself."""
+    """Lettering and board differ in the tile by 2/3 of the sampler's least luminance contrast."""
     seen = set()
     for i in range(200):
         sign = written(WORLD.scene(i))

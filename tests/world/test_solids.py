@@ -1,4 +1,4 @@
-"""Solids: one rigid thing in perspective, drawn where its corners are said to be."""
+"""Tests of solids: rigid rotation in perspective, rendered where the corners are computed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_card_edge_on_is_not_seen_and_a_cube_shows_three_faces_at_most() -> No
 
 
 def test_it_turns_to_the_right() -> None:
-    """A little positive yaw takes the middle of the front face to the right, and more pitch brings the lid into view."""
+    """A small positive yaw moves the front face to the right; a positive pitch shows the lid."""
     front = solids.turned(Solid("cube", 0, "white", 20.0, 0.0))[0].mean(0)
     assert front[0] > 0.2 and front[2] < 0
     assert (

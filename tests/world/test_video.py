@@ -1,4 +1,4 @@
-"""Clips: what a caption says of motion and camera is what the pixels do, frame by frame, and every frame has its truth."""
+"""Tests of videos: captions agree with the motion in the pixels; every frame has its truth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE = 64
 
 
 def of(event: str, n: int, start: int = 0) -> Iterator[Clip]:
-    """The first n clips of an event."""
+    """The first n videos of an event."""
     rng, found = random.Random(f"{event}/{start}"), 0
     while found < n:
         clip = video._sample(rng, event)
@@ -30,7 +30,7 @@ def of(event: str, n: int, start: int = 0) -> Iterator[Clip]:
 
 
 def masks(clip: Clip, times: tuple[float, ...], side: int = SIDE) -> torch.Tensor:
-    """What is seen of each thing at these times: (t, n, side, side)."""
+    """Visible masks of each object at these times: (t, n, side, side)."""
     drawn = render([clip.at(t) for t in times], side, masks=True)
     assert drawn.masks is not None
     return torch.stack(drawn.masks)
@@ -100,8 +100,11 @@ def test_growing_and_shrinking_change_the_area() -> None:
 
 
 def test_a_turn_is_a_turn_of_the_pixels() -> None:
-    """The first mask, turned by another library by what the clip says, is the later one; turned the other way it is less so (but
-    for round things, so the sum over all is what must differ)."""
+    """The first mask, rotated by SciPy by the video's angle, is equal to the later mask.
+
+    Rotation by the opposite angle agrees less. Round objects show no difference, so the sum over
+    all videos is compared.
+    """
     gain = 0.0
     for clip in of("turn", 12):
         scene_object, angle = clip.scene.objects[0], clip.motions[0].turn * 0.2
@@ -139,13 +142,13 @@ def test_two_things_swap() -> None:
 
 
 def background(clip: Clip, t: float) -> torch.Tensor:
-    """The picture without its things."""
+    """The image without its objects."""
     scene = clip.at(t)
     return render([Scene((), (), scene.background)], SIDE).pixels[0]
 
 
 def test_the_camera_moves_the_background_as_is_said() -> None:
-    """Of all whole shifts of the first background, the one that looks most like the last is the one the camera's path implies."""
+    """The camera's path is the pixel shift that best maps the first background to the last."""
     seen = set()
     for clip in of("camera", 60):
         if not clip.word.startswith("pan"):
@@ -180,9 +183,7 @@ def test_zoom_and_roll() -> None:
             ratio = last.sum() / first.sum()
             assert (ratio > 1.5) if clip.word == "zoom in" else (ratio < 0.7)
             assert abs(ratio - clip.camera.zoom**2) < 0.15 * clip.camera.zoom**2
-        if (
-            "clockwise" in clip.word
-        ):  # a camera that turns clockwise turns the picture the other way
+        if "clockwise" in clip.word:  # a clockwise camera turns the image counter-clockwise
             assert (clip.camera.turn > 0) == (clip.word == "clockwise")
 
 

@@ -1,7 +1,8 @@
-"""The command line: arguments in, a request out; progress drawn, pictures written. What can be asked stands in request.py.
+"""Command-line interface: parses arguments into a request, shows progress, writes files.
 
-Heavy modules are imported inside the commands, so that ``kalpana --help`` is quick. Paths go to stdout, all else to stderr; a mistake
-is one line and exit code 2, Ctrl-C is 130.
+request.py defines the fields of a request. Heavy modules are imported inside the commands, so that
+``kalpana --help`` is fast. Paths go to stdout, everything else to stderr. An error is one line and
+exit code 2; Ctrl-C is exit code 130.
 """
 
 from __future__ import annotations

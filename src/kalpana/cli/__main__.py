@@ -1,4 +1,4 @@
-"""``python -m kalpana.cli``."""
+"""Entry point of ``python -m kalpana.cli``."""
 
 from kalpana.cli import app
 

@@ -1,4 +1,4 @@
-"""Pictures put into words."""
+"""The ``caption`` command: captions of pictures."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ def caption(
     language: Annotated[
         str | None,
         typer.Option(
-            help="language of the words, en or hi; without it the model chooses for each picture"
+            help="language of the captions, en or hi; without it the model chooses for each picture"
         ),
     ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Say in words what each picture shows; exit code 1 where some pictures cannot be read."""
+    """Caption pictures with a DALL-E; exit code 1 where some pictures cannot be read."""
     from kalpana.pipelines import load
     from kalpana.pipelines.pipeline import TOGETHER
     from kalpana.pipelines.text_to_tokens import TextToTokens
 
-    teller = load(model, device)
-    if not isinstance(teller, TextToTokens):
+    pipeline = load(model, device)
+    if not isinstance(pipeline, TextToTokens):
         raise KalpanaError(
-            f"model {teller.name!r} is of family {teller.family!r}, which says nothing of pictures: name a DALL-E"
+            f"model {pipeline.name!r} is of family {pipeline.family!r}, which says nothing of "
+            "pictures: name a DALL-E"
         )
-    teller.caption([], language)  # a mistake is found before the first picture is read
+    pipeline.caption([], language)  # fails on a wrong language before the first picture is read
 
-    def say(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:
-        return (({"caption": text}, text) for text in teller.caption(images, language))
+    def captions(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:
+        return (({"caption": text}, text) for text in pipeline.caption(images, language))
 
-    tell(pictures, TOGETHER, say, as_json)
+    tell(pictures, TOGETHER, captions, as_json)

@@ -1,4 +1,4 @@
-"""Pictures labelled."""
+"""The ``classify`` command: zero-shot classification of pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kalpana.cli.console import lines_of
-from kalpana.cli.options import Device, Json, Seer
+from kalpana.cli.options import ClipName, Device, Json
 from kalpana.cli.pictures import tell
 
 if TYPE_CHECKING:
@@ -25,27 +25,30 @@ def classify(
         ),
     ],
     labels: Annotated[
-        str | None, typer.Option(help='what they may show, as "a cat, a dog, a person"')
+        str | None, typer.Option(help='the labels, as "a cat, a dog, a person"')
     ] = None,
     labels_file: Annotated[
         str | None, typer.Option(help="a text file of labels, one a line; - is stdin")
     ] = None,
     top: Annotated[
         int,
-        typer.Option(min=1, help="how many labels of each picture to print, the likeliest first"),
+        typer.Option(min=1, help="how many labels of each picture to print, most likely first"),
     ] = 5,
     sigmoid: Annotated[
         bool | None,
         typer.Option(
             "--sigmoid/--softmax",
-            help="each label by itself, or one out of all; by default as the model learned",
+            help="each label by itself, or one out of all; by default as the model was trained",
         ),
     ] = None,
-    model: Seer = "clip",
+    model: ClipName = "clip",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Say which of the given labels fits each picture best, and how likely; exit code 1 where some pictures cannot be read."""
+    """Classify pictures with the given labels: the best labels of each picture, with probabilities.
+
+    Exit code 1 where some pictures cannot be read.
+    """
     from kalpana.request import shorten
     from kalpana.understand.classify import checked, directions, sentences
     from kalpana.understand.encoder import PICTURES, load
@@ -57,7 +60,8 @@ def classify(
     for label in given:
         if cut := encoder.words.cut(max(sentences(label), key=len)):
             print(
-                f"warning: label {shorten(label)} is too long for model {model!r}, which does not read {shorten(cut)}",
+                f"warning: label {shorten(label)} is too long for model {model!r}, "
+                f"which does not read {shorten(cut)}",
                 file=sys.stderr,
             )
     if unknown := dict.fromkeys(word for label in given for word in encoder.unknown(label)):
@@ -66,16 +70,14 @@ def classify(
             file=sys.stderr,
         )
 
-    def say(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:
+    def predictions(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:
         for row in encoder.probabilities(encoder.images(images), vectors, sigmoid):
             best = row.topk(min(top, len(given)))
-            said = [
+            predicted = [
                 {"label": given[k], "probability": p}
                 for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             ]
-            yield (
-                {"labels": said},
-                ", ".join(f"{each['label']} {each['probability']:.1%}" for each in said),
-            )
+            line = ", ".join(f"{entry['label']} {entry['probability']:.1%}" for entry in predicted)
+            yield {"labels": predicted}, line
 
-    tell(pictures, PICTURES, say, as_json)
+    tell(pictures, PICTURES, predictions, as_json)

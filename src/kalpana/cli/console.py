@@ -1,4 +1,4 @@
-"""What passes between a command and its terminal: lines in, progress and JSON out, and Ctrl-C."""
+"""Terminal input and output of the commands: lines of text, progress bars, JSON, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from kalpana.types import KalpanaError, Result, Step
 
 
 def lines_of(name: str, what: str = "prompts") -> list[str]:
-    """The lines of a UTF-8 text file that are not blank; "-" is stdin."""
+    """Lines of a UTF-8 text file, without blank ones; "-" is stdin.
+
+    Raises: KalpanaError where it cannot be read; ``what`` names its content in the message.
+    """
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
@@ -26,24 +29,28 @@ def lines_of(name: str, what: str = "prompts") -> list[str]:
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """Inside, the first Ctrl-C only fills the list, so that no picture is lost while it is written; a second one stops at once."""
-    asked: list[int] = []
+    """Context that delays Ctrl-C: the first one is appended to the yielded list, the second raises.
 
-    def note(number: int, frame: object) -> None:
-        asked.append(number)
+    The caller stops at a safe point, so that no picture is lost while it is written.
+    """
+    signals: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        signals.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handler)
     try:
-        yield asked
+        yield signals
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) -> Result:
-    """The result of a stream, its progress drawn on stderr while it runs, and its warnings printed there.
+    """Runs a stream of steps to its result, with a progress bar and the warnings on stderr.
 
-    Raises KeyboardInterrupt at the next step after ``stop`` was filled, unless that step carries the result.
+    Raises: KeyboardInterrupt at the first step after ``stop`` became non-empty, unless that step
+    carries the result.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -55,7 +62,7 @@ def watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) -> 
         TextColumn("{task.fields[left]}"),
     )
     console = Console(stderr=True)
-    # Rich would send what is printed meanwhile to stderr, paths included.
+    # By default, Rich redirects stdout to stderr meanwhile, including the printed paths.
     with Progress(
         *columns,
         console=console,
@@ -83,8 +90,10 @@ def watch(stream: Iterator[Step], label: str = "", stop: Sequence[int] = ()) -> 
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr with the time to go; inside, call ``progress(done, total)``, perhaps with another
-    ``label``."""
+    """Context with a progress bar on stderr that shows the remaining time.
+
+    Yields ``progress(done, total, label=label)``.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -117,4 +126,5 @@ def counting(label: str) -> Iterator[Callable[..., None]]:
 
 
 def print_json(value: Any) -> None:
+    """Prints a value as indented JSON, with non-ASCII characters unescaped."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

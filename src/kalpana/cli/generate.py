@@ -1,4 +1,4 @@
-"""Pictures drawn from prompts, and made again from their receipts."""
+"""The commands ``generate`` (pictures from prompts) and ``replay`` (from a receipt)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def generate(
     rank_by: Annotated[
         str | None,
         typer.Option(
-            help="the CLIP that says which is best, a name or a folder, as search takes them; clip by default"
+            help="the CLIP that ranks the candidates, a name or a folder as for kalpana search; "
+            "clip by default"
         ),
     ] = None,
     steps: Annotated[str | None, field("steps")] = None,
@@ -52,9 +53,7 @@ def generate(
     upscale: Annotated[str | None, field("upscale")] = None,
     lenient: Annotated[
         bool,
-        typer.Option(
-            "--lenient", help="go on without the settings that the model cannot use, and say so"
-        ),
+        typer.Option("--lenient", help="warn about settings that the model cannot use; no error"),
     ] = False,
     file: Annotated[
         str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")
@@ -66,7 +65,7 @@ def generate(
     out: Out = Path("pictures"),
     as_json: Json = False,
 ) -> None:
-    """Draw pictures from prompts, and print the path of each as soon as it is finished."""
+    """Generate pictures from prompts, and print the path of each as soon as it is finished."""
     from kalpana.media import SUFFIX, ready_folder, save, slug
     from kalpana.media import grid as contact_sheet
     from kalpana.pipelines import load
@@ -79,47 +78,43 @@ def generate(
     }
     if lenient:
         fields["strict"] = False
-    asked = [Request(prompt=prompt, **fields).seeded() for prompt in _prompts(prompts or [], file)]
-    drawer = load(asked[0].model, device)
-    ranker = _ranker(rank_by, device) if asked[0].best_of > 1 else None
+    texts = _prompts(prompts or [], file)
+    requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
+    pipeline = load(requests[0].model, device)
+    ranker = _ranker(rank_by, device) if requests[0].best_of > 1 else None
     if rank_by is not None and not ranker:
         raise KalpanaError(
-            "--rank-by ranks nothing alone: write also of how many to keep the best, such as --best-of 8"
+            "--rank-by ranks nothing alone: write also of how many to keep the best, such as "
+            "--best-of 8"
         )
-    settled = [drawer.capabilities.resolve(request)[0] for request in asked]
-    ready_folder(
-        out,
-        sum(
-            len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536)
-            for r in settled
-        ),
+    resolved = [pipeline.capabilities.resolve(request)[0] for request in requests]
+    # Estimated from above: uncompressed pixels and 64 KiB of metadata for each file.
+    total_bytes = sum(
+        len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536)
+        for r in resolved
     )
+    ready_folder(out, total_bytes)
 
     saved: list[tuple[Path, Picture]] = []
     try:
         with asked_to_stop() as stop:
-            for number, request in enumerate(asked, start=1):
-                label = f"{number}/{len(asked)}" if len(asked) > 1 else ""
+            for number, request in enumerate(requests, start=1):
+                label = f"{number}/{len(requests)}" if len(requests) > 1 else ""
                 for part in request.parts(TOGETHER):
-                    for picture in watch(
-                        drawer.generate(part, rank_by=ranker), label, stop
-                    ).pictures:
-                        path = (
-                            out / f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
-                        )
-                        saved.append((save(picture.image, path, picture.receipt), picture))
+                    result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
+                    for picture in result.pictures:
+                        name = f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
+                        path = save(picture.image, out / name, picture.receipt)
+                        saved.append((path, picture))
                         if not as_json:
-                            print(saved[-1][0], flush=True)
+                            print(path, flush=True)
             if grid:
-                path = out / f"{slug(asked[0].prompt)}-{saved[0][1].seed}-grid.png"
-                sheet = save(
-                    contact_sheet([picture.image for _, picture in saved]),
-                    path,
-                    {"sheet": [p.receipt for _, p in saved]},
-                )
+                path = out / f"{slug(requests[0].prompt)}-{saved[0][1].seed}-grid.png"
+                image = contact_sheet([picture.image for _, picture in saved])
+                sheet = save(image, path, {"sheet": [picture.receipt for _, picture in saved]})
                 print(sheet, file=sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
-        wanted = sum(len(request.each_seed()) for request in asked)
+        wanted = sum(len(request.each_seed()) for request in requests)
         print(
             f"stopped: {len(saved)} of {wanted} pictures were finished, and are in {out}",
             file=sys.stderr,
@@ -127,42 +122,41 @@ def generate(
         raise typer.Exit(130) from None
     finally:
         if as_json:
-            print_json(
-                [
-                    {"path": str(path), "seed": picture.seed, "receipt": picture.receipt}
-                    for path, picture in saved
-                ]
-            )
+            listed = [
+                {"path": str(path), "seed": picture.seed, "receipt": picture.receipt}
+                for path, picture in saved
+            ]
+            print_json(listed)
 
 
 def replay(
     file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")],
     model: Annotated[
-        str | None, typer.Option(help="a folder of weights, where the receipt's is elsewhere now")
+        str | None, typer.Option(help="a folder of weights, if it is not where the receipt says")
     ] = None,
     device: Device = None,
-    out: Annotated[Path | None, typer.Option(help="folder to keep the new picture in")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to save the new picture in")] = None,
 ) -> None:
-    """Make a picture again from its receipt, and say whether the two agree; exit code 1 where the pixels do not."""
+    """Generate a picture again from its receipt and compare both; exit code 1 if pixels differ."""
     from kalpana.media import SUFFIX, read_receipt, ready_folder, save
     from kalpana.pipelines import load
     from kalpana.pipelines.replay import again, compare, request_of
 
     receipt = read_receipt(file)
     request = request_of(receipt)
-    drawer = load(model or request.model, device)
+    pipeline = load(model or request.model, device)
     if out:
         ready_folder(out, file.stat().st_size)
-    (picture,) = watch(again(drawer, receipt)).pictures
-    agreement = compare(file, picture)
-    print(agreement)
+    (picture,) = watch(again(pipeline, receipt)).pictures
+    difference = compare(file, picture)
+    print(difference)
     if out:
         print(save(picture.image, out / (file.stem + SUFFIX[request.format]), picture.receipt))
-    raise typer.Exit(0 if agreement.pixels else 1)
+    raise typer.Exit(0 if difference.pixels else 1)
 
 
 def _ranker(name: str | None, device: str | None) -> Encoder:
-    """The CLIP of --best-of."""
+    """The CLIP that ranks the candidates of --best-of."""
     from kalpana.understand.encoder import FAMILY, load
 
     try:
@@ -172,7 +166,10 @@ def _ranker(name: str | None, device: str | None) -> Encoder:
 
 
 def _prompts(given: list[str], file: str | None) -> list[str]:
-    """All the prompts of a command line, in order; "-" and ``file`` stand for one a line."""
+    """All prompts of a command line, in order; "-" reads lines of stdin, ``file`` lines of a file.
+
+    Raises: KalpanaError where there is none.
+    """
     prompts: list[str] = []
     for prompt in given:
         prompts += lines_of("-") if prompt == "-" else [prompt]
@@ -180,11 +177,13 @@ def _prompts(given: list[str], file: str | None) -> list[str]:
         prompts += lines_of(file)
     if not prompts:
         raise KalpanaError(
-            "there is no prompt: write what to draw, in quotes, or name a file of prompts with --file"
+            "there is no prompt: write what to draw, in quotes, or name a file of prompts "
+            "with --file"
         )
     if len(given) > 2 and all(len(prompt.split()) == 1 for prompt in given):
         print(
-            f"warning: these are {len(given)} prompts of one word each; put quotes around words that belong together",
+            f"warning: these are {len(given)} prompts of one word each; put quotes around words "
+            "that belong together",
             file=sys.stderr,
         )
     return prompts

@@ -1,4 +1,4 @@
-"""The commands put together, in the order in which help lists them, and what a mistake in any of them looks like."""
+"""The command-line application: all commands, in the order of the help, and error handling."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from kalpana.types import KalpanaError
 
 
 class OneLineErrors(TyperGroup):
-    """Commands whose every mistake ends in one line on stderr."""
+    """Command group in which an error is one line on stderr and exit code 2; Ctrl-C is 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             code = super().main(*args, **(kwargs | {"standalone_mode": False}))
         except (KalpanaError, typer.TyperException) as error:
-            print(
-                f"error: {error.format_message() if isinstance(error, typer.TyperException) else error}",
-                file=sys.stderr,
-            )
+            message = error.format_message() if isinstance(error, typer.TyperException) else error
+            print(f"error: {message}", file=sys.stderr)
             code = 2
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from kalpana.request import Request
 
 
 def field(name: str, *, flags: tuple[str, ...] = ()) -> Any:
-    """The option of a request's field, which says what the field says. Its value is checked by the request, not here."""
+    """Option for a field of Request, with the field's description as help.
+
+    The request validates the value.
+    """
     return typer.Option(
         *flags,
         metavar=name.upper(),
@@ -20,11 +23,11 @@ def field(name: str, *, flags: tuple[str, ...] = ()) -> Any:
     )
 
 
-Out: TypeAlias = Annotated[Path, typer.Option(help="folder for the pictures, made if need be")]
+Out: TypeAlias = Annotated[Path, typer.Option(help="folder for the pictures, created if missing")]
 Device: TypeAlias = Annotated[
-    str | None, typer.Option(help="cpu or cuda; a GPU is taken where there is one")
+    str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one")
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="print JSON")]
-Seer: TypeAlias = Annotated[
-    str, typer.Option(help="the model that looks at the pictures, a name or a folder of weights")
+ClipName: TypeAlias = Annotated[
+    str, typer.Option(help="the CLIP that embeds the pictures, a name or a folder of weights")
 ]

@@ -1,4 +1,4 @@
-"""Pictures named on a command line, read and told of one after another."""
+"""Reads the pictures named on a command line in batches and prints one result for each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from kalpana.types import KalpanaError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Say = Callable[
-    ["list[Image]"], Iterable[tuple[dict[str, Any], str]]
-]  # of each picture what goes into JSON, and the same as a line
+# For each picture of a batch: the fields of the JSON output, and the line of the text output.
+Say = Callable[["list[Image]"], Iterable[tuple[dict[str, Any], str]]]
 
 
 def tell(pictures: Sequence[Path], together: int, say: Say, as_json: bool) -> None:
-    """Print what ``say`` says of each picture, ``together`` at a time, and name those that cannot be read; exit code 1 where some cannot.
-    Raises KalpanaError where none can be read."""
+    """Prints the result of ``say`` for each picture, in batches of ``together``.
+
+    Pictures that cannot be read are listed on stderr; they make the exit code 1.
+    Raises: KalpanaError where no picture can be read.
+    """
     from kalpana.understand.folder import shown
 
     found, broken, reading = list[dict[str, Any]](), 0, opened(pictures)
@@ -36,9 +38,8 @@ def tell(pictures: Sequence[Path], together: int, say: Say, as_json: bool) -> No
                 broken += 1
             else:
                 images.append((path, picture))
-        for (path, _), (fields, line) in zip(
-            images, say([picture for _, picture in images]), strict=True
-        ):
+        results = say([picture for _, picture in images])
+        for (path, _), (fields, line) in zip(images, results, strict=True):
             found.append({"path": path.encode("utf-8", "backslashreplace").decode(), **fields})
             if not as_json:
                 print(f"{shown(path)}: {line}", flush=True)
@@ -50,16 +51,20 @@ def tell(pictures: Sequence[Path], together: int, say: Say, as_json: bool) -> No
 
 
 def opened(given: Sequence[Path]) -> Iterator[tuple[str, Image | str]]:
-    """Each picture, and those in each folder by path, read as it is asked for; or why it cannot be read."""
+    """Yields (path, picture) for each picture, and for those in each folder sorted by path.
+
+    In place of a picture that cannot be read: the reason.
+    """
     from kalpana.understand.folder import read_image, walk
 
     for path in given:
         files, closed = walk(path) if path.is_dir() else ([], [])
-        yield from ((str(path / os.fsdecode(each.path)), each.reason) for each in closed)
+        yield from ((str(path / os.fsdecode(entry.path)), entry.reason) for entry in closed)
         if path.is_dir() and not files:
             yield str(path), "there are no pictures in it"
-        for each in [path / os.fsdecode(file.path) for file in files] if path.is_dir() else [path]:
+        inside = [path / os.fsdecode(file.path) for file in files]
+        for picture in inside if path.is_dir() else [path]:
             try:
-                yield str(each), read_image(each)
+                yield str(picture), read_image(picture)
             except KalpanaError as error:
-                yield str(each), str(error).removeprefix(f"{each} cannot be read: ")
+                yield str(picture), str(error).removeprefix(f"{picture} cannot be read: ")

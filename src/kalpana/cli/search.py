@@ -1,4 +1,4 @@
-"""A folder of pictures, indexed and asked."""
+"""The ``search`` commands: index a folder of pictures, and query the index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from kalpana.cli.console import asked_to_stop, counting, print_json
-from kalpana.cli.options import Device, Json, Seer
+from kalpana.cli.options import ClipName, Device, Json
 from kalpana.types import KalpanaError
 
 
@@ -20,18 +20,17 @@ class QueryByDefault(TyperGroup):
     """A group in which ``search "a cat"`` means ``search query "a cat"``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(
-            ctx, args if not args or args[0] in (*self.commands, "--help") else ["query", *args]
-        )
+        named = not args or args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if named else ["query", *args])
 
 
 searching = typer.Typer(
     cls=QueryByDefault,
     help='Search the pictures of a folder by what they show: kalpana search "a cat".',
 )
-ClampWithGrad: TypeAlias = Annotated[
+IndexPath: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--index", help="where the index lies, .kalpana in the folder by default"),
+    typer.Option("--index", help="place of the index, by default .kalpana in the folder"),
 ]
 
 
@@ -40,12 +39,12 @@ def search_index(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="a folder with pictures at any depth")
     ],
-    model: Seer = "clip",
-    at: ClampWithGrad = None,
+    model: ClipName = "clip",
+    at: IndexPath = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Look at the pictures of a folder that are new or changed, so that they can be found; a run that was stopped goes on."""
+    """Index the new and changed pictures of a folder for search; resumes a stopped run."""
     from kalpana.understand.encoder import load
     from kalpana.understand.folder import shown
     from kalpana.understand.index import index
@@ -54,25 +53,26 @@ def search_index(
     try:
         with asked_to_stop() as stop, counting("") as bar:
 
-            def progress(stage: str, so_far: int, of: int) -> None:
+            def progress(stage: str, stage_done: int, stage_total: int) -> None:
                 nonlocal done, total
-                bar(so_far, of, label=stage)
+                bar(stage_done, stage_total, label=stage)
                 if stage == "pictures":
-                    done, total = so_far, of
+                    done, total = stage_done, stage_total
                     if stop:
                         raise KeyboardInterrupt
 
             report = index(folder, encoder, at=at, progress=progress)
     except KeyboardInterrupt:
         print(
-            f"stopped: {done:,} of {total:,} new pictures are in the index; the same command goes on",
+            f"stopped: {done:,} of {total:,} new pictures are in the index; "
+            "the same command goes on",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    for each in report.broken:
-        print(f"not indexed: {shown(each.path)}: {each.reason}", file=sys.stderr)
+    for entry in report.broken:
+        print(f"not indexed: {shown(entry.path)}: {entry.reason}", file=sys.stderr)
     if as_json:
-        broken = [{"path": shown(each.path), "reason": each.reason} for each in report.broken]
+        broken = [{"path": shown(entry.path), "reason": entry.reason} for entry in report.broken]
         print_json(asdict(report) | {"broken": broken})
         return
     changes = {
@@ -81,13 +81,11 @@ def search_index(
         "moved": report.moved,
         "gone": report.removed,
     }
-    print(
-        f"{report.pictures:,} pictures: "
-        + ", ".join(f"{number:,} {what}" for what, number in changes.items())
-    )
+    summary = ", ".join(f"{number:,} {change}" for change, number in changes.items())
+    print(f"{report.pictures:,} pictures: {summary}")
     if report.tuned:
-        found = f"{report.tuned.pictures:.1%} for pictures and {report.tuned.words:.1%} for words"
-        print(f"approximate index: it finds {found} of the best ten")
+        recall = f"{report.tuned.pictures:.1%} for pictures and {report.tuned.words:.1%} for words"
+        print(f"approximate index: it finds {recall} of the best ten")
 
 
 @searching.command("query")
@@ -100,15 +98,17 @@ def search_query(
         Path, typer.Option("--in", metavar="DIR", help="the folder that was indexed")
     ] = Path("."),
     image: Annotated[
-        list[Path] | None, typer.Option(help="a picture like those wanted; added to the query")
+        list[Path] | None, typer.Option(help="an example picture; added to the query")
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option("--not", metavar="TEXT", help="what they do not show; taken off the query"),
+        typer.Option(
+            "--not", metavar="TEXT", help="what they do not show; subtracted from the query"
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, max=10_000, help="how many")] = 10,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, max=10_000, help="how many pictures")] = 10,
     part: Annotated[
-        Path | None, typer.Option("--folder", help="only pictures in this folder within")
+        Path | None, typer.Option("--folder", help="only pictures in this subfolder")
     ] = None,
     since: Annotated[
         str | None,
@@ -118,25 +118,24 @@ def search_query(
         str | None, typer.Option(metavar="DATE", help="only up to this day, or month, or year")
     ] = None,
     min_size: Annotated[
-        int | None, typer.Option(min=1, help="only with so many pixels on both sides")
+        int | None, typer.Option(min=1, help="only with at least so many pixels on both sides")
     ] = None,
     max_size: Annotated[
-        int | None, typer.Option(min=1, help="only with no more pixels on both sides")
+        int | None, typer.Option(min=1, help="only with at most so many pixels on both sides")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="only made from a prompt with these words")
+        str | None,
+        typer.Option(metavar="TEXT", help="only generated from a prompt with these words"),
     ] = None,
     made_by: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="only made by this model")
+        str | None, typer.Option(metavar="MODEL", help="only generated by this model")
     ] = None,
     duplicates: Annotated[
         bool,
-        typer.Option(
-            "--duplicates", help="groups of pictures that are nearly the same; without a query"
-        ),
+        typer.Option("--duplicates", help="list groups of near-duplicates; without a query"),
     ] = False,
     alike: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="cosine from which on they are")
+        float, typer.Option(min=0.0, max=1.0, help="least cosine of near-duplicates")
     ] = 0.95,
     sheet: Annotated[
         Path | None,
@@ -145,68 +144,62 @@ def search_query(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="show them in the terminal")
     ] = True,
-    model: Seer = "clip",
-    at: ClampWithGrad = None,
+    model: ClipName = "clip",
+    at: IndexPath = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Find pictures by words, by pictures, by sums of both, and by their receipts: score, size, date and path of each."""
+    """Search by words, pictures, sums of both, and receipts; prints score, size, date and path."""
     from rich.console import Console
 
     from kalpana.media import SUFFIX, ready_folder, save
-    from kalpana.understand import search as seek
+    from kalpana.understand import search as engine
     from kalpana.understand.encoder import load
 
-    asked = [
-        *(seek.parse(query) if query is not None else ()),
-        *(seek.Term(picture=path) for path in image or ()),
+    terms = [
+        *(engine.parse(query) if query is not None else ()),
+        *(engine.Term(picture=path) for path in image or ()),
     ]
-    asked += [
-        replace(term, weight=-term.weight) for text in without or () for term in seek.parse(text)
+    terms += [
+        replace(term, weight=-term.weight) for text in without or () for term in engine.parse(text)
     ]
     if sheet and sheet.suffix not in SUFFIX.values():
         raise KalpanaError(f"--sheet {sheet} should end in {', '.join(SUFFIX.values())}")
-    if duplicates and asked:
+    if duplicates and terms:
         raise KalpanaError(
             "--duplicates compares all pictures with each other: leave out the query"
         )
-    only = seek.SearchFilter(part, since, until, min_size, max_size, prompt, made_by)
+    only = engine.SearchFilter(part, since, until, min_size, max_size, prompt, made_by)
     encoder = load(model, device)
-    for warning in seek.overlooked(asked, encoder):
+    for warning in engine.overlooked(terms, encoder):
         print(f"warning: {warning}", file=sys.stderr)
     if duplicates:
         with counting("") as bar:
-            groups = seek.duplicates(
-                folder,
-                encoder,
-                alike=alike,
-                only=only,
-                at=at,
-                progress=lambda stage, done, of: bar(done, of, label=stage),
+
+            def progress(stage: str, done: int, total: int) -> None:
+                bar(done, total, label=stage)
+
+            groups = engine.duplicates(
+                folder, encoder, alike=alike, only=only, at=at, progress=progress
             )
     else:
-        groups = [seek.search(folder, asked, encoder, n=n, only=only, at=at)]
+        groups = [engine.search(folder, terms, encoder, n=n, only=only, at=at)]
     hits = [hit for group in groups for hit in group]
     if as_json:
         listed = [[hit.facts() for hit in group] for group in groups]
         print_json(listed if duplicates else listed[0])
-    else:
-        print(
-            "\n\n".join(seek.table(group) for group in groups) if hits else "",
-            end="\n" if hits else "",
-        )
+    elif hits:
+        print("\n\n".join(engine.table(group) for group in groups))
     if not hits:
-        print(
-            "no two pictures are that much alike" if duplicates else "no picture fits",
-            file=sys.stderr,
-        )
+        message = "no two pictures are that much alike" if duplicates else "no picture fits"
+        print(message, file=sys.stderr)
         return
     if sheet:
-        paper = seek.sheet(hits)
+        image_sheet = engine.sheet(hits)
         ready_folder(sheet.parent, 65536 * len(hits))
-        print(save(paper, sheet, {"search": [hit.facts() for hit in hits]}), file=sys.stderr)
+        print(save(image_sheet, sheet, {"search": [hit.facts() for hit in hits]}), file=sys.stderr)
     if pictures and not as_json and sys.stdout.isatty():
-        drawn = seek.drawn(hits, os.environ, Console().width)
+        drawn = engine.drawn(hits, os.environ, Console().width)
         if isinstance(drawn, str):
             print(drawn, end="")
         else:

@@ -1,4 +1,4 @@
-"""What there is to read: the models, a picture's receipt, the tokens of a prompt."""
+"""The commands ``models``, ``show`` (a picture's receipt) and ``tokens`` (of a prompt)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ def models(as_json: Json = False) -> None:
     for card in cards:
         size = f"{card.parameters / 1e6:.1f} million parameters"
         languages = f", {' and '.join(card.capabilities.languages)}" if card.capabilities else ""
-        print(
-            f"{card.name}: {card.family}, {', '.join(card.tasks)}{languages}, {size}, {card.licence}"
-        )
+        tasks = ", ".join(card.tasks)
+        print(f"{card.name}: {card.family}, {tasks}{languages}, {size}, {card.licence}")
 
 
 def show(
     file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False
 ) -> None:
-    """Print the receipt inside a picture: what was asked, and all that it takes to make it again."""
+    """Print the receipt in a picture: its request, and all that is needed to generate it again."""
     import yaml
 
     from kalpana.media import read_receipt
@@ -43,7 +42,7 @@ def show(
 
 
 def tokens(prompt: str, as_json: Json = False) -> None:
-    """Show how a prompt is cut into tokens, and which of its words no training caption held."""
+    """Show the tokens of a prompt, and its words that occur in no training caption."""
     from kalpana.request import clean
     from kalpana.text.tokenizer import Tokenizer
 
@@ -61,6 +60,5 @@ def tokens(prompt: str, as_json: Json = False) -> None:
         )
     else:
         print(f"{len(pieces)} tokens, {report.language}: {' | '.join(pieces)}")
-        print(
-            f"cut: {report.cut or 'nothing'}; unknown words: {', '.join(report.unknown) or 'none'}"
-        )
+        unknown = ", ".join(report.unknown) or "none"
+        print(f"cut: {report.cut or 'nothing'}; unknown words: {unknown}")

@@ -1,4 +1,4 @@
-"""Models trained by recipes."""
+"""The ``train`` command: training by a recipe."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
     out: Annotated[
         Path | None,
-        typer.Option(help="the run's folder, runs/NAME by default; a run found there goes on"),
+        typer.Option(help="the run's folder, runs/NAME by default; a run in it is resumed"),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="stop after this many steps in all; the same command goes on later"
-        ),
+        typer.Option(min=1, help="stop after this many steps in all; resume by the same command"),
     ] = None,
     device: Device = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="processes that make batches ahead: with a GPU one on each core but one, without none",
+            help="processes that prepare batches; by default one less than the cores with a GPU, "
+            "none without",
         ),
     ] = None,
 ) -> None:
-    """Train a model by a recipe, or go on training it."""
+    """Train a model by a recipe, or resume its training."""
     from kalpana.train.loop import train as run
     from kalpana.train.recipe import read_recipe
 
-    asked = read_recipe(recipe)
-    weights = run(
-        asked, out or Path("runs") / asked.name, until=steps, device=device, workers=workers
-    )
+    config = read_recipe(recipe)
+    folder = out or Path("runs") / config.name
+    weights = run(config, folder, until=steps, device=device, workers=workers)
     if weights:
         print(weights)

@@ -1,4 +1,4 @@
-"""The world, to look at."""
+"""The ``world`` commands: sheets of rendered scenes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def world_show(
     ] = "objects",
     out: Out = Path("pictures"),
 ) -> None:
-    """Draw scenes on one sheet, with their captions and boxes; clips also as one MP4."""
+    """Draw scenes on one sheet, with captions and boxes; videos (clips) also as one MP4."""
     from kalpana.media import ready_folder, save, save_clip
     from kalpana.world.sheet import clip_sheet, clip_wall, sheet
     from kalpana.world.video import Clips

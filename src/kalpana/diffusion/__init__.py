@@ -1,1 +1,1 @@
-"""What turns a network into samples: schedule, denoiser, guidance, samplers. No layers, no files, no printing."""
+"""Diffusion sampling: schedule, denoiser, guidance and samplers. No layers, files or printing."""

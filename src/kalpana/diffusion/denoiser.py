@@ -1,7 +1,8 @@
-"""What a network predicts, turned into what a sampler needs: an estimate of x0.
+"""Denoiser: converts a network's prediction (x0, eps, v or flow) to an estimate of x0.
 
-A network may be trained to predict the data, the noise, or a mixture of both; given x_t, alpha and sigma each says the same.
-The denoiser knows which, so that samplers and guidance never ask (the idea of k-diffusion's ``Denoiser``).
+A network may be trained to predict the data, the noise, or a mixture of both. Given x_t, alpha and
+sigma, each of them determines x0. The denoiser hides the kind of prediction from samplers and
+guidance, as k-diffusion's ``Denoiser`` does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from kalpana.types import Cond
 
 
 class Prediction(NamedTuple):
-    """A thing to predict: ``target(x0, eps, alpha, sigma)`` is what training asks for, ``x0(p, x_t, alpha, sigma)`` reads it back."""
+    """One kind of prediction, as a pair of functions.
+
+    ``target(x0, eps, alpha, sigma)`` is the regression target in training.
+    ``x0(p, x_t, alpha, sigma)`` converts a prediction ``p`` to an estimate of x0.
+    """
 
     target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     x0: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -29,15 +34,19 @@ PREDICTIONS = {
         target=lambda x0, eps, alpha, sigma: x0,
         x0=lambda p, x_t, alpha, sigma: p,
     ),
-    "eps": Prediction(  # Ho et al. 2020, eq. 15; where alpha is 0 the noise says nothing of x0, and the estimate is 0, the mean of latents
+    # Ho et al. 2020, eq. 15. Where alpha is 0, x_t carries no information about x0, and the
+    # estimate is 0, the mean of latents.
+    "eps": Prediction(
         target=lambda x0, eps, alpha, sigma: eps,
         x0=lambda p, x_t, alpha, sigma: torch.where(alpha > 0, (x_t - sigma * p) / alpha, 0.0),
     ),
-    "v": Prediction(  # Salimans & Ho 2022, appendix D; the divisor is 1 for a variance-preserving schedule
+    # Salimans & Ho 2022, appendix D. The divisor is 1 for a variance-preserving schedule.
+    "v": Prediction(
         target=lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0,
         x0=lambda p, x_t, alpha, sigma: (alpha * x_t - sigma * p) / (alpha**2 + sigma**2),
     ),
-    "flow": Prediction(  # Lipman et al. 2023, eq. 23, time reversed; the divisor is 1 for the flow schedule
+    # Lipman et al. 2023, eq. 23, with time reversed. The divisor is 1 for the flow schedule.
+    "flow": Prediction(
         target=lambda x0, eps, alpha, sigma: eps - x0,
         x0=lambda p, x_t, alpha, sigma: (x_t - sigma * p) / (alpha + sigma),
     ),
@@ -46,24 +55,29 @@ PREDICTIONS = {
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network seen as ``denoiser(x_t, t, cond) -> x0``, whatever it predicts (a key of PREDICTIONS)."""
+    """Network as ``denoiser(x_t, t, cond) -> x0``; ``prediction`` is a key of PREDICTIONS."""
 
     network: Callable[[Tensor, Tensor, Cond], Tensor]
     schedule: Schedule
     prediction: str = "x0"
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The estimate of x0, shape and precision of ``x_t`` (b, ...); ``t`` is (b,), or 0-d for all rows alike."""
-        t = t.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32)).expand(
-            len(x_t)
-        )  # bf16 would blur neighbouring times
+        """Estimate of x0, with the shape and dtype of ``x_t`` (b, ...).
+
+        ``t`` is (b,), or 0-d: one time for all rows.
+        """
+        # At least fp32: in bf16, neighbouring times would round to the same value.
+        t = t.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32)).expand(len(x_t))
         p = self.network(x_t, t, cond)
         return PREDICTIONS[self.prediction].x0(p, x_t, *levels(self.schedule, t, x_t)).to(x_t.dtype)
 
 
 @dataclass(frozen=True)
 class Denoise:
-    """What a sampler is given: ``denoise(x_t, t) -> x0`` for one 0-d ``t``, everything else bound, and the schedule x_t follows."""
+    """``denoise(x_t, t) -> x0`` for one 0-d ``t``, with the condition bound, as samplers call it.
+
+    ``schedule`` is the schedule that x_t follows.
+    """
 
     schedule: Schedule
     estimate: Callable[[Tensor, Tensor], Tensor]

@@ -1,5 +1,7 @@
-"""Guidance: follow what the prompt changes, further than the network would, or what raises a score. It wraps a denoiser; samplers and
-networks never hear of it."""
+"""Classifier-free guidance and loss guidance, as wrappers of a denoiser.
+
+Samplers and networks need no code for either.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,15 @@ def guide(
     interval: tuple[float, float] = (0.0, 1.0),
     negative: Cond | None = None,
 ) -> Denoise:
-    """``denoise(x_t, t) -> x0`` under ``cond`` (b rows of tokens), guided away from the null condition, or from ``negative`` (b rows).
+    """Classifier-free guidance (Ho & Salimans 2022): ``denoise(x_t, t) -> x0`` under ``cond``.
 
-    ``scale`` 1 is off; only times in ``(low, high]`` are guided (Kynkäänniemi et al. 2024: early guidance costs variety,
-    late guidance does nothing). Guided, the network runs once on 2b rows, conditional first; else once on b rows.
+    ``cond`` has b rows of tokens. Guidance is away from the null condition, or from ``negative``
+    (b rows) where one is given. ``scale`` 1 is off. Only times in ``(low, high]`` are guided:
+    early guidance reduces variety and late guidance has no effect (Kynkäänniemi et al. 2024).
+    In that interval the network runs once on 2b rows, the conditional rows first; outside it, and
+    with scale 1, once on b rows.
+
+    Raises ValueError where ``scale`` is not 1 and ``cond`` or ``negative`` has no tokens.
     """
 
     def alone(x_t: Tensor, t: Tensor) -> Tensor:
@@ -38,9 +45,8 @@ def guide(
         if not low < t <= high:
             return alone(x_t, t)
         x0, x0_other = denoiser(torch.cat((x_t, x_t)), t, both).chunk(2)
-        return x0_other + scale * (
-            x0 - x0_other
-        )  # Ho & Salimans 2022, eq. 6 with w = scale - 1; affine, so on x0 as on eps
+        # Ho & Salimans 2022, eq. 6 with w = scale - 1. It is affine, so it holds for x0 as for eps.
+        return x0_other + scale * (x0 - x0_other)
 
     return Denoise(denoiser.schedule, guided)
 
@@ -48,18 +54,24 @@ def guide(
 def loss_guidance(
     denoise: Denoise, score: Callable[[Tensor], Tensor], weight: float = 1.0
 ) -> Denoise:
-    """The denoiser with its estimate moved to where ``score(x0) -> (b,)``, any differentiable function of (b, ...), is larger.
+    """Denoiser whose x0 estimate is shifted along the gradient of a score, towards higher scores.
 
-    As a classifier guides, ``eps' = eps - weight * sigma * gradient`` (Dhariwal & Nichol 2021, algorithm 2), that is
-    ``x0' = x0 + weight * sigma^2 / alpha * gradient``, here of the score of the estimate (Bansal et al. 2023, forward guidance). The
-    gradient is with respect to x_t: it passes through the denoiser, which costs a pass backward, and which by Tweedie's formula makes
-    the shift the covariance of x0 given x_t times the gradient at x0. So it goes only where data can go, and fades as the noise does.
-    Exact for a linear score of Gaussian data; a score that bends is followed too far, as the estimate is taken for x0 itself.
+    ``score(x0) -> (b,)`` is any differentiable function of (b, ...). The shift is that of
+    classifier guidance, ``eps' = eps - weight * sigma * gradient`` (Dhariwal & Nichol 2021,
+    algorithm 2), that is ``x0' = x0 + weight * sigma^2 / alpha * gradient``, with the score taken
+    at the estimate (Bansal et al. 2023, forward guidance).
 
-    Where alpha is 0 the noise says nothing of x0, and the estimate stays.
+    The gradient is with respect to x_t. It passes through the denoiser and costs one backward pass.
+    By Tweedie's formula the shift is then the covariance of x0 given x_t, times the gradient at x0:
+    it moves only in directions in which the data vary, and it vanishes with the noise. It is exact
+    for a linear score and Gaussian data. For a non-linear score the shift is too large, since the
+    estimate is used in place of x0.
+
+    Where alpha is 0, x_t carries no information about x0, and the estimate is unchanged.
+    Raises ValueError where ``score`` does not return one number a row.
     """
 
-    def steered(x_t: Tensor, t: Tensor) -> Tensor:
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = denoise.schedule.alpha(t), denoise.schedule.sigma(t)
         if alpha == 0:
             return denoise(x_t, t)
@@ -74,18 +86,20 @@ def loss_guidance(
             (gradient,) = torch.autograd.grad(scores.sum(), start)
         return x0.detach() + weight * sigma**2 / alpha * gradient
 
-    return Denoise(denoise.schedule, steered)
+    return Denoise(denoise.schedule, guided)
 
 
 def _tokens(cond: Cond) -> Tokens:
     if cond.tokens is None:
         raise ValueError(
-            "guide() needs tokens in cond (and in negative): for the null condition give any tokens with null=True rows"
+            "guide() needs tokens in cond (and in negative): "
+            "for the null condition give any tokens with null=True rows"
         )
     return cond.tokens
 
 
 def _null(cond: Cond) -> Tensor:
+    """Mask (b,) bool of the unconditional rows."""
     tokens = _tokens(cond)
     return (
         torch.zeros(len(tokens), dtype=torch.bool, device=tokens.ids.device)
@@ -95,7 +109,7 @@ def _null(cond: Cond) -> Tensor:
 
 
 def _stack(first: Cond, second: Cond) -> Cond:
-    """Both conditions as rows of one batch, the shorter token rows padded on the right."""
+    """Both conditions as one batch, with the shorter token rows padded on the right."""
     pair = _tokens(first), _tokens(second)
     length = max(tokens.ids.shape[1] for tokens in pair)
 

@@ -1,4 +1,7 @@
-"""How much data and how much noise there is at time t: ``x_t = alpha(t) * x0 + sigma(t) * eps``, from t = 1 (noise) to t = 0 (data)."""
+"""Noise schedules and timesteps.
+
+``x_t = alpha(t) * x0 + sigma(t) * eps``, from t = 1 (noise) to t = 0 (data).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from torch import Tensor
 
 
 class Schedule(Protocol):
-    """Two functions of time, elementwise, exact at the ends: alpha(0) = 1, sigma(0) = 0, sigma(1) = 1; alpha(1) may be 0."""
+    """Noise schedule: two elementwise functions of time.
+
+    They are exact at the ends: alpha(0) = 1, sigma(0) = 0, sigma(1) = 1. alpha(1) may be 0.
+    """
 
     def alpha(self, t: Tensor) -> Tensor: ...
 
@@ -20,7 +26,10 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Flow:
-    """Straight lines from noise to data: alpha = 1 - t, sigma = t (Lipman et al. 2023, eq. 22 with sigma_min = 0; their time is 1 - t)."""
+    """Flow matching schedule, straight lines from noise to data: alpha = 1 - t, sigma = t.
+
+    Lipman et al. 2023, eq. 22 with sigma_min = 0. Their time is 1 - t.
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -31,12 +40,13 @@ class Flow:
 
 @dataclass(frozen=True)
 class Cosine:
-    """The variance-preserving arc: alpha = cos(pi t / 2), sigma = sin(pi t / 2) (Nichol & Dhariwal 2021, eq. 17 with offset 0)."""
+    """Variance-preserving cosine schedule: alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+
+    Nichol & Dhariwal 2021, eq. 17 with offset 0.
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.sin(
-            (1 - t) * pi / 2
-        )  # the cosine, written so that alpha(1) is 0 and not -4e-8
+        return torch.sin((1 - t) * pi / 2)  # the cosine, with alpha(1) exactly 0 and not -4e-8
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(t * pi / 2)
@@ -49,12 +59,12 @@ def levels(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def times(steps: int, shift: float = 1.0) -> Tensor:
-    """The ``steps + 1`` times a sampler visits, from 1 down to 0: (steps + 1,) float64 on the CPU.
+    """Timesteps of a sampler, from 1 down to 0: (steps + 1,) float64 on the CPU.
 
-    ``shift`` above 1 spends more of the steps near noise, as larger pictures need (Esser et al. 2024, eq. 23; SD3 uses 3).
-    Taken one by one they are 0-d tensors, which mix with x of any device and precision without moving or promoting it.
+    ``shift`` above 1 puts more of the steps near noise, as larger pictures need (Esser et al. 2024,
+    eq. 23; SD3 uses 3). Each element is a 0-d tensor, which combines with an x of any device and
+    dtype without moving or promoting it.
     """
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return (
-        shift * t / (shift * t + (1 - t))
-    )  # = shift t / (1 + (shift - 1) t), and exactly 1 at t = 1
+    # shift t / (1 + (shift - 1) t), written so that it is exactly 1 at t = 1.
+    return shift * t / (shift * t + (1 - t))

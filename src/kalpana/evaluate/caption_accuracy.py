@@ -1,9 +1,10 @@
-"""Whether a caption is true of a picture, fact by fact: ``python -m kalpana.evaluate.caption_accuracy MODEL``.
+"""Caption accuracy, fact by fact: ``python -m kalpana.evaluate.caption_accuracy MODEL``.
 
-A caption in the manner of the world's grammar is read backwards: noun phrases become their count, colour and what they may name, and what
-is left between them is looked up among the patterns that the grammar can say. Of the true picture of every prompt of a suite it is asked
-whether its things are named, its counts said, its colours and its relation. A fact that is left unsaid is not right; so the world's own
-captions, which do not always count, are the ceiling, and those of other pictures the floor.
+Parses a caption with the inverse of the world's grammar. Noun phrases become a count, a colour and
+the concepts that they may name; the words between them are looked up among the patterns that the
+grammar can generate. For the true picture of every prompt of a suite, the caption is checked for
+objects, counts, colours and relation. An omitted fact is wrong. The world's own captions, which do
+not always state a count, are the ceiling; captions of other pictures are the floor.
 """
 
 from __future__ import annotations
@@ -36,10 +37,8 @@ from kalpana.world.scene import COLORS, Group, Scene
 
 FACTS = ("things", "counts", "several", "colours", "relations")
 TOKEN = re.compile(r"\s+|([,.:;!?।&\"()])")
-BACKGROUND = (
-    ("background",),
-    ("gradient",),
-)  # what a colour is of that is followed by one of these
+# A colour before one of these words is the background's, not an object's.
+BACKGROUND = (("background",), ("gradient",))
 THING = "@"  # begins the token that stands for a noun phrase
 
 Words = tuple[str, ...]
@@ -48,8 +47,11 @@ Meaning = tuple[str, str | None]  # a concept and a colour
 
 @dataclass(frozen=True)
 class Mention:
-    """A noun phrase: how many it says there are (None: it does not say), and what it may mean; "black cat" may be a cat in black, and the
-    animal of that name. It may be ``aside``, part of what the grammar says of a place: "in front of a sofa"."""
+    """A noun phrase: ``count`` as stated (None: not stated) and ``means``, all possible meanings.
+
+    "black cat" may mean a cat coloured black or the concept of that name. ``aside`` marks a phrase
+    that belongs to the description of a place: "in front of a sofa".
+    """
 
     count: int | None
     means: frozenset[Meaning]
@@ -58,7 +60,10 @@ class Mention:
 
 @dataclass(frozen=True)
 class ParsedCaption:
-    """A caption, read: its mentions in order, and relations as the grammar has them, each with the numbers of the mentions it joins."""
+    """A parsed caption: its mentions in order, and its relations (name, a, b).
+
+    ``name`` is the grammar's name of the relation; a and b are indices into ``mentions``.
+    """
 
     mentions: tuple[Mention, ...]
     relations: tuple[tuple[str, int, int], ...]
@@ -66,8 +71,12 @@ class ParsedCaption:
 
 @dataclass(frozen=True)
 class LanguageRules:
-    """What of a language is needed to read it: ``names`` by their first word, the longest first, each with its concepts and whether it can
-    be one thing; the words of counts, sizes and colours; and what may stand before (a phrase may begin with it) and after a colour."""
+    """The parsing rules of a language.
+
+    ``names`` are grouped by first word, longest first, each with its concepts and whether it may be
+    singular. ``counts``, ``sizes`` and ``colors`` are word tables; ``articles``, ``pairs``,
+    ``of_color`` and ``later`` are the words that may stand around a noun, a count or a colour.
+    """
 
     clean: Callable[[str], str]
     names: dict[str, list[tuple[Words, frozenset[str], bool]]]
@@ -76,27 +85,26 @@ class LanguageRules:
     pairs: frozenset[Words]
     sizes: frozenset[str]
     colors: dict[str, str]
-    of_color: tuple[
-        Words, ...
-    ]  # between a colour and the phrase that it is said of: लाल रंग में एक सेब
-    later: tuple[
-        tuple[Words, Words], ...
-    ]  # around a colour that follows its noun: "an apple that is RED"
-    places: frozenset[Words]  # what is said of a background, where things are named in it
-    patterns: dict[
-        Words, tuple[str, bool]
-    ]  # what stands between two things: the relation, and whether the first is its a
+    # Words between a colour and the phrase that it describes: लाल रंग में एक सेब.
+    of_color: tuple[Words, ...]
+    # Words before and after a colour that follows its noun: "an apple that is RED".
+    later: tuple[tuple[Words, Words], ...]
+    places: frozenset[Words]  # descriptions of a background; they may name objects
+    # Words around two objects: their relation, and whether the first object is its a.
+    patterns: dict[Words, tuple[str, bool]]
 
 
 def words_of(text: str) -> Words:
+    """The words and punctuation marks of a text."""
     return tuple(part for part in TOKEN.split(text) if part)
 
 
-# ------------------------------------------------------------------------------------------------------------- two languages
+# --------------------------------------------------------------------------- rules of the languages
 
 
 @cache
 def language_rules(language: str) -> LanguageRules:
+    """The parsing rules of "en" or "hi"."""
     return _english() if language == "en" else _hindi()
 
 
@@ -104,10 +112,8 @@ def _english() -> LanguageRules:
     names, single = defaultdict[Words, set[str]](set), set[Words]()
     for concept in lexicon().values():
         for name in (concept.en, *concept.synonyms_en):
-            one, many = (
-                words_of(name.lower()),
-                words_of((concept.en_plural if name == concept.en else plural(name)).lower()),
-            )
+            many_name = concept.en_plural if name == concept.en else plural(name)
+            one, many = words_of(name.lower()), words_of(many_name.lower())
             names[one].add(concept.id)
             names[many].add(concept.id)
             single.add(one)
@@ -199,6 +205,7 @@ def _hindi() -> LanguageRules:
 def _by_first(
     names: dict[Words, set[str]], single: set[Words]
 ) -> dict[str, list[tuple[Words, frozenset[str], bool]]]:
+    """Concept names grouped by their first word, longest first; see LanguageRules.names."""
     first = defaultdict[str, list[tuple[Words, frozenset[str], bool]]](list)
     for words in sorted(names, key=len, reverse=True):
         first[words[0]].append((words, frozenset(names[words]), words in single))
@@ -214,31 +221,34 @@ def _places(
 
 
 def _english_phrases(mark: str) -> Iterator[Any]:
-    for group, concept in _kinds():
-        said = grammar_en.phrase(group, concept, random.Random(0))
-        yield replace(said, text=mark, exact=mark, bare=mark, plain=mark, the=mark, noun=mark)
+    for group, concept in _agreement_forms():
+        phrase = grammar_en.phrase(group, concept, random.Random(0))
+        yield replace(phrase, text=mark, exact=mark, bare=mark, plain=mark, the=mark, noun=mark)
 
 
 def _hindi_phrases(mark: str) -> Iterator[Any]:
-    for group, concept in _kinds():
-        said = grammar_hi.phrase(group, concept, random.Random(0))
+    for group, concept in _agreement_forms():
+        phrase = grammar_hi.phrase(group, concept, random.Random(0))
         yield replace(
-            said, text=mark, oblique=mark, exact=mark, bare=mark, loose=mark, plain=mark, noun=mark
+            phrase,
+            text=mark,
+            oblique=mark,
+            exact=mark,
+            bare=mark,
+            loose=mark,
+            plain=mark,
+            noun=mark,
         )
 
 
 def _hindi_sides(relation: str | None) -> list[dict[str, str]]:
-    return [
-        dict(items)
-        for items in {
-            tuple(grammar_hi.sides(relation, random.Random(k)).items()) for k in range(64)
-        }
-    ]
+    choices = {tuple(grammar_hi.sides(relation, random.Random(k)).items()) for k in range(64)}
+    return [dict(items) for items in choices]
 
 
 @cache
-def _kinds() -> tuple[tuple[Group, Concept], ...]:
-    """A concept, once and twice, for every way in which the words around one may differ."""
+def _agreement_forms() -> tuple[tuple[Group, Concept], ...]:
+    """One concept and count (1 or 2) for each agreement form that changes the words around it."""
     found: dict[Any, tuple[Group, Concept]] = {}
     for concept in lexicon().values():
         for count in (1, 2):
@@ -262,7 +272,10 @@ def _patterns(
     sides: Callable[[str | None], list[dict[str, str]]],
     clean: Callable[[str], str],
 ) -> dict[Words, tuple[str, bool]]:
-    """All that a language can say of two things, from the first to the second, by the words, with marks for the things."""
+    """All patterns that a language's grammar can generate for two objects.
+
+    Maps the words, with THING for each object, to the relation and whether the first is its a.
+    """
     one, two = list(phrases(THING + "a")), list(phrases(THING + "b"))
     found: dict[Words, tuple[str, bool]] = {}
     for relation, table in tables.items():
@@ -285,22 +298,22 @@ def _patterns(
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------ parsing
 
 
 def read(text: str, language: str) -> ParsedCaption:
-    """A caption, read backwards."""
-    known = language_rules(language)
-    tokens, mentions, left, k = words_of(known.clean(text)), list[Mention](), list[str](), 0
+    """The parsed caption of a text in a language ("en" or "hi")."""
+    rules = language_rules(language)
+    tokens, mentions, left, k = words_of(rules.clean(text)), list[Mention](), list[str](), 0
     aside = {
         i
-        for words in known.places
+        for words in rules.places
         for j in range(len(tokens))
         if tokens[j : j + len(words)] == words
         for i in range(j, j + len(words))
     }
     while k < len(tokens):
-        found = _mention(tokens, k, known)
+        found = _mention(tokens, k, rules)
         if found is None:
             left.append(tokens[k])
             k += 1
@@ -308,27 +321,27 @@ def read(text: str, language: str) -> ParsedCaption:
             mentions.append(replace(found[0], aside=k in aside))
             k = found[1]
             left.append(THING)
-    return ParsedCaption(tuple(mentions), tuple(_relations(left, known)))
+    return ParsedCaption(tuple(mentions), tuple(_relations(left, rules)))
 
 
-def _mention(tokens: Words, start: int, known: LanguageRules) -> tuple[Mention, int] | None:
-    """The noun phrase that begins here, and where it ends."""
-    k, count = start, known.counts.get(tokens[start])
-    k += count is not None or tokens[k] in known.articles
-    k += next((len(words) for words in known.pairs if tokens[k : k + len(words)] == words), 0)
-    k += k < len(tokens) and tokens[k] in known.sizes and not _name(tokens, k, known)
+def _mention(tokens: Words, start: int, rules: LanguageRules) -> tuple[Mention, int] | None:
+    """The noun phrase that begins at token ``start``, and the index after it; None if none does."""
+    k, count = start, rules.counts.get(tokens[start])
+    k += count is not None or tokens[k] in rules.articles
+    k += next((len(words) for words in rules.pairs if tokens[k : k + len(words)] == words), 0)
+    k += k < len(tokens) and tokens[k] in rules.sizes and not _name(tokens, k, rules)
     found: list[tuple[Words, frozenset[str], bool, str | None]] = []
-    if named := _name(tokens, k, known):
+    if named := _name(tokens, k, rules):
         found.append((*named, None))
-    color = known.colors.get(tokens[k]) if k < len(tokens) else None
-    if color and (named := _name(tokens, k + 1, known)):
+    color = rules.colors.get(tokens[k]) if k < len(tokens) else None
+    if color and (named := _name(tokens, k + 1, rules)):
         found.append(((tokens[k], *named[0]), *named[1:], color))
-    for between in known.of_color if color else ():
+    for between in rules.of_color if color else ():
         there = k + 1 + len(between)
         if (
             tokens[k + 1 : there] == between
             and there < len(tokens)
-            and (inner := _mention(tokens, there, known))
+            and (inner := _mention(tokens, there, rules))
         ):
             means = inner[0].means | {
                 (concept, color) for concept, none in inner[0].means if none is None
@@ -339,21 +352,23 @@ def _mention(tokens: Words, start: int, known: LanguageRules) -> tuple[Mention, 
     end = k + max(len(words) for words, *_ in found)
     longest = [entry for entry in found if k + len(entry[0]) == end]
     means = frozenset((concept, paint) for _, concepts, _, paint in longest for concept in concepts)
-    means, end = _painted_later(tokens, end, means, known)
-    return Mention(
-        1 if count is None and any(one for _, _, one, _ in longest) else count, means
-    ), end
+    means, end = _trailing_color(tokens, end, means, rules)
+    singular = any(one for _, _, one, _ in longest)
+    return Mention(1 if count is None and singular else count, means), end
 
 
-def _painted_later(
-    tokens: Words, end: int, means: frozenset[Meaning], known: LanguageRules
+def _trailing_color(
+    tokens: Words, end: int, means: frozenset[Meaning], rules: LanguageRules
 ) -> tuple[frozenset[Meaning], int]:
-    """What a noun phrase means, and where it ends, if a colour follows it that is not the background's or the next thing's."""
-    for before, after in known.later:
+    """The meanings and the end of a noun phrase, with a colour that follows the noun.
+
+    A colour that belongs to the background or to the next noun phrase is left alone.
+    """
+    for before, after in rules.later:
         place = end + len(before)
         stop = place + 1 + len(after)
-        color = known.colors.get(tokens[place]) if place < len(tokens) else None
-        taken = tokens[stop : stop + 1] in BACKGROUND or _name(tokens, stop, known)
+        color = rules.colors.get(tokens[place]) if place < len(tokens) else None
+        taken = tokens[stop : stop + 1] in BACKGROUND or _name(tokens, stop, rules)
         if (
             color
             and tokens[end:place] == before
@@ -364,14 +379,17 @@ def _painted_later(
     return means, end
 
 
-def _name(tokens: Words, k: int, known: LanguageRules) -> tuple[Words, frozenset[str], bool] | None:
-    """The longest name that stands here."""
-    some = known.names.get(tokens[k], ()) if k < len(tokens) else ()
-    return next((entry for entry in some if tokens[k : k + len(entry[0])] == entry[0]), None)
+def _name(tokens: Words, k: int, rules: LanguageRules) -> tuple[Words, frozenset[str], bool] | None:
+    """The longest concept name that begins at token k, None if none does."""
+    entries = rules.names.get(tokens[k], ()) if k < len(tokens) else ()
+    return next((entry for entry in entries if tokens[k : k + len(entry[0])] == entry[0]), None)
 
 
-def _relations(left: Sequence[str], known: LanguageRules) -> Iterator[tuple[str, int, int]]:
-    """The patterns that stand in what is left of a caption; of those of the same two things only the longest."""
+def _relations(left: Sequence[str], rules: LanguageRules) -> Iterator[tuple[str, int, int]]:
+    """The relations (name, a, b) in a caption whose noun phrases are replaced by THING.
+
+    Of the patterns that match around two neighbouring phrases only the longest counts.
+    """
     tokens = [token for token in left if token not in (".", "।")]
     numbers = [k for k, token in enumerate(tokens) if token == THING]
     for i, (one, two) in enumerate(pairwise(numbers)):
@@ -381,41 +399,44 @@ def _relations(left: Sequence[str], known: LanguageRules) -> Iterator[tuple[str,
             (begin, end) for begin in range(low + 1, one + 1) for end in range(two + 1, high + 1)
         ]
         for begin, end in sorted(spans, key=lambda span: span[0] - span[1]):
-            if pattern := known.patterns.get(tuple(tokens[begin:end])):
+            if pattern := rules.patterns.get(tuple(tokens[begin:end])):
                 relation, in_order = pattern
                 yield (relation, i, i + 1) if in_order else (relation, i + 1, i)
                 break
 
 
-# ------------------------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------ scoring
 
 
 def judge(scene: Scene, text: str, language: str) -> dict[str, list[bool]]:
-    """Of each kind of fact that the scene has, which are rightly said: every group is named; there are so many, which is asked again
-    of several alone; it has its colour; and the relation of two groups, if there is one. Where a caption can be understood in several
-    ways, the best counts."""
-    said = read(text, language)
-    own = [k for k, mention in enumerate(said.mentions) if not mention.aside]
-    own = own if len(own) >= len(scene.groups) else [*range(len(said.mentions))]
-    numbers: list[int | None] = [*own, *[None] * len(scene.groups)]
+    """Whether each fact of a scene is stated correctly in a caption, by kind of fact.
+
+    Kinds: every group is named ("things"); its count is right ("counts", and "several" for groups
+    of two or more alone); its colour; and the relation of two groups, if there is one. Of several
+    possible readings of a caption, the best counts.
+    """
+    parsed = read(text, language)
+    candidates = [k for k, mention in enumerate(parsed.mentions) if not mention.aside]
+    enough = len(candidates) >= len(scene.groups)
+    candidates = candidates if enough else [*range(len(parsed.mentions))]
+    numbers: list[int | None] = [*candidates, *[None] * len(scene.groups)]
     best: dict[str, list[bool]] | None = None
     for order in set(permutations(numbers[: 6 + len(scene.groups)], len(scene.groups))):
-        facts = _facts(scene, said, order)
+        facts = _facts(scene, parsed, order)
         if best is None or sum(map(sum, facts.values())) > sum(map(sum, best.values())):
             best = facts
     return best or {}
 
 
-def _facts(scene: Scene, said: ParsedCaption, order: Sequence[int | None]) -> dict[str, list[bool]]:
-    """The facts if group k is what mention ``order[k]`` means."""
+def _facts(
+    scene: Scene, parsed: ParsedCaption, order: Sequence[int | None]
+) -> dict[str, list[bool]]:
+    """The facts when group k is matched with mention ``order[k]`` (None: not mentioned)."""
     facts = defaultdict[str, list[bool]](list)
     for group, k in zip(scene.groups, order, strict=True):
-        mention = None if k is None else said.mentions[k]
-        colors = (
-            {color for concept, color in mention.means if concept == group.concept}
-            if mention
-            else set()
-        )
+        mention = None if k is None else parsed.mentions[k]
+        means = mention.means if mention else ()
+        colors = {color for concept, color in means if concept == group.concept}
         facts["things"].append(bool(colors))
         counted = bool(colors) and mention is not None and mention.count == group.count
         facts["counts"].append(counted)
@@ -424,15 +445,14 @@ def _facts(scene: Scene, said: ParsedCaption, order: Sequence[int | None]) -> di
         if group.color:
             facts["colours"].append(group.color in colors)
     if scene.relation:
-        facts["relations"].append(
-            all(facts["things"])
-            and any(_same(scene.relation, order, each) for each in said.relations)
-        )
+        stated = any(_same(scene.relation, order, each) for each in parsed.relations)
+        facts["relations"].append(all(facts["things"]) and stated)
     return facts
 
 
-def _same(relation: str, order: Sequence[int | None], said: tuple[str, int, int]) -> bool:
-    name, a, b = said
+def _same(relation: str, order: Sequence[int | None], stated: tuple[str, int, int]) -> bool:
+    """Whether a stated relation of mentions is that of the groups, in either order."""
+    name, a, b = stated
     if (a, b) == tuple(order):
         return name == relation
     return (b, a) == tuple(order) and (
@@ -440,17 +460,17 @@ def _same(relation: str, order: Sequence[int | None], said: tuple[str, int, int]
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- measuring
+# -------------------------------------------------------------------------------------- measurement
 
 
 def scores(
     scenes: Sequence[Scene], texts: Iterable[str], language: str
 ) -> dict[str, tuple[float, int]]:
-    """The share of facts that are right, and how many there are, by kind."""
+    """The share of correct facts in [0, 1], and the number of facts, by kind."""
     every = defaultdict[str, list[bool]](list)
     for scene, text in zip(scenes, texts, strict=True):
-        for kind, so in judge(scene, text, language).items():
-            every[kind] += so
+        for kind, correct in judge(scene, text, language).items():
+            every[kind] += correct
     return {kind: (sum(every[kind]) / max(len(every[kind]), 1), len(every[kind])) for kind in FACTS}
 
 
@@ -459,10 +479,13 @@ def measure(
     prompts: Sequence[Prompt],
     progress: Callable[[int, int], None],
 ) -> str:
-    """A table of what ``tell(images, language)`` says of true pictures of prompts, beside floor and ceiling."""
+    """A Markdown table of caption accuracy on true pictures of prompts, with floor and ceiling.
+
+    ``tell(images, language)`` returns one caption for each image.
+    """
     scenes = [prompt.scene(random.Random(f"told/{k}")) for k, prompt in enumerate(prompts)]
     lines = [
-        "| caption in | who tells | " + " | ".join(FACTS) + " |",
+        "| caption in | captions from | " + " | ".join(FACTS) + " |",
         "|---|---|" + "---:|" * len(FACTS),
     ]
     images = [
@@ -470,26 +493,26 @@ def measure(
         for k in range(0, len(scenes), BATCH)
         for image in to_images(render(scenes[k : k + BATCH]).pixels)
     ]
-    for turn, language in enumerate(LANGUAGES):
+    for nth, language in enumerate(LANGUAGES):
         texts = list[str]()
         for start in range(0, len(images), BATCH):
             texts += tell(images[start : start + BATCH], language)
-            progress(turn * len(scenes) + len(texts), len(LANGUAGES) * len(scenes))
+            progress(nth * len(scenes) + len(texts), len(LANGUAGES) * len(scenes))
         own = [
             caption(scene, language, "natural", random.Random(f"told/{k}"))
             for k, scene in enumerate(scenes)
         ]
         others = random.Random("told").sample(own, len(own))
-        for who, said in (
+        for source, captions in (
             ("floor: captions of other pictures", others),
             ("the model", texts),
             ("ceiling: the world", own),
         ):
             cells = (
                 f"{100 * share:.1f} % of {n}"
-                for share, n in scores(scenes, said, language).values()
+                for share, n in scores(scenes, captions, language).values()
             )
-            lines.append(f"| {language} | {who} | " + " | ".join(cells) + " |")
+            lines.append(f"| {language} | {source} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -499,20 +522,18 @@ def main() -> None:
         "model", help="a DALL-E: a name from `kalpana models`, or a folder of weights"
     )
     parser.add_argument(
-        "--suite", default="spriteeval", help="the prompts of whose true pictures it is to tell"
+        "--suite", default="spriteeval", help="the prompts whose true pictures are captioned"
     )
-    parser.add_argument("--dev", action="store_true", help="prompts by which choices are made")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--dev", action="store_true", help="the dev split, by which choices are made"
+    )
+    options = parser.parse_args()
     try:
-        model = load(asked.model)
+        model = load(options.model)
         if not hasattr(model, "caption"):
-            raise KalpanaError(f"model {asked.model!r} says nothing of pictures: name a DALL-E")
-        print(
-            measure(
-                model.caption, suites.load(asked.suite, asked.dev), progress_to_stderr("captions")
-            ),
-            end="",
-        )
+            raise KalpanaError(f"model {options.model!r} cannot caption pictures: name a DALL-E")
+        prompts = suites.load(options.suite, options.dev)
+        print(measure(model.caption, prompts, progress_to_stderr("captions")), end="")
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

@@ -1,7 +1,8 @@
-"""The family table: several models on the same prompts, seeds and verifier, by the steps they take and by the seconds.
+"""Model comparison on the same prompts, seeds and verifier, by sampling steps and by seconds.
 
-Each model's pictures for each number of steps are a run of their own (`run.py`) in a folder of the comparison, so a comparison that was
-stopped goes on, and one more model costs only its own pictures.
+The pictures of each model at each number of steps are a run of their own (`run.py`) in a folder of
+the comparison. An interrupted comparison therefore resumes, and an added model costs only its own
+pictures.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from kalpana.request import Capabilities
 from kalpana.types import KalpanaError, Picture
 
 STEPS = (1, 4, 8, 20, 50)
-Draw = Callable[
-    [Prompt, Sequence[int], int | None], Sequence[Picture]
-]  # of a prompt, for these seeds, in so many steps
+# draw(prompt, seeds, steps): one picture for each seed; steps None: the model's default.
+Draw = Callable[[Prompt, Sequence[int], int | None], Sequence[Picture]]
 
 
 class Model(Protocol):
-    """What is asked of a model to be compared: ``generate.load`` gives one."""
+    """The interface of a model to be compared; ``pipelines.load`` returns one."""
 
     @property
     def name(self) -> str: ...
@@ -41,9 +41,13 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A model at a number of steps (None: it takes none): its overall score, that of nothing (the floor) and of true renders (the
-    ceiling), the seconds a picture took on this machine, what it ``cost`` beside them, where words are asked for their ``reader``, and
-    whether the verifier can be trusted with all of the tasks (None: nobody asked)."""
+    """The result of a model at a number of steps (None: the model has no steps).
+
+    ``score`` is the overall score, ``floor`` that of exchanged pictures and ``ceiling`` that of
+    true renders, both in [0, 1]; ``seconds`` is the time a picture took on this machine; ``reader``
+    names the text reader where prompts ask for words; ``verified`` tells whether the verifier's
+    errors are small enough for all tasks (None: not checked).
+    """
 
     model: str
     steps: int | None
@@ -66,20 +70,23 @@ def compare(
     progress: Callable[[str], Progress],
     verified: Mapping[str, bool] | None = None,
 ) -> list[Entry]:
-    """An entry for each model and number of steps (None: the model's own), also written to compare.json and compare.md in ``out``;
-    ``about`` and ``verified`` as in `run`, and ``progress`` gives for a label what is called with (done, total).
+    """One entry for each model and number of steps (None: the model's default).
 
-    A model that has no steps has one entry. Raises KalpanaError where two models have one name, or a folder holds a run of something else.
+    Also writes compare.json and compare.md into ``out``. ``about`` and ``verified`` are as in
+    `run`; ``progress(label)`` returns a callback of (done, total). A model that has no steps has
+    one entry. Raises KalpanaError if two models have the same name, or if a folder holds another
+    run.
     """
     names = [model.name for model, *_ in models]
     if len(set(names)) < len(names):
         raise KalpanaError(
-            f"two of the models are called {max(names, key=names.count)!r}: compare models of different names"
+            f"two of the models are called {max(names, key=names.count)!r}: "
+            "compare models of different names"
         )
     entries, bounds = [], ReferenceScores.of(prompts, verifier)
     for model, draw, cost in models:
         takes = "steps" in model.capabilities.uses
-        own = model.capabilities.defaults.steps if takes else None
+        default = model.capabilities.defaults.steps if takes else None
         for count in steps if takes else (None,):
             folder = out / (model.name if count is None else f"{model.name}-{count}")
             clock = Clock(folder / "seconds.json")
@@ -105,7 +112,7 @@ def compare(
             entries.append(
                 Entry(
                     model.name,
-                    count or own,
+                    count or default,
                     report.score.overall,
                     floor,
                     ceiling,
@@ -121,7 +128,7 @@ def compare(
 
 
 class Clock:
-    """The seconds that pictures took, kept in a file, so that a run which goes on goes on counting."""
+    """A timer of the seconds that pictures take, kept in a file: a resumed run adds to it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.pictures, self.seconds, self.began = path, 0, 0.0, 0.0
@@ -136,29 +143,37 @@ class Clock:
         self.seconds += time.perf_counter() - self.began
 
     def note(self, pictures: int) -> None:
+        """Add to the number of pictures and save the file."""
         self.pictures += pictures
         write(self.path, json.dumps({"pictures": self.pictures, "seconds": self.seconds}).encode())
 
     @property
     def each(self) -> float:
+        """Seconds a picture."""
         return self.seconds / max(self.pictures, 1)
 
 
 def markdown(entries: Sequence[Entry]) -> str:
-    """The entries as a table, and below it the floor and the ceiling, which all of them share but for chance."""
+    """The entries as a Markdown table, with the floor and the ceiling below it.
+
+    These differ between entries only by chance.
+    """
     lines = [
         "| model | steps | score (95 %) | seconds a picture | memory | parameters | training |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for entry in entries:
-        score = f"{100 * entry.score.right:.1f} ({100 * entry.score.low:.1f} to {100 * entry.score.high:.1f})"
+        share = entry.score
+        score = f"{100 * share.right:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
         score += " (not verified)" if entry.verified is False else ""
-        steps, cost = "" if entry.steps is None else entry.steps, " | ".join(_told(entry.cost))
+        steps = "" if entry.steps is None else entry.steps
+        cost = " | ".join(_cost_cells(entry.cost))
         lines.append(f"| {entry.model} | {steps} | {score} | {entry.seconds:.2f} | {cost} |")
     floors, ceilings = [entry.floor for entry in entries], [entry.ceiling for entry in entries]
     lines += [
         "",
-        f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, ceiling {100 * max(ceilings):.1f}; ",
+        f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, "
+        f"ceiling {100 * max(ceilings):.1f}; ",
     ]
     lines[-1] += f"{entries[0].score.prompts} prompts, the same seeds and verifier for all."
     if entries[0].reader:
@@ -166,8 +181,8 @@ def markdown(entries: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(cost: Cost) -> tuple[str, str, str]:
-    """Memory, parameters and training as the table has them."""
+def _cost_cells(cost: Cost) -> tuple[str, str, str]:
+    """The table cells of memory, parameters and training arithmetic."""
     memory = "–" if cost.memory is None else f"{cost.memory / 2**30:.2f} GiB"
     parameters = "–" if cost.parameters is None else f"{cost.parameters / 1e6:.1f} M"
     return memory, parameters, "–" if cost.flops is None else f"{cost.flops / 1e15:.2f} PFLOP"

@@ -1,4 +1,4 @@
-"""What a model costs beside its pictures: its parameters, the arithmetic of its training, and the memory it draws in."""
+"""Cost of a model: its parameters, training FLOPs and peak memory when sampling."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ from kalpana.train.task import SORT
 from kalpana.train.tasks import TASKS
 from kalpana.types import KalpanaError
 
-BATCHES, BATCH = 8, 4  # from all over a run, of which the arithmetic of a sample is the mean
+BATCHES, BATCH = 8, 4  # spread over a run: the FLOPs of a training sample are their mean
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a model: ``parameters`` of all that it draws with; ``flops`` that its training took, products and sums apart, of all weights it
-    draws with; ``memory``, the most bytes that a process has which loads it and draws a picture. None is not known."""
+    """The cost of a model; None where a value is unknown.
+
+    ``parameters`` counts all networks that it samples with; ``flops`` is the training arithmetic
+    of all of these (a multiply-add is 2); ``memory`` is the peak in bytes of a process that loads
+    it and generates one picture.
+    """
 
     parameters: int | None
     flops: float | None
@@ -38,50 +42,48 @@ class Cost:
 
     @classmethod
     def of(cls, name: str, prompt: str) -> Cost:
-        """The cost of a model by its name or folder, drawing this prompt."""
+        """The cost of a model, by its name or folder; memory is measured on this prompt."""
         folder, peak = find_model(name), memory(name, prompt)
         if not (folder / CARD).is_file():  # a public checkpoint
             return cls(None, None, peak)
         card = read_card(folder)
-        whole = {
-            whole_of(path): path for path in weights_of(folder, card.family)
-        }  # every shard says the same
+        # One shard of each file of weights is enough: all shards hold the same metadata.
+        whole = {whole_of(path): path for path in weights_of(folder, card.family)}
         try:
             return cls(card.parameters, sum(map(training, whole.values())), peak)
-        except KalpanaError:  # trained by something that is not here
+        except KalpanaError:  # no recipe in the metadata, or files that it needs are missing
             return cls(card.parameters, None, peak)
 
 
 def training(weights: Path) -> float:
-    """Products and sums, apart, of matrices and convolutions in the training of these weights: of the samples of all its sittings, each as
-    the latest recipe has it. Raises KalpanaError where the weights do not say, or what that recipe needs is not here."""
+    """Training FLOPs of these weights in matrix products and convolutions (a multiply-add is 2).
+
+    Sums the samples of all runs that led to the weights, each at the cost of the latest recipe.
+    Raises KalpanaError if the metadata holds no recipe, or if what the recipe needs is missing.
+    """
     latest: dict[str, Any] | None = provenance(weights)
     try:
         each = sample(Recipe(**latest["recipe"]))  # type: ignore[index]
     except (KeyError, ValidationError):
         raise KalpanaError(f"{weights} does not say how it was trained") from None
-    samples, sitting = 0, latest
-    while sitting:
-        samples, sitting = (
-            samples + sitting.get("samples", 0),
-            sitting.get("init") or sitting.get("grown_from"),
+    samples, training_run = 0, latest
+    while training_run:
+        samples, training_run = (
+            samples + training_run.get("samples", 0),
+            training_run.get("init") or training_run.get("grown_from"),
         )
     return samples * each
 
 
 def sample(recipe: Recipe) -> float:
-    """Products and sums, apart, that a sample takes there and back."""
+    """FLOPs of one training sample, forward and backward (a multiply-add is 2)."""
     small = recipe.model_copy(
         update={"num_images": SORT * BATCH, "batch": BATCH, "grad_accum": 1, "compile": False}
     )
-    task, rng = (
-        TASKS[recipe.family](small, torch.device("cpu"), silent),
-        torch.Generator().manual_seed(0),
-    )
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):  # what is fused is not counted
+    task = TASKS[recipe.family](small, torch.device("cpu"), silent)
+    rng = torch.Generator().manual_seed(0)
+    # The counter misses fused attention, so the unfused kernel is used.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for k in range(BATCHES):
             loss, _ = task.loss(task.batch(k * recipe.steps // BATCHES), rng)
             loss.backward()
@@ -89,19 +91,17 @@ def sample(recipe: Recipe) -> float:
 
 
 def memory(name: str, prompt: str) -> int:
-    """The most bytes that a process of its own held which drew one picture by this model."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        return alone.submit(_most, name, prompt).result()
+    """Peak memory in bytes of a separate process that generates one picture with this model."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_peak, name, prompt).result()
 
 
-def _most(name: str, prompt: str) -> int:
+def _peak(name: str, prompt: str) -> int:
+    """Generate one picture in this process; returns its peak memory in bytes."""
     last(load(name).generate(prompt, model=name, seed=0))
-    if (
-        sys.platform == "linux"
-    ):  # where getrusage also counts what the process that began this one held then
-        lines = dict(
-            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
-        )
+    if sys.platform == "linux":  # getrusage there includes the memory of the parent at the start
+        status = Path("/proc/self/status").read_text().splitlines()
+        lines = dict(line.split(":", 1) for line in status)
         return int(lines["VmHWM"].split()[0]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,9 +1,15 @@
-"""How well two towers know which words belong to which picture: ``python -m kalpana.evaluate.retrieval MODEL``.
+"""CLIP evaluation: ``python -m kalpana.evaluate.retrieval MODEL``.
 
-On scenes of the test split, each with a dense caption in English and in Hindi: how often the right one is first, or among the first five
-or ten, both ways; how often both languages find the same picture; how often a caption with one thing wrong fits less well than the
-true one, by what is wrong, each on a tenth as many scenes; and which of the core classes a lone thing is, in a drawing style that the
-model never saw. Beside each stands what chance gives, and beside the last the nearest neighbour by pixels.
+On scenes of the test split, each with a dense caption in English and in Hindi:
+
+- retrieval: R@1, R@5 and R@10 in both directions;
+- agreement: how often both languages retrieve the same picture;
+- hard negatives: how often the true caption scores higher than one with a single fact wrong, by
+  kind of fact, each on a tenth as many scenes;
+- zero-shot accuracy over the core classes, on single objects in a drawing style that the model was
+  not trained on.
+
+Chance is given with each, and for zero-shot accuracy also the nearest neighbour by pixels.
 """
 
 from __future__ import annotations
@@ -35,14 +41,14 @@ from kalpana.world.world import KINDS, World, kind_of
 
 SCENES = 1000
 RANKS = (1, 5, 10)
-RARE = 600  # scenes looked through at most for one that can be said wrong in a way
+RARE = 600  # scenes searched at most for each one that has a hard negative of a kind
 EACH = 8  # pictures of a class in the unseen style
-TAUGHT = 20  # of a class in the other styles, for the nearest neighbour
+TAUGHT = 20  # pictures of a class in the other styles, for the nearest neighbour
 TEMPLATES = {"en": ("a picture of {a}", "{a}", "one {b}"), "hi": ("{a} की तस्वीर", "एक {a}", "{a}")}
 
 
 class Encoder(Protocol):
-    """Whatever puts pictures and words into one space, as unit vectors (n, d)."""
+    """A joint encoder of pictures and texts: unit vectors (n, d) in one space."""
 
     def images(self, images: Sequence[Image.Image]) -> Tensor: ...
     def texts(self, texts: Sequence[str]) -> Tensor: ...
@@ -50,29 +56,38 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Recall:
-    """Of one language: the share of captions whose picture is among the first 1, 5 and 10, and of pictures whose caption is."""
+    """R@1, R@5 and R@10 of one language, in [0, 1], in both directions."""
 
-    pictures: tuple[float, ...]  # found by their captions
-    captions: tuple[float, ...]  # found by their pictures
+    pictures: tuple[float, ...]  # pictures retrieved by their captions
+    captions: tuple[float, ...]  # captions retrieved by their pictures
 
 
 def recall(image: Tensor, text: Tensor, same: Tensor) -> Recall:
-    """Of features (n, d) each; ``same`` (n, n) says which texts read alike, so that none of them is wrong in another's place."""
-    likeness = text @ image.T  # texts pictures
+    """Recall of image and text features (n, d); row i of both belongs to the same scene.
 
-    def among(order: Tensor, rank: int) -> float:
+    ``same`` (n, n) marks equal texts: each of them is accepted in the place of the other.
+    """
+    similarity = text @ image.T  # texts pictures
+
+    def recall_at(order: Tensor, rank: int) -> float:
         return same.gather(1, order[:, :rank]).any(1).float().mean().item()
 
-    down, across = (each.argsort(1, descending=True) for each in (likeness, likeness.T))
+    by_text, by_image = (each.argsort(1, descending=True) for each in (similarity, similarity.T))
     return Recall(
-        tuple(among(down, rank) for rank in RANKS), tuple(among(across, rank) for rank in RANKS)
+        tuple(recall_at(by_text, rank) for rank in RANKS),
+        tuple(recall_at(by_image, rank) for rank in RANKS),
     )
 
 
 @dataclass(frozen=True)
 class Report:
-    """Recall by language, agreement of the two, the share of each kind of twist that is told and how many there were, with the mean of the
-    kinds, and accuracy over the core classes in the unseen style by language, with the pixels' own; shares in [0, 1]."""
+    """The results of a CLIP evaluation; all shares are in [0, 1].
+
+    ``recall`` by language; ``agreement`` of the two languages; ``twists``: for each kind of hard
+    negative, and for their mean, the share of cases that prefer the true caption and their number;
+    ``classes``: zero-shot accuracy by language in the unseen ``style``; ``pixels``: the same by
+    nearest neighbour.
+    """
 
     recall: dict[str, Recall]
     agreement: float
@@ -83,6 +98,7 @@ class Report:
     pixels: float
 
     def markdown(self) -> str:
+        """The report as Markdown tables."""
         lines = ["| over scenes | chance | English | Hindi |", "|---|---:|---:|---:|"]
         for name, which in (
             ("picture found by its caption", "pictures"),
@@ -90,15 +106,18 @@ class Report:
         ):
             for k, rank in enumerate(RANKS):
                 cells = (f"{100 * getattr(each, which)[k]:.1f} %" for each in self.recall.values())
+                chance = 100 * rank / self.scenes
                 lines.append(
-                    f"| {name}, R@{rank} of {self.scenes:,} | {100 * rank / self.scenes:.1f} % | {' | '.join(cells)} |"
+                    f"| {name}, R@{rank} of {self.scenes:,} | {chance:.1f} % "
+                    f"| {' | '.join(cells)} |"
                 )
         lines += [
             "",
             f"Both languages find the same picture for {100 * self.agreement:.1f} % of scenes.",
             "",
         ]
-        lines += ["| one thing wrong | captions | chance | told |", "|---|---:|---:|---:|"]
+        lines += ["| one fact wrong | captions | chance | true one preferred |"]
+        lines += ["|---|---:|---:|---:|"]
         lines += [
             f"| {way} | {count} | 50.0 % | {100 * share:.1f} % |"
             for way, (share, count) in self.twists.items()
@@ -112,7 +131,8 @@ class Report:
             chance = 100 / len(core(self.style))
             cells = (f"{100 * share:.1f} %" for share in self.classes.values())
             lines.append(
-                f"| right of {len(core(self.style))} | {chance:.1f} % | {100 * self.pixels:.1f} % | {' | '.join(cells)} |"
+                f"| right of {len(core(self.style))} | {chance:.1f} % "
+                f"| {100 * self.pixels:.1f} % | {' | '.join(cells)} |"
             )
         return "\n".join(lines) + "\n"
 
@@ -120,19 +140,25 @@ class Report:
 def measure(
     encoder: Encoder, scenes: int = SCENES, kind: str = "everything", style: str | None = None
 ) -> Report:
-    """Measure an encoder on test scenes of a kind, and, where it never saw a style, on lone things in that style."""
+    """The report on an encoder: test scenes of a kind, and single objects in an unseen ``style``.
+
+    Without a ``style`` the zero-shot part is left out.
+    """
     world = World(1, "test", kind=kind)
     every = [world.scene(i) for i in range(scenes)]
     image = image_features(encoder, every)
-    said = {
+    captions = {
         language: [_said(scene, kind, language, i) for i, scene in enumerate(every)]
         for language in LANGUAGES
     }
-    text = {language: text_features(encoder, captions) for language, captions in said.items()}
+    text = {language: text_features(encoder, texts) for language, texts in captions.items()}
     found = [(text[language] @ image.T).argmax(1) for language in LANGUAGES]
     classes, pixels = zero_shot(encoder, style) if style else ({}, 0.0)
     return Report(
-        {language: recall(image, text[language], alike(said[language])) for language in LANGUAGES},
+        {
+            language: recall(image, text[language], alike(captions[language]))
+            for language in LANGUAGES
+        },
         (found[0] == found[1]).float().mean().item(),
         swaps(encoder, world, max(scenes // 10, 1)),
         scenes,
@@ -143,8 +169,11 @@ def measure(
 
 
 def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, int]]:
-    """How often, of how many, the true caption fits a picture better than one with this or that wrong, by what is wrong: of ``each`` scenes
-    at most that can be said wrong so; then the mean."""
+    """Hard-negative accuracy: how often the true caption scores higher than one with a wrong fact.
+
+    Returns by kind of wrong fact the share in [0, 1] and the number of cases, from at most ``each``
+    scenes; the last entry is the mean.
+    """
     scores: dict[str, tuple[float, int]] = {}
     for way, found in _twisted(world, each).items():
         image = image_features(encoder, [scene for _, scene, _ in found])
@@ -156,20 +185,15 @@ def swaps(encoder: Encoder, world: World, each: int) -> dict[str, tuple[float, i
             for k in (0, 1)
         ]
         true, false = (text_features(encoder, captions) for captions in both)
-        told = [
-            so
-            for so, one, two in zip(
-                (((true - false) * image).sum(1) > 0).tolist(), *both, strict=True
-            )
-            if one != two
-        ]
-        scores[way] = (sum(told) / len(told), len(told))
+        higher = (((true - false) * image).sum(1) > 0).tolist()
+        preferred = [so for so, one, two in zip(higher, *both, strict=True) if one != two]
+        scores[way] = (sum(preferred) / len(preferred), len(preferred))
     shares, counts = zip(*scores.values(), strict=True)
     return scores | {"mean": (sum(shares) / len(shares), sum(counts))}
 
 
 def _twisted(world: World, each: int) -> dict[str, list[tuple[int, Scene, Scene]]]:
-    """The first scenes that can be said wrong in a way, each with its number and what is said then, by the way."""
+    """The first ``each`` scenes with a hard negative of each kind, as (index, scene, negative)."""
     found: dict[str, list[tuple[int, Scene, Scene]]] = defaultdict(list)
     rng, ways = random.Random("swaps"), {way for kind in WAYS.values() for way in kind}
     for i in range(RARE * each):
@@ -185,11 +209,14 @@ def _twisted(world: World, each: int) -> dict[str, list[tuple[int, Scene, Scene]
 
 
 def zero_shot(encoder: Encoder, style: str) -> tuple[dict[str, float], float]:
-    """Accuracy over the core classes on lone things in a style, by the language of the labels; and that of the nearest neighbour by pixels
-    among pictures in all other styles."""
+    """Zero-shot accuracy over the core classes on single objects in a style.
+
+    Returns the accuracy by language of the labels, and that of the nearest neighbour by pixels
+    among pictures in all other styles; in [0, 1].
+    """
     classes = core(style)
-    asked = [lone(concept, style, f"{concept}/{k}") for concept in classes for k in range(EACH)]
-    taught = [
+    queries = [lone(concept, style, f"{concept}/{k}") for concept in classes for k in range(EACH)]
+    references = [
         lone(concept, other, f"{concept}/{other}/{k}")
         for concept in classes
         for k in range(TAUGHT)
@@ -200,18 +227,18 @@ def zero_shot(encoder: Encoder, style: str) -> tuple[dict[str, float], float]:
         ]
     ]
     truth = torch.arange(len(classes)).repeat_interleave(EACH)
-    image = image_features(encoder, asked)
+    image = image_features(encoder, queries)
     scores = {}
     for language in LANGUAGES:
         labels = torch.stack([_label(encoder, concept, language) for concept in classes])
         scores[language] = ((image @ labels.T).argmax(1) == truth).float().mean().item()
-    one, two = (small(scenes) for scenes in (asked, taught))
+    one, two = (small(scenes) for scenes in (queries, references))
     nearest = torch.cdist(one, two).argmin(1) // TAUGHT
     return scores, (nearest == truth).float().mean().item()
 
 
 def core(style: str) -> list[str]:
-    """The core classes that are drawn in a style and in others. Raises KalpanaError where there are none."""
+    """The core classes with sprites in a style and in others; KalpanaError if there are none."""
     drawn = {c.id: sprites_of(c.id) for c in lexicon().values() if c.core}
     found = [concept for concept, sprites in drawn.items() if style in sprites and len(sprites) > 1]
     if not found:
@@ -223,31 +250,31 @@ def core(style: str) -> list[str]:
 
 
 def lone(concept: str, style: str, seed: str) -> Scene:
-    """A scene of one such thing in its own colours."""
+    """A scene of a single object of a concept in its own colours."""
     scene = scene_of(random.Random(f"lone/{seed}"), (Group(concept),), style=style)
     assert scene is not None, f"{style} draws no {concept}"
     return scene
 
 
 def image_features(encoder: Encoder, scenes: Sequence[Scene]) -> Tensor:
-    """The features (n, d) of the pictures of scenes."""
+    """The image features (n, d) of rendered scenes."""
     return torch.cat([encoder.images(to_images(pixels)) for pixels in _drawn(scenes)])
 
 
 def text_features(encoder: Encoder, texts: Sequence[str]) -> Tensor:
-    """The features (n, d) of texts."""
+    """The text features (n, d)."""
     return torch.cat([encoder.texts(texts[k : k + BATCH]) for k in range(0, len(texts), BATCH)])
 
 
 def alike(texts: Sequence[str]) -> Tensor:
-    """Which texts (n, n) are the same."""
+    """A mask (n, n) of equal texts."""
     number = {text: k for k, text in enumerate(texts)}
     numbers = torch.tensor([number[text] for text in texts])
     return numbers[:, None] == numbers
 
 
 def small(scenes: Sequence[Scene]) -> Tensor:
-    """The pictures of scenes as 16 x 16 pixels (n, 768)."""
+    """Rendered scenes, area-averaged to 16 x 16 pixels and flattened: (n, 768)."""
     return torch.cat(
         [F.interpolate(pixels, (16, 16), mode="area").flatten(1) for pixels in _drawn(scenes)]
     )
@@ -258,18 +285,16 @@ def _drawn(scenes: Sequence[Scene]) -> Iterator[Tensor]:
 
 
 def _label(encoder: Encoder, concept: str, language: str) -> Tensor:
-    """The class's direction (d,): the mean over templates (Radford et al. 2021, section 3.1.4)."""
-    named = lexicon()[concept]
-    a = (
-        f"{'an' if named.en[0] in 'aeiou' else 'a'} {named.en}"
-        if language == "en"
-        else named.hi.singular
-    )
-    texts = [template.format(a=a, b=named.en) for template in TEMPLATES[language]]
+    """The class embedding (d,): the mean over templates (Radford et al. 2021, section 3.1.4)."""
+    names = lexicon()[concept]
+    english = f"{'an' if names.en[0] in 'aeiou' else 'a'} {names.en}"
+    a = english if language == "en" else names.hi.singular
+    texts = [template.format(a=a, b=names.en) for template in TEMPLATES[language]]
     return F.normalize(text_features(encoder, texts).mean(0), dim=0)
 
 
 def _said(scene: Scene, kind: str, language: str, i: int) -> str:
+    """The dense caption of scene i."""
     return KINDS[kind].caption(scene, language, "dense", random.Random(f"pairs/{i}/{language}"))
 
 
@@ -287,7 +312,7 @@ if __name__ == "__main__":
     parser.add_argument("--kind", default="everything", help="a kind of the world's pictures")
     parser.add_argument(
         "--style",
-        help="a drawing style that the model never saw, for its accuracy over the core classes there",
+        help="a drawing style that the model was not trained on, for zero-shot accuracy in it",
     )
     options = parser.parse_args()
     try:

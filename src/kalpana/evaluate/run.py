@@ -1,7 +1,9 @@
-"""A suite, run: draw every prompt, look, judge, and set the score between its floor, its baseline and its ceiling.
+"""Evaluation runs: generate a suite's pictures, verify them, and report the accuracy.
 
-A run lives in one folder. Its pictures are kept, so a run that was stopped goes on where it was; ``run.json`` says of what it is, and a
-run of something else is refused there. Pictures made elsewhere are scored in the same way.
+The report gives the accuracy with a shuffled-prompt floor, a nearest-caption baseline and a
+rendered ceiling. A run lives in one folder. Its pictures are kept, so an interrupted run resumes;
+``run.json`` describes the run, and a different run in the same folder is refused. Pictures from
+elsewhere are scored in the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from kalpana.world.sheet import captioned
 from kalpana.world.world import World
 
 SEEDS = 4  # pictures a prompt
-BATCH = 64  # pictures looked at together
+BATCH = 64  # pictures a batch of the verifier, the encoder or the renderer
 VERDICTS = "verdicts.json"  # in a run's folder: whether each picture is right
 CAPTIONS = 20_000  # training captions that the retrieval baseline chooses from
 Draw = Callable[[Prompt, Sequence[int]], Sequence[Picture]]
@@ -42,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 
 class Asked(Protocol):
-    """A prompt of any kind: for a picture, or for a clip."""
+    """A prompt of any kind: for a picture or for a video."""
 
     @property
     def task(self) -> str: ...
@@ -53,9 +55,12 @@ A = TypeVar("A", bound=Asked)
 
 @dataclass(frozen=True)
 class ClipScore:
-    """How near pictures are to their prompts by a CLIP of this ``name`` and hash: its CLIP score (Hessel et al. 2021, equation 1), the
-    cosine of both vectors, and 0 where that is negative. Tables hold it in [0, 1] and print it times 100, which is the w of torchmetrics
-    (that of the paper is 2.5; the code of torchmetrics, unlike its formula, takes 0 for a negative mean, not for each picture)."""
+    """CLIP score of pictures and their prompts: max(cosine, 0) (Hessel et al. 2021, equation 1).
+
+    ``name`` and ``sha256`` identify the CLIP. Tables hold the score in [0, 1] and print it times
+    100, which is the w of torchmetrics (the paper's is 2.5). The code of torchmetrics, unlike its
+    formula, clamps the mean at 0 and not each picture.
+    """
 
     name: str
     sha256: str
@@ -65,17 +70,25 @@ class ClipScore:
     ceiling: Table
 
     def markdown(self) -> str:
-        about = f"CLIP score by {self.name} (100 cos, 0 where it is negative; any seed: the best of a prompt's):\n"
+        """The CLIP score as a Markdown table."""
+        about = (
+            f"CLIP score by {self.name} "
+            "(100 cos, 0 where it is negative; any seed: the best of a prompt's):\n"
+        )
         return f"{about}\n{markdown(rows(self.score, self.floor, self.baseline, self.ceiling))}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished run: the share of right pictures beside what costs nothing (each prompt judged on the pictures of another of its
-    task), the pictures of the nearest training captions, and true renders of the prompts, all through one verifier. Where words are
-    asked for, they are as ``reader`` reads them, and ``others`` are the same by the verifier's other readers. ``verified`` says of
-    each task whether the verifier's published errors are small enough; None where nobody asked. ``clip`` is the same by a CLIP instead
-    of the verifier, where one is given."""
+    """The report on a finished run: accuracy by task, with reference scores by the same verifier.
+
+    ``score`` is the accuracy and ``strict`` the same where any further object is wrong. ``floor``:
+    each prompt judged on the pictures of another prompt of its task. ``baseline``: the pictures of
+    the nearest training captions. ``ceiling``: true renders of the prompts. Where prompts ask for
+    words, ``reader`` names the text reader, and ``others`` are the reports by the verifier's other
+    readers. ``verified`` tells by task whether the verifier's published errors are small enough;
+    None: not checked. ``clip`` is the CLIP score, if a CLIP is given.
+    """
 
     score: Table
     strict: Table
@@ -88,12 +101,16 @@ class Report:
     clip: ClipScore | None = None
 
     def markdown(self) -> str:
-        """The table, and below it the strict overall score; of words also the reader and the edit distance, then the others'; then the CLIP
-        score."""
+        """The report as Markdown: the table by task, then the strict overall score.
+
+        For words it adds the reader, the edit distance and the reports by the other readers; with a
+        CLIP, the CLIP score.
+        """
         strict = self.strict.overall
         parts = [
             markdown(rows(self.score, self.floor, self.baseline, self.ceiling, self.verified)),
-            f"Strict (nothing else in the picture): {100 * strict.right:.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n",
+            f"Strict (nothing else in the picture): {100 * strict.right:.1f} "
+            f"({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n",
         ]
         if self.score.distance is not None:
             named = {
@@ -102,35 +119,40 @@ class Report:
                 "score": self.score,
                 "ceiling": self.ceiling,
             }
-            far = ", ".join(f"{name} {table.distance:.3f}" for name, table in named.items())
-            reader = f"Words as read by {self.reader or 'nobody'}:\n"
-            parts = [reader, *parts, f"Mean edit distance (0 as asked, 1 nothing alike): {far}.\n"]
+            distances = ", ".join(f"{name} {table.distance:.3f}" for name, table in named.items())
+            reader = f"Words as read by {self.reader or 'no reader'}:\n"
+            mean = f"Mean edit distance (0 as asked, 1 nothing alike): {distances}.\n"
+            parts = [reader, *parts, mean]
         parts += [other.markdown() for other in self.others]
         return "\n".join([*parts, self.clip.markdown()] if self.clip else parts)
 
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """What no model has a part in, as the verifier sees it: of each prompt the picture of the nearest training caption (``baseline``),
-    and true renders, as many as it has pictures (``ceiling``)."""
+    """Observations for the reference scores, which do not depend on a model.
+
+    For each prompt the picture of the nearest training caption (``baseline``), and as many true
+    renders as it has pictures (``ceiling``).
+    """
 
     baseline: list[list[Observation]]
     ceiling: list[list[Observation]]
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> ReferenceScores:
+        """The reference observations of these prompts by a verifier."""
         return cls(
             look_at(verifier, nearest_scenes(prompts)), look_at(verifier, true_scenes(prompts))
         )
 
 
 def nearest_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
-    """Of each prompt the scene of the nearest training caption."""
+    """For each prompt the scene of the nearest training caption."""
     return [[World().scene(k)] for k in retrieve([prompt.text for prompt in prompts])]
 
 
 def true_scenes(prompts: Sequence[Prompt]) -> list[list[Scene]]:
-    """Of each prompt as many scenes that it describes as it has pictures."""
+    """For each prompt SEEDS scenes that it describes."""
     return [
         [prompt.scene(random.Random(f"ceiling/{seed}")) for seed in prompt.seeds(SEEDS)]
         for prompt in prompts
@@ -148,10 +170,11 @@ def run(
     verified: Mapping[str, bool] | None = None,
     encoder: Encoder | None = None,
 ) -> Report:
-    """Draw what is not drawn yet into ``out``, judge all of it, and write report.json, report.md and sheet.png there.
+    """Generate the missing pictures into ``out`` and return the report on all of them.
 
-    ``about`` says of what the run is: model, hashes, suite; for ``bounds``, ``verified`` and ``encoder`` see ``judge``. Raises
-    KalpanaError where ``out`` holds a run of something else.
+    Writes report.json, report.md and sheet.png into ``out``. ``about`` identifies the run: model,
+    hashes, suite. For ``bounds``, ``verified`` and ``encoder`` see ``judge``. Raises KalpanaError
+    if ``out`` holds a different run.
     """
     out.mkdir(parents=True, exist_ok=True)
     claim(out / "run.json", about)
@@ -168,12 +191,12 @@ def run(
 
 
 def progress_to_stderr(what: str) -> Progress:
-    """Progress as lines on stderr: "7 of 200 clips"."""
+    """A progress callback that prints lines to stderr: "7 of 200 captions"."""
     return lambda done, count: print(f"{done} of {count} {what}", file=sys.stderr)
 
 
 def first(prompts: Sequence[A], limit: int | None) -> list[A]:
-    """The first ``limit`` prompts of each task, all where it is None."""
+    """The first ``limit`` prompts of each task; None: all."""
     counts: Counter[str] = Counter()
     kept = []
     for prompt in prompts:
@@ -192,19 +215,27 @@ def judge(
     verified: Mapping[str, bool] | None = None,
     encoder: Encoder | None = None,
 ) -> Report:
-    """The report on pictures, ``images[i]`` of ``prompts[i]``, written into ``out``; ``bounds`` where they are known already; ``verified``
-    says with which tasks the verifier can be trusted (see publish.verified); ``encoder`` is the CLIP whose score is to be given too."""
+    """The report on pictures, ``images[i]`` for ``prompts[i]``; also written into ``out``.
+
+    ``bounds`` are the reference observations, if already known. ``verified`` tells by task whether
+    the verifier can be trusted (see verifier_errors.verified). ``encoder`` is a CLIP for the CLIP
+    score.
+    """
     seen = observe(verifier, images)
     verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
     bounds = bounds or ReferenceScores.of(prompts, verifier)
-    readings = max(len(one.readings) for row in seen for one in row)
-    report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readings, 1)))
+    readers = max(len(one.readings) for row in seen for one in row)
+    report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readers, 1)))
     report = replace(
         report, others=tuple(others), clip=nearness(prompts, images, encoder) if encoder else None
     )
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
-    named = {_path(out, i, k).name: so for i, row in verdicts.items() for k, so in enumerate(row)}
-    write(out / VERDICTS, json.dumps(named, indent=1).encode())
+    by_name = {
+        _path(out, i, k).name: correct
+        for i, row in verdicts.items()
+        for k, correct in enumerate(row)
+    }
+    write(out / VERDICTS, json.dumps(by_name, indent=1).encode())
     write(out / "report.md", report.markdown().encode())
     if not (out / "sheet.png").exists():
         sheet(prompts, images, seen, verdicts).save(out / "sheet.png")
@@ -218,17 +249,15 @@ def _report(
     k: int,
     verified: Mapping[str, bool] | None,
 ) -> Report:
-    """The report by the words of reader k."""
+    """The report by the readings of text reader k."""
     mine, nearest, true = (
         [[one.read_by(k) for one in row] for row in each]
         for each in (seen, bounds.baseline, bounds.ceiling)
     )
     exchange = [mine[other] for other in exchanged(prompts)]
-    score, strict, floor = (
-        judged(prompts, mine),
-        judged(prompts, mine, strict=True),
-        judged(prompts, exchange),
-    )
+    score = judged(prompts, mine)
+    strict = judged(prompts, mine, strict=True)
+    floor = judged(prompts, exchange)
     reader = next((reading.by for row in mine for one in row for reading in one.readings), "")
     trusted = (
         None
@@ -252,8 +281,10 @@ def _report(
 def nearness(
     prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder
 ) -> ClipScore:
-    """How near pictures are to their prompts, ``images[i]`` to ``prompts[i]``, by a CLIP. Nothing of it is kept, so a run's pictures can be
-    scored by another CLIP later."""
+    """The CLIP score of pictures, ``images[i]`` for ``prompts[i]``.
+
+    Nothing is cached, so that the pictures of a run can be scored by another CLIP later.
+    """
     words = encoder.texts([prompt.text for prompt in prompts])  # prompts d
 
     def vectors(scenes: Sequence[Sequence[Scene]]) -> list[Tensor]:
@@ -262,34 +293,26 @@ def nearness(
             to_images(render(flat[start : start + BATCH]).pixels)
             for start in range(0, len(flat), BATCH)
         )
-        return list(
-            torch.cat([encoder.images(batch) for batch in batches]).split(
-                [len(row) for row in scenes]
-            )
-        )
+        features = torch.cat([encoder.images(batch) for batch in batches])
+        return list(features.split([len(row) for row in scenes]))
 
     def score(rows: Sequence[Tensor]) -> Table:
         return table(
             prompts, {i: (row @ words[i]).clamp(min=0).tolist() for i, row in enumerate(rows)}
         )
 
-    mine = list(
-        encoder.images([image for row in images for image in row]).split(
-            [len(row) for row in images]
-        )
-    )  # of each prompt (k, d)
+    features = encoder.images([image for row in images for image in row])
+    mine = list(features.split([len(row) for row in images]))  # of each prompt (k, d)
     exchange = [mine[other] for other in exchanged(prompts)]
-    baseline, ceiling = (
-        score(vectors(nearest_scenes(prompts))),
-        score(vectors(true_scenes(prompts))),
-    )
+    baseline = score(vectors(nearest_scenes(prompts)))
+    ceiling = score(vectors(true_scenes(prompts)))
     return ClipScore(
         encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling
     )
 
 
 def observe(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Observation]]:
-    """What the verifier sees in each picture."""
+    """The verifier's observation of each picture; all are resized to the largest size."""
     flat = [image for row in images for image in row]
     size = max({image.size for image in flat}, key=lambda size: size[0])
     flat = [
@@ -304,7 +327,7 @@ def observe(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list
 
 
 def look_at(verifier: Verifier, scenes: Sequence[Sequence[Scene]]) -> list[list[Observation]]:
-    """What the verifier sees in the picture of each scene."""
+    """The verifier's observation of the rendered picture of each scene."""
     flat = [scene for row in scenes for scene in row]
     return _rows(
         verifier,
@@ -316,13 +339,16 @@ def look_at(verifier: Verifier, scenes: Sequence[Sequence[Scene]]) -> list[list[
 def _rows(
     verifier: Verifier, batches: Iterable[Tensor], like: Sequence[Sequence[object]]
 ) -> list[list[Observation]]:
-    """What is seen in batches of pictures, in rows as long as those of ``like``."""
-    said = iter([one for pixels in batches for one in verifier.look(pixels)])
-    return [[next(said) for _ in row] for row in like]
+    """The observations of batches of pictures, in rows as long as those of ``like``."""
+    seen = iter([one for pixels in batches for one in verifier.look(pixels)])
+    return [[next(seen) for _ in row] for row in like]
 
 
 def exchanged(prompts: Sequence[Asked]) -> list[int]:
-    """For each prompt another of its task (itself only where a task has one prompt): a turn through a random order."""
+    """For each prompt the index of another prompt of its task, by a cyclic shift of a random order.
+
+    A prompt that is alone in its task is its own.
+    """
     other = list(range(len(prompts)))
     for task in {prompt.task for prompt in prompts}:
         mine = [i for i, prompt in enumerate(prompts) if prompt.task == task]
@@ -333,21 +359,24 @@ def exchanged(prompts: Sequence[Asked]) -> list[int]:
 
 
 def retrieve(texts: Sequence[str]) -> list[int]:
-    """The training picture whose caption is nearest to each text: by the cosine of their words' tf-idf."""
+    """The index of the training caption nearest to each text, by cosine similarity of tf-idf."""
     places, norms = _index()
     nearest = []
     for text in texts:
-        likeness = np.zeros(CAPTIONS)
+        similarity = np.zeros(CAPTIONS)
         for word in set(_words(text)):
             captions = places.get(word, np.empty(0, int))
-            likeness[captions] += np.log(CAPTIONS / max(len(captions), 1)) ** 2
-        nearest.append(int((likeness / norms).argmax()))
+            similarity[captions] += np.log(CAPTIONS / max(len(captions), 1)) ** 2
+        nearest.append(int((similarity / norms).argmax()))
     return nearest
 
 
 @cache
 def _index() -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Which of the first training captions hold each word, and the length of every caption's tf-idf vector."""
+    """An inverted index of the first CAPTIONS training captions, and the norms of their tf-idf.
+
+    The first part maps a word to the indices of its captions; the norms have shape (CAPTIONS,).
+    """
     world, held = World(), defaultdict[str, list[int]](list)
     for i in range(CAPTIONS):
         for word in set(_words(world.describe(i)[0])):
@@ -369,7 +398,10 @@ def sheet(
     seen: Sequence[Sequence[Observation]],
     verdicts: dict[int, list[bool]],
 ) -> Image.Image:
-    """Up to eight right and eight wrong pictures of each task, the first ones, with the verifier's boxes: green right, red wrong."""
+    """A sheet of the first eight right and eight wrong pictures of each task.
+
+    The verifier's boxes are green in right pictures and red in wrong ones.
+    """
     shown, texts = [], []
     for task in dict.fromkeys(prompt.task for prompt in prompts):
         for wanted in (True, False):
@@ -377,8 +409,8 @@ def sheet(
                 (i, k)
                 for i, row in verdicts.items()
                 if prompts[i].task == task
-                for k, so in enumerate(row)
-                if so == wanted
+                for k, correct in enumerate(row)
+                if correct == wanted
             ]
             for i, k in chosen[:8]:
                 shown.append(boxed(images[i][k], seen[i][k], "green" if wanted else "red"))
@@ -387,7 +419,7 @@ def sheet(
 
 
 def boxed(image: Image.Image, seen: Observation, color: str) -> Image.Image:
-    """The picture with a box around everything that counts as seen."""
+    """The picture at 256 x 256 pixels with a box around each detection with a score above 0.3."""
     out = image.resize((256, 256), Image.Resampling.LANCZOS)
     for item in seen.objects:
         if item.score > 0.3:
@@ -396,8 +428,12 @@ def boxed(image: Image.Image, seen: Observation, color: str) -> Image.Image:
 
 
 def pictures_of(folder: Path, prompts: Sequence[Prompt]) -> Iterator[list[Image.Image]]:
-    """The pictures of each prompt in a folder of pictures made elsewhere: those whose receipt holds its text, or whose names begin with
-    its number in the suite ("0007-1.png"). Raises KalpanaError where a prompt has none, or a picture cannot be read."""
+    """The pictures of each prompt in a folder of pictures from elsewhere, SEEDS at most.
+
+    A picture belongs to a prompt if its name begins with the prompt's number in the suite
+    ("0007-1.png"), or if its receipt holds the prompt's text. Raises KalpanaError if a prompt has
+    no picture, or if a picture cannot be read.
+    """
     by_text: dict[str, list[Path]] = {}
     files = sorted(
         path
@@ -430,7 +466,10 @@ def _path(out: Path, prompt: int, k: int) -> Path:
 
 
 def claim(path: Path, about: dict[str, Any]) -> None:
-    """Write what a run is of, or see that it is the same. Raises KalpanaError where it is not."""
+    """Write the description of a run, or compare it with the one written before.
+
+    Raises KalpanaError if they differ.
+    """
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         different = [
@@ -439,7 +478,8 @@ def claim(path: Path, about: dict[str, Any]) -> None:
         if different:
             name = sorted(different)[0]
             raise KalpanaError(
-                f"{path.parent} holds a run with {name} {before.get(name)!r}, not {about.get(name)!r}: name another folder with --out"
+                f"{path.parent} holds a run with {name} {before.get(name)!r}, "
+                f"not {about.get(name)!r}: name another folder with --out"
             )
     else:
         write(path, json.dumps(about, ensure_ascii=False, sort_keys=True).encode())

@@ -1,7 +1,8 @@
-"""Is a picture right, and how many are: GenEval's rule on what a verifier saw, and the tables made of it.
+"""Accuracy by GenEval's rule on a verifier's observations, and the tables of results.
 
-A picture is right or wrong, with nothing between. Other things than those asked for are no fault, unless the count is asked for
-(then it must be exact) or the rule is ``strict``. What is not seen, or not answered, is wrong.
+A picture is right or wrong; there is no partial score. Objects beyond those that the prompt names
+are no error, unless the prompt asks for a count (then it must be exact) or the rule is ``strict``.
+An object that is not detected, or a missing observation, is wrong.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
 from kalpana.world.sprites import Box
 
-NEAR = 0.1  # of both things' sides: closer than this along an axis is not apart (GenEval's POSITION_THRESHOLD)
-SMALL, LARGE = (
-    0.4,
-    0.75,
-)  # of the picture's side: longer side of a lone thing that is small, or large
+# Share of both boxes' sides: offsets below it along an axis count as 0 (GenEval's
+# POSITION_THRESHOLD).
+NEAR = 0.1
+# Limits for a single object that is small or large: its longer side as a share of the picture's.
+SMALL, LARGE = (0.4, 0.75)
 RESAMPLES = 1000
-ALIKE = str.maketrans("01", "OI")  # digits and capitals that few typefaces tell apart
+ALIKE = str.maketrans("01", "OI")  # digits and capitals that look alike in most typefaces
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How sure a detection must be to count: of what must be there, and where the number of things is judged."""
+    """Score thresholds of detections: ``include`` for presence, ``counting`` for exact counts."""
 
     include: float = 0.3
     counting: float = 0.3
@@ -42,11 +43,12 @@ THRESHOLDS = Thresholds()
 def right(
     prompt: Prompt, seen: Observation, strict: bool = False, thresholds: Thresholds = THRESHOLDS
 ) -> bool:
-    """Whether the picture holds what was asked for; ``strict``: and not one thing more.
+    """Whether a picture shows what its prompt asks for; ``strict``: and no further object.
 
-    Objects: for each group its n surest detections, which have its colour and facing; exactly n where the prompt is exact; and they stand
-    in the relation. The place is not judged. Hands: one hand, with so many fingers up. Words: the word is among those that the first
-    reader reads, letter for letter; strict: alone.
+    Objects: the n detections of each group with the highest scores must have its colour, facing and
+    size; an exact prompt needs exactly n; and the relation must hold. The place is not judged.
+    Hands: one hand with the right number of raised fingers. Words: the first reader reads the word,
+    letter for letter; strict: only this word.
     """
     if prompt.fingers is not None:
         return seen.fingers == (prompt.fingers,)
@@ -54,56 +56,59 @@ def right(
         word, read = _spelt(prompt.word, seen)
         return read == [word] if strict else word in read
     if strict:
-        there = Counter(
+        detected = Counter(
             item.concept for item in surest(seen.objects) if item.score > thresholds.counting
         )
-        if there != Counter({group.concept: group.count for group in prompt.groups}):
+        if detected != Counter({group.concept: group.count for group in prompt.groups}):
             return False
     return all(atoms(prompt, seen, thresholds))
 
 
 def atoms(prompt: Prompt, seen: Observation, thresholds: Thresholds = THRESHOLDS) -> list[bool]:
-    """Which of the things said about objects are so: for each group its object, its count, its colour, its facing and its size where
-    named; then the relation. A count is met by more, unless the prompt is exact. The place is left out: a verifier does not see it."""
-    least = thresholds.counting if prompt.exact else thresholds.include
+    """Whether each atom of a prompt about objects holds.
+
+    For each group: its object, its count, and its colour, facing and size where named; then the
+    relation. A higher count is accepted unless the prompt is exact. The place is left out, because
+    a verifier does not detect it.
+    """
+    threshold = thresholds.counting if prompt.exact else thresholds.include
     found = [
-        [item for item in best(seen.objects, group.concept) if item.score > least]
+        [item for item in best(seen.objects, group.concept) if item.score > threshold]
         for group in prompt.groups
     ]
     needed = [objects[: group.count] for group, objects in zip(prompt.groups, found, strict=True)]
-    so = []
+    holds = []
     for i, group in enumerate(prompt.groups):
-        so += [
-            bool(found[i]),
-            len(found[i]) == group.count if prompt.exact else len(found[i]) >= group.count,
-        ]
+        mine, n = needed[i], len(found[i])
+        holds += [bool(found[i]), n == group.count if prompt.exact else n >= group.count]
         if group.color is not None:
-            so.append(bool(needed[i]) and all(item.color == group.color for item in needed[i]))
+            holds.append(bool(mine) and all(item.color == group.color for item in mine))
         if group.facing is not None:
-            so.append(bool(needed[i]) and all(item.facing == group.facing for item in needed[i]))
+            holds.append(bool(mine) and all(item.facing == group.facing for item in mine))
         if group.size is not None:
-            so.append(
-                _sized(
-                    group,
-                    needed[i],
-                    [item for k, objects in enumerate(needed) if k != i for item in objects],
-                )
-            )
+            others = [item for k, objects in enumerate(needed) if k != i for item in objects]
+            holds.append(_sized(group, mine, others))
     if prompt.relation is not None:
-        so.append(
+        holds.append(
             all(needed) and prompt.relation in relations(around(needed[0]), around(needed[1]))
         )
-    return so
+    return holds
 
 
 def distance(prompt: Prompt, seen: Observation) -> float:
-    """The normalised edit distance (see ned) from the prompt's word to the nearest that the first reader reads, 1 where it reads none."""
+    """The normalised edit distance (see ned) from the prompt's word to the nearest word read.
+
+    Uses the first reader; 1 if it reads no word.
+    """
     word, read = _spelt(prompt.word or "", seen)
     return min((ned(word, one) for one in read), default=1.0)
 
 
 def _spelt(word: str, seen: Observation) -> tuple[str, list[str]]:
-    """A word, and those that the first reader reads, in one spelling: NFC, and without 0 and 1 where it takes them for O and I."""
+    """A word, and the words of the first reader, in one spelling.
+
+    The spelling is NFC; 0 and 1 become O and I if the reader does not distinguish them.
+    """
     first = seen.readings[0] if seen.readings else None
     spelt = [unicodedata.normalize("NFC", one) for one in (word, *(first.words if first else ()))]
     mine, *read = [one.translate(ALIKE) for one in spelt] if first and first.alike else spelt
@@ -111,12 +116,14 @@ def _spelt(word: str, seen: Observation) -> tuple[str, list[str]]:
 
 
 def relations(a: Box, b: Box) -> set[str]:
-    """How a stands to b: of "left of", "right of", "above" and "below" up to two, or none, by GenEval's formula.
+    """The relations of box a to box b by GenEval's formula.
 
-    With o the way from the centre of b to that of a, d the sums of the boxes' sides, r = sign(o) * max(|o| - 0.1 d, 0) / ||o||:
-    a is left of b if r_x < -0.5, right if r_x > 0.5; above if r_y < -0.5, below if r_y > 0.5, as y runs down.
+    At most two of "left of", "right of", "above" and "below". With o the offset from the centre of
+    b to that of a, and d the sums of the boxes' sides, r = sign(o) * max(|o| - 0.1 d, 0) / ||o||:
+    a is left of b if r_x < -0.5, right if r_x > 0.5; above if r_y < -0.5, below if r_y > 0.5 (y
+    points down).
     """
-    boxes = np.array((a, b)).reshape(2, 2, 2)  # thing, corner, axis
+    boxes = np.array((a, b)).reshape(2, 2, 2)  # box, corner, axis
     offset = boxes[0].mean(0) - boxes[1].mean(0)
     sides = (boxes[:, 1] - boxes[:, 0]).sum(0)
     apart = np.sign(offset) * np.maximum(np.abs(offset) - NEAR * sides, 0)
@@ -128,13 +135,16 @@ def relations(a: Box, b: Box) -> set[str]:
 
 
 def around(objects: Sequence[Detection]) -> Box:
-    """The box around all of them: of one thing, its own."""
+    """The bounding box of all detections."""
     x0, y0, x1, y1 = zip(*(item.box for item in objects), strict=True)
     return min(x0), min(y0), max(x1), max(y1)
 
 
 def _sized(group: Group, objects: Sequence[Detection], others: Sequence[Detection]) -> bool:
-    """Whether they have the size that is named: beside others, in comparison with those; alone, as a share of the picture."""
+    """Whether detections have the named size.
+
+    It is relative to the other objects if there are any, else to the picture.
+    """
     if not objects:
         return False
     mine = [_longer(item.box) for item in objects]
@@ -148,7 +158,10 @@ def _longer(box: Box) -> float:
 
 
 def letters(word: str) -> list[str]:
-    """A word in the units a reader sees: NFC, each base with the marks on it ("कि" is one, "क्त" is "क्" and "त"), joiners dropped."""
+    """The letters of a word in NFC: each base character with its marks; joiners are dropped.
+
+    "कि" is one letter, "क्त" is "क्" and "त".
+    """
     units: list[str] = []
     for point in unicodedata.normalize("NFC", word):
         category = unicodedata.category(point)
@@ -160,7 +173,10 @@ def letters(word: str) -> list[str]:
 
 
 def ned(word: str, read: str) -> float:
-    """The normalised edit distance: letters to insert, delete or replace, over the longer word's length; 0 the same, 1 nothing alike."""
+    """Normalised edit distance of two words in [0, 1]; 0: equal.
+
+    Counts the letters to insert, delete or replace, divided by the length of the longer word.
+    """
     a, b = letters(word), letters(read)
     row = list(range(len(b) + 1))
     for i, one in enumerate(a, 1):
@@ -170,13 +186,16 @@ def ned(word: str, read: str) -> float:
     return row[-1] / max(len(a), len(b), 1)
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of right pictures with its 95 % interval, and the share of prompts that any picture is right for; all in [0, 1]. Of scores
-    between right and wrong: their mean, and the mean of each prompt's best."""
+    """The share of right pictures with its 95 % interval ``low`` to ``high``; all in [0, 1].
+
+    ``any_right`` is the share of prompts with at least one right picture. For continuous scores:
+    their mean, and the mean of the best score of each prompt.
+    """
 
     right: float
     low: float
@@ -187,8 +206,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Table:
-    """The shares of each task, in the order of the prompts, and overall: the plain mean of the tasks, whatever their sizes. Where words
-    are asked for also the mean of their edit ``distance``."""
+    """The shares of each task, in the order of the prompts, and overall.
+
+    ``overall`` is the unweighted mean of the tasks. ``distance`` is the mean edit distance of
+    prompts for words, None without any.
+    """
 
     tasks: dict[str, Share]
     overall: Share
@@ -196,10 +218,11 @@ class Table:
 
 
 def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> Table:
-    """The table of these results: for each prompt (by its index) whether its pictures are right, or how much so, one for each seed.
+    """The table of results: for each prompt, by its index, one score in [0, 1] for each picture.
 
-    A prompt counts once, however many pictures it has. The intervals are the 2.5th and 97.5th percentile of 1,000 bootstrap samples
-    of prompts; for the overall mean, of prompts within each task.
+    Each prompt has the same weight, whatever its number of pictures. The intervals are the 2.5th
+    and 97.5th percentiles of 1,000 bootstrap samples of prompts; for the overall mean, of prompts
+    within each task. Raises KalpanaError if there is no result, or a prompt without a picture.
     """
     if not results or not all(results.values()):
         raise KalpanaError("a table needs results: give every prompt at least one picture")
@@ -218,36 +241,39 @@ def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> 
 def judged(
     prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], strict: bool = False
 ) -> Table:
-    """The table of pictures by what was seen in them, ``seen[i]`` in those of ``prompts[i]``; ``strict`` as in right."""
+    """The table of pictures from their observations, ``seen[i]`` for ``prompts[i]``.
+
+    ``strict`` as in right.
+    """
     verdicts = {
         i: [right(prompt, one, strict) for one in seen[i]] for i, prompt in enumerate(prompts)
     }
-    far = [
+    distances = [
         np.mean([distance(prompt, one) for one in seen[i]])
         for i, prompt in enumerate(prompts)
         if prompt.word is not None
     ]
-    return replace(table(prompts, verdicts), distance=float(np.mean(far)) if far else None)
+    mean = float(np.mean(distances)) if distances else None
+    return replace(table(prompts, verdicts), distance=mean)
 
 
 def _share(mean: float, resampled: np.ndarray, results: Iterable[Sequence[float]]) -> Share:
     low, high = np.percentile(resampled, (2.5, 97.5))
-    lucky = [max(pictures) for pictures in results]
-    return Share(mean, float(low), float(high), sum(lucky) / len(lucky), len(lucky))
+    best_of = [max(pictures) for pictures in results]
+    return Share(mean, float(low), float(high), sum(best_of) / len(best_of), len(best_of))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a report: a score between what costs nothing and what can be had at all."""
+    """One row of a report: a score with its floor, baseline and ceiling."""
 
     name: str
     score: Share
     floor: float | None = None
     baseline: float | None = None
     ceiling: float | None = None
-    verified: bool | None = field(
-        default=None, kw_only=True
-    )  # whether the verifier's own errors are small enough to trust it; None where nobody asks
+    # Whether the verifier's own errors are small enough to trust it; None: not checked.
+    verified: bool | None = field(default=None, kw_only=True)
 
 
 def rows(
@@ -257,8 +283,11 @@ def rows(
     ceiling: Table | None = None,
     verified: Mapping[str, bool] | None = None,
 ) -> list[Row]:
-    """A row for each task and one for all of them; the tables must have the same tasks. ``verified`` says of each task whether the verifier
-    may be trusted with it; all of them together only where it may with each."""
+    """One row for each task and one overall; all tables must have the same tasks.
+
+    ``verified`` tells by task whether the verifier can be trusted; the overall row is verified only
+    if all tasks are.
+    """
     others = [
         None if other is None else {**other.tasks, "overall": other.overall}
         for other in (floor, baseline, ceiling)
@@ -277,8 +306,10 @@ def rows(
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table in per cent: floor, baseline, score (interval), ceiling; a column that no row fills is left out. What
-    the verifier may not be trusted with is marked."""
+    """The rows as a Markdown table in per cent: floor, baseline, score (interval), ceiling.
+
+    Columns without any value are left out. Rows that are not verified are marked.
+    """
     columns = {
         "task": [row.name + (" (not verified)" if row.verified is False else "") for row in rows]
     }

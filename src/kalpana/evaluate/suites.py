@@ -1,11 +1,14 @@
-"""Prompt sets, each prompt with what its picture must hold, and with scenes that are a true picture of it: the ceiling.
+"""Prompt suites: each prompt states what its picture must show, and can sample true scenes.
 
-"spriteeval" is GenEval (Ghosh et al. 2023) in the world of sprites: its six tasks, counts of prompts and templates, less "a photo
-of", on the core classes. Each suite has a dev twin of other prompts: thresholds, guidance and weights are chosen on that one.
+"spriteeval" is GenEval (Ghosh et al. 2023) in the world of sprites: its six tasks, numbers of
+prompts and templates, without "a photo of", on the core classes. Each suite has a dev split with
+other prompts: thresholds, guidance and weights are chosen on it. True scenes are the ceiling.
 
-What was trained on: nothing of "unseen" and no word; prompts of two groups are of the split they are for, and so is the
-mirror that says the same ("A left of B", "B right of A"); prompts of one group and of hands are in every split, told apart
-by their seeds alone. "single" names every core class once, in test and dev alike; else no prompt of one is in the other.
+Overlap with the training data: it holds no combination of "unseen" and no word of the word suites.
+Prompts of two groups belong to the split that they test, together with the mirrored form ("A left
+of B", "B right of A"). Prompts of one group and of hands occur in every split and differ by their
+seeds alone. "single" names every core class once, in test and in dev; otherwise test and dev share
+no prompt.
 """
 
 from __future__ import annotations
@@ -39,9 +42,10 @@ from kalpana.world.scene import (
 )
 from kalpana.world.splits import Combination, belongs, combinations, held_out, said
 
-COUNTING = {2: 26, 3: 28, 4: 26}  # GenEval's numbers of prompts for each count
+COUNTING = {2: 26, 3: 28, 4: 26}  # GenEval's number of prompts for each count
 POSITION = {"left of": 19, "right of": 27, "above": 26, "below": 28}
-# Core classes that a place shows on its own: sun and mountain, star, flowers, house, sofa.
+# Core classes that the background of a place contains: sun and mountain, star, flowers, house,
+# sofa.
 HOLDS = {
     "mountains": {"2600", "26f0"},
     "night": {"2b50"},
@@ -56,8 +60,11 @@ Groups = tuple[Group, ...]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and what its picture must hold: ``groups`` in ``relation``, or one hand that raises ``fingers``, or a ``word``.
-    Counts are met by more things too, unless the prompt is ``exact``."""
+    """A prompt and what its picture must show.
+
+    Either ``groups`` in a ``relation``, or one hand with ``fingers`` raised, or a ``word``. A
+    higher count is accepted unless the prompt is ``exact``.
+    """
 
     text: str
     language: str  # "en" or "hi"
@@ -67,15 +74,21 @@ class Prompt:
     place: str | None = None  # one of PLACES
     exact: bool = False
     fingers: int | None = None
-    skin: str | None = None  # of the hand, where it is said
+    skin: str | None = None  # skin colour of the hand, if the text names it
     word: str | None = None
 
     def seeds(self, n: int = 4) -> list[int]:
-        """The seeds of its pictures: the CRC-32 of "text/0", "text/1" and so on, in UTF-8. Nobody chooses them."""
+        """The seeds of n pictures: the CRC-32 of "text/0", "text/1" and so on, in UTF-8.
+
+        They follow from the text, so that no seed can be picked for its result.
+        """
         return [zlib.crc32(f"{self.text}/{i}".encode()) for i in range(n)]
 
     def scene(self, rng: random.Random, other_style: float = 0.0) -> Scene:
-        """A scene that these words describe: in the house style, or with chance ``other_style`` in any other."""
+        """A scene that the prompt describes, in the house style.
+
+        With probability ``other_style`` it is in any other style.
+        """
         if self.fingers is not None:
             return _hand(rng, self.fingers, self.skin)
         if self.word is not None:
@@ -94,16 +107,20 @@ class Prompt:
 
 
 def _plain(scene: Scene) -> bool:
-    """Whether the background adds nothing to what is counted, and of two things the large one is plainly larger."""
-    if not {group.concept for group in scene.groups}.isdisjoint(
-        HOLDS.get(scene.background.name, ())
-    ):
+    """Whether a scene is an unambiguous picture of its prompt.
+
+    The background must not contain an object of a named class, and a large object must be at least
+    1.15 times the size of a small one.
+    """
+    concepts = {group.concept for group in scene.groups}
+    if not concepts.isdisjoint(HOLDS.get(scene.background.name, ())):
         return False
     size = {scene.groups[item.group].size: item.size for item in scene.objects}
     return "small" not in size or "large" not in size or 1.15 * size["small"] < size["large"]
 
 
 def _hand(rng: random.Random, fingers: int, skin: str | None) -> Scene:
+    """A scene of one hand with this number of raised fingers."""
     while True:
         scene = hands.sample(rng, "test")
         hand = scene.objects[0].sprite
@@ -117,29 +134,34 @@ def _hand(rng: random.Random, fingers: int, skin: str | None) -> Scene:
 
 
 def _sign(rng: random.Random, word: str) -> Scene:
-    """The word on the board of a lone sign, as large as that sign's letters were, or as large as fits."""
+    """A scene of one sign with the word on its board.
+
+    The letters are as large as those of the sampled sign, or smaller where the word would not fit.
+    """
     while True:
-        drawn = signs.sample(rng, "test")
-        old = drawn.objects[0].sprite
-        if len(drawn.objects) > 1 or not isinstance(old, Sign) or not old.board:
+        sampled = signs.sample(rng, "test")
+        old = sampled.objects[0].sprite
+        if len(sampled.objects) > 1 or not isinstance(old, Sign) or not old.board:
             continue
         sign = replace(old, text=word)
         width, height = signs.extent(sign)
         tall, room = signs.letter_share(sign), 1 - 2 * signs.MARGIN
-        size = min(
-            drawn.objects[0].size * signs.letter_share(old) / tall, room / width, room / height
-        )
+        wanted = sampled.objects[0].size * signs.letter_share(old) / tall
+        size = min(wanted, room / width, room / height)
         if 128 * size * tall >= signs.HEIGHTS[0]:
             half_w, half_h = size * width / 2 + signs.MARGIN, size * height / 2 + signs.MARGIN
             x, y = rng.uniform(half_w, 1 - half_w), rng.uniform(half_h, 1 - half_h)
-            return Scene((SceneObject(sign, x, y, size),), drawn.groups, drawn.background)
+            return Scene((SceneObject(sign, x, y, size),), sampled.groups, sampled.background)
 
 
-# ------------------------------------------------------------------------------------------------------------------- words
+# -------------------------------------------------------------------------------------------- texts
 
 
-class _Plainly(random.Random):
-    """What a grammar asks to hear its plainest words: no synonym, no digit, the first of every list."""
+class _FirstChoice(random.Random):
+    """A generator that makes the grammars choose their plainest words.
+
+    No synonym, no digit, the first entry of every list.
+    """
 
     def random(self) -> float:
         return 0.5
@@ -151,10 +173,13 @@ class _Plainly(random.Random):
 def english(
     groups: Groups, relation: str | None = None, place: str | None = None, numerals: bool = False
 ) -> str:
-    """ "a red apple left of a car", "three cats on a beach"; with ``numerals`` a lone thing is "one" too."""
+    """The English prompt: "a red apple left of a car", "three cats on a beach".
+
+    With ``numerals`` a count of one is "one" and not "a".
+    """
     alone = len(groups) == 1
     phrases = [
-        grammar_en.phrase(group, lexicon()[group.concept], _Plainly(), alone=alone)
+        grammar_en.phrase(group, lexicon()[group.concept], _FirstChoice(), alone=alone)
         for group in groups
     ]
     text = f" {relation or 'and'} ".join(
@@ -162,7 +187,7 @@ def english(
     )
     if not place:
         return text
-    where, _ = grammar_en.surroundings(Background("place", place), _Plainly(), text)
+    where, _ = grammar_en.surroundings(Background("place", place), _FirstChoice(), text)
     return f"{text}, {where}" if len(groups) > 1 else f"{text} {where}"
 
 
@@ -175,14 +200,15 @@ HINDI |= {"above": "{b.oblique} के ऊपर {a}", "below": "{b.oblique} क
 
 
 def hindi(groups: Groups, relation: str | None = None, place: str | None = None) -> str:
-    """ "एक कार के बाईं ओर एक लाल सेब", "समुद्र तट पर तीन बिल्लियाँ"."""
-    a, *rest = (grammar_hi.phrase(group, lexicon()[group.concept], _Plainly()) for group in groups)
-    text = HINDI[relation].format(a=a, b=rest[0]) if rest else str(a)
-    return (
-        f"{grammar_hi.surroundings(Background('place', place), _Plainly())[0]} {text}"
-        if place
-        else text
+    """The Hindi prompt: "एक कार के बाईं ओर एक लाल सेब", "समुद्र तट पर तीन बिल्लियाँ"."""
+    a, *rest = (
+        grammar_hi.phrase(group, lexicon()[group.concept], _FirstChoice()) for group in groups
     )
+    text = HINDI[relation].format(a=a, b=rest[0]) if rest else str(a)
+    if not place:
+        return text
+    where, _ = grammar_hi.surroundings(Background("place", place), _FirstChoice())
+    return f"{where} {text}"
 
 
 def _prompt(
@@ -195,7 +221,7 @@ def _prompt(
     return Prompt(english(groups, relation, place), "en", task, groups, relation, place, exact)
 
 
-# ------------------------------------------------------------------------------------------------------------------ choices
+# ----------------------------------------------------------------------------------------- sampling
 
 
 def _rng(name: str, dev: bool) -> random.Random:
@@ -207,7 +233,7 @@ def _split(dev: bool) -> str:
 
 
 def _share(pool: Iterable[T], n: int, name: str, dev: bool) -> list[T]:
-    """n of the pool for test, and n others for dev."""
+    """n random entries of the pool for test, or n others for dev."""
     every = list(pool)
     order = random.Random(name).sample(every, len(every))
     return order[n : 2 * n] if dev else order[:n]
@@ -215,6 +241,7 @@ def _share(pool: Iterable[T], n: int, name: str, dev: bool) -> list[T]:
 
 @cache
 def _core(recolor: bool = False) -> tuple[str, ...]:
+    """The ids of the core classes; ``recolor``: only those whose colour can be changed."""
     return tuple(
         concept.id
         for concept in lexicon().values()
@@ -222,24 +249,24 @@ def _core(recolor: bool = False) -> tuple[str, ...]:
     )
 
 
-def _said(groups: Groups, relation: str | None = None) -> Scene:
-    """What a prompt says, as a scene without things."""
+def _as_scene(groups: Groups, relation: str | None = None) -> Scene:
+    """The contents of a prompt as a scene without objects."""
     return Scene((), groups, Background("flat", "white"), relation)
 
 
-def _shown(groups: Iterable[Group]) -> list[Group]:
-    """Those that no combination keeps for "unseen"."""
-    return [group for group in groups if belongs(_said((group,)), "test")]
+def _not_held_out(groups: Iterable[Group]) -> list[Group]:
+    """The groups that are no held-out combination."""
+    return [group for group in groups if belongs(_as_scene((group,)), "test")]
 
 
 def _collect(
-    n: int, draw: Callable[[], tuple[Groups, str | None]], dev: bool
+    n: int, sample: Callable[[], tuple[Groups, str | None]], dev: bool
 ) -> list[tuple[Groups, str | None]]:
-    """n draws of the split that say unlike things."""
+    """n samples of the split with different contents."""
     found: dict[str, tuple[Groups, str | None]] = {}
     while len(found) < n:
-        groups, relation = draw()
-        scene = _said(groups, relation)
+        groups, relation = sample()
+        scene = _as_scene(groups, relation)
         if belongs(scene, _split(dev)):
             found.setdefault(said(scene), (groups, relation))
     return list(found.values())
@@ -248,27 +275,27 @@ def _collect(
 def _two(
     rng: random.Random, relation: str | None = None, colored: bool = False
 ) -> tuple[Groups, str | None]:
-    """Two things of unlike concepts, and of unlike colours, in this relation."""
+    """Two objects of different concepts in this relation; ``colored``: of different colours."""
     one, two = rng.sample(_core(recolor=colored), 2)
     first, second = rng.sample(COLORS, 2) if colored else (None, None)
     return (Group(one, color=first), Group(two, color=second)), relation
 
 
-# ------------------------------------------------------------------------------------------------------------------- suites
+# ------------------------------------------------------------------------------------------- suites
 
 
 def spriteeval(dev: bool = False) -> list[Prompt]:
-    """GenEval's six tasks, 553 prompts."""
+    """The prompts of GenEval's six tasks: 553."""
     rng = _rng("spriteeval", dev)
     prompts = [_prompt("single", (Group(concept),)) for concept in _core()]
     prompts += [_prompt("two", groups) for groups, _ in _collect(99, partial(_two, rng), dev)]
     for count, n in COUNTING.items():
-        pool = _shown(Group(concept, count) for concept in _core())
+        pool = _not_held_out(Group(concept, count) for concept in _core())
         prompts += [
             _prompt("counting", (group,), exact=True)
             for group in _share(pool, n, f"counting {count}", dev)
         ]
-    pool = _shown(
+    pool = _not_held_out(
         Group(concept, color=color) for concept in _core(recolor=True) for color in COLORS
     )
     prompts += [_prompt("colors", (group,)) for group in _share(pool, 94, "colors", dev)]
@@ -283,7 +310,7 @@ def spriteeval(dev: bool = False) -> list[Prompt]:
 
 
 def spriteeval_hi(dev: bool = False) -> list[Prompt]:
-    """The same in Hindi: prompt i asks for what prompt i of "spriteeval" asks for."""
+    """The prompts of "spriteeval" in Hindi, in the same order."""
     return [
         replace(prompt, text=hindi(prompt.groups, prompt.relation), language="hi")
         for prompt in spriteeval(dev)
@@ -291,10 +318,13 @@ def spriteeval_hi(dev: bool = False) -> list[Prompt]:
 
 
 def unseen(dev: bool = False) -> list[Prompt]:
-    """A hundred prompts for each kind of held-out combination; each shows one of them, alone or in a company that is common. Half of
-    the combinations are dev's."""
+    """100 prompts for each kind of held-out combination.
+
+    Each contains one held-out combination, alone or with common objects. Half of the combinations
+    are for dev.
+    """
     prompts, rng = [], _rng("unseen", dev)
-    for kind, around in AROUND.items():
+    for kind, extend in AROUND.items():
         pool = sorted(
             (combination for combination in held_out() if combination[0] == kind), key=str
         )
@@ -302,8 +332,8 @@ def unseen(dev: bool = False) -> list[Prompt]:
         asked = dict.fromkeys(_alone(combination) for combination in mine)
         while len(asked) < 100:
             combination = rng.choice(mine)
-            groups, relation, place = around(rng, _alone(combination)[0])
-            if held_out() & set(combinations(_said(groups))) == {combination}:
+            groups, relation, place = extend(rng, _alone(combination)[0])
+            if held_out() & set(combinations(_as_scene(groups))) == {combination}:
                 asked[groups, relation, place] = None
         prompts += [
             _prompt(f"unseen {kind}", *asking, exact=kind == "count")
@@ -316,19 +346,17 @@ Asked = tuple[Groups, str | None, str | None]  # groups, relation, place
 
 
 def _alone(combination: Combination) -> Asked:
-    """What shows this combination and no more."""
+    """A prompt's contents with this combination and nothing else."""
     kind, concept, value = combination
     if isinstance(value, int):
         return (Group(concept, value),), None, None
-    return (
-        ((Group(concept), Group(value)) if kind == "pair" else (Group(concept, color=value),)),
-        None,
-        None,
-    )
+    pair = kind == "pair"
+    groups = (Group(concept), Group(value)) if pair else (Group(concept, color=value),)
+    return groups, None, None
 
 
 def _beside(rng: random.Random, groups: Groups) -> Asked:
-    """A coloured thing and another of another colour, in either order."""
+    """A coloured object and a second object of another colour, in either order."""
     other = Group(
         rng.choice(_core(recolor=True)),
         color=rng.choice([color for color in COLORS if color != groups[0].color]),
@@ -339,10 +367,12 @@ def _beside(rng: random.Random, groups: Groups) -> Asked:
 
 
 def _related(rng: random.Random, groups: Groups) -> Asked:
+    """The two groups in random order and in a random relation."""
     return tuple(rng.sample(groups, 2)), rng.choice(tuple(POSITION)), None
 
 
-def _painted_or_placed(rng: random.Random, groups: Groups) -> Asked:
+def _colored_or_placed(rng: random.Random, groups: Groups) -> Asked:
+    """One group with a random colour or a random place."""
     (group,) = groups
     if lexicon()[group.concept].recolor and rng.random() < 0.5:
         return (replace(group, color=rng.choice(COLORS)),), None, None
@@ -352,12 +382,12 @@ def _painted_or_placed(rng: random.Random, groups: Groups) -> Asked:
 AROUND: dict[str, Callable[[random.Random, Groups], Asked]] = {
     "color": _beside,
     "pair": _related,
-    "count": _painted_or_placed,
+    "count": _colored_or_placed,
 }
 
 
 def _places(groups: Groups) -> list[str]:
-    """Where these can be told from the background."""
+    """The places in which these groups stand out from the background."""
     dark = any(group.color == "black" for group in groups)
     clear = [
         place
@@ -368,10 +398,10 @@ def _places(groups: Groups) -> list[str]:
 
 
 def counts58(dev: bool = False) -> list[Prompt]:
-    """Five to eight things, twenty prompts each."""
+    """Counts of five to eight objects, 20 prompts each."""
     prompts = []
     for count in range(5, 9):
-        pool = _shown(Group(concept, count) for concept in _core())
+        pool = _not_held_out(Group(concept, count) for concept in _core())
         prompts += [
             _prompt("counts58", (group,), exact=True)
             for group in _share(pool, 20, f"counts58 {count}", dev)
@@ -380,11 +410,14 @@ def counts58(dev: bool = False) -> list[Prompt]:
 
 
 def facing(dev: bool = False) -> list[Prompt]:
-    """Fifty lone objects that face left or right, each in English and in Hindi: the sixteen classes whose facing is known to both sides,
-    in test and dev alike, and eighteen of them in a colour."""
+    """50 single objects that face left or right, each in English and in Hindi: 100 prompts.
+
+    The 16 classes with a known facing, to both sides, in test and in dev; and 18 of these in a
+    colour.
+    """
     classes = [concept for concept in lexicon().values() if concept.core and concept.facing]
     plain = [Group(concept.id, facing=side) for concept in classes for side in ("left", "right")]
-    pool = _shown(
+    pool = _not_held_out(
         replace(group, color=color)
         for group in plain
         if lexicon()[group.concept].recolor
@@ -392,33 +425,27 @@ def facing(dev: bool = False) -> list[Prompt]:
     )
     asked = [(group,) for group in (*plain, *_share(pool, 18, "facing", dev))]
     return [
-        Prompt(say(groups), language, "facing", groups)
+        Prompt(text_of(groups), language, "facing", groups)
         for groups in asked
-        for language, say in (("en", english), ("hi", hindi))
+        for language, text_of in (("en", english), ("hi", hindi))
     ]
 
 
-LEVELS = {
-    3: 13,
-    4: 13,
-    5: 13,
-    6: 13,
-    7: 12,
-    8: 12,
-    9: 12,
-    10: 12,
-}  # prompts for each number of atoms
+# Number of prompts for each number of atoms.
+LEVELS = {3: 13, 4: 13, 5: 13, 6: 13, 7: 12, 8: 12, 9: 12, 10: 12}
+# Atoms that each extra adds, by the number of groups.
 EXTRAS = {
     1: {"color": 1, "size": 1, "place": 1},
     2: {"color": 1, "other color": 1, "size": 2, "relation": 1, "place": 1},
-}  # in atoms
+}
 
 
 def hard(dev: bool = False) -> list[Prompt]:
-    """A hundred prompts of three to ten atoms, after GenEval 2; their tasks are "hard 3" to "hard 10".
+    """100 prompts of three to ten atoms, after GenEval 2; the tasks are "hard 3" to "hard 10".
 
-    One or two groups of one to four things. Each group is two atoms, its object and its exact count ("one" is said); each colour,
-    each size, the relation and the place are one more. Sizes are said of lone things, and of both or of neither.
+    One or two groups of one to four objects. Each group is two atoms: its object and its exact
+    count ("one" is written out). Each colour, each size, the relation and the place add one atom.
+    Sizes are named only for counts of one, and for both groups or for neither.
     """
     rng = _rng("hard", dev)
     prompts: dict[str, Prompt] = {}
@@ -429,7 +456,7 @@ def hard(dev: bool = False) -> list[Prompt]:
             text = english(groups, relation, place, numerals=True)
             # One group has no split of its own: a hash shares the texts between dev and test.
             mine = len(groups) > 1 or zlib.crc32(text.encode()) % 2 == dev
-            if mine and belongs(_said(groups, relation), _split(dev)):
+            if mine and belongs(_as_scene(groups, relation), _split(dev)):
                 prompts[text] = Prompt(
                     text, "en", f"hard {level}", groups, relation, place, exact=True
                 )
@@ -438,48 +465,46 @@ def hard(dev: bool = False) -> list[Prompt]:
 
 @cache
 def _shapes(level: int) -> list[tuple[int, tuple[str, ...]]]:
-    """Every number of groups, with what is said of them, that makes so many atoms."""
+    """All numbers of groups and sets of extras that add up to ``level`` atoms."""
     subsets = [
-        (n, some)
+        (n, chosen)
         for n, extras in EXTRAS.items()
         for k in range(len(extras) + 1)
-        for some in itertools.combinations(extras, k)
+        for chosen in itertools.combinations(extras, k)
     ]
     return [
-        (n, some) for n, some in subsets if 2 * n + sum(EXTRAS[n][extra] for extra in some) == level
+        (n, chosen)
+        for n, chosen in subsets
+        if 2 * n + sum(EXTRAS[n][extra] for extra in chosen) == level
     ]
 
 
 def _hard(rng: random.Random, level: int) -> Asked:
+    """The contents of a random prompt with ``level`` atoms."""
     n, extras = rng.choice(_shapes(level))
     sizes, colors = rng.sample(SIZES, 2), rng.sample(COLORS, 2)
     groups: list[Group] = []
     for i in range(n):
         colored = ("color", "other color")[i] in extras
-        concept = rng.choice(
-            [
-                concept
-                for concept in _core(colored)
-                if concept not in {group.concept for group in groups}
-            ]
-        )
+        taken = {group.concept for group in groups}
+        concept = rng.choice([concept for concept in _core(colored) if concept not in taken])
         count, size = (1, sizes[i]) if "size" in extras else (rng.randint(1, 4), None)
         groups.append(Group(concept, count, colors[i] if colored else None, size))
     relation = rng.choice(tuple(POSITION)) if "relation" in extras else None
-    return (
-        tuple(groups),
-        relation,
-        rng.choice(_places(tuple(groups))) if "place" in extras else None,
-    )
+    place = rng.choice(_places(tuple(groups))) if "place" in extras else None
+    return tuple(groups), relation, place
 
 
 def raised(dev: bool = False) -> list[Prompt]:
-    """Two hundred hands that raise no finger to five, in English and Hindi by turns; all are asked for in other words."""
+    """200 prompts for a hand with zero to five raised fingers, alternately English and Hindi.
+
+    All texts are different.
+    """
     pools = {}
-    for fingers, (language, say) in itertools.product(
+    for fingers, (language, texts) in itertools.product(
         range(6), (("en", _english_hand), ("hi", _hindi_hand))
     ):
-        asked = [(text, skin) for skin in (None, *SKINS) for text in say(fingers, skin)]
+        asked = [(text, skin) for skin in (None, *SKINS) for text in texts(fingers, skin)]
         pools[fingers, language] = iter(_share(asked, 17, f"hands {fingers} {language}", dev))
     prompts = []
     for i in range(200):
@@ -492,12 +517,13 @@ def raised(dev: bool = False) -> list[Prompt]:
 
 
 def _english_hand(fingers: int, skin: str | None) -> list[str]:
-    said = f"{hands.ENGLISH_SKINS[skin][0]} " if skin else ""
+    """All English texts for a hand with this number of raised fingers."""
+    color = f"{hands.ENGLISH_SKINS[skin][0]} " if skin else ""
     if fingers == 0:
-        fists = [name.format(skin=said) for name in hands.ENGLISH_NAMES["00000"]]
+        fists = [name.format(skin=color) for name in hands.ENGLISH_NAMES["00000"]]
         return [f"{grammar_en.article(fist)} {fist}" for fist in fists]
     slots = {
-        "hand": f"{grammar_en.article(said or 'hand')} {said}hand",
+        "hand": f"{grammar_en.article(color or 'hand')} {color}hand",
         "n": grammar_en.NUMERALS[fingers - 1],
     }
     return [
@@ -507,15 +533,11 @@ def _english_hand(fingers: int, skin: str | None) -> list[str]:
 
 
 def _hindi_hand(fingers: int, skin: str | None) -> list[str]:
+    """All Hindi texts for a hand with this number of raised fingers."""
+
     def agree(gender: str, oblique: bool = False) -> str:
-        return (
-            "".join(
-                f"{grammar_hi.inflect(word, gender, False, oblique)} "
-                for word in hands.HINDI_SKINS[skin][0].split()
-            )
-            if skin
-            else ""
-        )
+        colors = hands.HINDI_SKINS[skin][0].split() if skin else ()
+        return "".join(f"{grammar_hi.inflect(word, gender, False, oblique)} " for word in colors)
 
     slots = {
         "ek": "एक ",
@@ -532,14 +554,14 @@ def _hindi_hand(fingers: int, skin: str | None) -> list[str]:
 
 
 def words_latin(dev: bool = False) -> list[Prompt]:
-    """Two hundred words of two to six letters on signs; no sign of the training set says any of them."""
+    """200 signs with words of two to six Latin letters that occur on no training sign."""
     return [
         _written(word, "en", f'a sign that says "{word}"') for word in _words("words-latin", dev)
     ]
 
 
 def words_devanagari(dev: bool = False) -> list[Prompt]:
-    """The same in Devanagari, asked for in Hindi."""
+    """200 signs with words in Devanagari, as words_latin; the prompts are in Hindi."""
     return [
         _written(word, "hi", f'एक बोर्ड जिस पर "{word}" लिखा है')
         for word in _words("words-devanagari", dev)
@@ -551,13 +573,13 @@ def _written(word: str, language: str, text: str) -> Prompt:
 
 
 def _words(name: str, dev: bool) -> list[str]:
+    """200 different words of a suite's script and split."""
     rng = _rng(name, dev)
     found: dict[str, None] = {}
     while len(found) < 200:
         word = signs.word(rng, _split(dev))
-        if (
-            word.isascii() == (name == "words-latin") and len(word) > 1
-        ):  # one character is in every split
+        # Words of one character are in every split.
+        if word.isascii() == (name == "words-latin") and len(word) > 1:
             found[word] = None
     return list(found)
 
@@ -576,7 +598,10 @@ SUITES: dict[str, Callable[[bool], list[Prompt]]] = {
 
 
 def load(name: str, dev: bool = False) -> list[Prompt]:
-    """The prompts of a suite, or of its dev twin; always the same."""
+    """The prompts of a suite or of its dev split; always the same.
+
+    Raises KalpanaError if the suite is unknown.
+    """
     if name not in SUITES:
         raise KalpanaError(f"no suite {name!r}: write one of {', '.join(SUITES)}")
     return SUITES[name](dev)

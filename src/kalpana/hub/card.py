@@ -1,7 +1,12 @@
-"""Models as folders: ``weights/NAME`` holds safetensors files and card.json, which says what they are, can do and hash to.
+"""Model folders: ``weights/NAME`` holds safetensors files and card.json, the model's card.
 
-``python -m kalpana.hub.card FOLDER`` seals a folder: it writes into the card the hashes, the number of parameters, and the scores that the
-files say they had when their training ended. With ``--int8`` the matrices in its files are made int8 first, which halves them.
+The card states the model's name, family, capabilities, scores and file hashes.
+
+    python -m kalpana.hub.card FOLDER
+
+seals a folder: it writes into the card the hashes, the number of parameters, and the final training
+scores recorded in the files. With ``--int8`` the matrices in the files are converted to int8 first,
+which halves them.
 """
 
 from __future__ import annotations
@@ -20,19 +25,19 @@ from kalpana.request import USUAL, Capabilities, one_line
 from kalpana.types import KalpanaError
 
 CARD, VQGAN = "card.json", "vqgan.safetensors"
-TOKENS = ("dalle", "maskgit", "dalle-mini")  # the families that draw the tokens of a VQGAN
-BY_CLIP = "vqgan-clip"  # the family that draws by what a CLIP makes of a VQGAN's pictures, and has no weights of its own
+TOKENS = ("dalle", "maskgit", "dalle-mini")  # families that generate the tokens of a VQGAN
+BY_CLIP = "vqgan-clip"  # family that guides a VQGAN by a CLIP and has no weights of its own
 
 
 class Card(BaseModel):
-    """What a folder of weights says of itself; ``files`` maps file names to their SHA-256."""
+    """Card of a folder of weights; ``files`` maps file names to their SHA-256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     family: str
     tasks: tuple[str, ...] = ()
-    capabilities: Capabilities | None = None  # of models that answer requests
+    capabilities: Capabilities | None = None  # only for models that answer requests
     parameters: int = 0
     files: dict[str, str] = {}
     licence: str = "unknown"
@@ -42,18 +47,24 @@ class Card(BaseModel):
 
 
 def weights_dir() -> Path:
-    """The folder of the weights that come with Kalpana: inside an installed package, at the root of a repository."""
+    """Folder of the weights that come with Kalpana.
+
+    It is inside an installed package, or at the root of a repository.
+    """
     package = Path(__file__).parents[1]
     return package / "weights" if (package / "weights").is_dir() else package.parents[1] / "weights"
 
 
 def list_models() -> list[Card]:
-    """The cards of the models that come with Kalpana, by name."""
+    """Cards of the models that come with Kalpana, by name."""
     return [read_card(path.parent) for path in sorted(weights_dir().glob(f"*/{CARD}"))]
 
 
 def find_model(name: str) -> Path:
-    """The folder of a model that comes with Kalpana, by its name, or of any other, by its path. Raises KalpanaError."""
+    """Folder of a model: by name for those that come with Kalpana, by path for any other.
+
+    Raises KalpanaError if there is none.
+    """
     known = [path.parent.name for path in sorted(weights_dir().glob(f"*/{CARD}"))]
     if name in known:
         return weights_dir() / name
@@ -69,12 +80,13 @@ def find_model(name: str) -> Path:
 
 
 def read_card(folder: Path) -> Card:
-    """The card in a folder of weights. Raises KalpanaError where there is none, or it is damaged."""
+    """Card in a folder of weights. Raises KalpanaError if it is missing or damaged."""
     try:
         return Card.model_validate(json.loads((folder / CARD).read_text(encoding="utf-8")))
     except OSError:
         raise KalpanaError(
-            f"there is no {CARD} in {folder}, so it is no model: run `python -m kalpana.hub.card {folder}` to write one"
+            f"there is no {CARD} in {folder}, so it is no model: "
+            f"run `python -m kalpana.hub.card {folder}` to write one"
         ) from None
     except ValueError as error:
         raise KalpanaError(f"{folder / CARD} is no JSON: {error}") from None
@@ -83,41 +95,48 @@ def read_card(folder: Path) -> Card:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write the card of a folder, whole or not at all."""
-    write(
-        folder / CARD,
-        (json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n").encode(),
-    )
+    """Write the card of a folder, all or nothing."""
+    text = json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n"
+    write(folder / CARD, text.encode())
 
 
 def vqgan_of(folder: Path) -> Path:
-    """The weights of the VQGAN whose tokens a model in this folder draws: those in the folder, or else those that come with Kalpana.
-    Raises KalpanaError where there are none."""
+    """Weights of the VQGAN that decodes the tokens of the model in a folder.
+
+    They are in that folder, or else those that come with Kalpana. Raises KalpanaError if there are
+    none.
+    """
     from kalpana.hub.weights import files_of
 
     for path in (folder / VQGAN, weights_dir() / "vqgan" / VQGAN):
         if files_of(path)[0].is_file():
             return path
     raise KalpanaError(
-        f"nothing turns the tokens of the model in {folder} into pictures, and no VQGAN comes with this version of Kalpana: "
-        f"put there the {VQGAN} that it learned with"
+        f"nothing turns the tokens of the model in {folder} into pictures, and no VQGAN comes with "
+        f"this version of Kalpana: put there the {VQGAN} that it learned with"
     )
 
 
 def clip_of(folder: Path) -> Path:
-    """The folder of the CLIP that a model in this folder asks: its own ``clip``, or else the one that comes with Kalpana. Raises
-    KalpanaError where there is none."""
+    """Folder of the CLIP that the model in a folder uses.
+
+    It is the folder's own ``clip``, or else the one that comes with Kalpana. Raises KalpanaError if
+    there is none.
+    """
     for path in (folder / "clip", weights_dir() / "clip"):
         if (path / CARD).is_file():
             return path
     raise KalpanaError(
-        f"the model in {folder} asks a CLIP, and none comes with this version of Kalpana: put one, with its {CARD}, into {folder / 'clip'}"
+        f"the model in {folder} asks a CLIP, and none comes with this version of Kalpana: "
+        f"put one, with its {CARD}, into {folder / 'clip'}"
     )
 
 
 def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
-    """All files of weights that a model in this folder draws with: its own, and those elsewhere that it is worth nothing without.
-    Raises KalpanaError where some are missing."""
+    """All weight files that the model in a folder needs: its own, and those of its VQGAN and CLIP.
+
+    Raises KalpanaError if some are missing.
+    """
     from kalpana.hub.weights import files_of
 
     paths = sorted(folder.glob("*.safetensors"))
@@ -129,8 +148,11 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
 
 
 def write_hashes(folder: Path) -> Card:
-    """Hash the weights that the model in a folder draws with, and write their parameters and scores into its card; a folder without a card
-    gets a plain one. Raises KalpanaError where weights are missing."""
+    """Write hashes, number of parameters and scores of the model in a folder into its card.
+
+    The hashes cover all files of ``weights_of``. A folder without a card gets a default one. Raises
+    KalpanaError if weights are missing.
+    """
     from kalpana.hub.weights import fingerprint
     from kalpana.text.tokenizer import BPE
 
@@ -138,52 +160,54 @@ def write_hashes(folder: Path) -> Card:
     card = read_card(folder) if (folder / CARD).exists() else None
     if not own and (card is None or card.family != BY_CLIP):
         raise KalpanaError(f"there are no .safetensors files in {folder}")
-    inside = {path: _inside(path) for path in own}
+    summaries = {path: _summary(path) for path in own}
     if card is None:
-        families = [inside[path].family for path in own]
-        family = next(
-            (family for family in families if family not in ("vae", "vqgan")), families[0]
-        )  # those only serve
+        families = [summaries[path].family for path in own]
+        # An autoencoder only serves another model.
+        models = (family for family in families if family not in ("vae", "vqgan"))
+        family = next(models, families[0])
         card = Card(name=folder.resolve().name, family=family)
         if family in USUAL:
             tasks = ("text-to-image", "caption") if family == "dalle" else ("text-to-image",)
             card = card.model_copy(update={"tasks": tasks, "capabilities": USUAL[family]})
     paths = weights_of(folder, card.family)
-    files = {
-        path.name: fingerprint(path) for path in (*paths, *([BPE] if card.capabilities else []))
-    }
-    parameters = sum((inside.get(path) or _inside(path)).parameters for path in paths)
-    scores = {name: score for path in own for name, score in inside[path].scores.items()}
+    vocabulary = [BPE] if card.capabilities else []
+    files = {path.name: fingerprint(path) for path in (*paths, *vocabulary)}
+    parameters = sum((summaries.get(path) or _summary(path)).parameters for path in paths)
+    scores = {name: score for path in own for name, score in summaries[path].scores.items()}
     card = card.model_copy(update={"files": files, "parameters": parameters, "scores": scores})
     write_card(folder, card)
     return card
 
 
-class _Inside(NamedTuple):
-    """What a file of weights says: its family, how many numbers it holds, and the scores that its training ended with."""
+class _Summary(NamedTuple):
+    """Summary of a weight file.
+
+    ``family``, number of ``parameters``, and the final ``scores`` of its training.
+    """
 
     family: str
     parameters: int
     scores: dict[str, Any]
 
 
-def _inside(path: Path) -> _Inside:
+def _summary(path: Path) -> _Summary:
+    """Summary of the weights in a file."""
     import safetensors
 
     from kalpana.hub.weights import SCALES
 
     with safetensors.safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if not name.endswith(SCALES)]  # noqa: SIM118 (it is no dict)
+        stored = file.keys()  # safe_open is no mapping
+        names = [name for name in stored if not name.endswith(SCALES)]
         count = sum(file.get_tensor(name).numel() for name in names)
         about = file.metadata() or {}
-        return _Inside(
-            about.get("family", "unknown"),
-            count,
-            json.loads(about.get("provenance", "{}")).get("scores", {}),
-        )
+        scores = json.loads(about.get("provenance", "{}")).get("scores", {})
+        return _Summary(about.get("family", "unknown"), count, scores)
 
 
 def _shrink(folder: Path) -> None:
+    """Convert the matrices of all weights in a folder to int8."""
     from kalpana.hub.weights import files_of, metadata, shrink, whole_of
 
     for path in sorted({whole_of(file) for file in folder.glob("*.safetensors")}):
@@ -191,11 +215,11 @@ def _shrink(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Seal folders of weights.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument(
-        "--int8", action="store_true", help="make the matrices in its files int8 first"
+    parser = argparse.ArgumentParser(
+        description="Seal folders of weights: write hashes and scores into cards."
     )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--int8", action="store_true", help="convert the matrices to int8 first")
     options = parser.parse_args()
     try:
         for folder in options.folders:

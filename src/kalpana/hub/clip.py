@@ -1,9 +1,10 @@
-"""Public CLIP and SigLIP checkpoints, in the layout of 🤗 transformers, read into ``models/clip.py``.
+"""Loader of public CLIP and SigLIP checkpoints into ``models/clip.py``.
 
     checkpoint = read(find("openai/clip-vit-base-patch32"))
 
-A folder holds config.json, the weights as safetensors, preprocessor_config.json and tokenizer.json, perhaps with tokenizer_config.json.
-What in them this version cannot follow is an error that names the field; so is a tensor too many or too few.
+A folder is in the layout of 🤗 transformers: it holds config.json, the weights as safetensors,
+preprocessor_config.json and tokenizer.json, perhaps with tokenizer_config.json. Unsupported
+settings are errors that name the field; so are missing and extra tensors.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CONFIG, PICTURES, TEXTS, TEXTS_TOO = (
     "tokenizer_config.json",
 )
 
-# What a config.json leaves out stands in transformers' own defaults, which are these models.
+# Defaults in transformers of the fields that a config.json leaves out: they are these models.
 MODELS = {"clip": PRESETS["vit-b/32"], "siglip": PRESETS["siglip-b/16-224"]}
 TOKENIZERS = {
     "clip": ("CLIPTokenizer", "CLIPTokenizerFast"),
@@ -61,12 +62,12 @@ ONLY = {
     "vision_config.vision_use_head": True,
 }
 
-# Our names and theirs, by their beginnings; then what is inside a block.
+# Prefixes of our tensor names and of the checkpoint's; INNER holds the names inside a block.
 NAMES = {
     "see.patches.": "vision_model.embeddings.patch_embedding.",
     "see.mark": "vision_model.embeddings.class_embedding",
     "see.positions": "vision_model.embeddings.position_embedding.weight",
-    "see.before.": "vision_model.pre_layrnorm.",  # so spelled
+    "see.before.": "vision_model.pre_layrnorm.",  # spelled so in transformers
     "see.blocks.": "vision_model.encoder.layers.",
     "see.norm.": "vision_model.post_layernorm.",
     "see.gather.out.": "vision_model.head.attention.out_proj.",
@@ -91,8 +92,12 @@ INNER = {
 
 @dataclass(frozen=True)
 class Framing:
-    """How a picture is brought to the size a model looks at: resized so that its shorter side is ``resize``, or to ``resize`` (height,
-    width), by Pillow's filter of this number; then ``crop`` (height, width) of its middle, black beyond its edges."""
+    """Preprocessing of a picture to the size of the model's input.
+
+    ``resize``: length of the shorter side, or (height, width), after resizing with Pillow's filter
+    of number ``resample``. ``crop``: (height, width) of the middle that is kept, black beyond its
+    edges.
+    """
 
     resize: int | tuple[int, int] | None
     crop: tuple[int, int] | None
@@ -101,7 +106,10 @@ class Framing:
 
 @dataclass(frozen=True)
 class Words:
-    """A checkpoint's own tokenizer. SigLIP's canonical texts have no capitals and no punctuation, and are all ``length`` long."""
+    """Tokenizer of a checkpoint.
+
+    SigLIP's texts are canonical, without capitals and punctuation, and all have ``length`` tokens.
+    """
 
     bpe: tokenizers.Tokenizer
     length: int
@@ -109,45 +117,46 @@ class Words:
     siglip: bool
 
     def encode(self, texts: Sequence[str]) -> Tokens:
-        """Tokens (b, l) of the texts, cut so that the end token stays, padded to the longest, or for SigLIP to ``length``."""
+        """Tokens (b, l) of the texts, cut before the end token and padded.
+
+        The padded length is that of the longest text, for SigLIP ``length``.
+        """
         rows = [self.bpe.encode(self._read(text)).ids for text in texts]
         rows = [
             row if len(row) <= self.length else [*row[: self.length - 1], row[-1]] for row in rows
         ]
         width = self.length if self.siglip else max(map(len, rows), default=0)
-        ids = torch.tensor(
-            [row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64
-        ).view(len(rows), width)
-        return Tokens(
-            ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1)
-        )
+        padded = [row + [self.pad] * (width - len(row)) for row in rows]
+        ids = torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
+        lengths = torch.tensor([len(row) for row in rows]).view(-1, 1)
+        return Tokens(ids, torch.arange(width) < lengths)
 
     def cut(self, text: str) -> str:
-        """What ``encode([text])`` leaves out of the text, for SigLIP in its canonical form; empty where it fits."""
+        """Part of the text that ``encode([text])`` leaves out; empty if the text fits.
+
+        SigLIP: in canonical form.
+        """
         read = self._read(text)
         whole = self.bpe.encode(read)
-        return (
-            ""
-            if len(whole.ids) <= self.length
-            else read[whole.offsets[self.length - 2][1] :].strip()
-        )
+        if len(whole.ids) <= self.length:
+            return ""
+        return read[whole.offsets[self.length - 2][1] :].strip()
 
     def unknown(self, text: str) -> tuple[str, ...]:
-        """The words of the text that hold letters the tokenizer has no token for, each once."""
-        unk = self.bpe.token_to_id("<unk>")  # SigLIP's; CLIP's knows every byte
+        """Words of the text with letters that have no token, without repetition."""
+        unk = self.bpe.token_to_id("<unk>")  # only SigLIP has it: CLIP has a token for every byte
         words = [] if unk is None else self._read(text).split()
         return tuple(dict.fromkeys(word for word in words if unk in self.bpe.encode(word).ids))
 
     def _read(self, text: str) -> str:
-        text = re.sub(
-            "[\ud800-\udfff]", "\ufffd", text
-        )  # halves of characters, which no tokenizer takes
+        """Text as the tokenizer reads it."""
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # tokenizers reject lone surrogates
         return canonical(text) if self.siglip else text
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder, read: the ``model``, how it wants pictures and texts, and a hash of its weights."""
+    """Loaded checkpoint: the model, its preprocessing and tokenizer, and a hash of its weights."""
 
     model: CLIP
     framing: Framing
@@ -156,19 +165,22 @@ class Checkpoint:
 
 
 def canonical(text: str) -> str:
-    """The text as SigLIP was trained to read it: lower case, without ASCII punctuation, single spaces."""
+    """Text as in SigLIP's training: lower case, no ASCII punctuation, single spaces."""
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
 def find(name: str) -> Path:
-    """The folder of a checkpoint: itself, or, by a name like openai/clip-vit-base-patch32, the one in the Hugging Face cache, into which
-    it is downloaded where it is not there yet, HF_HUB_OFFLINE is not set and there is a network. Raises KalpanaError.
+    """Folder of a checkpoint, by its path or by a name like openai/clip-vit-base-patch32.
+
+    A name is looked up in the Hugging Face cache and downloaded into it if it is missing there,
+    unless HF_HUB_OFFLINE is set. Raises KalpanaError if there is no such checkpoint or no network.
     """
     if name and Path(name).is_dir():
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise KalpanaError(
-            f"there is no checkpoint {name!r}: name a folder, or a model as openai/clip-vit-base-patch32 is named"
+            f"there is no checkpoint {name!r}: "
+            "name a folder, or a model as openai/clip-vit-base-patch32 is named"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -181,7 +193,7 @@ def find(name: str) -> Path:
 
     try:
         folder = get(CONFIG).parent
-        commit = folder.name  # all files of one state of the repository
+        commit = folder.name  # all files from one commit
         for file in (PICTURES, TEXTS):
             get(file, commit)
         with suppress(EntryNotFoundError):
@@ -194,37 +206,44 @@ def find(name: str) -> Path:
                 get(file, commit)
     except KalpanaError:
         raise
-    except Exception as error:  # no network, no such model, no such file, no leave: the library has a kind of its own for each
+    except Exception as error:  # the library has its own class for each of many causes
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise KalpanaError(
-            f"{name} is not in the Hugging Face cache and could not be fetched ({reason}): download {CONFIG}, {SINGLE} "
-            f"({PICKLE} where it has none), {PICTURES}, {TEXTS} and {TEXTS_TOO} of https://huggingface.co/{name} into a folder, "
+            f"{name} is not in the Hugging Face cache and could not be fetched ({reason}): "
+            f"download {CONFIG}, {SINGLE} ({PICKLE} where it has none), {PICTURES}, {TEXTS} and "
+            f"{TEXTS_TOO} of https://huggingface.co/{name} into a folder, "
             f"such as {name.split('/')[1]}, and name the folder"
         ) from None
     return folder
 
 
 def read(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, in fp32 on the CPU. Raises KalpanaError where a file is missing or damaged, or asks for what is not
-    to be had."""
+    """Checkpoint in a folder, in fp32 on the CPU.
+
+    Raises KalpanaError if a file is missing or damaged, or a setting is not supported.
+    """
     missing = [file for file in (CONFIG, PICTURES, TEXTS) if not (folder / file).is_file()]
     if missing:
         raise KalpanaError(
-            f"{folder} lacks {', '.join(missing)}: put there all of {CONFIG}, {SINGLE}, {PICTURES} and {TEXTS}"
+            f"{folder} lacks {', '.join(missing)}: "
+            f"put there all of {CONFIG}, {SINGLE}, {PICTURES} and {TEXTS}"
         )
     files = weights_of(folder)
     config = to_config(folder / CONFIG)
     framing, config = to_framing(folder / PICTURES, config)
     words = to_words(folder, config)
     tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
-    with torch.device("meta"):  # nothing is drawn at random only to be written over
+    with torch.device("meta"):  # no random weights, which would be overwritten
         model = CLIP(config)
     model.load_state_dict(translate(tensors, config, folder), assign=True)
     return Checkpoint(model.eval().requires_grad_(False), framing, words, hashed(files))
 
 
 def weights_of(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint. Raises KalpanaError where some or all are missing, or only a pickle is there."""
+    """The safetensors files of a checkpoint.
+
+    Raises KalpanaError if some or all are missing, or only a pickle is there.
+    """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
@@ -237,8 +256,10 @@ def weights_of(folder: Path) -> list[Path]:
         return files
     if (folder / PICKLE).is_file():
         raise KalpanaError(
-            f"{folder} has its weights as {PICKLE} alone, a pickle, which can run code when it is read: where you trust it, write {SINGLE} "
-            f'with python -c "from transformers import AutoModel as M; f = {str(folder)!r}; M.from_pretrained(f).save_pretrained(f)"'
+            f"{folder} has its weights as {PICKLE} alone, a pickle, which can run code when it is "
+            f"read: where you trust it, write {SINGLE} with python -c "
+            f'"from transformers import AutoModel as M; f = {str(folder)!r}; '
+            'M.from_pretrained(f).save_pretrained(f)"'
         )
     raise KalpanaError(
         f"{folder} holds no weights: put its {SINGLE} there, or {INDEX} and the files that it names"
@@ -246,16 +267,17 @@ def weights_of(folder: Path) -> list[Path]:
 
 
 def to_config(path: Path) -> Config:
-    """Our config of a config.json of model_type clip or siglip. Raises KalpanaError, which names the field, where there is none."""
+    """Config of a config.json of model_type clip or siglip.
+
+    Raises KalpanaError, which names the field, if a setting is not supported.
+    """
     given = read_object(path)
     kind = given.get("model_type")
     if kind not in MODELS:
         raise misfit(path, "model_type", kind, "only clip and siglip can be read")
     base, settings = MODELS[kind], dict(given)
     for part in ("vision_config", "text_config"):
-        whole = given.get(
-            f"{part}_dict"
-        )  # old files say some things twice, and this is what counts
+        whole = given.get(f"{part}_dict")  # takes precedence in old files, which have both
         whole = given.get(part, {}) if whole is None else whole
         if not isinstance(whole, dict):
             raise misfit(path, part, whole, "it should be an object")
@@ -284,17 +306,13 @@ def to_config(path: Path) -> Config:
                 changes[heads],
                 f"it should divide hidden_size, {changes[width]}",
             )
-    usual = {
-        "hidden_act": next(
-            theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation
-        ),
-        "layer_norm_eps": base.eps,
-    }
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation)
+    defaults = {"hidden_act": activation, "layer_norm_eps": base.eps}
     shared = {
-        name: settings.get(f"vision_config.{name}", default) for name, default in usual.items()
+        name: settings.get(f"vision_config.{name}", default) for name, default in defaults.items()
     }
     for name, value in shared.items():
-        if (other := settings.get(f"text_config.{name}", usual[name])) != value:
+        if (other := settings.get(f"text_config.{name}", defaults[name])) != value:
             raise misfit(
                 path,
                 f"text_config.{name}",
@@ -311,15 +329,12 @@ def to_config(path: Path) -> Config:
     changes |= {"activation": ACTIVATIONS[shared["hidden_act"]], "eps": shared["layer_norm_eps"]}
     if kind == "clip":
         end = count("text_config.eos_token_id", base.end)
-        changes["end"] = (
-            None if end == 2 else end
-        )  # 2 is an old mistake, and stands for the highest id
+        changes["end"] = None if end == 2 else end  # 2, an old error, stands for the highest id
         changes["features"] = count("projection_dim", base.features)
     else:
         changes["features"] = changes["width"]
-        if (
-            other := settings.get("text_config.projection_size") or changes["text_width"]
-        ) != changes["width"]:
+        other = settings.get("text_config.projection_size") or changes["text_width"]
+        if other != changes["width"]:
             raise misfit(
                 path,
                 "text_config.projection_size",
@@ -330,18 +345,20 @@ def to_config(path: Path) -> Config:
 
 
 def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
-    """The framing that a preprocessor_config.json describes, and the config with its mean and deviation. Raises KalpanaError, which
-    names the field, where it cannot be followed."""
+    """Preprocessing of a preprocessor_config.json, and the config with its mean and deviation.
+
+    Raises KalpanaError, which names the field, if a setting is not supported.
+    """
     given, side = read_object(path), config.side
     clip = config.text_pool == "end"
 
-    def ask(name: str, usual: Any) -> Any:
+    def setting(name: str, default: Any) -> Any:
         value = given.get(name)
-        return usual if value is None else value
+        return default if value is None else value
 
     def area(name: str) -> int | tuple[int, int]:
-        """The length of the shorter side, or height and width."""
-        value = ask(name, 224 if clip and name == "size" else {"height": 224, "width": 224})
+        """Length of the shorter side, or height and width."""
+        value = setting(name, 224 if clip and name == "size" else {"height": 224, "width": 224})
         if isinstance(value, dict) and set(value) == {"shortest_edge"}:
             value = value["shortest_edge"]
         two = isinstance(value, dict) and set(value) == {"height", "width"}
@@ -352,14 +369,14 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
             )
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
-    if ask("do_rescale", True) is not True:
+    if setting("do_rescale", True) is not True:
         raise misfit(path, "do_rescale", given["do_rescale"], "only true can be read")
-    if not math.isclose(float(ask("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-6):
+    if not math.isclose(float(setting("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-6):
         raise misfit(path, "rescale_factor", given["rescale_factor"], "only 1/255 can be read")
-    if ask("do_pad", False):
+    if setting("do_pad", False):
         raise misfit(path, "do_pad", given["do_pad"], "only false can be read")
-    resize = area("size") if ask("do_resize", True) else None
-    crop = area("crop_size") if ask("do_center_crop", clip) else None
+    resize = area("size") if setting("do_resize", True) else None
+    crop = area("crop_size") if setting("do_center_crop", clip) else None
     crop = (crop, crop) if isinstance(crop, int) else crop
     if (crop or resize) != (side, side):
         name = "crop_size" if crop else "size"
@@ -369,14 +386,14 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
             given.get(name),
             f"pictures should come out {side} x {side}, which is vision_config.image_size",
         )
-    resample = ask("resample", 3)
+    resample = setting("resample", 3)
     if resample not in range(6):
         raise misfit(path, "resample", resample, "only 0 to 5, the filters of Pillow, can be read")
     levels: dict[str, tuple[float, ...]] = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
-    if ask("do_normalize", True):
+    if setting("do_normalize", True):
         levels = {
-            "image_mean": tuple(ask("image_mean", config.mean)),
-            "image_std": tuple(ask("image_std", config.deviation)),
+            "image_mean": tuple(setting("image_mean", config.mean)),
+            "image_std": tuple(setting("image_std", config.deviation)),
         }
     for name, three in levels.items():
         if (
@@ -387,13 +404,15 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
             raise misfit(
                 path, name, given.get(name), "it should be a number for each of red, green and blue"
             )
-    return Framing(resize, crop, resample), replace(
-        config, mean=levels["image_mean"], deviation=levels["image_std"]
-    )
+    config = replace(config, mean=levels["image_mean"], deviation=levels["image_std"])
+    return Framing(resize, crop, resample), config
 
 
 def to_words(folder: Path, config: Config) -> Words:
-    """The tokenizer in a checkpoint's folder. Raises KalpanaError where it is none, or another model's."""
+    """Tokenizer in a checkpoint's folder.
+
+    Raises KalpanaError if there is none or it is another model's.
+    """
     kind, path = ("siglip" if config.text_pool == "last" else "clip"), folder / TEXTS
     about = read_object(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
     if (name := about.get("tokenizer_class", TOKENIZERS[kind][0])) not in TOKENIZERS[kind]:
@@ -412,17 +431,18 @@ def to_words(folder: Path, config: Config) -> Words:
     bpe.no_padding()
     if bpe.get_vocab_size() > config.vocabulary:
         raise KalpanaError(
-            f"{path} has {bpe.get_vocab_size()} tokens, more than the {config.vocabulary} of {CONFIG}: take both from one model"
+            f"{path} has {bpe.get_vocab_size()} tokens, more than the {config.vocabulary} of "
+            f"{CONFIG}: take both from one model"
         )
-    nothing = bpe.encode("").ids
+    empty = bpe.encode("").ids
     end = bpe.token_to_id(_token(about, "eos_token", "</s>")) if kind == "siglip" else config.end
-    if not nothing or (end is not None and nothing[-1] != end):
+    if not empty or (end is not None and empty[-1] != end):
         raise KalpanaError(
-            f"{path} does not end a text with token {end}, the end token: take it from the model's own folder"
+            f"{path} does not end a text with token {end}, the end token: "
+            "take it from the model's own folder"
         )
-    pad = (
-        bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0
-    )  # CLIP never sees it
+    # CLIP's text features do not depend on padding.
+    pad = bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0
     if pad is None:
         raise misfit(
             folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token"
@@ -431,19 +451,19 @@ def to_words(folder: Path, config: Config) -> Words:
 
 
 def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict[str, Tensor]:
-    """The state dict of our model from that of 🤗 transformers' ``CLIPModel`` or ``SiglipModel``. Raises KalpanaError where a tensor is
-    missing, left over or of another shape."""
-    left = {
-        name: tensor for name, tensor in given.items() if not name.endswith("position_ids")
-    }  # those only count 0, 1, 2
-    for leaf in (
-        "weight",
-        "bias",
-    ):  # one matrix for query, key and value, of which the query's is asked of the probe alone
+    """State dict of our model from that of 🤗 transformers' ``CLIPModel`` or ``SiglipModel``.
+
+    Raises KalpanaError if a tensor is missing, left over or of another shape.
+    """
+    # position_ids are not weights: they only count 0, 1, 2, ...
+    left = {name: tensor for name, tensor in given.items() if not name.endswith("position_ids")}
+    # SigLIP's pooling has one matrix for query, key and value. In ours that of the query is by
+    # itself, since it applies to the probe alone.
+    for leaf in ("weight", "bias"):
         if (whole := left.pop(f"vision_model.head.attention.in_proj_{leaf}", None)) is not None:
-            left[f"vision_model.head.query.{leaf}"], left[f"vision_model.head.keys.{leaf}"] = (
-                whole.tensor_split([config.width])
-            )
+            query, keys = whole.tensor_split([config.width])
+            left[f"vision_model.head.query.{leaf}"] = query
+            left[f"vision_model.head.keys.{leaf}"] = keys
     with torch.device("meta"):
         wanted = CLIP(config).state_dict()
     state = {}
@@ -452,7 +472,8 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
         found = [part for part in parts if part is not None]
         if len(found) < len(parts):
             raise KalpanaError(
-                f"the weights in {folder} lack {', '.join(_theirs(name, config))}: they are not those of its {CONFIG}"
+                f"the weights in {folder} lack {', '.join(_theirs(name, config))}: "
+                f"they are not those of its {CONFIG}"
             )
         tensor = torch.cat(found).float() if like.ndim else found[0].float().reshape(-1)[0]
         if tensor.shape != like.shape:
@@ -463,13 +484,14 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
         state[name] = tensor
     if left:
         raise KalpanaError(
-            f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which a model of its {CONFIG} does not have"
+            f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, "
+            f"which a model of its {CONFIG} does not have"
         )
     return state
 
 
 def _theirs(name: str, config: Config) -> list[str]:
-    """What the tensors are called there that make up ours."""
+    """The checkpoint's names of the tensors that make up our tensor of this name."""
     for ours, other in (NAMES | READ[config.text_pool]).items():
         if name.startswith(ours):
             name = other + name.removeprefix(ours)
@@ -480,7 +502,7 @@ def _theirs(name: str, config: Config) -> list[str]:
 
 
 def _shards(folder: Path) -> list[str]:
-    """The files that an index of weights names, each once."""
+    """Files named in an index of weights, without repetition."""
     files = read_object(folder / INDEX).get("weight_map")
     if not isinstance(files, dict) or not all(
         isinstance(file, str) and Path(file).name == file for file in files.values()
@@ -494,7 +516,7 @@ def _shards(folder: Path) -> list[str]:
     return sorted(set(files.values()))
 
 
-def _token(about: dict[str, Any], name: str, usual: str) -> str:
-    """A special token of a tokenizer_config.json, which says it as a text or as an object."""
-    given = about.get(name, usual)
+def _token(about: dict[str, Any], name: str, default: str) -> str:
+    """Special token of a tokenizer_config.json, where it is a text or an object."""
+    given = about.get(name, default)
     return str(given["content"] if isinstance(given, dict) else given)

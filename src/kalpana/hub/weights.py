@@ -1,8 +1,9 @@
-"""Weights in files: safetensors, with what it takes to build the module again in its metadata.
+"""Weight files: safetensors with all that is needed to rebuild the module in their metadata.
 
-Metadata: ``format`` "kalpana", ``family`` (which network), ``config`` (its dataclass as JSON) and ``provenance`` (recipe, data,
-samples, hardware, scores). Matrices are kept as bf16 and vectors, which are few and scale everything, as fp32; both are read as fp32.
-``shrink`` keeps matrices as int8, with a scale for each row, in half the room.
+Metadata: ``format`` "kalpana", ``family`` (the kind of network), ``config`` (its dataclass as JSON)
+and ``provenance`` (recipe, data, samples, hardware, scores). Matrices are stored as bf16, and
+vectors, which are few and scale everything, as fp32; both are read as fp32. ``shrink`` stores
+matrices as int8 with a scale for each row, in half the space.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = "kalpana"
-SHARD = (
-    16 * 2**20 - 2**16
-)  # bytes of tensors in one file at most, so that with its header it stays under 16 MiB
-SCALES = ":scales"  # after the name of an int8 tensor, that of the fp32 numbers that its rows are to be multiplied by
+SHARD = 16 * 2**20 - 2**16  # most bytes of tensors in a file: with its header it is below 16 MiB
+SCALES = ":scales"  # suffix to an int8 tensor's name: the fp32 factors of its rows
 Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights, read: fp32 ``tensors`` by name, the ``config`` its module is built with, and where it comes from."""
+    """Contents of a weight file.
+
+    ``tensors``: fp32, by name; ``config``: arguments that build the module; ``provenance``: origin.
+    """
 
     family: str
     config: dict[str, Any]
@@ -51,22 +53,28 @@ def save_weights(
     config: DataclassInstance,
     provenance: Mapping[str, Any],
 ) -> tuple[Path, ...]:
-    """Write a module's parameters and buffers, whole or not at all: to ``path``, or, where they are more than SHARD bytes, to
-    NAME-00001-of-00002.safetensors and so on beside it. Gives back the files written."""
+    """Write a module's parameters and buffers, all or nothing; returns the files written.
+
+    The file is ``path`` or, for more than SHARD bytes, NAME-00001-of-00002.safetensors and so on
+    beside it.
+    """
     return save_tensors(
         path, Weights(family, asdict(config), dict(provenance), module.state_dict())
     )
 
 
 def save_tensors(path: Path, weights: Weights) -> tuple[Path, ...]:
-    """Write weights that no module holds, as ``save_weights`` does."""
+    """Write weights without a module, as ``save_weights`` does."""
     groups = [{name: _small(tensor.detach().cpu())} for name, tensor in weights.tensors.items()]
     return _write(path, groups, weights.family, weights.config, weights.provenance)
 
 
 def shrink(path: Path, family: str) -> tuple[Path, ...]:
-    """Write weights of ours anew with their matrices as int8, each row (of what is first, an output) scaled so that its largest number is
-    127 or -127. Gives back the files written. Raises KalpanaError as ``read_weights``."""
+    """Write weights again with their matrices as int8; returns the files written.
+
+    Each row, which is an output, is scaled so that its number of largest magnitude is 127 or -127.
+    Raises KalpanaError as ``read_weights``.
+    """
     weights = read_weights(path, family)
     return _write(
         path,
@@ -84,7 +92,7 @@ def _write(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> tuple[Path, ...]:
-    """Write groups of tensors, each whole in one file."""
+    """Write groups of tensors, no group split between files; returns the files written."""
     about = {
         "format": FORMAT,
         "family": family,
@@ -93,73 +101,62 @@ def _write(
     }
     parts: list[dict[str, Tensor]] = [{}]
     for group in groups:
-        if (
-            parts[-1]
-            and sum(tensor.nbytes for tensor in (*parts[-1].values(), *group.values())) > SHARD
-        ):
+        size = sum(tensor.nbytes for tensor in (*parts[-1].values(), *group.values()))
+        if parts[-1] and size > SHARD:
             parts.append({})
         parts[-1] |= {name: tensor.contiguous().clone() for name, tensor in group.items()}
     count = len(parts)
-    paths = (
-        [path]
-        if count == 1
-        else [
-            path.with_name(f"{path.stem}-{k:05}-of-{count:05}{path.suffix}")
-            for k in range(1, count + 1)
-        ]
-    )
+    paths = [path]
+    if count > 1:
+        shards = (f"{path.stem}-{k:05}-of-{count:05}{path.suffix}" for k in range(1, count + 1))
+        paths = [path.with_name(shard) for shard in shards]
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = [each.with_name(f".{each.name}.{os.getpid()}.part") for each in paths]
+    unfinished = [each.with_name(f".{each.name}.{os.getpid()}.part") for each in paths]
     try:
-        for temporary, part in zip(beside, parts, strict=True):
+        for temporary, part in zip(unfinished, parts, strict=True):
             safetensors.torch.save_file(part, temporary, about)
         stale = set(files_of(path)) - set(paths)
-        for temporary, final in zip(beside, paths, strict=True):
+        for temporary, final in zip(unfinished, paths, strict=True):
             temporary.replace(final)
         for old in stale:
             old.unlink(missing_ok=True)
     finally:
-        for temporary in beside:
+        for temporary in unfinished:
             temporary.unlink(missing_ok=True)
     return tuple(paths)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files that hold the weights called ``path``: itself, or its shards in order."""
-    return (
-        (path,)
-        if path.exists()
-        else tuple(sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))) or (path,)
-    )
+    """Files that hold the weights called ``path``: the path itself, or its shards in order."""
+    if path.exists():
+        return (path,)
+    return tuple(sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))) or (path,)
 
 
 def whole_of(file: Path) -> Path:
-    """What the weights are called of which a file holds all, or a shard: the other way from ``files_of``."""
+    """Name of the weights to which a file, perhaps a shard, belongs: inverse of ``files_of``."""
     return file.with_name(re.sub(r"-\d{5}-of-\d{5}$", "", file.stem) + file.suffix)
 
 
 def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = None) -> Weights:
-    """The weights called ``path``, in one file or in shards, which must be of this family; a file that ``hashes`` (SHA-256 by
-    file name) knows must have that hash.
+    """Weights called ``path``, in one file or in shards, of this family.
 
-    Raises KalpanaError where a file is missing, a pickle, cut short, another program's, another family's, or changed.
+    A file whose name is in ``hashes`` must have that SHA-256. Raises KalpanaError if a file is
+    missing, a pickle, cut short, changed, or from another program or family.
     """
     files = files_of(path)
     if files != (path,) and not files[0].stem.endswith(f"-of-{len(files):05}"):
+        names = ", ".join(file.name for file in files)
         raise KalpanaError(
-            f"{path} is in shards and {len(files)} are here, {', '.join(file.name for file in files)}: fetch the others"
+            f"{path} is in shards and {len(files)} are here, {names}: fetch the others"
         )
     parts = [_read(file, family, (hashes or {}).get(file.name)) for file in files]
-    return Weights(
-        family,
-        parts[0].config,
-        parts[0].provenance,
-        {name: value for part in parts for name, value in part.tensors.items()},
-    )
+    tensors = {name: value for part in parts for name, value in part.tensors.items()}
+    return Weights(family, parts[0].config, parts[0].provenance, tensors)
 
 
 def provenance(path: Path) -> dict[str, Any]:
-    """Where the weights in a file of ours come from; nothing where it does not say. Raises KalpanaError where it is damaged."""
+    """Provenance in a weight file, empty if it has none. Raises KalpanaError if it is damaged."""
     try:
         return json.loads(metadata(path).get("provenance", "{}"))
     except ValueError as error:
@@ -167,7 +164,7 @@ def provenance(path: Path) -> dict[str, Any]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself. Raises KalpanaError where it cannot be read, or is damaged."""
+    """Metadata of a safetensors file. Raises KalpanaError if it cannot be read or is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             return file.metadata() or {}
@@ -178,23 +175,22 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path, family: str, sha256: str | None) -> Weights:
-    """One file of ``read_weights``, with the tensors that are in it."""
+    """Weights in one file, with only the tensors of that file."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
         raise KalpanaError(f"weights {path} cannot be read: {error.strerror}") from None
-    # Safetensors begin with the length of their header, which may be any eight bytes, and the header with a brace.
-    if (
-        start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-        and start[8:] != b"{"
-    ):
+    # Safetensors begin with the length of their header, perhaps the same bytes, and then a brace.
+    pickles = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if start[:2] in pickles and start[8:] != b"{":
         raise KalpanaError(
             f"{path} is a pickle, which can run code when it is read: give a .safetensors file"
         )
     if sha256 is not None and (found := fingerprint(path)) != sha256:
         raise KalpanaError(
-            f"{path} is not the file its card describes (sha256 {found[:12]}…, not {sha256[:12]}…): fetch it again, "
+            f"{path} is not the file its card describes (sha256 {found[:12]}…, "
+            f"not {sha256[:12]}…): fetch it again, "
             f"or, if you changed it yourself, run `python -m kalpana.hub.card {path.parent}`"
         )
     try:
@@ -208,10 +204,11 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
                 raise KalpanaError(
                     f"{path} holds weights of family {about['family']!r}, not {family!r}"
                 )
-            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            names = file.keys()  # safe_open is no mapping
+            stored = {name: file.get_tensor(name) for name in names}
             tensors = {
-                name: _wide(tensor, kept.get(name + SCALES))
-                for name, tensor in kept.items()
+                name: _wide(tensor, stored.get(name + SCALES))
+                for name, tensor in stored.items()
                 if not name.endswith(SCALES)
             }
             config = {
@@ -224,29 +221,25 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """Where networks are to run: the device of this name ("cpu", "cuda", "cuda:1"), or a GPU where there is one.
+    """Device of this name ("cpu", "cuda", "cuda:1"); without a name, a GPU if there is one.
 
-    Raises KalpanaError where there is no such device.
+    Raises KalpanaError if there is no such device.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
-    except (
-        RuntimeError,
-        AssertionError,
-    ):  # torch raises the second where it was built without the device
-        raise KalpanaError(
-            f"there is no device {name!r} here: write cpu{', or cuda' if torch.cuda.is_available() else ''}"
-        ) from None
+    except (RuntimeError, AssertionError):  # the second if torch was built without the device
+        hint = f"write cpu{', or cuda' if torch.cuda.is_available() else ''}"
+        raise KalpanaError(f"there is no device {name!r} here: {hint}") from None
 
 
 def load_module(
     path: Path, family: str, build: Callable[..., Module], hashes: Mapping[str, str] | None = None
 ) -> Module:
-    """The module in a file, as ``build(**config)`` makes it, ready to be asked and not to be trained.
+    """Module in a weight file, made by ``build(**config)``, in evaluation mode without gradients.
 
-    Raises KalpanaError as ``read_weights``, and where config and tensors do not belong together.
+    Raises KalpanaError as ``read_weights``, and if config and tensors do not fit each other.
     """
     weights = read_weights(path, family, hashes)
     try:
@@ -261,30 +254,32 @@ def load_module(
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _small(tensor: Tensor) -> Tensor:
+    """Tensor as it is stored: bf16 for matrices."""
     return tensor.bfloat16() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
 
 
 def _rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """A tensor as int8 and the scales of its rows, where it is a matrix or more; as it is, where it is less."""
+    """Matrix as int8 and the scales of its rows; tensors of fewer dimensions unchanged."""
     if not tensor.is_floating_point() or tensor.ndim < 2:
         return {name: tensor}
-    scales = (
-        tensor.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    )  # rows
+    largest = tensor.flatten(1).abs().amax(1)  # rows
+    scales = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
     return {name: (tensor / _along(scales, tensor)).round().to(torch.int8), name + SCALES: scales}
 
 
 def _wide(tensor: Tensor, scales: Tensor | None) -> Tensor:
+    """Tensor as it is read: fp32, rows multiplied by their scales if there are any."""
     if scales is not None:
         return tensor * _along(scales, tensor)
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _along(scales: Tensor, tensor: Tensor) -> Tensor:
+    """Row scales in a shape that broadcasts against the tensor."""
     return scales.view(-1, *[1] * (tensor.ndim - 1))

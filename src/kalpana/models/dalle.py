@@ -1,13 +1,15 @@
-"""Pictures as tokens: a transformer over the words of a caption and the codes of a picture, said one after another or many at once.
+"""DALL-E and MaskGIT: transformers over caption tokens and the VQGAN tokens of a picture.
 
-DALL-E (Ramesh et al. 2021) reads caption and picture as one stream and says of every token what comes next. Here the stream runs both
-ways with the same weights: a caption and then the picture it asks for, or a picture and then the caption that tells of it, each part
-opened by a token of its own. MaskGIT (Chang et al. 2022) is made of the same parts, but looks both ways: some cells of the picture are
-hidden, and it says all of them at once.
+DALL-E (Ramesh et al. 2021) models caption and picture as one stream and predicts every token from
+those before it. Here the same weights model both orders: caption then picture, and picture then
+caption. Each part starts with its own begin token. MaskGIT (Chang et al. 2022) has the same blocks
+with bidirectional attention: some cells of the picture are masked, and it predicts all of them at
+once.
 
-In the dress of models/dit.py: RMSNorm and QK-norm, SwiGLU, rotary positions over three axes (word, row, column) and fixed sines of
-row and column beside them. A cell then stands where it stands, however long the caption is and on whichever side of it; nothing of it
-must be learned. Simplified: every layer attends to everything, there is no dropout, and MaskGIT smooths no labels.
+Same building blocks as models/dit.py: RMSNorm and QK-norm, SwiGLU, rotary positions over three axes
+(word, row, column) and a fixed sinusoidal embedding of row and column. So the position of a cell
+does not depend on the length of the caption or on the order, and is not learned. Simplified: every
+layer attends to the whole sequence, there is no dropout, and MaskGIT has no label smoothing.
 """
 
 from __future__ import annotations
@@ -33,48 +35,49 @@ class Config:
     width: int = 256
     depth: int = 8
     heads: int = 4
-    vocabulary: int = 8192  # of words
-    length: int = 64  # caption tokens at most
-    codes: int = (
-        1024  # of the picture; the number after the last begins a picture (DALL-E) or hides a cell
-    )
-    rows: int = 16  # of the picture, in codes
+    vocabulary: int = 8192  # text tokens
+    length: int = 64  # maximum number of caption tokens
+    # Image tokens. Id ``codes`` itself is the begin token (DALL-E) and the mask token.
+    codes: int = 1024
+    rows: int = 16  # of the picture, in image tokens
     columns: int = 16
-    aside: int = (
-        0  # numbers that training asks of each cell, a third of the way up, beside the tokens
-    )
+    # Outputs of the auxiliary head for each cell, after a third of the blocks; 0: no head.
+    aside: int = 0
 
 
-ROWS, MANY = (
-    256,
-    16384,
-)  # of features whose logits are in memory together: on a CPU, whose caches hold so many, and elsewhere
-TEXT = 1 / 8  # the part that words have in DALL-E's loss (Ramesh et al. 2021, section 2.2)
-Attend = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # queries, keys and values to what each query gathers, all (b, n, l, d/n)
+# Rows of features whose logits are in memory together: on a CPU, where so many fit the caches, and
+# on other devices.
+ROWS, MANY = (256, 16384)
+TEXT = 1 / 8  # weight of the text in DALL-E's loss (Ramesh et al. 2021, section 2.2)
+# Attention function: queries, keys and values to outputs, all (b, n, l, d/n).
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Attention(nn.Module):
+    """Self-attention of x (b, l, d) with QK-norm and rotary positions.
+
+    ``attend`` decides which positions attend to which.
+    """
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.gain = nn.Parameter(
-            torch.ones(heads)
-        )  # queries and keys are of one length: without it no head could look very hard
+        # Per-head scale: QK-norm alone bounds the logits and forbids sharp attention.
+        self.gain = nn.Parameter(torch.ones(heads))
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 b n l d/n
-        q, k = rotate(norm(qkv[:2]), rotation).to(
-            qkv.dtype
-        )  # both at once: a step of one token is so short that each call counts
+        # Both in one call: in a step of one token the overhead of each call counts.
+        q, k = rotate(norm(qkv[:2]), rotation).to(qkv.dtype)
         q = q * self.gain.to(q.dtype)[:, None, None]
         return self.out(attend(q, k, qkv[2]).transpose(1, 2).flatten(2))  # b l d
 
 
 class Block(nn.Module):
+    """Pre-norm transformer block: attention, then SwiGLU."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
@@ -86,7 +89,10 @@ class Block(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """``(cond, b)`` to embeddings (b, l, d) and their mask (b, l). A row without a caption is one null token."""
+    """Text embedding: ``(cond, b)`` to token embeddings (b, l, d) and their mask (b, l).
+
+    Null rows have one null token.
+    """
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -95,9 +101,8 @@ class TextEmbedding(nn.Module):
 
     def forward(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
         if cond.tokens is None:
-            return self.null.expand(b, 1, -1), torch.ones(
-                b, 1, dtype=torch.bool, device=self.null.device
-            )
+            mask = torch.ones(b, 1, dtype=torch.bool, device=self.null.device)
+            return self.null.expand(b, 1, -1), mask
         words, mask = self.words(cond.tokens.ids), cond.tokens.mask
         if cond.null is not None:
             first = torch.arange(mask.shape[1], device=mask.device) == 0
@@ -108,31 +113,33 @@ class TextEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class Loss:
-    """Cross-entropies in nats, the mean over all words that are said and over all cells."""
+    """Mean cross-entropies in nats, over all predicted text tokens and over all cells."""
 
     text: Tensor
     image: Tensor
 
     def total(self, text: float = TEXT) -> Tensor:
-        """Both as one number, of which words have the part ``text``."""
+        """Weighted mean of both, a scalar; ``text`` is the weight of the text in [0, 1]."""
         return text * self.text + (1 - text) * self.image
 
 
 @dataclass
 class Cache:
-    """What a stream has left behind in every block, so that no token is read twice. ``DALLE.step`` adds to it."""
+    """Key-value cache of a stream of at most L tokens. ``DALLE.step`` appends to it."""
 
-    text: bool  # whether words are to come next, or cells
-    mask: Tensor  # (b, L) of the whole stream, False at padding, which is not looked at
+    text: bool  # True: text tokens come next; False: image tokens
+    mask: Tensor  # (b, L) of the whole stream, False at padding
     positions: Tensor  # (L, d)
     rotation: Rotation  # (L, d/n/2)
-    kept: list[Tensor] = field(
-        default_factory=list
-    )  # keys and values of each block, (2, b, n, L, d/n)
-    length: int = 0  # tokens read so far, padding among them
+    kept: list[Tensor] = field(default_factory=list)  # (2, b, n, L, d/n) of each block
+    length: int = 0  # tokens cached so far, padding included
 
     def attend(self, depth: int, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keep the m new keys and values of the block at this depth, and let m queries look at all so far with a ``bias`` (b, 1, m, l)."""
+        """Attention of m new queries to all tokens so far, whose keys and values it caches.
+
+        q, k and v (b, n, m, d/n) are of the block at index ``depth``; ``bias`` (b, 1, m, l) is
+        added to the scores.
+        """
         if depth == len(self.kept):
             self.kept.append(k.new_zeros(2, *k.shape[:2], self.mask.shape[1], k.shape[-1]))
         end = bias.shape[-1]
@@ -142,7 +149,11 @@ class Cache:
 
 
 class DALLE(nn.Module):
-    """One stream of words and cells. All at once by ``forward``; token by token by ``start_image`` or ``start_text``, then ``step``."""
+    """Autoregressive transformer over caption and picture as one stream of tokens.
+
+    ``forward`` predicts all tokens at once, for training. ``start_image`` or ``start_text``, and
+    then ``step``, predict token by token with a cache.
+    """
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -158,12 +169,15 @@ class DALLE(nn.Module):
     def forward(
         self, cond: Cond, image: Tensor, swapped: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (b, l - 1, vocabulary) of all words but the first, and (b, rows, columns, codes) of all cells of ``image`` (b, rows,
-        columns), each from what comes before it. A row is caption and picture; picture and caption where ``swapped`` (b,) says so."""
-        words, cells = self._look(cond, image, swapped)
-        return self.say(words), self.show(cells).unflatten(
-            1, (self.config.rows, self.config.columns)
-        )
+        """Logits of text tokens and of image tokens, each given the tokens before it.
+
+        Text: (b, l - 1, vocabulary), for all tokens but the first. Image: (b, rows, columns,
+        codes), for all cells of ``image`` (b, rows, columns). A row is caption then picture, or
+        picture then caption where ``swapped`` (b,) bool is True.
+        """
+        c = self.config
+        words, cells = self._features(cond, image, swapped)
+        return self.say(words), self.show(cells).unflatten(1, (c.rows, c.columns))
 
     def loss(
         self,
@@ -173,85 +187,94 @@ class DALLE(nn.Module):
         aside: list[Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> Loss:
-        """How wrong the network is about image ids (b, rows, columns) and, in rows that have one, their caption. What is said of the cells,
-        (b, hw, config.aside), of each before it is seen, is added to the list ``aside`` if one is given. Cells that are ``hidden`` (b,
-        rows, columns) are asked for, but not shown to what comes after them."""
-        seen = image if hidden is None else image.masked_fill(hidden, self.config.codes)
-        words, cells = self._look(cond, seen, swapped, aside)
-        wrong = fused_cross_entropy(cells.flatten(0, 1), self.show, image.flatten()) / image.numel()
-        if cond.tokens is None:
-            return Loss(torch.zeros_like(wrong), wrong)
-        said = (
-            cond.tokens.mask[:, 1:]
-            if cond.null is None
-            else cond.tokens.mask[:, 1:] & ~cond.null[:, None]
-        )
-        return Loss(
-            fused_cross_entropy(words[said], self.say, cond.tokens.ids[:, 1:][said])
-            / said.sum().clamp(min=1),
-            wrong,
-        )
+        """Loss for image ids (b, rows, columns) and, in rows that have one, for their caption.
 
-    def _look(
+        Cells where ``hidden`` (b, rows, columns) is True are predicted, but masked in the input of
+        later tokens (token dropout). The auxiliary outputs (b, hw, config.aside), each from the
+        tokens before its cell, are appended to the list ``aside`` where one is given.
+        """
+        shown = image if hidden is None else image.masked_fill(hidden, self.config.codes)
+        words, cells = self._features(cond, shown, swapped, aside)
+        total = fused_cross_entropy(cells.flatten(0, 1), self.show, image.flatten())
+        image_loss = total / image.numel()
+        if cond.tokens is None:
+            return Loss(torch.zeros_like(image_loss), image_loss)
+        mask = cond.tokens.mask[:, 1:]
+        predicted = mask if cond.null is None else mask & ~cond.null[:, None]
+        wanted = cond.tokens.ids[:, 1:][predicted]
+        total = fused_cross_entropy(words[predicted], self.say, wanted)
+        return Loss(total / predicted.sum().clamp(min=1), image_loss)
+
+    def _features(
         self, cond: Cond, image: Tensor, swapped: Tensor | None, aside: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features (b, l - 1, d) from which all words but the first are said, and (b, hw, d) from which cells are shown."""
+        """Features before the heads, of text tokens (b, l - 1, d) and of cells (b, hw, d).
+
+        Text features are those that predict all tokens but the first.
+        """
         c, b = self.config, len(image)
         words, mask = self.captions(cond, b)  # b l d, b l
         length = words.shape[1]
-        x = torch.cat((words, self._open(image)), 1)  # b l+1+hw d
+        x = torch.cat((words, self._embed_image(image)), 1)  # b l+1+hw d
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)))  # l+1+hw 3
 
-        # Padding is brought to the end of the stream, where no token looks, and so a causal attention needs no mask.
+        # Each row is sorted into its order: a caption is 0 or 2, the picture 1, padding 3. With the
+        # padding at the end of the stream, causal attention needs no mask.
         late = torch.zeros_like(mask[:, :1]) if swapped is None else swapped[:, None]
-        part = F.pad(
-            torch.where(mask, 2 * late, 3), (0, 1 + c.rows * c.columns), value=1
-        )  # a caption is 0 or 2, the picture 1, padding 3
+        part = F.pad(torch.where(mask, 2 * late, 3), (0, 1 + c.rows * c.columns), value=1)
         order = part.argsort(stable=True)  # b l+1+hw
         x = torch.take_along_dim(x + positions(places[:, 1:], c.width).to(x), order[..., None], 1)
-        rotation, back = (
-            rope_tables(angles(places, c)[order].unsqueeze(1)),
-            order.argsort(1)[..., None],
-        )  # the first b 1 l+1+hw d/n/2
+        rotation = rope_tables(angles(places, c)[order].unsqueeze(1))  # b 1 l+1+hw d/n/2
+        inverse = order.argsort(1)[..., None]
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, causal)
             if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
-                aside.append(self.aside(torch.take_along_dim(x, back, 1)[:, length:-1]))
-        x = norm(torch.take_along_dim(x, back, 1))
+                aside.append(self.aside(torch.take_along_dim(x, inverse, 1)[:, length:-1]))
+        x = norm(torch.take_along_dim(x, inverse, 1))
         return x[:, : length - 1], x[:, length:-1]
 
     @torch.no_grad()
     def start_image(self, cond: Cond, b: int) -> Cache:
-        """A cache of b rows that have read their captions; ``step`` then draws, and its first token is number ``codes``."""
+        """Cache of b rows after their captions. ``step`` then predicts image tokens.
+
+        The first token to give to ``step`` is the picture's begin token, id ``codes``.
+        """
         c = self.config
         words, mask = self.captions(cond, b)
         places = torch.cat((word_places(words.shape[1], mask.device), cell_places(c, mask.device)))
         cache = self._cache(False, F.pad(mask, (0, 1 + c.rows * c.columns), value=True), places)
-        self._read(cache, words)
+        self._advance(cache, words)
         return cache
 
     @torch.no_grad()
     def start_text(self, image: Tensor) -> Cache:
-        """A cache that has seen image ids (b, rows, columns); ``step`` then speaks, and its first token is the text's begin token."""
-        c, cells = self.config, self._open(image)
+        """Cache after image ids (b, rows, columns). ``step`` then predicts text tokens.
+
+        The first token to give to ``step`` is the begin token of the text.
+        """
+        c, cells = self.config, self._embed_image(image)
         places = torch.cat((cell_places(c, image.device), word_places(c.length, image.device)))
-        cache = self._cache(
-            True, torch.ones(len(image), len(places), dtype=torch.bool, device=image.device), places
-        )
-        self._read(cache, cells)
+        mask = torch.ones(len(image), len(places), dtype=torch.bool, device=image.device)
+        cache = self._cache(True, mask, places)
+        self._advance(cache, cells)
         return cache
 
     @torch.no_grad()
     def step(self, cache: Cache, ids: Tensor) -> Tensor:
-        """Logits (b, codes or vocabulary) of the token after ``ids`` (b, m), the next m of the stream, which the cache then holds."""
-        embed, head = (self.captions.words, self.say) if cache.text else (self.codes, self.show)
-        return head(norm(self._read(cache, embed(ids))[:, -1]))
+        """Logits (b, codes or vocabulary) of the token after ``ids`` (b, m).
 
-    def _open(self, image: Tensor) -> Tensor:
+        ``ids`` are the next m tokens of the stream and are added to the cache. Raises ValueError
+        where the stream would become longer than caption and picture together.
+        """
+        embed, head = (self.captions.words, self.say) if cache.text else (self.codes, self.show)
+        return head(norm(self._advance(cache, embed(ids))[:, -1]))
+
+    def _embed_image(self, image: Tensor) -> Tensor:
         """Embeddings (b, 1 + hw, d) of a begin token and the picture's cells."""
         return self.codes(F.pad(_flat(image, self.config), (1, 0), value=self.config.codes))
 
     def _cache(self, text: bool, mask: Tensor, places: Tensor) -> Cache:
+        """Empty cache of a stream with tokens at ``places`` (L, 3)."""
         return Cache(
             text,
             mask,
@@ -259,16 +282,17 @@ class DALLE(nn.Module):
             rope_tables(angles(places, self.config)),
         )
 
-    def _read(self, cache: Cache, x: Tensor) -> Tensor:
+    def _advance(self, cache: Cache, x: Tensor) -> Tensor:
         """Features (b, m, d) of the next m tokens, from their embeddings (b, m, d)."""
         start, end = cache.length, cache.length + x.shape[1]
         if end > cache.mask.shape[1]:
             raise ValueError(
-                f"the stream ends after {cache.mask.shape[1]} tokens: give {cache.mask.shape[1] - start} more at most"
+                f"the stream ends after {cache.mask.shape[1]} tokens: "
+                f"give {cache.mask.shape[1] - start} more at most"
             )
-        count = torch.arange(end, device=x.device)
-        look = cache.mask[:, None, None, :end] & (count <= count[start:, None])
-        bias = torch.where(look, 0.0, -math.inf).to(x.dtype)  # b 1 m end
+        index = torch.arange(end, device=x.device)
+        visible = cache.mask[:, None, None, :end] & (index <= index[start:, None])
+        bias = torch.where(visible, 0.0, -math.inf).to(x.dtype)  # b 1 m end
         cos, sin = (each[start:end] for each in cache.rotation)
         x = x + cache.positions[start:end]
         for depth, block in enumerate(self.blocks):
@@ -278,7 +302,10 @@ class DALLE(nn.Module):
 
 
 class MaskGIT(nn.Module):
-    """``network(cond, image) -> logits`` (b, rows, columns, codes) of image ids (b, rows, columns), where number ``codes`` hides a cell."""
+    """Masked image-token model: ``network(cond, image) -> logits`` (b, rows, columns, codes).
+
+    ``image`` (b, rows, columns) are image ids, with id ``codes`` at masked cells.
+    """
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -291,31 +318,31 @@ class MaskGIT(nn.Module):
         _init(self)
 
     def forward(self, cond: Cond, image: Tensor) -> Tensor:
-        return self.show(self._look(cond, image)).unflatten(
-            1, (self.config.rows, self.config.columns)
-        )
+        c = self.config
+        return self.show(self._features(cond, image)).unflatten(1, (c.rows, c.columns))
 
     def loss(
         self, cond: Cond, image: Tensor, hidden: Tensor, aside: list[Tensor] | None = None
     ) -> Tensor:
-        """The mean cross-entropy, in nats, of the cells of ``image`` (b, rows, columns) that are ``hidden`` (b, rows, columns). What is
-        said of all cells, (b, hw, config.aside), is added to the list ``aside`` if one is given."""
-        cells = self._look(cond, image.masked_fill(hidden, self.config.codes), aside)
-        return (
-            fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden]) / hidden.sum()
-        )
+        """Mean cross-entropy in nats of the cells of ``image`` that are masked in the input.
 
-    def _look(self, cond: Cond, image: Tensor, aside: list[Tensor] | None = None) -> Tensor:
-        """Features (b, hw, d) from which cells are shown."""
+        ``image`` and the mask ``hidden`` are (b, rows, columns). The auxiliary outputs (b, hw,
+        config.aside) are appended to the list ``aside`` where one is given.
+        """
+        cells = self._features(cond, image.masked_fill(hidden, self.config.codes), aside)
+        total = fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden])
+        return total / hidden.sum()
+
+    def _features(self, cond: Cond, image: Tensor, aside: list[Tensor] | None = None) -> Tensor:
+        """Features (b, hw, d) of the cells, before the head."""
         c = self.config
         words, mask = self.captions(cond, len(image))  # b l d, b l
         length = words.shape[1]
         x = torch.cat((words, self.codes(_flat(image, c))), 1)  # b l+hw d
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)[1:]))  # l+hw 3
         x, rotation = x + positions(places[:, 1:], c.width).to(x), rope_tables(angles(places, c))
-        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))[
-            :, None, None, :
-        ]  # b 1 1 l+hw: padding is not looked at
+        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))  # masks the padding
+        bias = bias[:, None, None, :]  # b 1 1 l+hw
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, partial(full, bias=bias))
             if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
@@ -324,55 +351,58 @@ class MaskGIT(nn.Module):
 
 
 def fused_cross_entropy(x: Tensor, head: nn.Linear, wanted: Tensor) -> Tensor:
-    """The sum of cross-entropies, in nats, of ids ``wanted`` (n,) by the logits that a ``head`` without bias makes of features x (n, d).
+    """Fused linear cross-entropy: the sum over n rows, in nats, with target ids ``wanted`` (n,).
 
-    Logits, chances and gradients of a few rows at a time are made and forgotten: all at once they are far more numbers than all else in
-    a step, and moving them takes longer than working them out (as in Liger's fused linear cross-entropy, Hsu et al. 2024).
+    The logits are those of the linear layer ``head`` without bias for features x (n, d). Logits,
+    probabilities and gradients exist for a few rows at a time. All at once they would be by far the
+    largest tensors of a training step, and moving them takes longer than computing them (as in
+    Liger's fused linear cross-entropy, Hsu et al. 2024).
     """
-    return _Unlikely.apply(x, head.weight, wanted)
+    return _FusedCrossEntropy.apply(x, head.weight, wanted)
 
 
-class _Unlikely(torch.autograd.Function):
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Autograd function that computes the gradients in the forward pass, by parts."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
-        device, learns = x.device.type, any(ctx.needs_input_grad)
+        device, needs_grad = x.device.type, any(ctx.needs_input_grad)
         size = ROWS if device == "cpu" else MANY
-        dtype = (
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        )
-        of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         total = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
         rows, weight = x.to(dtype), weight.to(dtype)
+        parts = rows.split(size), wanted[:, None].split(size), grad_x.split(size)
         with torch.autocast(device, enabled=False):
-            for part, ids, gradient in zip(
-                rows.split(size), wanted[:, None].split(size), of_x.split(size), strict=True
-            ):
-                chance = (part @ weight.T).to(total.dtype)  # r v, logits as yet
-                chance -= chance.amax(1, keepdim=True)
-                right = chance.gather(1, ids)
-                mass = chance.exp_().sum(1, keepdim=True)
-                total += (mass.log() - right).sum()
-                if learns:
-                    wrong = (
-                        (chance / mass)
-                        .scatter_add_(1, ids, chance.new_full(ids.shape, -1.0))
-                        .to(dtype)
-                    )
-                    gradient.copy_(wrong @ weight)
-                    of_weight += wrong.T @ part
-        ctx.save_for_backward(of_x, of_weight)
+            for part, ids, grad_part in zip(*parts, strict=True):
+                values = (part @ weight.T).to(total.dtype)  # r v, logits
+                values -= values.amax(1, keepdim=True)
+                target = values.gather(1, ids)
+                mass = values.exp_().sum(1, keepdim=True)
+                total += (mass.log() - target).sum()
+                if needs_grad:
+                    # Softmax minus one-hot: the gradient with respect to the logits.
+                    minus_one = values.new_full(ids.shape, -1.0)
+                    grad_logits = (values / mass).scatter_add_(1, ids, minus_one).to(dtype)
+                    grad_part.copy_(grad_logits @ weight)
+                    grad_weight += grad_logits.T @ part
+        ctx.save_for_backward(grad_x, grad_weight)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        of_x, of_weight = ctx.saved_tensors
-        return of_x * gradient, of_weight * gradient, None
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * gradient, grad_weight * gradient, None
 
 
 def random_mask(b: int, config: Config, rng: Generator) -> Tensor:
-    """Cells to hide in training, (b, rows, columns) bool: ceil(cos(pi/2 r) hw) of each picture, r uniform in [0, 1), so that a little
-    more often many than few are hidden (Chang et al. 2022, section 3.3, the cosine schedule)."""
+    """Random mask for training MaskGIT, (b, rows, columns) bool, True at masked cells.
+
+    Each picture has ceil(cos(pi/2 r) hw) masked cells, r uniform in [0, 1): the cosine schedule
+    (Chang et al. 2022, section 3.3), in which high mask ratios are a little more frequent.
+    """
     cells = config.rows * config.columns
     count = (torch.cos(math.pi / 2 * torch.rand(b, 1, generator=rng)) * cells).ceil()
     rank = torch.rand(b, cells, generator=rng).argsort(1).argsort(1)
@@ -380,28 +410,32 @@ def random_mask(b: int, config: Config, rng: Generator) -> Tensor:
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each looks at itself and at what comes before it."""
+    """Causal attention: each position attends to itself and to those before it."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """All look at all, with a ``bias`` (b, 1, 1, l) added to the scores."""
+    """Full attention, with a ``bias`` (b, 1, 1, l) added to the scores."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(
             q, k, v, bias.to(q.dtype).expand(-1, -1, q.shape[-2], -1)
         )
-    # Written out: masked, torch's fused CPU kernel takes twenty times as long going backward.
+    # Written out: with a mask, the backward pass of torch's fused CPU kernel takes twenty times as
+    # long.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
     return scores.softmax(-1).to(v.dtype) @ v
 
 
 def word_places(count: int, device: torch.device) -> Tensor:
-    """Word, row and column (count, 3) of words: their index, and no row or column."""
+    """Word, row and column (count, 3) of text tokens: their index, and 0 for row and column."""
     return F.pad(torch.arange(count, device=device)[:, None], (0, 2))
 
 
 def cell_places(c: Config, device: torch.device) -> Tensor:
-    """Word, row and column (1 + hw, 3) of a picture's begin token, all 0, and of its cells, with rows and columns counted from 1."""
+    """Word, row and column (1 + hw, 3) of a picture's begin token, all 0, and of its cells.
+
+    Rows and columns are counted from 1; the word of a cell is 0.
+    """
     cells = torch.cartesian_prod(
         torch.arange(1, c.rows + 1, device=device), torch.arange(1, c.columns + 1, device=device)
     )
@@ -409,7 +443,7 @@ def cell_places(c: Config, device: torch.device) -> Tensor:
 
 
 def angles(places: Tensor, c: Config) -> Tensor:
-    """Rotary angles (l, d/n/2) of places (l, 3): a quarter of them turn with the word's index, the rest with row and column."""
+    """Rotary angles (l, d/n/2) of places (l, 3): a quarter for the word, the rest for the grid."""
     pairs = c.width // c.heads // 2
     cell = pairs * 3 // 8
     axes = zip(places.unbind(1), (pairs - 2 * cell, cell, cell), (1000, 100, 100), strict=True)
@@ -419,14 +453,18 @@ def angles(places: Tensor, c: Config) -> Tensor:
 
 
 def _flat(image: Tensor, c: Config) -> Tensor:
-    """Image ids (b, rows, columns) as (b, hw)."""
+    """Image ids (b, rows, columns) as (b, hw). Raises ValueError for another shape."""
     if image.shape[1:] != (c.rows, c.columns):
         raise ValueError(f"image ids are {tuple(image.shape)}: give (b, {c.rows}, {c.columns})")
     return image.flatten(1)
 
 
 def _init(network: DALLE | MaskGIT) -> None:
-    """Each block adds little at first, the less the deeper the network; its heads say nothing yet, so that all tokens are as likely."""
+    """Initialise the weights.
+
+    The output layers of each block are scaled by 1 / sqrt(2 depth), so that the residual branches
+    start small. The heads start at zero, so that all tokens are equally likely.
+    """
     for block in network.blocks:
         assert isinstance(block, Block)
         for inside in (block.attention.qkv, block.attention.out, block.feed.up, block.feed.down):

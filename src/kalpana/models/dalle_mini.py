@@ -1,8 +1,11 @@
-"""An encoder reads the words; a decoder, looking at them, says the picture's tokens one after another.
+"""DALL-E mini: an encoder-decoder from caption tokens to VQGAN tokens (Dayma et al. 2021).
 
-DALL-E mini (Dayma et al. 2021): BART (Lewis et al. 2020) from text to the codes of a VQGAN, with the layer norms of NormFormer (Shleifer
-et al. 2021) around attention and inside a gated feed-forward (GEGLU, Shazeer 2020), learned positions and no biases but those of the
-norms. As published; simplified: no dropout, and every norm has a gain, where those before a matrix were left without one.
+The encoder reads the caption, and the decoder predicts the image tokens one by one with
+cross-attention to it. The architecture is BART (Lewis et al. 2020), with the layer norms of
+NormFormer (Shleifer et al. 2021) around attention and inside a gated feed-forward (GEGLU, Shazeer
+2020), learned positions, and no biases except in the norms. It loads the published weights.
+Simplified: no dropout, and every norm has a gain, while in the original the norms before a linear
+layer have none.
 """
 
 from __future__ import annotations
@@ -23,22 +26,21 @@ from kalpana.types import Tokens
 
 @dataclass(frozen=True)
 class Config:
-    """The defaults are our own small model."""
+    """Config of a DALL-E mini. The defaults are our own small model."""
 
     vocabulary: int = 8192  # of the text
-    length: int = 64  # text tokens read at most
+    length: int = 64  # maximum number of text tokens
     width: int = 256
     heads: int = 4
     hidden: int = 704  # of the feed-forward
     text_depth: int = 4  # blocks of the encoder
     depth: int = 8  # of the decoder
-    codes: int = 1024  # in the codebook of the pictures: what is drawn is one of them
-    start: int = 1024  # the token before the first
-    image_vocabulary: int = (
-        1025  # tokens the decoder has rows for: the codes, the start token, and perhaps padding
-    )
+    codes: int = 1024  # codebook size; only these ids are sampled
+    start: int = 1024  # id of the start token
+    image_vocabulary: int = 1025  # embedding rows: the codes, the start token, perhaps padding
     image_length: int = 256  # tokens of a picture
-    aside: int = 0  # numbers that training asks of each image token, a third of the way up the decoder, beside the tokens
+    # Outputs of the auxiliary head for each image token, after a third of the decoder; 0: no head.
+    aside: int = 0
 
 
 PRESETS = {
@@ -69,7 +71,7 @@ PRESETS = {
 
 
 class Attention(nn.Module):
-    """What a query finds in keys and values, brought to a scale of its own by a layer norm."""
+    """Multi-head attention, with a layer norm on its output (NormFormer)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -80,20 +82,21 @@ class Attention(nn.Module):
         self.after = nn.LayerNorm(width)
 
     def look(self, x: Tensor) -> Tensor:
-        """The keys and values (2, b, n, l, d/n) of what is to be attended to, x (b, l, d)."""
+        """Keys and values (2, b, n, l, d/n) of x (b, l, d)."""
         return self.keys(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def forward(
         self, x: Tensor, seen: Tensor, bias: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        q, (k, v) = (
-            self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2),
-            seen,
-        )  # b n l d/n, and twice b n L d/n
+        """Attention (b, l, d) of queries x (b, l, d) to keys and values ``seen`` (2, b, n, L, d/n).
+
+        ``bias`` (b, 1, 1, L) is added to the scores.
+        """
+        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b n l d/n
+        k, v = seen  # each b n L d/n
         bias = None if bias is None else bias.to(q.dtype)
-        if (
-            bias is not None and x.requires_grad and x.device.type == "cpu"
-        ):  # going back, torch's fused kernel takes twenty times as long
+        # With a mask, the backward pass of torch's fused CPU kernel takes twenty times as long.
+        if bias is not None and x.requires_grad and x.device.type == "cpu":
             x = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, bias, is_causal=causal)
@@ -101,6 +104,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Gated feed-forward (GEGLU, Shazeer 2020) with a layer norm before and inside it."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -135,20 +140,24 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, text: Tensor, bias: Tensor, past: Tensor | None, place: int
     ) -> Tensor:
-        """Whole rows x (b, l, d); or, where there is a ``past`` (2, b, n, image_length, d/n), x (b, 1, d) at this ``place``, whose keys and
-        values are put there and which looks at all up to it. ``text`` are the text's keys and values."""
+        """Features (b, l, d) of whole rows x (b, l, d), or of one token with a cache.
+
+        ``text`` holds the text's keys and values. Where the cache ``past`` (2, b, n, image_length,
+        d/n) is given, x (b, 1, d) is the token at ``place``; its keys and values are written to the
+        cache, and it attends to all tokens up to it.
+        """
         y = self.norm_own(x)
-        seen = self.own.look(y)
+        keys_values = self.own.look(y)
         if past is not None:
-            past[..., place, :] = seen[..., 0, :]
-            seen = past[..., : place + 1, :]
-        x = x + self.own(y, seen, causal=past is None)
+            past[..., place, :] = keys_values[..., 0, :]
+            keys_values = past[..., : place + 1, :]
+        x = x + self.own(y, keys_values, causal=past is None)
         x = x + self.text(self.norm_text(x), text, bias)
         return x + self.feed(x)
 
 
 class Encoder(nn.Module):
-    """Tokens of at most ``length`` to features (b, l, d)."""
+    """Text encoder: tokens (b, l), l at most ``length``, to features (b, l, d)."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -167,7 +176,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Image tokens (b, l) to logits (b, l, image_vocabulary) of the token after each."""
+    """Image decoder: image tokens (b, l) to logits (b, l, image_vocabulary) of the next token."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -180,7 +189,10 @@ class Decoder(nn.Module):
         self.aside = nn.Linear(c.width, c.aside) if c.aside else None
 
     def look(self, text: Tensor) -> list[Tensor]:
-        """Each block's keys and values (2, b, n, l, d/n) of the text's features (b, l, d), which are the same for every image token."""
+        """Keys and values (2, b, n, l, d/n), for each block, of the text's features (b, l, d).
+
+        They are the same for every image token.
+        """
         return [cast(DecoderBlock, block).text.look(text) for block in self.blocks]
 
     def forward(
@@ -191,7 +203,10 @@ class Decoder(nn.Module):
         past: list[Tensor] | None = None,
         place: int = 0,
     ) -> Tensor:
-        """Logits of whole rows, or, with each block's ``past``, of the one token (b, 1) at this ``place``."""
+        """Logits (b, l, image_vocabulary) of whole rows, or of one token with a cache.
+
+        ``past`` is the cache of each block; with it, ``image`` (b, 1) is the token at ``place``.
+        """
         return self.head(self.features(image, text, bias, past, place))  # b l image_vocabulary
 
     def features(
@@ -203,22 +218,25 @@ class Decoder(nn.Module):
         place: int = 0,
         aside: list[Tensor] | None = None,
     ) -> Tensor:
-        """What the logits are made of, (b, l, d). What is said of the tokens, (b, l, config.aside), of each before it is seen, is added to
-        the list ``aside`` if one is given."""
+        """Features (b, l, d) before the head; for the arguments see ``forward``.
+
+        The auxiliary outputs (b, l, config.aside), each from the tokens before its own, are
+        appended to the list ``aside`` where one is given.
+        """
         x = self.before(self.codes(image) + self.positions[place : place + image.shape[1]])  # b l d
+        aside_depth = math.ceil(len(self.blocks) / 3)
         for i, block in enumerate(self.blocks):
             x = block(x, text[i], bias, None if past is None else past[i], place)
-            if (
-                aside is not None
-                and self.aside is not None
-                and i + 1 == math.ceil(len(self.blocks) / 3)
-            ):
+            if aside is not None and self.aside is not None and i + 1 == aside_depth:
                 aside.append(self.aside(x))
         return self.norm(x)
 
 
 class DalleMini(nn.Module):
-    """``model(tokens, image)`` gives the logits that are trained; ``generate`` draws pictures, a token at a time."""
+    """Encoder-decoder: ``model(tokens, image)`` gives logits for training.
+
+    ``generate`` samples pictures, one token at a time.
+    """
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -231,9 +249,12 @@ class DalleMini(nn.Module):
             nn.init.normal_(positions, std=0.02)
 
     def forward(self, tokens: Tokens, image: Tensor, null: Tensor | None = None) -> Tensor:
-        """Logits (b, l, image_vocabulary) of each of the image tokens (b, l), given those before it and the text; the rows of ``null`` (b,)
-        bool are told nothing."""
-        return self.decoder(*self._given(tokens, image, null))
+        """Logits (b, l, image_vocabulary) of the image tokens (b, l).
+
+        Each is given the image tokens before it and the text. Rows where ``null`` (b,) bool is True
+        get an empty text.
+        """
+        return self.decoder(*self._decoder_inputs(tokens, image, null))
 
     def loss(
         self,
@@ -243,19 +264,22 @@ class DalleMini(nn.Module):
         aside: list[Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
-        """The mean cross-entropy, in nats, of the image tokens (b, l), each given those before it that are not ``hidden`` (b, l), and the
-        text. For ``aside`` see ``Decoder.features``."""
-        seen = image if hidden is None else image.masked_fill(hidden, self.config.start)
-        features = self.decoder.features(*self._given(tokens, seen, null), aside=aside)
-        return (
-            fused_cross_entropy(features.flatten(0, 1), self.decoder.head, image.flatten())
-            / image.numel()
-        )
+        """Mean cross-entropy in nats of the image tokens (b, l), a scalar.
 
-    def _given(
+        Each is predicted from the image tokens before it and the text. Tokens where ``hidden``
+        (b, l) is True are predicted, but masked in the input (token dropout). For ``aside`` see
+        ``Decoder.features``.
+        """
+        shown = image if hidden is None else image.masked_fill(hidden, self.config.start)
+        inputs = self._decoder_inputs(tokens, shown, null)
+        features = self.decoder.features(*inputs, aside=aside)
+        total = fused_cross_entropy(features.flatten(0, 1), self.decoder.head, image.flatten())
+        return total / image.numel()
+
+    def _decoder_inputs(
         self, tokens: Tokens, image: Tensor, null: Tensor | None
     ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """What the decoder is given of whole rows."""
+        """Arguments of the decoder for whole rows: input ids, text keys and values, bias."""
         tokens = tokens if null is None else silence(tokens, null)
         before = F.pad(image[:, :-1], (1, 0), value=self.config.start)
         return before, self.decoder.look(self.encoder(tokens)), padding_bias(tokens.mask)
@@ -264,37 +288,35 @@ class DalleMini(nn.Module):
     def generate(
         self, tokens: Tokens, draw: Callable[[Tensor], Tensor], condition_factor: float = 1.0
     ) -> Iterator[Tensor]:
-        """The image tokens of each place in turn (b,), ``image_length`` times; closing the iterator cancels.
+        """Iterator over image token ids (b,), one place after another, ``image_length`` times.
 
-        ``draw`` takes logits (b, codes) to ids (b,): it owns temperature, top-k, top-p and the random numbers, which a row should have for
-        itself if it is to be the same in any batch. A ``condition_factor`` other than 1 guides away from no text (super-conditioning), for
-        which the network runs on 2b rows.
+        Closing the iterator cancels. ``draw`` maps logits (b, codes) to ids (b,): it applies
+        temperature, top-k and top-p and samples. Rows are the same in any batch only if it uses one
+        random generator a row. A ``condition_factor`` other than 1 is classifier-free
+        guidance from the empty text (super-conditioning); the network then runs on 2b rows.
         """
         c, b = self.config, len(tokens)
         guided = condition_factor != 1
         if guided:
             both = Tokens(tokens.ids.repeat(2, 1), tokens.mask.repeat(2, 1))
             tokens = silence(both, torch.arange(2 * b, device=both.ids.device) >= b)
-        text, bias = (
-            [seen.contiguous() for seen in self.decoder.look(self.encoder(tokens))],
-            padding_bias(tokens.mask),
-        )
-        past = [seen.new_empty(*seen.shape[:3], c.image_length, seen.shape[-1]) for seen in text]
+        text = [kv.contiguous() for kv in self.decoder.look(self.encoder(tokens))]
+        bias = padding_bias(tokens.mask)
+        past = [kv.new_empty(*kv.shape[:3], c.image_length, kv.shape[-1]) for kv in text]
         ids = tokens.ids.new_full((b,), c.start)
         for place in range(c.image_length):
             last = ids.repeat(2) if guided else ids
-            logits = self.decoder(last[:, None], text, bias, past, place)[
-                :, 0, : c.codes
-            ].float()  # b codes, or 2b codes
+            logits = self.decoder(last[:, None], text, bias, past, place)
+            logits = logits[:, 0, : c.codes].float()  # b codes, or 2b codes
             if guided:
-                told, untold = logits.chunk(2)
-                logits = untold + condition_factor * (told - untold)
+                prompted, null = logits.chunk(2)
+                logits = null + condition_factor * (prompted - null)
             ids = draw(logits)
             yield ids
 
 
 def silence(tokens: Tokens, null: Tensor) -> Tokens:
-    """The tokens, of which the rows of ``null`` (b,) bool keep the first and the last alone: the start and the end of an empty text."""
+    """Tokens with an empty text, only start and end token, in rows where ``null`` (b,) is True."""
     place = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
     end = tokens.ids.gather(1, tokens.mask.sum(1, keepdim=True) - 1)  # b 1
     null = null[:, None]
@@ -304,5 +326,5 @@ def silence(tokens: Tokens, null: Tensor) -> Tokens:
 
 
 def padding_bias(mask: Tensor) -> Tensor:
-    """What to add to scores (b, n, l, L) so that padding, where ``mask`` (b, L) is False, is not looked at: (b, 1, 1, L)."""
+    """Attention bias (b, 1, 1, L), -1e4 at padding, where ``mask`` (b, L) is False."""
     return torch.where(mask, 0.0, -1e4)[:, None, None, :]

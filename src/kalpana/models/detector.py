@@ -1,8 +1,9 @@
-"""The detector behind the verifiers: what is where, in which colour, and whether it is any object at all.
+"""Object detector of the verifiers: class, box and colour of each object, and whether it is real.
 
-After CenterNet (Zhou et al. 2019, "Objects as Points"): every object is a peak on a map of its class at a quarter of the picture's
-side; beside the peak the map says how far the box reaches to each side, which colour the object has been given, which
-pixels carry that colour, an embedding that names rarer concepts, and whether the thing is whole and real.
+After CenterNet (Zhou et al. 2019, "Objects as Points"): every object is a peak on the heatmap of
+its class, at a quarter of the picture's side. Further maps predict, at the peak, the distances to
+the sides of the box, the object's colour, the pixels that have this colour, an embedding for rarer
+concepts, and whether the object is whole and real.
 """
 
 from __future__ import annotations
@@ -22,23 +23,20 @@ STRIDE = 4
 class Config:
     classes: int = 108  # labels
     colors: int = 11  # none, and the ten
-    concepts: int = 1600  # that one label stands for, told apart by the embedding
+    concepts: int = 1600  # all in one label, distinguished by the embedding
     embedding: int = 48
     fine: int = 48  # width at a quarter of the side
     coarse: int = 80  # width at an eighth
     deep: int = 80  # width at a sixteenth
-    depth: tuple[int, int, int, int] = (
-        1,
-        2,
-        2,
-        2,
-    )  # blocks: down at a quarter, an eighth and a sixteenth, and up at an eighth
-    facing: bool = False  # whether it says where things face
-    depthwise: bool = False  # blocks of 7x7 depthwise convolutions (ConvNeXt, Liu et al. 2022) instead of residual ones
+    # Blocks: down at a quarter, an eighth and a sixteenth, and up at an eighth.
+    depth: tuple[int, int, int, int] = (1, 2, 2, 2)
+    facing: bool = False  # predict the direction that objects face
+    # Blocks of 7x7 depthwise convolutions (ConvNeXt, Liu et al. 2022) instead of residual ones.
+    depthwise: bool = False
 
 
 class Residual(nn.Module):
-    """x + norm(conv(relu(norm(conv(x))))), then relu (He et al. 2016)."""
+    """Residual block (He et al. 2016): relu(x + norm(conv(relu(norm(conv(x))))))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,7 +48,10 @@ class Residual(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """x + pointwise(gelu(pointwise(norm(depthwise 7x7)))), twice as wide inside (Liu et al. 2022)."""
+    """ConvNeXt block (Liu et al. 2022), twice as wide inside.
+
+    x + pointwise(gelu(pointwise(norm(depthwise(x))))), with a 7x7 depthwise convolution.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,20 +60,28 @@ class Depthwise(nn.Module):
         self.up, self.down = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # on a CPU, its way back takes three times as long in bfloat16
+        # In fp32: on a CPU, its backward pass takes three times as long in bf16.
+        with torch.autocast(x.device.type, enabled=False):
             spread = self.spread(x.float())
         return x + self.down(F.gelu(self.up(self.norm(spread))))
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What the network says at every cell, at a quarter of the side: ``heat`` (b, classes, h, w) logits; ``reach`` (b, 4, h, w), from the
-    cell's middle to the left, top, right and bottom of the box, in cells; ``color`` (b, colors, h, w) logits; ``painted`` (b, 1, h, w)
-    logits: is this of the colour its object was given; ``embedding`` (b, embedding, h, w); ``whole`` (b, 1, h, w) logits; ``shows``
-    (b, 1 + classes, h, w) logits: what the cell shows, 0 being the background. The last is there to be learned: a thing has one middle,
-    but many cells that tell what it is. ``facing`` (b, 3, h, w) logits: to the viewer, left, right; None in networks that do not say."""
+    """Output of the detector, with h and w a quarter of the picture's height and width.
+
+    - ``heat`` (b, classes, h, w): logits of object centres
+    - ``reach`` (b, 4, h, w): distances from the cell's middle to the left, top, right and bottom of
+      the box, in cells
+    - ``color`` (b, colors, h, w): logits of the object's colour
+    - ``painted`` (b, 1, h, w): logits of the cell having the colour given to its object
+    - ``embedding`` (b, embedding, h, w): embedding of the concept
+    - ``whole`` (b, 1, h, w): logits of the object being whole and real
+    - ``shows`` (b, 1 + classes, h, w): logits of the cell's class, 0 for the background. Auxiliary,
+      for training only: an object has one centre, but many cells that show its class
+    - ``facing`` (b, 3, h, w): logits of facing the viewer, left or right; None in networks without
+      this output
+    """
 
     heat: Tensor
     reach: Tensor
@@ -85,7 +94,7 @@ class Maps:
 
 
 class Detector(nn.Module):
-    """Pixels (b, 3, h, w) in [-1, 1], h and w multiples of 16, to Maps."""
+    """Object detector: pixels (b, 3, h, w) in [-1, 1], h and w multiples of 16, to Maps."""
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -113,9 +122,10 @@ class Detector(nn.Module):
         self.parts = (c.classes, 4, c.colors, 1, c.embedding, 1, 1 + c.classes)
         self.head = nn.Conv2d(c.fine, sum(self.parts), 1)
         self.facing = nn.Conv2d(c.fine, 3, 1) if c.facing else None
-        self.names = nn.Parameter(
-            0.1 * self.head.weight.new_empty(c.concepts, c.embedding).normal_()
-        )  # of the tail's concepts
+        # Embeddings of the rarer concepts.
+        names = self.head.weight.new_empty(c.concepts, c.embedding)
+        self.names = nn.Parameter(0.1 * names.normal_())
+        # At first, centres have a probability of 0.018 and boxes reach 4 cells to each side.
         nn.init.constant_(self.head.bias[: c.classes], -4.0)  # type: ignore[index]
         nn.init.constant_(self.head.bias[c.classes : c.classes + 4], math.log(4))  # type: ignore[index]
 
@@ -129,7 +139,7 @@ class Detector(nn.Module):
             self.head(features).contiguous().split(self.parts, 1)
         )
         facing = self.facing(features).contiguous() if self.facing else None
-        # The reach is an exponential, so that a small error of a large box is as small (FCOS, Tian et al. 2019).
-        return Maps(
-            heat, reach.float().clamp(-4, 4).exp(), color, painted, embedding, whole, shows, facing
-        )
+        # The network predicts the logarithm of the reach, so that its errors are relative to the
+        # size of the box (FCOS, Tian et al. 2019).
+        reach = reach.float().clamp(-4, 4).exp()
+        return Maps(heat, reach, color, painted, embedding, whole, shows, facing)

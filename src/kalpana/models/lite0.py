@@ -1,6 +1,7 @@
-"""EfficientNet-Lite0 as a feature network (Tan and Le 2019; Liu 2020): inverted bottlenecks without squeeze-and-excitation, ReLU6.
+"""EfficientNet-Lite0 as a feature network (Tan and Le 2019; Liu 2020).
 
-Batch norms are folded into the convolutions. Its 1,280 pooled features are what the Fréchet distance FD-lite0 is taken over.
+Inverted bottlenecks without squeeze-and-excitation, with ReLU6. Batch norms are folded into the
+convolutions. The Fréchet distance FD-lite0 uses its 1,280 pooled features.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FEATURES = 1280
 
 
 class Conv(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: what is odd goes to the right and below."""
+    """Convolution with TensorFlow's SAME padding: an odd pixel goes to the right and the bottom."""
 
     def forward(self, input: Tensor) -> Tensor:
         pads: list[int] = []
@@ -36,7 +37,10 @@ class Conv(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """Widen, look around within each channel, narrow; added to what came in where the shape stays."""
+    """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection to b channels.
+
+    The input is added where the shape does not change.
+    """
 
     def __init__(self, a: int, b: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -53,7 +57,10 @@ class Bottleneck(nn.Module):
 
 
 class Lite0(nn.Module):
-    """Pictures (b, 3, h, w) in [-1, 1], of any size, to features (b, 1280)."""
+    """Pictures (b, 3, h, w) in [-1, 1], of any size, to features (b, 1280).
+
+    Pictures of another size are resized to SIDE pixels, without keeping their aspect ratio.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,18 +68,16 @@ class Lite0(nn.Module):
         blocks, width = [], 32
         for repeats, kernel, stride, expansion, channels in STAGES:
             for k in range(repeats):
-                blocks.append(
-                    Bottleneck(width, channels, kernel, stride if k == 0 else 1, expansion)
-                )
+                step = stride if k == 0 else 1
+                blocks.append(Bottleneck(width, channels, kernel, step, expansion))
                 width = channels
         self.blocks = nn.Sequential(*blocks)
         self.head = Conv(width, FEATURES, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-2:] != (SIDE, SIDE):
-            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(
-                -1, 1
-            )
-        x = ((pixels + 1) * 127.5 - 127.0) / 128.0  # its own scale: (byte - 127) / 128
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True)
+            pixels = pixels.clamp(-1, 1)
+        x = ((pixels + 1) * 127.5 - 127.0) / 128.0  # the weights expect (byte - 127) / 128
         x = self.blocks(F.relu6(self.stem(x)))
         return F.relu6(self.head(x)).mean((2, 3))

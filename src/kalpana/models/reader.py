@@ -1,8 +1,9 @@
-"""A reader of short words: a strip of a picture to characters, by connectionist temporal classification.
+"""CRNN text recogniser: a strip of a picture with a short word to characters.
 
-A small convolutional net makes a sequence of columns of the strip, a recurrent one reads it both ways, and every column says one
-character or none (CRNN, Shi et al. 2015; CTC, Graves et al. 2006). Devanagari is read as code points, in their logical order:
-a vowel sign that stands before its consonant is seen by the backward half in time.
+A small convolutional network turns the strip into a sequence of columns, a bidirectional GRU reads
+it, and every column predicts one character or the blank (CRNN, Shi et al. 2015; CTC, Graves et al.
+2006). Devanagari is predicted as code points in logical order. A vowel sign that is drawn before
+its consonant but encoded after it needs the context from the right, that of the backward GRU.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ HEIGHT, WIDTH = 32, 128  # of a strip
 
 @dataclass(frozen=True)
 class Config:
-    characters: str = (
-        ""  # all it can write, in order; number 0 is the blank, so the first of them is 1
-    )
+    characters: str = ""  # all characters, in order; class 0 is the blank, so the first is class 1
     width: int = 96
     hidden: int = 128
 
 
 class Reader(nn.Module):
-    """Strips (b, 3, HEIGHT, WIDTH) in [-1, 1] to logits (b, WIDTH / 4, 1 + characters)."""
+    """Text recogniser: strips (b, 3, HEIGHT, WIDTH) in [-1, 1] to logits.
+
+    The logits are (b, WIDTH / 4, 1 + characters); class 0 is the CTC blank.
+    """
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -53,25 +55,27 @@ class Reader(nn.Module):
         return self.say(self.look(strips))
 
     def say(self, seen: Tensor) -> Tensor:
-        """Logits (b, WIDTH / 4, 1 + characters) of what ``look`` sees (b, width, 2, WIDTH / 4)."""
+        """Logits (b, WIDTH / 4, 1 + characters) from the features of ``look``.
+
+        The features are (b, width, 2, WIDTH / 4).
+        """
         columns = seen.flatten(1, 2).transpose(1, 2)  # b 32 2w
         return self.write(self.read(columns)[0])
 
     @torch.no_grad()
     def words(self, strips: Tensor) -> list[tuple[str, float]]:
-        """The likeliest words by the best path, and how sure each is: the least certain of its characters' probabilities."""
-        chance, best = self(strips).float().softmax(-1).max(-1)  # b l each
-        said = []
-        for probabilities, numbers in zip(chance.tolist(), best.tolist(), strict=True):
+        """Words by greedy CTC decoding (best path), with the confidence of each in [0, 1].
+
+        The confidence is the smallest probability of the word's characters; 0 for an empty word.
+        """
+        best_probabilities, best = self(strips).float().softmax(-1).max(-1)  # b l each
+        words = []
+        for probabilities, classes in zip(best_probabilities.tolist(), best.tolist(), strict=True):
             kept = [
                 (p, n)
-                for k, (p, n) in enumerate(zip(probabilities, numbers, strict=True))
-                if n and (k == 0 or n != numbers[k - 1])
+                for k, (p, n) in enumerate(zip(probabilities, classes, strict=True))
+                if n and (k == 0 or n != classes[k - 1])
             ]
-            said.append(
-                (
-                    "".join(self.config.characters[n - 1] for _, n in kept),
-                    min((p for p, _ in kept), default=0.0),
-                )
-            )
-        return said
+            word = "".join(self.config.characters[n - 1] for _, n in kept)
+            words.append((word, min((p for p, _ in kept), default=0.0)))
+        return words

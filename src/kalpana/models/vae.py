@@ -1,10 +1,11 @@
-"""The autoencoder: pictures to a grid of 16-channel latents eight times smaller each way, and back.
+"""VAE: pictures to a grid of 16-channel latents, eight times smaller each way, and back.
 
-A residual convolutional net works at a quarter of the picture's side (pixel-unshuffle does the first two halvings for
-nothing, Shi et al. 2016), as in TAESD without norms. The latent is the mean of a Gaussian posterior of fixed width
-(Kingma and Welling 2014, with sigma given, not learned); a batch norm without affine on it keeps every channel at zero
-mean and unit variance, which is all that the KL term to the unit Gaussian could still move, and is the scale and shift
-that other autoencoders leave to their callers.
+A residual convolutional network without norms, as in TAESD. It works at a quarter of the picture's
+side; pixel-unshuffle (Shi et al. 2016) does the first two halvings at no cost. The latent is the
+mean of a Gaussian posterior of fixed standard deviation (Kingma and Welling 2014, with sigma given,
+not learned). A batch norm without affine parameters keeps every channel of the mean at zero mean
+and unit variance. With sigma fixed, the KL term to the unit Gaussian could change nothing else.
+The batch norm also replaces the scale and shift that other autoencoders leave to their callers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Config:
 
 
 class Block(nn.Module):
-    """x + conv(relu(conv(relu(x)))), which starts as the identity."""
+    """Residual block: x + conv(relu(conv(relu(x)))). It is the identity at initialisation."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -41,7 +42,10 @@ class Block(nn.Module):
 
 
 class VAE(nn.Module):
-    """Pixels (b, 3, h, w) in [-1, 1] to latents (b, 16, h/8, w/8) of unit variance, and back. h and w are multiples of 8."""
+    """Pixels (b, 3, h, w) in [-1, 1] to latents (b, latent, h/8, w/8) of unit variance, and back.
+
+    h and w are multiples of 8.
+    """
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -64,30 +68,28 @@ class VAE(nn.Module):
             nn.Conv2d(c.fine, 48, 3, padding=1),
             nn.PixelShuffle(4),  # b 3 h w
         )
-        # The least-squares map from a latent to the mean colour under it; fitted once after training, see `fit_preview`.
+        # Linear map from a latent to the mean colour of its 8x8 pixels, see `fit_preview`.
         self.preview_weight: Tensor
         self.preview_bias: Tensor
         self.register_buffer("preview_weight", torch.zeros(3, c.latent))
         self.register_buffer("preview_bias", torch.zeros(3))
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The posterior's mean, normalised: (b, latent, h/8, w/8)."""
+        """Normalised posterior mean (b, latent, h/8, w/8) of pixels (b, 3, h, w)."""
         return self.norm(self.encoder(pixels))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (b, 3, h, w); a little outside [-1, 1] at times, so clamp before saving."""
+        """Pixels (b, 3, h, w); they may be slightly outside [-1, 1], so clamp before saving."""
         return self.decoder(latents)
 
     def preview(self, latents: Tensor) -> Tensor:
-        """A rough picture (b, 3, h/8, w/8) in [-1, 1] for the price of one small matrix product."""
-        return (
-            torch.einsum("bchw,rc->brhw", latents, self.preview_weight)
-            + self.preview_bias[:, None, None]
-        ).clamp(-1, 1)
+        """Preview (b, 3, h/8, w/8) in [-1, 1] of latents, at the cost of one matrix product."""
+        colours = torch.einsum("bchw,rc->brhw", latents, self.preview_weight)
+        return (colours + self.preview_bias[:, None, None]).clamp(-1, 1)
 
     @torch.no_grad()
     def fit_preview(self, pixels: Tensor) -> None:
-        """Fit `preview` by least squares on these pictures (b, 3, h, w)."""
+        """Fit `preview` by least squares on pictures (b, 3, h, w), once after training."""
         z = self.encode(pixels).movedim(1, -1).flatten(0, -2)
         rgb = F.avg_pool2d(pixels, 8).movedim(1, -1).flatten(0, -2)
         solution = torch.linalg.lstsq(torch.cat((z, torch.ones_like(z[:, :1])), 1), rgb).solution

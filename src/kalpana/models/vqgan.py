@@ -1,10 +1,16 @@
-"""Pictures as tokens: one net makes a coarse grid of a picture, each cell takes the nearest code, and a second net draws from these.
+"""VQGAN: an image tokenizer with an encoder, a quantiser and a decoder (Esser et al. 2021).
 
-VQGAN (Esser et al. 2021); one config covers the nets of taming-transformers and our own small one, which starts at a quarter of the
-picture's side as ``models/vae.py`` does. Codes are running means of what chose them (van den Oord et al. 2017), compared as they are or by
-direction alone (ViT-VQGAN, Yu et al. 2021); one that nothing chooses is put where something is. Or there are none to learn, and each number
-is rounded (FSQ, Mentzer et al. 2023). At the end stands what training plays against: a patch discriminator, with its losses as plain
-functions. Simplified: the codebook has no gradient, and the nets no dropout.
+The encoder maps a picture to a coarse grid of latents, the quantiser replaces each latent by the
+nearest code, and the decoder maps codes to pixels. One config covers the networks of
+taming-transformers and our own small one, which starts at a quarter of the picture's side, as
+``models/vae.py`` does.
+
+There are two quantisers. In the codebook, each code is a running mean of the latents assigned to it
+(van den Oord et al. 2017), and the distance is Euclidean or, with unit codes, the cosine distance
+(ViT-VQGAN, Yu et al. 2021); unused codes are replaced by latents of the batch. FSQ learns no codes
+and rounds each number of a latent (Mentzer et al. 2023). At the end of the file are the patch
+discriminator for training and its losses, as plain functions. Simplified: the codebook has no
+gradient, and the networks have no dropout.
 """
 
 from __future__ import annotations
@@ -23,32 +29,31 @@ from kalpana.types import KalpanaError
 
 @dataclass(frozen=True)
 class Config:
-    """The defaults are our own small net: 128 px to 16 x 16 tokens."""
+    """Config of a VQGAN. The defaults are our own small network: 128 px to 16 x 16 tokens."""
 
-    stem: int = 4  # the picture's side over the first level's; pixel-unshuffle does it for nothing
-    widths: tuple[int, ...] = (64, 128)  # of the levels, each half the side of the one before
+    stem: int = 4  # downsampling by pixel-unshuffle, before the first level
+    widths: tuple[int, ...] = (64, 128)  # of the levels; each halves the side of the one before
     depth: int = 2  # residual blocks a level; the decoder has one more
-    attend: tuple[
-        int, ...
-    ] = ()  # levels, counted from 0, where attention follows every block; the middle always has it
+    # Levels, counted from 0, where attention follows every block; the middle always has it.
+    attend: tuple[int, ...] = ()
     groups: int = 8  # of the group norms
     eps: float = 1e-6  # of the group norms
-    latent: int = 64  # channels on either side of the two 1x1 convolutions around the codes
-    codebook: tuple[int, int] = (4096, 16)  # how many codes, of how many numbers
-    unit: bool = True  # codes, and what is compared with them, have length 1
-    fsq: tuple[
-        int, ...
-    ] = ()  # levels of finite scalar quantisation, one per number; given, it takes the codebook's place
-    encoder: bool = True  # False where only the way back is there
+    latent: int = 64  # channels outside the two 1x1 convolutions around the quantiser
+    codebook: tuple[int, int] = (4096, 16)  # number of codes, and numbers in each
+    unit: bool = True  # codes and latents are normalised to length 1 before they are compared
+    # Levels of finite scalar quantisation, one per number; where given, it replaces the codebook.
+    fsq: tuple[int, ...] = ()
+    encoder: bool = True  # False: a decoder only
 
     @property
     def factor(self) -> int:
-        """The picture's side over the grid's."""
+        """Downsampling factor: the picture's side over the grid's."""
         return self.stem * 2 ** (len(self.widths) - 1)
 
 
 TAMING = Config(
-    stem=1, widths=(128, 128, 256, 256, 512), depth=2, attend=(4,), groups=32, latent=256, codebook=(1024, 256), unit=False,
+    stem=1, widths=(128, 128, 256, 256, 512), depth=2, attend=(4,), groups=32, latent=256,
+    codebook=(1024, 256), unit=False,
 )  # fmt: skip
 PRESETS = {
     "small": Config(),
@@ -56,11 +61,13 @@ PRESETS = {
     "f16-16384": replace(TAMING, codebook=(16384, 256)),
 }
 ROWS = 4096  # vectors compared with the codebook at once; with 16,384 codes that is 256 MB
-MARGIN = 1e-3  # of FSQ's range, by which a number may pass its outermost levels; without it the shift of two levels would be infinite
+# Share of FSQ's range by which a number may exceed its outermost levels; without it the offset
+# (atanh) for two levels would be infinite.
+MARGIN = 1e-3
 
 
 class Attention(nn.Module):
-    """x + out(attention(norm(x))), every cell to every other, with one head."""
+    """Full self-attention over all cells, with one head: x + out(attention(norm(x)))."""
 
     def __init__(self, c: Config, width: int) -> None:
         super().__init__()
@@ -70,18 +77,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)  # each b hw d
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # b d hw
-        return x + self.out(seen.unflatten(-1, x.shape[-2:]))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # b d hw
+        return x + self.out(attended.unflatten(-1, x.shape[-2:]))
 
 
 class Block(nn.Module):
-    """skip(x) + conv(silu(norm(conv(silu(norm(x)))))), then attention where asked."""
+    """Residual block: skip(x) + conv(silu(norm(conv(silu(norm(x)))))), then optional attention."""
 
     def __init__(self, c: Config, inputs: int, width: int, attends: bool) -> None:
         super().__init__()
         self.norm_one, self.norm_two = (
-            nn.GroupNorm(c.groups, inputs, c.eps),
-            nn.GroupNorm(c.groups, width, c.eps),
+            nn.GroupNorm(c.groups, channels, c.eps) for channels in (inputs, width)
         )
         self.one = nn.Conv2d(inputs, width, 3, padding=1)
         self.two = nn.Conv2d(width, width, 3, padding=1)
@@ -94,17 +100,21 @@ class Block(nn.Module):
 
 
 def level(c: Config, inputs: int, width: int, depth: int, attends: bool) -> nn.Sequential:
+    """``depth`` blocks at one resolution, from ``inputs`` channels to ``width``."""
     return nn.Sequential(*[Block(c, width if k else inputs, width, attends) for k in range(depth)])
 
 
 def middle(c: Config) -> nn.Sequential:
-    return nn.Sequential(
-        Block(c, c.widths[-1], c.widths[-1], True), Block(c, c.widths[-1], c.widths[-1], False)
-    )
+    """Two blocks at the coarsest resolution, the first with attention."""
+    width = c.widths[-1]
+    return nn.Sequential(Block(c, width, width, True), Block(c, width, width, False))
 
 
 class Encoder(nn.Module):
-    """Pixels (b, 3, h, w) to latents (b, d, h/f, w/f) for a quantiser of d numbers, f being the config's factor."""
+    """Encoder: pixels (b, 3, h, w) to latents (b, d, h/f, w/f).
+
+    d is ``numbers``, the dimension of the quantiser; f is the config's factor.
+    """
 
     def __init__(self, c: Config, numbers: int) -> None:
         super().__init__()
@@ -132,7 +142,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes (b, d, h/f, w/f) to pixels (b, 3, h, w). Its levels stand as they are passed, the coarsest first."""
+    """Decoder: codes (b, d, h/f, w/f) to pixels (b, 3, h, w). Levels are ordered coarsest first."""
 
     def __init__(self, c: Config, numbers: int) -> None:
         super().__init__()
@@ -160,8 +170,11 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """``codes`` (b, d, h, w), whose gradient goes straight on to what they stand for; their ``indices`` (b, h, w) int64; and ``loss``, a
-    number, which is the smaller the nearer the encoder keeps to them."""
+    """Output of a quantiser.
+
+    ``codes`` (b, d, h, w) pass their gradient straight through to the latents. ``indices``
+    (b, h, w) are int64. ``loss`` is the commitment loss, a scalar.
+    """
 
     codes: Tensor
     indices: Tensor
@@ -169,15 +182,15 @@ class QuantizerOutput:
 
 
 def straight_through(x: Tensor, y: Tensor) -> Tensor:
-    """y, with x's gradient (the straight-through estimator, Bengio et al. 2013)."""
+    """Straight-through estimator (Bengio et al. 2013): the value of y with the gradient of x."""
     return x + (y - x).detach()
 
 
 class Codebook(nn.Module):
-    """Latents (b, d, h, w) to the nearest of ``size`` codes of d numbers.
+    """Vector quantiser: latents (b, d, h, w) to the nearest of ``size`` codes of d numbers.
 
-    Nothing is learned by asking: ``start`` makes the codes of a first batch, and ``learn`` moves them after every further one. Under
-    autocast too, all is compared in fp32.
+    ``forward`` does not change the codes: ``start`` initialises them from a first batch, and
+    ``learn`` updates them after each further batch. Distances are in fp32, under autocast too.
     """
 
     def __init__(self, size: int, numbers: int, unit: bool) -> None:
@@ -187,50 +200,59 @@ class Codebook(nn.Module):
         self.sizes: Tensor
         self.ages: Tensor
         self.register_buffer("vectors", torch.randn(size, numbers) * numbers**-0.5)
-        self.register_buffer(
-            "sizes", torch.ones(size)
-        )  # running mean of how many vectors choose the code in a batch
-        self.register_buffer(
-            "ages", torch.zeros(size, dtype=torch.int64)
-        )  # batches since it was last chosen
+        # Running mean of the vectors a batch that are assigned to each code.
+        self.register_buffer("sizes", torch.ones(size))
+        # Batches since each code was last used.
+        self.register_buffer("ages", torch.zeros(size, dtype=torch.int64))
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """The nearest codes; the loss is the mean square of what lies between, from which the encoder alone learns (the commitment loss,
-        which usually weighs 0.25)."""
-        z = self._measure(latents)  # b h w d
+        """Nearest codes of latents (b, d, h, w), with the commitment loss.
+
+        The loss is the mean squared distance between latents and codes; only the encoder gets a
+        gradient from it. Its usual weight is 0.25.
+        """
+        z = self._to_vectors(latents)  # b h w d
         indices = self.nearest(z)
-        codes = F.embedding(indices, self._measured())
+        codes = F.embedding(indices, self._normalised_codes())
         return QuantizerOutput(
             straight_through(z, codes).movedim(-1, 1), indices, (z - codes).square().mean()
         )
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codes (b, d, h, w) of indices (b, h, w)."""
-        return F.embedding(indices, self._measured()).movedim(-1, 1)
+        return F.embedding(indices, self._normalised_codes()).movedim(-1, 1)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """Indices (…) of the codes nearest to vectors (…, d): the largest z·e - |e|²/2, which is the smallest |z - e|²."""
-        codes, rows = self._measured(), z.flatten(0, -2)
+        """Indices (…) of the codes e nearest to vectors z (…, d).
+
+        The largest z·e - |e|²/2 is the smallest |z - e|².
+        """
+        codes, rows = self._normalised_codes(), z.flatten(0, -2)
         with torch.autocast(z.device.type, enabled=False):
             half = codes.square().sum(1) / 2
-            likeness = (torch.addmm(half, part, codes.T, beta=-1) for part in rows.split(ROWS))
+            scores = (torch.addmm(half, part, codes.T, beta=-1) for part in rows.split(ROWS))
             # On a CPU topk takes a third of argmax's time.
-            found = [
+            indices = [
                 part.topk(1).indices if z.device.type == "cpu" else part.argmax(1)
-                for part in likeness
+                for part in scores
             ]
-        return torch.cat(found).view(z.shape[:-1])
+        return torch.cat(indices).view(z.shape[:-1])
 
     @torch.no_grad()
     def start(self, latents: Tensor, rng: Generator, rounds: int = 10) -> None:
-        """Make the codes of these latents (b, d, h, w): k-means from vectors that ``rng`` draws, empty codes drawn anew in every round."""
-        rows = self._measure(latents).flatten(0, -2)
+        """Initialise the codes from latents (b, d, h, w) by k-means.
+
+        The first centres are random vectors of the batch, sampled with ``rng``. Empty codes are
+        sampled again in every round. Raises KalpanaError for fewer vectors than codes.
+        """
+        rows = self._to_vectors(latents).flatten(0, -2)
         if len(rows) < self.size:
             raise KalpanaError(
-                f"{len(rows)} vectors are too few to start {self.size} codes from: give a batch that has more"
+                f"{len(rows)} vectors are too few to start {self.size} codes from: "
+                "give a batch that has more"
             )
-        self.vectors.copy_(rows[_draw(rows, self.size, rng)])
+        self.vectors.copy_(rows[_random_rows(rows, self.size, rng)])
         for _ in range(rounds):
             self.learn(latents, self.nearest(rows), rng, decay=0, patience=1)
 
@@ -243,38 +265,42 @@ class Codebook(nn.Module):
         decay: float = 0.99,
         patience: int = 200,
     ) -> int:
-        """Move each code towards the latents (b, d, h, w) that chose it, as the ``indices`` (b, h, w) say: it is their running mean. Then
-        put a vector of this batch, which ``rng`` draws, in the place of each code that nothing chose in the last ``patience`` batches;
-        gives back how many those were."""
-        rows, counts = self._measure(latents).flatten(0, -2), count(indices, self.size)
-        means = (
-            torch.zeros_like(self.vectors).index_add_(0, indices.flatten(), rows)
-            / counts.clamp(min=1)[:, None]
-        )
+        """Update the codes by one batch and return the number of codes that were replaced.
+
+        Each code moves to the running mean of the latents (b, d, h, w) assigned to it by
+        ``indices`` (b, h, w) (van den Oord et al. 2017, equations 6 to 8). Then each code that was
+        unused in the last ``patience`` batches is replaced by a random vector of this batch,
+        sampled with ``rng``.
+        """
+        rows, counts = self._to_vectors(latents).flatten(0, -2), count(indices, self.size)
+        sums = torch.zeros_like(self.vectors).index_add_(0, indices.flatten(), rows)
+        means = sums / counts.clamp(min=1)[:, None]
         self.sizes.lerp_(counts, 1 - decay)
-        share = (
-            (1 - decay) * counts / self.sizes.clamp(min=1e-12)
-        )  # of this batch in the mean; none where nothing chose the code
-        self.vectors.copy_(self._measured().lerp(means, share[:, None]))
+        # Weight of this batch in the running mean; 0 for codes that it does not use.
+        share = (1 - decay) * counts / self.sizes.clamp(min=1e-12)
+        self.vectors.copy_(self._normalised_codes().lerp(means, share[:, None]))
         self.ages.add_(1).masked_fill_(counts > 0, 0)
         dead = (self.ages >= patience).nonzero().flatten()[: len(rows)]
-        self.vectors[dead] = rows[_draw(rows, len(dead), rng)]
+        self.vectors[dead] = rows[_random_rows(rows, len(dead), rng)]
         self.sizes[dead], self.ages[dead] = 1.0, 0
         return len(dead)
 
-    def _measure(self, latents: Tensor) -> Tensor:
-        """The latents (b, d, h, w) as vectors (b, h, w, d) in fp32, of length 1 where codes are."""
+    def _to_vectors(self, latents: Tensor) -> Tensor:
+        """Latents (b, d, h, w) as vectors (b, h, w, d) in fp32, of length 1 where codes are."""
         z = latents.movedim(1, -1).float()
         return F.normalize(z, dim=-1) if self.unit else z
 
-    def _measured(self) -> Tensor:
-        """The codes (size, d), which neither their mean nor a file in bf16 leaves at length 1."""
+    def _normalised_codes(self) -> Tensor:
+        """Codes (size, d), normalised: a running mean and rounding to bf16 change their length."""
         return F.normalize(self.vectors, dim=-1) if self.unit else self.vectors
 
 
 class FSQ(nn.Module):
-    """Latents (b, d, h, w) to points of a grid: the i-th number is rounded to one of ``levels[i]`` values in [-1, 1]. One of these is 0; of
-    an even number of them, one more lies below it than above. The index counts the grid's points."""
+    """Finite scalar quantiser: latents (b, d, h, w) to points of a grid (Mentzer et al. 2023).
+
+    The i-th number is rounded to one of ``levels[i]`` values in [-1, 1]. One of these is 0; for an
+    even number of levels, one more lies below 0 than above. The index enumerates the points.
+    """
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
@@ -291,15 +317,15 @@ class FSQ(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """The points rounded to; the loss is 0, for nothing has to be drawn anywhere."""
+        """Nearest grid points of latents (b, d, h, w). The loss is 0: FSQ needs no commitment."""
         z, middle = latents.movedim(1, -1).float(), self.levels // 2
         half = (self.levels - 1) * (1 + MARGIN) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         bounded = (z + (offset / half).atanh()).tanh() * half - offset  # b h w d, 0 where z is 0
-        whole = bounded.round()
-        indices = ((whole.long() + middle) * self.places).sum(-1)
+        rounded = bounded.round()
+        indices = ((rounded.long() + middle) * self.places).sum(-1)
         return QuantizerOutput(
-            (straight_through(bounded, whole) / middle).movedim(-1, 1), indices, z.new_zeros(())
+            (straight_through(bounded, rounded) / middle).movedim(-1, 1), indices, z.new_zeros(())
         )
 
     def codes(self, indices: Tensor) -> Tensor:
@@ -310,8 +336,11 @@ class FSQ(nn.Module):
 
 @dataclass(frozen=True)
 class VQGANOutput:
-    """What training looks at: the ``pixels``, drawn again; the ``latents`` (b, d, h, w) before they were quantised and the ``indices``
-    (b, h, w) they got, for ``Codebook.learn``; and the quantiser's ``loss``."""
+    """Output of ``VQGAN.forward``, for training.
+
+    ``pixels`` are the reconstruction. ``latents`` (b, d, h, w) before quantisation and their
+    ``indices`` (b, h, w) are the arguments of ``Codebook.learn``. ``loss`` is the quantiser's.
+    """
 
     pixels: Tensor
     latents: Tensor
@@ -320,7 +349,11 @@ class VQGANOutput:
 
 
 class VQGAN(nn.Module):
-    """Pixels (b, 3, h, w) in [-1, 1] to tokens (b, h/f, w/f), integers from 0 to ``quantiser.size`` - 1, and back."""
+    """Image tokenizer: pixels (b, 3, h, w) in [-1, 1] to tokens (b, h/f, w/f), and back.
+
+    Tokens are integers from 0 to ``quantiser.size`` - 1; f is the config's factor.
+    Raises KalpanaError for a config whose groups or attention levels do not fit its widths.
+    """
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -336,18 +369,23 @@ class VQGAN(nn.Module):
 
     def forward(self, pixels: Tensor) -> VQGANOutput:
         latents = self.look(pixels)
-        found = self.quantiser(latents)
-        return VQGANOutput(self.draw(found.codes), latents, found.indices, found.loss)
+        quantised = self.quantiser(latents)
+        return VQGANOutput(self.draw(quantised.codes), latents, quantised.indices, quantised.loss)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Tokens (b, h/f, w/f) int64."""
+        """Tokens (b, h/f, w/f) int64 of pixels (b, 3, h, w). Raises as ``look`` does."""
         return self.quantiser(self.look(pixels)).indices
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Pixels (b, 3, h, w) of tokens (b, h/f, w/f); a little outside [-1, 1] at times, so clamp before saving."""
+        """Pixels (b, 3, h, w) of tokens (b, h/f, w/f).
+
+        Values may be slightly outside [-1, 1]: clamp before saving. Raises KalpanaError for tokens
+        that are not integers (b, rows, columns) from 0 to ``quantiser.size`` - 1.
+        """
         if indices.ndim != 3 or not indices.numel() or indices.is_floating_point():
             raise KalpanaError(
-                f"tokens are {indices.dtype} {tuple(indices.shape)}: give integers (b, rows, columns)"
+                f"tokens are {indices.dtype} {tuple(indices.shape)}: "
+                "give integers (b, rows, columns)"
             )
         low, high = (int(bound) for bound in indices.aminmax())
         if low < 0 or high >= self.quantiser.size:
@@ -357,7 +395,11 @@ class VQGAN(nn.Module):
         return self.draw(self.quantiser.codes(indices))
 
     def look(self, pixels: Tensor) -> Tensor:
-        """Latents (b, d, h/f, w/f), which have not yet been quantised."""
+        """Latents (b, d, h/f, w/f) of pixels (b, 3, h, w), before quantisation.
+
+        Raises KalpanaError for a network without an encoder, and for pixels that do not have three
+        channels or whose height or width is not a multiple of f.
+        """
         if self.encoder is None:
             raise KalpanaError(
                 "these weights have no encoder: they turn tokens into pictures, not back"
@@ -376,40 +418,43 @@ class VQGAN(nn.Module):
         return self.encoder(pixels)
 
     def draw(self, codes: Tensor) -> Tensor:
-        """Pixels (b, 3, h, w) of codes (b, d, h/f, w/f), in [-1, 1] but for a little."""
-        return self.decoder(
-            codes.contiguous()
-        )  # channels last, as they come, torch's group norms are half as exact
+        """Pixels (b, 3, h, w) of codes (b, d, h/f, w/f), at most slightly outside [-1, 1]."""
+        # The codes are channels-last, for which torch's group norm has half the accuracy.
+        return self.decoder(codes.contiguous())
 
     @property
     def last(self) -> Tensor:
-        """The decoder's last weights, where ``balance`` compares gradients."""
+        """Weights of the decoder's last layer, where ``adaptive_gan_weight`` compares gradients."""
         return self.decoder.head.weight
 
 
 def count(indices: Tensor, size: int) -> Tensor:
-    """How often each of ``size`` codes is among the indices: (size,), in floating point."""
+    """Occurrences of each of ``size`` codes among the indices: (size,) float32."""
     return torch.bincount(indices.flatten(), minlength=size).float()
 
 
 def used(counts: Tensor) -> Tensor:
-    """The share of codes, in [0, 1], that were chosen at all."""
+    """Codebook usage: the share of codes, in [0, 1], with a count above 0."""
     return (counts > 0).float().mean()
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp(-sum p log p) of the codes' shares p: how many codes, all equally often chosen, would tell as much."""
+    """Perplexity of the codes' shares p, exp(-sum p log p): the effective number of codes."""
     return torch.special.entr(counts / counts.sum()).sum().exp()
 
 
-def _draw(rows: Tensor, n: int, rng: Generator) -> Tensor:
-    """The places of n different rows."""
+def _random_rows(rows: Tensor, n: int, rng: Generator) -> Tensor:
+    """Indices of n rows, sampled without replacement."""
     return torch.randperm(len(rows), generator=rng)[:n].to(rows.device)
 
 
 class Discriminator(nn.Module):
-    """Pixels (b, 3, h, w) to logits (b, 1, about h / 2^depth, about w / 2^depth): is what is here real? (PatchGAN, Isola et al. 2017, with
-    group norms in place of batch norms, so that no picture is judged by the others in its batch.)"""
+    """Patch discriminator: pixels (b, 3, h, w) to logits of real against generated patches.
+
+    The logits are (b, 1, about h / 2^depth, about w / 2^depth). After PatchGAN (Isola et al. 2017),
+    with group norms in place of batch norms, so that the logits of a picture do not depend on the
+    others in its batch.
+    """
 
     def __init__(self, width: int = 64, depth: int = 3) -> None:
         super().__init__()
@@ -434,43 +479,53 @@ class Discriminator(nn.Module):
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss of its logits for real and for drawn pictures: the mean of max(0, 1 - real) and max(0, 1 + fake)."""
+    """Discriminator's hinge loss: (mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2.
+
+    ``real`` and ``fake`` are its logits for real and for generated pictures.
+    """
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """What the decoder is to lower: minus the mean logit for what it draws."""
+    """Adversarial loss of the decoder: minus the mean logit of generated pictures."""
     return -fake.mean()
 
 
 @dataclass(frozen=True)
 class LeCamEMA:
-    """Running means of the discriminator's logits, two numbers, 0 at first."""
+    """Running means of the discriminator's logits, the anchors of LeCam regularisation.
+
+    Two scalars, for real and for generated pictures; 0 at the start of training.
+    """
 
     real: Tensor
     fake: Tensor
 
     def follow(self, real: Tensor, fake: Tensor, decay: float = 0.99) -> LeCamEMA:
-        """The anchors after one more batch of logits."""
+        """Anchors after one more batch of logits."""
         means = (logits.detach().float().mean() for logits in (real, fake))
-        return LeCamEMA(
-            *(
-                old.lerp(new, 1 - decay)
-                for old, new in zip((self.real, self.fake), means, strict=True)
-            )
-        )
+        pairs = zip((self.real, self.fake), means, strict=True)
+        return LeCamEMA(*(old.lerp(new, 1 - decay) for old, new in pairs))
 
 
 def lecam(real: Tensor, fake: Tensor, anchors: LeCamEMA) -> Tensor:
-    """What is added to ``hinge``, times a small weight, so that few pictures are not learned by heart: logits of real pictures are pulled
-    down to the anchor of drawn ones, and those up to theirs (Tseng et al. 2021; the rectifiers are in their code)."""
+    """LeCam regularisation (Tseng et al. 2021), added to ``hinge`` with a small weight.
+
+    It keeps the discriminator from memorising a small data set: logits of real pictures are pulled
+    down to the anchor of generated ones, and logits of generated pictures up to the anchor of real
+    ones. The rectifiers are in the authors' code.
+    """
     return F.relu(real - anchors.fake).square().mean() + F.relu(anchors.real - fake).square().mean()
 
 
 def adaptive_gan_weight(loss: Tensor, against: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
-    """The weight, a number, with which the loss ``against`` the discriminator moves the decoder's last layer as much as the other does: the
-    ratio of their gradients' lengths there (Esser et al. 2021, equation 7; 1e-4 and the limit are in their code). Both graphs are kept."""
-    one, two = (
+    """Adaptive weight of the adversarial loss ``against``, a scalar (Esser et al. 2021, eq. 7).
+
+    It is the ratio of the gradient norms of ``loss`` and ``against`` with respect to the decoder's
+    last layer ``last``, so that both move it equally. 1e-4 and the limit are in the authors' code.
+    Both graphs are retained.
+    """
+    norm, norm_against = (
         torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, against)
     )
-    return (one / (two + 1e-4)).clamp(max=limit)
+    return (norm / (norm_against + 1e-4)).clamp(max=limit)

@@ -1,4 +1,7 @@
-"""Making pictures, one task a file. The room itself is a function too: ``kalpana.generate("a red apple")`` gives back a Result."""
+"""Text-to-image pipelines, one task per file, and the loading of a model by name.
+
+The module is callable: ``kalpana.generate("a red apple")`` returns a Result.
+"""
 
 from __future__ import annotations
 
@@ -29,21 +32,23 @@ if TYPE_CHECKING:
 
 
 def load(name: str = "default", device: str | None = None) -> Pipeline:
-    """The model of a name that ``kalpana.list_models()`` knows, of a folder of weights, or of a folder of the public dalle-mini or
-    dalle-mega; kept, so that asking again costs nothing.
+    """The pipeline of a model, given by a name in ``kalpana.list_models()``, by a folder of
+    weights, or by a folder of the public dalle-mini or dalle-mega.
 
-    ``device`` is a GPU where there is one, unless named. Raises KalpanaError where there is no such model or device, or its files
-    are damaged, changed or of another family.
+    The last two models are cached, and read again when their files change. ``device`` None: a GPU
+    if there is one, else the CPU. Raises KalpanaError if there is no such model or device, or if
+    its files are damaged, changed or of another family.
     """
     if name in FAMILIES and not (weights_dir() / name / CARD).is_file() and not Path(name).is_dir():
-        learn = (
+        training = (
             f"train it by recipes/{name}.yaml"
             if name != BY_CLIP
             else "train the CLIP that it asks by recipes/clip.yaml"
         )
         raise KalpanaError(
-            f"model {name!r} is not here: no weights of it come with this version of Kalpana, where what draws from words is "
-            f"{_drawing()}; name one of these or a folder of weights, or {learn}"
+            f"model {name!r} is not here: no weights of it come with this version of Kalpana, "
+            f"where what draws from words is {_text_to_image_models()}; "
+            f"name one of these or a folder of weights, or {training}"
         )
     folder = find_model(name).resolve()
     files = sorted((*folder.iterdir(), *folder.glob("vqgan/*")))
@@ -51,19 +56,22 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, changed: tuple[tuple[str, int], ...], device: str | None) -> Pipeline:
+def _load(folder: Path, modified: tuple[tuple[str, int], ...], device: str | None) -> Pipeline:
+    """The pipeline in a folder; ``modified``, the modification times of its files in ns, is part of
+    the cache key only."""
     if not (folder / CARD).is_file() and (public := _public(folder, device)):
         return public
     card = read_card(folder)
     if card.family not in FAMILIES:
         raise KalpanaError(
-            f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: try {_drawing()}"
+            f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: "
+            f"try {_text_to_image_models()}"
         )
     return FAMILIES[card.family](folder, card, device)
 
 
-def _drawing() -> str:
-    """The names of the models here that draw from words."""
+def _text_to_image_models() -> str:
+    """The names of the installed text-to-image models, separated by commas."""
     return ", ".join(card.name for card in list_models() if card.family in FAMILIES) or "nothing"
 
 
@@ -79,14 +87,15 @@ def _tokens(folder: Path, card: Card, device: str | None) -> Pipeline:
     return TextToTokens.read(folder, card, device)
 
 
-def _by_clip(folder: Path, card: Card, device: str | None) -> Pipeline:
+def _clip_guided(folder: Path, card: Card, device: str | None) -> Pipeline:
     from kalpana.pipelines.clip_guided import TextByClip
 
     return TextByClip.read(folder, card, device)
 
 
 def _public(folder: Path, device: str | None) -> Pipeline | None:
-    """The public checkpoint in a folder, None where it is none. Raises KalpanaError where it is one that does not draw alone."""
+    """The pipeline of a public checkpoint in a folder; None if the folder holds none. Raises
+    KalpanaError for a public VQGAN, which is no text-to-image model."""
     from kalpana.hub.dalle_mini import VQGAN, holds
     from kalpana.pipelines.text_to_tokens import TextToTokens
 
@@ -94,13 +103,14 @@ def _public(folder: Path, device: str | None) -> Pipeline | None:
         return TextToTokens.read_public(folder, device)
     if list(folder.glob("*.yaml")) and list(folder.glob("*.safetensors")):
         raise KalpanaError(
-            f"{folder} is a VQGAN, which draws nothing from words: put it, as a folder {VQGAN}, into that of the public dalle-mini"
+            f"{folder} is a VQGAN, which draws nothing from words: "
+            f"put it, as a folder {VQGAN}, into that of the public dalle-mini"
         )
     return None
 
 
 def last(stream: Iterator[Step]) -> Result:
-    """The result that a stream of steps ends with."""
+    """The result of a stream of steps, which its last step carries."""
     (step,) = deque(stream, maxlen=1)
     assert step.result is not None
     return step.result
@@ -109,16 +119,19 @@ def last(stream: Iterator[Step]) -> Result:
 FAMILIES: dict[str, Callable[[Path, Card, str | None], Pipeline]] = {
     "flow": _flow,
     **dict.fromkeys(TOKENS, _tokens),
-    BY_CLIP: _by_clip,
+    BY_CLIP: _clip_guided,
 }
 
 
 class Generate(ModuleType):
-    """The type of this module, so that the public name ``kalpana.generate`` can be both a room and the verb it is named after."""
+    """The type of this module, which makes it callable: ``kalpana.generate`` is this module."""
 
     def __call__(
         self, prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Any
     ) -> Result:
+        """The Result of a prompt and other request fields, or of a request. ``rank_by`` is the CLIP
+        that ``best_of`` above 1 needs. Raises KalpanaError as ``load`` and ``Pipeline.generate``.
+        """
         request = ask(prompt, **fields)
         return last(load(request.model).generate(request, rank_by=rank_by))
 

@@ -1,7 +1,8 @@
-"""Words to pictures by VQGAN+CLIP, asked as every other model is: the CLIP and the VQGAN that come with Kalpana, or a folder's own.
+"""VQGAN+CLIP behind the Pipeline interface: text-to-image by optimisation.
 
-Nothing of it was trained to draw, and a card is all it is shipped as. What a request has no field for, such as other canvases, starts and
-ingredients, ``vqgan_clip`` takes.
+It uses the CLIP and the VQGAN shipped with Kalpana, or those of its folder. It has no weights of
+its own and is shipped as a card only. For options without a request field, such as other image
+parameters, initial pictures and settings, call ``vqgan_clip``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from kalpana.understand.encoder import load as load_encoder
 
 @dataclass(frozen=True)
 class TextByClip:
-    """A CLIP and what it has drawn on, whole and ready; ``files`` maps the weights of both to their SHA-256."""
+    """A loaded VQGAN+CLIP pipeline: a CLIP and the canvas that it optimises. ``files`` maps the
+    weights of both to their SHA-256."""
 
     name: str
     family: str
@@ -37,15 +39,16 @@ class TextByClip:
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> TextByClip:
-        """The model whose card is in a folder. Raises KalpanaError where there is no CLIP or VQGAN, or as the ``load`` of either."""
+        """The pipeline of the card in a folder. Raises KalpanaError if there is no CLIP or no
+        VQGAN, and as ``understand.encoder.load`` and ``load_canvas``."""
         clip = load_encoder(str(clip_of(folder)), device)
-        pictures = vqgan_of(folder)
-        canvas = load_canvas("vqgan", pictures.parent, device)
+        vqgan_path = vqgan_of(folder)
+        canvas = load_canvas("vqgan", vqgan_path.parent, device)
         return cls(
             name=card.name,
             family=card.family,
             capabilities=card.capabilities or USUAL[card.family],
-            files={"clip": clip.fingerprint, pictures.stem: canvas.about["sha256"]},
+            files={"clip": clip.fingerprint, vqgan_path.stem: canvas.about["sha256"]},
             clip=clip,
             canvas=canvas,
         )
@@ -57,25 +60,26 @@ class TextByClip:
     def generate(
         self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
     ) -> Iterator[Step]:
-        """A Step for each step of optimisation; the last one carries the Result. Closing the iterator cancels.
+        """A stream of steps, one for each optimisation step; the last one carries the Result.
+        Closing the iterator cancels.
 
-        The prompt may be several with weights, as "a castle:1 | fog:0.5 | text:-1"; a negative prompt is one more, of weight -1. Cutouts
-        are never mirrored, so that left and right mean something.
+        The prompt may hold several weighted prompts, as in "a castle:1 | fog:0.5 | text:-1". A
+        negative prompt is added to them with weight -1. Cutouts are never mirrored, so that the
+        CLIP can tell left from right.
 
-        Raises KalpanaError at once where the request asks for what cannot be done.
+        Raises KalpanaError at the call if the request cannot be fulfilled.
         """
         return answer(
             self, self.clip.words, ask(request, **fields), self._draw, rank_by, together=1
         )
 
     def _draw(self, request: Request) -> Iterator[Progress]:
-        assert request.steps and request.width and request.height  # settled
+        assert request.steps and request.width and request.height  # resolved
         (seed,) = request.each_seed()
         prompts = parse(request.prompt) + (
             () if request.negative_prompt is None else (Prompt(request.negative_prompt, -1.0),)
         )
         settings, size = Settings(steps=request.steps, flip=0), (request.width, request.height)
         for step in vqgan_clip(prompts, self.clip, self.canvas, settings, seed, size=size):
-            yield Progress(
-                step.stage, step.total, step.preview, step.preview if step.result else None
-            )
+            pixels = step.preview if step.result else None
+            yield Progress(step.stage, step.total, step.preview, pixels)

@@ -1,6 +1,8 @@
-"""What a picture can be made of while it is optimised: codes of a VQGAN, latents of an autoencoder, pixels, or cells of a few colours.
+"""Image parametrisations for optimisation: codes of a VQGAN, latents of an autoencoder, pixels, or
+a grid of few colours.
 
-A canvas (a drawer, in pixray) says which numbers make a picture, and how to begin with them. It keeps nothing of the picture itself.
+A canvas (pixray: a drawer) defines which parameters are optimised, how they are initialised, and
+how they are rendered. It holds no state of a picture; that is the latent.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from kalpana.media import to_images
 from kalpana.models import vae, vqgan
 from kalpana.types import KalpanaError
 
-Latent = tuple[Tensor, ...]  # the numbers that make one picture
+Latent = tuple[Tensor, ...]  # the parameters of one picture
 
 
 class Canvas(Protocol):
-    """``about`` tells two of them apart, as JSON can hold it; a picture's sides are multiples of ``factor``; ``scale`` is the spread of a
-    latent's numbers, by which a learning rate is multiplied."""
+    """Interface of an image parametrisation: ``about`` identifies it, as JSON types; the sides of a
+    picture are multiples of ``factor``; ``scale`` is the standard deviation of the numbers of a
+    latent, by which the learning rate is multiplied."""
 
     @property
     def about(self) -> dict[str, Any]: ...
@@ -40,26 +43,29 @@ class Canvas(Protocol):
     def scale(self) -> float: ...
 
     def noise(self, width: int, height: int, generator: Generator, /) -> Latent:
-        """A latent that means nothing yet, drawn by a generator on the CPU."""
+        """A random latent, sampled with a generator on the CPU."""
         ...
 
     def trace(self, pixels: Tensor, /) -> Latent:
-        """The latent that draws these pixels (1, 3, h, w) as nearly as can be."""
+        """The encoding of a picture: the latent whose rendering is close to pixels (1, 3, h, w)."""
         ...
 
     def render(self, latent: Latent, /) -> Tensor:
-        """Pixels (1, 3, h, w), perhaps a little outside [-1, 1], with a gradient for every part of the latent."""
+        """Pixels (1, 3, h, w), possibly a little outside [-1, 1], differentiable by every part of
+        the latent."""
         ...
 
     def project(self, latent: Latent, /) -> None:
-        """Bring a latent, in place, back to where a picture can be: called after every step, without gradients."""
+        """Project a latent, in place, onto the valid range; called after every step, without
+        gradients."""
         ...
 
 
 @dataclass(frozen=True)
 class Codes:
-    """A VQGAN's codes: each cell of the grid takes the code nearest to its latent, and hands on the gradient as if it were the latent
-    itself. Where not ``straight``, the latents are decoded as they are. ``fingerprint`` is the hash of the weights."""
+    """Codes of a VQGAN: each cell of the grid is quantised to the nearest code, with the
+    straight-through gradient. With ``straight`` False the latents are decoded unquantised.
+    ``fingerprint`` is the hash of the weights."""
 
     model: vqgan.VQGAN
     fingerprint: str
@@ -68,7 +74,8 @@ class Codes:
     def __post_init__(self) -> None:
         if not self.straight and isinstance(self.model.quantiser, vqgan.FSQ):
             raise KalpanaError(
-                "the numbers of FSQ are always rounded: leave out straight=False, or take a VQGAN that has a codebook"
+                "the numbers of FSQ are always rounded: "
+                "leave out straight=False, or take a VQGAN that has a codebook"
             )
 
     @property
@@ -81,11 +88,8 @@ class Codes:
 
     @property
     def scale(self) -> float:
-        return float(
-            self.model.quantiser.codes(
-                torch.arange(self.model.quantiser.size, device=self._device)[None, None]
-            ).std()
-        )
+        indices = torch.arange(self.model.quantiser.size, device=self._device)
+        return float(self.model.quantiser.codes(indices[None, None]).std())
 
     @property
     def _device(self) -> torch.device:
@@ -93,13 +97,8 @@ class Codes:
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
         shape = 1, height // self.factor, width // self.factor
-        return (
-            self.model.quantiser.codes(
-                torch.randint(self.model.quantiser.size, shape, generator=generator).to(
-                    self._device
-                )
-            ),
-        )
+        indices = torch.randint(self.model.quantiser.size, shape, generator=generator)
+        return (self.model.quantiser.codes(indices.to(self._device)),)
 
     @torch.no_grad()
     def trace(self, pixels: Tensor) -> Latent:
@@ -113,7 +112,7 @@ class Codes:
     def project(self, latent: Latent) -> None:
         (codes,), quantiser = latent, self.model.quantiser
         if isinstance(quantiser, vqgan.FSQ):
-            return  # which bounds them itself
+            return  # FSQ bounds its numbers itself
         if quantiser.unit:
             codes.copy_(F.normalize(codes, dim=1))
         else:
@@ -123,13 +122,12 @@ class Codes:
 
 @dataclass(frozen=True)
 class Latents:
-    """An autoencoder's latents, which are drawn as they are. ``fingerprint`` is the hash of the weights."""
+    """Latents of a VAE, decoded directly. ``fingerprint`` is the hash of the weights."""
 
     model: vae.VAE
     fingerprint: str
-    reach: float = (
-        3.0  # standard deviations, to which latents are kept: beyond, none was ever decoded
-    )
+    # Latents are clamped to this many standard deviations; the decoder was trained on none beyond.
+    reach: float = 3.0
     factor: int = field(default=8, init=False)
     scale: float = field(default=1.0, init=False)
 
@@ -138,13 +136,8 @@ class Latents:
         return {"name": "vae", "sha256": self.fingerprint, "reach": self.reach}
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        latents = torch.randn(
-            1,
-            self.model.config.latent,
-            height // self.factor,
-            width // self.factor,
-            generator=generator,
-        )
+        shape = 1, self.model.config.latent, height // self.factor, width // self.factor
+        latents = torch.randn(shape, generator=generator)
         return (latents.to(self.model.preview_bias.device),)
 
     @torch.no_grad()
@@ -160,7 +153,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixels themselves, in squares of ``cell``."""
+    """Pixels, in square cells of ``cell`` pixels a side."""
 
     cell: int = 1
     scale: float = field(default=0.5, init=False)
@@ -177,16 +170,14 @@ class Pixels:
         return self.cell
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        return (
-            torch.randn(1, 3, height // self.cell, width // self.cell, generator=generator)
-            * self.scale,
-        )
+        noise = torch.randn(1, 3, height // self.cell, width // self.cell, generator=generator)
+        return (noise * self.scale,)
 
     def trace(self, pixels: Tensor) -> Latent:
         return (F.avg_pool2d(pixels, self.cell),)
 
     def render(self, latent: Latent) -> Tensor:
-        return _enlarged(latent[0], self.cell)
+        return _repeat(latent[0], self.cell)
 
     def project(self, latent: Latent) -> None:
         latent[0].clamp_(-1, 1)
@@ -194,8 +185,9 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Palette:
-    """Squares of ``cell`` pixels, each of one of a few ``colours``, which are optimised too. A latent is logits (1, colours, rows, columns)
-    and the colours (1, colours, 3): a square has the likeliest, and hands on the gradient as if it were their mixture."""
+    """Square cells of ``cell`` pixels a side in ``colours`` colours, which are optimised too. A
+    latent is logits (1, colours, rows, columns) and the colours (1, colours, 3). A cell has its
+    likeliest colour, with the straight-through gradient of the softmax mixture."""
 
     colours: int = 8
     cell: int = 4
@@ -222,24 +214,24 @@ class Palette:
 
     def trace(self, pixels: Tensor) -> Latent:
         (small,) = to_images(F.avg_pool2d(pixels, self.cell))
-        few = small.quantize(self.colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        found = torch.tensor(few.getpalette()).view(-1, 3)[: self.colours] / 127.5 - 1
-        colours = F.pad(
-            found, (0, 0, 0, self.colours - len(found))
-        )  # a picture that has fewer is joined by grey
-        chosen = torch.from_numpy(np.array(few)).long()
-        return 2.0 * F.one_hot(chosen, self.colours).permute(2, 0, 1)[None], colours[None]
+        quantised = small.quantize(self.colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        found = torch.tensor(quantised.getpalette()).view(-1, 3)[: self.colours] / 127.5 - 1
+        # Grey fills the palette of a picture with fewer colours.
+        colours = F.pad(found, (0, 0, 0, self.colours - len(found)))
+        indices = torch.from_numpy(np.array(quantised)).long()
+        return 2.0 * F.one_hot(indices, self.colours).permute(2, 0, 1)[None], colours[None]
 
     def render(self, latent: Latent) -> Tensor:
         logits, colours = latent
         soft = logits.softmax(1)
         hard = F.one_hot(logits.argmax(1), self.colours).movedim(-1, 1).to(soft)
-        chosen = hard + (soft - soft.detach())  # exactly the one, with the gradient of the other
-        return _enlarged(torch.einsum("bkhw,bkc->bchw", chosen, colours), self.cell)
+        weights = hard + (soft - soft.detach())  # the value of hard, the gradient of soft
+        return _repeat(torch.einsum("bkhw,bkc->bchw", weights, colours), self.cell)
 
     def project(self, latent: Latent) -> None:
         logits, colours = latent
-        logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-4)  # no colour is ever out of reach
+        # Clamped, so that the gradient of no colour vanishes.
+        logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-4)
         colours.clamp_(-1, 1)
 
 
@@ -248,62 +240,62 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise KalpanaError(f"{name} is {value}: write {least} or more")
 
 
-def _enlarged(x: Tensor, times: int) -> Tensor:
-    """Each pixel of (b, c, h, w) as a square of ``times``."""
+def _repeat(x: Tensor, times: int) -> Tensor:
+    """Nearest-neighbour enlargement of (b, c, h, w) by the factor ``times``."""
     return x.repeat_interleave(times, 2).repeat_interleave(times, 3)
 
 
 def perlin(width: int, height: int, generator: Generator, octaves: int = 4) -> Tensor:
-    """Clouds of colour, (1, 3, h, w) from -1 to 1: gradient noise (Perlin 2002), first with a lattice of half the shorter side, then each
-    time twice as fine and half as strong."""
+    """Perlin noise in colour (1, 3, h, w), scaled so that the largest absolute value is 1 (Perlin
+    2002). The first octave has a lattice of half the shorter side; each further one is twice as
+    fine and half as strong."""
     side = min(width, height)
-    clouds = torch.stack(
+    noise = torch.stack(
         [lattice(width, height, side / 2**k, generator) / 2**k for k in range(1, octaves + 1)]
     ).sum(0)
-    return (clouds / clouds.abs().amax().clamp(min=1e-6))[None]
+    return (noise / noise.abs().amax().clamp(min=1e-6))[None]
 
 
 def lattice(width: int, height: int, side: float, generator: Generator) -> Tensor:
-    """One octave, (3, h, w): 0 at the points of a lattice of ``side`` pixels, with a slope there that points anywhere."""
+    """One octave of Perlin noise (3, h, w): 0 at the points of a lattice of ``side`` pixels, where
+    the gradients are unit vectors of random direction."""
     y, x = torch.arange(height) / side, torch.arange(width) / side
     row, column = y.long(), x.long()
     angle = 2 * math.pi * torch.rand(3, int(row[-1]) + 2, int(column[-1]) + 2, generator=generator)
     dy, dx = (y - row)[:, None], (x - column)[None]
 
     def corner(down: int, right: int) -> Tensor:
-        around = angle[:, row + down][:, :, column + right]  # 3 h w
-        return around.sin() * (dy - down) + around.cos() * (dx - right)
+        direction = angle[:, row + down][:, :, column + right]  # 3 h w
+        return direction.sin() * (dy - down) + direction.cos() * (dx - right)
 
     above, below = (corner(down, 0).lerp(corner(down, 1), _fade(dx)) for down in (0, 1))
     return above.lerp(below, _fade(dy))
 
 
 def _fade(t: Tensor) -> Tensor:
-    """From 0 to 1, with no slope and no bend at either end."""
+    """Perlin's quintic interpolation from 0 to 1; the first two derivatives are 0 at both ends."""
     return t**3 * (t * (6 * t - 15) + 10)
 
 
 def load_canvas(
     name: str = "vqgan", folder: Path | None = None, device: str | None = None
 ) -> Canvas:
-    """The canvas of a name: vqgan, vae, pixels or palette. The first two are of the weights that come with Kalpana, or of a ``folder``; a
-    folder without a card is taken for a public VQGAN. ``device`` is a GPU where there is one, unless named.
+    """A canvas by name: vqgan, vae, pixels or palette. The first two use the weights shipped with
+    Kalpana or those in ``folder``; a vqgan folder without a card is read as a public VQGAN.
+    ``device`` None: a GPU if there is one, else the CPU.
 
-    Raises KalpanaError where there is no such canvas or device, or as ``load_module`` and ``hub.vqgan.read``.
+    Raises KalpanaError if there is no such canvas or device, and as ``load_module`` and
+    ``hub.vqgan.read``.
     """
-    place = find_device(device)
+    target = find_device(device)
     match name:
         case "vqgan":
-            return _codes(folder, place)
+            return _codes(folder, target)
         case "vae":
             path = (folder or weights_dir() / "default") / "vae.safetensors"
-            model = load_module(
-                path,
-                "vae",
-                lambda **config: vae.VAE(vae.Config(**config)),
-                read_card(path.parent).files,
-            )
-            return Latents(model.to(place), hashed(files_of(path)))
+            hashes = read_card(path.parent).files
+            model = load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)), hashes)
+            return Latents(model.to(target), hashed(files_of(path)))
         case "pixels":
             return Pixels()
         case "palette":
@@ -316,20 +308,18 @@ def load_canvas(
     )
 
 
-def _codes(folder: Path | None, place: torch.device) -> Codes:
+def _codes(folder: Path | None, target: torch.device) -> Codes:
+    """The canvas of the VQGAN in a folder (None: the shipped one)."""
     path = (folder or weights_dir() / "vqgan") / "vqgan.safetensors"
     if folder is None and not path.parent.is_dir():
         raise KalpanaError(
-            f"no VQGAN comes with this version of Kalpana ({path} is missing): name a folder with one in it, train one by "
-            "recipes/vqgan.yaml, or take another canvas: vae, pixels, palette"
+            f"no VQGAN comes with this version of Kalpana ({path} is missing): "
+            "name a folder with one in it, train one by recipes/vqgan.yaml, "
+            "or take another canvas: vae, pixels, palette"
         )
     if not (path.parent / CARD).is_file():
         checkpoint = public.read(path.parent)
-        return Codes(checkpoint.model.to(place), checkpoint.fingerprint)
-    model = load_module(
-        path,
-        "vqgan",
-        lambda **config: vqgan.VQGAN(vqgan.Config(**config)),
-        read_card(path.parent).files,
-    )
-    return Codes(model.to(place), hashed(files_of(path)))
+        return Codes(checkpoint.model.to(target), checkpoint.fingerprint)
+    hashes = read_card(path.parent).files
+    model = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)), hashes)
+    return Codes(model.to(target), hashed(files_of(path)))

@@ -1,5 +1,5 @@
-"""What all models that draw from words have in common: how they are asked, and the way from what one of them draws, part by part, to a
-stream of steps that ends in pictures with receipts."""
+"""The Pipeline interface of all text-to-image models, and the shared code that turns the output of
+a model, batch by batch, into a stream of steps that ends in pictures with receipts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from kalpana.request import Capabilities, Request, clean
 from kalpana.text.tokenizer import language
 from kalpana.types import Picture, Result, Step
 
-TOGETHER = 8  # pictures drawn as one batch at most: more take memory and gain no speed
-TOLD = 12  # unknown words that a warning names
+TOGETHER = 8  # largest batch of pictures: more take memory and gain no speed
+TOLD = 12  # most unknown words that a warning lists
 
 
 class Pipeline(Protocol):
-    """A model that draws from words, whole and ready; ``files`` maps its files to their SHA-256."""
+    """A loaded text-to-image model; ``files`` maps its file names to their SHA-256."""
 
     @property
     def name(self) -> str: ...
@@ -40,18 +40,20 @@ class Pipeline(Protocol):
     def generate(
         self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
     ) -> Iterator[Step]:
-        """A Step for each step of drawing; the last one carries the Result. Closing the iterator cancels.
+        """A stream of steps, one for each generation step; the last one carries the Result.
+        Closing the iterator cancels.
 
-        Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do, or for the best of
-        several without a ranker.
+        Raises KalpanaError at the call, before the first Step, if the request needs a capability
+        that the model lacks, or has ``best_of`` above 1 without a ranker.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of drawing a part of a request, one of ``total``, which are as many in every part: a ``preview`` (b, 3, h, w), or None, and
-    with the last one the ``pixels`` (b, 3, h, w)."""
+    """One generation step of a batch, one of ``total``, the same number for every batch of a
+    request: a ``preview`` (b, 3, h, w) in [-1, 1], or None, and in the last step the ``pixels``
+    (b, 3, h, w)."""
 
     stage: str
     total: int
@@ -59,9 +61,8 @@ class Progress:
     pixels: Tensor | None = None
 
 
-Draw = Callable[
-    [Request], Iterator[Progress]
-]  # of a settled request for at most so many pictures as are drawn together
+# Generates the pictures of a resolved request, which fit into one batch.
+Draw = Callable[[Request], Iterator[Progress]]
 
 
 def answer(
@@ -73,8 +74,8 @@ def answer(
     more: Mapping[str, Any] | None = None,
     together: int = TOGETHER,
 ) -> Iterator[Step]:
-    """The stream that ``Pipeline.generate`` promises, of a model that reads by these ``words`` and draws at most ``together`` pictures by
-    ``draw``; receipts hold what is in ``more`` too."""
+    """The stream of ``Pipeline.generate`` for a model that reads text by ``words`` and generates
+    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts."""
     if request.best_of > 1:
         return best(
             lambda each: answer(model, words, each, draw, more=more, together=together),
@@ -83,54 +84,46 @@ def answer(
             together,
         )
     request = request.seeded()
-    settled, ignored = model.capabilities.resolve(request)
-    account, warnings = _account(model, words, request, settled, ignored)
-    return _steps(settled, draw, account | dict(more or {}), warnings, together)
+    resolved, ignored = model.capabilities.resolve(request)
+    receipt, warnings = _receipt(model, words, request, resolved, ignored)
+    return _steps(resolved, draw, receipt | dict(more or {}), warnings, together)
 
 
 @torch.no_grad()
 def _steps(
-    request: Request, draw: Draw, account: dict[str, Any], warnings: tuple[str, ...], together: int
+    request: Request, draw: Draw, receipt: dict[str, Any], warnings: tuple[str, ...], together: int
 ) -> Iterator[Step]:
+    """The stream of a resolved request, batch by batch."""
     parts = list(request.parts(together))
     began, index, total = time.perf_counter(), 0, 0
     pictures: list[Picture] = []
     for part in parts:
         seeds = part.each_seed()
-        for beat in draw(part):
-            index, total = index + 1, beat.total * len(parts)
-            if beat.pixels is not None:
+        for progress in draw(part):
+            index, total = index + 1, progress.total * len(parts)
+            if progress.pixels is not None:
                 pixels = (
-                    beat.pixels
+                    progress.pixels
                     if request.upscale == 1
-                    else upscale(beat.pixels.clamp(-1, 1), request.upscale)
+                    else upscale(progress.pixels.clamp(-1, 1), request.upscale)
                 )
                 for image, seed in zip(to_images(pixels), seeds, strict=True):
-                    pictures.append(
-                        Picture(
-                            image,
-                            seed,
-                            account | {"seed": seed, "resolved": _resolved(request, seed)},
-                        )
-                    )
+                    own = {"seed": seed, "resolved": _resolved(request, seed)}
+                    pictures.append(Picture(image, seed, receipt | own))
             if index < total:
-                yield Step(
-                    index,
-                    total,
-                    beat.preview,
-                    (time.perf_counter() - began) / index * (total - index),
-                    beat.stage,
-                )
-    yield Step(total, total, None, 0.0, beat.stage, Result(tuple(pictures), warnings))
+                eta = (time.perf_counter() - began) / index * (total - index)
+                yield Step(index, total, progress.preview, eta, progress.stage)
+    yield Step(total, total, None, 0.0, progress.stage, Result(tuple(pictures), warnings))
 
 
-def _account(
-    model: Pipeline, words: Words, asked: Request, settled: Request, ignored: dict[str, str]
+def _receipt(
+    model: Pipeline, words: Words, asked: Request, resolved: Request, ignored: dict[str, str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the receipts of all pictures of a request share, and what its asker should be told."""
+    """The part of the receipt that all pictures of a request share, and the warnings for the user.
+    ``asked`` is the request as it was given."""
     warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
     read = {}
-    for name, text in (("prompt", settled.prompt), ("negative_prompt", settled.negative_prompt)):
+    for name, text in (("prompt", resolved.prompt), ("negative_prompt", resolved.negative_prompt)):
         if text is None:
             continue
         if controls := sum(
@@ -139,18 +132,20 @@ def _account(
             warnings.append(f"{name}: control characters ({controls}) were read as spaces")
         text = clean(text)
         cut, unknown = words.cut(text), words.unknown(text)
-        told = [word[:40] for word in unknown[:TOLD]]
+        listed = [word[:40] for word in unknown[:TOLD]]
         if cut:
             warnings.append(
-                f"{name}: too long; the last {len(cut):,} characters were not read, from {cut[:40]!r} on"
+                f"{name}: too long; "
+                f"the last {len(cut):,} characters were not read, from {cut[:40]!r} on"
             )
-        if told:
+        if listed:
             more = ", ..." if len(unknown) > TOLD else ""
             warnings.append(
-                f"{name}: no training caption held {', '.join(told)}{more}; the picture may miss them"
+                f"{name}: no training caption held {', '.join(listed)}{more}; "
+                "the picture may miss them"
             )
-        read[name] = {"language": language(text), "cut_characters": len(cut), "unknown": told}
-    account = {
+        read[name] = {"language": language(text), "cut_characters": len(cut), "unknown": listed}
+    receipt = {
         "kalpana": __version__,
         "torch": torch.__version__,
         "device": model.device.type,
@@ -158,15 +153,16 @@ def _account(
         "model": {
             "name": model.name,
             "family": model.family,
-            "files": model.files | (load_upscaler()[1] if settled.upscale > 1 else {}),
+            "files": model.files | (load_upscaler()[1] if resolved.upscale > 1 else {}),
         },
         "read": read,
         "ignored": ignored,
         "warnings": warnings,
     }
-    return account, tuple(warnings)
+    return receipt, tuple(warnings)
 
 
-def _resolved(settled: Request, seed: int) -> dict[str, Any]:
-    """All fields, but for the prompt, of the request that makes one of the pictures again, alone."""
-    return settled.updated(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})
+def _resolved(request: Request, seed: int) -> dict[str, Any]:
+    """All fields, except the prompt, of the resolved request that generates the picture of one seed
+    alone."""
+    return request.updated(n=1, seed=seed, seeds=None).model_dump(mode="json", exclude={"prompt"})

@@ -1,4 +1,4 @@
-"""A picture made again from its receipt, and how far the two agree."""
+"""Replay: generates a picture again from its receipt, and compares it with the file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from kalpana.types import KalpanaError, Picture, Step
 
 @dataclass(frozen=True)
 class ReplayDiff:
-    """How a file and its picture made again compare: ``bytes`` and ``pixels`` equal or not, the ``largest`` difference of an
-    8-bit value, and ``changed``, what differs in their receipts (versions, weights) and may be the reason."""
+    """The comparison of a picture file with its replay: whether ``bytes`` and ``pixels`` are equal,
+    the ``largest`` difference of an 8-bit value (255 if the sizes differ), and ``changed``, the
+    receipt entries that differ and may be the reason: versions, device, weights."""
 
     bytes: bool
     pixels: bool
@@ -30,38 +31,39 @@ class ReplayDiff:
     def __str__(self) -> str:
         if self.bytes:
             return "the same bytes"
-        said = (
+        text = (
             "the same pixels, other bytes"
             if self.pixels
             else f"other pixels, by {self.largest} of 255 at most"
         )
-        return said + (f"; since then {', '.join(self.changed)} changed" if self.changed else "")
+        return text + (f"; since then {', '.join(self.changed)} changed" if self.changed else "")
 
 
 def request_of(receipt: dict[str, Any]) -> Request:
-    """The request that makes the picture of a receipt again, alone. Raises KalpanaError where the receipt cannot be replayed."""
+    """The request that generates the picture of a receipt again, alone. Raises KalpanaError if the
+    receipt cannot be replayed."""
     try:
         return Request(prompt=receipt["request"]["prompt"], **receipt["resolved"])
     except (KeyError, TypeError):
         raise KalpanaError(
-            "this receipt cannot be replayed: it is not of one picture (replay the pictures of a sheet one by one)"
+            "this receipt cannot be replayed: it is not of one picture "
+            "(replay the pictures of a sheet one by one)"
         ) from None
 
 
 def again(model: Pipeline, receipt: dict[str, Any]) -> Iterator[Step]:
-    """The stream that makes the picture of a receipt again, below the same top where one was given. Raises KalpanaError as ``request_of``
-    and ``Pipeline.generate``."""
-    return model.generate(
-        request_of(receipt), **({"top": receipt["top"]} if "top" in receipt else {})
-    )
+    """The stream that generates the picture of a receipt again, with the same ``top`` rows of
+    tokens if it has any. Raises KalpanaError as ``request_of`` and ``Pipeline.generate``."""
+    top = {"top": receipt["top"]} if "top" in receipt else {}
+    return model.generate(request_of(receipt), **top)
 
 
 def compare(path: Path, again: Picture) -> ReplayDiff:
-    """How the picture file at ``path`` and the picture made again from its receipt, written the same way, agree."""
+    """The comparison of the picture file at ``path`` with ``again``, its replay, which is encoded
+    in the same format."""
     receipt, data = read_receipt(path), path.read_bytes()
-    file = encode(
-        again.image, receipt["resolved"]["format"], receipt
-    )  # with the old receipt: only the picture is in question
+    # Encoded with the receipt of the file, so that only the pixels can differ.
+    file = encode(again.image, receipt["resolved"]["format"], receipt)
     before, after = (
         np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file)
     )

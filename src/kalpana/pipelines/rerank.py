@@ -1,7 +1,9 @@
-"""Of several pictures drawn for one, the one that fits its prompt best, by the cosine of the vectors that a CLIP gives them.
+"""Best-of-n: of several candidates for a picture, keeps the one with the highest CLIP similarity
+to the prompt.
 
-It wraps whatever draws a request, as guidance wraps a denoiser, and no family hears of it. The candidates are ordinary pictures with
-seeds of their own (``Request.candidates``), so the one that is kept comes again by its seed alone, without the others and the CLIP.
+It wraps the generation of a request, as guidance wraps a denoiser, and is independent of the model
+family. Each candidate is an ordinary picture with its own seed (``Request.candidates``), so the one
+kept can be generated again from its seed alone, without the others and without the CLIP.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ Draw = Callable[[Request], Iterator[Step]]
 
 
 class Words(Protocol):
-    """How a ranker reads: what of a text it leaves out, and the words of a text that it never met."""
+    """Limits of a model's text input: ``cut`` returns the end of a text that exceeds its length,
+    and ``unknown`` the words of a text that the model does not know."""
 
     def cut(self, text: str, /) -> str: ...
     def unknown(self, text: str, /) -> tuple[str, ...]: ...
 
 
 class Ranker(Protocol):
-    """What puts pictures and texts into one space, as unit vectors (n, d): ``understand.encoder.load`` gives one. ``fingerprint`` is the
-    hash of its weights."""
+    """A joint encoder of images and texts, such as CLIP: unit vectors (n, d) in one space.
+    ``fingerprint`` is the hash of its weights. ``understand.encoder.load`` returns one."""
 
     @property
     def name(self) -> str: ...
@@ -43,64 +46,64 @@ class Ranker(Protocol):
 
 
 def best(draw: Draw, request: Request, ranker: Ranker | None, together: int) -> Iterator[Step]:
-    """The stream of a request with ``best_of`` above 1, out of streams of ``draw``, each of at most ``together`` candidates, or of all
-    those of one picture. A picture has the seed of the candidate that was kept, and its receipt tells of the others.
+    """The stream of a request with ``best_of`` above 1. It is made of streams of ``draw``, each
+    with at most ``together`` candidates, or with all candidates of one picture.
 
-    Raises KalpanaError at once, before the first Step, where there is no ranker, or where ``draw`` does.
+    A picture has the seed of the candidate that was kept, and its receipt lists all candidates.
+    Raises KalpanaError at the call, before the first Step, if there is no ranker, or as ``draw``.
     """
     if ranker is None or isinstance(ranker, str):
         raise KalpanaError(
-            f"best_of {request.best_of} needs a CLIP to rank by: give rank_by=load('clip'), or of a folder, "
+            f"best_of {request.best_of} needs a CLIP to rank by: "
+            "give rank_by=load('clip'), or of a folder, "
             "where load is kalpana.understand.encoder.load"
         )
     request = request.seeded()
     first, *others = parts = list(request.parts(together))
-    return _keep(
-        request,
-        parts,
-        chain((draw(_candidates(first)),), (draw(_candidates(part)) for part in others)),
-        ranker,
-    )
+    # The first stream is made at once, so that its errors are raised before the first Step.
+    streams = chain((draw(_candidates(first)),), (draw(_candidates(part)) for part in others))
+    return _select(request, parts, streams, ranker)
 
 
 def _candidates(request: Request) -> Request:
-    """The request for all that are drawn for a request, picture by picture."""
+    """The request for all candidates of the pictures of a request, picture by picture."""
     seeds = [each for seed in request.each_seed() for each in request.candidates(seed)]
     return request.updated(n=len(seeds), seed=None, seeds=seeds, best_of=1)
 
 
-def _keep(
+def _select(
     request: Request, parts: Sequence[Request], streams: Iterator[Iterator[Step]], ranker: Ranker
 ) -> Iterator[Step]:
-    began, done = time.perf_counter(), 0  # steps of the streams before
+    """The stream of a request: the steps of its candidates' streams, counted on from one stream to
+    the next, and a Result of the best candidates."""
+    began, done = time.perf_counter(), 0  # done: steps of the streams before
     text = clean(request.prompt)
-    words, warnings = ranker.texts([text])[0], _unread(ranker, text)
+    text_features, warnings = ranker.texts([text])[0], _warnings(ranker, text)
     pictures: list[Picture] = []
     for k, (part, stream) in enumerate(zip(parts, streams, strict=True)):
         for step in stream:
-            index, total = (
-                done + step.index,
-                done + step.total * (len(parts) - k),
-            )  # one stream is as long as another
+            # All streams have the same number of steps.
+            index, total = done + step.index, done + step.total * (len(parts) - k)
             eta = (time.perf_counter() - began) / index * (total - index)
             if step.result is None:
                 yield replace(step, index=index, total=total, eta=eta)
         assert step.result is not None
-        drawn, done = iter(step.result.pictures), index
+        remaining, done = iter(step.result.pictures), index
         warnings = list(dict.fromkeys([*step.result.warnings, *warnings]))
         for seed in part.each_seed():
-            mine = [next(drawn) for _ in range(request.best_of)]
-            scores: list[float] = (ranker.images([each.image for each in mine]) @ words).tolist()
-            kept = mine[scores.index(max(scores))]
-            account = {
+            candidates = [next(remaining) for _ in range(request.best_of)]
+            image_features = ranker.images([each.image for each in candidates])
+            scores: list[float] = (image_features @ text_features).tolist()
+            kept = candidates[scores.index(max(scores))]
+            ranking = {
                 "seed": seed,
                 "ranked_by": {"name": ranker.name, "sha256": ranker.fingerprint},
                 "candidates": [
                     {"seed": each.seed, "score": round(score, 6)}
-                    for each, score in zip(mine, scores, strict=True)
+                    for each, score in zip(candidates, scores, strict=True)
                 ],
             }
-            changes = {"request": request.to_json(), "warnings": warnings, "best_of": account}
+            changes = {"request": request.to_json(), "warnings": warnings, "best_of": ranking}
             pictures.append(replace(kept, receipt=kept.receipt | changes))
         if done < total:
             yield Step(done, total, None, eta, stage="rank")
@@ -109,15 +112,17 @@ def _keep(
     )
 
 
-def _unread(ranker: Ranker, text: str) -> list[str]:
-    """What the asker should be told of how the ranker reads the text."""
+def _warnings(ranker: Ranker, text: str) -> list[str]:
+    """The warnings for the user about text that the ranker cuts off or does not know."""
     warnings = []
     if cut := ranker.words.cut(text):
         warnings.append(
-            f"best_of: the prompt is too long for model {ranker.name!r}, which ranks without {shorten(cut)}"
+            f"best_of: the prompt is too long for model {ranker.name!r}, "
+            f"which ranks without {shorten(cut)}"
         )
     if unknown := ranker.words.unknown(text):
         warnings.append(
-            f"best_of: model {ranker.name!r} never met {shorten(', '.join(unknown))}; it may rank without"
+            f"best_of: model {ranker.name!r} never met {shorten(', '.join(unknown))}; "
+            "it may rank without"
         )
     return warnings

@@ -1,9 +1,10 @@
-"""Words to pictures: noise, walked to latents by a sampler under guidance, decoded, and given a receipt.
+"""Text-to-image by a latent flow model: guided sampling from noise to latents, then decoding.
 
-Seeds: a picture's noise is drawn on the CPU by a generator of its own, nothing else is random, and no row of a batch takes part
-in another's sums. The same picture therefore comes alone, in a batch of eight, or from another process: bit for bit on the CPUs
-we measured (x86, one and two threads), while a CPU or GPU whose matrix kernels depend on the number of rows may round an
-8-bit value the other way here and there.
+Seeds: the noise of each picture is drawn on the CPU from its own generator, nothing else is random,
+and the rows of a batch are computed independently. A picture is therefore the same alone, in a
+batch of eight, or in another process: bit for bit on the CPUs measured (x86, one and two threads).
+On a CPU or GPU whose matrix kernels depend on the number of rows, single 8-bit values may be
+rounded the other way.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from kalpana.types import Cond, KalpanaError, Step
 
 @dataclass(frozen=True)
 class TextToImage:
-    """A model that draws from words, whole and ready; ``files`` maps its files to their SHA-256."""
+    """A loaded latent flow model; ``files`` maps its file names to their SHA-256."""
 
     name: str
     family: str
@@ -45,27 +46,29 @@ class TextToImage:
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> TextToImage:
-        """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises KalpanaError as ``load_module`` and
+        """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises
+        KalpanaError if it was trained with another tokenizer, and as ``load_module`` and
         ``find_device``."""
-        place = find_device(device)
-        network, decoder = folder / "dit.safetensors", folder / "vae.safetensors"
+        target = find_device(device)
+        network_path, vae_path = folder / "dit.safetensors", folder / "vae.safetensors"
         if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
-                f"model {card.name!r} learned to read with another tokenizer than {BPE}: take that one, or train it again"
+                f"model {card.name!r} learned to read with another tokenizer than {BPE}: "
+                "take that one, or train it again"
             )
         return cls(
             name=card.name,
             family=card.family,
             capabilities=card.capabilities or USUAL[card.family],
             network=load_module(
-                network, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files
-            ).to(place),
+                network_path, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files
+            ).to(target),
             vae=load_module(
-                decoder, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files
-            ).to(place),
+                vae_path, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files
+            ).to(target),
             files={
                 path.name: card.files.get(path.name) or fingerprint(path)
-                for path in (*files_of(network), *files_of(decoder), BPE)
+                for path in (*files_of(network_path), *files_of(vae_path), BPE)
             },
             tokenizer=Tokenizer.load(),
         )
@@ -77,60 +80,57 @@ class TextToImage:
     def generate(
         self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
     ) -> Iterator[Step]:
-        """``text_to_image`` by this model, for a request, or for a prompt, and other fields of a request."""
+        """The stream of ``text_to_image`` for a request, or for a prompt and other request
+        fields."""
         return text_to_image(self, ask(request, **fields), rank_by)
 
 
 def text_to_image(
     model: TextToImage, request: Request, rank_by: Ranker | None = None
 ) -> Iterator[Step]:
-    """A Step for each denoising step and each decoding; the last one carries the Result. Closing the iterator cancels.
+    """A stream of steps, one for each denoising step and each decoding of a batch; the last one
+    carries the Result. Closing the iterator cancels.
 
-    Raises KalpanaError at once, before the first Step, where the request asks for what the model cannot do, or for the best of several
-    without a ranker.
+    Raises KalpanaError at the call, before the first Step, if the request needs a capability that
+    the model lacks, or has ``best_of`` above 1 without a ranker.
     """
-    return answer(
-        model,
-        Window(model.tokenizer, model.network.config.length),
-        request,
-        partial(_draw, model),
-        rank_by,
-    )
+    words = Window(model.tokenizer, model.network.config.length)
+    return answer(model, words, request, partial(_sample, model), rank_by)
 
 
-def _draw(model: TextToImage, request: Request) -> Iterator[Progress]:
-    assert request.steps and request.sampler and request.width and request.height  # settled
+def _sample(model: TextToImage, request: Request) -> Iterator[Progress]:
+    """Sample one batch, the pictures of a resolved request."""
+    assert request.steps and request.sampler and request.width and request.height  # resolved
     seeds, total = request.each_seed(), request.steps + 1
-    x = noise(seeds, (model.vae.config.latent, request.height // 8, request.width // 8)).to(
-        model.device
-    )
+    shape = model.vae.config.latent, request.height // 8, request.width // 8
+    x = noise(seeds, shape).to(model.device)
     timesteps = times(request.steps, model.capabilities.defaults.shift)
-    for state in sample(
-        _denoise(model, request, len(seeds)), x, timesteps, SAMPLERS[request.sampler]
-    ):
+    denoise, sampler = _denoise(model, request, len(seeds)), SAMPLERS[request.sampler]
+    for state in sample(denoise, x, timesteps, sampler):
         x = state.x
         yield Progress("denoise", total, model.vae.preview(state.x0))
-    pixels = torch.cat(
-        [model.vae.decode(latents[None]) for latents in x]
-    )  # one by one: the widest layers set the peak of memory
+    # Decoded one by one: the activations of the widest layers set the peak memory.
+    pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])
     yield Progress("decode", total, model.vae.preview(x), pixels)
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
-    """Unit Gaussian noise (b, c, h, w) for b pictures, each drawn on the CPU by a generator of its own."""
+    """Unit Gaussian noise (b, c, h, w) for b seeds, each drawn on the CPU from its own generator;
+    ``shape`` is (c, h, w)."""
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
 
 
 def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
-    """The model's estimate of x0 for b pictures of this request, guided as it asks."""
-    assert request.guidance is not None  # settled
+    """The guided x0 estimate of the model for b pictures of a resolved request."""
+    assert request.guidance is not None  # resolved
     cond = _cond(model, request.prompt, b)
     negative = None if request.negative_prompt is None else _cond(model, request.negative_prompt, b)
 
     def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        # All rows share the time. Given once, it is embedded by products of one row, whose rounding no batch size can change.
+        # All rows have the same time. Passed as one row, its embedding is computed by matrix
+        # products of one row, whose rounding does not depend on the batch size.
         return model.network(x_t, t[:1], cond)
 
     return guide(
@@ -143,7 +143,6 @@ def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
 
 
 def _cond(model: TextToImage, text: str, b: int) -> Cond:
-    """The text as a condition of b equal rows."""
-    return Cond(
-        model.tokenizer.encode([clean(text)] * b, model.network.config.length).to(model.device)
-    )
+    """The conditioning on a text, repeated for b rows."""
+    tokens = model.tokenizer.encode([clean(text)] * b, model.network.config.length)
+    return Cond(tokens.to(model.device))

@@ -1,4 +1,4 @@
-"""Pictures made larger for display, by the small super-resolution network that comes with Kalpana."""
+"""Super-resolution of finished pictures for display, by the small network shipped with Kalpana."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ FILE = "upscale.safetensors"
 
 @lru_cache(maxsize=1)
 def load_upscaler() -> tuple[Upscaler, dict[str, str]]:
-    """The shipped network, kept, and the SHA-256 of its file by name. Raises KalpanaError where it is missing, changed or damaged."""
+    """The shipped network, cached, and the SHA-256 of its files by name. Raises KalpanaError if it
+    is missing, changed or damaged."""
     folder = find_model("upscale")
     files = read_card(folder).files
-    return load_module(
+    network = load_module(
         folder / FILE, "upscale", lambda **config: Upscaler(Config(**config)), files
-    ), files
+    )
+    return network, files
 
 
 def upscale(pixels: Tensor, scale: int) -> Tensor:
-    """Pixels (b, 3, h, w) in [-1, 1] as (b, 3, scale h, scale w), scale 2 or 4; one picture at a time, which bounds the memory."""
+    """Enlarged pixels (b, 3, scale h, scale w) of pixels (b, 3, h, w) in [-1, 1]; ``scale`` is 2
+    or 4. One picture at a time, which bounds the memory."""
     network = load_upscaler()[0].to(pixels.device)
     with torch.no_grad():
         return torch.cat([network(picture[None], scale) for picture in pixels])

@@ -1,12 +1,14 @@
-"""Words to pictures with nothing trained to draw: a latent is moved, step by step, to where a CLIP finds its picture nearer to the words.
+"""VQGAN+CLIP: text-to-image by optimising a latent for CLIP similarity; no generator is trained.
 
-VQGAN+CLIP (Crowson et al. 2022), after their notebooks: many cutouts of the picture are turned, tinted and made noisy, so that no single
-pattern can deceive the CLIP; Adam lowers the squared angles between their vectors and those of the prompts; what is shown is a running
-mean of the latents. Simplified: cutouts change by turns and shifts, not by perspective or erased patches.
+After the notebooks of Crowson et al. (2022). Many cutouts of the picture are rotated, tinted and
+made noisy, so that no single pattern deceives the CLIP. Adam minimises the squared angles between
+the vectors of the cutouts and those of the prompts. The result is a running mean of the latents.
+Simplified: cutouts are augmented by rotations and shifts, not by perspective or erased patches.
 
-Seeds: the luck of step k is a function of the seed and of k alone, and pictures are drawn one at a time, for their cutouts are a batch
-already. As one rounding, amplified by a hundred steps, makes another picture, a batch of pictures would not be each of them alone. On a CPU
-the same seed gives the same bytes, and so does a run that was stopped and resumed.
+Seeds: the random numbers of step k depend on the seed and k alone. Pictures are generated one at a
+time: their cutouts are a batch already, and a hundred steps amplify one rounding difference into
+another picture, so a picture in a batch would differ from the same picture alone. On a CPU the same
+seed gives the same bytes, also for a run that was stopped and resumed.
 """
 
 from __future__ import annotations
@@ -39,12 +41,12 @@ from kalpana.pipelines.rerank import Ranker
 from kalpana.request import SEED_LIMIT, Side, clean, shorten
 from kalpana.types import KalpanaError, Picture, Result, Step
 
-FORMAT = "kalpana-vqgan-clip"  # of a state
+FORMAT = "kalpana-vqgan-clip"  # identifies a state file
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
-TIME = re.compile(
-    r"\d:\d+$"
-)  # 10:30, 16:9 and 3:2 end a text; a weight there has a space, a sign or a point
-BOUNDS: dict[str, tuple[float, float]] = {  # of settings, least and most; of the others 0 and 1
+# A text may end in 10:30, 16:9 or 3:2; a weight after a digit needs a space, a sign or a point.
+TIME = re.compile(r"\d:\d+$")
+# Minimum and maximum of the settings; 0 and 1 for those not listed.
+BOUNDS: dict[str, tuple[float, float]] = {
     "steps": (1, 100_000),
     "rate": (1e-6, 10),
     "cutouts": (1, 1024),
@@ -57,7 +59,8 @@ BOUNDS: dict[str, tuple[float, float]] = {  # of settings, least and most; of th
 
 
 class DifferentiableRanker(Ranker, Protocol):
-    """A ranker whose network can be asked for gradients: ``understand.encoder.load`` gives one."""
+    """A Ranker with access to its CLIP network, for gradients. ``understand.encoder.load`` returns
+    one."""
 
     @property
     def model(self) -> CLIP: ...
@@ -65,20 +68,26 @@ class DifferentiableRanker(Ranker, Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to optimise; each ingredient has a number that leaves it out. The rate, the number of cutouts and what is done to them are as in
-    the notebooks, ``least`` near their 224 of 480 pixels. Where a prompt tells left from right, ``flip`` should be 0."""
+    """Settings of the optimisation; each component has a value that turns it off.
+
+    The learning rate, the number of cutouts and their augmentation are those of the notebooks;
+    ``least`` is close to their 224 of 480 pixels. ``flip`` should be 0 if a prompt distinguishes
+    left from right.
+    """
 
     steps: int = 200
-    rate: float = 0.1  # Adam's, times the canvas's scale
+    rate: float = 0.1  # learning rate of Adam, multiplied by the scale of the canvas
     cutouts: int = 32
-    least: float = 0.5  # side of the smallest cutout, the picture's shorter side being the largest; 1: all are as large as that
-    power: float = 1.0  # of luck: the higher, the more cutouts are small
+    # Side of the smallest cutout, as a share of the shorter side of the picture, which is the
+    # largest; 1: all cutouts have the largest side.
+    least: float = 0.5
+    power: float = 1.0  # exponent of the random size; the higher, the more cutouts are small
     flip: float = 0.5  # share of cutouts that are mirrored; 0 is off
-    turn: float = 15.0  # degrees at most; 0 is off
-    shift: float = 0.1  # of a cutout's side at most, over the picture's edge too; 0 is off
-    jitter: float = 0.1  # of saturation, contrast and brightness at most; 0 is off
-    noise: float = 0.2  # standard deviation at most, of pixels in [-1, 1]; 0 is off
-    ema: float = 0.9  # decay of the running mean that is shown; 0 is off
+    turn: float = 15.0  # largest rotation in degrees; 0 is off
+    shift: float = 0.1  # largest shift as a share of a cutout's side, beyond the edge too; 0 is off
+    jitter: float = 0.1  # largest change of saturation, contrast and brightness; 0 is off
+    noise: float = 0.2  # largest standard deviation, of pixels in [-1, 1]; 0 is off
+    ema: float = 0.9  # decay of the running mean of the latents; 0 is off
     tv: float = 0.1  # weight of the total variation; 0 is off
 
     def __post_init__(self) -> None:
@@ -86,9 +95,8 @@ class Settings:
             low, high = BOUNDS.get(name, (0, 1))
             whole = name in ("steps", "cutouts")
             if not low <= value <= high or (whole and not isinstance(value, int)):
-                raise KalpanaError(
-                    f"{name} is {value}: write a {'whole ' if whole else ''}number from {low} to {high}"
-                )
+                kind = "whole number" if whole else "number"
+                raise KalpanaError(f"{name} is {value}: write a {kind} from {low} to {high}")
 
 
 USUAL = Settings()
@@ -96,7 +104,8 @@ USUAL = Settings()
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the picture should agree with: words or a picture of any size and mode. With a negative ``weight`` it should not."""
+    """A target of the optimisation: a text, or a picture of any size and mode. A negative
+    ``weight`` moves the result away from it."""
 
     what: str | Image.Image
     weight: float = 1.0
@@ -104,7 +113,8 @@ class Prompt:
     def __post_init__(self) -> None:
         if isinstance(self.what, str) and not clean(self.what):
             raise KalpanaError(
-                "a prompt has no words: write what the picture should show, such as 'three red apples'"
+                "a prompt has no words: "
+                "write what the picture should show, such as 'three red apples'"
             )
         if not isinstance(self.what, str):
             _check_picture(self.what)
@@ -118,10 +128,12 @@ class Prompt:
 
 
 def parse(text: str) -> tuple[Prompt, ...]:
-    """The prompts of "a castle:1 | fog:0.5 | text:-1". The weight is what follows the last colon, where that is a number, and 1 where none
-    is. Digits between which there is only a colon belong to the text, as in "a clock at 10:30"; its weight would be written "10:30 :2".
+    """The weighted prompts of a text such as "a castle:1 | fog:0.5 | text:-1".
 
-    Raises KalpanaError where a prompt has no words, or a colon at its end.
+    The weight is the number after the last colon; 1 if there is none. Digits joined by a colon
+    alone belong to the text, as in "a clock at 10:30"; with a weight it is written "10:30 :2".
+
+    Raises KalpanaError if a prompt has no words, or ends in a colon.
     """
     prompts, parts = [], [clean(part) for part in text.split("|")]
     for place, part in enumerate(parts, start=1):
@@ -129,14 +141,16 @@ def parse(text: str) -> tuple[Prompt, ...]:
         where = f"prompt {place} of {len(parts)}"
         if colon and not weight:
             raise KalpanaError(
-                f"{where}, {shorten(part)}, ends in a colon: write its weight there, such as 1 or -0.5, or leave it out"
+                f"{where}, {shorten(part)}, ends in a colon: "
+                "write its weight there, such as 1 or -0.5, or leave it out"
             )
-        weighed = colon and NUMBER.fullmatch(weight) and not TIME.search(part)
-        if not clean(words if weighed else part):
+        has_weight = colon and NUMBER.fullmatch(weight) and not TIME.search(part)
+        if not clean(words if has_weight else part):
             raise KalpanaError(
-                f"{where}, {shorten(part)}, has no words: write what the picture should show before its weight"
+                f"{where}, {shorten(part)}, has no words: "
+                "write what the picture should show before its weight"
             )
-        prompts.append(Prompt(clean(words), float(weight)) if weighed else Prompt(part))
+        prompts.append(Prompt(clean(words), float(weight)) if has_weight else Prompt(part))
     return tuple(prompts)
 
 
@@ -152,29 +166,37 @@ def vqgan_clip(
     state: Path | None = None,
     every: int = 10,
 ) -> Iterator[Step]:
-    """A Step for each step; the last one carries the Result, one picture of ``size`` (width, height). Every ``every`` steps there is a
-    preview. Closing the iterator cancels.
+    """A stream of steps, one for each optimisation step; the last one carries the Result, one
+    picture of ``size`` (width, height). Every ``every`` steps there is a preview. Closing the
+    iterator cancels.
 
-    A text prompt is read by ``parse``. A ``start`` picture may have any size and mode: what is transparent is put on white, and all of it
-    is resized to ``size``, stretched where its shape is another. ``state`` names a file: what is half made is kept there with every preview
-    and at a close, and is taken up where the file is there already, with the seed it began with, be it for more steps than it was made for.
+    A text prompt is read by ``parse``. A ``start`` picture may have any size and mode: transparency
+    is composited on white, and the picture is resized to ``size``, without keeping its aspect.
 
-    Raises KalpanaError at once, before the first Step, where something cannot be done, or the state is of another picture.
+    ``state`` names a file to which the unfinished run is saved with every preview and when the
+    iterator is closed. If the file exists, the run is resumed from it, with the seed it began with;
+    it may be given more steps than before.
+
+    Raises KalpanaError at the call, before the first Step, if an argument is invalid or the state
+    is of another picture.
     """
     if clip is None or isinstance(clip, str):
         raise KalpanaError(
-            "vqgan_clip needs a CLIP: give load('clip'), or of a folder, where load is kalpana.understand.encoder.load"
+            "vqgan_clip needs a CLIP: give load('clip'), or of a folder, "
+            "where load is kalpana.understand.encoder.load"
         )
     if canvas is None or isinstance(canvas, str):
         raise KalpanaError(
-            f"vqgan_clip needs a canvas: give load_canvas({canvas or 'vqgan'!r}) of kalpana.pipelines.image_parameters"
+            f"vqgan_clip needs a canvas: give load_canvas({canvas or 'vqgan'!r}) "
+            "of kalpana.pipelines.image_parameters"
         )
     prompts = parse(prompt) if isinstance(prompt, str) else tuple(prompt)
     if not prompts:
         raise KalpanaError("there is no prompt: write what to draw")
     if not any(each.weight for each in prompts):
         raise KalpanaError(
-            "all weights are 0, so that any picture would do: give one of the prompts a weight such as 1"
+            "all weights are 0, so that any picture would do: "
+            "give one of the prompts a weight such as 1"
         )
     _check_size(size, canvas.factor)
     if every < 1:
@@ -185,9 +207,9 @@ def vqgan_clip(
         _check_picture(start)
     elif start not in ("noise", "perlin"):
         raise KalpanaError(f"start is {start!r}: write 'noise' or 'perlin', or give a picture")
-    kept = _read(state) if state is not None else None
+    saved = _read(state) if state is not None else None
     if seed is None:
-        seed = kept[0]["seed"] if kept else secrets.randbelow(10**9)
+        seed = saved[0]["seed"] if saved else secrets.randbelow(10**9)
     about = {
         "prompts": [
             [each.what if isinstance(each.what, str) else _hash(each.what), each.weight]
@@ -200,19 +222,19 @@ def vqgan_clip(
         "canvas": canvas.about,
         "settings": {name: value for name, value in asdict(settings).items() if name != "steps"},
     }
-    run = _begin(
-        _start(start, canvas, size, seeded_generator(seed, 0)), settings.rate * canvas.scale
-    )
+    latent = _initial_latent(start, canvas, size, seeded_generator(seed, 0))
+    run = _new_run(latent, settings.rate * canvas.scale)
     if state is not None:
         ready_folder(state.parent, 0)
-        if kept:
-            _resume(run, state, kept, about, settings.steps)
+        if saved:
+            _resume(run, state, saved, about, settings.steps)
     return _optimise(run, prompts, clip, canvas, settings, about, state, every)
 
 
 @dataclass
 class Run:
-    """What changes from step to step: the ``latent``, the running ``mean`` of it, the optimizer's moments, and the last ``step`` done."""
+    """The state of an optimisation: the ``latent``, its running ``mean``, the optimizer with its
+    moments, and the number of the last ``step`` done."""
 
     latent: Latent
     mean: Latent
@@ -231,7 +253,8 @@ def _optimise(
     state: Path | None,
     every: int,
 ) -> Iterator[Step]:
-    total, began, before, seed = settings.steps, time.perf_counter(), run.step, about["seed"]
+    """The stream of a run, from its current step to the last."""
+    total, began, resumed, seed = settings.steps, time.perf_counter(), run.step, about["seed"]
     device = clip.model.logit_scale.device
     vectors = torch.cat(
         [
@@ -241,22 +264,20 @@ def _optimise(
             for each in prompts
         ]
     )
-    targets = (
-        vectors.clone().to(device),
-        torch.tensor([each.weight for each in prompts], device=device),
-    )  # cloned: made without gradients
+    weights = torch.tensor([each.weight for each in prompts], device=device)
+    # Cloned: tensors made in inference mode cannot take part in a backward pass.
+    targets = (vectors.clone().to(device), weights)
     while run.step < total:
         advance(run, clip.model, canvas, settings, targets, seeded_generator(seed, run.step + 1))
         if run.step == total:
             break
-        seen = run.step % every == 0
-        if seen and state is not None:
+        previewed = run.step % every == 0
+        if previewed and state is not None:
             _save(state, run, about)
-        eta = (time.perf_counter() - began) / (run.step - before) * (total - run.step)
+        eta = (time.perf_counter() - began) / (run.step - resumed) * (total - run.step)
         try:
-            yield Step(
-                run.step, total, shown(canvas, run.mean) if seen else None, eta, stage="optimise"
-            )
+            preview = shown(canvas, run.mean) if previewed else None
+            yield Step(run.step, total, preview, eta, stage="optimise")
         except GeneratorExit:
             if state is not None:
                 _save(state, run, about)
@@ -278,14 +299,8 @@ def _optimise(
         "cosines": [round(cosine, 6) for cosine in (vectors @ clip.images([image])[0]).tolist()],
         "warnings": list(warnings),
     }
-    yield Step(
-        total,
-        total,
-        pixels,
-        0.0,
-        stage="optimise",
-        result=Result((Picture(image, seed, receipt),), warnings),
-    )
+    result = Result((Picture(image, seed, receipt),), warnings)
+    yield Step(total, total, pixels, 0.0, stage="optimise", result=result)
 
 
 def advance(
@@ -296,7 +311,8 @@ def advance(
     targets: tuple[Tensor, Tensor],
     generator: Generator,
 ) -> None:
-    """One step towards the ``targets``: unit vectors (n, d), and the weights (n,) of their prompts."""
+    """Run one optimisation step, in place. ``targets`` are unit vectors (n, d) of the prompts, and
+    their weights (n,)."""
     vectors, weights = targets
     pixels = ClampWithGrad.apply(canvas.render(run.latent)).to(vectors.device)
     features = unit(clip.image(cutouts(pixels, clip.config.side, settings, generator)).float())
@@ -307,22 +323,24 @@ def advance(
     run.step += 1
     with torch.no_grad():
         canvas.project(run.latent)
+        # In the first steps the mean is the plain average, which excludes the initial latent.
+        share = max(1 - settings.ema, 1 / run.step)
         for mean, part in zip(run.mean, run.latent, strict=True):
-            mean.lerp_(
-                part, max(1 - settings.ema, 1 / run.step)
-            )  # of the first steps the plain mean, where the start has no part
+            mean.lerp_(part, share)
 
 
 @torch.no_grad()
 def shown(canvas: Canvas, latent: Latent) -> Tensor:
-    """Pixels (1, 3, h, w) in [-1, 1] of a mean of latents, which need not be a latent itself."""
+    """Pixels (1, 3, h, w) in [-1, 1] of a mean of latents, which is projected first, as it may lie
+    outside the valid range."""
     latent = tuple(part.clone() for part in latent)
     canvas.project(latent)
     return canvas.render(latent).clamp(-1, 1)
 
 
 class ClampWithGrad(torch.autograd.Function):
-    """Numbers kept to [-1, 1]; of those outside, only a gradient that leads back in is handed on."""
+    """Clamp to [-1, 1]. Outside the range, the backward pass keeps only gradients whose descent
+    step leads back into it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -336,19 +354,21 @@ class ClampWithGrad(torch.autograd.Function):
 
 
 def cutouts(pixels: Tensor, side: int, settings: Settings, generator: Generator) -> Tensor:
-    """Squares (n, 3, side, side) cut out of one picture (1, 3, h, w), as large as the settings say and anywhere, each turned, mirrored,
-    shifted, tinted and made noisy by luck of its own. Beyond the picture's edge its last pixels go on.
+    """Random square cutouts (n, 3, side, side) of one picture (1, 3, h, w), of random size and
+    position. Each is rotated, mirrored, shifted, tinted and made noisy at random. Outside the
+    picture, its border pixels are repeated.
 
-    The same luck is drawn whatever is turned off. With all of it off, and ``least`` 1, a square picture is resized: the mean of what falls
-    into a pixel where it becomes smaller, linear between pixels where it becomes larger.
+    The same random numbers are drawn whichever augmentations are off. With all of them off and
+    ``least`` 1, a square picture is resized: by the mean over the area of a pixel when it becomes
+    smaller, linearly when it becomes larger.
     """
     s, n, (height, width) = settings, settings.cutouts, pixels.shape[2:]
     share, across, down, flip, *signed = torch.rand(11, n, generator=generator)
-    turn, right, low, saturation, contrast, brightness, loud = (2 * each - 1 for each in signed)
+    turn, shift_x, shift_y, saturation, contrast, brightness, loud = (2 * u - 1 for u in signed)
     short = min(height, width)
     size = short * (s.least + (1 - s.least) * share**s.power)  # n
-    x = across * (width - size) + size / 2 + size * s.shift * right
-    y = down * (height - size) + size / 2 + size * s.shift * low
+    x = across * (width - size) + size / 2 + size * s.shift * shift_x  # of the centres
+    y = down * (height - size) + size / 2 + size * s.shift * shift_y
     angle, mirror = turn * math.radians(s.turn), torch.where(flip < s.flip, -1.0, 1.0)
     rows = (
         (mirror * angle.cos(), -angle.sin(), 2 * x / size - width / size),
@@ -361,46 +381,46 @@ def cutouts(pixels: Tensor, side: int, settings: Settings, generator: Generator)
         ],
         1,
     )
-    fine = math.ceil(
-        short / side
-    )  # samples a pixel each way, so that none of the picture's falls between them
+    fine = math.ceil(short / side)  # samples per pixel and axis, so that no picture pixel is missed
     grid = F.affine_grid(affine, [n, 3, fine * side, fine * side], align_corners=False).to(pixels)
     cuts = F.grid_sample(
         pixels.expand(n, -1, -1, -1), grid, padding_mode="border", align_corners=False
     )
     cuts = F.avg_pool2d(cuts, fine)  # n 3 side side
 
-    def each(value: Tensor) -> Tensor:
-        return value.to(pixels)[:, None, None, None]
+    def column(value: Tensor) -> Tensor:
+        return value.to(pixels)[:, None, None, None]  # n 1 1 1
 
     grey = cuts.mean(1, keepdim=True)
-    cuts = (grey + (cuts - grey) * each(1 + s.jitter * saturation)) * each(
-        1 + s.jitter * contrast
-    ) + each(s.jitter * brightness)
-    return cuts + each(s.noise * loud) * torch.randn(cuts.shape, generator=generator).to(pixels)
+    cuts = grey + (cuts - grey) * column(1 + s.jitter * saturation)
+    cuts = cuts * column(1 + s.jitter * contrast) + column(s.jitter * brightness)
+    return cuts + column(s.noise * loud) * torch.randn(cuts.shape, generator=generator).to(pixels)
 
 
 def distance(images: Tensor, targets: Tensor) -> Tensor:
-    """Half the squared angle (n, m) between unit vectors (n, d) and (m, d): from 0 to pi²/2, with a slope that does not fade far away."""
+    """Spherical distance: half the squared angle (n, m) between unit vectors (n, d) and (m, d),
+    from 0 to pi²/2. Its gradient does not vanish at large angles."""
     half = (images[:, None] - targets).norm(dim=-1) / 2  # the sine of half the angle
     return 2 * half.clamp(max=1 - 1e-6).arcsin().square()
 
 
 def variation(pixels: Tensor) -> Tensor:
-    """The total variation, a number: the mean square of what lies between neighbours, across and down."""
+    """Total variation (scalar): the sum of the mean squared differences between horizontal and
+    between vertical neighbours."""
     return pixels.diff(dim=-1).square().mean() + pixels.diff(dim=-2).square().mean()
 
 
 def seeded_generator(seed: int, step: int) -> Generator:
-    """The generator of a step, on the CPU; 0 is the start."""
+    """The generator of a step, on the CPU; step 0 is the initial latent."""
     return Generator().manual_seed(zlib.crc32(f"{seed}/{step}".encode()))
 
 
 def timelapse(stream: Iterator[Step], path: Path, fps: int = 12) -> Iterator[Step]:
-    """The same steps; before the last one is handed on, all previews are written to an MP4, at ``path`` or PATH-2, -3 ... where a file is
-    there already. A resumed run has no previews of what came before it.
+    """The steps of a stream, unchanged. Before the last one is yielded, all previews are written to
+    an MP4 at ``path``, or PATH-2, PATH-3 … if that file exists. A resumed run has no previews of
+    its earlier steps.
 
-    Raises KalpanaError at the first preview where PyAV is not installed or a side is odd.
+    Raises KalpanaError at the first preview if PyAV is not installed or a side is odd.
     """
     frames: list[Image.Image] = []
     for step in stream:
@@ -408,28 +428,31 @@ def timelapse(stream: Iterator[Step], path: Path, fps: int = 12) -> Iterator[Ste
             frames += to_images(step.preview[:1])
             if len(frames) == 1:
                 if any(side % 2 for side in frames[0].size):
+                    width, height = frames[0].size
                     raise KalpanaError(
-                        "an MP4 has sides of an even number of pixels, and this picture is {}x{}".format(
-                            *frames[0].size
-                        )
+                        "an MP4 has sides of an even number of pixels, "
+                        f"and this picture is {width}x{height}"
                     )
-                encode_clip(frames, fps, {})  # so that what is missing is missed now
+                encode_clip(frames, fps, {})  # reports a missing encoder now, not at the end
         if step.result is not None:
             save_clip(frames, fps, path, step.result.pictures[0].receipt)
         yield step
 
 
 def _check_size(size: tuple[int, int], factor: int) -> None:
+    """Raises KalpanaError if a side is out of bounds or not a multiple of ``factor``."""
     for name, side in zip(("width", "height"), size, strict=True):
         low, high = math.ceil(Side[0] / factor) * factor, Side[1] // factor * factor
         near = min(max(round(side / factor) * factor, low), high)
         if side != near:
             raise KalpanaError(
-                f"{name} {side} cannot be drawn: write a multiple of {factor} from {low} to {high}, such as {near}"
+                f"{name} {side} cannot be drawn: "
+                f"write a multiple of {factor} from {low} to {high}, such as {near}"
             )
 
 
 def _check_picture(image: Image.Image) -> None:
+    """Raises KalpanaError if the picture cannot be read or has no pixels."""
     try:
         image.load()
     except (OSError, SyntaxError) as error:
@@ -438,9 +461,10 @@ def _check_picture(image: Image.Image) -> None:
         raise KalpanaError(f"a picture is {image.width}x{image.height}: give one that has pixels")
 
 
-def _start(
+def _initial_latent(
     start: str | Image.Image, canvas: Canvas, size: tuple[int, int], generator: Generator
 ) -> Latent:
+    """The latent of a picture, of Perlin noise, or of the canvas's own noise."""
     if isinstance(start, Image.Image):
         return canvas.trace(to_pixels([rgb(start).resize(size, Image.Resampling.LANCZOS)]))
     return (
@@ -451,11 +475,12 @@ def _start(
 
 
 def _hash(image: Image.Image) -> str:
+    """The entry of a picture in a receipt: "picture " and the SHA-256 of its size and pixels."""
     return "picture " + hashlib.sha256(f"{image.size} ".encode() + rgb(image).tobytes()).hexdigest()
 
 
 def _warnings(prompts: Sequence[Prompt], clip: DifferentiableRanker) -> tuple[str, ...]:
-    """What the asker should be told of how the prompts are read."""
+    """The warnings for the user about text that is cut off, unknown to the CLIP, or ambiguous."""
     warnings = []
     for each in prompts:
         if not isinstance(each.what, str):
@@ -463,26 +488,30 @@ def _warnings(prompts: Sequence[Prompt], clip: DifferentiableRanker) -> tuple[st
         text = clean(each.what)
         if TIME.search(text) and each.weight == 1:
             warnings.append(
-                f"prompt {each}: the colon was read as part of the text; before a weight write a space"
+                f"prompt {each}: the colon was read as part of the text; "
+                "before a weight write a space"
             )
         if cut := clip.words.cut(text):
             warnings.append(
-                f"prompt {each}: too long for model {clip.name!r}, which reads it without {shorten(cut)}"
+                f"prompt {each}: too long for model {clip.name!r}, "
+                f"which reads it without {shorten(cut)}"
             )
         if unknown := clip.words.unknown(text):
             warnings.append(
-                f"prompt {each}: model {clip.name!r} never met {shorten(', '.join(unknown))}; the picture may miss it"
+                f"prompt {each}: model {clip.name!r} never met {shorten(', '.join(unknown))}; "
+                "the picture may miss it"
             )
     return tuple(warnings)
 
 
-def _begin(latent: Latent, rate: float) -> Run:
+def _new_run(latent: Latent, rate: float) -> Run:
+    """A run at step 0 from an initial latent, with learning rate ``rate``."""
     latent = tuple(part.detach().clone().requires_grad_() for part in latent)
     return Run(latent, tuple(part.detach().clone() for part in latent), Adam(latent, lr=rate))
 
 
 def _tensors(run: Run) -> dict[str, Tensor]:
-    """Everything of a run that is kept, by name, but for the step."""
+    """The tensors of a run to be saved, by name: latents, means and Adam's state."""
     tensors: dict[str, Tensor] = {}
     for k, (part, mean) in enumerate(zip(run.latent, run.mean, strict=True)):
         tensors |= {f"latent.{k}": part.detach(), f"mean.{k}": mean}
@@ -494,22 +523,20 @@ def _tensors(run: Run) -> dict[str, Tensor]:
 
 
 def _save(path: Path, run: Run, about: dict[str, Any]) -> None:
+    """Write a state file: the tensors of a run, its step, and ``about``, the arguments of the
+    run."""
     tensors = {name: value.cpu().contiguous() for name, value in _tensors(run).items()}
-    write(
-        path,
-        safetensors.torch.save(
-            tensors,
-            {
-                "format": FORMAT,
-                "step": str(run.step),
-                "about": json.dumps(about, ensure_ascii=False),
-            },
-        ),
-    )
+    header = {
+        "format": FORMAT,
+        "step": str(run.step),
+        "about": json.dumps(about, ensure_ascii=False),
+    }
+    write(path, safetensors.torch.save(tensors, header))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]] | None:
-    """What a state is of, its step and its tensors; None where there is no file. Raises KalpanaError where it is no state."""
+    """The contents of a state file: ``about``, step and tensors; None if there is no file. Raises
+    KalpanaError if it is not a state file."""
     if not path.exists():
         return None
     try:
@@ -523,7 +550,8 @@ def _read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]] | None:
                 )
     except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise KalpanaError(
-            f"the state {path} is damaged or none at all ({error}): delete it to begin again, or name another"
+            f"the state {path} is damaged or none at all ({error}): "
+            "delete it to begin again, or name another"
         ) from None
     raise KalpanaError(f"{path} is not the state of a picture by VQGAN+CLIP: name another file")
 
@@ -531,26 +559,27 @@ def _read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]] | None:
 def _resume(
     run: Run,
     path: Path,
-    kept: tuple[dict[str, Any], int, dict[str, Tensor]],
+    saved: tuple[dict[str, Any], int, dict[str, Tensor]],
     about: dict[str, Any],
     steps: int,
 ) -> None:
-    """Put a state back into a run. Raises KalpanaError where it is of another picture, or further on than asked."""
-    (before, step, tensors), now = (
-        (_leaves(kept[0]), *kept[1:]),
-        _leaves(json.loads(json.dumps(about))),
-    )
+    """Restore a run from the contents of a state file. Raises KalpanaError if the state is of
+    another picture, or has more steps than ``steps``."""
+    before, step, tensors = _flatten(saved[0]), *saved[1:]
+    now = _flatten(json.loads(json.dumps(about)))
     if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-        said = "; ".join(
+        differences = "; ".join(
             f"{name} is {shorten(before.get(name))} there and {shorten(now.get(name))} here"
             for name in changed
         )
         raise KalpanaError(
-            f"the state {path} is of another picture: {said}; undo that, or name another file"
+            f"the state {path} is of another picture: {differences}; "
+            "undo that, or name another file"
         )
     if step > steps:
         raise KalpanaError(
-            f"the state {path} has {step} steps behind it, and {steps} are asked for: write {step} or more"
+            f"the state {path} has {step} steps behind it, and {steps} are asked for: "
+            f"write {step} or more"
         )
     for k, (part, mean) in enumerate(zip(run.latent, run.mean, strict=True)):
         part.data.copy_(tensors[f"latent.{k}"])
@@ -567,13 +596,13 @@ def _resume(
     run.step = step
 
 
-def _leaves(about: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same, with the names of what is inside as in settings.ema."""
-    leaves: dict[str, Any] = {}
+def _flatten(about: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A flat copy of a nested dict, with names such as settings.ema."""
+    flat: dict[str, Any] = {}
     for name, value in about.items():
-        leaves |= (
-            _leaves(value, f"{prefix}{name}.")
+        flat |= (
+            _flatten(value, f"{prefix}{name}.")
             if isinstance(value, dict)
             else {f"{prefix}{name}": value}
         )
-    return leaves
+    return flat

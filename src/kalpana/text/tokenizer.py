@@ -1,11 +1,13 @@
-"""Prompts as tokens: one byte-level BPE for English and Hindi, and what of a prompt the model cannot know.
+"""Tokenizer of prompts: one byte-level BPE for English and Hindi, with a list of known words.
 
-A word with all its vowel signs is one piece before merging (the usual ``\\p{L}+`` tears Hindi words apart at every matra),
-digits never merge with each other, and quoted text is read a character at a time, since it is to be drawn rather than
-understood. Outside quotes case does not matter. Sennrich et al. 2016 (BPE), Radford et al. 2019 (bytes).
+Pre-tokenization keeps a word with all its vowel signs in one piece (the usual ``\\p{L}+`` splits
+Hindi words at every matra), never merges digits, and splits quoted text into characters, because a
+model has to draw it. Text outside quotes is lower-cased. Sources: Sennrich et al. 2016 (BPE),
+Radford et al. 2019 (byte-level BPE).
 
-``python -m kalpana.text.tokenizer`` trains it again from the captions of the world; with ``--words-only --kind everything`` the
-tokens stay, so that weights stay good, and what counts as a known word is drawn up anew, for a model that has seen other pictures.
+``python -m kalpana.text.tokenizer`` trains it from the captions of the world. With ``--words-only
+--kind everything`` it keeps the tokens, so that existing weights remain valid, and replaces the
+list of known words, for a model that is trained on other captions.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ SIZE = 8192
 BPE = Path(__file__).parent / "bpe.json"
 
 QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|‘[^’\n]*’|(?<!\w)'[^'\n]*'(?!\w)")
-# Words with their marks and joiners, single digits, runs of anything else; each takes the space before it.
+# Words with their marks and joiners, single digits, runs of other characters; each with the space
+# before it.
 PIECES = pre_tokenizers.Split(
     tokenizers.Regex(
-        r" ?[\p{L}\p{M}\x{200C}\x{200D}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}\x{200C}\x{200D}]+|\s+(?!\S)|\s+"
+        r" ?[\p{L}\p{M}\x{200C}\x{200D}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}\x{200C}\x{200D}]+"
+        r"|\s+(?!\S)|\s+"
     ),
     "isolated",
 )
@@ -43,8 +47,11 @@ PIECES = pre_tokenizers.Split(
 
 @dataclass(frozen=True)
 class Report:
-    """What the user should be told of a prompt: the text beyond the window, words that no training caption contained
-    (in the prompt's order, each once), and the language: "en", "hi" or "mixed"."""
+    """Warnings about a prompt: the truncated text, the unknown words and the language.
+
+    ``unknown`` words occur in no training caption; each is listed once, in the prompt's order.
+    ``language`` is "en", "hi" or "mixed".
+    """
 
     cut: str
     unknown: tuple[str, ...]
@@ -52,7 +59,7 @@ class Report:
 
 
 def normalize(text: str) -> str:
-    """The text as the tokenizer reads it: NFC, lower case outside quotes, lone surrogates replaced by U+FFFD."""
+    """The normalised text: NFC, lower case outside quotes, lone surrogates replaced by U+FFFD."""
     text = unicodedata.normalize("NFC", re.sub("[\ud800-\udfff]", "\ufffd", text))
     return "".join(
         part if quoted else unicodedata.normalize("NFC", part.lower())
@@ -76,15 +83,19 @@ def words(text: str) -> list[str]:
 
 
 def language(text: str) -> str:
-    """ "en", "hi" or "mixed", by the script of its words outside quotes: three in four decide; "mixed" also for other scripts."""
-    said = [word for word in words(text) if word[0].isalpha()]
-    hindi = sum("\u0900" <= word[0] <= "\u097f" for word in said)
-    latin = sum(word[0] < "\u0250" for word in said)
-    return "en" if latin >= 0.75 * len(said) else "hi" if hindi >= 0.75 * len(said) else "mixed"
+    """The language of a text, "en", "hi" or "mixed", by the script of its words outside quotes.
+
+    At least three quarters of the words must have the same script; other scripts are "mixed".
+    """
+    alphabetic = [word for word in words(text) if word[0].isalpha()]
+    hindi = sum("\u0900" <= word[0] <= "\u097f" for word in alphabetic)
+    latin = sum(word[0] < "\u0250" for word in alphabetic)
+    most = 0.75 * len(alphabetic)
+    return "en" if latin >= most else "hi" if hindi >= most else "mixed"
 
 
 def _parts(text: str) -> Iterator[tuple[str, bool]]:
-    """The text in order as (part, whether it is quoted), without empty parts."""
+    """Parts of the text in order, as (part, whether it is quoted), without empty parts."""
     end = 0
     for match in QUOTED.finditer(text):
         if match.start() > end:
@@ -96,8 +107,11 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _split(text: str) -> list[str]:
-    """The normalised text cut where no merge may cross: quoted text into characters, the rest is left to PIECES.
-    A space goes before it, so that the first word is the same token as anywhere else."""
+    """The normalised text split at quotes, with quoted text split into characters.
+
+    PIECES splits the rest. A space is prepended, so that the first word has the same token as
+    elsewhere.
+    """
     return [
         piece
         for part, quoted in _parts(" " + normalize(text))
@@ -106,90 +120,95 @@ def _split(text: str) -> list[str]:
 
 
 class Tokenizer:
-    """Text to token ids and back; ``decode(encode([text])) == normalize(text)`` for any text that fits."""
+    """Byte-level BPE tokenizer; ``decode(encode([text])) == normalize(text)`` if the text fits."""
 
     def __init__(self, bpe: tokenizers.Tokenizer, known: frozenset[str]) -> None:
         self.bpe, self.known = bpe, known
-        self.bpe.encode_special_tokens = (
-            True  # "<eos>" typed in a prompt is five characters, not the end
-        )
+        # "<eos>" in a prompt is text, not the special token.
+        self.bpe.encode_special_tokens = True
 
     @classmethod
     def load(cls, path: Path = BPE) -> Tokenizer:
-        """The tokenizer saved by ``train``; raises KalpanaError where a file is missing or is not one."""
+        """The tokenizer saved by ``train``.
+
+        Raises: KalpanaError where a file is missing or invalid.
+        """
         try:
             known = gzip.decompress(_words_file(path).read_bytes()).decode("utf-8").split("\n")
             return cls(tokenizers.Tokenizer.from_file(str(path)), frozenset(known))
         except Exception as error:  # the tokenizers library raises bare Exception
             raise KalpanaError(
-                f"no tokenizer at {path} ({error}): train one with python -m kalpana.text.tokenizer --out {path}"
+                f"no tokenizer at {path} ({error}): train one with "
+                f"python -m kalpana.text.tokenizer --out {path}"
             ) from error
 
     def __len__(self) -> int:
+        """Size of the vocabulary, special tokens included."""
         return self.bpe.get_vocab_size()
 
     def encode(self, prompts: Sequence[str], length: int = 64) -> Tokens:
-        """Tokens (b, l) of the prompts, each between BOS and EOS, cut so that EOS stays, and padded on the right to the
-        longest, rounded up to a multiple of 8; l is at most ``length``."""
+        """Tokens (b, l) of the prompts, each between BOS and EOS.
+
+        Long prompts are truncated before EOS. Rows are padded on the right to the longest one,
+        rounded up to a multiple of 8; l is at most ``length``.
+        """
         rows = [[BOS, *ids[: length - 2], EOS] for ids in self._ids(prompts, length)]
-        longest = max(map(len, rows), default=2)
-        width = min(length, -(-longest // 8) * 8)
-        ids = torch.tensor(
-            [row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64
-        ).view(len(rows), width)
-        return Tokens(
-            ids, torch.arange(width) < torch.tensor([len(row) for row in rows]).view(-1, 1)
-        )
+        lengths = [len(row) for row in rows]
+        width = min(length, -(-max(lengths, default=2) // 8) * 8)
+        padded = [row + [PAD] * (width - len(row)) for row in rows]
+        ids = torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
+        return Tokens(ids, torch.arange(width) < torch.tensor(lengths).view(-1, 1))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of one row of ids; special tokens are left out."""
-        return self.bpe.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(
-            " "
-        )  # the one of _split
+        """The text of one row of ids, without special tokens."""
+        text = self.bpe.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text.removeprefix(" ")  # the space that _split prepends
 
     def report(self, prompt: str, length: int = 64) -> Report:
-        """What ``encode([prompt], length)`` loses or has never met."""
+        """The text that ``encode([prompt], length)`` truncates, the unknown words, the language."""
         (ids,) = self._ids([prompt], length)
-        kept = self.decode(ids[: length - 2]).rstrip(
-            "\ufffd"
-        )  # a character cut in the middle of its bytes is cut
+        # Without a character whose bytes are only partly in the window.
+        kept = self.decode(ids[: length - 2]).rstrip("\ufffd")
         cut = normalize(prompt)[len(kept) :] if len(ids) > length - 2 else ""
-        return Report(
-            cut,
-            tuple(dict.fromkeys(word for word in words(prompt) if word not in self.known)),
-            language(prompt),
-        )
+        unknown = dict.fromkeys(word for word in words(prompt) if word not in self.known)
+        return Report(cut, tuple(unknown), language(prompt))
 
     def _ids(self, prompts: Sequence[str], length: int) -> list[list[int]]:
+        """Token ids of each prompt, complete and without special tokens.
+
+        Raises: KalpanaError where ``length`` is less than 3.
+        """
         if length < 3:
             raise KalpanaError(f"a token window of {length} holds no text: write 3 or more")
-        return [
-            encoding.ids
-            for encoding in self.bpe.encode_batch(
-                [_split(prompt) for prompt in prompts], is_pretokenized=True
-            )
-        ]
+        pieces = [_split(prompt) for prompt in prompts]
+        return [encoding.ids for encoding in self.bpe.encode_batch(pieces, is_pretokenized=True)]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A tokenizer at the length that a model reads: tokens of texts, what of a text is left out, and words in it that were never met."""
+    """A tokenizer with a model's context length."""
 
     tokenizer: Tokenizer
     length: int
 
     def encode(self, texts: Sequence[str]) -> Tokens:
+        """Tokens (b, l) of the texts, truncated to ``length``."""
         return self.tokenizer.encode(texts, self.length)
 
     def cut(self, text: str) -> str:
+        """The part of a text that is truncated."""
         return self.tokenizer.report(text, self.length).cut
 
     def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that occur in no training caption."""
         return self.tokenizer.report(text, self.length).unknown
 
 
 def train(captions: Iterable[str], path: Path = BPE, size: int = SIZE) -> Tokenizer:
-    """Train on the captions and save: the merges at ``path``, the words met beside it. The same captions give the same files."""
+    """Trains a tokenizer on captions and saves it.
+
+    The merges are saved at ``path`` and the known words beside it. Equal captions give equal files.
+    """
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [PIECES, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -204,7 +223,8 @@ def train(captions: Iterable[str], path: Path = BPE, size: int = SIZE) -> Tokeni
     known: set[str] = set()
 
     def read() -> Iterator[str]:
-        # Every Devanagari character, quotation mark and digit is one token, so that quoted Hindi is read a letter at a time.
+        # Frequent enough that every Devanagari character, quotation mark and digit becomes a single
+        # token: quoted Hindi then has one token a character.
         characters = [
             *map(chr, range(0x0900, 0x0980)),
             *"“”‘’«»",
@@ -222,7 +242,7 @@ def train(captions: Iterable[str], path: Path = BPE, size: int = SIZE) -> Tokeni
 
 
 def meet(known: Iterable[str], path: Path = BPE) -> Tokenizer:
-    """Save these as the words that training captions held, beside the merges at ``path``, which stay as they are."""
+    """Saves the list of known words beside the merges at ``path``, which remain unchanged."""
     write(_words_file(path), gzip.compress("\n".join(sorted(set(known))).encode("utf-8"), mtime=0))
     return Tokenizer.load(path)
 
@@ -232,11 +252,12 @@ def _words_file(path: Path) -> Path:
 
 
 def corpus(count: int, seed: int = 0, kind: str = "objects") -> Iterator[str]:
-    """Every name in the lexicon, then ``count`` captions of random training scenes of this kind, in both languages and all forms."""
-    from kalpana.world.grammar import (
-        FORMS,
-        LANGUAGES,
-    )  # the world is needed to train, not to read a prompt
+    """Training texts: every name in the lexicon, then ``count`` captions of random training scenes.
+
+    The scenes are of one ``kind``; the captions have both languages and all forms.
+    """
+    # Imported here: the world is needed for training only.
+    from kalpana.world.grammar import FORMS, LANGUAGES
     from kalpana.world.grammar_hi import casual, names
     from kalpana.world.lexicon import lexicon
     from kalpana.world.world import KINDS
@@ -246,13 +267,12 @@ def corpus(count: int, seed: int = 0, kind: str = "objects") -> Iterator[str]:
         yield from (spelling for name in names(concept) for spelling in (name, casual(name)))
     rng = random.Random(seed)
     for _ in range(count):
-        yield KINDS[kind].caption(
-            KINDS[kind].sample(rng, "train"), rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng
-        )
+        scene = KINDS[kind].sample(rng, "train")
+        yield KINDS[kind].caption(scene, rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng)
 
 
 def fertility(tokenizer: Tokenizer, captions: Iterable[str]) -> float:
-    """Tokens per word (parted by spaces) on the captions."""
+    """Mean number of tokens per space-separated word of the captions."""
     texts = list(captions)
     return sum(map(len, tokenizer._ids(texts, 64))) / sum(len(text.split()) for text in texts)
 
@@ -263,15 +283,13 @@ def main() -> None:
         "--out",
         type=Path,
         default=BPE,
-        help="where the merges go; words.txt.gz is written beside it",
+        help="file for the merges; words.txt.gz is written beside it",
     )
     parser.add_argument("--captions", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", default="objects", help="kind of scenes to caption")
     parser.add_argument(
-        "--kind", default="objects", help="the kind of the world's pictures whose captions are read"
-    )
-    parser.add_argument(
-        "--words-only", action="store_true", help="keep the merges, and list the known words anew"
+        "--words-only", action="store_true", help="keep the merges and replace the known words"
     )
     options = parser.parse_args()
     captions = corpus(options.captions, options.seed, options.kind)
@@ -279,11 +297,10 @@ def main() -> None:
         tokenizer = meet((word for caption in captions for word in words(caption)), options.out)
     else:
         tokenizer = train(captions, options.out)
-    fresh = list(corpus(4000, options.seed + 1, options.kind))[-4000:]
+    held_out = list(corpus(4000, options.seed + 1, options.kind))[-4000:]
     for name in ("en", "hi"):
-        print(
-            f"{name}: {fertility(tokenizer, (text for text in fresh if language(text) == name)):.2f} tokens a word"
-        )
+        texts = [text for text in held_out if language(text) == name]
+        print(f"{name}: {fertility(tokenizer, texts):.2f} tokens a word")
     print(f"{len(tokenizer)} tokens, {len(tokenizer.known)} words: {options.out}")
 
 

@@ -1,4 +1,4 @@
-"""The autoencoder at school."""
+"""Autoencoder training, and the reconstruction metrics PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -18,29 +18,26 @@ from kalpana.world.world import World
 
 
 class AutoencoderTask:
-    """The autoencoder, by pixels alone: L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between
-    neighbours, since drawings are edges and flat areas. No pretrained network is asked.
+    """Autoencoder, trained with ``reconstruction_loss`` in pixels and no pretrained network.
 
-    With an ``anchor`` the latents also stay near those of the weights it began with, so that a model which has learned on those
-    can go on with these."""
+    With ``latent_anchor_weight`` the latents also stay near those of the ``init`` weights, so that
+    a model trained on those keeps working.
+    """
 
     file = "vae.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
         self.recipe, self.device = recipe, device
-        self.model = vae.VAE(config_of(vae.Config, recipe)).to(
-            device, memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
-        self.before = None
+        channels_last, model = torch.channels_last, vae.VAE(config_of(vae.Config, recipe))
+        self.model = model.to(device, memory_format=channels_last)  # type: ignore[call-overload]
+        self.before = None  # the frozen autoencoder of ``init``
         if recipe.latent_anchor_weight and recipe.init:
-            self.before = _load(recipe.init).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pictures = data_cache.pictures(
-            World(recipe.seed, "train", kind=recipe.kind), recipe.num_images, progress
-        )
-        self.dev = data_cache.pictures(
-            World(recipe.seed, "dev", kind=recipe.kind), HELD_OUT, progress
-        )
+            old = _load(recipe.init)
+            self.before = old.to(device, memory_format=channels_last)  # type: ignore[call-overload]
+        train, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
+        self.pictures = data_cache.pictures(train, recipe.num_images, progress)
+        self.dev = data_cache.pictures(dev, HELD_OUT, progress)
 
     def batch(self, step: int) -> Tensor:
         return torch.from_numpy(self.pictures[rows_of(self.recipe, step, self.pictures)])
@@ -55,7 +52,7 @@ class AutoencoderTask:
         return reconstruction_loss(error) + self.recipe.latent_anchor_weight * apart, metrics
 
     def _apart(self, z: Tensor, batch: Tensor) -> Tensor:
-        """The mean square of how far these latents are from those before."""
+        """Mean squared distance of the latents from those of the ``init`` weights; 0 without."""
         if self.before is None:
             return z.new_zeros(())
         with torch.no_grad():
@@ -63,6 +60,9 @@ class AutoencoderTask:
         return (z - old).float().square().mean()
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
+        """PSNR of dev pictures, from their latents and from latents with noise of std 0.1, and,
+        with an anchor, the distance from the old latents; the sheet has 32 pictures, then their
+        reconstructions."""
         clean, noisy, apart, sheet = [], [], [], []
         rng = torch.Generator().manual_seed(0)
         for start in range(0, len(self.dev), 64):
@@ -84,6 +84,7 @@ class AutoencoderTask:
         return scores, torch.cat(sheet)
 
     def finish(self) -> None:
+        """Fit the linear preview of the latents to dev pictures."""
         self.model.fit_preview(data_cache.floats(self.dev[:256], self.device))
 
 
@@ -94,41 +95,50 @@ def _load(path: Path) -> vae.VAE:
 def rows_of(
     recipe: Recipe, step: int, pictures: np.ndarray, count: int | None = None
 ) -> np.ndarray:
-    """Which pictures of a pool come up at a step, or so many of them; in their order, which reads the disk in order."""
+    """Sorted indices of a step's pictures in a pool, ``count`` of them if given.
+
+    Sorted, because sequential reads from disk are faster.
+    """
     return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
 
 
 def reconstruction_loss(error: Tensor) -> Tensor:
-    """What the error (b, 3, h, w) of pictures drawn again weighs: L1 and L2, L1 at a half and a quarter of the size, and L1 of the
-    differences between neighbours."""
+    """Reconstruction loss, a scalar, of the pixel error (b, 3, h, w).
+
+    L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between neighbours,
+    since drawings are edges and flat areas.
+    """
     loss = error.abs().mean() + error.square().mean()
     loss = loss + 0.5 * sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
     return loss + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
 
 
 def psnr(square: float) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error between pictures in [-1, 1], whose peak is 2."""
+    """Peak signal-to-noise ratio in dB of the mean squared error ``square`` between pictures in
+    [-1, 1], whose peak is 2."""
     return 10 * float(np.log10(4 / max(square, 1e-12)))
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (b,) of pictures (b, 3, h, w) in [-1, 1], 1 for the same: colour by colour, with means, variances and
-    covariance under a Gaussian of 1.5 px in windows of 11 (Wang et al. 2004)."""
+    """Structural similarity (b,) of pictures (b, 3, h, w) in [-1, 1]; 1 for identical pictures.
+
+    Computed per colour channel, with means, variances and covariance under a Gaussian of 1.5 px in
+    windows of 11 px (Wang et al. 2004).
+    """
     line = torch.exp(-((torch.arange(11, device=a.device) - 5) ** 2) / (2 * 1.5**2))
     line = line / line.sum()
-    down, across = (
+    down, across = (  # band matrices, n - 10 by n
         torch.stack([F.pad(line, (i, n - 11 - i)) for i in range(n - 10)]) for n in a.shape[2:]
-    )  # bands, n - 10 by n
+    )
 
     def mean(x: Tensor) -> Tensor:
         return down @ x @ across.T  # convolutions of one channel take far longer
 
-    with torch.autocast(
-        a.device.type, enabled=False
-    ):  # a variance is the small difference of large numbers
+    # In fp32, since a variance is a small difference of large numbers.
+    with torch.autocast(a.device.type, enabled=False):
         x, y = a.float(), b.float()
         mx, my = mean(x), mean(y)
         vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-        one, two = 0.02**2, 0.06**2  # 1% and 3% of the range, which is 2
-        alike = (2 * mx * my + one) * (2 * both + two) / ((mx**2 + my**2 + one) * (vx + vy + two))
-    return alike.mean((1, 2, 3))
+        c1, c2 = 0.02**2, 0.06**2  # 1% and 3% of the range, which is 2
+        ratio = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return ratio.mean((1, 2, 3))

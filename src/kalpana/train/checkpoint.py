@@ -1,6 +1,7 @@
-"""Checkpoints: everything a run needs to go on exactly as if it had never stopped, in one safetensors file.
+"""Checkpoints: the state that an exact resume needs, in one safetensors file.
 
-Batches and noise are functions of the step, so model, averaged weights, optimizers and the step are all there is.
+Batches and noise are functions of the step, so the state is the model, the averaged weights, the
+optimizers and the step.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from kalpana.world.world import VERSION
 
 @dataclass
 class State:
-    """What changes while a run goes on. ``ema`` has the names of the model's state."""
+    """Mutable state of a run."""
 
     model: nn.Module
-    ema: dict[str, Tensor]
+    ema: dict[str, Tensor]  # averaged weights, with the names of the model's state
     optimizers: Sequence[Optimizer]
     step: int = 0
-    seconds: float = 0.0  # of training so far
+    seconds: float = 0.0  # training time so far
 
 
 def save(path: Path, state: State, recipe: Recipe) -> None:
-    """Write the checkpoint whole or not at all: a kill in the middle leaves the previous one as it was."""
+    """Write a checkpoint atomically: if the process is killed, the previous file stays intact."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     for k, optimizer in enumerate(state.optimizers):
@@ -42,7 +43,7 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
                 f"optimizer.{k}.{i}.{name}": torch.as_tensor(value)
                 for name, value in values.items()
             }
-    about = {
+    header = {
         "format": "kalpana-checkpoint",
         "step": str(state.step),
         "seconds": str(state.seconds),
@@ -50,39 +51,46 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
         "data": VERSION,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.part")
     safetensors.torch.save_file(
-        {name: value.contiguous().clone() for name, value in tensors.items()}, beside, about
+        {name: value.contiguous().clone() for name, value in tensors.items()}, partial, header
     )
-    with beside.open("rb") as file:
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    beside.replace(path)
+    partial.replace(path)
 
 
 def load(path: Path, state: State, recipe: Recipe) -> None:
-    """Put a checkpoint back into ``state``. Raises KalpanaError if it is broken or belongs to another recipe."""
+    """Load a checkpoint into ``state``.
+
+    Raises KalpanaError if the file is broken or from another recipe or another version of the
+    world.
+    """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, safetensors.SafetensorError) as error:
         raise KalpanaError(
-            f"the checkpoint {path} is broken ({error}): delete it to start again, or put an older copy in its place"
+            f"the checkpoint {path} is broken ({error}): "
+            "delete it to start again, or put an older copy in its place"
         ) from None
-    if about.get("format") != "kalpana-checkpoint":
+    if header.get("format") != "kalpana-checkpoint":
         raise KalpanaError(f"{path} is not a checkpoint of a training run")
-    if about["data"] != VERSION:
+    if header["data"] != VERSION:
         raise KalpanaError(
-            f"{path} learned from version {about['data']} of the world, and this is {VERSION}: train into another folder"
+            f"{path} was trained on version {header['data']} of the world, and this is {VERSION}: "
+            "train into another folder"
         )
     before, now = (
         each.model_dump(mode="json")
-        for each in (Recipe.model_validate_json(about["recipe"]), recipe)
+        for each in (Recipe.model_validate_json(header["recipe"]), recipe)
     )
     changed = [name for name in now if before[name] != now[name]]
     if changed:
         raise KalpanaError(
-            f"{path} was made by a recipe that differs in {', '.join(changed)}: undo that, or train into another folder"
+            f"{path} was made by a recipe that differs in {', '.join(changed)}: "
+            "undo that, or train into another folder"
         )
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -103,8 +111,7 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
         for parameter, moments in optimizer.state.items():
             for key, value in moments.items():
-                if (
-                    value.shape == parameter.shape
-                ):  # laid out as the parameter (channels last), which fused kernels take for granted
+                # Fused kernels expect the parameter's memory layout (channels last).
+                if value.shape == parameter.shape:
                     moments[key] = torch.empty_like(parameter).copy_(value)
-    state.step, state.seconds = int(about["step"]), float(about["seconds"])
+    state.step, state.seconds = int(header["step"]), float(header["seconds"])

@@ -1,8 +1,9 @@
-"""The two towers at school: pictures beside what is said of them in both languages, and beside what is nearly true.
+"""CLIP training on pictures with captions in two languages, and on hard negative captions.
 
-Every picture has an English and a Hindi caption; half of them have a third that is wrong in one thing (``world.twist``), a text
-that belongs to no picture. Things alone are at times said by the keywords that people look for them by. Where the recipe has cards, some
-are drawn as no style draws them.
+Every picture has an English and a Hindi caption. For up to half of them there is a hard negative, a
+caption that is wrong in one detail (``world.hard_negatives``) and is a text of no picture. Some
+captions of single objects are search keywords. With ``object_augment_share`` a part of the batch
+are cards, see ``train/object_augmentation.py``.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from kalpana.world.hard_negatives import hard_negative
 from kalpana.world.scene import Scene
 from kalpana.world.world import KINDS, World
 
-WRONG = 0.5  # minimally wrong texts for each picture
+WRONG = 0.5  # hard negative captions per picture of the pool, at most
 
 
 @dataclass(frozen=True)
 class CLIPBatch:
-    """A batch of pairs: pixels (b, 3, h, w) uint8, ``tokens`` of m texts, a number for each text (m,) that equal texts share, and the
-    numbers of those that belong to each picture (b, languages)."""
+    """Batch of the CLIP task: b pictures and m texts."""
 
-    pixels: Tensor
-    tokens: Tokens
-    texts: Tensor
-    own: Tensor
+    pixels: Tensor  # (b, 3, h, w) uint8
+    tokens: Tokens  # of the m texts
+    texts: Tensor  # (m,) a number for each text, equal for equal texts
+    own: Tensor  # (b, languages) numbers of the texts of each picture
 
 
 class CLIPTask:
-    """Contrastive learning (Radford et al. 2021; Zhai et al. 2023), with more than one true text for a picture, and texts true of none."""
+    """Contrastive learning (Radford et al. 2021; Zhai et al. 2023) with several true texts per
+    picture, and with texts that are true of no picture."""
 
     file = "clip.safetensors"
     ahead = True
@@ -59,61 +60,50 @@ class CLIPTask:
             World(recipe.seed, split, side, recipe.kind) for split in ("train", "dev")
         )
         self.pictures = data_cache.pictures(self.world, recipe.num_images, progress)
+        held_out = recipe.held_out_styles
         self.rows = [
             i
             for i in range(recipe.num_images)
-            if not recipe.held_out_styles or self.world.scene(i).style not in recipe.held_out_styles
+            if not held_out or self.world.scene(i).style not in held_out
         ]
-        self.cards = Cards(side, recipe.held_out_styles)
-        self.dev_pixels = data_cache.floats(
-            data_cache.pictures(self.dev, HELD_OUT, progress), device
-        )
+        self.cards = Cards(side, held_out)
+        dev_pictures = data_cache.pictures(self.dev, HELD_OUT, progress)
+        self.dev_pixels = data_cache.floats(dev_pictures, device)
 
     def batch(self, step: int) -> CLIPBatch:
-        rng, cards = (
-            random.Random(f"{self.recipe.seed}/clip/{step}"),
-            int(self.recipe.object_augment_share * self.recipe.batch),
-        )
-        pairs = [
-            (self.rows[place], take) for place, take in indices(self.recipe, step, len(self.rows))
-        ][: self.recipe.batch - cards]
-        scenes = [self.world.scene(i) for i, _ in pairs]
-        said = [
-            [described(scene, self.recipe.kind, language, rng) for scene in scenes]
+        """Pictures of the pool, then cards; the texts are their captions in one language after the
+        other, then the hard negatives."""
+        recipe, rng = self.recipe, random.Random(f"{self.recipe.seed}/clip/{step}")
+        cards = int(recipe.object_augment_share * recipe.batch)
+        places = indices(recipe, step, len(self.rows))[: recipe.batch - cards]
+        rows = [self.rows[place] for place, _ in places]
+        scenes = [self.world.scene(i) for i in rows]
+        captions = [
+            [described(scene, recipe.kind, language, rng) for scene in scenes]
             for language in LANGUAGES
         ]
-        wrong = [text for scene in scenes if (text := misdescribed(scene, self.recipe.kind, rng))][
-            : round(WRONG * len(scenes))
-        ]
-        pixels = torch.from_numpy(np.stack([self.pictures[i] for i, _ in pairs]))
+        negatives = [text for scene in scenes if (text := misdescribed(scene, recipe.kind, rng))]
+        negatives = negatives[: round(WRONG * len(scenes))]
+        pixels = torch.from_numpy(np.stack([self.pictures[i] for i in rows]))
         if cards:
-            drawn, concepts = self.cards(cards, step)
-            pixels = torch.cat((pixels, drawn))
-            for texts, language in zip(
-                said, LANGUAGES, strict=True
-            ):  # the same for each card of a concept, so that none is wrong of another
-                texts += [
-                    caption_for(
-                        concept, language, random.Random(f"{self.recipe.seed}/{step}/{concept}")
-                    )
-                    for concept in concepts
-                ]
-        every = [*(text for texts in said for text in texts), *wrong]
+            pictures, concepts = self.cards(cards, step)
+            pixels = torch.cat((pixels, pictures))
+            # Cards of one concept share a caption, so that no caption is a false negative.
+            for texts, language in zip(captions, LANGUAGES, strict=True):
+                for concept in concepts:
+                    seeded = random.Random(f"{recipe.seed}/{step}/{concept}")
+                    texts.append(caption_for(concept, language, seeded))
+        every = [*(text for texts in captions for text in texts), *negatives]
         numbers = torch.tensor([_number(text) for text in every])
-        return CLIPBatch(
-            pixels,
-            self._tokens(every),
-            numbers,
-            numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T,
-        )
+        own = numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T
+        return CLIPBatch(pixels, self._tokens(every), numbers, own)
 
     def loss(self, batch: CLIPBatch, rng: Generator) -> tuple[Tensor, Metrics]:
-        """The loss of the whole batch, of all processes where there are several, each of which computes it all."""
+        """Contrastive loss of the whole batch; of several processes each computes that of all."""
         tokens, size = batch.tokens, self.recipe.grad_cache_chunk
         image = cached_gradients(self.model.image, (data_cache.floats(batch.pixels),), size)
-        order = (
-            tokens.mask.sum(1).argsort()
-        )  # so that texts of about one length share a chunk, which then is no longer than they are
+        # Sorted by length, so that the chunks have little padding.
+        order = tokens.mask.sum(1).argsort()
         text = cached_gradients(
             lambda ids, mask: self.model.text(Tokens(ids, mask)),
             (tokens.ids[order], tokens.mask[order]),
@@ -125,8 +115,11 @@ class CLIPTask:
         return loss, {"scale": self.model.logit_scale.exp().item()}
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
-        """Of the dev pictures, among which each caption looks for its own: the share that is first (R@1) by language, and the share of
-        twisted captions that fit the picture less well than the true one; and pictures, each beside the one that its caption finds."""
+        """Text-to-image retrieval R@1 among the dev pictures, by language, and the share of hard
+        negatives that score below the true caption.
+
+        The sheet has 32 pictures, each followed by the one retrieved for its English caption.
+        """
         rng, scores = random.Random(0), {}
         scenes = [self.dev.scene(i) for i in range(HELD_OUT)]
         image = torch.cat([self.model.image(part) for part in self.dev_pixels.split(64)])
@@ -136,49 +129,39 @@ class CLIPTask:
                 described(scene, self.recipe.kind, language, rng, strictly=True) for scene in scenes
             ]
             found[language] = self.model.logits(image, self._features(texts)).argmax(0)
-            scores[f"dev_r1_{language}"] = sum(
-                texts[k] == texts[j] for k, j in enumerate(found[language].tolist())
-            ) / len(texts)
+            hits = sum(texts[k] == texts[j] for k, j in enumerate(found[language].tolist()))
+            scores[f"dev_r1_{language}"] = hits / len(texts)
         pairs = [
             (k, other[1])
             for k, scene in enumerate(scenes)
             if (other := hard_negative(scene, rng, None))
         ]
-        words = [
+        wordings = [
             (k, language, form)
             for k, _ in pairs
             for language, form in [(rng.choice(list(LANGUAGES)), rng.choice(FORMS))]
         ]
-        said = [
+        captions = [
             KINDS[self.recipe.kind].caption(scene, language, form, random.Random(k))
             for each in ([scenes[k] for k, _ in pairs], [other for _, other in pairs])
-            for scene, (k, language, form) in zip(each, words, strict=True)
+            for scene, (k, language, form) in zip(each, wordings, strict=True)
         ]
-        fit = self.model.logits(image[[k for k, _ in pairs]], self._features(said))
-        true, false = (
-            fit[torch.arange(len(pairs)), torch.arange(len(pairs)) + shift]
-            for shift in (0, len(pairs))
-        )
-        told = torch.tensor(
-            [a != b for a, b in zip(said[: len(pairs)], said[len(pairs) :], strict=True)],
-            device=fit.device,
-        )
-        scores["dev_swap"] = (true > false)[told].float().mean().item()
-        sheet = torch.stack((self.dev_pixels[:32], self.dev_pixels[found["en"][:32]]), 1).flatten(
-            0, 1
-        )
-        return scores, sheet
+        n = len(pairs)
+        logits = self.model.logits(image[[k for k, _ in pairs]], self._features(captions))
+        true, false = (logits[torch.arange(n), torch.arange(n) + shift] for shift in (0, n))
+        # Captions of the two scenes may be equal, such as "some cats" for three or four.
+        differs = [a != b for a, b in zip(captions[:n], captions[n:], strict=True)]
+        counted = torch.tensor(differs, device=logits.device)
+        scores["dev_swap"] = (true > false)[counted].float().mean().item()
+        first, second = self.dev_pixels[:32], self.dev_pixels[found["en"][:32]]
+        return scores, torch.stack((first, second), 1).flatten(0, 1)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """No final step."""
 
     def _features(self, texts: list[str]) -> Tensor:
-        return torch.cat(
-            [
-                self.model.text(self._tokens(texts[k : k + 64]).to(self.device))
-                for k in range(0, len(texts), 64)
-            ]
-        )
+        parts = [texts[k : k + 64] for k in range(0, len(texts), 64)]
+        return torch.cat([self.model.text(self._tokens(part).to(self.device)) for part in parts])
 
     def _tokens(self, texts: list[str]) -> Tokens:
         return self.tokenizer.encode(texts, self.model.config.length)
@@ -187,7 +170,11 @@ class CLIPTask:
 def described(
     scene: Scene, kind: str, language: str, rng: random.Random, strictly: bool = False
 ) -> str:
-    """A caption of the scene in any form, or, of a thing alone in its own colours, its name and some of its keywords."""
+    """A caption of the scene in a random form.
+
+    Unless ``strictly``, a single object in its own colours gets names and keywords instead, with
+    probability LOOSE.
+    """
     if (
         not strictly
         and len(scene.objects) == 1
@@ -200,26 +187,26 @@ def described(
 
 
 def misdescribed(scene: Scene, kind: str, rng: random.Random) -> str | None:
-    """A caption, in either language, with one thing in it that is not so; None where the scene has nothing to be wrong about."""
-    other, language, form, words = (
-        hard_negative(scene, rng),
-        rng.choice(list(LANGUAGES)),
-        rng.choice(FORMS),
-        rng.random(),
-    )
+    """Hard negative: a caption in a random language with one wrong detail.
+
+    None if the scene has no hard negative, or the same words describe both scenes.
+    """
+    other = hard_negative(scene, rng)
+    language, form, seed = rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng.random()
     if other is None:
         return None
     true, false = (
-        KINDS[kind].caption(each, language, form, random.Random(words))
-        for each in (scene, other[1])
+        KINDS[kind].caption(each, language, form, random.Random(seed)) for each in (scene, other[1])
     )
     return false if false != true else None  # "some cats" are three or four
 
 
 def cached_gradients(tower: Callable[..., Tensor], given: tuple[Tensor, ...], size: int) -> Tensor:
-    """What a tower makes of the rows of its arguments, ``size`` rows at a time (0: all at once), keeping nothing of the way but the
-    features; backward goes the way again, chunk by chunk. So a batch of any size needs the memory of a chunk, and has the same
-    gradients: gradient caching (Gao et al. 2021)."""
+    """Gradient caching (Gao et al. 2021): features of a tower, computed ``size`` rows at a time.
+
+    Only the features are kept; the backward pass recomputes the activations chunk by chunk. Any
+    batch thus needs the memory of one chunk, with the same gradients. ``size`` 0: all rows at once.
+    """
     if not size or size >= len(given[0]):
         return tower(*given)
     chunks = zip(*(each.split(size) for each in given), strict=True)
@@ -227,10 +214,11 @@ def cached_gradients(tower: Callable[..., Tensor], given: tuple[Tensor, ...], si
 
 
 def gathered(part: Tensor) -> Tensor:
-    """The rows of all processes, by rank, gradients going back to where they came from; this process's where there is no other.
+    """Rows of all processes in order of rank, with gradients to the process they came from.
 
-    If every process computes the loss of all and the gradients of their parameters are averaged, as DDP does, they are the
-    gradients of one process with the whole batch.
+    If every process computes the loss of all rows and the parameters' gradients are averaged, as
+    DDP does, they equal those of one process with the whole batch. Without other processes the rows
+    are returned as they are.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return part
@@ -244,5 +232,5 @@ def _all(part: Tensor) -> list[Tensor]:
 
 
 def _number(text: str) -> int:
-    """A number of 63 bits that equal texts share."""
+    """63-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -1,8 +1,10 @@
-"""Weights that speak the tokens of one VQGAN, as a beginning for another's: ``python -m kalpana.train.codebook_transfer WEIGHTS --old VQGAN
---new VQGAN --out FILE``.
+"""Codebook transfer: converts a token model from one VQGAN's tokens to another's, to train on.
 
-What a token model knows of pictures and words is in its blocks; only its first and last layers know what a code looks like. Both VQGANs
-turn the same pictures into tokens on the same grid, so a new code can begin as the mean of the old ones that stood in its cells.
+``python -m kalpana.train.codebook_transfer WEIGHTS --old VQGAN --new VQGAN --out FILE``
+
+Only the first and last layers of a token model depend on the codebook. Both VQGANs encode the same
+pictures on the same grid, so the rows of a new code start as the mean of the rows of the old codes
+in the same cells.
 """
 
 from __future__ import annotations
@@ -31,28 +33,33 @@ from kalpana.train.recipe import TOKENS
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
-PICTURES = 8192
-ROWS = (
-    "codes.weight",
-    "show.weight",
-    "head.weight",
-)  # what the names of parameters end with that have a row for each code
+PICTURES = 8192  # encoded by both VQGANs
+# Suffixes of the names of parameters with one row per code.
+ROWS = ("codes.weight", "show.weight", "head.weight")
 
 
 def cooccurrence(before: np.ndarray, after: np.ndarray, size: int) -> Tensor:
-    """How often each of ``size`` new codes stands where each old one does, (size, size), in the tokens (n, h, w) that the old VQGAN and the
-    new make of the same pictures."""
+    """Counts (new, old), both ``size``, of the cells in which a new code replaces an old one.
+
+    ``before`` and ``after`` are the tokens (n, h, w) of the same pictures under the old and the new
+    VQGAN. Raises KalpanaError if their shapes differ.
+    """
     if before.shape != after.shape:
         raise KalpanaError(
-            f"the grids of the old VQGAN, {before.shape[1:]}, and the new, {after.shape[1:]}, differ"
+            f"the grids of the old VQGAN, {before.shape[1:]}, "
+            f"and the new, {after.shape[1:]}, differ"
         )
     pairs = after.astype(np.int64) * size + before
     return torch.from_numpy(np.bincount(pairs.ravel(), minlength=size**2)).float().view(size, size)
 
 
 def translated(tensors: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
-    """The tensors of a token model, the row of each new code being the mean of the old codes' rows, as often as ``counts`` (new, old) says;
-    a new code that never came up gets the mean of all. Rows behind those of the codes stay. Raises KalpanaError where no tensor fits."""
+    """Tensors of a token model with the rows of its codes converted to the new codebook.
+
+    A new code's row is the mean of the old codes' rows weighted by ``counts`` (new, old), and the
+    mean of all rows if it never occurs. Rows after those of the codes are unchanged. Raises
+    KalpanaError if a tensor does not fit or none has rows for codes.
+    """
     size, found = counts.shape[1], 0
     never = counts.sum(1, keepdim=True) == 0
     shares = torch.where(never, 1.0, counts)
@@ -62,7 +69,8 @@ def translated(tensors: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
         if name.endswith(ROWS):
             if not size <= len(rows) <= size + 1:
                 raise KalpanaError(
-                    f"{name} has {len(rows)} rows, and the old VQGAN {size} codes: these weights do not speak its tokens"
+                    f"{name} has {len(rows)} rows, and the old VQGAN {size} codes: "
+                    "these weights do not use its tokens"
                 )
             out[name], found = torch.cat((shares.to(rows) @ rows[:size], rows[size:])), found + 1
     if not found:
@@ -76,43 +84,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, help=f"of one of {', '.join(TOKENS)}")
     parser.add_argument(
-        "--old", type=Path, required=True, help="the VQGAN whose tokens these speak"
+        "--old", type=Path, required=True, help="the VQGAN whose tokens the weights use"
     )
     parser.add_argument(
-        "--new", type=Path, required=True, help="the VQGAN whose tokens they are to learn"
+        "--new", type=Path, required=True, help="the VQGAN whose tokens the new weights use"
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=PICTURES)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
         device = find_device(None)
-        family = metadata(files_of(asked.weights)[0]).get("family", "")
+        family = metadata(files_of(options.weights)[0]).get("family", "")
         if family not in TOKENS:
             raise KalpanaError(
-                f"{asked.weights} holds weights of family '{family}': give those of {', '.join(TOKENS)}"
+                f"{options.weights} holds weights of family '{family}': "
+                f"give those of {', '.join(TOKENS)}"
             )
-        given = read_weights(asked.weights, family)
+        given = read_weights(options.weights, family)
         old, new = (
             load_module(path, "vqgan", lambda **config: VQGAN(Config(**config))).to(device)
-            for path in (asked.old, asked.new)
+            for path in (options.old, options.new)
         )
         if old.quantiser.size != new.quantiser.size:
             raise KalpanaError(
-                f"the old VQGAN has {old.quantiser.size} codes and the new {new.quantiser.size}: they have to be as many"
+                f"the old VQGAN has {old.quantiser.size} codes and the new {new.quantiser.size}: "
+                "their numbers must be equal"
             )
         world = World(1, kind="everything")
         before, after = (
-            data_cache.codes(network, path, world, asked.pictures, device)
-            for network, path in ((old, asked.old), (new, asked.new))
+            data_cache.codes(network, path, world, options.pictures, device)
+            for network, path in ((old, options.old), (new, options.new))
         )
         counts = cooccurrence(before, after, old.quantiser.size)
-        said = {
+        provenance = {
             "init": given.provenance,
-            "vqgan": {file.name: fingerprint(file) for file in files_of(asked.new)},
+            "vqgan": {file.name: fingerprint(file) for file in files_of(options.new)},
         }
-        save_tensors(
-            asked.out, replace(given, provenance=said, tensors=translated(given.tensors, counts))
-        )
+        tensors = translated(given.tensors, counts)
+        save_tensors(options.out, replace(given, provenance=provenance, tensors=tensors))
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

@@ -1,7 +1,7 @@
-"""Pictures, and what encoders make of them, kept on disk, so that a run pays for each of them once.
+"""Disk cache of rendered pictures and of their latents and tokens, so that each is computed once.
 
-A pool is an array file in the cache folder, named after all that decides its content. It is written beside its place and
-renamed when whole, so a pool that exists is complete.
+A pool is an array file in the cache folder, whose name contains all that determines its content. It
+is written under a temporary name and renamed when complete, so a pool that exists is complete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kalpana.world.render import render
 from kalpana.world.scene import Group, Scene
 from kalpana.world.world import World
 
-CHUNK = 64
+CHUNK = 64  # pictures that are rendered or encoded at a time
 HARVEST = "harvest.jsonl"
 PAGE = np.dtype(
     [
@@ -42,41 +42,45 @@ PAGE = np.dtype(
         ("boxes", np.float32, (sign_augmentation.MOST, 4)),
     ]
 )
-ALONE = 40  # chunks: fewer are drawn sooner than processes start
+ALONE = 40  # fewer chunks than this are rendered sooner than worker processes start
 Progress = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """The progress that nobody watches."""
+    """Progress callback that does nothing."""
 
 
 def folder() -> Path:
-    """Where pools are kept: ``kalpana`` in the user's cache folder."""
+    """Folder of the pools: ``kalpana`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kalpana"
 
 
 def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap:
-    """The first ``count`` pictures of the world, (count, 3, side, side) uint8. They are drawn on the CPU, and so are the same wherever a
-    model learns from them; many by a process on each core."""
-    path, shape = (
-        folder() / f"pictures-{_name(world, count)}.npy",
-        (count, 3, world.side, world.side),
-    )
-    return _array(
-        path, shape, np.uint8, _chunks(partial(_drawn, world.scene, world.side), count), progress
-    )
+    """The first ``count`` pictures of the world, (count, 3, side, side) uint8.
+
+    They are rendered on the CPU, so that they are the same for every training device. Large pools
+    are rendered by one process per core.
+    """
+    path = folder() / f"pictures-{_name(world, count)}.npy"
+    shape = (count, 3, world.side, world.side)
+    chunks = _chunks(partial(_render_rows, world.scene, world.side), count)
+    return _array(path, shape, np.uint8, chunks, progress)
 
 
 def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
-    """Sheets of signs to learn letters from, see ``train/sign_augmentation.py``: pictures (count, 3, side, side) uint8, and where on each the signs
-    are, (count, MOST, 4) float32, x0 y0 x1 y1 in the unit square, 0 where there is none."""
+    """Sheets of signs, see ``train/sign_augmentation.py``.
+
+    Returns pictures (count, 3, side, side) uint8 and the boxes of their signs (count, MOST, 4)
+    float32, as x0 y0 x1 y1 in the unit square, 0 for no sign.
+    """
     path = folder() / f"pages-{_name(World(seed, kind='text'), count)}.npy"
     rows = _array(path, (count,), PAGE, _chunks(partial(_pages, seed), count), progress)
     return rows["pixels"], rows["boxes"]
 
 
 def _chunks(make: Callable[[range], np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """What ``make`` makes of each CHUNK of ``count`` in turn; of many, a process on each core."""
+    """Results of ``make`` for each CHUNK of ``count`` rows in turn; many are computed by one
+    process per core."""
     parts = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     if len(parts) < ALONE:
         yield from map(make, parts)
@@ -87,7 +91,7 @@ def _chunks(make: Callable[[range], np.ndarray], count: int) -> Iterator[np.ndar
         yield from workers.map(make, parts)
 
 
-def _drawn(scene: Callable[[int], Scene], side: int, rows: range) -> np.ndarray:
+def _render_rows(scene: Callable[[int], Scene], side: int, rows: range) -> np.ndarray:
     return _bytes([scene(i) for i in rows], side)
 
 
@@ -112,7 +116,10 @@ def latents(
     device: torch.device,
     progress: Progress = silent,
 ) -> np.memmap:
-    """Their latents under this autoencoder, which is on ``device``: (count, channels, side/8, side/8) float16."""
+    """Latents of the first ``count`` pictures, (count, channels, side/8, side/8) float16.
+
+    ``vae`` is the autoencoder of the file ``weights`` and is on ``device``.
+    """
     name = f"latents-{_name(world, count)}-{_mark(weights, device)}.npy"
     shape = (count, vae.config.latent, world.side // 8, world.side // 8)
 
@@ -121,12 +128,8 @@ def latents(
         source = pictures(world, count, progress)
         for start in range(0, count, CHUNK):
             with autocast(device):
-                yield (
-                    vae.encode(floats(source[start : start + CHUNK], device))
-                    .to(torch.float16)
-                    .cpu()
-                    .numpy()
-                )
+                z = vae.encode(floats(source[start : start + CHUNK], device))
+                yield z.to(torch.float16).cpu().numpy()
 
     return _array(folder() / name, shape, np.float16, encode(), progress)
 
@@ -139,7 +142,10 @@ def codes(
     device: torch.device,
     progress: Progress = silent,
 ) -> np.memmap:
-    """Their tokens under this VQGAN, of 65,536 codes at most, which is on ``device``: (count, side/f, side/f) uint16."""
+    """Tokens of the first ``count`` pictures, (count, side/factor, side/factor) uint16.
+
+    ``vqgan`` is the network of the file ``weights``, has at most 65,536 codes and is on ``device``.
+    """
     name = f"codes-{_name(world, count)}-{_mark(weights, device)}.npy"
     shape = (count, *2 * (world.side // vqgan.config.factor,))
 
@@ -148,46 +154,45 @@ def codes(
         source = pictures(world, count, progress)
         for start in range(0, count, CHUNK):
             with autocast(device):
-                yield (
-                    vqgan.encode(floats(source[start : start + CHUNK], device))
-                    .cpu()
-                    .numpy()
-                    .astype(np.uint16)
-                )
+                tokens = vqgan.encode(floats(source[start : start + CHUNK], device))
+                yield tokens.cpu().numpy().astype(np.uint16)
 
     return _array(folder() / name, shape, np.uint16, encode(), progress)
 
 
 def often(recipe: Recipe, world: World, harvested: int, progress: Progress = silent) -> np.ndarray:
-    """How often each picture of a recipe's pool, and of a harvest behind it, comes up in a round, (pool + harvested,)."""
+    """Occurrences of each picture in an epoch, (pool + harvested,) int64.
 
-    def kinds() -> Iterator[np.ndarray]:
-        for start in range(0, recipe.num_images, CHUNK):
-            some = [
-                world.scene(i).groups for i in range(start, min(start + CHUNK, recipe.num_images))
-            ]
-            yield np.array([_hardness(groups) for groups in some], dtype=np.uint8)
+    Pictures of the pool come up ``oversample ** hardness`` times, see ``_hardness``; the
+    ``harvested`` self-training pictures behind them ``self_train_repeat`` times.
+    """
+    count = recipe.num_images
 
-    times = np.ones(recipe.num_images, dtype=np.int64)
-    if (
-        recipe.oversample > 1
-    ):  # what is hard about a picture is known to its scene, and looked up once
-        name = f"hardness-{_name(world, recipe.num_images)}.npy"
-        times = recipe.oversample ** _array(
-            folder() / name, (recipe.num_images,), np.uint8, kinds(), progress
-        ).astype(np.int64)
+    def hardness() -> Iterator[np.ndarray]:
+        for start in range(0, count, CHUNK):
+            rows = range(start, min(start + CHUNK, count))
+            yield np.array([_hardness(world.scene(i).groups) for i in rows], dtype=np.uint8)
+
+    times = np.ones(count, dtype=np.int64)
+    if recipe.oversample > 1:  # only the scene tells how hard a picture is, so this is cached too
+        path = folder() / f"hardness-{_name(world, count)}.npy"
+        levels = _array(path, (count,), np.uint8, hardness(), progress)
+        times = recipe.oversample ** levels.astype(np.int64)
     return np.concatenate((times, np.full(harvested, recipe.self_train_repeat)))
 
 
 def _hardness(groups: Sequence[Group]) -> int:
-    """0 where there is one thing or none, 1 where there are several, 2 where they are of two kinds and each in a colour that is said."""
-    return (sum(group.count for group in groups) > 1) + (
-        len(groups) > 1 and all(group.color for group in groups)
-    )
+    """0 for at most one object, 1 for several, 2 for several in two groups that all have a named
+    colour."""
+    several = sum(group.count for group in groups) > 1
+    return several + (len(groups) > 1 and all(group.color for group in groups))
 
 
 def harvest_lines(folder: Path) -> list[dict[str, Any]]:
-    """The list of a harvest, see ``train/rejection_sampling.py``; a last line that was cut off is taken away."""
+    """Parsed lines of a folder's harvest.jsonl, see ``evaluate/rejection_sampling.py``.
+
+    An incomplete last line, left by an interrupted run, is removed from the file.
+    """
     path = folder / HARVEST
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
@@ -198,44 +203,43 @@ def harvest_lines(folder: Path) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def harvested(vae: VAE, folder: Path, device: torch.device) -> tuple[np.ndarray, list[str]]:
-    """The latents (n, channels, h, w) float16 and the captions of a harvest's pictures. Raises KalpanaError where there are none."""
+    """Latents (n, channels, h, w) float16 and captions of a folder's rejection-sampled pictures.
+
+    Raises KalpanaError if there are none.
+    """
     found = [
         (folder / name, line["caption"]) for line in harvest_lines(folder) for name in line["kept"]
     ]
     if not found:
         raise KalpanaError(
-            f"there is no harvest in {folder}: make one with python -m kalpana.train.rejection_sampling --out {folder}"
+            f"there is no harvest in {folder}: "
+            f"make one with python -m kalpana.evaluate.rejection_sampling --out {folder}"
         )
-    coded = []
+    encoded = []
     for start in range(0, len(found), CHUNK):
-        pixels = to_pixels([read_picture(path) for path, _ in found[start : start + CHUNK]]).to(
-            device
-        )
+        images = [read_picture(path) for path, _ in found[start : start + CHUNK]]
+        pixels = to_pixels(images).to(device)
         with autocast(device):
-            coded.append(vae.encode(pixels).to(torch.float16).cpu().numpy())
-    return np.concatenate(coded), [caption for _, caption in found]
+            encoded.append(vae.encode(pixels).to(torch.float16).cpu().numpy())
+    return np.concatenate(encoded), [caption for _, caption in found]
 
 
 def floats(pixels: np.ndarray | Tensor, device: torch.device | None = None) -> Tensor:
-    """uint8 pictures as float in [-1, 1], on a device, or where they are."""
-    given = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
-    return given.to(device).float().div_(127.5).sub_(1)
+    """uint8 pictures as float in [-1, 1], on ``device`` or, if None, on their own device."""
+    tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+    return tensor.to(device).float().div_(127.5).sub_(1)
 
 
 def _name(world: World, count: int) -> str:
-    """All that decides what the pictures are."""
+    """Part of a file name that determines the pictures of a pool."""
     kind = "" if world.kind == "objects" else f"-{world.kind}"
     return f"v{worlds.VERSION}{kind}-{world.split}-{world.seed}-{world.side}-{count}"
 
 
 def _mark(weights: Path, device: torch.device) -> str:
-    """What tells what these weights make of them on this device from all else; devices round differently."""
-    return "-".join(
-        [
-            *([] if device.type == "cpu" else [device.type]),
-            *(fingerprint(file)[:12] for file in files_of(weights)),
-        ]
-    )
+    """Part of a file name that identifies weights and device type; devices round differently."""
+    kind = [] if device.type == "cpu" else [device.type]
+    return "-".join([*kind, *(fingerprint(file)[:12] for file in files_of(weights))])
 
 
 def _array(
@@ -245,10 +249,11 @@ def _array(
     rows: Iterator[np.ndarray],
     progress: Progress,
 ) -> np.memmap:
+    """The array of a file, which is first made of the chunks in ``rows`` if it does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        array = np.lib.format.open_memmap(beside, "w+", dtype, shape)
+        partial_file = path.with_name(f".{path.name}.{os.getpid()}.part")
+        array = np.lib.format.open_memmap(partial_file, "w+", dtype, shape)
         done = 0
         for chunk in rows:
             array[done : done + len(chunk)] = chunk
@@ -256,5 +261,5 @@ def _array(
             progress(done, shape[0])
         array.flush()
         del array
-        beside.replace(path)
+        partial_file.replace(path)
     return np.lib.format.open_memmap(path, "r")

@@ -1,8 +1,9 @@
-"""What generators do to pictures, done to renders, so that a verifier reads generated pictures as well as drawn ones.
+"""Degradations of renders that imitate generated pictures, so that verifiers read both.
 
-Blur, noise and the seams of patches cost nothing. With an autoencoder in the recipe some pictures go through it and back, and with
-a transformer beside it some are noised part of the way and denoised by our own model (SDEdit, Meng et al. 2022): a short way, which
-leaves objects what they are, or nearly all the way, after which nothing is left of them but blobs of their colours.
+Blur, noise and the seams of patches are cheap. With an autoencoder in the recipe, some pictures are
+encoded and decoded. With a transformer as well, some are noised and denoised by our own model
+(SDEdit, Meng et al. 2022): at low noise times, which leave objects recognisable, or at times near
+1, after which only blobs of their colours are left.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
 
-SHARES = (0.125, 0.0625)  # of a batch: through the autoencoder alone, and noised and drawn again
-KEPT, LOST = (
-    (0.15, 0.35),
-    (0.85, 0.95),
-)  # noise times from which objects come back as they were, and as blobs; looked at from 0.6 on
-LOST_SHARE = 0.05  # of a batch
+SHARES = (0.125, 0.0625)  # of a batch: encoded and decoded alone, and also through SDEdit
+# Ranges of noise times. From KEPT objects come back as they were, from LOST as blobs. The effect of
+# times from 0.6 on was checked by eye.
+KEPT, LOST = (0.15, 0.35), (0.85, 0.95)
+LOST_SHARE = 0.05  # of a batch: made unrecognisable
 
 
 class Degradations:
-    """``damage(pixels, rng)``: the same pictures (b, 3, h, w), nearly half of them as they were; all chance is ``rng``'s. ``coded`` is
-    whether the autoencoder, which takes long, is used."""
+    """Degrades a random part of a batch: ``degrade(pixels, rng)`` with pictures (b, 3, h, w).
+
+    Nearly half of the pictures stay unchanged. All random numbers come from ``rng``. ``coded``
+    says whether the autoencoder, which is slow, may be used.
+    """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.vae, self.dit = None, None
         if recipe.vae:
-            self.vae = load_module(
-                recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))
-            ).to(device)
+            network = load_module(recipe.vae, "vae", lambda **c: vae.VAE(vae.Config(**c)))
+            self.vae = network.to(device)
         if recipe.sdedit_model:
-            self.dit = load_module(
-                recipe.sdedit_model, "flow", lambda **config: dit.DiT(dit.Config(**config))
-            ).to(device)
+            flow = load_module(recipe.sdedit_model, "flow", lambda **c: dit.DiT(dit.Config(**c)))
+            self.dit = flow.to(device)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, rng: Generator, coded: bool = True) -> Tensor:
@@ -60,13 +61,15 @@ class Degradations:
                 used = len(rows)
         rest = order[used : used + round((b - used) * 0.45)]
         for row in rest.tolist():
-            out[row] = _cheap(out[row], rng)
+            out[row] = _degrade_pixels(out[row], rng)
         return out
 
     @torch.no_grad()
     def lose(self, pixels: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        """The same pictures, of a share of which nothing can be recognised any more, and which these are (k,); none without a
-        transformer."""
+        """The pictures with a LOST_SHARE of them made unrecognisable, and the rows of these (k,).
+
+        Without an autoencoder and a transformer k is 0.
+        """
         rows = torch.randperm(len(pixels), generator=rng)[: round(LOST_SHARE * len(pixels))]
         if self.vae is None or self.dit is None or not len(rows):
             return pixels, rows[:0]
@@ -78,7 +81,10 @@ class Degradations:
 
 
 def redraw(net: dit.DiT, z: Tensor, between: tuple[float, float], rng: Generator) -> Tensor:
-    """The latents noised to a random time in this range, one for all, and brought back in three steps without words."""
+    """SDEdit: latents noised to a random time in the range ``between`` and denoised in three steps.
+
+    The time is the same for all rows; there is no caption.
+    """
     low, high = between
     t = low + (high - low) * torch.rand((), generator=rng).item()
     flow = Flow()
@@ -90,15 +96,14 @@ def redraw(net: dit.DiT, z: Tensor, between: tuple[float, float], rng: Generator
     return x
 
 
-def _cheap(x: Tensor, rng: Generator) -> Tensor:
-    """One of blur, noise and seams, or two, on a picture (3, h, w)."""
+def _degrade_pixels(x: Tensor, rng: Generator) -> Tensor:
+    """A picture (3, h, w) in [-1, 1] with blur, noise and seams, each applied at random."""
     blur, grain, seams = torch.rand(3, generator=rng).tolist()
     if blur < 0.5:
         side = x.shape[-1]
         small = max(side // 4, int(side / (1.2 + 1.8 * torch.rand((), generator=rng).item())))
-        x = F.interpolate(
-            F.interpolate(x[None], (small, small), mode="area"), (side, side), mode="bicubic"
-        )[0]
+        reduced = F.interpolate(x[None], (small, small), mode="area")
+        x = F.interpolate(reduced, (side, side), mode="bicubic")[0]
     if grain < 0.5:
         x = x + 0.12 * torch.rand((), generator=rng).item() * noise(x, rng)
     if seams < 0.3:

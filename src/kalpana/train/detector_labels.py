@@ -1,4 +1,4 @@
-"""What a detector may call a thing: the core classes, any other object, a hand by its raised fingers, a figure by its pose, a sign."""
+"""Detector labels: core classes, other objects, hands by fingers, figures by pose, and signs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Broken, Hand, Puppet, Scene, SceneObject, Sign
 
 OTHER, SIGN = "other", "sign"
-UPRIGHT = (
-    0.7  # least cosine of the angle by which something may be turned and still face to one side
-)
+UPRIGHT = 0.7  # least |cosine| of an object's rotation at which it still faces left or right
 
 
 @cache
 def labels() -> tuple[str, ...]:
-    """All labels, in their order: ids of core classes, OTHER, "0 fingers" to "5 fingers", the poses, SIGN."""
+    """All labels in order: ids of core classes, OTHER, "0 fingers" to "5 fingers", poses, SIGN."""
     return (*classes(), OTHER, *(f"{n} fingers" for n in range(6)), *puppets.POSES, SIGN)
 
 
 @cache
 def numbers() -> dict[str, int]:
-    """The number of each label."""
+    """Class number of each label, from 0."""
     return {label: k for k, label in enumerate(labels())}
 
 
@@ -34,8 +32,11 @@ SIDES = ("left", "right")
 
 
 def facing(scene: Scene, item: SceneObject) -> str | None:
-    """Where something faces in the picture: "left", "right", or "" where it faces the viewer; None where nobody knows, as its class was
-    not checked, it is broken, or it is turned so far that neither word fits."""
+    """Facing of an object in the picture: "left", "right", or "" for the viewer.
+
+    None if unknown: the concept has no checked facing, the sprite is corrupted, or the rotation is
+    too large for either word.
+    """
     art = item.sprite
     if abs(math.cos(math.radians(item.angle))) < UPRIGHT:
         return None
@@ -52,7 +53,7 @@ def facing(scene: Scene, item: SceneObject) -> str | None:
 
 
 def label(scene: Scene, item: SceneObject) -> str | None:
-    """What the thing is to be called; None for a broken sprite or a malformed hand, which is none of them."""
+    """Label of an object; None for a corrupted sprite or a malformed hand."""
     art = item.sprite
     if isinstance(art, Broken) or (isinstance(art, Hand) and art.flaw):
         return None

@@ -1,8 +1,8 @@
-"""The training loop, for every family: read it downward in one go.
+"""The training loop of every family.
 
-A run lives in one folder: checkpoint.safetensors to go on from, log.jsonl and TensorBoard files, sheets of pictures, and at
-the end the averaged weights, named as in a model's folder, with where they come from. Start it again and it goes on exactly; Ctrl-C
-or SIGTERM saves and leaves.
+A run has one folder: checkpoint.safetensors, log.jsonl and TensorBoard files, sample sheets, and at
+the end the averaged weights with their provenance, named as in a model's folder. Started again, a
+run resumes exactly; Ctrl-C or SIGTERM saves a checkpoint and stops it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from kalpana.train.vqgan import AdversarialPair
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
 
-# What ``compile`` compiles.
+# Modules that ``compile_blocks`` compiles.
 BLOCKS = (
     dit.Block,
     vae.Block,
@@ -45,7 +45,7 @@ BLOCKS = (
     dalle_mini.DecoderBlock,
     clip.Block,
 )
-SHAPES = 64  # of blocks, that may be compiled; torch's 8 are too few for a convolutional net
+SHAPES = 64  # recompilation limit; torch's 8 is too low for a convolutional network
 
 
 def train(
@@ -56,11 +56,14 @@ def train(
     workers: int | None = None,
     echo: Any = print,
 ) -> Path | None:
-    """Train (or go on training) into the folder ``out``; the path of the finished weights, or None if stopped before.
+    """Train, or resume training, in the folder ``out``.
 
-    ``until`` stops early, after that many steps, as Ctrl-C would. ``device`` is a GPU where there is one, unless named. So many ``workers``
-    make batches ahead of it: for a GPU one on each core but one, unless said, and for a CPU, which has no time to spare, none; what is
-    learned is the same. ``echo`` is given one line of text at a time.
+    Returns the path of the finished weights, or None if the run stopped before its last step.
+    ``until`` stops it after that many steps, as Ctrl-C would. ``device`` defaults to a GPU where
+    there is one. ``workers`` is the number of processes that prefetch batches: by default all
+    cores but one for a GPU, and none for a CPU, whose cores are busy; the result is the same.
+    ``echo`` is called with one line of text at a time. Raises KalpanaError if ``init`` does not fit
+    the network or the checkpoint does not fit the recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -77,17 +80,20 @@ def train(
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise KalpanaError(
-                f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: {reason}"
+                f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: "
+                f"{reason}"
             ) from None
         if fresh := own.keys() - given.keys():
             echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
         if idle := given.keys() - own.keys():
             echo(
-                f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, this recipe has no use for them"
+                f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, "
+                "this network does not have them"
             )
     if recipe.bf16 and not has_bf16(task.device):
         echo(
-            f"{recipe.name}: this CPU has no bfloat16, so all is computed in fp32, some six times slower"
+            f"{recipe.name}: this CPU has no bfloat16, so training runs in fp32, "
+            "about six times slower"
         )
     optimizers = make_optimizers(task.model, recipe)
     state = checkpoint.State(
@@ -95,16 +101,16 @@ def train(
     )
     if saved.exists():
         checkpoint.load(saved, state, recipe)
-        echo(f"{recipe.name}: going on from step {state.step}")
+        echo(f"{recipe.name}: resuming from step {state.step}")
     last = min(until or recipe.steps, recipe.steps)
     log = Log(out)
     if workers is None:
         workers = 0 if task.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 1)
-    made = batches(task, range(state.step, last), workers)
+    prefetched = batches(task, range(state.step, last), workers)
     with asked_to_stop() as stop:
         while state.step < last and not stop:
             began = time.perf_counter()
-            metrics = train_step(task, state, recipe, next(made))
+            metrics = train_step(task, state, recipe, next(prefetched))
             state.step += 1
             state.seconds += time.perf_counter() - began
             if state.step % recipe.log_every == 0 or state.step == last:
@@ -133,8 +139,11 @@ def train(
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the residual blocks in place, one at a time: little to compile, and any caption length will do. A VQGAN's pictures are of one
-    size, which is faster."""
+    """Compile the residual blocks in place, each by itself.
+
+    This compiles quickly, and shapes are dynamic, for captions of any length. A VQGAN's blocks get
+    static shapes, which are faster: its pictures have one size.
+    """
     torch._dynamo.config.recompile_limit = SHAPES
     for module in model.modules():
         if isinstance(module, BLOCKS):
@@ -142,7 +151,7 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 class PrefetchDataset(Dataset[list[Any]]):
-    """The batches of ``steps``, SORT of them at a time, as captions are dealt."""
+    """The batches of ``steps``; an item is a list of SORT batches, as captions are sorted."""
 
     def __init__(self, task: Task, steps: range) -> None:
         self.task, self.steps = task, steps
@@ -157,12 +166,13 @@ class PrefetchDataset(Dataset[list[Any]]):
 
 
 def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
-    """The batch of each step in turn, made by so many processes ahead of it, or, with none of them, when it is asked for."""
+    """Iterates over the batches of ``steps``, prefetched by ``workers`` processes unless 0."""
     if not workers or not task.ahead or not steps:
         return map(task.batch, steps)
     blocks = PrefetchDataset(task, steps)
-    # Forked, they share the pool, and never touch the device. With a generator of its own the loader leaves the global one alone; one
-    # block ahead each is enough, and keeps few files open.
+    # Forked workers share the memory-mapped pool and never use the device. A generator of its own
+    # keeps the loader off the global one. One prefetched block per worker is enough, and keeps the
+    # number of open files low.
     count = min(workers, len(blocks))
     loader = DataLoader(
         blocks,
@@ -170,20 +180,24 @@ def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
         num_workers=count,
         prefetch_factor=1,
         multiprocessing_context="fork",
-        worker_init_fn=_alone,
+        worker_init_fn=_init_worker,
         generator=Generator(),
     )
     return chain.from_iterable(loader)
 
 
-def _alone(worker: int) -> None:
+def _init_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
-    # Who stops a run by a signal stops all its processes, and this one's batches are asked for until the run ends.
+    # A signal that stops a run goes to all its processes, but the loop needs batches until it ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) -> Metrics:
-    """One step of gradient descent. Its batch and its noise depend on the recipe and the step's number alone."""
+    """One optimizer step; returns its metrics.
+
+    Its random numbers depend on the recipe's seed and the step alone. Raises FloatingPointError if
+    a gradient is not finite.
+    """
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step)
     task.model.train()
     rate = recipe.lr * schedule(state.step, recipe)
@@ -197,15 +211,14 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
             loss, metrics = task.loss(part, rng)
         (loss / recipe.grad_accum).backward()
         total += loss.item() / recipe.grad_accum
-    players = (
-        list(task.model.children()) if isinstance(task.model, AdversarialPair) else [task.model]
-    )
-    norms = [
-        nn.utils.clip_grad_norm_(player.parameters(), recipe.grad_clip).item() for player in players
-    ]  # each by itself
+    adversarial = isinstance(task.model, AdversarialPair)
+    # Generator and discriminator are clipped separately, so that neither scales the other down.
+    networks = list(task.model.children()) if adversarial else [task.model]
+    norms = [nn.utils.clip_grad_norm_(n.parameters(), recipe.grad_clip).item() for n in networks]
     if not all(map(math.isfinite, norms)):
         raise FloatingPointError(
-            f"the gradient is not finite at step {state.step}: lower lr ({recipe.lr}) or lengthen warmup"
+            f"the gradient is not finite at step {state.step}: "
+            f"lower lr ({recipe.lr}) or lengthen warmup"
         )
     for optimizer in state.optimizers:
         optimizer.step()
@@ -214,7 +227,7 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
 
 
 def split(batch: Any, parts: int) -> Iterator[Any]:
-    """The batch in equal parts, along the rows of every tensor in it."""
+    """Parts of equal size of a batch: every tensor in it is split along its rows."""
     if parts == 1:
         yield batch
     elif isinstance(batch, Tensor):
@@ -228,14 +241,18 @@ def split(batch: Any, parts: int) -> Iterator[Any]:
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """The share of the full learning rate: linear up, flat, linear down to 0 over the last ``decay`` of the run."""
+    """Learning rate at a step, as a share of ``lr``.
+
+    Linear warm-up, constant, then a linear fall to 0 over the last ``lr_decay_share`` of the run.
+    """
     up = (step + 1) / max(recipe.warmup, 1)
     down = (recipe.steps - step) / max(recipe.lr_decay_share * recipe.steps, 1)
     return min(1.0, up, down)
 
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
-    """AdamW for everything, or Muon (Jordan 2024) for the matrices inside blocks with AdamW for the rest, both at AdamW's rate."""
+    """AdamW for all parameters; or Muon (Jordan 2024) for the matrices inside blocks and AdamW for
+    the rest, both with AdamW's learning rate."""
     inside = [
         p
         for name, p in model.named_parameters()
@@ -254,7 +271,11 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
 
 @torch.no_grad()
 def average(state: checkpoint.State, decay: float) -> None:
-    """Move the averaged weights towards the model's; young runs average over a tenth of their steps."""
+    """EMA update of the averaged weights.
+
+    Early in a run the decay is at most (1 + step) / (10 + step), which averages over about a tenth
+    of the steps so far. Integer buffers are copied.
+    """
     decay = min(decay, (1 + state.step) / (10 + state.step))
     now = state.model.state_dict()
     floats = [name for name in now if now[name].is_floating_point()]
@@ -267,7 +288,7 @@ def average(state: checkpoint.State, decay: float) -> None:
 
 @contextmanager
 def averaged(state: checkpoint.State) -> Iterator[None]:
-    """Inside, the model has the averaged weights."""
+    """Context in which the model has the averaged weights and is in evaluation mode."""
     own = {name: value.clone() for name, value in state.model.state_dict().items()}
     state.model.load_state_dict(state.ema)
     state.model.eval()
@@ -280,8 +301,8 @@ def averaged(state: checkpoint.State) -> Iterator[None]:
 def evaluate(
     task: Task, state: checkpoint.State, recipe: Recipe, out: Path, log: Log, echo: Any
 ) -> Metrics:
-    """Held-out scores of the averaged weights to the log, and a sheet of pictures to look at."""
-    # Blocks that are compiled for whole batches would be compiled again for parts of one, and for single tokens.
+    """Held-out scores of the averaged weights; also logs them and saves a sample sheet."""
+    # Blocks compiled for whole batches would be recompiled for smaller ones and for single tokens.
     plain = torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext()
     with averaged(state), torch.inference_mode(), autocast(task.device, recipe.bf16), plain:
         metrics, pixels = task.evaluate()
@@ -295,7 +316,7 @@ def evaluate(
 
 
 def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores: Metrics) -> Path:
-    """Write the averaged weights, with their provenance."""
+    """Save the averaged weights with their provenance; returns the path of the file."""
     provenance = {
         "recipe": recipe.model_dump(mode="json"),
         "data_version": VERSION,
@@ -305,7 +326,7 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     }
     if recipe.init:
         provenance["init"] = read_weights(recipe.init, recipe.family).provenance
-    if recipe.vqgan:  # whose codes these are
+    if recipe.vqgan:  # the tokens have a meaning for this VQGAN only
         provenance["vqgan"] = {file.name: fingerprint(file) for file in files_of(recipe.vqgan)}
     with averaged(state):
         task.finish()
@@ -315,19 +336,20 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
 
 
 def shipped(task: Task) -> nn.Module:
-    """What weights begin with and end as: the model, without what it plays against while it learns."""
+    """The network whose weights are loaded and saved: the model without its discriminator."""
     return task.model.network if isinstance(task.model, AdversarialPair) else task.model
 
 
 def hardware(device: torch.device) -> str:
-    """What the run runs on, in words."""
+    """Description of the device: the GPU's name, or the number, kind and precision of CPU cores."""
     if device.type != "cpu":
         return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} x {platform.machine()} CPU, {'bf16' if has_bf16(device) else 'fp32 alone'}"
+    precision = "bf16" if has_bf16(device) else "fp32 alone"
+    return f"{os.cpu_count()} x {platform.machine()} CPU, {precision}"
 
 
 class Log:
-    """log.jsonl, one line a report, and TensorBoard's files beside it where TensorBoard is installed."""
+    """Log of a run: log.jsonl, one line per report, and TensorBoard files where it is installed."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "log.jsonl"
@@ -348,7 +370,10 @@ class Log:
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """A list that is filled when SIGINT or SIGTERM comes; the loop then finishes its step, saves and leaves."""
+    """Context that yields a list, to which SIGINT and SIGTERM append instead of ending the process.
+
+    The loop then finishes its step, saves a checkpoint and returns.
+    """
     stop: list[int] = []
     before = {
         kind: signal.signal(kind, lambda number, frame: stop.append(number))
@@ -364,6 +389,6 @@ def asked_to_stop() -> Iterator[list[int]]:
 def _progress(echo: Any) -> Any:
     def show(done: int, total: int) -> None:
         if done % 6400 == 0 or done == total:
-            echo(f"drawing pictures {done}/{total}")
+            echo(f"rendering pictures {done}/{total}")
 
     return show

@@ -1,7 +1,8 @@
-"""What a coarse grid of cells over a picture shows: supervision that only a renderer can give.
+"""Patch labels: class, colour and centre offset of the object in each cell of a coarse grid.
 
-A generator that must also say, halfway, which thing each of its patches belongs to learns what things are much sooner
-(docs/log.md). Cells are judged by their middles and by the boxes of the things, the front one counting; no pixel is drawn.
+A generator that also predicts the labels of its patches, as an auxiliary loss halfway through the
+network, learns what objects look like much sooner (docs/log.md). A cell belongs to the frontmost
+object whose box contains the cell's middle; nothing is rendered.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from kalpana.world.scene import COLORS, Scene
 
 @cache
 def classes() -> dict[str, int]:
-    """The number of each core concept by id, from 1; 0 is the background, and ``len(classes()) + 1`` any other concept."""
-    return {
-        concept.id: k
-        for k, concept in enumerate((c for c in lexicon().values() if c.core), start=1)
-    }
+    """Class number of each core concept, by its id, from 1.
+
+    0 is the background, and ``len(classes()) + 1`` stands for all other concepts.
+    """
+    core = (concept for concept in lexicon().values() if concept.core)
+    return {concept.id: k for k, concept in enumerate(core, start=1)}
 
 
 def sizes() -> tuple[int, int]:
-    """How many values a cell's class and its colour can have."""
+    """Number of values of a cell's class and of its colour."""
     return len(classes()) + 2, len(COLORS) + 1
 
 
 def layout(scene: Scene, cells: int) -> np.ndarray:
-    """(4, cells, cells) float32: class, colour (0 none, then COLORS), and the way from the cell's middle to the middle of its
-    thing, right and down, in cells."""
+    """Patch labels of a scene, (4, cells, cells) float32.
+
+    Class; colour (0 for none, then COLORS from 1); and the offset from the cell's middle to the
+    middle of its object, right and down, in cells.
+    """
     out = np.zeros((4, cells, cells), np.float32)
     middles = (np.arange(cells, dtype=np.float32) + 0.5) / cells
     for item in scene.objects:

@@ -1,4 +1,4 @@
-"""A recipe: everything a training run is made of, in one YAML file, checked before the run starts."""
+"""Training recipes: all settings of a run, read from a YAML file and validated beforehand."""
 
 from __future__ import annotations
 
@@ -11,76 +11,87 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kalpana.types import KalpanaError
 from kalpana.world.world import KINDS
 
-TOKENS = ("dalle", "maskgit", "dalle-mini")  # families that learn to say the tokens of a VQGAN
+TOKENS = ("dalle", "maskgit", "dalle-mini")  # families that model the tokens of a VQGAN
 
 
 class Recipe(BaseModel):
-    """One run. Shares are of the whole run; a sample is one picture seen once."""
+    """Settings of one training run.
+
+    Unless stated otherwise shares are of the whole run. A sample is one picture in one step.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(
-        description="what the run is called; its folder and its weights carry the name"
-    )
+    name: str = Field(description="name of the run, which its folder and its weights carry")
     family: Literal[
         "vae", "vqgan", "flow", "dalle", "maskgit", "dalle-mini", "clip", "detector", "reader"
     ] = Field(
-        description="which network learns: the autoencoder, the one whose latents are tokens, the latent flow transformer, one of three "
-        "that say a picture's tokens, the two towers of pictures and words, or the detector or reader of the verifiers"
+        description="network to train: the autoencoder, the VQGAN, the latent flow transformer, "
+        "one of three token models, CLIP, or the detector or reader of a verifier"
     )
     model: dict[str, Any] = Field(
         default={}, description="fields of the network's Config that differ from its defaults"
     )
     vae: Path | None = Field(
         default=None,
-        description="flow: the trained autoencoder's weights; detector, reader: pictures go through it at times",
+        description="flow: weights of the trained autoencoder; detector, reader: the same, to "
+        "encode and decode a share of the pictures",
     )
     vqgan: Path | None = Field(
         default=None,
-        description="dalle, maskgit, dalle-mini: the trained VQGAN's weights, which turn pictures into tokens and back",
+        description="dalle, maskgit, dalle-mini: weights of the trained VQGAN, which turns "
+        "pictures into tokens and back",
     )
     sdedit_model: Path | None = Field(
         default=None,
-        description="detector, reader: a flow transformer that draws some pictures again from half-way noise",
+        description="detector, reader: weights of a flow transformer that noises a share of the "
+        "pictures part of the way and denoises them (SDEdit)",
     )
     held_out_styles: tuple[str, ...] = Field(
-        default=(), description="clip: drawing styles it never sees in training"
+        default=(), description="clip: drawing styles kept out of training"
     )
     object_augment_share: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="clip: share of a batch that are things alone, warped, recoloured and inked as no style draws them",
+        description="clip: share of a batch that are single objects, randomly warped, recoloured "
+        "and inked (domain randomisation)",
     )
     downsampled_styles: tuple[str, ...] = Field(
-        default=(), description="detector: drawing styles of which it sees a third of the pictures"
+        default=(),
+        description="detector: drawing styles of which only a third of the pictures are trained on",
     )
     init: Path | None = Field(
         default=None,
-        description="weights to start from, of the same network, instead of random ones",
+        description="weights of the same network to start from, instead of random ones",
     )
     kind: str = Field(
         default="objects",
-        description="all but detector, reader: the kind of pictures of the world, or everything",
+        description="all but detector, reader: a kind of pictures of the world, or everything",
     )
     seed: int = 0
     num_images: int = Field(
         default=1,
         gt=0,
-        description="all but detector, reader: distinct pictures, drawn once and kept on disk; captions are drawn anew each time round",
+        description="all but detector, reader: distinct pictures, rendered once and kept on disk; "
+        "captions are worded anew each epoch",
     )
     steps: int = Field(gt=0)
-    batch: int = Field(gt=0, description="pictures a step")
+    batch: int = Field(gt=0, description="pictures per step")
     grad_accum: int = Field(
-        default=1, gt=0, description="parts a batch is computed in, for small memories"
+        default=1,
+        gt=0,
+        description="parts that a batch is split into, whose gradients are accumulated: saves "
+        "memory",
     )
     grad_cache_chunk: int = Field(
         default=0,
         ge=0,
-        description="clip: pairs whose way through the towers is kept at a time, for small memories; 0: all",
+        description="clip: pairs whose activations are kept at a time (gradient caching): saves "
+        "memory; 0: all",
     )
     optimizer: Literal["adamw", "muon"] = Field(
-        default="adamw", description="muon: for matrices inside blocks, adamw for the rest"
+        default="adamw", description="muon: Muon for matrices in blocks, AdamW for the rest"
     )
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -89,112 +100,125 @@ class Recipe(BaseModel):
         default=0.4,
         ge=0,
         le=1,
-        description="share of the run, at its end, over which the rate falls linearly to 0",
+        description="share of the run, at its end, over which the learning rate falls linearly "
+        "to 0",
     )
-    grad_clip: float = Field(default=1.0, gt=0, description="the gradient's norm is cut to this")
+    grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(
         default=0.999,
         ge=0,
         lt=1,
-        description="decay a step of the averaged weights, which are the ones shipped",
+        description="decay per step of the averaged weights, which are the ones saved",
     )
     bf16: bool = Field(default=True, description="autocast to bfloat16; weights stay fp32")
     compile: bool = Field(
         default=False,
-        description="vae, vqgan, flow, dalle, maskgit, dalle-mini, clip: compile the blocks: a quarter faster on two cores, needs a C++ "
-        "compiler",
+        description="vae, vqgan, flow, dalle, maskgit, dalle-mini, clip: compile the blocks: a "
+        "quarter faster on two cores, needs a C++ compiler",
     )
     caption_dropout: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="flow, dalle, maskgit, dalle-mini: share of captions dropped, so that guidance has an unconditional side",
+        description="flow, dalle, maskgit, dalle-mini: share of captions dropped, so that guidance "
+        "has an unconditional prediction",
     )
     image_first_prob: float = Field(
         default=0.25,
         ge=0,
         le=1,
-        description="dalle: share of pictures that come before their caption, so that captioning is learned too",
+        description="dalle: share of pictures that come before their caption, so that captioning "
+        "is learned too",
     )
     token_dropout: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="dalle, dalle-mini: share of pictures that are drawn with some of the cells so far hidden, from none to all, so that "
-        "the words are needed; the share falls to 0 by the end",
+        description="dalle, dalle-mini: share of pictures in which some of the preceding image "
+        "tokens are hidden, from none to all, so that the caption is needed; falls linearly to 0",
     )
     oversample: int = Field(
         default=1,
         ge=1,
-        description="flow, dalle, maskgit, dalle-mini: how many times as often pictures of several things come up, and that many times "
-        "again where they are of two kinds and both in a colour that is said: what is learned last",
+        description="flow, dalle, maskgit, dalle-mini: factor by which pictures of several objects "
+        "come up more often, squared where these are of two kinds and both have a named colour: "
+        "such pictures are learned last",
     )
     aux_weight: float = Field(
         default=0.0,
         ge=0,
-        description="flow, dalle, maskgit, dalle-mini: weight, falling to 0 by the end, of saying for each patch or cell which thing "
-        "it shows, where and in which colour",
+        description="flow, dalle, maskgit, dalle-mini: weight, falling linearly to 0, of the "
+        "auxiliary loss: for each patch or cell the class, colour and position of its object",
     )
     posterior_std: float = Field(
         default=0.1,
         ge=0,
-        description="vae: standard deviation of the posterior, the noise its decoder learns to bear",
+        description="vae: standard deviation of the posterior: the noise added to latents before "
+        "they are decoded",
     )
     self_train_dir: Path | None = Field(
         default=None,
-        description="flow: a folder of the model's own pictures that a verifier found right, learned from beside the pool",
+        description="flow: folder of the model's own pictures that a verifier found right "
+        "(rejection sampling), trained on beside the pool",
     )
     self_train_repeat: int = Field(
         default=1,
         ge=1,
-        description="flow: how often a picture of the harvest comes up, where one of the pool does once",
+        description="flow: times that a picture of self_train_dir comes up in an epoch, where one "
+        "of the pool comes up once",
     )
     latent_anchor_weight: float = Field(
         default=0.0,
         ge=0,
-        description="vae: weight of staying near the latents of init, so that what has learned on those can go on",
+        description="vae: weight of the squared distance from the latents of init, so that models "
+        "trained on those latents keep working",
     )
     perceptual_net: Path | None = Field(
         default=None,
-        description="vqgan: a detector's weights; a picture drawn again should look to it as the true one does",
+        description="vqgan: weights of a detector, whose features give the perceptual loss",
     )
     ocr_net: Path | None = Field(
         default=None,
-        description="vqgan: a reader's weights; a sign drawn again should read to it as the true one does",
+        description="vqgan: weights of a reader, whose features and predictions on signs give the "
+        "OCR loss",
     )
     ocr_weight: float = Field(
-        default=0.1, ge=0, description="vqgan: weight of that, where there is a reader"
+        default=0.1, ge=0, description="vqgan: weight of the OCR loss, where ocr_net is given"
     )
     sign_page_share: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="vqgan: share of a batch that are sheets of signs, of a pool of their own half as large: letters are small, and what "
-        "a code cannot say of them nobody reads",
+        description="vqgan: share of a batch that are sheets of signs, from a pool of their own "
+        "half as large: letters are small and need codes of their own",
     )
     freeze_encoder: bool = Field(
         default=False,
-        description="vqgan: of init only the decoder goes on learning, so that tokens stay what they are for the models that draw them",
+        description="vqgan: train only the decoder of init, so that tokens keep their meaning for "
+        "the models that generate them",
     )
     perceptual_weight: float = Field(
-        default=0.5, ge=0, description="vqgan: weight of that likeness, where there are features"
+        default=0.5,
+        ge=0,
+        description="vqgan: weight of the perceptual loss, where perceptual_net is given",
     )
     gan_weight: float = Field(
         default=0.1,
         ge=0,
-        description="vqgan: weight of fooling the discriminator; with 1 it moves the decoder's last layer as much as all else together, "
-        "with 0 there is none",
+        description="vqgan: weight of the generator loss; with 1 its gradient on the decoder's "
+        "last layer is as large as that of the reconstruction loss, with 0 there is none",
     )
     gan_start: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="vqgan: share of the run after which the discriminator takes part",
+        description="vqgan: share of the run after which the discriminator is used",
     )
     lecam_weight: float = Field(
         default=0.001,
         ge=0,
-        description="vqgan: weight of holding the discriminator back, lest it learn pictures by heart",
+        description="vqgan: weight of the LeCam regulariser, which keeps the discriminator from "
+        "memorising pictures",
     )
     log_every: int = Field(default=20, gt=0)
     sample_every: int = Field(
@@ -204,7 +228,7 @@ class Recipe(BaseModel):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file. Raises KalpanaError that names the field at fault."""
+    """Recipe read from a YAML file. Raises a KalpanaError that names the field at fault."""
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -231,23 +255,27 @@ def read_recipe(path: Path) -> Recipe:
         )
     if recipe.latent_anchor_weight and recipe.init is None:
         raise KalpanaError(
-            f"{path}: field 'latent_anchor_weight': there is nothing to stay near to: name the autoencoder in init"
+            f"{path}: field 'latent_anchor_weight': there is nothing to stay near to: "
+            "name the autoencoder in init"
         )
     if recipe.family == "clip" and recipe.grad_accum > 1:
         raise KalpanaError(
-            f"{path}: field 'grad_accum': pairs learn from the whole batch at once: write chunk instead"
+            f"{path}: field 'grad_accum': the contrastive loss needs the whole batch at once: "
+            "write grad_cache_chunk instead"
         )
     if recipe.self_train_dir and recipe.aux_weight:
         raise KalpanaError(
-            f"{path}: field 'aux_weight': nobody knows the layout of harvested pictures: leave it out"
+            f"{path}: field 'aux_weight': pictures of self_train_dir have no patch labels: "
+            "leave it out"
         )
     if recipe.family == "flow" and recipe.vae is None:
         raise KalpanaError(
-            f"{path}: field 'vae': a flow recipe names its autoencoder's weights, such as weights/default/vae.safetensors"
+            f"{path}: field 'vae': a flow recipe names its autoencoder's weights, "
+            "such as weights/default/vae.safetensors"
         )
     if recipe.family in TOKENS and recipe.vqgan is None:
         raise KalpanaError(
-            f"{path}: field 'vqgan': a {recipe.family} recipe names the weights that turn pictures into tokens, such as "
-            "weights/vqgan/vqgan.safetensors"
+            f"{path}: field 'vqgan': a {recipe.family} recipe names the weights that turn "
+            "pictures into tokens, such as weights/vqgan/vqgan.safetensors"
         )
     return recipe

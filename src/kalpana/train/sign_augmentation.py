@@ -1,5 +1,7 @@
-"""Signs to learn letters from: as the world has them, but most words give way to letters at random, since who has only few words to read or
-to draw soon knows these by heart, and guesses; and sheets full of such signs."""
+"""Sign augmentation: replaces most sign words by random letters, and makes sheets of such signs.
+
+Otherwise models memorise the small dictionary and guess words instead of reading letters.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,25 @@ from kalpana.world import sprites
 from kalpana.world.kinds import signs
 from kalpana.world.scene import BACKDROPS, COLORS, Background, Group, Scene, SceneObject, Sign
 
-RESPELT = 0.6  # of the signs
-DEVANAGARI = 0.75  # of those, in the script that has more to tell apart
-SMALL = (12.0, 18.0)  # pixels of a 128 px picture that their letters are tall
-CLUSTER = re.compile("[अ-ह]़?(?:्[क-ह]़?)*[ा-ौँंः]*")  # what stands together in Devanagari
+RESPELT = 0.6  # share of the signs
+DEVANAGARI = 0.75  # share of random words; more than Latin, since it has more shapes to tell apart
+SMALL = (12.0, 18.0)  # range of letter heights, in pixels of a 128 px picture
+CLUSTER = re.compile("[अ-ह]़?(?:्[क-ह]़?)*[ा-ौँंः]*")  # one orthographic syllable of Devanagari
 VOWELS, MATRAS, NASALS = "अआईउऋए", ("", *"ािीुूृेैोौ"), ("", "", "", "", "ं", "ँ")
-DOTTED = "कखगजडढफ"  # consonants that a dot below makes another of
-MOST = 6  # signs on a sheet
-SIGNS, PLACES = 24, 10  # that are tried for it, and places where each may find room
+DOTTED = "कखगजडढफ"  # consonants that a dot below (nukta) turns into another
+MOST = 6  # signs on a sheet at most
+SIGNS, PLACES = 24, 10  # signs tried per sheet, and places tried per sign
 
 
 @cache
 def clusters() -> tuple[str, ...]:
-    """The clusters of the Hindi words that may be learned from."""
+    """Distinct clusters of the Hindi words in the train split, sorted."""
     known = (word for word in signs.words()["hi"] if signs.split_of(word) == "train")
     return tuple(sorted({cluster for word in known for cluster in CLUSTER.findall(word)}))
 
 
 def cluster(rng: random.Random) -> str:
-    """One or two consonants with any sign of a vowel, or a vowel alone, whether or not a word has it."""
+    """Random Devanagari cluster: one or two consonants with any vowel sign, or a vowel alone."""
     if rng.random() < 0.1:
         return rng.choice(VOWELS) + rng.choice(NASALS)
     base = rng.choice(signs.CONSONANTS)
@@ -43,8 +45,11 @@ def cluster(rng: random.Random) -> str:
 
 
 def spelt(rng: random.Random) -> str:
-    """Letters at random: 2 to 6 Latin letters and digits, or 1 to 4 clusters of Devanagari, half of them such as the world has. It may be
-    something that is held out."""
+    """Random word: 2 to 6 Latin letters and digits, or 1 to 4 Devanagari clusters.
+
+    Half of the clusters occur in words of the world. The word may be one that is held out; callers
+    check its split.
+    """
     if rng.random() >= DEVANAGARI:
         return "".join(rng.choices(signs.LETTERS, k=rng.randint(2, 6)))
     known = signs.SYLLABLES, clusters()
@@ -55,7 +60,10 @@ def spelt(rng: random.Random) -> str:
 
 
 def respelt(scene: Scene, rng: random.Random) -> Scene:
-    """The scene, and at times other letters, at random, on its sign. What dev and test write is left to them."""
+    """Scene whose sign has a random word with probability RESPELT.
+
+    The scene is returned unchanged if that word is held out for dev or test, or does not fit.
+    """
     k, old = signs.sign_of(scene)
     if rng.random() >= RESPELT:
         return scene
@@ -63,9 +71,8 @@ def respelt(scene: Scene, rng: random.Random) -> Scene:
     size = rng.uniform(*SMALL) / 128 / signs.letter_share(sign)
     width, height = (size * share for share in signs.extent(sign))
     item, room = scene.objects[k], 1 - 2 * signs.MARGIN
-    tall = (
-        item.size * signs.extent(old)[1] if len(scene.objects) > 1 else room
-    )  # what stands beside it has its own place
+    # Beside other objects the sign must not become taller, since these keep their places.
+    tall = item.size * signs.extent(old)[1] if len(scene.objects) > 1 else room
     if signs.split_of(sign.text) != "train" or width > room or height > tall:
         return scene
     x, y = (
@@ -78,20 +85,19 @@ def respelt(scene: Scene, rng: random.Random) -> Scene:
 
 
 def page(rng: random.Random) -> Scene:
-    """A sheet of signs that do not touch, at least one and MOST at most, for who learns from every cell of a picture and not from signs
-    alone."""
-    ground = Background(
-        rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30)
-    )
+    """Sheet of 1 to MOST signs that do not touch, with random words of the train split.
+
+    For models that learn from all cells of a picture, such as the VQGAN.
+    """
+    kind = rng.choice(("flat", "gradient"))
+    ground = Background(kind, rng.choice(BACKDROPS), rng.randrange(1 << 30))
     objects: list[SceneObject] = []
     for attempt in count():
         if len(objects) == MOST or (objects and attempt >= SIGNS):
             break
-        ink, board, text = (
-            rng.choice(COLORS),
-            rng.choice(BACKDROPS) if rng.random() < 0.75 else None,
-            spelt(rng),
-        )
+        ink = rng.choice(COLORS)
+        board = rng.choice(BACKDROPS) if rng.random() < 0.75 else None
+        text = spelt(rng)
         if not signs.stands_out(ink, board, ground.name) or signs.split_of(text) != "train":
             continue
         sign = Sign(text, rng.choice(tuple(signs.FONTS)), ink, board)
@@ -100,9 +106,8 @@ def page(rng: random.Random) -> Scene:
         if max(across, down) > 0.5:
             continue
         for _ in range(PLACES):
-            item = SceneObject(
-                sign, rng.uniform(across, 1 - across), rng.uniform(down, 1 - down), size
-            )
+            x, y = rng.uniform(across, 1 - across), rng.uniform(down, 1 - down)
+            item = SceneObject(sign, x, y, size)
             if not any(sprites.covered(sprites.box(other), sprites.box(item)) for other in objects):
                 objects.append(item)
                 break

@@ -1,6 +1,6 @@
-"""What every family brings to school, and the helpers they share.
+"""The Task interface that each family implements for training, and helpers that tasks share.
 
-A task's batch is a function of the step alone, which is what makes a run exactly resumable.
+A task's batch is a function of the step alone, which makes a run exactly resumable.
 """
 
 from __future__ import annotations
@@ -22,43 +22,50 @@ from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
-HELD_OUT = 512  # dev pictures that the held-out loss is taken over
-SORT = 8  # steps whose captions are sorted by length together, so that little is padded
+HELD_OUT = 512  # dev pictures over which held-out scores are computed
+SORT = 8  # steps whose captions are sorted by length together, to keep padding short
 Metrics = dict[str, float]
 
 
 class Task(Protocol):
-    """A family at school. ``model`` learns; ``loss`` is given a batch on the device and may use ``rng``, on the CPU, seeded by the step."""
+    """Training task of one family: its model, batches, loss and held-out evaluation.
+
+    ``loss`` gets a batch that is on the device. Its random numbers come from ``rng``, a CPU
+    generator that the loop seeds by the step.
+    """
 
     device: torch.device
-    file: str  # what its weights are called in a model's folder
-    ahead: bool  # whether a batch is made without the device, and so by other processes, ahead of its step
+    file: str  # name of the weights file in a model's folder
+    ahead: bool  # whether batches need no device, so that worker processes can prefetch them
 
     @property
     def model(self) -> nn.Module: ...
     def batch(self, step: int) -> Any: ...
     def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, Metrics]: ...
     def evaluate(self) -> tuple[Metrics, Tensor]:
-        """Held-out scores and a sheet of pictures (b, 3, h, w) in [-1, 1] to look at."""
+        """Held-out scores, and a sample sheet of pictures (b, 3, h, w) in [-1, 1]."""
         ...
 
     def finish(self) -> None:
-        """The last touch before the weights are shipped, which the model then holds averaged."""
+        """Final step before the weights are saved; the model then holds the averaged weights."""
 
 
 def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
-    """Autocast to bfloat16 where it is ``wanted`` and the hardware computes in it: on a CPU without (AVX2 only), a convolution in
-    bfloat16 takes some fifteen times as long as in fp32, and a matrix product five hundred times."""
+    """Autocast context to bfloat16, enabled where it is ``wanted`` and the hardware supports it.
+
+    On a CPU without bfloat16 (AVX2 only) a convolution in bfloat16 takes about 15 times as long as
+    in fp32, and a matrix product about 500 times.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bf16(device))
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16."""
+    """Whether the device supports bfloat16."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The batch, a tensor or a dataclass of batches, on the device."""
+    """A batch, which is a tensor or a dataclass of batches, moved to the device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     return type(batch)(
@@ -67,126 +74,135 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 
 def noise(like: Tensor, rng: Generator) -> Tensor:
-    """Unit Gaussian noise of a tensor's shape and type, on its device: drawn by ``rng`` on the CPU, and elsewhere by a generator that
-    ``rng`` seeds."""
+    """Unit Gaussian noise with the shape, dtype and device of ``like``.
+
+    On a CPU ``rng`` samples it; on another device a generator there does, which ``rng`` seeds.
+    """
     if like.device.type != "cpu":
         rng = Generator(like.device).manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
     return torch.randn(like.shape, generator=rng, device=like.device).to(like)
 
 
 def indices(recipe: Recipe, step: int, count: int) -> list[tuple[int, int]]:
-    """The (picture, round) pairs of a step: the pool in a new order every round."""
+    """The (example, epoch) pairs of a step; the ``count`` examples are shuffled every epoch."""
     out = []
     for k in range(step * recipe.batch, (step + 1) * recipe.batch):
-        around, place = divmod(k, count)
-        out.append((int(_order(recipe.seed, around, count)[place]), around))
+        epoch, place = divmod(k, count)
+        out.append((int(_order(recipe.seed, epoch, count)[place]), epoch))
     return out
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, around: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, around]).permutation(count)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 class CaptionSampler:
-    """The (picture, caption) pairs of each step: of the world's first pictures, whose captions are worded anew each time they come up, and
-    of those behind them that the texts ``said`` tell of. In a round each comes up as ``often`` (pictures + said,) as is said. SORT
-    steps are dealt together, shortest captions first, in random order."""
+    """Samples the (row, caption) pairs of each step.
+
+    The first rows are pictures of the world; their captions are worded anew each time they come
+    up. The rows behind them are self-training pictures, whose captions are fixed. In an epoch row
+    i comes up ``often[i]`` times; ``often`` is (pictures + captions,). The pairs of SORT steps are
+    sorted by caption length and cut into batches, which then come in random order.
+    """
 
     def __init__(
-        self, recipe: Recipe, world: World, often: np.ndarray, said: Sequence[str] = ()
+        self, recipe: Recipe, world: World, often: np.ndarray, captions: Sequence[str] = ()
     ) -> None:
-        self.recipe, self.world, self.often, self.said, self.count = (
-            recipe,
-            world,
-            often,
-            said,
-            len(often) - len(said),
-        )
-        self.places = np.repeat(np.arange(len(often)), often)
-        self.firsts = often.cumsum() - often
+        self.recipe, self.world, self.often, self.captions = recipe, world, often, captions
+        self.count = len(often) - len(captions)  # pictures of the world
+        self.rows = np.repeat(np.arange(len(often)), often)  # of an epoch, before shuffling
+        self.firsts = often.cumsum() - often  # index in ``rows`` of each row's first occurrence
         self.sorted: tuple[int, list[list[tuple[int, str]]]] = (-1, [])
 
     def __call__(self, step: int) -> list[tuple[int, str]]:
         block = step // SORT
         if self.sorted[0] != block:
-            pairs = [
-                p
-                for s in range(block * SORT, (block + 1) * SORT)
-                for p in indices(self.recipe, s, len(self.places))
-            ]
-            words = [self._worded(place, around) for place, around in pairs]
-            words.sort(key=lambda pair: len(pair[1].encode()))
-            dealt = [
-                words[k : k + self.recipe.batch] for k in range(0, len(words), self.recipe.batch)
-            ]
-            random.Random(f"{self.recipe.seed}/{block}").shuffle(dealt)
-            self.sorted = (block, dealt)
+            steps, size = range(block * SORT, (block + 1) * SORT), self.recipe.batch
+            places = [p for s in steps for p in indices(self.recipe, s, len(self.rows))]
+            pairs = [self._caption(place, epoch) for place, epoch in places]
+            pairs.sort(key=lambda pair: len(pair[1].encode()))
+            batches = [pairs[k : k + size] for k in range(0, len(pairs), size)]
+            random.Random(f"{self.recipe.seed}/{block}").shuffle(batches)
+            self.sorted = (block, batches)
         return self.sorted[1][step % SORT]
 
-    def _worded(self, place: int, around: int) -> tuple[int, str]:
-        """The picture at a place of the order, and its caption in this round."""
-        row = int(self.places[place])
+    def _caption(self, place: int, epoch: int) -> tuple[int, str]:
+        """The row at a place of ``rows``, and its caption in this epoch."""
+        row = int(self.rows[place])
         if row >= self.count:
-            return row, self.said[row - self.count]
-        return row, self.world.describe(
-            row, around * int(self.often[row]) + place - int(self.firsts[row])
-        )[0]
+            return row, self.captions[row - self.count]
+        take = epoch * int(self.often[row]) + place - int(self.firsts[row])
+        return row, self.world.describe(row, take)[0]
 
 
 def config_of(kind: type, recipe: Recipe) -> Any:
-    """The network's configuration, its defaults changed as the recipe says."""
+    """Config of the network: its defaults, updated by the recipe's ``model`` fields.
+
+    Raises KalpanaError for an unknown field or a value of the wrong type.
+    """
     known = [field.name for field in fields(kind)]
     for name in recipe.model:
         if name not in known:
             raise KalpanaError(
-                f"recipe {recipe.name}: unknown field 'model.{name}': the fields are {', '.join(known)}"
+                f"recipe {recipe.name}: unknown field 'model.{name}': "
+                f"the fields are {', '.join(known)}"
             )
     try:
         return TypeAdapter(kind).validate_python(recipe.model)
     except ValidationError as error:
         first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise KalpanaError(
-            f"recipe {recipe.name}: field 'model.{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}"
+            f"recipe {recipe.name}: field 'model.{place}': {first['msg'].lower()}"
         ) from None
 
 
 def auxiliary_targets(
     recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """What a recipe with ``layout`` asks of its network beside the pictures in these rows of the pool: what each of cells x cells shows
-    (b, 4, cells, cells; empty if nothing is asked), and (b,) what that weighs at this step."""
-    shown = (
+    """Patch labels of the pictures in these rows of the pool, and their loss weight at this step.
+
+    Returns ``layout`` (b, 4, cells, cells), see ``patch_labels.layout``, or (b, 0) if the recipe's
+    ``aux_weight`` is 0; and the weight (b,), which falls linearly to 0.
+    """
+    labels = (
         np.stack([layout(world.scene(i), cells) for i in rows])
         if recipe.aux_weight
         else np.empty((len(rows), 0), np.float32)
     )
-    return torch.from_numpy(shown), linear_decay(recipe.aux_weight, recipe, step, len(rows))
+    return torch.from_numpy(labels), linear_decay(recipe.aux_weight, recipe, step, len(rows))
 
 
-def linear_decay(much: float, recipe: Recipe, step: int, b: int) -> Tensor:
-    """(b,) so ``much`` at the first step of a recipe's run, and evenly less until nothing is left at its end."""
-    return torch.full((b,), much * (1 - step / recipe.steps))
+def linear_decay(start: float, recipe: Recipe, step: int, b: int) -> Tensor:
+    """(b,) a value that is ``start`` at step 0 and falls linearly to 0 at the end of the run."""
+    return torch.full((b,), start * (1 - step / recipe.steps))
 
 
 def add_auxiliary_loss(
-    loss: Tensor, said: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics
+    loss: Tensor, logits: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics
 ) -> tuple[Tensor, Metrics]:
-    """A loss and its metrics, and with them how wrong the network is about what it was asked aside, if it ``said`` anything."""
-    if not said:
+    """The loss plus the weighted patch-label loss, and the metrics with that loss as "layout".
+
+    ``logits`` holds the network's patch logits, see ``layout_error``, or nothing if it has no
+    auxiliary head; loss and metrics are then returned as they are.
+    """
+    if not logits:
         return loss, metrics
-    wrong = layout_error(said[0].float(), layout).mean()
-    return loss + worth.mean() * wrong, {**metrics, "layout": wrong.item()}
+    error = layout_error(logits[0].float(), layout).mean()
+    return loss + worth.mean() * error, {**metrics, "layout": error.item()}
 
 
-def layout_error(said: Tensor, truth: Tensor) -> Tensor:
-    """(b,) how wrong the patches are, ``said`` (b, hw, classes + colours + 2), about ``truth`` (b, 4, h, w), see ``world.layout``:
-    the cross-entropies of class and colour, and where there is a thing half the distance, in cells, to its middle."""
-    parts, of = (
-        said.transpose(1, 2).split([*sizes(), 2], 1),
-        truth.flatten(2),
-    )  # b k hw each, b 4 hw
-    there = (of[:, 0] > 0).float()
-    away = (parts[2] - of[:, 2:]).abs().mean(1)
-    kind, color = (F.cross_entropy(parts[k], of[:, k].long(), reduction="none") for k in (0, 1))
+def layout_error(logits: Tensor, truth: Tensor) -> Tensor:
+    """(b,) patch-label loss of logits (b, hw, classes + colours + 2) against ``truth``.
+
+    ``truth`` is (b, 4, h, w), see ``patch_labels.layout``. The loss is the mean cross-entropy of
+    class and of colour, plus, over cells that show an object, half the mean absolute error of the
+    offset to the object's middle, in cells.
+    """
+    parts = logits.transpose(1, 2).split([*sizes(), 2], 1)  # b k hw each
+    target = truth.flatten(2)  # b 4 hw
+    there = (target[:, 0] > 0).float()
+    away = (parts[2] - target[:, 2:]).abs().mean(1)
+    kind, color = (F.cross_entropy(parts[k], target[:, k].long(), reduction="none") for k in (0, 1))
     return (kind + color).mean(1) + 0.5 * (away * there).sum(1) / there.sum(1).clamp(min=1)

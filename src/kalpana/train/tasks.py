@@ -1,4 +1,4 @@
-"""Which family is taught by which task."""
+"""The training task of each family."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The token models at school: DALL-E, MaskGIT and DALL-E mini learn the tokens that a trained VQGAN makes of the world's pictures.
+"""Training of the token models DALL-E, MaskGIT and DALL-E mini on the tokens of a trained VQGAN.
 
-All three see the same pictures beside captions that are worded anew each time round, some of which are left out. What they are asked
-differs: what comes next, in either order; what is hidden; and what the words are in tokens of a picture.
+All three see the same pictures with captions that are worded anew each epoch, some of which are
+dropped. Their objectives differ: DALL-E predicts the next token of caption and picture in either
+order, MaskGIT hidden image tokens, and DALL-E mini the next image token from an encoded caption.
 """
 
 from __future__ import annotations
@@ -39,27 +40,27 @@ from kalpana.train.task import (
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
 
-PART = 64  # dev pictures at a time
-SHEET = 16  # pictures on a sheet, which are drawn
-GUIDANCE = 3.0  # by this
-Draw = Callable[[Tokens], Tensor]  # captions of b pictures to image ids (b, rows, columns)
-Mean = tuple[Tensor, Tensor | int]  # a cross-entropy in nats, and of how many tokens it is the mean
+PART = 64  # dev pictures per evaluation batch
+SHEET = 16  # pictures sampled for a sheet
+GUIDANCE = 3.0  # for the pictures of a sheet
+Draw = Callable[[Tokens], Tensor]  # samples image ids (b, rows, columns) for b captions
+Mean = tuple[Tensor, Tensor | int]  # mean cross-entropy in nats, and its number of tokens
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A batch: image ids (b, rows, columns), the words for them, what is asked aside, see ``task.asked_aside``, and how likely each picture
-    is to be drawn blindly (b,), see ``blinded``."""
+    """Batch of a token model."""
 
-    image: Tensor
-    tokens: Tokens
-    layout: Tensor
-    worth: Tensor
-    blind: Tensor
+    image: Tensor  # image ids (b, rows, columns)
+    tokens: Tokens  # of the captions
+    layout: Tensor  # patch labels, see ``task.auxiliary_targets``
+    worth: Tensor  # (b,) weight of the auxiliary loss
+    blind: Tensor  # (b,) probability of token dropout, see ``token_dropout``
 
 
 class TokenDataset:
-    """What the three learn from and are tried on: pictures in tokens, beside captions of at most ``length`` tokens."""
+    """Training batches and dev set of the token models: image tokens and captions of at most
+    ``length`` tokens."""
 
     def __init__(
         self,
@@ -81,53 +82,46 @@ class TokenDataset:
         self.captions = CaptionSampler(
             recipe, self.world, data_cache.often(recipe, self.world, 0, progress)
         )
-        codes, said = (
-            data_cache.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress),
-            [dev.describe(i)[0] for i in range(HELD_OUT)],
-        )
+        codes = data_cache.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress)
+        captions = [dev.describe(i)[0] for i in range(HELD_OUT)]
         self.dev = [
-            moved(self._told(codes[k : k + PART], said[k : k + PART]), device)
+            moved(self._token_batch(codes[k : k + PART], captions[k : k + PART]), device)
             for k in range(0, HELD_OUT, PART)
         ]
 
     def batch(self, step: int) -> TokenBatch:
         rows, captions = zip(*self.captions(step), strict=True)
-        told = self._told(self.codes[list(rows)], captions)
-        shown, worth = auxiliary_targets(self.recipe, self.world, rows, told.image.shape[1], step)
-        return replace(
-            told,
-            layout=shown,
-            worth=worth,
-            blind=linear_decay(self.recipe.token_dropout, self.recipe, step, len(rows)),
-        )
+        batch = self._token_batch(self.codes[list(rows)], captions)
+        labels, worth = auxiliary_targets(self.recipe, self.world, rows, batch.image.shape[1], step)
+        blind = linear_decay(self.recipe.token_dropout, self.recipe, step, len(rows))
+        return replace(batch, layout=labels, worth=worth, blind=blind)
 
-    def held_out(self, wrong: Callable[[TokenBatch], Mean]) -> float:
-        """Bits a token, the mean over the dev pictures; ``wrong`` says it of a part of them."""
+    def held_out(self, loss: Callable[[TokenBatch], Mean]) -> float:
+        """Mean bits per token over the dev pictures; ``loss`` computes it for a batch of them."""
         total, count = 0.0, 0
         for part in self.dev:
-            mean, tokens = wrong(part)
+            mean, tokens = loss(part)
             total, count = total + bits(mean) * int(tokens), count + int(tokens)
         return total / count
 
     def sheet(self, draw: Draw) -> Tensor:
-        """What is drawn for the first dev captions, in pixels."""
+        """Pixels of the pictures that ``draw`` samples for the first SHEET dev captions."""
         tokens = self.dev[0].tokens
         return self.vqgan.decode(draw(Tokens(tokens.ids[:SHEET], tokens.mask[:SHEET]))).float()
 
-    def _told(self, codes: np.ndarray, captions: Sequence[str]) -> TokenBatch:
-        nothing = torch.empty(len(codes), 0)
-        return TokenBatch(
-            torch.from_numpy(codes.astype(np.int64)),
-            self.tokenizer.encode(captions, self.length),
-            nothing,
-            nothing,
-            nothing,
-        )
+    def _token_batch(self, codes: np.ndarray, captions: Sequence[str]) -> TokenBatch:
+        image, nothing = torch.from_numpy(codes.astype(np.int64)), torch.empty(len(codes), 0)
+        tokens = self.tokenizer.encode(captions, self.length)
+        return TokenBatch(image, tokens, nothing, nothing, nothing)
 
 
 class DalleTask:
-    """DALL-E (Ramesh et al. 2021): the next token of caption and picture, in a share ``swap`` of the batch of picture and caption, each
-    part's error weighed as ``models/dalle.py`` says. A caption may be left out before its picture; after it, it is what is asked."""
+    """DALL-E (Ramesh et al. 2021): predicts the next token of caption and picture as one stream.
+
+    In a share ``image_first_prob`` of a batch the picture comes first. The losses of text and image
+    tokens are weighted as in ``models/dalle.py``. Only captions before their picture are dropped:
+    after it, they are the target.
+    """
 
     file = "dalle.safetensors"
     ahead = True
@@ -143,53 +137,52 @@ class DalleTask:
 
     def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
         b = len(batch.image)
-        swapped, null = (
-            torch.rand(b, generator=rng) < self.recipe.image_first_prob,
-            torch.rand(b, generator=rng) < self.recipe.caption_dropout,
-        )
+        swapped = torch.rand(b, generator=rng) < self.recipe.image_first_prob
+        null = torch.rand(b, generator=rng) < self.recipe.caption_dropout
         cond = Cond(batch.tokens, (null & ~swapped).to(self.device))
-        said: list[Tensor] = []
+        logits: list[Tensor] = []  # of the auxiliary head
         hidden = token_dropout(batch.image, batch.blind, rng)
-        wrong = self.model.loss(cond, batch.image, swapped.to(self.device), said, hidden)
-        return add_auxiliary_loss(
-            wrong.total(),
-            said,
-            batch.layout,
-            batch.worth,
-            {"image": bits(wrong.image), "text": bits(wrong.text)},
-        )
+        loss = self.model.loss(cond, batch.image, swapped.to(self.device), logits, hidden)
+        metrics = {"image": bits(loss.image), "text": bits(loss.text)}
+        return add_auxiliary_loss(loss.total(), logits, batch.layout, batch.worth, metrics)
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
-        """Bits a token of dev pictures after their captions and, as a floor, without; of their captions, which come first, and, where the
-        order was ever swapped, after the pictures."""
+        """Bits per token on dev data.
 
-        def text(told: TokenBatch, swapped: bool) -> Mean:
-            order = torch.full((len(told.image),), swapped, device=self.device)
-            return self.model.loss(Cond(told.tokens), told.image, order).text, told.tokens.mask[
-                :, 1:
-            ].sum()
+        Image tokens after their caption and, for comparison, without ("alone"); text tokens before
+        their picture ("alone") and, if the recipe has pictures first, after it. The sheet has
+        samples for dev captions.
+        """
 
-        def image(told: TokenBatch, cond: Cond) -> Mean:
-            return self.model.loss(cond, told.image).image, told.image.numel()
+        def text(part: TokenBatch, swapped: bool) -> Mean:
+            order = torch.full((len(part.image),), swapped, device=self.device)
+            loss = self.model.loss(Cond(part.tokens), part.image, order)
+            return loss.text, part.tokens.mask[:, 1:].sum()
+
+        def image(part: TokenBatch, cond: Cond) -> Mean:
+            return self.model.loss(cond, part.image).image, part.image.numel()
 
         scores = {
-            "dev_image": self.lessons.held_out(lambda told: image(told, Cond(told.tokens))),
-            "dev_image_alone": self.lessons.held_out(lambda told: image(told, Cond())),
-            "dev_text_alone": self.lessons.held_out(lambda told: text(told, False)),
+            "dev_image": self.lessons.held_out(lambda part: image(part, Cond(part.tokens))),
+            "dev_image_alone": self.lessons.held_out(lambda part: image(part, Cond())),
+            "dev_text_alone": self.lessons.held_out(lambda part: text(part, False)),
         }
         if self.recipe.image_first_prob:
-            scores["dev_text"] = self.lessons.held_out(lambda told: text(told, True))
+            scores["dev_text"] = self.lessons.held_out(lambda part: text(part, True))
         return scores, self.lessons.sheet(self._draw)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """No final step."""
 
     def _draw(self, tokens: Tokens) -> Tensor:
         return whole(stream(self.model, Cond(tokens), seeded_generators(tokens), guidance=GUIDANCE))
 
 
 class MaskGITTask:
-    """MaskGIT (Chang et al. 2022): the cells that are hidden, as many as its cosine schedule says, from the others and the caption."""
+    """MaskGIT (Chang et al. 2022): predicts hidden image tokens from the others and the caption.
+
+    The number of hidden tokens follows the cosine schedule of ``dalle.random_mask``.
+    """
 
     file = "maskgit.safetensors"
     ahead = True
@@ -204,32 +197,31 @@ class MaskGITTask:
         return self.lessons.batch(step)
 
     def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
-        hidden, null = (
-            self._hide(batch, rng),
-            torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout,
-        )
-        said: list[Tensor] = []
-        wrong = self.model.loss(Cond(batch.tokens, null.to(self.device)), batch.image, hidden, said)
-        return add_auxiliary_loss(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
+        hidden = self._random_mask(batch, rng)
+        null = torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
+        cond, logits = Cond(batch.tokens, null.to(self.device)), list[Tensor]()
+        loss = self.model.loss(cond, batch.image, hidden, logits)
+        return add_auxiliary_loss(loss, logits, batch.layout, batch.worth, {"image": bits(loss)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
-        """Bits a hidden cell of dev pictures, with their captions and, as a floor, without; the same are hidden every time."""
+        """Bits per hidden token of dev pictures, with their captions and, for comparison, without
+        ("alone"), under the same masks every time; the sheet has samples for dev captions."""
 
-        def image(told: TokenBatch, cond: Cond, rng: Generator) -> Mean:
-            hidden = self._hide(told, rng)
-            return self.model.loss(cond, told.image, hidden), hidden.sum()
+        def image(part: TokenBatch, cond: Cond, rng: Generator) -> Mean:
+            hidden = self._random_mask(part, rng)
+            return self.model.loss(cond, part.image, hidden), hidden.sum()
 
         one, two = Generator().manual_seed(0), Generator().manual_seed(0)
         scores = {
-            "dev_image": self.lessons.held_out(lambda told: image(told, Cond(told.tokens), one)),
-            "dev_image_alone": self.lessons.held_out(lambda told: image(told, Cond(), two)),
+            "dev_image": self.lessons.held_out(lambda part: image(part, Cond(part.tokens), one)),
+            "dev_image_alone": self.lessons.held_out(lambda part: image(part, Cond(), two)),
         }
         return scores, self.lessons.sheet(self._draw)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """No final step."""
 
-    def _hide(self, batch: TokenBatch, rng: Generator) -> Tensor:
+    def _random_mask(self, batch: TokenBatch, rng: Generator) -> Tensor:
         return dalle.random_mask(len(batch.image), self.model.config, rng).to(self.device)
 
     def _draw(self, tokens: Tokens) -> Tensor:
@@ -237,8 +229,12 @@ class MaskGITTask:
 
 
 class DalleMiniTask:
-    """DALL-E mini (Dayma et al. 2021): the picture's next token, from those before it and the caption, which an encoder reads. A caption
-    that is left out is an empty text, from which super-conditioning leads away. The words are our tokenizer's, not those published."""
+    """DALL-E mini (Dayma et al. 2021): predicts the next image token from those before it and the
+    encoded caption.
+
+    A dropped caption is an empty text, the unconditional side of super-conditioning. The text
+    tokenizer is ours, not the published one.
+    """
 
     file = "dalle_mini.safetensors"
     ahead = True
@@ -257,110 +253,124 @@ class DalleMiniTask:
         return self.lessons.batch(step)
 
     def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
-        said: list[Tensor] = []
+        logits: list[Tensor] = []  # of the auxiliary head
         null = torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
-        wrong, _ = self._wrong(
-            batch, null, said, token_dropout(batch.image.flatten(1), batch.blind, rng)
-        )
-        return add_auxiliary_loss(wrong, said, batch.layout, batch.worth, {"image": bits(wrong)})
+        hidden = token_dropout(batch.image.flatten(1), batch.blind, rng)
+        loss, _ = self._loss(batch, null, logits, hidden)
+        return add_auxiliary_loss(loss, logits, batch.layout, batch.worth, {"image": bits(loss)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
-        """Bits a token of dev pictures, with their captions and, as a floor, without."""
+        """Bits per token of dev pictures, with their captions and, for comparison, without
+        ("alone"); the sheet has samples for dev captions."""
 
-        def image(told: TokenBatch, null: bool) -> Mean:
-            return self._wrong(told, torch.full((len(told.image),), null))
+        def image(part: TokenBatch, null: bool) -> Mean:
+            return self._loss(part, torch.full((len(part.image),), null))
 
         scores = {
-            "dev_image": self.lessons.held_out(lambda told: image(told, False)),
-            "dev_image_alone": self.lessons.held_out(lambda told: image(told, True)),
+            "dev_image": self.lessons.held_out(lambda part: image(part, False)),
+            "dev_image_alone": self.lessons.held_out(lambda part: image(part, True)),
         }
         return scores, self.lessons.sheet(self._draw)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """No final step."""
 
-    def _wrong(
+    def _loss(
         self,
-        told: TokenBatch,
+        batch: TokenBatch,
         null: Tensor,
-        said: list[Tensor] | None = None,
+        logits: list[Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> Mean:
-        return self.model.loss(
-            told.tokens, told.image.flatten(1), null.to(self.device), said, hidden
-        ), told.image.numel()
+        image, null = batch.image.flatten(1), null.to(self.device)
+        return self.model.loss(batch.tokens, image, null, logits, hidden), image.numel()
 
     def _draw(self, tokens: Tokens) -> Tensor:
-        choose = partial(
-            draw, temperature=1.0, top_k=None, top_p=1.0, generators=seeded_generators(tokens)
-        )
-        drawn = self.model.generate(tokens, choose, GUIDANCE)
-        return torch.stack(list(drawn), 1).unflatten(1, self.shape)
+        generators = seeded_generators(tokens)
+        choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=generators)
+        ids = self.model.generate(tokens, choose, GUIDANCE)
+        return torch.stack(list(ids), 1).unflatten(1, self.shape)
 
 
 def load_vqgan(recipe: Recipe, device: torch.device) -> VQGAN:
-    """The VQGAN of the recipe. Raises KalpanaError where it does not turn the world's pictures into tokens that a pool can hold."""
+    """The recipe's VQGAN, on the device.
+
+    Raises KalpanaError if it has no encoder, its factor does not divide the side of the world's
+    pictures, or its codes do not fit into uint16.
+    """
     assert recipe.vqgan is not None
     network = load_module(recipe.vqgan, "vqgan", lambda **config: VQGAN(Codec(**config)))
     factor, size = network.config.factor, network.quantiser.size
     if network.encoder is None or World.side % factor:
         raise KalpanaError(
-            f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} needs an encoder, and a factor that divides {World.side} px, not {factor}"
+            f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} needs an encoder, "
+            f"and a factor that divides {World.side} px, not {factor}"
         )
     if size > 2**16:
         raise KalpanaError(
-            f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} has {size} codes: give one of {2**16} at most"
+            f"recipe {recipe.name}: field 'vqgan': {recipe.vqgan} has {size} codes: "
+            f"give one of {2**16} at most"
         )
     return network.to(device)
 
 
 def grid(vqgan: VQGAN) -> dict[str, int]:
-    """How many codes there are, and the rows and columns in which they make a picture of the world."""
+    """Config fields that a VQGAN determines: the number of codes, and the rows and columns of the
+    token grid of a picture of the world."""
     side = World.side // vqgan.config.factor
     return {"codes": vqgan.quantiser.size, "rows": side, "columns": side}
 
 
 def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
-    """The network's configuration, of which the tokenizers decide the ``given`` fields and the size of the vocabulary. Raises KalpanaError
-    where the recipe says otherwise, or wants heads that do not fit the width."""
+    """Config of the network, with the fields ``given`` by the VQGAN, the size of the vocabulary and
+    the width of the auxiliary head.
+
+    Raises KalpanaError if the recipe sets one of these to another value, or if the width is not a
+    multiple of 4 x heads.
+    """
     aside = sum(sizes()) + 2 if recipe.aux_weight else 0
-    config, given = (
-        config_of(kind, recipe),
-        given | {"vocabulary": len(Tokenizer.load()), "aside": aside},
-    )
+    config = config_of(kind, recipe)
+    given = given | {"vocabulary": len(Tokenizer.load()), "aside": aside}
     for name, value in given.items():
         if recipe.model.get(name, value) != value:
             raise KalpanaError(
-                f"recipe {recipe.name}: field 'model.{name}': it is {recipe.model[name]}, where the tokenizer has {value}: leave it out"
+                f"recipe {recipe.name}: field 'model.{name}': it is {recipe.model[name]}, "
+                f"where the tokenizer has {value}: leave it out"
             )
     if config.heads < 1 or config.width % (4 * config.heads):
         raise KalpanaError(
-            f"recipe {recipe.name}: field 'model.heads': width {config.width} is not a multiple of 4 x {config.heads}"
+            f"recipe {recipe.name}: field 'model.heads': "
+            f"width {config.width} is not a multiple of 4 x {config.heads}"
         )
     return replace(config, **given)
 
 
-def token_dropout(image: Tensor, likely: Tensor, rng: Generator) -> Tensor | None:
-    """Which cells of image ids (b, ...) are hidden from those after them: in pictures chosen as ``likely`` (b,) as said any part of them,
-    uniformly from none to all; None where none can be. A picture tells so much of its next cell that words are hardly needed while it
-    is there."""
-    if not likely.any():
+def token_dropout(image: Tensor, prob: Tensor, rng: Generator) -> Tensor | None:
+    """Mask, shaped like the image ids (b, ...), of the tokens hidden from those after them.
+
+    A picture is chosen with its probability in ``prob`` (b,); of a chosen picture a share of the
+    tokens, uniform in [0, 1], is hidden. Returns None if all probabilities are 0. Preceding image
+    tokens predict the next one so well that a model would otherwise hardly learn to use the
+    caption.
+    """
+    if not prob.any():
         return None
     use, part = torch.rand(2, len(image), *[1] * (image.ndim - 1), generator=rng)
-    chosen = use < likely.cpu().view_as(use)
+    chosen = use < prob.cpu().view_as(use)
     return ((torch.rand(image.shape, generator=rng) < part) & chosen).to(image.device)
 
 
 def bits(nats: Tensor) -> float:
+    """Nats in bits."""
     return nats.item() / math.log(2)
 
 
 def seeded_generators(tokens: Tokens) -> list[Generator]:
-    """A generator for each caption's picture, the same every time."""
+    """One generator per caption, seeded by its position, so that sheets are comparable."""
     return [Generator().manual_seed(k) for k in range(len(tokens))]
 
 
-def whole(drawing: Iterator[TokenStep]) -> Tensor:
-    """The image ids (b, rows, columns) that drawing ends with."""
-    (drawn,) = deque(drawing, maxlen=1)
-    return drawn.ids
+def whole(steps: Iterator[TokenStep]) -> Tensor:
+    """Image ids (b, rows, columns) of the last step of sampling."""
+    (final,) = deque(steps, maxlen=1)
+    return final.ids

@@ -1,6 +1,7 @@
-"""What a picture shows, out of labels that are given: zero-shot classification (Radford et al. 2021, section 3.1).
+"""Zero-shot classification of pictures with given labels (Radford et al. 2021, section 3.1).
 
-A label's vector is the mean of the vectors of a few sentences with the label in them; the picture is compared with each label's.
+A label's embedding is the mean of the embeddings of a few sentences that contain the label; a
+picture's embedding is compared with that of each label.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from kalpana.text.tokenizer import language
 from kalpana.types import KalpanaError
 from kalpana.understand.encoder import Encoder, load
 
-# A label stands as it was written: "a cat" with its article, and in Hindi in the direct case, which "में" before it leaves alone.
+# Labels are inserted unchanged: English ones with their article ("a cat"), Hindi ones in the direct
+# case, which a preceding "में" does not change.
 TEMPLATES = {
     "en": ("{}", "a photo of {}", "a picture of {}", "a drawing of {}"),
     "hi": ("{}", "तस्वीर में {}", "चित्र में {}"),
@@ -33,16 +35,18 @@ def classify(
     sigmoid: bool | None = None,
     device: str | None = None,
 ) -> Tensor:
-    """How likely each label is of each picture: (images, labels), in the order given.
+    """Probabilities (images, labels) of each label for each picture, in the given order.
 
-    Probabilities of a picture add up to 1 (a softmax), or each is of its own (a sigmoid), as the model was trained unless ``sigmoid`` says.
-    ``templates`` are sentences with {} in the label's place; those of the label's language where None. Raises KalpanaError where labels
-    are missing, blank or twice there, where one label is asked of a softmax, and as ``load`` and ``Encoder`` do.
+    The probabilities of a picture sum to 1 (softmax) or are independent (sigmoid), as the model was
+    trained unless ``sigmoid`` is given. ``templates`` are sentences with {} in place of the label;
+    None: templates of the label's language.
+    Raises: KalpanaError where labels are missing, blank or repeated, where a softmax gets one label
+    only, and as ``load`` and ``Encoder`` do.
     """
     encoder = load(model, device) if isinstance(model, str) else model
-    return encoder.probabilities(
-        encoder.images(images), directions(encoder, labels, templates, sigmoid), sigmoid
-    )
+    pictures = encoder.images(images)
+    texts = directions(encoder, labels, templates, sigmoid)
+    return encoder.probabilities(pictures, texts, sigmoid)
 
 
 def directions(
@@ -51,34 +55,38 @@ def directions(
     templates: Sequence[str] | None = None,
     sigmoid: bool | None = None,
 ) -> Tensor:
-    """A vector of length 1 for each label (labels, size). Raises KalpanaError as ``classify``."""
+    """Unit embeddings (labels, size) of the labels. Raises: KalpanaError as ``classify``."""
     labels = checked(labels)
-    if len(labels) == 1 and not (
-        encoder.model.config.loss == "sigmoid" if sigmoid is None else sigmoid
-    ):
+    if sigmoid is None:
+        sigmoid = encoder.model.config.loss == "sigmoid"
+    if len(labels) == 1 and not sigmoid:
         raise KalpanaError(
-            f"one label, {shorten(labels[0])}, answers nothing: by a softmax it is 100 % of any picture. Write two or more, such as what "
-            "else it might be, or take a model that was trained by a sigmoid, such as google/siglip-base-patch16-224"
+            f"one label, {shorten(labels[0])}, answers nothing: by a softmax it is 100 % of any "
+            "picture. Write two or more, such as what else it might be, or take a model that was "
+            "trained by a sigmoid, such as google/siglip-base-patch16-224"
         )
     for template in templates or ():
         if template.count("{}") != 1:
             raise KalpanaError(
-                f"template {shorten(template)} should have one {{}} where the label goes, such as 'a photo of {{}}'"
+                f"template {shorten(template)} should have one {{}} where the label goes, "
+                "such as 'a photo of {}'"
             )
-    said = [sentences(label, templates) for label in labels]
-    vectors = encoder.texts([sentence for each in said for sentence in each]).split(
-        [len(each) for each in said]
-    )
-    return unit(torch.stack([each.mean(0) for each in vectors]))
+    prompts = [sentences(label, templates) for label in labels]
+    vectors = encoder.texts([prompt for group in prompts for prompt in group])
+    groups = vectors.split([len(group) for group in prompts])
+    return unit(torch.stack([group.mean(0) for group in groups]))
 
 
 def sentences(label: str, templates: Sequence[str] | None = None) -> list[str]:
-    """The label in each of the templates, or in those of its language."""
+    """The label inserted into each template, by default into those of its language."""
     return [template.replace("{}", label) for template in templates or TEMPLATES[language(label)]]
 
 
 def checked(labels: Sequence[str]) -> list[str]:
-    """The labels with single spaces. Raises KalpanaError where there are none, one is blank, or two are the same but for capitals."""
+    """The labels with normalised spaces.
+
+    Raises: KalpanaError where there are none, one is blank, or two differ in case at most.
+    """
     labels = [clean(label) for label in ([labels] if isinstance(labels, str) else labels)]
     if not labels:
         raise KalpanaError(
@@ -86,12 +94,13 @@ def checked(labels: Sequence[str]) -> list[str]:
         )
     if "" in labels:
         raise KalpanaError(f"label {labels.index('') + 1} of {len(labels)} is blank: leave it out")
-    met = dict[str, list[str]]()
+    by_folded = dict[str, list[str]]()
     for label in labels:
-        met.setdefault(label.casefold(), []).append(label)
-    if twice := [each[0] for each in met.values() if len(each) > 1]:
-        more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
+        by_folded.setdefault(label.casefold(), []).append(label)
+    if repeated := [group[0] for group in by_folded.values() if len(group) > 1]:
+        more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
         raise KalpanaError(
-            f"labels are there more than once: {', '.join(map(shorten, twice[:3]))}{more}; write each once"
+            f"labels are there more than once: {', '.join(map(shorten, repeated[:3]))}{more}; "
+            "write each once"
         )
     return labels

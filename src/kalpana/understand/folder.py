@@ -1,4 +1,4 @@
-"""The pictures in a folder, as files: which there are, and what one looks like to a model that asks for a few hundred pixels."""
+"""Picture files of a folder: listing, decoding and metadata for an index."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ SUFFIXES = (
     ".heic",
     ".heif",
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # as Pillow calls them
-LARGE = (
-    1024  # pixels: no picture is made smaller than this on its shorter side before a model sees it
-)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # names in Pillow
+LARGE = 1024  # pixels of the shorter side: decoding never reduces a picture below this
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that may be a picture: the bytes of its ``path`` in the folder with "/" between parts, its size in ``bytes`` and when it
-    was ``changed``, in ns."""
+    """A file named like a picture: ``path`` in the folder, size, and time of change in ns.
+
+    ``path`` is raw bytes with "/" between parts; ``bytes`` is the size.
+    """
 
     path: bytes
     bytes: int
@@ -53,7 +53,10 @@ class File:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that is not in the index, and why; ``kept`` where it need not be tried again until it changes."""
+    """A file that could not be indexed, with the reason.
+
+    ``kept`` is the file if it need not be tried again until it changes, else None.
+    """
 
     path: bytes
     reason: str
@@ -62,8 +65,10 @@ class Broken:
 
 @dataclass(frozen=True)
 class Read:
-    """A file that was read: its SHA-256, its ``columns`` in the table, and the picture, or None where another row of the table has the
-    same hash and so its vector."""
+    """A file that was read: its SHA-256, its ``columns`` of the table, and the decoded picture.
+
+    ``picture`` is None where another row of the table has the same hash and hence its embedding.
+    """
 
     file: File
     hash: bytes
@@ -72,26 +77,27 @@ class Read:
 
 
 def walk(folder: Path) -> tuple[list[File], list[Broken]]:
-    """The files in a folder, at any depth, that are named like pictures, and what cannot be reached, by path.
+    """The files of a folder, at any depth, that are named like pictures, sorted by path.
 
-    Names that begin with a dot are left out. Links are followed after all else: no folder is entered twice and no file given twice,
-    under whatever names. Raises KalpanaError where there is no such folder.
+    The second list holds the paths that cannot be reached. Names that begin with a dot are left
+    out. Links are followed last, and no folder or file is visited twice, under any name.
+    Raises: KalpanaError where there is no such folder.
     """
     if not folder.is_dir():
         raise KalpanaError(f"there is no folder {folder}: name one with pictures in it")
-    files, closed, met = list[File](), list[Broken](), set[tuple[int, int]]()
-    ahead, links = [folder], list[Path]()
-    while ahead or links:
-        here = ahead.pop() if ahead else links.pop()
+    files, unreachable, visited = list[File](), list[Broken](), set[tuple[int, int]]()
+    stack, links = [folder], list[Path]()
+    while stack or links:
+        here = stack.pop() if stack else links.pop()
         path = b"" if here == folder else os.fsencode(here.relative_to(folder).as_posix())
         try:
-            about = here.stat()
-            if (about.st_dev, about.st_ino) in met:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            met.add((about.st_dev, about.st_ino))
-            if stat.S_ISREG(about.st_mode) and here.suffix.lower() in SUFFIXES:
-                files.append(File(path, about.st_size, about.st_mtime_ns))
-            elif stat.S_ISDIR(about.st_mode):
+            visited.add((status.st_dev, status.st_ino))
+            if stat.S_ISREG(status.st_mode) and here.suffix.lower() in SUFFIXES:
+                files.append(File(path, status.st_size, status.st_mtime_ns))
+            elif stat.S_ISDIR(status.st_mode):
                 with os.scandir(here) as entries:
                     for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
                         if entry.name.startswith("."):
@@ -99,14 +105,17 @@ def walk(folder: Path) -> tuple[list[File], list[Broken]]:
                         if entry.is_symlink():
                             links.append(here / entry.name)
                         elif entry.is_dir() or Path(entry.name).suffix.lower() in SUFFIXES:
-                            ahead.append(here / entry.name)
+                            stack.append(here / entry.name)
         except OSError as error:
-            closed.append(Broken(path, error.strerror or str(error)))
-    return sorted(files, key=lambda file: file.path), closed
+            unreachable.append(Broken(path, error.strerror or str(error)))
+    return sorted(files, key=lambda file: file.path), unreachable
 
 
 def read_file(folder: Path, file: File, known: Container[bytes]) -> Read | Broken:
-    """A file with its picture decoded, unless its hash is among those ``known``; or what is wrong with it."""
+    """A file's metadata and its decoded picture; a Broken where it cannot be read.
+
+    The picture is not decoded where its hash is in ``known``.
+    """
     path, known_formats = folder / os.fsdecode(file.path), formats()
     try:
         with path.open("rb") as opened:
@@ -116,44 +125,40 @@ def read_file(folder: Path, file: File, known: Container[bytes]) -> Read | Broke
                 columns = _columns(path, file, image)
                 return Read(file, hash, columns, None if hash in known else _decoded(image))
     except Image.DecompressionBombError:
-        return Broken(
-            file.path, f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels", file
-        )
-    except Exception as error:  # of a damaged file Pillow raises nearly anything
-        if isinstance(error, OSError) and error.errno:  # the file was not damaged, but out of reach
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return Broken(file.path, f"it has more than {limit:,} pixels", file)
+    except Exception as error:  # for a damaged file Pillow raises exceptions of many types
+        if isinstance(error, OSError) and error.errno:  # not damaged, but unreachable
             return Broken(file.path, error.strerror or str(error))
         if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in known_formats:
             return Broken(file.path, "HEIF needs pillow-heif: pip install pillow-heif", file)
-        reason = (
-            "it is no picture"
-            if isinstance(error, PIL.UnidentifiedImageError)
-            else " ".join(str(error).split())[:200]
-        )
+        if isinstance(error, PIL.UnidentifiedImageError):
+            reason = "it is no picture"
+        else:
+            reason = " ".join(str(error).split())[:200]
         return Broken(file.path, reason or type(error).__name__, file)
 
 
 def read_image(path: Path) -> Image.Image:
-    """The picture in a file as the models of an index see it. Raises KalpanaError where it cannot be read."""
+    """The picture in a file, decoded as for an index. Raises: KalpanaError if it is unreadable."""
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError as error:
         raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
+    file = File(os.fsencode(path.name), status.st_size, status.st_mtime_ns)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        read = read_file(
-            path.parent, File(os.fsencode(path.name), about.st_size, about.st_mtime_ns), ()
-        )
+        read = read_file(path.parent, file, ())
     if isinstance(read, Broken) or read.picture is None:
-        raise KalpanaError(
-            f"{path} cannot be read: {read.reason if isinstance(read, Broken) else 'it is no picture'}"
-        )
+        reason = read.reason if isinstance(read, Broken) else "it is no picture"
+        raise KalpanaError(f"{path} cannot be read: {reason}")
     return read.picture
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """What Pillow may take a file for; nothing rarer, whose readers are seldom tried."""
-    Image.init()  # loads them all, while opening would load but the commonest
+    """The formats that Pillow may try: not the rare ones, whose decoders are little tested."""
+    Image.init()  # registers all formats; Image.open alone registers the most common ones
     try:
         import pillow_heif
     except ImportError:
@@ -164,17 +169,15 @@ def formats() -> tuple[str, ...]:
 
 
 def reader() -> str:
-    """What decides which files can be read: those that could not are tried again when it changes."""
+    """Version string of the reader; when it changes, unreadable files are tried again."""
     return f"Pillow {PIL.__version__} {' '.join(formats())}"
 
 
 def _columns(path: Path, file: File, image: Image.Image) -> dict[str, Any]:
-    """What the table says of a picture beside its vector: upright size, date, and the prompt, model and seed of its receipt."""
-    sides = (
-        image.size[::-1]
-        if _exif(image).get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        else image.size
-    )  # EXIF 2.32, Orientation
+    """Metadata columns of a picture: upright size, date, and its receipt's prompt, model, seed."""
+    # EXIF 2.32, Orientation: with 5 to 8, width and height are swapped.
+    swapped = _exif(image).get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    sides = image.size[::-1] if swapped else image.size
     receipt = _receipt(path)
     request, model, seed = (receipt.get(name) for name in ("request", "model", "seed"))
     prompt = _text(request.get("prompt")) if isinstance(request, dict) else None
@@ -190,19 +193,20 @@ def _columns(path: Path, file: File, image: Image.Image) -> dict[str, Any]:
 
 
 def _receipt(path: Path) -> dict[str, Any]:
+    """The receipt in a picture's file; empty where there is none."""
     try:
         return read_receipt(path)
-    except Exception:  # most pictures have none, and of a strange one Pillow raises nearly anything
+    except Exception:  # most pictures have none; for odd files Pillow raises many types
         return {}
 
 
 def _text(value: Any) -> str | None:
-    """The value if it is text, such as UTF-8 can hold."""
+    """The value if it is a string, with characters that UTF-8 cannot encode replaced; else None."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _exif(image: Image.Image, part: int | None = None) -> Mapping[int, Any]:
-    """The tags of a picture, none where they cannot be read: a picture can be seen without."""
+    """The EXIF tags of a picture; empty where they cannot be read."""
     try:
         return image.getexif() if part is None else image.getexif().get_ifd(part)
     except Exception:
@@ -210,31 +214,31 @@ def _exif(image: Image.Image, part: int | None = None) -> Mapping[int, Any]:
 
 
 def _date(image: Image.Image, file: File) -> str:
-    """When a picture was taken or, where it does not say, its file was changed: local time, as 2026-03-01T14:05:00."""
+    """Date of a picture from EXIF, else of the file's change: local, as 2026-03-01T14:05:00."""
     tags = _exif(image, ExifTags.IFD.Exif)
     for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized):
         try:
             return datetime.strptime(str(tags.get(tag))[:19], "%Y:%m:%d %H:%M:%S").isoformat()
         except ValueError:
             continue
-    return datetime.fromtimestamp(
-        min(max(file.changed // 10**9, 0), 253_000_000_000)
-    ).isoformat()  # from 1970 to 9987
+    seconds = min(max(file.changed // 10**9, 0), 253_000_000_000)  # from 1970 to 9987
+    return datetime.fromtimestamp(seconds).isoformat()
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    """A picture as a viewer shows it, its first frame, RGB (see ``rgb``); made smaller where it is LARGE."""
-    image.draft(
-        "RGB", (LARGE, LARGE)
-    )  # a JPEG decodes sooner at an eighth of its size; others pay no heed
+    """The first frame as upright RGB (see ``rgb``), reduced if its shorter side is >= 2 LARGE."""
+    image.draft("RGB", (LARGE, LARGE))  # a JPEG decodes faster at a reduced size
     image = rgb(image)
     return image.reduce(min(image.size) // LARGE) if min(image.size) >= 2 * LARGE else image
 
 
 def shown(path: bytes | str) -> str:
-    """A path as it can be printed: control characters, which could steer a terminal, and bytes that are no text are escaped."""
+    """A path as printable text: control characters and undecodable bytes are escaped.
+
+    Control characters could otherwise control the terminal.
+    """
     text = os.fsdecode(path)
     return "".join(
-        repr(sign)[1:-1] if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
-        for sign in text
+        repr(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
+        for char in text
     )

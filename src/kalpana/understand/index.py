@@ -1,7 +1,8 @@
-"""An index of the pictures in a folder: what a model sees in each, kept on disk and brought up to date by ``index``.
+"""Index of the pictures in a folder: embeddings and metadata on disk, updated by ``index``.
 
-The index lies in the folder, as ``.kalpana``, unless another place is named; store.py says how. Rows are written COMMIT at a time and
-what has left the folder is taken out last: a run may be killed at any moment, and the next one goes on where it was.
+The index is stored in the folder as ``.kalpana`` unless another place is named; store.py has the
+format. Rows are written COMMIT at a time, and rows of removed files are deleted last: a run may be
+killed at any moment, and the next run continues from there.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from kalpana.types import KalpanaError
 from kalpana.understand.folder import SUFFIXES, Broken, File, Read, read_file, shown, walk
 from kalpana.understand.store import Embedder, Progress, Store, Tuned, checked, silent, writing
 
-BATCH = 32  # pictures a model looks at together
-COMMIT = 256  # rows that are written together: what a killed run loses at most
-READERS = 4  # threads that read and decode
+BATCH = 32  # pictures that are embedded together
+COMMIT = 256  # rows written together: a killed run loses at most these
+READERS = 4  # threads that read and decode files
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did: ``pictures`` in the index now; those ``added``, ``changed``, ``moved`` (they kept their vector) and ``removed``;
-    how many the model had ``seen`` to; the ``broken`` files; and how the index is ``tuned``, None where every vector is compared."""
+    """Result of an index run.
+
+    ``pictures`` is the number in the index afterwards; of these, ``added``, ``changed`` and
+    ``moved`` (with their embedding kept) in this run; ``removed`` is the number removed and
+    ``seen`` the number embedded by the model. ``broken`` lists the files that are not indexed.
+    ``tuned`` has the parameters of the approximate index, None where search compares every vector.
+    """
 
     pictures: int
     added: int
@@ -42,31 +48,33 @@ class Report:
 def index(
     folder: Path, encoder: Embedder, *, at: Path | None = None, progress: Progress = silent
 ) -> Report:
-    """Bring the index of a folder up to date for a model: only what is new or changed is looked at.
+    """Updates the index of a folder for a model; only new and changed files are read and embedded.
 
-    ``at`` is where the index lies, ``.kalpana`` in the folder by default. A KeyboardInterrupt out of ``progress`` loses nothing that was
-    reported. Raises KalpanaError where there are no pictures, another run is writing, the disk is full, or the index is damaged.
+    ``at`` is the place of the index, by default ``.kalpana`` in the folder. A KeyboardInterrupt
+    raised by ``progress`` loses nothing that was reported as done.
+    Raises: KalpanaError where there are no pictures, another run is writing, the disk is full, or
+    the index is damaged.
     """
     files, closed = walk(folder)
     if not files:
         reason = f" ({shown(closed[0].path)}: {closed[0].reason})" if closed else ""
         raise KalpanaError(
-            f"there are no pictures in {folder}{reason}: name a folder with some ({', '.join(SUFFIXES[4:9])} …)"
+            f"there are no pictures in {folder}{reason}: name a folder with some "
+            f"({', '.join(SUFFIXES[4:9])} …)"
         )
     with writing(folder, encoder, at) as store, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", Image.DecompressionBombWarning
-        )  # a picture too large to open is listed instead
-        known, hopeless = store.known(), store.broken()
-        still = [hopeless[file] for file in files if file in hopeless and hopeless[file].kept]
-        skip = {each.kept for each in still}
+        # A picture that is too large to open is listed among the broken files instead.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        known, failed = store.known(), store.broken()
+        still_failed = [failed[file] for file in files if file in failed and failed[file].kept]
+        skip = {entry.kept for entry in still_failed}
         todo = [
             file
             for file in files
             if (file.bytes, file.changed) != known.get(file.path, (0, 0, b""))[:2]
             and file not in skip
         ]
-        run = _Run(folder, encoder, store, known, closed, still)
+        run = _Run(folder, encoder, store, known, closed, still_failed)
         try:
             for batch in _read_ahead(folder, todo, run.hashes):
                 run.take(batch)
@@ -75,11 +83,11 @@ def index(
             run.commit()
             raise
         run.commit()
-        return run.finish({file.path for file in files}, hopeless, progress)
+        return run.finish({file.path for file in files}, failed, progress)
 
 
 class _Run:
-    """What one run of ``index`` knows between its commits."""
+    """State of one run of ``index``: rows that are not written yet, and counts."""
 
     def __init__(
         self,
@@ -88,61 +96,54 @@ class _Run:
         store: Store,
         known: dict[bytes, tuple[int, int, bytes]],
         closed: list[Broken],
-        hopeless: list[Broken],
+        failed: list[Broken],
     ) -> None:
-        self.folder, self.encoder, self.store, self.known, self.closed = (
-            folder,
-            encoder,
-            store,
-            known,
-            closed,
-        )
-        self.hashes = {hash for _, _, hash in known.values()}  # of which the table has a vector
-        self.waiting: list[tuple[Read, np.ndarray | None]] = []
-        self.broken, self.fresh = closed + hopeless, list[Broken]()
+        self.folder, self.encoder, self.store = folder, encoder, store
+        self.known, self.closed = known, closed
+        self.hashes = {hash for _, _, hash in known.values()}  # whose embedding is in the table
+        self.pending: list[tuple[Read, np.ndarray | None]] = []
+        self.broken, self.pending_broken = closed + failed, list[Broken]()
         self.added, self.changed, self.done, self.seen = dict[bytes, bytes](), 0, 0, 0
 
     def take(self, batch: Sequence[Read | Broken]) -> None:
-        """Look at a batch of pictures, and write once enough wait for it."""
-        self._look([each for each in batch if isinstance(each, Read)])
-        self.fresh += [each for each in batch if isinstance(each, Broken)]
-        if len(self.waiting) + len(self.fresh) >= COMMIT:
+        """Embeds a batch of pictures, and writes the pending rows once there are COMMIT of them."""
+        self._embed([read for read in batch if isinstance(read, Read)])
+        self.pending_broken += [entry for entry in batch if isinstance(entry, Broken)]
+        if len(self.pending) + len(self.pending_broken) >= COMMIT:
             self.commit()
         self.done += len(batch)
 
-    def _look(self, reads: Sequence[Read]) -> None:
+    def _embed(self, reads: Sequence[Read]) -> None:
+        """Embeds the decoded pictures and adds all files to the pending rows."""
         new = [read for read in reads if read.picture is not None]
         if new:
-            vectors = checked(
-                self.encoder.images([read.picture for read in new if read.picture is not None]),
-                len(new),
-                self.encoder,
-            )
-            self.waiting += zip(new, vectors, strict=True)
+            pictures = [read.picture for read in new if read.picture is not None]
+            vectors = checked(self.encoder.images(pictures), len(new), self.encoder)
+            self.pending += zip(new, vectors, strict=True)
             self.seen += len(new)
-        self.waiting += [(read, None) for read in reads if read.picture is None]
+        self.pending += [(read, None) for read in reads if read.picture is None]
 
     def commit(self) -> None:
-        """Write what waits."""
-        old = self.store.vectors({read.hash for read, vector in self.waiting if vector is None})
-        lost = [read for read, vector in self.waiting if vector is None and read.hash not in old]
-        if lost:  # the row that had its vector was itself written over meanwhile
-            self.waiting = [
+        """Writes the pending rows."""
+        old = self.store.vectors({read.hash for read, vector in self.pending if vector is None})
+        lost = [read for read, vector in self.pending if vector is None and read.hash not in old]
+        if lost:  # the row with the same hash was itself overwritten in this run
+            self.pending = [
                 (read, vector)
-                for read, vector in self.waiting
+                for read, vector in self.pending
                 if vector is not None or read.hash in old
             ]
             again = [read_file(self.folder, read.file, ()) for read in lost]
-            self._look([each for each in again if isinstance(each, Read)])
-            self.fresh += [each for each in again if isinstance(each, Broken)]
+            self._embed([read for read in again if isinstance(read, Read)])
+            self.pending_broken += [entry for entry in again if isinstance(entry, Broken)]
         rows = [
-            (read, old[read.hash] if vector is None else vector) for read, vector in self.waiting
+            (read, old[read.hash] if vector is None else vector) for read, vector in self.pending
         ]
         try:
             self.store.write(rows, replace=any(read.file.path in self.known for read, _ in rows))
             self.store.write_broken(
-                [each.kept for each in self.fresh if each.kept],
-                [each.reason for each in self.fresh if each.kept],
+                [entry.kept for entry in self.pending_broken if entry.kept],
+                [entry.reason for entry in self.pending_broken if entry.kept],
             )
         except KalpanaError as error:
             raise KalpanaError(
@@ -155,29 +156,40 @@ class _Run:
             elif before[2] != read.hash:
                 self.changed += 1
         self.hashes |= {read.hash for read, _ in rows}
-        self.broken += self.fresh
-        self.waiting, self.fresh = [], []
+        self.broken += self.pending_broken
+        self.pending, self.pending_broken = [], []
 
-    def finish(self, there: set[bytes], hopeless: dict[File, Broken], progress: Progress) -> Report:
-        """Take out what has left the folder or is a picture no more, but not what only cannot be reached now; and tidy up."""
-        shut = tuple(each.path for each in self.closed)
+    def finish(
+        self, present: set[bytes], failed_before: dict[File, Broken], progress: Progress
+    ) -> Report:
+        """Removes the rows of files that are gone or unreadable, tidies the store, and reports.
 
-        def reached(path: bytes) -> bool:
-            return not any(not top or path == top or path.startswith(top + b"/") for top in shut)
+        Rows of files below a path that cannot be reached now are kept.
+        """
+        closed = tuple(entry.path for entry in self.closed)
 
-        failed = {each.path for each in self.broken if each.kept}
+        def reachable(path: bytes) -> bool:
+            return not any(not top or path == top or path.startswith(top + b"/") for top in closed)
+
+        failed = {entry.path for entry in self.broken if entry.kept}
         gone = {
-            path for path in self.known if path in failed or (path not in there and reached(path))
+            path
+            for path in self.known
+            if path in failed or (path not in present and reachable(path))
         }
         self.store.remove(gone)
         self.store.remove_broken(
-            {file.path for file in hopeless if file.path not in failed and reached(file.path)}
+            {
+                file.path
+                for file in failed_before
+                if file.path not in failed and reachable(file.path)
+            }
         )
         progress("tidying", 0, 1)
         self.store.tidy()
         self.store.approximate(self.encoder, progress)
-        left = {self.known[path][2] for path in gone}
-        moved = sum(hash in left for hash in self.added.values())
+        removed_hashes = {self.known[path][2] for path in gone}
+        moved = sum(hash in removed_hashes for hash in self.added.values())
         return Report(
             pictures=self.store.count(),
             added=len(self.added) - moved,
@@ -185,7 +197,7 @@ class _Run:
             moved=moved,
             removed=max(len(gone) - moved, 0),
             seen=self.seen,
-            broken=tuple(sorted(self.broken, key=lambda each: each.path)),
+            broken=tuple(sorted(self.broken, key=lambda entry: entry.path)),
             tuned=self.store.tuned,
         )
 
@@ -193,16 +205,14 @@ class _Run:
 def _read_ahead(
     folder: Path, files: Sequence[File], known: Container[bytes]
 ) -> Iterator[list[Read | Broken]]:
-    """The files in batches; while one is looked at, the next is being read."""
+    """The files read in batches; the next batch is read while the caller uses the current one."""
     with ThreadPoolExecutor(READERS) as readers:
-        ahead: list[Future[Read | Broken]] = []
+        reading: list[Future[Read | Broken]] = []
         for start in range(0, len(files) + BATCH, BATCH):
-            behind, ahead = (
-                ahead,
-                [
-                    readers.submit(read_file, folder, file, known)
-                    for file in files[start : start + BATCH]
-                ],
+            batch = files[start : start + BATCH]
+            ready, reading = (
+                reading,
+                [readers.submit(read_file, folder, file, known) for file in batch],
             )
-            if behind:
-                yield [reading.result() for reading in behind]
+            if ready:
+                yield [future.result() for future in ready]

@@ -1,7 +1,8 @@
-"""Searching the pictures of a folder, by words, by pictures, by sums of both ("cat + night - street"), and by their receipts.
+"""Search in the pictures of a folder: by words, pictures, sums ("cat + night - street"), receipts.
 
-What is asked becomes one vector of length 1, the sum of its terms' vectors; the score of a picture is the cosine of its own vector with
-it. Filters choose exactly: with one, every vector that it lets through is compared.
+A query becomes one unit vector, the normalised sum of its terms' embeddings. The score of a picture
+is the cosine of its embedding with the query. With a filter, search is exact: every picture that
+passes the filter is compared.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 COLUMNS = ("path", "width", "height", "date", "prompt", "model", "seed")
-ALIKE = 0.95  # the cosine from which on two pictures count as near-duplicates
-STRIP, WIDE = 256, 65_536  # rows that are compared with rows at once
-LINES = 40  # of a terminal, that a picture takes up at most
-SHEET = 1024  # pictures on a sheet at most
+ALIKE = 0.95  # least cosine of two near-duplicates
+STRIP, WIDE = 256, 65_536  # sides of a block of pairwise comparisons, in rows
+LINES = 40  # largest height of a picture in a terminal, in lines
+SHEET = 1024  # largest number of pictures on a sheet
 
 
 @dataclass(frozen=True)
 class Term:
-    """One part of what is asked, ``words`` or a ``picture``, and its ``weight`` in the sum."""
+    """One term of a query: ``words`` or a ``picture``, with its ``weight`` in the sum."""
 
     weight: float = 1.0
     words: str = ""
@@ -50,10 +51,13 @@ class Term:
 
 @dataclass(frozen=True)
 class SearchFilter:
-    """Which pictures may be found; what is None lets all through. ``folder`` is within the searched one, with all beneath; ``since`` and
-    ``until`` are days, months or years of its date, as 2026-03-01, 2026-03 or 2026, both included; ``smallest`` and ``largest`` are
-    pixels of both its sides; ``prompt`` is part of the receipt's prompt, in capitals or not, and ``model`` the name of the model that
-    made it."""
+    """Conditions that a found picture must meet; None: no condition.
+
+    ``folder`` is a folder within the searched one, including its subfolders. ``since`` and
+    ``until`` are days, months or years (2026-03-01, 2026-03 or 2026), both inclusive. ``smallest``
+    and ``largest`` bound both sides, in pixels. ``prompt`` is a part of the receipt's prompt,
+    regardless of case; ``model`` is the name of the model that generated the picture.
+    """
 
     folder: Path | None = None
     since: str | None = None
@@ -66,8 +70,11 @@ class SearchFilter:
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found: its ``score``, a cosine (None where nothing but filters were asked), its upright size and date, and the
-    prompt, model and seed of its receipt, if it has one."""
+    """A found picture: score, upright size in pixels, date, and fields of its receipt.
+
+    ``score`` is a cosine, None for a query without terms. ``prompt``, ``model`` and ``seed`` are
+    None where the picture has no receipt.
+    """
 
     path: Path
     score: float | None
@@ -79,13 +86,16 @@ class Hit:
     seed: int | None
 
     def facts(self) -> dict[str, Any]:
-        """All of it as JSON can hold it; bytes of the path that are no text are escaped."""
+        """All fields as JSON types; undecodable bytes of the path are escaped."""
         return asdict(self) | {"path": os.fsencode(self.path).decode("utf-8", "backslashreplace")}
 
 
 def parse(query: str) -> tuple[Term, ...]:
-    """The terms of a query: words with " + " or " - " between them, each perhaps with a weight before it, as 0.5*night. What stands in
-    double quotes is taken as it is. Raises KalpanaError where nothing is asked."""
+    """The terms of a query, which are separated by " + " or " - ".
+
+    A term may have a weight (0.5*night). A quoted term is not parsed further.
+    Raises: KalpanaError where a quote is not closed or a term has no words.
+    """
     query = clean(query)
     if query.count('"') % 2:
         raise KalpanaError(
@@ -100,38 +110,39 @@ def parse(query: str) -> tuple[Term, ...]:
 
 
 def _term(sign: str, part: str, query: str) -> Term:
+    """The term in one part of a query, negative where ``sign`` is "-"."""
     found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*(?=\S))?(.*)", part)
     assert found
     words = found[2]
     if re.fullmatch(r'"[^"]*"', words):
         words = words[1:-1].strip()
     if not words:
-        where = (
-            f"query {shorten(query)} has no words after {sign!r}"
-            if query
-            else "the query has no words"
-        )
+        problem = "the query has no words"
+        if query:
+            problem = f"query {shorten(query)} has no words after {sign!r}"
         raise KalpanaError(
-            f"{where}: write what the pictures should show, such as 'a cat at night'"
+            f"{problem}: write what the pictures should show, such as 'a cat at night'"
         )
     return Term(float(found[1] or 1) * (1 if sign == "+" else -1), words)
 
 
 def overlooked(terms: Sequence[Term], encoder: Embedder) -> tuple[str, ...]:
-    """What a model says that it does not read of a query, if it can tell: words that it never met, and what is too long."""
-    said = []
+    """Warnings about the parts of a query that a model cannot use: unknown words, truncated text.
+
+    Empty for a model that cannot tell.
+    """
+    warnings = []
     for text in [term.words for term in terms if term.words]:
         words = getattr(encoder, "unknown", lambda text: ())(text)
         cut = encoder.words.cut(text) if hasattr(encoder, "words") else ""
-        said += [f"model {encoder.name!r} never met {', '.join(words)}"] if words else []
-        said += (
-            [
-                f"model {encoder.name!r} did not read the last {len(cut):,} characters, from {shorten(cut)} on"
-            ]
-            if cut
-            else []
-        )
-    return tuple(said)
+        if words:
+            warnings.append(f"model {encoder.name!r} never met {', '.join(words)}")
+        if cut:
+            warnings.append(
+                f"model {encoder.name!r} did not read the last {len(cut):,} characters, "
+                f"from {shorten(cut)} on"
+            )
+    return tuple(warnings)
 
 
 def search(
@@ -143,8 +154,12 @@ def search(
     only: SearchFilter = SearchFilter(),
     at: Path | None = None,
 ) -> list[Hit]:
-    """The n pictures in the index of a folder that come closest to a query, best first; without terms, the latest that ``only`` lets
-    through. Raises KalpanaError where nothing is asked, and where the model has no index there, or a damaged one."""
+    """The n pictures in the index of a folder with the highest score for a query, best first.
+
+    Without terms: the n latest pictures that pass the filter ``only``.
+    Raises: KalpanaError where there is neither a term nor a filter, and where the model has no
+    index of the folder or the index is damaged.
+    """
     terms = parse(query) if isinstance(query, str) else tuple(query)
     if not terms and only == SearchFilter():
         raise KalpanaError(
@@ -154,12 +169,15 @@ def search(
     vector = _mixed(terms, encoder) if terms else None
     try:
         rows = _rows(store, vector, n, where)
-    except KalpanaError:  # a run that was just tidying up may have deleted what was being read; if not, it is raised again
+    except KalpanaError:
+        # An index run that is tidying may have deleted the files being read. If that is not the
+        # cause, the second attempt raises the error again.
         rows = _rows(open_store(folder, encoder, at), vector, n, where)
     return [_hit(folder, row) for row in rows]
 
 
 def _rows(store: Store, vector: np.ndarray | None, n: int, where: Any) -> list[dict[str, Any]]:
+    """Rows of the n best (or, without a vector, n latest) pictures with their score."""
     if vector is not None:
         return store.nearest(vector, n, COLUMNS, where, store.tuned if where is None else None)
     latest = sorted(store.rows(COLUMNS, where), key=lambda row: row["date"], reverse=True)
@@ -167,7 +185,10 @@ def _rows(store: Store, vector: np.ndarray | None, n: int, where: Any) -> list[d
 
 
 def _mixed(terms: Sequence[Term], encoder: Embedder) -> np.ndarray:
-    """The sum of the terms' vectors (d,), of length 1. Raises KalpanaError where they cancel out."""
+    """Normalised weighted sum (d,) of the terms' embeddings.
+
+    Raises: KalpanaError where the sum is zero.
+    """
     words = [term for term in terms if term.picture is None]
     pictures = [(term, read_image(term.picture)) for term in terms if term.picture is not None]
     total = np.zeros(encoder.size, np.float32)
@@ -175,33 +196,32 @@ def _mixed(terms: Sequence[Term], encoder: Embedder) -> np.ndarray:
         vectors = checked(encoder.texts([term.words for term in words]), len(words), encoder)
         total += np.array([term.weight for term in words], np.float32) @ vectors
     if pictures:
-        vectors = checked(
-            encoder.images([picture for _, picture in pictures]), len(pictures), encoder
-        )
+        embeddings = encoder.images([picture for _, picture in pictures])
+        vectors = checked(embeddings, len(pictures), encoder)
         total += np.array([term.weight for term, _ in pictures], np.float32) @ vectors
     length = np.linalg.norm(total)
     if length < 1e-3:
         raise KalpanaError(
-            "the terms of the query cancel out, so nothing is asked: leave one out, or give it another weight, as 0.5*night"
+            "the terms of the query cancel out, so nothing is asked: leave one out, or give it "
+            "another weight, as 0.5*night"
         )
     return total / length
 
 
 def _where(only: SearchFilter, folder: Path) -> Any:
-    """The filter as an expression of LanceDB, in which values are never part of a text; None where there is none."""
+    """The filter as a LanceDB expression, or None; values are literals, so nothing is injected."""
     from lancedb.expr import col, lit
 
     parts = []
     if only.folder is not None:
         inside = _inside(only.folder, folder)
-        if inside:  # "/" is followed by "0"
+        if inside:  # "0" is the character after "/"
             parts += [col("path") >= lit(inside + b"/"), col("path") < lit(inside + b"0")]
     if only.since is not None:
         parts.append(col("date") >= lit(_day(only.since)))
     if only.until is not None:
-        parts.append(
-            col("date") <= lit(_day(only.until) + "~")
-        )  # which comes after all that a date goes on with
+        # "~" sorts after every continuation of a date.
+        parts.append(col("date") <= lit(_day(only.until) + "~"))
     for side in ("width", "height"):
         if only.smallest is not None:
             parts.append(col(side) >= lit(only.smallest))
@@ -215,36 +235,31 @@ def _where(only: SearchFilter, folder: Path) -> Any:
 
 
 def _day(text: str) -> str:
-    """The text, if it is a day, a month or a year. Raises KalpanaError where it is not."""
+    """The text, validated. Raises: KalpanaError where it is not a day, a month or a year."""
+    complete = text + "0000-01-01"[len(text) :]
     try:
-        date.fromisoformat(
-            text + "0000-01-01"[len(text) :] if re.fullmatch(r"\d{4}(-\d\d){0,2}", text) else ""
-        )
+        date.fromisoformat(complete if re.fullmatch(r"\d{4}(-\d\d){0,2}", text) else "")
     except ValueError:
         raise KalpanaError(
-            f"date {shorten(text)} should be a day, a month or a year, such as 2026-03-01, 2026-03 or 2026"
+            f"date {shorten(text)} should be a day, a month or a year, such as 2026-03-01, "
+            "2026-03 or 2026"
         ) from None
     return text
 
 
 def _inside(part: Path, folder: Path) -> bytes:
-    """A folder within the searched one as the bytes that paths beneath it begin with. Raises KalpanaError where it is not."""
+    """Path of a folder relative to the searched one, as bytes: the prefix of the paths beneath it.
+
+    Raises: KalpanaError where there is no such folder.
+    """
     for place in (folder / part, part):
         path = os.path.relpath(place, folder)
         if place.is_dir() and path.split(os.sep)[0] != os.pardir:
             return b"" if path == os.curdir else os.fsencode(Path(path).as_posix())
-    there = next(
-        (
-            path.name
-            for path in sorted(folder.iterdir())
-            if path.is_dir() and not path.name.startswith(".")
-        ),
-        None,
-    )
-    raise KalpanaError(
-        f"there is no folder {part} in {folder}"
-        + (f": name one that is, such as {there}" if there else "")
-    )
+    visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    example = next((path.name for path in visible if path.is_dir()), None)
+    hint = f": name one that is, such as {example}" if example else ""
+    raise KalpanaError(f"there is no folder {part} in {folder}{hint}")
 
 
 def _hit(folder: Path, row: dict[str, Any]) -> Hit:
@@ -262,17 +277,18 @@ def duplicates(
     at: Path | None = None,
     progress: Progress = silent,
 ) -> list[list[Hit]]:
-    """Groups of pictures in the index of a folder that are nearly the same, the largest first: in each, every picture has a cosine of
-    ``alike`` or more with another. The score is that with the first, which has the most pixels.
+    """Groups of near-duplicates in the index of a folder, the largest group first.
 
-    Every pair is compared, a block of rows with a block: four times the pictures take sixteen times as long.
+    In a group, every picture has a cosine of at least ``alike`` with another one. The first picture
+    has the most pixels; the score of the others is their cosine with it. All pairs are compared, so
+    the time grows with the square of the number of pictures.
     """
     rows, parts = list[dict[str, Any]](), [np.zeros((0, encoder.size), np.float32)]
-    for some, block in open_store(folder, encoder, at).blocks(COLUMNS, _where(only, folder)):
-        rows += some
+    for block_rows, block in open_store(folder, encoder, at).blocks(COLUMNS, _where(only, folder)):
+        rows += block_rows
         parts.append(block)
     vectors = torch.from_numpy(np.concatenate(parts))
-    leader = np.arange(len(rows))  # of each picture one of its group; at last the first of it
+    leader = np.arange(len(rows))  # representative of each picture's group, in the end its first
     for start in range(0, len(rows), STRIP):
         strip = vectors[start : start + STRIP]
         for right in range(start, len(rows), WIDE):
@@ -287,17 +303,16 @@ def duplicates(
         if len(group) > 1:
             group.sort(key=lambda k: (-rows[k]["width"] * rows[k]["height"], rows[k]["path"]))
             scores = (vectors[group] @ vectors[group[0]]).tolist()
-            found.append(
-                [
-                    _hit(folder, rows[k] | {"score": score})
-                    for k, score in zip(group, scores, strict=True)
-                ]
-            )
+            scored = zip(group, scores, strict=True)
+            found.append([_hit(folder, rows[k] | {"score": score}) for k, score in scored])
     return sorted(found, key=lambda group: (-len(group), group[0].path))
 
 
 def _join(leader: np.ndarray, one: np.ndarray, two: np.ndarray) -> None:
-    """Make one group of the groups of one[k] and two[k], for every k: the forest of Galler and Fischer (1964), flat before and after."""
+    """Unites, in place, the groups of one[k] and two[k] for every k.
+
+    Union-find (Galler and Fischer 1964); the trees have depth 1 before and after.
+    """
     pairs = np.stack((leader[one], leader[two]))
     pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
     for pair in pairs.T.tolist():
@@ -309,41 +324,38 @@ def _join(leader: np.ndarray, one: np.ndarray, two: np.ndarray) -> None:
         leader[:] = leader[leader]
 
 
-# ------------------------------------------------------------------------------------------------------------------- shown
+# ----------------------------------------------------------------------------------------- display
 
 
 def table(hits: Sequence[Hit]) -> str:
-    """A line for each hit: score, size, day, path, and the prompt it was made from."""
+    """One line for each hit: score, size, day, path and the prompt of its receipt."""
     lines = []
     for hit in hits:
         score = "     –" if hit.score is None else f"{hit.score:6.3f}"
-        made = f"  ({shown(clean(hit.prompt))[:80]})" if hit.prompt else ""
-        lines.append(
-            f"{score}  {f'{hit.width}x{hit.height}':>11}  {hit.date[:10]}  {shown(str(hit.path))}{made}"
-        )
+        size = f"{hit.width}x{hit.height}"
+        prompt = f"  ({shown(clean(hit.prompt))[:80]})" if hit.prompt else ""
+        lines.append(f"{score}  {size:>11}  {hit.date[:10]}  {shown(str(hit.path))}{prompt}")
     return "\n".join(lines)
 
 
 def sheet(hits: Sequence[Hit]) -> Image.Image:
-    """The pictures on one sheet, each above its score and path; a grey one stands for a file that is gone. Raises KalpanaError where
-    there are more than SHEET."""
+    """The pictures on one sheet, each above its score and path; grey for a file that is gone.
+
+    Raises: KalpanaError where there are more than SHEET pictures.
+    """
     from kalpana.world.sheet import captioned
 
     if len(hits) > SHEET:
         raise KalpanaError(
             f"{len(hits):,} pictures are too many for a sheet: ask for {SHEET:,} at most with -n"
         )
-    return captioned(
-        thumbnails(hits),
-        [
-            f"{'' if hit.score is None else f'{hit.score:.3f} '}{shown(str(hit.path))}"
-            for hit in hits
-        ],
-    )
+    scores = ["" if hit.score is None else f"{hit.score:.3f} " for hit in hits]
+    captions = [f"{score}{shown(str(hit.path))}" for score, hit in zip(scores, hits, strict=True)]
+    return captioned(thumbnails(hits), captions)
 
 
 def thumbnails(hits: Sequence[Hit], side: int = 256) -> list[Image.Image]:
-    """The pictures as squares of this many pixels, whole, on white."""
+    """The pictures padded with white to squares of ``side`` pixels; grey for an unreadable file."""
     squares = []
     for hit in hits:
         try:
@@ -354,7 +366,10 @@ def thumbnails(hits: Sequence[Hit], side: int = 256) -> list[Image.Image]:
 
 
 def drawn(hits: Sequence[Hit], terminal: Mapping[str, str], columns: int) -> str | Text:
-    """The first pictures as a terminal with this environment and so many columns can show them: as pictures, or in half blocks."""
+    """The first pictures as terminal output: inline images (kitty, iTerm2), else half blocks.
+
+    ``terminal`` holds environment variables; ``columns`` is the terminal's width.
+    """
     program, kind = terminal.get("TERM_PROGRAM", ""), terminal.get("TERM", "")
     if "TMUX" not in terminal and not kind.startswith(("screen", "tmux")):
         if "kitty" in kind or "KITTY_WINDOW_ID" in terminal or program == "ghostty":
@@ -365,41 +380,46 @@ def drawn(hits: Sequence[Hit], terminal: Mapping[str, str], columns: int) -> str
 
 
 def kitty(image: Image.Image) -> str:
-    """A picture by the terminal graphics protocol of kitty: a PNG in base64, in parts of 4,096 signs; m is 0 in the last."""
+    """A picture in kitty's terminal graphics protocol.
+
+    A PNG in base64, in chunks of 4,096 characters; m is 0 in the last chunk.
+    """
     data = _png(image)
-    parts = [data[start : start + 4096] for start in range(0, len(data), 4096)]
-    last = len(parts) - 1
-    return (
-        "".join(
-            f"\x1b_G{'' if k else 'a=T,f=100,'}m={int(k < last)};{part}\x1b\\"
-            for k, part in enumerate(parts)
-        )
-        + "\n"
-    )
+    chunks = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+    last = len(chunks) - 1
+    escapes = [
+        f"\x1b_G{'' if k else 'a=T,f=100,'}m={int(k < last)};{chunk}\x1b\\"
+        for k, chunk in enumerate(chunks)
+    ]
+    return "".join(escapes) + "\n"
 
 
 def iterm(image: Image.Image) -> str:
-    """A picture by the inline images protocol of iTerm2."""
+    """A picture in the inline images protocol of iTerm2."""
     return f"\x1b]1337;File=inline=1:{_png(image)}\x07\n"
 
 
 def _png(image: Image.Image) -> str:
+    """The picture as a PNG in base64."""
     data = io.BytesIO()
     image.save(data, "PNG")
     return base64.b64encode(data.getvalue()).decode()
 
 
 def blocks(image: Image.Image, columns: int) -> Text:
-    """A picture in half blocks of text, two pixels in each, as any terminal with colours can show it; LINES lines at most."""
+    """A picture as text in half blocks, two pixels a character, for any terminal with colours.
+
+    It has at most LINES lines.
+    """
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
 
     small = image.copy()
     small.thumbnail((columns, 2 * LINES))
-    levels = np.asarray(
-        small.crop((0, 0, small.width, small.height + small.height % 2))
-    )  # an odd last row gets a black one below
+    # An odd number of rows is padded with a black one.
+    even = small.crop((0, 0, small.width, small.height + small.height % 2))
+    levels = np.asarray(even)
     text = Text()
     for upper, lower in zip(levels[::2].tolist(), levels[1::2].tolist(), strict=True):
         for top, bottom in zip(upper, lower, strict=True):

@@ -1,7 +1,7 @@
-"""The tables of an index: a LanceDB database with a table for every model that has looked at the pictures, and one of files that are none.
+"""Tables of an index: a LanceDB database with one table for each model and one of broken files.
 
-A table is named after its model and the model's fingerprint; a row is a file. Rows are written all together or not at all, and by one
-program at a time. What is damaged, or another version's, is never written to.
+A table is named after its model and the model's fingerprint; each row is a file. Writes are atomic,
+and one process writes at a time. An index that is damaged or of another version is never written.
 """
 
 from __future__ import annotations
@@ -28,20 +28,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-PLACE = ".kalpana"  # the index of a folder lies here in it
-FORMAT = 1  # of the index; another version's is left alone
-ABOUT, BROKEN = (
-    "index.json",
-    "broken",
-)  # the file that describes the index, and the table of files that are no pictures
-EXACT = 100_000  # rows; with fewer, every vector is compared
-GROWN = 2  # times the rows that the approximate index was made of: then it is made anew
-DRIFT = 0.01  # share of rows that may come or go before its recall is measured again
-RECALL, TOP, SAMPLE = (
-    0.99,
-    10,
-    128,
-)  # of the best TOP so many are to be found, as SAMPLE pictures and as many words ask
+PLACE = ".kalpana"  # default name of the index within its folder
+FORMAT = 1  # version of the index; other versions are rejected
+ABOUT = "index.json"  # the file that describes the index
+BROKEN = "broken"  # the table of files that could not be indexed
+EXACT = 100_000  # with fewer rows, search compares every vector
+GROWN = 2  # growth at which the approximate index is rebuilt, as a multiple of its rows when built
+DRIFT = 0.01  # change in the number of rows, as a share, after which recall is measured again
+RECALL, TOP = 0.99, 10  # required recall of the best TOP rows
+SAMPLE = 128  # query pictures, and as many query words, that recall is measured with
 MOVE_AWAY = "it was left as it is: move it away, and run kalpana search index again"
 FULL = {27, 28, 122}  # EFBIG, ENOSPC, EDQUOT
 CLOSED = {1, 13, 30}  # EPERM, EACCES, EROFS
@@ -50,39 +45,43 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """The progress that nobody watches."""
+    """Progress callback that does nothing."""
 
 
 class Embedder(Protocol):
-    """A model that puts pictures and words into one space, where those that belong together have a large cosine."""
+    """A model that embeds pictures and words in one space; matching pairs have a large cosine."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def fingerprint(self) -> str:
-        """What no other weights share; a vector is only ever compared with those of the same."""
+        """Unique to the weights; only embeddings with the same fingerprint are comparable."""
         ...
 
     @property
     def size(self) -> int:
-        """Numbers in a vector."""
+        """Dimension d of the embeddings."""
         ...
 
     def images(self, pictures: list[Image.Image], /) -> Tensor:
-        """Vectors (n, d), fp32, of length 1."""
+        """Unit embeddings (n, d), fp32."""
         ...
 
     def texts(self, texts: list[str], /) -> Tensor:
-        """Vectors (n, d), fp32, of length 1."""
+        """Unit embeddings (n, d), fp32."""
         ...
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """How the approximate index is asked: the ``probes`` nearest of its partitions, which have about ``part`` rows, are looked into, and
-    ``refine`` times as many candidates as wanted compared exactly; the share of the best TOP that is found so, of pictures and of words,
-    measured when there were ``rows``; and the rows it was ``made`` of."""
+    """Parameters and measured recall of the approximate index.
+
+    A query searches the ``probes`` nearest partitions, which have about ``part`` rows each, and
+    compares ``refine`` times the wanted number of candidates exactly. ``pictures`` and ``words``
+    are the recall of the best TOP for query pictures and query words, measured at ``rows`` rows.
+    ``made`` is the number of rows when the index was built.
+    """
 
     made: int
     rows: int
@@ -94,17 +93,18 @@ class Tuned:
 
 
 class Store:
-    """One model's table in an index. What every method raises is a KalpanaError, one line."""
+    """One model's table in an index. Errors of all methods are one-line KalpanaErrors."""
 
     def __init__(self, home: Path, encoder: Embedder, about: dict[str, Any]) -> None:
-        """Open the table, which must be there. Raises KalpanaError where it is not, or is another model's."""
+        """Opens the existing table of a model.
+
+        Raises: KalpanaError where the table is missing or of another model.
+        """
         self.home, self.name, self.about = home, table_name(encoder), about
         self.table = self._open(self.name)
         with told(home):
-            metadata = {
-                key.decode(): value.decode()
-                for key, value in (self.table.schema.metadata or {}).items()
-            }
+            entries = (self.table.schema.metadata or {}).items()
+            metadata = {key.decode(): value.decode() for key, value in entries}
         if metadata != _metadata(encoder):
             raise KalpanaError(
                 f"the index {home} is damaged: its table {self.name} is not of {encoder.name!r}"
@@ -116,7 +116,7 @@ class Store:
 
     @property
     def tuned(self) -> Tuned | None:
-        """How to ask the approximate index, None where every vector is to be compared."""
+        """Parameters of the approximate index, None where search compares every vector."""
         entry = self.about["tuned"].get(self.name)
         return Tuned(**entry) if entry and self.count() >= EXACT else None
 
@@ -125,16 +125,15 @@ class Store:
             return int(self.table.count_rows())
 
     def known(self) -> dict[bytes, tuple[int, int, bytes]]:
-        """Of every path the size in bytes, the time of change in ns, and the SHA-256."""
+        """Size in bytes, time of change in ns and SHA-256 of every indexed file, by path."""
+        names = ["path", "bytes", "changed", "hash"]
         with told(self.home):
-            rows = self.table.search().select(["path", "bytes", "changed", "hash"]).to_arrow()
-            path, size, changed, hash = (
-                rows.column(name).to_pylist() for name in ("path", "bytes", "changed", "hash")
-            )
+            rows = self.table.search().select(names).to_arrow()
+            path, size, changed, hash = (rows.column(name).to_pylist() for name in names)
         return dict(zip(path, zip(size, changed, hash, strict=True), strict=True))
 
     def broken(self) -> dict[File, Broken]:
-        """The files that could not be read; ``kept`` where it was this version of the reader that could not."""
+        """The files that could not be read; ``kept`` is set where the present reader tried them."""
         with told(self.home):
             rows = self._open(BROKEN).search().to_arrow().to_pylist()
         files = [File(row["path"], row["bytes"], row["changed"]) for row in rows]
@@ -145,25 +144,20 @@ class Store:
         }
 
     def vectors(self, hashes: Iterable[bytes]) -> dict[bytes, np.ndarray]:
-        """The vector of every one of these hashes that some row has."""
+        """The embeddings of those hashes that are in the table."""
         from lancedb.expr import col, lit
 
         wanted = [lit(hash) for hash in hashes]
         if not wanted:
             return {}
         with told(self.home):
-            rows = (
-                self.table.search()
-                .where(col("hash").isin(wanted))
-                .select(["hash", "vector"])
-                .to_arrow()
-            )
-            return dict(
-                zip(rows.column("hash").to_pylist(), _matrix(rows.column("vector")), strict=True)
-            )
+            query = self.table.search().where(col("hash").isin(wanted))
+            rows = query.select(["hash", "vector"]).to_arrow()
+            found = rows.column("hash").to_pylist()
+            return dict(zip(found, _matrix(rows.column("vector")), strict=True))
 
     def write(self, rows: Sequence[tuple[Read, np.ndarray]], replace: bool) -> None:
-        """Write rows, all or none; with ``replace`` some may have the path of a row that is there."""
+        """Writes rows atomically; ``replace``: a path may be in the table already."""
         if not rows:
             return
         import pyarrow as pa
@@ -180,6 +174,7 @@ class Store:
             self._put(self.table, pa.table(arrays, schema), replace)
 
     def write_broken(self, files: Sequence[File], reasons: Sequence[str]) -> None:
+        """Writes rows of files that could not be read, with the reasons, atomically."""
         if not files:
             return
         import pyarrow as pa
@@ -194,17 +189,19 @@ class Store:
 
     @staticmethod
     def _put(table: Any, rows: pa.Table, replace: bool) -> None:
+        """Adds rows; with ``replace``, rows of the same path are updated."""
         if replace:
-            table.merge_insert(
-                "path"
-            ).when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            merge = table.merge_insert("path").when_matched_update_all()
+            merge.when_not_matched_insert_all().execute(rows)
         else:
             table.add(rows)
 
     def remove(self, paths: set[bytes]) -> None:
+        """Deletes the rows of these paths from the model's table."""
         self._remove(self.table, paths)
 
     def remove_broken(self, paths: set[bytes]) -> None:
+        """Deletes the rows of these paths from the table of broken files."""
         if paths:
             self._remove(self._open(BROKEN), paths)
 
@@ -214,18 +211,19 @@ class Store:
         ordered = sorted(paths)
         with told(self.home):
             for start in range(0, len(ordered), 1000):
-                table.delete(
-                    col("path").isin([lit(path) for path in ordered[start : start + 1000]])
-                )
+                literals = [lit(path) for path in ordered[start : start + 1000]]
+                table.delete(col("path").isin(literals))
 
     def tidy(self) -> None:
-        """Join what was written in parts, add it to the approximate index, and delete what is old or was never finished; where there is
-        any of it."""
+        """Compacts both tables, adds new rows to the approximate index, and deletes old versions.
+
+        A table with a single version is left as it is.
+        """
         with told(self.home):
             for table in (self.table, self._open(BROKEN)):
-                for _ in range(
-                    2
-                ):  # it deletes before it mends the approximate index, which leaves a version behind
+                # Twice: a pass deletes versions before it updates the approximate index, which
+                # leaves a new old version behind.
+                for _ in range(2):
                     if len(table.list_versions()) > 1:
                         table.optimize(
                             cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True
@@ -234,18 +232,17 @@ class Store:
     def blocks(
         self, columns: Sequence[str], where: Any = None, rows: int = 8192
     ) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
-        """All rows, some thousand at a time: these columns, and the vectors (n, d)."""
+        """All rows that pass a filter, in blocks of at most ``rows``: columns, vectors (n, d)."""
         with told(self.home):
             query = self.table.search().select([*columns, "vector"])
             for batch in (query.where(where) if where is not None else query).to_batches(rows):
                 yield batch.select(list(columns)).to_pylist(), _matrix(batch.column("vector"))
 
     def rows(self, columns: Sequence[str], where: Any) -> list[dict[str, Any]]:
-        """The rows that a filter lets through."""
+        """The columns of all rows that pass a filter."""
         with told(self.home):
-            return list(
-                self.table.search().where(where).select(list(columns)).to_arrow().to_pylist()
-            )
+            query = self.table.search().where(where).select(list(columns))
+            return list(query.to_arrow().to_pylist())
 
     def nearest(
         self,
@@ -255,28 +252,30 @@ class Store:
         where: Any = None,
         tuned: Tuned | None = None,
     ) -> list[dict[str, Any]]:
-        """The n rows with the largest cosine, best first, as {"score", columns}: by comparing all, or by the approximate index."""
+        """The n rows with the largest cosine, best first, as {columns, "score"}.
+
+        With ``tuned``, from the approximate index, else by comparing every vector.
+        """
         with told(self.home):
-            query = (
-                self.table.search(vector)
-                .distance_type("cosine")
-                .limit(n)
-                .select([*columns, "_distance"])
-            )
-            query = (
-                query.nprobes(tuned.probes).refine_factor(tuned.refine)
-                if tuned
-                else query.bypass_vector_index()
-            )
+            query = self.table.search(vector).distance_type("cosine").limit(n)
+            query = query.select([*columns, "_distance"])
+            if tuned:
+                query = query.nprobes(tuned.probes).refine_factor(tuned.refine)
+            else:
+                query = query.bypass_vector_index()
             rows = (query.where(where) if where is not None else query).to_list()
         return [
             {**{name: row[name] for name in columns}, "score": 1 - row["_distance"]} for row in rows
         ]
 
     def approximate(self, encoder: Embedder, progress: Progress = silent) -> None:
-        """Make or mend the approximate index, an inverted file of 8-bit vectors (Jégou et al. 2011, without the product), and raise what
-        it is asked with until both pictures and words find RECALL of what they find by comparing all. Nothing happens where few rows
-        have come or gone since, or there are fewer than EXACT."""
+        """Builds or updates the approximate index and tunes its parameters to a recall of RECALL.
+
+        The index is an inverted file of 8-bit scalar-quantised vectors (Jégou et al. 2011, without
+        product quantisation). The recall holds for query pictures and for query words, relative to
+        exact search. Does nothing with fewer than EXACT rows, or where the number of rows has
+        changed by DRIFT at most since the last tuning.
+        """
         rows, tuned = self.count(), self.tuned
         if rows < EXACT or (tuned and abs(rows - tuned.rows) <= DRIFT * tuned.rows):
             return
@@ -286,7 +285,8 @@ class Store:
             part, made = round(rows**0.5), rows
             progress("approximate index", 0, 1)
             with told(self.home):
-                # By size, not by number: as rows come, LanceDB splits what is four times as large, and joins what is a quarter as large.
+                # The partitions' size is fixed, not their number: as rows are added, LanceDB splits
+                # a partition of four times this size and joins those of a quarter of it.
                 config = IvfSq(distance_type="cosine", target_partition_size=part)
                 self.table.create_index("vector", config=config, replace=True, name="ivf")
         else:
@@ -298,51 +298,46 @@ class Store:
     def _tune(
         self, encoder: Embedder, made: int, rows: int, part: int, progress: Progress
     ) -> Tuned:
-        every, count, some = max(rows // SAMPLE, 1), 0, list[np.ndarray]()
+        """Doubles the parameters of the approximate index until its recall is RECALL."""
+        step, count, samples = max(rows // SAMPLE, 1), 0, list[np.ndarray]()
         for _, block in self.blocks(()):
-            some.append(block[-count % every :: every])
+            samples.append(block[-count % step :: step])
             count += len(block)
-        asked = {
-            "pictures": np.concatenate(some),
+        queries = {
+            "pictures": np.concatenate(samples),
             "words": checked(encoder.texts(_words()), len(_words()), encoder),
         }
-        best = {kind: self._best(vectors) for kind, vectors in asked.items()}
-        tuned, all_of_them = (
-            Tuned(made, rows, part, probes=8, refine=4, pictures=0, words=0),
-            4 * rows // part,
-        )
+        best = {kind: self._best(vectors) for kind, vectors in queries.items()}
+        tuned = Tuned(made, rows, part, probes=8, refine=4, pictures=0, words=0)
+        partitions = 4 * rows // part  # upper bound
         while True:
-            progress("tuning", tuned.probes, all_of_them)
-            found = {
-                kind: self._found(vectors, best[kind], tuned) for kind, vectors in asked.items()
+            progress("tuning", tuned.probes, partitions)
+            recall = {
+                kind: self._recall(vectors, best[kind], tuned) for kind, vectors in queries.items()
             }
-            tuned = Tuned(**{**asdict(tuned), **found})
-            if min(found.values()) >= RECALL or tuned.refine * TOP >= rows:
+            tuned = Tuned(**{**asdict(tuned), **recall})
+            if min(recall.values()) >= RECALL or tuned.refine * TOP >= rows:
                 return tuned
-            more = "probes" if tuned.probes < all_of_them else "refine"
-            tuned = Tuned(**{**asdict(tuned), more: getattr(tuned, more) * 2})
+            doubled = "probes" if tuned.probes < partitions else "refine"
+            tuned = Tuned(**{**asdict(tuned), doubled: getattr(tuned, doubled) * 2})
 
     def _best(self, vectors: np.ndarray) -> np.ndarray:
-        """The cosine of the TOP-th best row for each of these vectors (n, d), all compared: (n,)."""
+        """Cosine (n,) of the TOP-th best row for each query (n, d), by exact search."""
         best = np.full((len(vectors), TOP), -2.0, np.float32)
         for _, block in self.blocks(()):
-            best = np.partition(np.concatenate((best, vectors @ block.T), axis=1), -TOP, axis=1)[
-                :, -TOP:
-            ]
+            candidates = np.concatenate((best, vectors @ block.T), axis=1)
+            best = np.partition(candidates, -TOP, axis=1)[:, -TOP:]
         return best.min(1)
 
-    def _found(self, vectors: np.ndarray, least: np.ndarray, tuned: Tuned) -> float:
-        """The share of the best TOP that is found; what is as good as the last of them counts, whichever row it is."""
+    def _recall(self, vectors: np.ndarray, least: np.ndarray, tuned: Tuned) -> float:
+        """Recall of the best TOP rows; any row with a cosine of at least the TOP-th best counts."""
         with told(self.home):
-            query = (
-                self.table.search(vectors).distance_type("cosine").limit(TOP).select(["_distance"])
-            )
-            rows = query.nprobes(tuned.probes).refine_factor(tuned.refine).to_arrow()
-            scores, asked = (
-                1 - rows.column("_distance").to_numpy(),
-                rows.column("query_index").to_numpy(),
-            )
-        return float((scores >= least[asked] - 1e-5).sum()) / (TOP * len(vectors))
+            query = self.table.search(vectors).distance_type("cosine").limit(TOP)
+            query = query.select(["_distance"]).nprobes(tuned.probes).refine_factor(tuned.refine)
+            rows = query.to_arrow()
+            scores = 1 - rows.column("_distance").to_numpy()
+            index = rows.column("query_index").to_numpy()
+        return float((scores >= least[index] - 1e-5).sum()) / (TOP * len(vectors))
 
 
 def _matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -352,20 +347,21 @@ def _matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def _words() -> list[str]:
-    """SAMPLE things to look for, every other one in Hindi."""
+    """SAMPLE query words: names of concepts, every second one in Hindi."""
     from kalpana.world.lexicon import lexicon
 
     concepts = list(lexicon().values())
-    some = concepts[:: len(concepts) // SAMPLE][:SAMPLE]
-    return [concept.hi.singular if k % 2 else concept.en for k, concept in enumerate(some)]
+    chosen = concepts[:: len(concepts) // SAMPLE][:SAMPLE]
+    return [concept.hi.singular if k % 2 else concept.en for k, concept in enumerate(chosen)]
 
 
 def home_of(folder: Path, at: Path | None) -> Path:
-    """Where the index of a folder lies."""
+    """The place of a folder's index: ``at`` if given, else PLACE within the folder."""
     return folder / PLACE if at is None else at
 
 
 def table_name(encoder: Embedder) -> str:
+    """Name of a model's table: its name and the start of its fingerprint, in safe characters."""
     parts = (
         re.sub(r"[^A-Za-z0-9_.-]+", "-", part).strip("-.")
         for part in (encoder.name[-64:], encoder.fingerprint[:12])
@@ -378,29 +374,23 @@ def _metadata(encoder: Embedder) -> dict[str, str]:
 
 
 def open_store(folder: Path, encoder: Embedder, at: Path | None = None) -> Store:
-    """A model's table in the index of a folder, to search in. Raises KalpanaError where there is none, and says which models have one."""
+    """A model's table in the index of a folder, for searching.
+
+    Raises: KalpanaError where there is no index or the model has no table in it.
+    """
     if not folder.is_dir():
         raise KalpanaError(f"there is no folder {folder}: name one that has an index")
     home = home_of(folder, at)
     about = _read_about(home, folder, at)
     if about is None:
-        above = (
-            next(
-                (
-                    parent
-                    for parent in folder.absolute().parents
-                    if (parent / PLACE / ABOUT).exists()
-                ),
-                None,
-            )
-            if at is None
-            else None
-        )
-        hint = (
-            f", or search the one of {above} with --in {above} --folder {folder.absolute().relative_to(above)}"
-            if above
-            else ""
-        )
+        above: Path | None = None
+        hint = ""
+        if at is None:
+            parents = folder.absolute().parents
+            above = next((path for path in parents if (path / PLACE / ABOUT).exists()), None)
+        if above:
+            relative = folder.absolute().relative_to(above)
+            hint = f", or search the one of {above} with --in {above} --folder {relative}"
         raise KalpanaError(
             f"there is no index of {folder}: make one with kalpana search index {folder}{hint}"
         )
@@ -410,33 +400,36 @@ def open_store(folder: Path, encoder: Embedder, at: Path | None = None) -> Store
 
 
 def _another(home: Path, folder: Path, encoder: Embedder) -> str:
-    """What to say where a model has not looked at a folder: whether others have, or it has changed since."""
+    """Error message where an index has no table of a model: others have one, or it has changed."""
     have = []
     for path in sorted(home.glob("*.lance")):
         if path.stem != BROKEN and _there(home, path.stem):
             with told(home):
-                have.append(
-                    _lancedb()
-                    .connect(str(home.absolute()))
-                    .open_table(path.stem)
-                    .schema.metadata[b"model"]
-                    .decode()
-                )
+                table = _lancedb().connect(str(home.absolute())).open_table(path.stem)
+                have.append(table.schema.metadata[b"model"].decode())
+    command = f"kalpana search index {folder}"
     if encoder.name in have:
-        return f"model {encoder.name!r} has changed since the index of {folder} was made: run kalpana search index {folder} again"
+        return (
+            f"model {encoder.name!r} has changed since the index of {folder} was made: "
+            f"run {command} again"
+        )
     others = f"; {', '.join(dict.fromkeys(have))} have: ask with --model" if have else ""
-    return f"model {encoder.name!r} has not seen the pictures in {folder}{others}, or run kalpana search index {folder} --model {encoder.name}"
+    return (
+        f"model {encoder.name!r} has not seen the pictures in {folder}{others}, "
+        f"or run {command} --model {encoder.name}"
+    )
 
 
 @contextmanager
 def writing(folder: Path, encoder: Embedder, at: Path | None) -> Iterator[Store]:
-    """A model's table in the index of a folder, made if need be, that nobody else may write to meanwhile."""
+    """A model's table in the index of a folder, created if missing and locked for other writers."""
     from filelock import FileLock, Timeout
 
     home, lancedb = home_of(folder, at), _lancedb()
-    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in str(home.absolute())):
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in str(home.absolute())):
         raise KalpanaError(
-            f"no index can lie in {shown(str(home))}, for its name is no plain text: name another folder with --index"
+            f"no index can lie in {shown(str(home))}, for its name is no plain text: name another "
+            "folder with --index"
         )
     _read_about(home, folder, at)
     try:
@@ -453,9 +446,8 @@ def writing(folder: Path, encoder: Embedder, at: Path | None) -> Iterator[Store]
         ) from None
     try:
         about = _read_about(home, folder, at) or {"tuned": {}}
-        _write_about(
-            home, about | {"format": FORMAT, "folder": str(folder.absolute()) if at else None}
-        )
+        indexed = str(folder.absolute()) if at else None
+        _write_about(home, about | {"format": FORMAT, "folder": indexed})
         for name, schema in ((table_name(encoder), _schema(encoder)), (BROKEN, _broken_schema())):
             if not _there(home, name):
                 with told(home):
@@ -466,7 +458,7 @@ def writing(folder: Path, encoder: Embedder, at: Path | None) -> Iterator[Store]
 
 
 def _there(home: Path, name: str) -> bool:
-    """Whether an index has this table; one that was being made when its program was killed is none."""
+    """Whether an index has a complete table; a killed process may leave one half created."""
     return any(
         next((home / f"{name}.lance").glob(pattern), None)
         for pattern in ("_versions/*.manifest", "data/*")
@@ -478,7 +470,7 @@ def _schema(encoder: Embedder) -> pa.Schema:
 
     return pa.schema(
         {
-            "path": pa.binary(),  # any bytes may name a file; and so no name is ever part of a filter's text
+            "path": pa.binary(),  # file names may be any bytes; also, no name can alter a filter
             "bytes": pa.int64(),
             "changed": pa.int64(),
             "hash": pa.binary(),
@@ -510,13 +502,17 @@ def _broken_schema() -> pa.Schema:
 
 
 def _read_about(home: Path, folder: Path, at: Path | None) -> dict[str, Any] | None:
-    """What describes the index, None where there is none. Raises KalpanaError where it is damaged, another version's, another folder's."""
+    """The description of an index, None where there is no index.
+
+    Raises: KalpanaError where it is damaged, of another version or of another folder.
+    """
     try:
         about = json.loads((home / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise KalpanaError(
-                f"the index {home} was made by another version of Kalpana (format {about['format']}, this one reads {FORMAT}): "
-                "use that version, or make a new index with --index"
+                f"the index {home} was made by another version of Kalpana (format "
+                f"{about['format']}, this one reads {FORMAT}): use that version, or make a new "
+                "index with --index"
             )
         for entry in about["tuned"].values():
             Tuned(**entry)
@@ -547,19 +543,18 @@ def _write_about(home: Path, about: dict[str, Any]) -> None:
 
 @contextmanager
 def told(home: Path) -> Iterator[None]:
-    """Inside, whatever LanceDB raises becomes one line that says what to do."""
+    """Context in which exceptions of LanceDB become one-line KalpanaErrors with advice."""
     try:
         yield
     except KalpanaError:
         raise
-    except (
-        Exception
-    ) as error:  # it raises RuntimeError and ValueError alike, and the panics of its threads
+    except Exception as error:  # LanceDB raises RuntimeError, ValueError and panics of its threads
         found = re.search(r"\(os error (\d+)\)", str(error))
         number = int(found[1]) if found else getattr(error, "errno", None)
         if number in FULL:
             raise KalpanaError(
-                f"the disk is full at {home} ({os.strerror(number)}): make room, and run the same command again"
+                f"the disk is full at {home} ({os.strerror(number)}): make room, and run the same "
+                "command again"
             ) from None
         if number in CLOSED:
             raise KalpanaError(
@@ -571,9 +566,9 @@ def told(home: Path) -> Iterator[None]:
 
 
 def _lancedb() -> Any:
-    os.environ.setdefault(
-        "LANCEDB_LOG", "error"
-    )  # it warns of what is no fault; what is one is raised
+    """The lancedb module. Raises: KalpanaError where it is not installed."""
+    # Its warnings are not about faults; faults are raised.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     try:
         import lancedb
     except ImportError:
@@ -584,10 +579,14 @@ def _lancedb() -> Any:
 
 
 def checked(vectors: Tensor, count: int, encoder: Embedder) -> np.ndarray:
-    """A model's vectors as an array (n, d) float32. Raises KalpanaError where they are not what the model promises."""
+    """A model's embeddings as an array (n, d) float32.
+
+    Raises: KalpanaError where their shape is wrong or their length is not 1.
+    """
     if vectors.shape != (count, encoder.size):
         raise KalpanaError(
-            f"model {encoder.name!r} gave vectors {tuple(vectors.shape)}, not {(count, encoder.size)}"
+            f"model {encoder.name!r} gave vectors {tuple(vectors.shape)}, not "
+            f"{(count, encoder.size)}"
         )
     vectors = vectors.detach().float().cpu()
     if not bool(((vectors.norm(dim=1) - 1).abs() < 1e-3).all()):

@@ -1,10 +1,14 @@
-"""The sprite atlas: every picture of the art pack, cropped to its content and packed into WebP sheets, and how to repaint it.
+"""The sprite atlas: all images of the art pack, cropped to content and packed into WebP sheets.
 
-``python -m kalpana.world.atlas PACK`` makes ``art/`` again from the art pack: ``build`` packs the sheets and their index,
-``build_masks`` adds what a recolouring changes, ``build_keywords`` the words that people look for things by. ``load`` decodes all
-of it into tensors; ``recolor`` paints sprites.
-A sprite's content is scaled so that its longer side fills SIDE - 2 pixels and centred in a SIDE x SIDE square, so the
-size of a drawn thing is known without looking at pixels.
+``python -m kalpana.world.atlas PACK`` rebuilds ``art/`` from the art pack:
+
+- ``build`` packs the sheets and their index,
+- ``build_masks`` adds the recolouring masks,
+- ``build_keywords`` adds the search keywords.
+
+``load`` decodes the atlas into tensors; ``recolor`` repaints sprites.
+A sprite's content is centred in a SIDE x SIDE square and scaled so that its longer side is
+SIDE - 2 pixels. The size of a drawn object is therefore known without reading pixels.
 """
 
 from __future__ import annotations
@@ -33,10 +37,10 @@ COLUMNS = 20  # a sheet holds COLUMNS x COLUMNS sprites
 
 @dataclass(frozen=True)
 class Sprite:
-    """One row of the atlas: whose picture it is (``concept`` is the art pack's base), in which style, and its content's box."""
+    """One row of the atlas: its concept, its style and the extent of its content."""
 
     id: str
-    concept: str
+    concept: str  # the art pack's ``base``
     style: str
     width: float  # content width and height as shares of the longer side: one of them is 1
     height: float
@@ -45,9 +49,14 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Atlas:
-    """``pixels`` (n, 4, SIDE, SIDE) uint8, RGB not premultiplied, then alpha; ``masks`` (m, SIDE, SIDE) uint8 says what a
-    recolouring changes, ``mask_row`` (n,) gives a sprite's row in it or -1, and ``reference`` (n,) the luminance in (0, 1]
-    that is painted in the pure colour; ``sprites`` names each row of pixels."""
+    """The decoded atlas of n sprites, m of them recolourable.
+
+    ``pixels`` (n, 4, SIDE, SIDE) uint8: RGB, not premultiplied, then alpha.
+    ``masks`` (m, SIDE, SIDE) uint8: the pixels that recolouring changes.
+    ``mask_row`` (n,): the row of each sprite in ``masks``, or -1.
+    ``reference`` (n,): the luminance in (0, 1] that is painted in the pure colour.
+    ``sprites``: the description of each row of ``pixels``.
+    """
 
     pixels: Tensor
     masks: Tensor
@@ -56,22 +65,25 @@ class Atlas:
     sprites: tuple[Sprite, ...]
 
 
-_SEEN = [255 if alpha > 8 else 0 for alpha in range(256)]  # what alpha counts as content
+_SEEN = [255 if alpha > 8 else 0 for alpha in range(256)]  # lookup table: alpha to content mask
 
 
 def fitted(width: int, height: int) -> tuple[int, int]:
-    """The size in pixels, its longer side SIDE - 2, at which a tile shows content of this size."""
+    """Size in pixels of content in its tile: (width, height), the longer side SIDE - 2."""
     scale = (SIDE - 2) / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def fit(image: Image.Image) -> tuple[Image.Image, float, float]:
-    """The content of an RGBA image, centred and filling SIDE - 2 pixels, and its width and height as shares of the longer side."""
+    """Tile of an RGBA image: its content, centred, with a longer side of SIDE - 2 pixels.
+
+    Returns (tile, width, height); width and height are shares of the longer side.
+    """
     box = image.getchannel("A").point(_SEEN).getbbox() or (0, 0, *image.size)
     content = image.crop(box)
     width, height = fitted(*content.size)
     square = Image.new("RGBA", (SIDE, SIDE))
-    # Resize premultiplied, or the colour hidden under alpha 0 bleeds into the edges.
+    # Resize premultiplied: otherwise the colour stored under alpha 0 bleeds into the edges.
     small = (
         content.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
     )
@@ -80,7 +92,10 @@ def fit(image: Image.Image) -> tuple[Image.Image, float, float]:
 
 
 def build(pack: Path, out: Path = ART, quality: int = 75) -> None:
-    """Write the sheets and their index from an art pack: a folder with captions.jsonl and one STYLE.tar per style."""
+    """Write the sheets and their index (atlas.jsonl) from an art pack.
+
+    The art pack is a folder with captions.jsonl and one STYLE.tar for each style.
+    """
     out.mkdir(parents=True, exist_ok=True)
     records = [
         json.loads(line)
@@ -88,15 +103,15 @@ def build(pack: Path, out: Path = ART, quality: int = 75) -> None:
     ]
     rows, per_sheet = [], COLUMNS * COLUMNS
     for style in sorted({record["style"] for record in records}):
-        mine = sorted(
+        of_style = sorted(
             (record for record in records if record["style"] == style),
             key=lambda record: record["id"],
         )
         with tarfile.open(pack / f"{style}.tar") as tar:
-            for start in range(0, len(mine), per_sheet):
+            for start in range(0, len(of_style), per_sheet):
                 name = f"{style}-{start // per_sheet}.webp"
                 sheet = Image.new("RGBA", (COLUMNS * SIDE, COLUMNS * SIDE))
-                for i, record in enumerate(mine[start : start + per_sheet]):
+                for i, record in enumerate(of_style[start : start + per_sheet]):
                     file = tar.extractfile(record["file"])
                     assert file is not None, record["file"]
                     square, width, height = fit(Image.open(io.BytesIO(file.read())).convert("RGBA"))
@@ -117,7 +132,10 @@ def build(pack: Path, out: Path = ART, quality: int = 75) -> None:
 
 
 def build_masks(out: Path = ART) -> None:
-    """Add to a built atlas the masks and reference luminances of the sprites that the lexicon calls recolourable."""
+    """Add masks and reference luminances to a built atlas, for the recolourable sprites.
+
+    The lexicon states which concepts are recolourable and which of their sprites are not.
+    """
     concepts = lexicon(out / "lexicon.jsonl")
     rows, pixels = _read(out), load(out).pixels
     masks: list[Image.Image] = []
@@ -146,22 +164,24 @@ def build_masks(out: Path = ART) -> None:
 
 
 def build_keywords(pack: Path, out: Path = ART) -> None:
-    """Write ``keywords.jsonl``: for every concept of the lexicon its Unicode CLDR keywords, less the names it has there."""
+    """Write ``keywords.jsonl``: the Unicode CLDR keywords of each concept, without its names."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"en": [], "hi": []})
     for line in (pack / "captions.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         for language in ("en", "hi"):
-            every = (
+            # Some keywords are comma-separated lists.
+            words_of_record = (
                 word.strip()
                 for keyword in record[f"keywords_{language}"]
                 for word in keyword.split(",")
-            )  # some are lists in one
-            found[record["base"]][language] += filter(None, every)
+            )
+            found[record["base"]][language] += filter(None, words_of_record)
     lines = []
     for concept in lexicon(out / "lexicon.jsonl").values():
         names = {concept.en, *concept.synonyms_en, concept.hi.singular, *concept.synonyms_hi}
         words = {
-            language: sorted(set(every) - names) for language, every in found[concept.id].items()
+            language: sorted(set(candidates) - names)
+            for language, candidates in found[concept.id].items()
         }
         lines.append(json.dumps({"id": concept.id, **words}, ensure_ascii=False) + "\n")
     (out / "keywords.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -186,23 +206,23 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 @cache
 def load(folder: Path = ART) -> Atlas:
-    """The whole atlas, decoded once (about 0.4 GB)."""
+    """The decoded atlas, cached (about 0.4 GB)."""
     rows = _read(folder)
     pixels = np.empty((len(rows), 4, SIDE, SIDE), np.uint8)
-    painted = [row for row in rows if "mask" in row]
-    masks = np.empty((len(painted), SIDE, SIDE), np.uint8)
+    recolorable = [row for row in rows if "mask" in row]
+    masks = np.empty((len(recolorable), SIDE, SIDE), np.uint8)
     sheets: dict[str, np.ndarray] = {}
 
     def cell(name: str, mode: str, index: int) -> np.ndarray:
         if name not in sheets:
-            sheets.clear()  # rows come sheet by sheet: one is enough to keep
+            sheets.clear()  # rows are ordered by sheet, so one decoded sheet is enough
             sheets[name] = np.asarray(Image.open(folder / name).convert(mode))
         x, y = _corner(index)
         return sheets[name][y : y + SIDE, x : x + SIDE]
 
     for i, row in enumerate(rows):
         pixels[i] = cell(row["sheet"], "RGBA", row["cell"]).transpose(2, 0, 1)
-    for row in painted:
+    for row in recolorable:
         sheet, index = divmod(row["mask"], COLUMNS * COLUMNS)
         masks[row["mask"]] = cell(f"masks-{sheet}.webp", "L", index)
     sprites = tuple(
@@ -215,16 +235,18 @@ def load(folder: Path = ART) -> Atlas:
 
 
 def recolor(rgba: Tensor, rows: Tensor, color: Tensor) -> Tensor:
-    """The sprites ``rows`` (n,) of the atlas, given as ``rgba`` (n, 4, SIDE, SIDE) float in [0, 1], in the colours
-    COLORS[color], color (n,).
+    """Recoloured sprites (n, 4, SIDE, SIDE), float in [0, 1].
 
-    Raises ValueError when a sprite has no mask: ask ``Sprite.recolor`` first.
+    ``rgba`` (n, 4, SIDE, SIDE), float in [0, 1], holds the sprites ``rows`` (n,) of the atlas;
+    sprite i gets the colour COLORS[color[i]], ``color`` (n,).
+    Raises ValueError when a sprite has no mask: check ``Sprite.recolor`` first.
     """
     art = load()
     mask_row = art.mask_row[rows.cpu()]
     if (mask_row < 0).any():
+        sprite = art.sprites[int(rows[mask_row < 0][0])]
         raise ValueError(
-            f"{art.sprites[int(rows[mask_row < 0][0])].id} cannot be recoloured: choose a sprite whose `recolor` is True"
+            f"{sprite.id} cannot be recoloured: choose a sprite whose `recolor` is True"
         )
     masks = art.masks.index_select(0, mask_row).to(rgba.device).to(rgba.dtype).div_(255)
     return repaint(rgba, masks, art.reference[rows.cpu()].to(rgba.device), color.to(rgba.device))

@@ -1,7 +1,8 @@
-"""One seeded grammar: a scene in words, English or Hindi, short, natural or dense. All it says is true of the scene.
+"""Caption grammar: seeded, true captions of a scene in English or Hindi, in three forms.
 
-The words live in ``grammar_en`` and ``grammar_hi``: noun phrases that agree, then sentence patterns as plain tables.
-What both languages share is here: which language speaks, and where a group is.
+``grammar_en`` and ``grammar_hi`` hold the words: noun phrases with agreement, and sentence patterns
+as plain tables. This module holds the shared part: the choice of the language and the image region
+of a group.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def caption(
     rng: random.Random,
     concepts: Mapping[str, Concept] | None = None,
 ) -> str:
-    """A caption of ``scene`` drawn with ``rng`` alone.
+    """Random caption of ``scene``; all randomness comes from ``rng``.
 
-    ``form`` "short" is a plain template, "natural" any paraphrase, "dense" states every fact: groups, relation, places,
-    background, style. ``concepts`` names the groups' concepts (the lexicon unless given). Raises KalpanaError for an
-    unknown language or form.
+    ``language`` is "en" or "hi". ``form`` "short" is a plain template, "natural" any paraphrase;
+    "dense" states every fact: groups, relation, positions, background, style. ``concepts`` maps
+    concept ids to concepts (default: the lexicon). Raises KalpanaError for an unknown language or
+    form, or for a scene of more than two groups.
     """
     if language not in LANGUAGES:
         raise KalpanaError(
@@ -47,7 +49,11 @@ def caption(
 
 
 def region(scene: Scene, group: int) -> tuple[str | None, str | None]:
-    """Where a group is, as (column, row): "left", "centre", "right" and "top", "middle", "bottom"; None where it spreads."""
+    """Image region of a group as (column, row).
+
+    The column is "left", "centre" or "right", the row "top", "middle" or "bottom"; either is None
+    if the group extends over more than one.
+    """
     centres = [(item.x, item.y) for item in scene.objects if item.group == group]
     if not centres:
         return None, None
@@ -63,6 +69,7 @@ ROWS = ("top", "middle", "bottom")
 
 
 def _third(values: list[float], names: tuple[str, str, str]) -> str | None:
+    """Name of the third of the unit interval that holds all values, or None."""
     low, high = min(values), max(values)
     return (
         names[0]

@@ -1,4 +1,4 @@
-"""English captions: noun phrases with articles, numerals and plurals, and the sentence patterns of every relation."""
+"""English caption grammar: noun phrases with articles, numerals and plurals; sentence patterns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ SIZES = {
     "small": ("small", "small", "small", "little", "tiny"),
     "large": ("large", "large", "big", "big", "huge"),
 }
-COLORS = {
-    "purple": ("purple", "purple", "purple", "violet")
-}  # colours with a second name; the rest go by their own
-FACING = {  # (after the noun, before it)
+# Colours with a second name; the others have only their own.
+COLORS = {"purple": ("purple", "purple", "purple", "violet")}
+FACING = {  # (phrases after the noun, phrases before it)
     "left": (
         ("facing left", "facing left", "looking left", "facing to the left", "turned to the left"),
         ("left-facing",),
@@ -44,7 +43,7 @@ PICTURES = (
     "an illustration of",
 )
 
-# Nouns that name a pair and take "a pair of", and nouns that are not counted; both by the last word of the name.
+# Nouns that take "a pair of", and uncountable nouns; both by the last word of the name.
 PAIRS = {
     "scissors",
     "glasses",
@@ -89,7 +88,7 @@ MASS |= {
     "dna",
 }
 
-# Subgroups of the art pack.
+# Subgroups of the art pack whose concepts are animals.
 ANIMALS = (
     "animal-mammal",
     "animal-bird",
@@ -103,38 +102,42 @@ ANIMALS = (
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A group as words, and the words that agree with it. As text: "three small red apples"."""
+    """Noun phrase of a group in several forms, and the words that agree with it.
+
+    ``str(phrase)`` is its text: "three small red apples".
+    """
 
     text: str
-    exact: str  # with a numeral whatever the count: "one red apple"
+    exact: str  # with a numeral for every count: "one red apple"
     bare: str  # without article or numeral: "red apple"
     plain: str  # without the colour: "a small apple"
     color: str
     the: str  # "the red apples"
     noun: str  # "the apples"
     are: str  # is, are
-    have: str
+    have: str  # has, have
     s: str  # the verb's ending: it appear-s, they appear
-    it: str
-    its: str
-    sit: str  # sitting; resting, for what is not alive
-    sits: str
+    it: str  # it, them
+    its: str  # its, their
+    sit: str  # sitting; resting, for inanimate objects
+    sits: str  # sits, sit; rests, rest
 
     def __str__(self) -> str:
         return self.text
 
 
 def living(concept: Concept) -> bool:
-    """Whether it sits where a thing lies."""
+    """Whether the concept is a person or an animal, which sits; other objects rest."""
     return concept.group.startswith("person") or concept.group in ANIMALS
 
 
 def article(words: str) -> str:
-    """ "a" or "an", by the sound that ``words`` begin with."""
+    """The article "a" or "an", by the initial sound of ``words``."""
     return "an" if VOWEL.match(words) else "a"
 
 
-# Vowel letters, but not the y- and w- sounds (unicorn, ukulele, euro, one-way); silent h; letters said by name (ATM, X-ray), 8, 11, 18.
+# Initial vowel sounds: vowel letters, except y- and w-sounds (unicorn, ukulele, euro, one-way);
+# silent h; letters pronounced by name (ATM, X-ray); 8, 11, 18.
 VOWEL = re.compile(
     r"(?i:(?!uni(?![nm])|uk[eu]|ura|uti|use|usu|ufo|eu|ewe|on[ec]\b|one-)[aeiou]|hour|honest|heir|honou?r)"
     r"|(?:SOS|NG|[FHLMNRSX])\b|x-ray|8|11\b|18\b"
@@ -144,21 +147,24 @@ VOWEL = re.compile(
 def phrase(
     group: Group, concept: Concept, rng: random.Random, terse: bool = False, alone: bool = False
 ) -> Phrase:
-    """The noun phrase of a group, its name drawn among the concept's; ``terse`` leaves the article out. Where it is not ``alone`` its
-    facing is said before the noun, so that "left of" cannot follow "facing right"."""
+    """Random noun phrase of a group, under one of the concept's names.
+
+    ``terse`` omits the article. Unless the group is ``alone`` in its caption, its facing stands
+    before the noun, so that "left of" cannot follow "facing right".
+    """
     one = group.count == 1
     name = (
         rng.choice(concept.synonyms_en)
         if concept.synonyms_en and rng.random() > 0.7
         else concept.en
     )
-    several = concept.en_plural if name == concept.en else plural(name)
-    noun = name if one else several
+    plural_name = concept.en_plural if name == concept.en else plural(name)
+    noun = name if one else plural_name
     head = re.split(" of | with ", name)[0].rpartition(" ")[2]
     pair, mass = head in PAIRS and "pair of" not in name, head in MASS and one
-    # Grapes are, even once; a bus, a rhinoceros and Aries is.
+    # Plural even for a count of one ("grapes are"), unlike "bus", "rhinoceros" and "Aries".
     plural_only = (
-        name == several
+        name == plural_name
         and head.endswith("s")
         and not head.endswith(("ss", "us", "is", "os"))
         and concept.group != "zodiac"
@@ -167,17 +173,18 @@ def phrase(
 
     size = rng.choice(SIZES[group.size]) + " " if group.size else ""
     color = rng.choice(COLORS.get(group.color, (group.color,))) if group.color else ""
-    paint = color + " " if color else ""
-    of = ("pair of " if one else "pairs of ") if pair else ""
-    turned, turn = "", ""  # after and before the noun
+    color_word = color + " " if color else ""
+    pair_of = ("pair of " if one else "pairs of ") if pair else ""
+    facing_after, facing_before = "", ""
     if group.facing:
         after, before = FACING[group.facing]
-        turned, turn = (
+        facing_after, facing_before = (
             (" " + rng.choice(after), "")
             if alone and rng.random() < 0.8
             else ("", rng.choice(before) + " ")
         )
-    bare, pale = of + turn + size + paint + noun + turned, of + turn + size + noun + turned
+    bare = pair_of + facing_before + size + color_word + noun + facing_after
+    uncolored = pair_of + facing_before + size + noun + facing_after
     draw = rng.random()
     if not one:
         number = determiner = NUMERALS[group.count - 1] if draw < 0.75 else str(group.count)
@@ -188,30 +195,32 @@ def phrase(
         determiner = "" if terse else number if draw < 0.08 or draw > 0.97 else "a"
 
     def counted(words: str) -> str:
+        """``words`` after their article or numeral."""
         return f"{article(words) if determiner == 'a' else determiner} {words}".strip()
 
-    sits, people = living(concept), concept.group.startswith("person")
+    sits, person = living(concept), concept.group.startswith("person")
     return Phrase(
         text=counted(bare),
         exact=f"{number} {bare}".strip(),
         bare=bare,
-        plain=counted(pale),
+        plain=counted(uncolored),
         color=color,
         the="the " + bare,
-        noun="the " + of + noun,
+        noun="the " + pair_of + noun,
         are="are" if many else "is",
         have="have" if many else "has",
         s="" if many else "s",
-        it="them" if many or people else "it",
-        its="their" if many or people else "its",
+        it="them" if many or person else "it",
+        its="their" if many or person else "its",
         sit="sitting" if sits else "resting",
         sits=("sit" if sits else "rest") + ("" if many else "s"),
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- patterns
-# A pattern that ends in a full stop is a sentence, the rest are fragments. The first PLAIN of each table are the short form.
-# {side} is where a is, seen from b; {other} is the opposite. Both words come from SIDES, so left and right share one table.
+# --------------------------------------------------------------------------------------- patterns
+# A pattern that ends in a full stop is a sentence, any other is a fragment. The first PLAIN of each
+# table are the short form. {side} is the side of a as seen from b; {other} is the opposite. Both
+# words come from SIDES, so left and right share one table.
 
 PLAIN = 4
 
@@ -539,7 +548,7 @@ PAIRED = {
     "in front of": FRONT,
     "nearer than": NEARER,
 }
-# Fragments that begin with a group, so that "a picture of" may stand before them and more may follow.
+# Fragments that begin with a group: "a picture of" may precede them and more may follow.
 NAMED = {
     relation: tuple(p for p in table if p.startswith(("{a}", "{b}")) and not p.endswith("."))
     for relation, table in PAIRED.items()
@@ -617,7 +626,7 @@ PAINTED = (  # one group that has a colour
     "{a.plain} with the colour {a.color}",
 )
 
-STYLES = {  # style: (what such a picture is, how it is drawn); no two styles share a name
+STYLES = {  # style: (nouns for such an image, phrases for the manner); no two styles share a name
     "fluent-3d": (
         ("a 3D render", "a glossy 3D render", "a 3D model"),
         ("glossy 3D", "3D render", "in 3D", "3D style"),
@@ -669,7 +678,7 @@ GRADIENT = (
     "with a {tint} gradient background",
     "on a {tint} gradient",
 )
-PLACES = {  # place: (where things are, what the place itself is)
+PLACES = {  # place: (phrases for objects at the place, names of the place)
     "meadow": (
         (
             "in a meadow",
@@ -779,10 +788,14 @@ REGIONS = {
 
 
 def surroundings(background: Background, rng: random.Random, after: str = "") -> tuple[str, str]:
-    """A background as (words that follow the fragment ``after``, what it is): ("on a beach", "a beach").
-    A fragment that says "with" is not followed by another: "a teapot with a cup with a pink background"."""
+    """Random words for a background as (phrase after a fragment, name): ("on a beach", "a beach").
+
+    ``after`` is the fragment. If it has a "with", the phrase does not begin with another, which
+    avoids "a teapot with a cup with a pink background".
+    """
 
     def choice(options: Sequence[str]) -> str:
+        """Random option, without those in "with" if ``after`` has one."""
         return rng.choice(
             [words for words in options if not (words.startswith("with ") and " with " in after)]
         )
@@ -797,27 +810,27 @@ def surroundings(background: Background, rng: random.Random, after: str = "") ->
 
 
 def patterns(scene: Scene, form: str) -> Sequence[str]:
-    """Every pattern that fits the scene's groups in this form."""
+    """All patterns for the scene's groups in this form."""
     if len(scene.groups) == 2:
-        every = PAIRED[scene.relation]
+        table = PAIRED[scene.relation]
         return (
-            every[:PLAIN]
+            table[:PLAIN]
             if form == "short"
             else NAMED[scene.relation]
             if form == "dense"
-            else every
+            else table
         )
     vague = VAGUE if scene.groups[0].count > 2 else ()
-    every, full = (
+    table, full = (
         (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "exactly {a}"))
     )
     painted = PAINTED if scene.groups[0].color else ()
     return (
-        every[:PLAIN]
+        table[:PLAIN]
         if form == "short"
         else full + full + painted
         if form == "dense"
-        else every + vague + painted
+        else table + vague + painted
     )
 
 
@@ -828,20 +841,21 @@ def caption(
     regions: Sequence[tuple[str | None, str | None]],
     rng: random.Random,
 ) -> str:
-    """The scene in English; see ``grammar.caption``. ``concepts`` and ``regions`` go with the scene's groups."""
+    """Random English caption of a scene; see ``grammar.caption``.
+
+    ``concepts`` and ``regions`` have one entry for each group of the scene.
+    """
     medium, manner = (
         (rng.choice(words) for words in STYLES[scene.style]) if scene.style else ("", "")
     )
     if not scene.groups:
-        _, what = surroundings(scene.background, rng)
-        text = f"a {what} background" if scene.background.kind == "flat" else what
+        _, name = surroundings(scene.background, rng)
+        text = f"a {name} background" if scene.background.kind == "flat" else name
         return f"{medium} of {text}" if medium and rng.random() < 0.5 else text
 
     pattern = rng.choice(patterns(scene, form))
-    sentence, named = (
-        pattern.endswith("."),
-        pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in VAGUE[1:],
-    )
+    sentence = pattern.endswith(".")
+    named = pattern.startswith(("{a}", "{b}", "{a.plain}", "{a.exact}")) or pattern in VAGUE[1:]
     terse = form != "dense" and not sentence and rng.random() < 0.12
     alone = len(scene.groups) == 1
     phrases = [
@@ -851,24 +865,18 @@ def caption(
     text = pattern.format(
         **dict(zip("ab", phrases, strict=False)), **SIDES.get(scene.relation or "", {})
     )
-    where, what = surroundings(scene.background, rng, text)
+    where, name = surroundings(scene.background, rng, text)
     if form == "dense":
-        return _dense(
-            text,
-            medium,
-            manner,
-            where.removeprefix(", "),
-            what,
-            _places(scene, phrases, regions),
-            rng,
-        )
+        where = where.removeprefix(", ")
+        positions = _positions(scene, phrases, regions)
+        return _dense(text, medium, manner, where, name, positions, rng)
 
     where = where if background_said(rng, scene.background, form) else ""
     medium, manner = (medium, manner) if style_said(rng, scene.groups, scene.style) else ("", "")
     if sentence:
         return (
             capital(text)
-            + (f" The background is {what}." if where else "")
+            + (f" The background is {name}." if where else "")
             + (f" It is {medium}." if medium else "")
         )
     if named and not terse and medium and rng.random() < 0.5:
@@ -881,35 +889,39 @@ def caption(
 
 
 def capital(text: str) -> str:
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
-def _places(
+def _positions(
     scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]
 ) -> str:
-    """Where each group is: "The apples are on the left and the car is at the bottom." Empty when none is in one place."""
-    alike = len({group.concept for group in scene.groups}) < len(scene.groups)
-    said = [
-        f"{p.the if alike else p.noun} {p.are} {REGIONS[r]}"
+    """Sentence on the regions of the groups, or "" if no group has a region with a name.
+
+    "The apples are on the left and the car is at the bottom."
+    """
+    same_concept = len({group.concept for group in scene.groups}) < len(scene.groups)
+    clauses = [
+        f"{p.the if same_concept else p.noun} {p.are} {REGIONS[r]}"
         for p, r in zip(phrases, regions, strict=True)
         if r in REGIONS
     ]
-    return capital(" and ".join(said)) + "." if said else ""
+    return capital(" and ".join(clauses)) + "." if clauses else ""
 
 
 def _dense(
-    core: str, medium: str, manner: str, where: str, what: str, places: str, rng: random.Random
+    core: str, medium: str, manner: str, where: str, name: str, positions: str, rng: random.Random
 ) -> str:
-    """Every fact in one of five orders."""
+    """Dense caption: all facts in one of five orders; ``name`` is that of the background."""
     head, title = capital(core), capital(medium or "a picture")
     it_is = f"It is {medium}." if medium else ""
-    said = rng.choice(
+    parts = rng.choice(
         (
-            (f"{title} of {core}, {where}.", places),
-            (f"{title} of {core}.", places, f"The background is {what}."),
-            (f"{head}, {where}.", places, it_is),
-            (f"{head}, {where}" + (f", {manner}." if manner else "."), places),
-            (f"The background is {what}. {head}.", places, it_is),
+            (f"{title} of {core}, {where}.", positions),
+            (f"{title} of {core}.", positions, f"The background is {name}."),
+            (f"{head}, {where}.", positions, it_is),
+            (f"{head}, {where}" + (f", {manner}." if manner else "."), positions),
+            (f"The background is {name}. {head}.", positions, it_is),
         )
     )
-    return " ".join(part for part in said if part)
+    return " ".join(part for part in parts if part)

@@ -1,7 +1,8 @@
-"""Hindi captions: noun phrases that agree in gender, number and case, and the sentence patterns of every relation.
+"""Hindi caption grammar: noun phrases with agreement, and the sentence patterns of every relation.
 
-Adjectives in -ा or -आ inflect (नीला, नीले, नीली), all others stay; before a postposition noun and adjectives are oblique
-(एक छोटे कुत्ते के ऊपर); verbs and participles agree with what they are said of (रखा है, रखी हैं).
+Noun phrases agree in gender, number and case. Adjectives in -ा or -आ inflect (नीला, नीले, नीली), all
+others do not. Before a postposition, noun and adjectives are oblique (एक छोटे कुत्ते के ऊपर). Verbs and
+participles agree with their subject (रखा है, रखी हैं).
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ COLORS = {
     "black": ("काला",),
     "white": ("सफ़ेद",),
 }
+# Facing of people and animals (FACING), and of other objects (HEADING).
 FACING = (
     "{ore} ओर मुँह किए",
     "{ore} ओर मुँह किए",
     "{ore} ओर मुँह किए हुए",
     "{ore} तरफ़ मुँह किए",
-)  # of what is alive
-HEADING = ("{ore} ओर रुख़ किए", "{ore} ओर मुँह किए", "{ore} तरफ़ रुख़ किए")  # of what is not
+)
+HEADING = ("{ore} ओर रुख़ किए", "{ore} ओर मुँह किए", "{ore} तरफ़ रुख़ किए")
 PICTURES = (
     "की तस्वीर",
     "की तस्वीर",
@@ -55,23 +57,26 @@ PICTURES = (
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A group as words, and the words that agree with it. As text, in the direct case: "तीन छोटे लाल सेब"."""
+    """Noun phrase of a group in several forms, and the words that agree with it.
+
+    ``str(phrase)`` is its text, in the direct case: "तीन छोटे लाल सेब".
+    """
 
     text: str
     oblique: str  # before a postposition: "तीन छोटे लाल सेबों"
-    exact: str  # with a numeral whatever the count: "एक लाल सेब"
+    exact: str  # with a numeral for every count: "एक लाल सेब"
     bare: str  # without numeral: "लाल सेब"
     loose: str  # the same before a postposition: "लाल सेबों"
     plain: str  # without the colour: "एक छोटा सेब"
-    color: str  # as said of रंग: "नीला"
+    color: str  # agreeing with रंग: "नीला"
     hue: str  # the same, oblique: "नीले"
     noun: str  # "सेब"
     hai: str  # है, हैं
     raha: str  # रहा, रहे, रही
-    rakha: str  # रखा; बैठा, for what is alive
+    rakha: str  # रखा; बैठा, for people and animals
     rakhe: str  # the same before a postposition
-    hua: str
-    ka: str  # the ending of what belongs to something, said of this noun: का, के, की
+    hua: str  # हुआ, हुए, हुई
+    ka: str  # the genitive postposition, agreeing with this noun: का, के, की
     jis: str  # जिस, जिन
     us: str  # उस, उन
 
@@ -80,7 +85,11 @@ class Phrase:
 
 
 def inflect(adjective: str, gender: str, many: bool, oblique: bool = False) -> str:
-    """The adjective's form: नीला gives नीली (feminine), नीले (masculine plural or oblique); those in no -ा stay."""
+    """Inflected form of an adjective.
+
+    नीला gives नीली (feminine), नीले (masculine plural or oblique). Adjectives that do not end in -ा
+    or -आ are unchanged.
+    """
     if not adjective.endswith(("ा", "आ")):
         return adjective
     masculine, changed, feminine = "ाेी" if adjective.endswith("ा") else "आएई"
@@ -90,7 +99,7 @@ def inflect(adjective: str, gender: str, many: bool, oblique: bool = False) -> s
 
 
 def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
-    """The noun phrase of a group, its name drawn among the concept's."""
+    """Random noun phrase of a group, under one of the concept's names."""
     many = group.count > 1
     noun = concept.hi
     if concept.synonyms_hi and rng.random() > 0.7:
@@ -98,7 +107,7 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
     size = rng.choice(SIZES[group.size]) if group.size else ""
     color = rng.choice(COLORS[group.color]) if group.color else ""
     of_color = color != "" and rng.random() < 0.15  # लाल रंग का सेब
-    turned = facing(group.facing, living(concept), rng) if group.facing else ""
+    facing_phrase = facing(group.facing, living(concept), rng) if group.facing else ""
     draw = rng.random()
     if many:
         number = (
@@ -113,11 +122,13 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
         number = "एक" if draw < 0.96 else "1"
         determiner = "" if draw < 0.35 else number
 
-    def said(determiner: str, oblique: bool = False, painted: bool = True) -> str:
+    def words(determiner: str, oblique: bool = False, colored: bool = True) -> str:
+        """The phrase with this determiner, in direct or oblique case, with or without colour."""
+
         def agree(adjective: str) -> str:
             return inflect(adjective, noun.gender, many, oblique)
 
-        paint = (
+        color_words = (
             f"{inflect(color, 'm', False, oblique=True)} रंग {agree('का')}"
             if of_color
             else agree(color)
@@ -125,10 +136,10 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
         return " ".join(
             word
             for word in (
-                turned,
+                facing_phrase,
                 determiner,
                 agree(size),
-                paint if painted and color else "",
+                color_words if colored and color else "",
                 form(noun, many, oblique),
             )
             if word
@@ -136,12 +147,12 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
 
     sits = "बैठा" if living(concept) else "रखा"
     return Phrase(
-        text=said(determiner),
-        oblique=said(determiner, oblique=True),
-        exact=said(number),
-        bare=said(""),
-        loose=said("", oblique=True),
-        plain=said(determiner, painted=False),
+        text=words(determiner),
+        oblique=words(determiner, oblique=True),
+        exact=words(number),
+        bare=words(""),
+        loose=words("", oblique=True),
+        plain=words(determiner, colored=False),
         color=color,
         hue=inflect(color, "m", False, oblique=True),
         noun=form(noun, many, False),
@@ -157,20 +168,23 @@ def phrase(group: Group, concept: Concept, rng: random.Random) -> Phrase:
 
 
 def facing(side: str, alive: bool, rng: random.Random) -> str:
-    """Where something faces, said before its noun phrase, as any gender and number have it: बाईं ओर मुँह किए."""
+    """Random phrase for a facing: बाईं ओर मुँह किए.
+
+    It stands before the noun phrase and is the same for every gender and number.
+    """
     ore, _ = rng.choice(LEFT if side == "left" else RIGHT)
     return rng.choice(FACING if alive else HEADING).format(ore=ore)
 
 
 def form(noun: HindiNoun, many: bool, oblique: bool) -> str:
-    """The noun's form in this number and case."""
+    """The form of a noun in this number and case."""
     if oblique:
         return noun.plural_oblique if many else noun.singular_oblique
     return noun.plural if many else noun.singular
 
 
 def names(concept: Concept) -> list[str]:
-    """Every form of every name of the concept."""
+    """All forms of all names of a concept."""
     nouns = (concept.hi, *(decline(name, concept.hi.gender) for name in concept.synonyms_hi))
     return list(
         dict.fromkeys(
@@ -182,9 +196,10 @@ def names(concept: Concept) -> list[str]:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- patterns
-# As in English: a pattern in a full stop is a sentence, the first PLAIN are the short form, a's side seen from b is {side}.
-# {ore} is the adjective before the feminine ओर and तरफ़ (बाईं), {side} the adverb (बाएँ); {oore} and {other} the opposite.
+# --------------------------------------------------------------------------------------- patterns
+# As in English: a pattern that ends in a full stop is a sentence, the first PLAIN are the short
+# form, and {side} is the side of a as seen from b. {ore} is the adjective before the feminine ओर
+# and तरफ़ (बाईं), {side} the adverb (बाएँ); {oore} and {other} are the opposites.
 
 PLAIN = 4
 
@@ -568,7 +583,7 @@ PAINTED = (  # one group that has a colour
     "{a.plain}, {a.jis}का रंग {a.color} है",
 )
 
-STYLES = {  # style: names of its own, each of them a noun phrase that stays the same before में
+STYLES = {  # style: its names, noun phrases that do not change before में
     "fluent-3d": ("3डी शैली", "3D शैली", "3डी रेंडर", "त्रिआयामी शैली"),
     "fluent-emoji": ("मुलायम ग्रेडिएंट शैली", "चिकनी ग्रेडिएंट शैली"),
     "fluent-emoji-flat": ("सपाट शैली", "फ़्लैट डिज़ाइन", "सपाट चित्र शैली"),
@@ -578,7 +593,7 @@ STYLES = {  # style: names of its own, each of them a noun phrase that stays the
     "streamline-emojis": ("गहरी रेखाओं वाली कार्टून शैली", "रेखांकित कार्टून शैली", "रेखाचित्र शैली"),
 }
 
-TINTS = {  # adjectives, each word inflecting by itself
+TINTS = {  # adjectives; each word inflects separately
     "white": ("सफ़ेद",),
     "black": ("काला",),
     "gray": ("स्लेटी", "धूसर"),
@@ -599,7 +614,7 @@ FLAT = (
     "{tint} पृष्ठभूमि के सामने",
 )
 GRADIENT = ("{tint} ग्रेडिएंट पृष्ठभूमि पर", "{bent} ग्रेडिएंट पर", "{bent} ग्रेडिएंट वाली पृष्ठभूमि पर")
-PLACES = {  # place: (where things are, what the place itself is)
+PLACES = {  # place: (phrases for objects at the place, names of the place)
     "meadow": (
         ("घास के मैदान में", "हरे मैदान में", "घास पर", "हरी घास के मैदान में", "नीले आसमान के नीचे घास के मैदान में"),
         ("घास का मैदान", "हरा मैदान", "नीले आसमान के नीचे हरा मैदान"),
@@ -665,7 +680,7 @@ REGIONS = {
 
 
 def surroundings(background: Background, rng: random.Random) -> tuple[str, str]:
-    """A background as (where things are, what it is): ("समुद्र तट पर", "समुद्र तट")."""
+    """Random words for a background as (adverbial phrase, name): ("समुद्र तट पर", "समुद्र तट")."""
     if background.kind == "place":
         where, what = PLACES[background.name]
         return rng.choice(where), rng.choice(what)
@@ -680,7 +695,7 @@ def surroundings(background: Background, rng: random.Random) -> tuple[str, str]:
 
 
 def sides(relation: str | None, rng: random.Random) -> dict[str, str]:
-    """The words for where a is, seen from b, and for the opposite, in one spelling each."""
+    """Pattern words for the side of a as seen from b and for the opposite, in random spellings."""
     if relation in ("left of", "right of"):
         (ore, side), (oore, other) = (
             rng.choice(words)
@@ -696,36 +711,36 @@ def sides(relation: str | None, rng: random.Random) -> dict[str, str]:
 
 
 def patterns(scene: Scene, form: str) -> Sequence[str]:
-    """Every pattern that fits the scene's groups in this form."""
+    """All patterns for the scene's groups in this form."""
     if len(scene.groups) == 2:
-        every = PAIRED[scene.relation]
+        table = PAIRED[scene.relation]
         return (
-            every[:PLAIN]
+            table[:PLAIN]
             if form == "short"
             else NAMED[scene.relation]
             if form == "dense"
-            else every
+            else table
         )
     vague = VAGUE if scene.groups[0].count > 2 else ()
-    every, full = (
+    table, full = (
         (ONE, ("{a}",)) if scene.groups[0].count == 1 else (MANY, ("{a}", "{a}", "ठीक {a}"))
     )
     painted = PAINTED if scene.groups[0].color else ()
     return (
-        every[:PLAIN]
+        table[:PLAIN]
         if form == "short"
         else full + full + painted
         if form == "dense"
-        else every + vague + painted
+        else table + vague + painted
     )
 
 
 def casual(text: str) -> str:
-    """The text as many type it: सफेद for सफ़ेद, पांच for पाँच."""
+    """The text in common informal spelling: सफेद for सफ़ेद, पांच for पाँच."""
     return DOTTED.sub(r"\1", text).replace("ँ", "ं")
 
 
-DOTTED = re.compile("([कखगजफ])\u093c")  # ड़ and ढ़ are letters of their own and keep their dot
+DOTTED = re.compile("([कखगजफ])\u093c")  # without ड़ and ढ़, separate letters that keep their dot
 
 
 def caption(
@@ -735,7 +750,11 @@ def caption(
     regions: Sequence[tuple[str | None, str | None]],
     rng: random.Random,
 ) -> str:
-    """The scene in Hindi; see ``grammar.caption``. ``concepts`` and ``regions`` go with the scene's groups."""
+    """Random Hindi caption of a scene; see ``grammar.caption``.
+
+    ``concepts`` and ``regions`` have one entry for each group of the scene. 15 % of the captions
+    are in informal spelling.
+    """
     text = _caption(scene, form, concepts, regions, rng)
     return casual(text) if rng.random() < 0.15 else text
 
@@ -747,10 +766,11 @@ def _caption(
     regions: Sequence[tuple[str | None, str | None]],
     rng: random.Random,
 ) -> str:
-    where, what = surroundings(scene.background, rng)
+    """Random Hindi caption of a scene in standard spelling."""
+    where, name = surroundings(scene.background, rng)
     style = rng.choice(STYLES[scene.style]) if scene.style else ""
     if not scene.groups:
-        return f"{what}, {style}" if style and rng.random() < 0.5 else what
+        return f"{name}, {style}" if style and rng.random() < 0.5 else name
 
     pattern = rng.choice(patterns(scene, form))
     phrases = [
@@ -762,12 +782,12 @@ def _caption(
         picture=rng.choice(PICTURES),
     )
     if form == "dense":
-        return _dense(text, style, where, what, _places(scene, phrases, regions), rng)
+        return _dense(text, style, where, name, _positions(scene, phrases, regions), rng)
 
     where = where if background_said(rng, scene.background, form) else ""
     style = style if style_said(rng, scene.groups, scene.style) else ""
     if text.endswith("।"):
-        return text + (f" पृष्ठभूमि: {what}।" if where else "") + (f" शैली: {style}।" if style else "")
+        return text + (f" पृष्ठभूमि: {name}।" if where else "") + (f" शैली: {style}।" if style else "")
     if pattern.startswith(("{a", "{b")):
         if where and rng.random() < 0.5:
             text, where = f"{where} {text}", ""
@@ -780,29 +800,32 @@ def _caption(
     )
 
 
-def _places(
+def _positions(
     scene: Scene, phrases: Sequence[Phrase], regions: Sequence[tuple[str | None, str | None]]
 ) -> str:
-    """Where each group is: "सेब बाईं ओर हैं और कार नीचे है।" Empty when none is in one place."""
-    alike = len({group.concept for group in scene.groups}) < len(scene.groups)
-    said = [
-        f"{p.bare if alike else p.noun} {REGIONS[r]} {p.hai}"
+    """Sentence on the regions of the groups, or "" if no group has a region with a name.
+
+    "सेब बाईं ओर हैं और कार नीचे है।"
+    """
+    same_concept = len({group.concept for group in scene.groups}) < len(scene.groups)
+    clauses = [
+        f"{p.bare if same_concept else p.noun} {REGIONS[r]} {p.hai}"
         for p, r in zip(phrases, regions, strict=True)
         if r in REGIONS
     ]
-    return " और ".join(said) + "।" if said else ""
+    return " और ".join(clauses) + "।" if clauses else ""
 
 
-def _dense(core: str, style: str, where: str, what: str, places: str, rng: random.Random) -> str:
-    """Every fact in one of five orders."""
+def _dense(core: str, style: str, where: str, name: str, positions: str, rng: random.Random) -> str:
+    """Dense caption: all facts in one of five orders; ``name`` is that of the background."""
     in_style, styled = (f"{style} में ", f"शैली: {style}।") if style else ("", "")
-    said = rng.choice(
+    parts = rng.choice(
         (
-            (f"{where} {core}।", places, styled),
-            (f"{in_style}{core}, {where}।", places),
-            (f"{core}।", places, f"पृष्ठभूमि में {what} है।", styled),
-            (f"{core}, {where}" + (f", {in_style.rstrip()}।" if style else "।"), places),
-            (f"पृष्ठभूमि में {what} है। {core}।", places, styled),
+            (f"{where} {core}।", positions, styled),
+            (f"{in_style}{core}, {where}।", positions),
+            (f"{core}।", positions, f"पृष्ठभूमि में {name} है।", styled),
+            (f"{core}, {where}" + (f", {in_style.rstrip()}।" if style else "।"), positions),
+            (f"पृष्ठभूमि में {name} है। {core}।", positions, styled),
         )
     )
-    return " ".join(part for part in said if part)
+    return " ".join(part for part in parts if part)

@@ -1,7 +1,7 @@
-"""Minimally wrong words: a scene with one thing about it said otherwise. Its picture stays what it was, its caption becomes false.
+"""Hard negatives: scenes with one changed property, whose captions are false of the original image.
 
-They are the hard negatives of whatever has to tell pictures from words (Yuksekgonul et al. 2023: models that only ever tell
-scenes apart by what is in them read captions as bags of words).
+For training and evaluating image-text models. A model trained only on negatives with other objects
+reads captions as bags of words (Yuksekgonul et al. 2023).
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from kalpana.world.splits import belongs
 from kalpana.world.world import kind_of
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-ONE_WAY = (
-    "on",
-    "in front of",
-    "nearer than",
-)  # of these the opposite is said by exchanging the things
-MOST = 8  # things of a kind
+# Relations without an opposite in the grammar: the negative exchanges the two groups.
+ONE_WAY = ("on", "in front of", "nearer than")
+MOST = 8  # largest count of one group
 
 
 def hard_negative(
     scene: Scene, rng: random.Random, split: str | None = "train", first: Sequence[str] = ()
 ) -> tuple[str, Scene] | None:
-    """What is changed ("count", "relation", "color", "colors", "facing", "word", "fingers" or "pose") and the scene that says so; None
-    where nothing can be. Every way that the scene has is as likely, but for those that are to be tried ``first``. What is said belongs to
-    the ``split``, so that nothing held out is told; with None it may belong anywhere, for of two objects what is said otherwise seldom
-    falls into the same small split."""
+    """Hard negative of a scene as (changed property, changed scene), or None if there is none.
+
+    The property is "count", "relation", "color", "colors", "facing", "word", "fingers" or "pose".
+    Properties that the scene has are tried in random order, those in ``first`` before the others.
+    The changed scene belongs to ``split``, so that captions show no held-out combination. With
+    None it may belong to any split: a changed scene of two objects seldom falls into the same small
+    split.
+    """
     ways = WAYS[kind_of(scene)]
     for name in sorted(rng.sample(list(ways), len(ways)), key=lambda name: name not in first):
-        said = list(ways[name](scene, split))
-        if said:
-            return name, rng.choice(said)
+        negatives = list(ways[name](scene, split))
+        if negatives:
+            return name, rng.choice(negatives)
     return None
 
 
 def _count(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """One more, or one fewer, of a kind."""
+    """Scenes with one object more or fewer in a group."""
     for k, group in enumerate(scene.groups):
         for count in (group.count - 1, group.count + 1):
             if 1 <= count <= MOST:
@@ -48,7 +49,7 @@ def _count(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 
 def _relation(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """The things the other way round."""
+    """The scene with the opposite relation."""
     if scene.relation in OPPOSITE:
         yield from _fitting(split, replace(scene, relation=OPPOSITE[scene.relation]))
     elif scene.relation in ONE_WAY:
@@ -56,7 +57,7 @@ def _relation(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 
 def _color(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """Another colour for a group that has been given one."""
+    """Scenes with another colour for a group that has a stated colour."""
     for k, group in enumerate(scene.groups):
         for color in COLORS:
             if group.color is not None and color != group.color:
@@ -64,20 +65,16 @@ def _color(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 
 def _colors(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """The colours of two groups exchanged."""
+    """The scene with the colours of its two groups exchanged."""
     if len(scene.groups) == 2:
         one, two = scene.groups
         if one.color and two.color and one.color != two.color:
-            yield from _fitting(
-                split,
-                replace(
-                    scene, groups=(replace(one, color=two.color), replace(two, color=one.color))
-                ),
-            )
+            exchanged = (replace(one, color=two.color), replace(two, color=one.color))
+            yield from _fitting(split, replace(scene, groups=exchanged))
 
 
 def _word(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """One character exchanged for another of its script; vowel signs stay where they are."""
+    """Scenes with one character of a sign replaced by another of its script, never a vowel sign."""
     for sign in (item.sprite for item in scene.objects if isinstance(item.sprite, Sign)):
         for at, letter in enumerate(sign.text):
             others = signs.LETTERS if letter.isascii() else signs.CONSONANTS
@@ -90,16 +87,15 @@ def _word(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 
 def _facing(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """A group that is said to face the other way."""
+    """Scenes with the opposite facing for a group that has a stated facing."""
     for k, group in enumerate(scene.groups):
         if group.facing is not None:
-            yield from _fitting(
-                split, _with(scene, k, facing={"left": "right", "right": "left"}[group.facing])
-            )
+            opposite = {"left": "right", "right": "left"}[group.facing]
+            yield from _fitting(split, _with(scene, k, facing=opposite))
 
 
 def _fingers(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """One finger more, or one less."""
+    """Scenes with one finger of a hand raised or folded."""
     for hand in (item.sprite for item in scene.objects if isinstance(item.sprite, Hand)):
         for k in range(5):
             thumb, index, middle, ring, little = (
@@ -111,7 +107,7 @@ def _fingers(scene: Scene, split: str | None) -> Iterator[Scene]:
 
 
 def _pose(scene: Scene, split: str | None) -> Iterator[Scene]:
-    """A figure that does something else."""
+    """Scenes with another pose of a figure."""
     for figure in (item.sprite for item in scene.objects if isinstance(item.sprite, Puppet)):
         for pose in puppets.POSES:
             if pose != figure.pose and split in (
@@ -140,19 +136,20 @@ WAYS: dict[str, Ways] = {
 
 
 def _fitting(split: str | None, scene: Scene) -> Iterator[Scene]:
+    """The scene if it belongs to the split, else nothing."""
     if split is None or belongs(scene, split):
         yield scene
 
 
-def _with(scene: Scene, k: int, **said: object) -> Scene:
-    """The scene with its group k said otherwise."""
+def _with(scene: Scene, k: int, **changes: object) -> Scene:
+    """The scene with changed fields of group k."""
     groups = list(scene.groups)
-    groups[k] = replace(groups[k], **said)  # type: ignore[arg-type]
+    groups[k] = replace(groups[k], **changes)  # type: ignore[arg-type]
     return replace(scene, groups=tuple(groups))
 
 
 def _drawn(scene: Scene, old: Art, new: Art) -> Scene:
-    """The scene with another sprite in the place of one."""
+    """The scene with the sprite ``old`` replaced by ``new``."""
     objects = tuple(
         replace(item, sprite=new) if item.sprite is old else item for item in scene.objects
     )

@@ -1,7 +1,8 @@
-"""The lexicon: what every picture of the atlas is called in English and in Hindi, and what a scene may do with it.
+"""The lexicon: English and Hindi names of each concept of the atlas, and its use in scenes.
 
-``art/lexicon.jsonl`` is the source and is edited by hand, one concept a line. A Hindi noun there is either all four forms,
-checked by hand (``"checked": true``, as for every core class), or only its singular, from which ``decline`` makes the rest.
+``art/lexicon.jsonl`` is the source, edited manually, one concept a line. A Hindi noun there is
+either all four forms, checked manually (``"checked": true``, as for every core class), or only its
+singular, from which ``decline`` derives the other forms.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 
 ART = Path(__file__).parent / "art"
 
-# Head nouns end before the first of these: "bow and arrow" is not one bow, but "cup with straw" is a cup.
+# The head nouns of a name end before the first of these: "cup with straw" has the head "cup";
+# "bow and arrow" has two heads.
 _PREPOSITIONS = re.compile(
-    r" (?:of|with|without|in|on|at|behind|over|under|from|to|for|showing|facing|by|between|pointing|wearing|up|down)\b| \w+ing\b"
+    r" (?:of|with|without|in|on|at|behind|over|under|from|to|for|showing|facing|by|between"
+    r"|pointing|wearing|up|down)\b| \w+ing\b"
 )
 _IRREGULAR = {
     "man": "men",
@@ -96,21 +99,25 @@ _OE = {
 
 
 def plural(name: str) -> str:
-    """The plural of an English noun phrase: its head nouns are changed, "fork and knife with plate" gives "forks and knives with plate"."""
+    """Plural of an English noun phrase, formed from its head nouns.
+
+    "fork and knife with plate" gives "forks and knives with plate".
+    """
     cut = _PREPOSITIONS.search(name)
     heads, tail = (name[: cut.start()], name[cut.start() :]) if cut else (name, "")
     return " and ".join(_plural(head, alone=cut is None) for head in heads.split(" and ")) + tail
 
 
 def _plural(head: str, alone: bool) -> str:
+    """Plural of one head noun phrase; ``alone``: nothing follows the head in the name."""
     rest, space, noun = head.rpartition(" ")
     lower = noun.lower()
     if lower in _IRREGULAR:
         noun = _IRREGULAR[lower]
     elif lower in _UNCHANGED or (
         alone and lower.endswith("s") and not lower.endswith(("ss", "us", "is"))
-    ):  # "maracas" is one already
-        pass
+    ):
+        pass  # "maracas" is already a plural
     elif re.search(r"[^aeiou]y$", lower):
         noun = noun[:-1] + "ies"
     else:
@@ -120,9 +127,12 @@ def _plural(head: str, alone: bool) -> str:
 
 @dataclass(frozen=True)
 class HindiNoun:
-    """A Hindi noun: ``gender`` "m" or "f", and its forms in the direct case and (before a postposition) the oblique."""
+    """A Hindi noun: its gender and its forms in the direct and oblique case.
 
-    gender: str
+    The oblique case stands before a postposition.
+    """
+
+    gender: str  # "m" or "f"
     singular: str
     plural: str
     singular_oblique: str
@@ -130,9 +140,9 @@ class HindiNoun:
 
 
 _POSTPOSITIONS = {"का", "के", "की", "में", "पर", "से", "को", "ने", "और", "तक", "द्वारा"}
-# Names that are plural already (मोज़े, आँखें), and loans in -ा that do not bend.
+# Endings of names that are already plural (मोज़े, आँखें) and their oblique endings.
 _PLURALS = {"m": {"े": "ों"}, "f": {"ियाँ": "ियों", "एँ": "ओं", "एं": "ओं", "ें": "ों"}}
-_UNBENT = {
+_UNBENT = {  # masculine nouns in -ा that do not inflect like native ones, mostly loan words
     "राजा",
     "योद्धा",
     "कार्यकर्ता",
@@ -154,14 +164,16 @@ _VOWELS = "ािीुूृेैोौ"
 
 
 def decline(name: str, gender: str) -> HindiNoun:
-    """All forms of a Hindi noun phrase whose last word is its head, by rule.
+    """All forms, by rule, of a Hindi noun phrase whose last word is its head.
 
-    Masculine -ा gives -े, -े, -ों with the adjectives before it (नीला झंडा: नीले झंडे); feminine -ी gives -ियाँ, -ी, -ियों;
-    feminine consonants -ें, -ों and vowels -एँ, -ओं; everything else changes in the plural oblique alone.
+    Forms are given as plural, singular oblique, plural oblique. Masculine nouns in -ा have -े, -े,
+    -ों and their adjectives agree (नीला झंडा: नीले झंडे). Feminine nouns in -ी have -ियाँ, -ी, -ियों.
+    Feminine nouns in a consonant have -ें and -ों, in a vowel -एँ and -ओं. All other nouns change
+    only in the plural oblique.
     """
     *before, noun = name.split(" ")
-    same = " ".join(before)
-    bent = " ".join(
+    direct = " ".join(before)
+    inflected = " ".join(
         word[:-1] + ("े" if word.endswith("ा") else "ए")
         if gender == "m"
         and word.endswith(("ा", "आ"))
@@ -172,7 +184,8 @@ def decline(name: str, gender: str) -> HindiNoun:
     )
 
     def forms(plural: str, singular_oblique: str, plural_oblique: str) -> HindiNoun:
-        front, changed = (f"{same} " if same else ""), (f"{bent} " if bent else "")
+        front = f"{direct} " if direct else ""
+        changed = f"{inflected} " if inflected else ""
         return HindiNoun(
             gender,
             front + noun,
@@ -185,9 +198,8 @@ def decline(name: str, gender: str) -> HindiNoun:
     for ending, oblique in _PLURALS[gender].items():
         if noun.endswith(ending):
             return forms(noun, noun, noun.removesuffix(ending) + oblique)
-    if not re.search(
-        "[ऄ-ौ़]$", noun
-    ):  # digits, Latin letters and nasal endings (क्रोसाँ) have no forms
+    # Digits, Latin letters and nasal endings (क्रोसाँ) do not inflect.
+    if not re.search("[ऄ-ौ़]$", noun):
         return forms(noun, noun, noun)
     if gender == "m" and noun in _UNBENT:
         return forms(noun, noun, noun + "ओं")
@@ -220,43 +232,42 @@ def decline(name: str, gender: str) -> HindiNoun:
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing the world can draw. ``id`` is the art pack's base; ``en`` and ``hi`` name it, and the synonyms name nothing
-    else; Hindi synonyms have the gender of ``hi`` and ``decline`` gives their forms."""
+    """One class of object in the world: its names, flags and exceptions.
 
-    id: str
+    No two concepts share a name or synonym. Hindi synonyms have the gender of ``hi``, and
+    ``decline`` derives their forms. Sprites are given by their id in the atlas.
+    """
+
+    id: str  # the art pack's ``base``
     en: str
     en_plural: str
     synonyms_en: tuple[str, ...]
     hi: HindiNoun
     synonyms_hi: tuple[str, ...]
-    core: bool  # one of the eighty classes that carry the benchmarks
+    core: bool  # one of the eighty core classes of the benchmarks
     recolor: bool  # its sprites can be drawn in the ten colours
     support: bool  # others can rest on it
     can_rest: bool  # it may rest on a support
-    group: str
-    weight: float  # how often to draw it, relative to an ordinary concept
-    checked: bool  # the Hindi forms were checked by hand, otherwise they are rule-made
-    seat: float = (
-        0.0  # of a support: how far down its content its surface is, 0 the top, 1 the bottom
-    )
-    plain: tuple[
-        str, ...
-    ] = ()  # sprites that keep their own colours although the concept is recolourable
-    without: tuple[
-        str, ...
-    ] = ()  # sprites of this concept that show something else (a head, another object)
-    facing: str | None = (
-        None  # where its drawings face, "left" or "right", checked by eye; None: neither, or not checked
-    )
-    hue: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of sprites whose colour is not of their commonest hue: CIELAB degrees
-    front: tuple[str, ...] = ()  # sprites of a concept with a facing that look at the viewer
+    group: str  # subgroup of the art pack
+    weight: float  # sampling weight, relative to an ordinary concept
+    checked: bool  # whether the Hindi forms were checked manually; otherwise derived by rule
+    # Height of a support's surface as a share of its content, 0 the top, 1 the bottom.
+    seat: float = 0.0
+    # Sprites that keep their own colours although the concept is recolourable.
+    plain: tuple[str, ...] = ()
+    # Sprites of this concept that show something else (a head, another object).
+    without: tuple[str, ...] = ()
+    # Facing of its drawings, "left" or "right", checked visually; None: neither, or not checked.
+    facing: str | None = None
+    # Hue of the body in CIELAB degrees, for sprites where it is not the most frequent hue.
+    hue: Mapping[str, float] = field(default_factory=dict)
+    # Sprites that face the viewer although the concept has a facing.
+    front: tuple[str, ...] = ()
 
 
 @cache
 def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
-    """Every concept by id, in the file's order: the core classes come first."""
+    """All concepts by id, in the file's order: core classes first."""
     concepts = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -273,8 +284,10 @@ def lexicon(path: Path = ART / "lexicon.jsonl") -> dict[str, Concept]:
 
 @cache
 def keywords(folder: Path = ART) -> dict[str, dict[str, tuple[str, ...]]]:
-    """For every concept the words that people look for it by (Unicode CLDR), by language "en" and "hi": looser than its names, "fruit"
-    and "healthy" for an apple, and shared with others."""
+    """Search keywords of every concept (Unicode CLDR), by language "en" and "hi".
+
+    Keywords are less specific than names ("fruit", "healthy" for an apple) and concepts share them.
+    """
     rows = (
         json.loads(line)
         for line in (folder / "keywords.jsonl").read_text(encoding="utf-8").splitlines()
@@ -286,12 +299,13 @@ def keywords(folder: Path = ART) -> dict[str, dict[str, tuple[str, ...]]]:
 
 @cache
 def sprites_of(concept: str, folder: Path = ART) -> dict[str, tuple[int, ...]]:
-    """The rows of the atlas that show this concept, by style; sprites that the lexicon sets aside are left out."""
+    """Atlas rows of a concept, by style, without the sprites in ``Concept.without``."""
     return _rows(folder).get(concept, {})
 
 
 @cache
 def _rows(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Atlas rows by concept and style."""
     concepts = lexicon(folder / "lexicon.jsonl")
     rows: dict[str, dict[str, tuple[int, ...]]] = {}
     for row, line in enumerate((folder / "atlas.jsonl").read_text(encoding="utf-8").splitlines()):

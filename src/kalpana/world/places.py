@@ -1,4 +1,10 @@
-"""Backgrounds: flat colours, gradients and eight simple drawn places, a batch at a time, in closed form."""
+"""Backgrounds: flat colours, gradients and eight simple places, painted in closed form by batch.
+
+A painter is called as ``painter(name, u, y, x)``: ``name`` (b, 3) is the named colour, ``u`` eight
+uniform random numbers (b, 1, 1) each, ``y`` and ``x`` the point of the scene under each pixel. It
+returns colours that broadcast to (b, 3, h, w). A signed distance is positive inside a shape, in
+units of the image side.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ from torch import Tensor
 
 from kalpana.world.scene import STILL, Background, View
 
-# sRGB in [0, 1], a little muted so that sprites stand out.
+# sRGB in [0, 1], slightly muted for contrast with sprites.
 COLORS = {
     "white": (0.98, 0.98, 0.98),
     "black": (0.07, 0.07, 0.08),
@@ -28,69 +34,80 @@ COLORS = {
 def paint(
     backgrounds: Sequence[Background], side: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The backgrounds (b, 3, side, side) in [0, 1]. Each depends on its own name and seed alone."""
+    """Images of the backgrounds (b, 3, side, side) in [0, 1].
+
+    Each depends only on its own Background, not on the batch.
+    """
     line = (torch.arange(side, device=device) + 0.5) / side
     y, x = line.view(1, side, 1), line.view(1, 1, side)
     out = torch.empty(len(backgrounds), 3, side, side, device=device)
     painters: dict[str, Callable[..., Tensor]] = {"flat": _flat, "gradient": _gradient, **PLACES}
     kinds = [(b.name if b.kind == "place" else b.kind, b.view == STILL) for b in backgrounds]
     for kind, still in set(kinds):
-        some = [i for i, k in enumerate(kinds) if k == (kind, still)]
-        at_y, at_x = (y, x) if still else look([backgrounds[i].view for i in some], y, x)
-        # Eight uniform numbers a picture, from its own seed: all the variety a place has.
-        rolls = [random.Random(backgrounds[i].seed) for i in some]
-        u = torch.tensor([[roll.random() for _ in range(8)] for roll in rolls], device=device)
-        roll = [u[:, k].view(-1, 1, 1) for k in range(8)]
+        indices = [i for i, k in enumerate(kinds) if k == (kind, still)]
+        at_y, at_x = (y, x) if still else look([backgrounds[i].view for i in indices], y, x)
+        # Eight uniform numbers for each image, from its own seed: all the variation of a place.
+        generators = [random.Random(backgrounds[i].seed) for i in indices]
+        numbers = [[generator.random() for _ in range(8)] for generator in generators]
+        u = torch.tensor(numbers, device=device)
+        columns = [u[:, k].view(-1, 1, 1) for k in range(8)]
         name = torch.tensor(
-            [COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in some], device=device
+            [COLORS.get(backgrounds[i].name, (0.0, 0.0, 0.0)) for i in indices], device=device
         )
-        # What does not change along a row or a column is painted once for all of it.
-        painted = painters[kind](name, roll, at_y, at_x).clamp(0, 1).expand(len(some), 3, -1, -1)
-        for i, picture in zip(some, painted, strict=True):
-            out[i] = picture
+        # Values that are constant along a row or a column have size 1 there until expand.
+        painted = painters[kind](name, columns, at_y, at_x).clamp(0, 1)
+        for i, image in zip(indices, painted.expand(len(indices), 3, -1, -1), strict=True):
+            out[i] = image
     return out
 
 
 def look(views: Sequence[View], y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the world the picture's points (y, x) are, row and column (b, h, w), under each view."""
+    """Scene coordinates (row, column), each (b, h, w), of the image points (y, x) in each view."""
     cx, cy, zoom, angle = torch.tensor(views, device=y.device).T[:, :, None, None]
     cos, sin = torch.cos(torch.deg2rad(angle)) / zoom, torch.sin(torch.deg2rad(angle)) / zoom
     return cy + (x - 0.5) * sin + (y - 0.5) * cos, cx + (x - 0.5) * cos - (y - 0.5) * sin
 
 
-def _rgb(top: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(top, device=like.device).view(1, 3, 1, 1)
+def _rgb(color: Sequence[float], like: Tensor) -> Tensor:
+    """The colour as a tensor (1, 3, 1, 1) on the device of ``like``."""
+    return torch.tensor(color, device=like.device).view(1, 3, 1, 1)
 
 
 def _ramp(top: Sequence[float], bottom: Sequence[float], y: Tensor) -> Tensor:
-    """A vertical gradient (b, 3, h, w); ``y`` (b, h, w) is 0 at the top colour, 1 at the bottom colour."""
+    """Vertical gradient (b, 3, h, w) from ``top`` at ``y`` (b, h, w) = 0 to ``bottom`` at 1."""
     y = y.clamp(0, 1).unsqueeze(1)
     return _rgb(top, y) * (1 - y) + _rgb(bottom, y) * y
 
 
 def _over(below: Tensor, above: Tensor, where: Tensor) -> Tensor:
-    """``above`` where ``where`` (b, h, w), a signed distance in sides of the picture, is positive: edges are one pixel soft."""
+    """Blend of ``above`` over ``below`` inside a shape; its edge is one pixel soft.
+
+    ``where`` (b, h, w) is the signed distance to the shape's edge.
+    """
     alpha = (where * where.shape[1] + 0.5).clamp(0, 1).unsqueeze(1)
     return below * (1 - alpha) + above * alpha
 
 
 def _flat(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """The named colour in a shade that varies by 3 %."""
     shade = 1 + 0.06 * (u[0] - 0.5)
     return name[:, :, None, None] * shade.unsqueeze(1)
 
 
 def _gradient(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
-    """The named colour at the top, running to a lighter one (dark colours: a less dark one) below."""
+    """Vertical gradient from the named colour at the top to a lighter one at the bottom."""
     top = name[:, :, None, None]
     bottom = top + (0.97 - top) * (0.45 + 0.3 * u[0]).unsqueeze(1)
     return torch.lerp(top, bottom, y.unsqueeze(1))
 
 
 def _hills(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
+    """A sine of x in [-1, 1]: ``u`` sets the frequency, ``v`` the phase."""
     return torch.sin((2 + 3 * u) * x * 3.1416 + 6.28 * v)
 
 
 def _meadow(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """Two rows of green hills under a blue sky."""
     horizon = 0.48 + 0.12 * u[0]
     sky = _ramp((0.45, 0.73, 0.96), (0.86, 0.95, 1.0), y / horizon)
     far = _ramp((0.55, 0.80, 0.45), (0.45, 0.72, 0.36), (y - horizon) * 4)
@@ -100,6 +117,7 @@ def _meadow(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
 
 
 def _beach(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """Sky, sea with a white surf line, and sand."""
     horizon, shore = 0.36 + 0.10 * u[0], 0.58 + 0.10 * u[1]
     sky = _ramp((0.50, 0.78, 0.97), (0.88, 0.96, 1.0), y / horizon)
     sea = _ramp((0.10, 0.47, 0.72), (0.35, 0.77, 0.82), (y - horizon) / (shore - horizon))
@@ -110,13 +128,14 @@ def _beach(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
 
 
 def _ridge(u: Tensor, v: Tensor, x: Tensor, peaks: float) -> Tensor:
-    """A jagged skyline in [0, 1]: two triangle waves of unlike period."""
+    """A jagged skyline in [0, 1]: the sum of two triangle waves of different periods."""
     one = (2 * ((x * peaks + v) % 1) - 1).abs()
     two = (2 * ((x * peaks * 2.3 + u) % 1) - 1).abs()
     return 0.75 * one + 0.25 * two
 
 
 def _mountains(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """Two mountain ridges and a setting sun."""
     sky = _ramp((0.36, 0.24, 0.52), (0.98, 0.62, 0.30), y / 0.62)
     distance = ((x - 0.2 - 0.6 * u[0]) ** 2 + (y - 0.36 - 0.12 * u[1]) ** 2).sqrt()
     sun = _over(sky, _rgb((1.0, 0.88, 0.50), y), 0.10 - distance)
@@ -127,11 +146,12 @@ def _mountains(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
 
 
 def _room(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """A wall with a window, a skirting board and a wooden floor."""
     floor = 0.66 + 0.10 * u[0]
-    walls = torch.stack(
+    color = torch.stack(
         [torch.stack((0.80 + 0.14 * u[1], 0.80 + 0.10 * u[2], 0.72 + 0.16 * u[3]), 1)]
     ).squeeze(0)  # b 3 1 1
-    wall = walls.expand(-1, -1, y.shape[1], x.shape[2])
+    wall = color.expand(-1, -1, y.shape[1], x.shape[2])
     left = 0.08 + 0.55 * u[4]
     frame = torch.minimum(0.15 - (x - left - 0.15).abs(), 0.14 - (y - 0.24).abs())
     pane = torch.minimum(0.13 - (x - left - 0.15).abs(), 0.12 - (y - 0.24).abs())
@@ -143,23 +163,23 @@ def _room(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
 
 
 def _night(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
+    """A starry sky above dark ground."""
     sky = _ramp((0.03, 0.05, 0.16), (0.16, 0.20, 0.42), y / 0.8)
-    # Stars: one in each cell of a 6 x 6 lattice, placed and dimmed by a cheap hash of the cell and the picture.
+    # One star in each cell of a 6 x 6 lattice. A hash of the cell and u[0] gives its position
+    # within the cell and its radius.
     cx, cy = (x * 6).floor(), (y * 6).floor()
     hashed = torch.frac((torch.sin(cx * 12.99 + cy * 78.23 + u[0] * 41.0) * 43758.5).abs())
     other = torch.frac(hashed * 57.3)
-    distance = (
-        (x * 6 - cx - 0.2 - 0.6 * hashed) ** 2 + (y * 6 - cy - 0.2 - 0.6 * other) ** 2
-    ).sqrt() / 6
-    star = _over(
-        sky, _rgb((0.95, 0.95, 0.80), y), 0.006 + 0.006 * torch.frac(other * 31.7) - distance
-    )
+    dx, dy = x * 6 - cx - 0.2 - 0.6 * hashed, y * 6 - cy - 0.2 - 0.6 * other
+    distance = (dx**2 + dy**2).sqrt() / 6
+    radius = 0.006 + 0.006 * torch.frac(other * 31.7)
+    star = _over(sky, _rgb((0.95, 0.95, 0.80), y), radius - distance)
     ground = _ramp((0.08, 0.14, 0.16), (0.04, 0.08, 0.10), (y - 0.75) * 4)
     return _over(star, ground, y - (0.78 + 0.06 * u[1] + 0.03 * _hills(u[2], u[3], x)))
 
 
 def _chance(cell: Tensor, u: Tensor) -> Tensor:
-    """A number in [0, 1) for each cell and picture, by a cheap hash: as good as random to the eye."""
+    """A pseudo-random number in [0, 1) for each cell and image, by a cheap hash."""
     return torch.frac((torch.sin(cell * 12.99 + u * 41.0) * 43758.5).abs())
 
 
@@ -171,7 +191,7 @@ def _block(
     left: Tensor | float,
     right: Tensor | float,
 ) -> Tensor:
-    """How far inside an upright rectangle with round corners the points are, negative outside."""
+    """Signed distance to the edge of an upright rectangle with round corners, negative outside."""
     radius = 0.025
     dy = torch.maximum(top + radius - y, y - (bottom - radius)).clamp(min=0)
     dx = torch.maximum(left + radius - x, x - (right - radius)).clamp(min=0)
@@ -179,37 +199,31 @@ def _block(
 
 
 def _garden(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
-    """A lawn before a hedge, with a bed of round flowers along the bottom."""
+    """A lawn in front of a hedge, with a bed of round flowers along the bottom."""
     hedge, bed = 0.34 + 0.06 * u[0], 0.78 + 0.05 * u[1]
     sky = _ramp((0.58, 0.81, 0.97), (0.90, 0.96, 1.0), y / hedge)
     leaves = _ramp((0.24, 0.50, 0.24), (0.18, 0.40, 0.20), (y - hedge) * 6)
     lawn = _ramp((0.56, 0.80, 0.42), (0.45, 0.71, 0.33), (y - hedge - 0.16) * 2)
-    ground = _over(
-        sky,
-        leaves,
-        y - (hedge + 0.012 * (_hills(9 + 2 * u[2], u[3], x) + _hills(5 + 2 * u[3], u[2], x))),
-    )
+    waves = _hills(9 + 2 * u[2], u[3], x) + _hills(5 + 2 * u[3], u[2], x)
+    ground = _over(sky, leaves, y - (hedge + 0.012 * waves))
     ground = _over(ground, lawn, y - hedge - 0.16)
-    ground = _over(
-        ground,
-        _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4),
-        y - bed - 0.01 * _hills(u[4], u[5], x),
-    )
-    for row, middle in enumerate(
-        (0.055, 0.15)
-    ):  # one flower in each eighth of the bed, every other row shifted
+    soil = _ramp((0.36, 0.56, 0.26), (0.30, 0.48, 0.22), (y - bed) * 4)
+    ground = _over(ground, soil, y - bed - 0.01 * _hills(u[4], u[5], x))
+    # Two rows of flowers, one flower in each eighth of the width, the second row shifted.
+    for row, middle in enumerate((0.055, 0.15)):
         cell = (x * 8 + 0.5 * row).floor()
         chance = _chance(cell + 17 * row, u[6])
-        across = (x * 8 + 0.5 * row - cell - 0.35 - 0.3 * chance) / 8
-        away = (across**2 + (y - bed - middle - 0.02 * torch.frac(chance * 7.1)) ** 2).sqrt()
+        dx = (x * 8 + 0.5 * row - cell - 0.35 - 0.3 * chance) / 8
+        dy = y - bed - middle - 0.02 * torch.frac(chance * 7.1)
+        distance = (dx**2 + dy**2).sqrt()
         hue = torch.frac(chance * 3.7 + u[7]).unsqueeze(1)
         petals = torch.where(
             hue < 0.34,
             _rgb((0.94, 0.42, 0.56), y),
             torch.where(hue < 0.67, _rgb((0.99, 0.84, 0.35), y), _rgb((0.97, 0.97, 0.98), y)),
         )
-        ground = _over(ground, petals, 0.035 - away)
-        ground = _over(ground, _rgb((0.85, 0.55, 0.20), y), 0.012 - away)
+        ground = _over(ground, petals, 0.035 - distance)
+        ground = _over(ground, _rgb((0.85, 0.55, 0.20), y), 0.012 - distance)
     return ground
 
 
@@ -225,12 +239,10 @@ def _city(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
         top = low - 0.28 * _chance(house + 31 * row, u[3 + row])
         within = torch.minimum(place - house - 0.04, house + 0.96 - place) / wide
         scene = _over(scene, _rgb(color, y), torch.minimum(y - top, within))
-        at_x, at_y = (place - house) * 4, (y - top) * 18  # windows: three across
+        at_x, at_y = (place - house) * 4, (y - top) * 18  # a window at each integer, three in a row
         lit = _chance(house * 7 + at_x.round() + 13 * at_y.round(), u[5 + row]) < light
-        pane = (
-            torch.minimum(0.26 - (at_x - at_x.round()).abs(), 0.28 - (at_y - at_y.round()).abs())
-            / 18
-        )
+        dx, dy = (at_x - at_x.round()).abs(), (at_y - at_y.round()).abs()
+        pane = torch.minimum(0.26 - dx, 0.28 - dy) / 18
         shown = lit & (at_x.round() > 0) & (at_x.round() < 4) & (at_y.round() > 0)
         scene = _over(scene, _rgb((0.98, 0.83, 0.45), y), torch.where(shown, pane, -1.0))
     road = _ramp((0.20, 0.20, 0.27), (0.14, 0.14, 0.19), (y - street) * 5)
@@ -241,10 +253,8 @@ def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """A wall, a carpet and a sofa with two cushions."""
     floor, left = 0.68 + 0.05 * u[0], 0.10 + 0.12 * u[1]
     right, seat = left + 0.62 + 0.08 * u[2], floor - 0.08
-    wall = torch.cat((0.86 + 0.10 * u[3], 0.84 + 0.10 * u[4], 0.80 + 0.12 * u[5]), 1).unsqueeze(
-        -1
-    )  # b 3 1 1
-    scene = wall.expand(-1, -1, y.shape[1], x.shape[2])
+    wall = torch.cat((0.86 + 0.10 * u[3], 0.84 + 0.10 * u[4], 0.80 + 0.12 * u[5]), 1)  # b 3 1
+    scene = wall.unsqueeze(-1).expand(-1, -1, y.shape[1], x.shape[2])
     boards = _ramp((0.76, 0.62, 0.48), (0.64, 0.49, 0.36), (y - floor) / (1 - floor))
     scene = _over(scene, boards, y - floor)
     cloth = torch.where(
@@ -262,11 +272,8 @@ def _lounge(name: Tensor, u: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
     for shade, *edges in parts:
         scene = _over(scene, cloth * shade, _block(y, x, *edges))
     for cushion in (left + 0.14, right - 0.28):
-        scene = _over(
-            scene,
-            _rgb((0.95, 0.88, 0.70), y),
-            _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14),
-        )
+        block = _block(y, x, seat - 0.12, seat + 0.01, cushion, cushion + 0.14)
+        scene = _over(scene, _rgb((0.95, 0.88, 0.70), y), block)
     return scene
 
 

@@ -1,6 +1,7 @@
-"""Repainting sprites: which pixels carry an object's colour, and how to give them another one.
+"""Recolouring of sprites: the mask of the pixels with the object's colour, and their repainting.
 
-``recolor_mask`` runs once, when the atlas is built. ``repaint`` runs for every scene and is elementwise.
+``recolor_mask`` runs once, when the atlas is built. ``repaint`` runs for every scene and is
+elementwise.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from kalpana.world.scene import COLORS
 
-# What "red" means: sRGB in [0, 1], and how strongly the sprite's own shades darken and its lights lighten it. Shades are
-# weak where a dark version has another name (dark orange is brown, dark white is grey).
+# For each colour name: sRGB in [0, 1], then the strength with which the sprite's own shades darken
+# it and its lights lighten it. Shades are weak where a dark version has another name (dark orange
+# is brown, dark white is grey).
 PAINTS: dict[str, tuple[float, float, float, float, float]] = {
     "red": (0.88, 0.11, 0.13, 0.75, 0.6),
     "orange": (0.98, 0.54, 0.06, 0.45, 0.6),
@@ -25,11 +27,11 @@ PAINTS: dict[str, tuple[float, float, float, float, float]] = {
     "black": (0.11, 0.11, 0.12, 0.6, 0.3),
     "white": (0.96, 0.96, 0.96, 0.45, 0.6),
 }
-LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB (..., 3) under D65 of sRGB (..., 3) in [0, 1] (IEC 61966-2-1, CIE 15)."""
+    """CIELAB values (..., 3), D65, of sRGB values (..., 3) in [0, 1] (IEC 61966-2-1, CIE 15)."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
         [
@@ -46,16 +48,17 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below ``low``, 1 above ``high``, straight between; falling when low > high."""
+    """Linear ramp: 0 below ``low``, 1 above ``high``; falling if low > high."""
     return np.clip((x - low) / (high - low), 0, 1)
 
 
 def recolor_mask(rgba: np.ndarray, hue_of_body: float | None = None) -> np.ndarray:
-    """What carries the object's colour: (h, w) uint8 in sixteen levels, from one sprite (h, w, 4) uint8.
+    """Recolouring mask (h, w) uint8, in sixteen levels, of one sprite (h, w, 4) uint8.
 
-    That is the one hue that covers most of the sprite, in all its shades and tints, or, where little has any hue, its grey
-    or white body; where ``hue_of_body`` (CIELAB degrees) is given, that hue and the white. Outlines, eyes, wheels and leaves
-    stay out: they are much darker, colourless, or of another hue.
+    It selects the hue that covers most of the sprite, in all its shades and tints. If little of the
+    sprite has a hue, it selects the grey or white body instead. If ``hue_of_body`` (CIELAB degrees)
+    is given, it selects that hue and white. Outlines, eyes, wheels and leaves are excluded: they
+    are much darker, colourless, or of another hue.
     """
     opaque = rgba[..., 3] / 255.0
     light, a, b = np.moveaxis(lab(rgba[..., :3] / 255.0), -1, 0)
@@ -72,35 +75,35 @@ def recolor_mask(rgba: np.ndarray, hue_of_body: float | None = None) -> np.ndarr
     center = float(np.argmax(window)) * 5 + 2.5 if hue_of_body is None else hue_of_body
     hued = around(center) * _ramp(chroma, 5, 12)
     gray = _ramp(chroma, 22, 14) * _ramp(light, 35, 50)
-    most = hued if (solid * hued).sum() > 0.6 * (solid * gray).sum() else gray
-    body = most if hue_of_body is None else np.maximum(hued, gray)
+    largest = hued if (solid * hued).sum() > 0.6 * (solid * gray).sum() else gray
+    body = largest if hue_of_body is None else np.maximum(hued, gray)
     inside = body[solid & (body > 0.5)], light[solid & (body > 0.5)]
-    usual = float(np.median(inside[1])) if len(inside[1]) else 50.0
-    mask = body * _ramp(light, 0.3 * usual, 0.5 * usual) * (opaque > 0.02)
+    median = float(np.median(inside[1])) if len(inside[1]) else 50.0
+    mask = body * _ramp(light, 0.3 * median, 0.5 * median) * (opaque > 0.02)
     return (np.round(mask * 15) * 17).astype(np.uint8)
 
 
 def reference(rgba: np.ndarray, mask: np.ndarray) -> float:
-    """The luminance (0, 1] of a sprite (h, w, 4) that ``repaint`` shows in the pure colour: the median under its mask."""
+    """Reference luminance of a sprite (h, w, 4), in [0.05, 1]: the median under its mask (h, w).
+
+    ``repaint`` paints this luminance in the pure colour. 0.5 if the mask is empty.
+    """
     luma = rgba[..., :3] / 255.0 @ np.array(LUMA)
     chosen = luma[(mask > 127) & (rgba[..., 3] > 127)]
     return float(np.clip(np.median(chosen), 0.05, 1)) if len(chosen) else 0.5
 
 
 def repaint(rgba: Tensor, mask: Tensor, reference: Tensor, color: Tensor) -> Tensor:
-    """Sprites (n, 4, h, w) in [0, 1], not premultiplied, painted in COLORS[color] where ``mask`` (n, h, w) in [0, 1] says so.
+    """Sprites (n, 4, h, w) in [0, 1], not premultiplied, recoloured in COLORS[color].
 
-    ``reference`` and ``color`` are (n,). A pixel of the reference luminance gets the pure colour, darker ones a shade of
-    it, lighter ones a tint: the sprite keeps its modelling.
+    ``mask`` (n, h, w) in [0, 1] weights the change; ``reference`` and ``color`` are (n,). A pixel
+    of the reference luminance gets the pure colour, a darker one a shade of it, a lighter one a
+    tint, so the sprite keeps its light and shade.
     """
-    table = torch.tensor([PAINTS[name] for name in COLORS], dtype=rgba.dtype, device=rgba.device)[
-        color
-    ]
-    paint, shades, tints = (
-        table[:, :3, None, None],
-        table[:, 3, None, None, None],
-        table[:, 4, None, None, None],
-    )
+    paints = torch.tensor([PAINTS[name] for name in COLORS], dtype=rgba.dtype, device=rgba.device)
+    table = paints[color]
+    paint = table[:, :3, None, None]
+    shades, tints = table[:, 3, None, None, None], table[:, 4, None, None, None]
     ref = reference.to(rgba)[:, None, None, None]
     red, green, blue = rgba[:, :3].split(1, dim=1)
     luma = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]

@@ -1,6 +1,7 @@
-"""Random scenes: what to show, then where to put it, so that every relation holds by construction.
+"""Random scenes: first the content, then the layout, so that every relation holds by construction.
 
-The mix leans to what is learned last (relations and colour binding): see MIX. All randomness comes from the ``rng`` given.
+MIX favours the properties that models learn last (relations and colour binding). All randomness
+comes from the given ``rng``.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
 def sample_scene(
     rng: random.Random, split: str = "train", other_style: float = OTHER_STYLE
 ) -> Scene:
-    """A scene of this split: "train", "dev", "test", or "unseen" (it holds a combination that the others never show); with chance
-    ``other_style`` not in the house style."""
+    """Random scene of a split: "train", "dev", "test" or "unseen".
+
+    Scenes of "unseen" show a combination that the other splits never show. The scene is not in the
+    house style with probability ``other_style``. Raises ValueError for an unknown split.
+    """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     while True:
@@ -45,17 +49,19 @@ def sample_scene(
 
 @dataclass(frozen=True)
 class _Vocabulary:
+    """The concepts by their use in scenes."""
+
     core: list[Concept]
-    tail: list[Concept]
-    weights: list[float]
+    tail: list[Concept]  # all that are not core
+    weights: list[float]  # sampling weights of the tail
     supports: list[Concept]
     resters: list[Concept]
 
 
 @cache
 def _vocabulary() -> _Vocabulary:
-    every = list(lexicon().values())
-    core, tail = [c for c in every if c.core], [c for c in every if not c.core]
+    concepts = list(lexicon().values())
+    core, tail = [c for c in concepts if c.core], [c for c in concepts if not c.core]
     return _Vocabulary(
         core,
         tail,
@@ -66,15 +72,17 @@ def _vocabulary() -> _Vocabulary:
 
 
 def _concept(rng: random.Random, tail: float) -> Concept:
-    words = _vocabulary()
+    """Random concept: one of the tail with probability ``tail``, else a core class."""
+    vocabulary = _vocabulary()
     return (
-        rng.choices(words.tail, words.weights)[0]
-        if words.tail and rng.random() < tail
-        else rng.choice(words.core)
+        rng.choices(vocabulary.tail, vocabulary.weights)[0]
+        if vocabulary.tail and rng.random() < tail
+        else rng.choice(vocabulary.core)
     )
 
 
 def _sample(rng: random.Random, other_style: float) -> Scene | None:
+    """One attempt at a random scene of any split; None if it is to be rejected."""
     kind = rng.choices(list(MIX), list(MIX.values()))[0]
     if kind == "place":
         return Scene((), (), Background("place", rng.choice(PLACES), rng.randrange(1 << 30)))
@@ -111,9 +119,8 @@ def _sample(rng: random.Random, other_style: float) -> Scene | None:
             for g, size in zip(groups, rng.sample(("small", "large"), 2), strict=True)
         ]
     groups = [choose_facing(rng, group, style) for group in groups]
-    return _drawn(
-        rng, tuple(groups), relation, style, background_for(rng, {group.color for group in groups})
-    )
+    background = background_for(rng, {group.color for group in groups})
+    return _drawn(rng, tuple(groups), relation, style, background)
 
 
 def scene_of(
@@ -123,22 +130,20 @@ def scene_of(
     place: str | None = None,
     style: str | None = None,
 ) -> Scene | None:
-    """A scene of one or two groups, of unlike concepts, in this relation, at a named place or before any background, in the house
-    style unless another is named; None where no style draws them all in their colours, or this one does not. "on" needs an object
-    that can rest, and then a support."""
+    """Random scene of one or two given groups, or None if they cannot be drawn.
+
+    The groups have different concepts. ``place`` None: a random background. ``style`` None: the
+    house style. None is returned if no style, or not the given one, draws all groups in their
+    colours. The relation "on" needs first an object that can rest, then a support.
+    """
     chosen = style or house_style(groups)
     if chosen is None or any(
         sprite_of(group.concept, chosen, group.color) is None for group in groups
     ):
         return None
     unnamed = background_for(rng, {group.color for group in groups})
-    return _drawn(
-        rng,
-        groups,
-        relation,
-        chosen,
-        Background("place", place, unnamed.seed) if place else unnamed,
-    )
+    background = Background("place", place, unnamed.seed) if place else unnamed
+    return _drawn(rng, groups, relation, chosen, background)
 
 
 def _drawn(
@@ -148,7 +153,7 @@ def _drawn(
     style: str,
     background: Background,
 ) -> Scene:
-    """The scene of these groups in a style."""
+    """Scene of the groups with a random layout, in the given style and on the given background."""
     sprites = [
         row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None
     ]
@@ -165,7 +170,7 @@ def _place(
     flips: list[bool],
     relation: str | None,
 ) -> list[SceneObject]:
-    """Things in drawing order, placed so that the relation holds with room to spare."""
+    """Objects in drawing order, laid out so that the relation holds with a margin."""
     if relation == "on":
         return _rest(rng, groups, sprites, flips)
     if len(groups) == 1:
@@ -173,22 +178,21 @@ def _place(
     gap, split = 0.02, rng.uniform(0.42, 0.58)
     share = groups[0].count / (groups[0].count + groups[1].count)
     split += 0.25 * (share - 0.5)
-    low = rng.uniform(
-        0.05, 0.25
-    )  # across the axis, both groups keep to one band, so that the relation is plain
+    # Both groups share one band across the axis of the relation, so that the relation is clear.
+    low = rng.uniform(0.05, 0.25)
     band = (low, low + 0.7)
     first: Region = (0.03, band[0], split - gap, band[1])
     second: Region = (split + gap, band[0], 0.97, band[1])
-    where = (
+    layout = (
         relation
         if relation in ("left of", "right of", "above", "below")
         else rng.choice(("left of", "right of"))
     )
     if relation is None and rng.random() < 0.5:
-        where = rng.choice(("above", "below"))
-    if where in ("right of", "below"):
+        layout = rng.choice(("above", "below"))
+    if layout in ("right of", "below"):
         first, second = second, first
-    if where in ("above", "below"):
+    if layout in ("above", "below"):
         first, second = (_transpose(first), _transpose(second))
     return [
         item
@@ -198,12 +202,13 @@ def _place(
 
 
 def _transpose(region: Region) -> Region:
+    """The region with x and y exchanged."""
     x0, y0, x1, y1 = region
     return y0, x0, y1, x1
 
 
 def _frame(rng: random.Random, group: Group) -> Region:
-    """Where a lone group goes: all over the picture, or a part of it when it is small."""
+    """Region of a single group: the whole image, or for one object a square of its named size."""
     if group.count > 1:
         return 0.02, 0.02, 0.98, 0.98
     side = {"small": rng.uniform(0.22, 0.36), "large": rng.uniform(0.88, 0.98)}.get(
@@ -222,21 +227,23 @@ def _fill(
     flip: bool,
     framed: bool = False,
 ) -> list[SceneObject]:
-    """The group's things on a loose grid of rows inside the region, none touching another. A ``framed`` region has the size
-    that was named already, any other is shared, and the named size is taken within it."""
+    """The group's objects on a jittered grid of rows inside the region, without overlap.
+
+    A ``framed`` region already has the group's named size. In any other region the named size is
+    applied relative to the region.
+    """
     x0, y0, x1, y1 = region
     width, height, n = x1 - x0, y1 - y0, group.count
     ideal = (n * height / width) ** 0.5
     rows = min(n, max(1, round(ideal)))
-    counts = [
-        n // rows + (1 if r < n % rows else 0) for r in range(rows)
-    ]  # one arrangement of n, the fuller rows on top
+    # Objects in each row: one fixed arrangement for each count, the fuller rows on top.
+    counts = [n // rows + (1 if r < n % rows else 0) for r in range(rows)]
     art = atlas.load().sprites[sprite]
     cell_w, cell_h = width / max(counts), height / rows
     fit = min(cell_w / art.width, cell_h / art.height)
-    usual = rng.uniform(0.74, 0.9) if n > 1 else rng.uniform(0.72, 0.94)
+    default = rng.uniform(0.74, 0.9) if n > 1 else rng.uniform(0.72, 0.94)
     named = {"small": 0.98 if framed else 0.55, "large": 0.98}
-    size = fit * (named[group.size] if group.size and n == 1 else usual)
+    size = fit * (named[group.size] if group.size and n == 1 else default)
     objects = []
     for r, count in enumerate(counts):
         for k in range(count):
@@ -255,16 +262,18 @@ def _fill(
 def _rest(
     rng: random.Random, groups: Sequence[Group], sprites: list[int], flips: list[bool]
 ) -> list[SceneObject]:
-    """groups[0] rests on groups[1]: its foot on the seat that the lexicon knows, or on the surface found in the support's alpha."""
+    """Layout of the relation "on": the object of groups[0] rests on the support of groups[1].
+
+    Its foot is at the lexicon's seat height, or else at the top of the support's alpha.
+    """
     top, base = (atlas.load().sprites[sprite] for sprite in sprites)
     big = rng.uniform(0.56, 0.74) / max(base.width, 0.8 * base.height)
     small = rng.uniform(0.27, 0.38)
     dx = rng.uniform(-0.12, 0.12)  # in sizes of the support
     known = lexicon()[groups[1].concept].seat
     seat = known + rng.uniform(-0.04, 0.04) if known else _surface(sprites[1], dx) + 0.06
-    above = (
-        small * top.height + (1 - seat) * big * base.height
-    )  # from the support's bottom to the head of what rests on it
+    # Height from the bottom of the support to the top of the object on it.
+    above = small * top.height + (1 - seat) * big * base.height
     shrink = min(1.0, 0.92 / max(above, big * base.height))
     big, small, above = big * shrink, small * shrink, above * shrink
     base_h, top_h = big * base.height, small * top.height
@@ -280,7 +289,10 @@ def _rest(
 
 
 def _surface(sprite: int, dx: float) -> float:
-    """How far down its content (0 top, 1 bottom) the sprite begins, in the column ``dx`` sizes right of its centre."""
+    """Height of a sprite's upper edge in one column, 0 the top of its content, 1 the bottom.
+
+    The column lies ``dx`` to the right of the centre, in units of the sprite's longer side.
+    """
     art = atlas.load()
     alpha = art.pixels[sprite, 3]
     column = alpha[:, int(atlas.SIDE / 2 + dx * (atlas.SIDE - 2))]

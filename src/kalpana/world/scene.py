@@ -1,7 +1,7 @@
-"""The scene graph: what a picture contains, said exactly, before anything is drawn.
+"""Scene graph: the exact description of an image, from which it is rendered.
 
-Positions are in the unit square, x to the right and y down, (0, 0) the top left corner; ``size`` is the length of the
-longer side of a sprite's content as a share of the picture's side.
+Positions are in the unit square: x points right, y points down, (0, 0) is the top left corner.
+``size`` is the length of the longer side of a sprite's content as a share of the image side.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ STYLES = (
     "streamline-emojis",
 )
 RELATIONS = ("left of", "right of", "above", "below", "next to", "on")
-DEPTH_RELATIONS = (
-    "in front of",
-    "nearer than",
-)  # the first hides a part of the second; both in full view, the first larger and lower
+# "in front of": the first hides a part of the second.
+# "nearer than": both are fully visible, the first is larger and lower.
+DEPTH_RELATIONS = ("in front of", "nearer than")
 SIZES = ("small", "large")
-# mountains: at sunset; room: indoors, with a window; night: under stars; city: at night; lounge: a room with a sofa
+# mountains: at sunset; room: indoors, with a window; night: under stars; city: at night;
+# lounge: a room with a sofa
 PLACES = ("meadow", "beach", "mountains", "room", "night", "garden", "city", "lounge")
-DARK_PLACES = ("night", "city")  # in which black things, and dark ones, are lost
+DARK_PLACES = ("night", "city")  # in which black and dark objects are hardly visible
 LOOKS = ("flat", "outlined", "shaded")  # how figures (hands, puppets) are drawn
 BACKDROPS = (
     "white",
@@ -44,7 +44,7 @@ BACKDROPS = (
 
 @dataclass(frozen=True)
 class Sign:
-    """A word, written: on a board, or bare letters where ``board`` is None."""
+    """A written word, on a board or as bare letters (``board`` None)."""
 
     text: str
     font: str  # a key of signs.FONTS
@@ -54,10 +54,13 @@ class Sign:
 
 @dataclass(frozen=True)
 class Hand:
-    """A hand that raises fingers: ``raised`` says which, from the thumb to the little finger. ``flaw`` is None, or what is wrong
-    with it ("extra finger", "fused fingers", "missing finger"): such hands only ever teach a verifier what to refuse."""
+    """A hand with raised fingers.
 
-    raised: tuple[bool, bool, bool, bool, bool]
+    ``flaw`` is None, or the malformation: "extra finger", "fused fingers" or "missing finger".
+    Malformed hands are used only to train verifiers to reject them.
+    """
+
+    raised: tuple[bool, bool, bool, bool, bool]  # from the thumb to the little finger
     skin: str  # a key of figures.SKINS
     look: str  # one of LOOKS
     seed: int = 0  # small variations of proportion and angle
@@ -66,9 +69,9 @@ class Hand:
 
 @dataclass(frozen=True)
 class Puppet:
-    """A jointed figure in a ``pose`` (one of puppets.POSES), seen from the front or from the side as the pose asks."""
+    """A jointed figure, seen from the front or from the side, depending on its pose."""
 
-    pose: str
+    pose: str  # one of puppets.POSES
     skin: str  # a key of figures.SKINS
     shirt: str  # one of COLORS
     trousers: str  # one of COLORS
@@ -78,33 +81,31 @@ class Puppet:
 
 @dataclass(frozen=True)
 class Solid:
-    """A textured solid seen by a camera in front of it: a "card" with one face, or a "cube" with four around it and a lid."""
+    """A textured 3D solid in perspective: a card with one face, or a cube with four and a lid."""
 
     shape: str  # "card" or "cube"
     face: int  # the row of the atlas shown on every face
     color: str  # of the faces, one of BACKDROPS
-    yaw: float = (
-        0.0  # degrees about the upright axis; it turns to the right, as seen from the front
-    )
-    pitch: float = 0.0  # degrees; its top leans towards the eye
+    yaw: float = 0.0  # degrees about the vertical axis; positive turns to the right, from the front
+    pitch: float = 0.0  # degrees; positive tilts the top towards the camera
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A sprite broken in one of ``broken.WAYS``, perhaps with another: what a verifier must not take for a thing."""
+    """A corrupted sprite: a negative example for the detector."""
 
-    way: str
-    sprite: int
-    other: int
+    way: str  # one of corrupted.WAYS
+    sprite: int  # a row of the atlas
+    other: int  # the row of a second sprite, which some ways use
     seed: int
 
 
-Art = int | Sign | Hand | Puppet | Solid | Broken  # a row of the atlas, or something drawn to order
+Art = int | Sign | Hand | Puppet | Solid | Broken  # a row of the atlas, or a procedural drawing
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn sprite: where it is, how it is turned, and which noun phrase of the scene it belongs to."""
+    """One object of a scene: its sprite, its position and rotation, and its group."""
 
     sprite: Art
     x: float  # centre
@@ -113,46 +114,48 @@ class SceneObject:
     angle: float = 0.0  # degrees, counter-clockwise
     flip: bool = False
     color: str | None = None  # one of COLORS when recoloured, None for the sprite's own colours
-    group: int = 0
-    depth: float = 0.5  # 0 at the eye, 1 as far as the background
+    group: int = 0  # index in Scene.groups
+    depth: float = 0.5  # 0 at the camera, 1 at the background
     shadow: bool = False  # a soft shadow under its foot
 
 
 @dataclass(frozen=True)
 class Group:
-    """One noun phrase: ``count`` things of one ``concept`` (a lexicon id), perhaps of one colour and one named size."""
+    """One noun phrase of a caption: ``count`` objects of one concept with the same properties."""
 
-    concept: str
+    concept: str  # an id of the lexicon
     count: int = 1
-    color: str | None = None
-    size: str | None = None  # one of SIZES, relative to the usual size; None when not worth saying
-    facing: str | None = None  # "left" or "right" where said, else as its drawing faces
+    color: str | None = None  # one of COLORS, or None: not stated
+    size: str | None = None  # one of SIZES, relative to the default size; None: not stated
+    facing: str | None = None  # "left" or "right" if stated; None: the facing of its drawing
 
 
-View = tuple[
-    float, float, float, float
-]  # of a camera: the x and y in its middle, its zoom, and how far it turns the picture, in degrees
+# A camera view: x and y at the image centre, the zoom, and the rotation of the image in degrees.
+View = tuple[float, float, float, float]
 STILL: View = (0.5, 0.5, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Background:
-    """``kind`` "flat" or "gradient" with a ``name`` from BACKDROPS (gradient: the colour at the top), or "place" with one of PLACES."""
+    """Background of a scene: a flat colour, a vertical gradient or a place."""
 
-    kind: str
-    name: str
+    kind: str  # "flat", "gradient" or "place"
+    name: str  # one of BACKDROPS (gradient: the colour at the top), or one of PLACES
     seed: int = 0  # small variations: shade, horizon, hills, stars
     view: View = STILL
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture as data. ``things`` are in drawing order, back to front. With two groups, ``relation`` says how
-    groups[0] stands to groups[1] ("left of": groups[0] is to the left of groups[1]), or is None for mere company."""
+    """Complete description of an image.
 
-    objects: tuple[SceneObject, ...]
+    ``relation`` is the relation of groups[0] to groups[1] ("left of": groups[0] is to the left of
+    groups[1]), or None if two groups are only shown together.
+    """
+
+    objects: tuple[SceneObject, ...]  # in drawing order, back to front
     groups: tuple[Group, ...]
     background: Background
     relation: str | None = None
-    style: str | None = None  # one of STYLES, shared by every thing
-    painting: str | None = None  # one of paintings.PAINTINGS, over everything
+    style: str | None = None  # one of STYLES, shared by all objects
+    painting: str | None = None  # one of paintings.PAINTINGS, applied to the whole image

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures with their captions, and the world's own with their boxes, for the eye."""
+"""Contact sheets for visual inspection: images or videos above their captions."""
 
 from __future__ import annotations
 
@@ -14,51 +14,52 @@ from kalpana.world.lexicon import ART
 from kalpana.world.video import Clips
 from kalpana.world.world import World
 
-SIDE, TEXT, FONT = (
-    256,
-    76,
-    ART / "fonts" / "Mukta_400Regular.ttf",
-)  # pixels of a picture and of the room for its caption
+# Pixels of an image's side and of the height of its caption, and the font of the captions.
+SIDE, TEXT, FONT = 256, 76, ART / "fonts" / "Mukta_400Regular.ttf"
 
 
 def captioned(
     images: Sequence[Image.Image], captions: Sequence[str], columns: int | None = None
 ) -> Image.Image:
-    """The square pictures at SIDE pixels, row by row, each above its caption, English or Hindi."""
-    return _paper(
+    """Contact sheet of square images at SIDE pixels, row by row, each above its caption.
+
+    ``columns`` None: as many columns as rows. Captions may be English or Hindi.
+    """
+    return _contact_sheet(
         [[image] for image in images], captions, columns or math.ceil(math.sqrt(len(images)))
     )
 
 
-def _paper(
+def _contact_sheet(
     strips: Sequence[Sequence[Image.Image]], captions: Sequence[str], columns: int
 ) -> Image.Image:
-    """Strips of square pictures, all as long, each above its caption."""
+    """Contact sheet of strips of square images, all of equal length, each above its caption.
+
+    Raises KalpanaError if Pillow lacks raqm.
+    """
     if not features.check("raqm"):
         raise KalpanaError(
-            "this Pillow cannot shape Devanagari (no raqm): reinstall it with 'pip install --force-reinstall --only-binary :all: Pillow'"
+            "this Pillow cannot shape Devanagari (no raqm): reinstall it with "
+            "'pip install --force-reinstall --only-binary :all: Pillow'"
         )
     font = ImageFont.truetype(str(FONT), 15, layout_engine=ImageFont.Layout.RAQM)
-    long = len(strips[0])
-    paper = Image.new(
-        "RGB",
-        (columns * (long * SIDE + 8), math.ceil(len(strips) / columns) * (SIDE + TEXT)),
-        "white",
-    )
-    draw = ImageDraw.Draw(paper)
+    length = len(strips[0])
+    width, height = length * SIDE + 8, SIDE + TEXT
+    canvas = Image.new("RGB", (columns * width, math.ceil(len(strips) / columns) * height), "white")
+    draw = ImageDraw.Draw(canvas)
     for k, (strip, caption) in enumerate(zip(strips, captions, strict=True)):
-        x, y = k % columns * (long * SIDE + 8) + 4, k // columns * (SIDE + TEXT)
+        x, y = k % columns * width + 4, k // columns * height
         for i, image in enumerate(strip):
-            side = SIDE - (2 if long > 1 else 0)  # frames in a row do not touch
-            paper.paste(image.resize((side, side), Image.Resampling.LANCZOS), (x + i * SIDE, y))
-        lines = textwrap.wrap(caption, 38 * long)
+            side = SIDE - (2 if length > 1 else 0)  # leaves a gap between frames in a row
+            canvas.paste(image.resize((side, side), Image.Resampling.LANCZOS), (x + i * SIDE, y))
+        lines = textwrap.wrap(caption, 38 * length)
         words = "\n".join(lines[:3]) + (" …" if len(lines) > 3 else "")
         draw.text((x, y + SIDE), words, fill="black", font=font, spacing=0)
-    return paper
+    return canvas
 
 
 def sheet(world: World, n: int = 64, start: int = 0) -> Image.Image:
-    """The pictures ``start`` to ``start + n`` of the world, each thing in its box, captions below."""
+    """Contact sheet of images ``start`` to ``start + n`` of the world, with object boxes."""
     images, captions = [], []
     for k in range(start, start + n):
         sample = world[k]
@@ -72,18 +73,20 @@ def sheet(world: World, n: int = 64, start: int = 0) -> Image.Image:
 
 
 def clip_sheet(clips: Clips, n: int = 16, shown: int = 6) -> Image.Image:
-    """The first ``n`` clips, each as ``shown`` of its frames in a row."""
+    """Contact sheet of the first ``n`` videos, each as ``shown`` evenly spaced frames in a row."""
     strips = []
     for k in range(n):
         frames = clips.frames(k)
-        strips.append(
-            to_images(frames[[round(i * (len(frames) - 1) / (shown - 1)) for i in range(shown)]])
-        )
-    return _paper(strips, [clips.describe(k)[0] for k in range(n)], 2)
+        indices = [round(i * (len(frames) - 1) / (shown - 1)) for i in range(shown)]
+        strips.append(to_images(frames[indices]))
+    return _contact_sheet(strips, [clips.describe(k)[0] for k in range(n)], 2)
 
 
 def clip_wall(clips: Clips, n: int = 16, fps: int = 24) -> list[Image.Image]:
-    """The first ``n`` clips side by side, all playing from the start at their own speeds, as the frames of one clip."""
+    """Frames of one video, at ``fps``, that shows the first ``n`` videos of ``clips`` in a grid.
+
+    All start together and play at their own frame rates; the last frame of each stays.
+    """
     playing = [(clips.clip(k).fps, to_images(clips.frames(k))) for k in range(n)]
     seconds = max(len(frames) / rate for rate, frames in playing)
     return [

@@ -1,8 +1,10 @@
-"""What training must never see: held-out combinations, and the fair division of scenes into train, dev and test.
+"""Splits of the world: held-out combinations, and the division of scenes into train, dev and test.
 
-`art/held_out.json` names object-colour, object-pair and object-count combinations. A scene that holds one of them belongs to
-"unseen" alone. Of the rest, scenes of two groups fall into train (92 %), dev (4 %) or test (4 %) by a hash of what they say,
-so no two-object prompt of dev or test was ever trained on; scenes of one group are shared, told apart by their seeds.
+`art/held_out.json` lists object-colour, object-pair and object-count combinations. A scene that
+shows one of them belongs only to "unseen". Of the other scenes, those of two groups fall into train
+(92 %), dev (4 %) or test (4 %) by a hash of their content, so training contains no two-object
+prompt of dev or test. Scenes of one group are shared by these splits, which differ only in their
+random numbers.
 """
 
 from __future__ import annotations
@@ -20,14 +22,13 @@ from kalpana.world.scene import COLORS, Scene
 
 SPLITS = ("train", "dev", "test", "unseen")
 FILE = ART / "held_out.json"
-MIRRORS = {"right of": "left of", "below": "above"}  # "A right of B" says what "B left of A" says
-Combination = tuple[
-    str, str, str | int
-]  # ("color", concept, color), ("pair", concept, concept) or ("count", concept, n)
+MIRRORS = {"right of": "left of", "below": "above"}  # "A right of B" is equal to "B left of A"
+# ("color", concept, color), ("pair", concept, concept) or ("count", concept, n)
+Combination = tuple[str, str, str | int]
 
 
 def combinations(scene: Scene) -> Iterator[Combination]:
-    """Every object-colour, object-pair (in order of id) and object-count combination that a scene shows."""
+    """Object-colour, object-pair (ordered by id) and object-count combinations of a scene."""
     for group in scene.groups:
         if group.color is not None:
             yield "color", group.concept, group.color
@@ -39,13 +40,16 @@ def combinations(scene: Scene) -> Iterator[Combination]:
 
 @cache
 def held_out(file: Path = FILE) -> frozenset[Combination]:
-    """The combinations that belong to "unseen"."""
+    """The held-out combinations, which only "unseen" shows."""
     lists = json.loads(file.read_text(encoding="utf-8"))
     return frozenset((kind, one, two) for kind, pairs in lists.items() for one, two in pairs)
 
 
 def split_of(scene: Scene) -> str:
-    """The one split that may show this scene; "train" stands for "any but unseen" where scenes are shared (one group)."""
+    """The split of a scene.
+
+    For a scene of fewer than two groups, "train" means any split but "unseen".
+    """
     if not held_out().isdisjoint(combinations(scene)):
         return "unseen"
     if len(scene.groups) < 2:
@@ -55,11 +59,9 @@ def split_of(scene: Scene) -> str:
 
 
 def said(scene: Scene) -> str:
-    """What a scene of two groups says, in one form however it is said: "A right of B" is "B left of A"."""
-    groups, relation = (
-        [repr((g.concept, g.count, g.color, g.size)) for g in scene.groups],
-        scene.relation,
-    )
+    """Canonical text of a scene of two groups: equal for "A right of B" and "B left of A"."""
+    groups = [repr((g.concept, g.count, g.color, g.size)) for g in scene.groups]
+    relation = scene.relation
     if relation in MIRRORS:
         groups, relation = groups[::-1], MIRRORS[relation]
     if relation is None or relation == "next to":
@@ -68,23 +70,26 @@ def said(scene: Scene) -> str:
 
 
 def belongs(scene: Scene, split: str) -> bool:
+    """Whether the scene may be shown in this split."""
     home = split_of(scene)
     return home == split or (home == "train" and len(scene.groups) < 2 and split != "unseen")
 
 
 def draw_held_out(seed: int = 7, share: float = 0.06) -> dict[str, list[list[str | int]]]:
-    """The lists that `held_out.json` keeps: ``share`` of all combinations of core classes, drawn once."""
+    """The lists of `held_out.json`: a random ``share`` of all combinations of core classes."""
     rng = random.Random(seed)
     core = sorted(concept.id for concept in lexicon().values() if concept.core)
-    paint = sorted(concept.id for concept in lexicon().values() if concept.core and concept.recolor)
-    every: dict[str, list[list[str | int]]] = {
-        "color": [[concept, color] for concept in paint for color in COLORS],
+    recolorable = sorted(
+        concept.id for concept in lexicon().values() if concept.core and concept.recolor
+    )
+    candidates: dict[str, list[list[str | int]]] = {
+        "color": [[concept, color] for concept in recolorable for color in COLORS],
         "pair": [list(pair) for pair in itertools.combinations(core, 2)],
         "count": [[concept, n] for concept in core for n in range(2, 9)],
     }
     return {
         kind: sorted(rng.sample(combos, round(share * len(combos))), key=str)
-        for kind, combos in every.items()
+        for kind, combos in candidates.items()
     }
 
 

@@ -1,6 +1,7 @@
-"""What a thing looks like before it is placed: a row of the atlas, or something drawn to order.
+"""Sprite tiles of objects: rows of the atlas and procedural drawings, behind one interface.
 
-Every tile is SIDE x SIDE with its content centred and its longer side filling SIDE - 2 pixels, whoever drew it.
+Every tile is SIDE x SIDE with its content centred; the longer side of the content is SIDE - 2
+pixels.
 """
 
 from __future__ import annotations
@@ -18,38 +19,44 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in the unit square
 
 
 def extent(art: Art) -> tuple[float, float]:
-    """Width and height of the content as shares of its longer side: one of them is 1."""
+    """Width and height of the content as shares of its longer side: one of them is 1.
+
+    Solids and corrupted sprites count as square.
+    """
     if isinstance(art, Sign):
         return signs.extent(art)
     if isinstance(art, Hand | Puppet):
         return figures.extent(_figure(art))
     if isinstance(art, Solid | Broken):
-        return 1.0, 1.0  # what a whole turn, or two sprites, may need
+        return 1.0, 1.0  # room for any rotation of a solid, or for two sprites
     sprite = atlas.load().sprites[art]
     return sprite.width, sprite.height
 
 
 def half(item: SceneObject) -> tuple[float, float]:
-    """Half the width and half the height of an unturned thing in the unit square of the picture."""
+    """Half the width and half the height of an unrotated object, in the unit square."""
     width, height = extent(item.sprite)
     return item.size * width / 2, item.size * height / 2
 
 
 def box(item: SceneObject) -> Box:
-    """Where an unturned thing is."""
+    """Bounding box of an unrotated object."""
     across, down = half(item)
     return item.x - across, item.y - down, item.x + across, item.y + down
 
 
 def covered(behind: Box, front: Box) -> float:
-    """The share of the box behind that the box in front covers."""
+    """The share of the box ``behind`` that the box ``front`` covers."""
     w = min(behind[2], front[2]) - max(behind[0], front[0])
     h = min(behind[3], front[3]) - max(behind[1], front[1])
     return max(w, 0) * max(h, 0) / ((behind[2] - behind[0]) * (behind[3] - behind[1]))
 
 
 def draw(objects: Sequence[SceneObject], device: torch.device | str = "cpu") -> Tensor:
-    """The tiles of these things (n, 4, SIDE, SIDE) in [0, 1], in the colours asked for, RGB not premultiplied, then alpha."""
+    """Tiles of the objects (n, 4, SIDE, SIDE) in [0, 1], recoloured where the object has a colour.
+
+    RGB, not premultiplied, then alpha.
+    """
     out = torch.empty(len(objects), 4, atlas.SIDE, atlas.SIDE, device=device)
     for draw_all, kind in (
         (_sprites, int),
@@ -58,11 +65,12 @@ def draw(objects: Sequence[SceneObject], device: torch.device | str = "cpu") -> 
         (_solids, Solid),
         (_broken, Broken),
     ):
-        some = [i for i, item in enumerate(objects) if isinstance(item.sprite, kind)]
-        if len(some) == len(objects):
+        indices = [i for i, item in enumerate(objects) if isinstance(item.sprite, kind)]
+        if len(indices) == len(objects):
             return draw_all(objects, device)
-        if some:
-            for i, tile in zip(some, draw_all([objects[i] for i in some], device), strict=True):
+        if indices:
+            tiles = draw_all([objects[i] for i in indices], device)
+            for i, tile in zip(indices, tiles, strict=True):
                 out[i] = tile
     return out
 
@@ -70,28 +78,22 @@ def draw(objects: Sequence[SceneObject], device: torch.device | str = "cpu") -> 
 def _sprites(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
     rows = torch.tensor([item.sprite for item in objects])
     rgba = atlas.load().pixels.index_select(0, rows).to(device).float().div_(255)
-    painted = [i for i, item in enumerate(objects) if item.color is not None]
-    if painted:
+    recolored = [i for i, item in enumerate(objects) if item.color is not None]
+    if recolored:
         colors = torch.tensor(
             [COLORS.index(item.color) for item in objects if item.color is not None]
         )
-        some = torch.tensor(painted)
-        for i, tile in zip(
-            painted,
-            atlas.recolor(rgba.index_select(0, some.to(device)), rows[some], colors),
-            strict=True,
-        ):
+        indices = torch.tensor(recolored)
+        chosen = rgba.index_select(0, indices.to(device))
+        tiles = atlas.recolor(chosen, rows[indices], colors)
+        for i, tile in zip(recolored, tiles, strict=True):
             rgba[i] = tile
     return rgba
 
 
 def _signs(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
-    return (
-        torch.stack([signs.tile(item.sprite) for item in objects if isinstance(item.sprite, Sign)])
-        .to(device)
-        .float()
-        .div_(255)
-    )
+    tiles = [signs.tile(item.sprite) for item in objects if isinstance(item.sprite, Sign)]
+    return torch.stack(tiles).to(device).float().div_(255)
 
 
 def _figures(objects: Sequence[SceneObject], device: torch.device | str) -> Tensor:
@@ -110,16 +112,20 @@ def _broken(objects: Sequence[SceneObject], device: torch.device | str) -> Tenso
 
 
 def painted(objects: Sequence[SceneObject], device: torch.device | str = "cpu") -> Tensor:
-    """What of each tile carries the colour its thing was given: (n, 1, SIDE, SIDE) in [0, 1], 0 everywhere for things without one."""
+    """Masks of the recoloured surface of each tile: (n, 1, SIDE, SIDE) in [0, 1].
+
+    0 everywhere for objects in their own colours.
+    """
     out = torch.zeros(len(objects), 1, atlas.SIDE, atlas.SIDE, device=device)
-    some = [i for i, item in enumerate(objects) if item.color is not None]
-    if some:
-        rows = torch.tensor([objects[i].sprite for i in some])
+    indices = [i for i, item in enumerate(objects) if item.color is not None]
+    if indices:
+        rows = torch.tensor([objects[i].sprite for i in indices])
         art = atlas.load()
         mask = art.masks[art.mask_row[rows]].float() / 255 * (art.pixels[rows, 3].float() / 255)
-        out[torch.tensor(some, device=device), 0] = mask.to(device)
+        out[torch.tensor(indices, device=device), 0] = mask.to(device)
     return out
 
 
 def _figure(art: Hand | Puppet) -> figures.Figure:
+    """The strokes of a hand or puppet."""
     return hands.figure(art) if isinstance(art, Hand) else puppets.figure(art)

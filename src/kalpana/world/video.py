@@ -1,7 +1,8 @@
-"""Clips: scenes in which things move and the camera looks about, with words for both and truth for every frame.
+"""Videos of the world: scenes with moving objects and a moving camera, captions and ground truth.
 
-A clip is a scene, a motion for each of its things and a camera; ``Clip.at(t)`` is the scene at a time, an ordinary one, so
-clips are drawn by the renderer of stills. Speeds are constant, so what a caption says of them can be measured.
+A video (``Clip``) is a scene, a motion for each of its objects and a camera. ``Clip.at(t)`` is the
+ordinary scene at time t, so videos use the renderer of images. Speeds are constant, so the speed
+that a caption states can be measured.
 """
 
 from __future__ import annotations
@@ -64,36 +65,34 @@ CAMERAS = (
     "counter-clockwise",
 )
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
-SLOW, FAST = (
-    (0.12, 0.22),
-    (0.45, 0.8),
-)  # widths of the picture a second; what lies between is said in no word
+# Ranges of speed in image widths a second. Captions have no word for speeds between the two.
+SLOW, FAST = (0.12, 0.22), (0.45, 0.8)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How a thing moves over the whole clip. All that is 0 or 1 here stays as it is."""
+    """Motion of an object over the whole video. The defaults are no motion."""
 
-    dx: float = 0.0  # widths of the picture, at constant speed
+    dx: float = 0.0  # displacement in image widths, at constant speed
     dy: float = 0.0
-    back: bool = False  # it goes there in the first half and comes back in the second
-    hop: float = 0.0  # height of the arcs on the way
-    hops: int = 1
-    grow: float = 1.0  # its last size over its first
+    back: bool = False  # moves there in the first half and back in the second
+    hop: float = 0.0  # height of the arcs on the way, in image widths
+    hops: int = 1  # number of these arcs
+    grow: float = 1.0  # final size over initial size
     turn: float = 0.0  # degrees, counter-clockwise
     yaw: float = 0.0  # degrees, of a solid, to the right as seen from the front
 
     def at(self, item: SceneObject, t: float) -> SceneObject:
-        """The thing at time t, from 0 to 1."""
-        way = 1 - abs(2 * t - 1) if self.back else t
+        """The object at time t in [0, 1], in scene coordinates."""
+        progress = 1 - abs(2 * t - 1) if self.back else t
         sprite = item.sprite
         if isinstance(sprite, Solid):
             sprite = replace(sprite, yaw=sprite.yaw + self.yaw * t)
         return replace(
             item,
             sprite=sprite,
-            x=item.x + self.dx * way,
-            y=item.y + self.dy * way - self.hop * abs(math.sin(math.pi * self.hops * t)),
+            x=item.x + self.dx * progress,
+            y=item.y + self.dy * progress - self.hop * abs(math.sin(math.pi * self.hops * t)),
             size=item.size * self.grow**t,
             angle=item.angle + self.turn * t,
         )
@@ -101,23 +100,22 @@ class Motion:
 
 @dataclass(frozen=True)
 class Camera:
-    """How the camera moves over the whole clip: where to, how much nearer, how far it turns the picture. With ``parallax`` near things
-    shift more than far ones, and the background least."""
+    """Motion of the camera over the whole video. The defaults are no motion."""
 
-    dx: float = 0.0
+    dx: float = 0.0  # displacement in image widths
     dy: float = 0.0
-    zoom: float = 1.0
-    turn: float = (
-        0.0  # degrees, of the picture, counter-clockwise: the camera itself turns clockwise
-    )
-    parallax: bool = False
+    zoom: float = 1.0  # final zoom; the initial one is 1
+    # Degrees, counter-clockwise, of the image; the camera itself turns clockwise.
+    turn: float = 0.0
+    parallax: bool = False  # near objects shift more than far ones, the background least
 
     def at(self, t: float) -> View:
+        """The camera view at time t in [0, 1]."""
         x, y, _, _ = STILL
         return x + self.dx * t, y + self.dy * t, self.zoom**t, self.turn * t
 
     def see(self, item: SceneObject, t: float) -> SceneObject:
-        """The thing as the picture shows it."""
+        """The object at time t in image coordinates."""
         cx, cy, zoom, angle = self.at(t)
         nearer = 2 - item.depth if self.parallax else 1.0
         x, y = item.x - 0.5 - (cx - 0.5) * nearer, item.y - 0.5 - (cy - 0.5) * nearer
@@ -133,23 +131,23 @@ class Camera:
 
 @dataclass(frozen=True)
 class Clip:
-    """A scene as it begins, a motion for each of its things, the camera; ``frames`` pictures, ``fps`` a second. ``event`` is what
-    happens, one of EVENTS; ``word`` its direction or the camera's move where it has one."""
+    """Complete description of a video."""
 
-    scene: Scene
-    motions: tuple[Motion, ...]
+    scene: Scene  # at time 0
+    motions: tuple[Motion, ...]  # one for each object of the scene
     camera: Camera
-    frames: int
+    frames: int  # number of frames
     fps: int
-    event: str
-    word: str = ""
+    event: str  # one of EVENTS
+    word: str = ""  # direction of the event, or one of CAMERAS; "" if the event has none
 
     @property
     def seconds(self) -> float:
+        """Duration from the first to the last frame."""
         return (self.frames - 1) / self.fps
 
     def at(self, t: float) -> Scene:
-        """The scene at time t, from 0 to 1, as the camera sees it."""
+        """The scene at time t in [0, 1], as the camera sees it."""
         objects = [
             self.camera.see(motion.at(item, t), t)
             for item, motion in zip(self.scene.objects, self.motions, strict=True)
@@ -161,14 +159,18 @@ class Clip:
         )
 
     def scenes(self) -> list[Scene]:
-        """Every frame."""
+        """The scenes of all frames."""
         return [self.at(k / (self.frames - 1)) for k in range(self.frames)]
 
 
 @dataclass(frozen=True)
 class ClipTruth:
-    """What a clip holds: ``masks`` (f, n, h, w) bool and ``boxes`` (f, n, 4) of what can be seen of each thing in each frame (a box of
-    zeros: nothing), and the camera's ``views`` (f, 4), see ``scene.View``."""
+    """Ground truth of a video with f frames and n objects.
+
+    ``masks`` (f, n, h, w) bool and ``boxes`` (f, n, 4): the visible part of each object in each
+    frame; a hidden object has a box of zeros. ``views`` (f, 4): the camera view of each frame, see
+    ``scene.View``.
+    """
 
     clip: Clip
     masks: Tensor
@@ -178,64 +180,63 @@ class ClipTruth:
 
 @dataclass(frozen=True)
 class ClipSample:
-    """One clip (f, 3, h, w) in [-1, 1], a caption of it, the caption's language and form, and the truth."""
+    """One example: a video, its caption and its ground truth."""
 
-    frames: Tensor
+    frames: Tensor  # f 3 h w in [-1, 1]
     caption: str
-    language: str
-    form: str
+    language: str  # "en" or "hi"
+    form: str  # one of grammar.FORMS
     truth: ClipTruth
 
 
 @dataclass(frozen=True)
 class Clips:
-    """An endless list of clips, as ``World`` is of pictures: ``Clips(seed, split)[i]`` depends on (seed, split, i) alone."""
+    """An endless data set of videos, as ``World`` is of images.
+
+    ``Clips(seed, split)[i]``, ``i`` >= 0, depends only on (seed, split, i). Raises ValueError for
+    an unknown split.
+    """
 
     seed: int = 0
-    split: str = "train"
-    side: int = 64
+    split: str = "train"  # one of splits.SPLITS
+    side: int = 64  # pixels
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} is not one of {', '.join(SPLITS)}")
 
     def clip(self, index: int) -> Clip:
-        """Clip ``index``, not drawn."""
+        """The description of video ``index``, not rendered."""
         return sample(random.Random(f"{self.seed}/{self.split}/{index}/clip"), self.split)
 
     def describe(self, index: int, take: int = 0) -> tuple[str, str, str]:
-        """(caption, language, form) of clip ``index``; another ``take`` words it another way."""
+        """(caption, language, form) of video ``index``; another ``take``, another caption."""
         rng = random.Random(f"{self.seed}/{self.split}/{index}/clip/words/{take}")
         language, form = rng.choice(("en", "hi")), rng.choice(FORMS)
         return caption(self.clip(index), language, form, rng), language, form
 
     def frames(self, index: int, device: torch.device | str = "cpu") -> Tensor:
-        """The pictures of clip ``index`` (f, 3, side, side) in [-1, 1]."""
+        """The frames (f, 3, side, side) of video ``index``, in [-1, 1]."""
         return render(self.clip(index).scenes(), self.side, device=device).pixels
 
     def __getitem__(self, index: int) -> ClipSample:
         if index < 0:
-            raise IndexError("an endless world has no last clip: index from 0")
+            raise IndexError("an endless world has no last video: use an index of 0 or more")
         clip = self.clip(index)
         drawn = render(clip.scenes(), self.side, masks=True)
         assert drawn.masks is not None
         masks = torch.stack(drawn.masks)
         views = torch.tensor([clip.camera.at(k / (clip.frames - 1)) for k in range(clip.frames)])
         words, language, form = self.describe(index)
-        return ClipSample(
-            drawn.pixels,
-            words,
-            language,
-            form,
-            ClipTruth(clip, masks, torch.stack([maps.boxes(m) for m in masks]), views),
-        )
+        truth = ClipTruth(clip, masks, torch.stack([maps.boxes(m) for m in masks]), views)
+        return ClipSample(drawn.pixels, words, language, form, truth)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sampling
+# --------------------------------------------------------------------------------------- sampling
 
 
 def sample(rng: random.Random, split: str = "train") -> Clip:
-    """A clip of this split; every event is as likely."""
+    """Random video of a split; all events are equally likely."""
     event = rng.choice(EVENTS)
     while True:
         clip = _sample(rng, event)
@@ -244,6 +245,7 @@ def sample(rng: random.Random, split: str = "train") -> Clip:
 
 
 def _sample(rng: random.Random, event: str) -> Clip | None:
+    """One attempt at a random video with this event; None if it is to be rejected."""
     fps = rng.choice((8, 12, 16, 24))
     frames = max(8, min(64, round(fps * rng.uniform(1.0, 3.0)) + 1))
     seconds = (frames - 1) / fps
@@ -280,21 +282,18 @@ def _sample(rng: random.Random, event: str) -> Clip | None:
         motions[0] = Motion(yaw=rng.uniform(60, 120) * seconds * (1 if word == "right" else -1))
     if event == "camera":
         word = rng.choice(CAMERAS)
-        place = Background(
-            "place", rng.choice(PLACES), rng.randrange(1 << 30)
-        )  # on a plain ground a camera's move could not be told
+        # Always a place: on a plain background the camera's motion would be invisible.
+        place = Background("place", rng.choice(PLACES), rng.randrange(1 << 30))
         scene = replace(scene, background=place)
         camera = _camera(rng, word, parallax=two and word.startswith("pan"))
     clip = Clip(scene, tuple(motions), camera, frames, fps, event, word)
-    return clip if _plain(clip) else None
+    return clip if _valid(clip) else None
 
 
 def _things(rng: random.Random, count: int, event: str) -> Scene | None:
-    """One or two core objects of one style, side by side."""
-    groups = [
-        Group(c.id, color=choose_color(rng, c.id, 0.6))
-        for c in rng.sample([c for c in lexicon().values() if c.core], count)
-    ]
+    """Random scene of one or two core objects of one style, side by side."""
+    concepts = rng.sample([c for c in lexicon().values() if c.core], count)
+    groups = [Group(c.id, color=choose_color(rng, c.id, 0.6)) for c in concepts]
     if count == 2 and groups[0].color is not None and groups[0].color == groups[1].color:
         return None
     style = choose_style(rng, groups)
@@ -314,12 +313,12 @@ def _things(rng: random.Random, count: int, event: str) -> Scene | None:
         objects.append(
             SceneObject(row, x, rng.uniform(0.4, 0.6), size, 0.0, False, group.color, i, depth)
         )
-    return Scene(
-        tuple(objects), tuple(groups), background_for(rng, {g.color for g in groups}), None, style
-    )
+    background = background_for(rng, {g.color for g in groups})
+    return Scene(tuple(objects), tuple(groups), background, None, style)
 
 
 def _solid(rng: random.Random) -> Scene | None:
+    """Random scene of one solid with a core object on its faces."""
     group = Group(rng.choice([c for c in lexicon().values() if c.core]).id)
     style = house_style((group,))
     row = sprite_of(group.concept, style or "")
@@ -327,19 +326,18 @@ def _solid(rng: random.Random) -> Scene | None:
         return None
     color, ground = rng.sample(BACKDROPS, 2)
     shape = rng.choice(("card", "cube"))
-    solid = Solid(
-        shape,
-        row,
-        color,
-        rng.uniform(-40, 40),
-        rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8),
-    )
+    yaw = rng.uniform(-40, 40)
+    pitch = rng.uniform(8, 25) if shape == "cube" else rng.uniform(-8, 8)
+    solid = Solid(shape, row, color, yaw, pitch)
     item = SceneObject(solid, 0.5, 0.5, rng.uniform(0.75, 0.95))
     return Scene((item,), (group,), Background("flat", ground, rng.randrange(1 << 30)), None, style)
 
 
 def _facing_ahead(scene: Scene, word: str) -> Scene:
-    """The scene with its first object, which moves to the left or right, facing where it goes, if its drawing has a facing."""
+    """The scene with its first object facing its direction of motion.
+
+    Unchanged if the motion is not to the left or right, or if the drawing has no facing.
+    """
     own = own_facing(scene.groups[0].concept, scene.style or "")
     if own is None or word not in ("left", "right"):
         return scene
@@ -347,47 +345,49 @@ def _facing_ahead(scene: Scene, word: str) -> Scene:
 
 
 def _move(scene: Scene, index: int, x: float, y: float) -> Scene:
-    return replace(
-        scene,
-        objects=tuple(
-            replace(t, x=x, y=y) if k == index else t for k, t in enumerate(scene.objects)
-        ),
+    """The scene with object ``index`` at (x, y)."""
+    objects = tuple(
+        replace(item, x=x, y=y) if k == index else item for k, item in enumerate(scene.objects)
     )
+    return replace(scene, objects=objects)
 
 
 def _resize(scene: Scene, index: int, size: float) -> Scene:
-    return replace(
-        scene,
-        objects=tuple(
-            replace(t, size=size) if k == index else t for k, t in enumerate(scene.objects)
-        ),
+    """The scene with object ``index`` of this size."""
+    objects = tuple(
+        replace(item, size=size) if k == index else item for k, item in enumerate(scene.objects)
     )
+    return replace(scene, objects=objects)
 
 
 def _along(
     rng: random.Random, scene: Scene, event: str, word: str, seconds: float
 ) -> tuple[Scene, Motion]:
-    """A straight way, or one of hops, that stays in the picture; or out of it and back."""
+    """Start position and motion of the first object for "move", "arc" and "return".
+
+    "move" is a straight path and "arc" a hop, both within the image; "return" leaves the image and
+    comes back.
+    """
     (ux, uy), (half_w, half_h) = DIRECTIONS[word], sprites.half(scene.objects[0])
     reach = half_w if ux else half_h
     if event == "return":
         start = 0.5 + rng.uniform(-0.1, 0.1)
-        out = (0.5 + reach + 0.03) + (0.5 - start) * (ux + uy)  # from there to just outside
+        out = (0.5 + reach + 0.03) + (0.5 - start) * (ux + uy)  # distance to just outside
         x, y = (start, scene.objects[0].y) if ux else (scene.objects[0].x, start)
         return _move(scene, 0, x, y), Motion(dx=ux * out, dy=uy * out, back=True)
     room = 0.96 - 2 * reach
-    speed = rng.uniform(*rng.choice((SLOW, FAST)))
-    way = min(speed * seconds, room)
-    start = 0.02 + reach + rng.uniform(0, room - way)
+    velocity = rng.uniform(*rng.choice((SLOW, FAST)))
+    distance = min(velocity * seconds, room)
+    start = 0.02 + reach + rng.uniform(0, room - distance)
     start = start if ux + uy > 0 else 1 - start
     x, y = (start, scene.objects[0].y) if ux else (scene.objects[0].x, start)
     hop = rng.uniform(0.25, 0.4) if event == "arc" else 0.0
     y = 0.95 - half_h if hop else y
-    return _move(scene, 0, x, y), Motion(dx=ux * way, dy=uy * way, hop=hop)
+    return _move(scene, 0, x, y), Motion(dx=ux * distance, dy=uy * distance, hop=hop)
 
 
 def _behind(rng: random.Random, scene: Scene, word: str) -> tuple[Scene, list[Motion]]:
-    """groups[0] passes behind groups[1], which is large, and comes out again; things[0] is drawn first."""
+    """Layout and motions of "hide": the small objects[0] passes behind the large objects[1]."""
     scene = _resize(_resize(scene, 1, rng.uniform(0.45, 0.55)), 0, rng.uniform(0.2, 0.26))
     half = sprites.half(scene.objects[0])[0] + 0.02
     scene = _move(
@@ -401,27 +401,32 @@ def _behind(rng: random.Random, scene: Scene, word: str) -> tuple[Scene, list[Mo
 
 
 def _swap(rng: random.Random, scene: Scene) -> tuple[Scene, list[Motion]]:
-    """Both go where the other was, one over an arc, so that they do not collide."""
+    """Layout and motions of "swap": two objects exchange places, one in an arc over the other."""
     one, two = scene.objects
     y = 0.7
     scene = _move(_move(scene, 0, one.x, y), 1, two.x, y)
-    way = two.x - one.x
-    return scene, [Motion(dx=way, hop=rng.uniform(0.38, 0.45)), Motion(dx=-way)]
+    distance = two.x - one.x
+    return scene, [Motion(dx=distance, hop=rng.uniform(0.38, 0.45)), Motion(dx=-distance)]
 
 
 def _camera(rng: random.Random, word: str, parallax: bool) -> Camera:
-    how, _, where = word.partition(" ")
-    if how == "pan":
-        (ux, uy), way = DIRECTIONS[where], rng.uniform(0.15, 0.3)
-        return Camera(dx=ux * way, dy=uy * way, parallax=parallax)
-    if how == "zoom":
+    """Random camera motion for one of CAMERAS."""
+    move, _, direction = word.partition(" ")
+    if move == "pan":
+        (ux, uy), distance = DIRECTIONS[direction], rng.uniform(0.15, 0.3)
+        return Camera(dx=ux * distance, dy=uy * distance, parallax=parallax)
+    if move == "zoom":
         ratio = rng.uniform(1.4, 1.9)
-        return Camera(zoom=ratio if where == "in" else 1 / ratio)
+        return Camera(zoom=ratio if direction == "in" else 1 / ratio)
     return Camera(turn=rng.uniform(25, 60) * (1 if word == "clockwise" else -1))
 
 
-def _plain(clip: Clip) -> bool:
-    """Whether things are in view when the clip begins and when it ends (but for a camera that leaves them)."""
+def _valid(clip: Clip) -> bool:
+    """Whether the video shows its event: objects are in view at its start and end.
+
+    Objects must be fully inside the image; for a camera motion, only their centres, by 0.1. In
+    "hide" the front object must cover the other at half time.
+    """
     ends = [item for t in (0.0, 1.0) for item in clip.at(t).objects]
     if clip.event == "camera":
         return all(0.1 < item.x < 0.9 and 0.1 < item.y < 0.9 for item in ends)
@@ -435,7 +440,7 @@ def _plain(clip: Clip) -> bool:
 
 
 def _covers(scene: Scene) -> bool:
-    """Whether the second thing, drawn over the first, hides nearly all of it: no gap in its alpha lies over the first one's box."""
+    """Whether the second object is opaque over more than 90 % of the first one's box."""
     small, large = scene.objects
     assert isinstance(large.sprite, int)
     half_w, half_h = sprites.half(small)
@@ -454,7 +459,7 @@ def _covers(scene: Scene) -> bool:
 
 
 def speed(clip: Clip) -> str:
-    """ "slow" or "fast" where a word for the speed is due, else ""."""
+    """Speed word of a video: "slow", "fast", or "" if its speed or event has no word."""
     motion = clip.motions[0]
     if clip.event not in ("move", "arc"):
         return ""
@@ -462,9 +467,9 @@ def speed(clip: Clip) -> str:
     return "slow" if value <= SLOW[1] else "fast" if value >= FAST[0] else ""
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
-# {a} moves or is moved behind {b}; {there} is a direction. Verbs agree: {a.are}, {a.s}; in Hindi {a.raha} {a.hai}, and {goes}, {comes},
-# {big}, {small} take the same endings.
+# --------------------------------------------------------------------------------------- captions
+# {a} is the moving object, {b} the second one; {there} is a direction. Verbs agree: {a.are}, {a.s};
+# in Hindi {a.raha} {a.hai}, and {goes}, {comes}, {big}, {small} take the same endings.
 
 ENGLISH = {
     "move": (
@@ -617,15 +622,18 @@ HINDI_VIEWS = {
 
 
 def caption(clip: Clip, language: str, form: str, rng: random.Random) -> str:
-    """What happens in the clip, in "en" or "hi", in one of grammar.FORMS; "dense" says speed, background and camera whenever there is a
-    word for them."""
+    """Random caption of a video, in "en" or "hi", in one of grammar.FORMS.
+
+    "dense" states speed, background and camera whenever there is a word for them.
+    """
     return (_english if language == "en" else _hindi)(clip, form, rng)
 
 
 def _english(clip: Clip, form: str, rng: random.Random) -> str:
+    """English caption of a video."""
     scene, word = clip.scene, clip.word
     phrases = [grammar_en.phrase(group, lexicon()[group.concept], rng) for group in scene.groups]
-    said = dict(zip("ab", phrases, strict=False))
+    slots = dict(zip("ab", phrases, strict=False))
     if clip.event == "camera":
         text = " and ".join(map(str, phrases))
         view = rng.choice(VIEWS[word])
@@ -642,19 +650,19 @@ def _english(clip: Clip, form: str, rng: random.Random) -> str:
         solid = scene.objects[0].sprite
         shape = solid.shape if isinstance(solid, Solid) else ""
         text = rng.choice(options[:1] if form == "short" else options).format(
-            **said,
+            **slots,
             there=there,
             exit=EXITS.get(word, ""),
             shape=shape,
             faces="it" if shape == "card" else "its sides",
         )
-        quick = rng.choice(SPEEDS[speed(clip)])
-        if quick and (form == "dense" or rng.random() < 0.5):
-            text = f"{text[:-1]} {quick}." if text.endswith(".") else f"{text} {quick}"
+        adverb = rng.choice(SPEEDS[speed(clip)])
+        if adverb and (form == "dense" or rng.random() < 0.5):
+            text = f"{text[:-1]} {adverb}." if text.endswith(".") else f"{text} {adverb}"
     if background_said(rng, scene.background, form):
-        where, what = grammar_en.surroundings(scene.background, rng, text)
+        where, name = grammar_en.surroundings(scene.background, rng, text)
         text += (
-            f" The background is {what}."
+            f" The background is {name}."
             if text.endswith(".")
             else where
             if where.startswith(",")
@@ -671,13 +679,14 @@ def _english(clip: Clip, form: str, rng: random.Random) -> str:
 
 
 def _hindi(clip: Clip, form: str, rng: random.Random) -> str:
+    """Hindi caption of a video."""
     scene, word = clip.scene, clip.word
     phrases = [grammar_hi.phrase(group, lexicon()[group.concept], rng) for group in scene.groups]
-    said = dict(zip("ab", phrases, strict=False))
+    slots = dict(zip("ab", phrases, strict=False))
     if clip.event == "camera":
         text = " और ".join(map(str, phrases)) + ", " + rng.choice(HINDI_VIEWS[word])
     else:
-        quick = (
+        adverb = (
             rng.choice(HINDI_SPEEDS[speed(clip)]) if form == "dense" or rng.random() < 0.5 else ""
         )
         ending = phrases[0].raha.removeprefix("रह")
@@ -685,8 +694,8 @@ def _hindi(clip: Clip, form: str, rng: random.Random) -> str:
         card = isinstance(solid, Solid) and solid.shape == "card"
         options = HINDI[clip.event]
         text = rng.choice(options[:1] if form == "short" else options).format(
-            **said,
-            there=quick + rng.choice(HINDI_THERE.get(word, ("",))),
+            **slots,
+            there=adverb + rng.choice(HINDI_THERE.get(word, ("",))),
             exit=HINDI_EXITS.get(word, ""),
             goes="जात" + ending,
             comes="आत" + ending,

@@ -1,6 +1,6 @@
-"""The world: an endless, seeded list of pictures with captions and exact truth.
+"""The world: an endless, seeded data set of images with captions and exact ground truth.
 
-``World(seed, split, kind=kind)[i]`` depends on (seed, split, kind, i) and nothing else.
+``World(seed, split, kind=kind)[i]`` depends only on (seed, split, kind, i).
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from kalpana.world.sample import sample_scene
 from kalpana.world.scene import DEPTH_RELATIONS, Hand, Puppet, Scene, Sign
 from kalpana.world.splits import SPLITS
 
-VERSION = "6"  # raise it whenever a scene, its picture or its captions change, so that no cache or weight claims the wrong data
+# Increase on any change of scenes, images or captions: caches and weights record this version.
+VERSION = "6"
 LANGUAGES = ("en", "hi")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of picture: ``sample(rng, split)`` is a scene, ``caption(scene, language, form, rng)`` says it in words."""
+    """A kind of scene: its sampler and its caption grammar.
+
+    ``sample(rng, split)`` returns a scene, ``caption(scene, language, form, rng)`` its caption.
+    """
 
     sample: Callable[[random.Random, str], Scene]
     caption: Callable[[Scene, str, str, random.Random], str]
@@ -40,18 +44,18 @@ KINDS = {
     "depth": Kind(depth.sample, grammar.caption),
     "paintings": Kind(paintings.sample, paintings.caption),
 }
-MIX = {
+MIX = {  # shares of the kinds in the kind "everything"
     "objects": 0.66,
     "text": 0.07,
     "hands": 0.07,
     "puppets": 0.05,
     "depth": 0.08,
     "paintings": 0.07,
-}  # of the kind "everything"
+}
 
 
 def kind_of(scene: Scene) -> str:
-    """The kind of picture a scene is, told from what it holds."""
+    """The kind of a scene, derived from its content."""
     if scene.painting:
         return "paintings"
     arts = {type(item.sprite) for item in scene.objects}
@@ -62,10 +66,12 @@ def kind_of(scene: Scene) -> str:
 
 
 def _sample_any(rng: random.Random, split: str) -> Scene:
+    """Random scene of a random kind."""
     return KINDS[rng.choices(list(MIX), list(MIX.values()))[0]].sample(rng, split)
 
 
 def _caption_any(scene: Scene, language: str, form: str, rng: random.Random) -> str:
+    """Caption of a scene by the grammar of its kind."""
     return KINDS[kind_of(scene)].caption(scene, language, form, rng)
 
 
@@ -74,10 +80,17 @@ KINDS["everything"] = Kind(_sample_any, _caption_any)
 
 @dataclass(frozen=True)
 class Truth:
-    """What a picture holds. Row k of ``boxes`` (n, 4: x0 y0 x1 y1 in pixels, ends excluded; all 0 if hidden) and of
-    ``masks`` (n, h, w) bool is what can be seen of ``scene.things[k]``, whose words are ``scene.groups[things[k].group]``.
-    ``whole`` (n, h, w) is where it is, behind others too; things are in drawing order, so a later one occludes an earlier.
-    ``unpainted`` (3, h, w) is the picture before any painting: it shows the things' own colours and edges."""
+    """Ground truth of an image with n objects.
+
+    Row k of ``boxes``, ``masks`` and ``whole`` describes ``scene.objects[k]``, whose noun phrase is
+    ``scene.groups[scene.objects[k].group]``. Objects are in drawing order: a later one occludes an
+    earlier one.
+    ``boxes`` (n, 4): the visible part, x0 y0 x1 y1 in pixels, ends excluded; all 0 if hidden.
+    ``masks`` (n, h, w) bool: the visible part.
+    ``whole`` (n, h, w) bool: the full object, occluded parts included.
+    ``unpainted`` (3, h, w) in [-1, 1]: the image before any painting effect, with the objects' own
+    colours and edges.
+    """
 
     scene: Scene
     boxes: Tensor
@@ -87,40 +100,42 @@ class Truth:
 
     @property
     def amodal(self) -> Tensor:
-        """The boxes (n, 4) of the whole things."""
+        """Amodal boxes (n, 4): boxes of the full objects, occluded parts included."""
         return maps.boxes(self.whole)
 
     @property
     def depth(self) -> Tensor:
-        """How far away each pixel is (h, w): 0 at the eye, 1 at the background."""
+        """Depth map (h, w): 0 at the camera, 1 at the background."""
         return maps.depth(self.masks, [item.depth for item in self.scene.objects])
 
     @property
     def outlines(self) -> Tensor:
-        """Where things end (h, w) bool."""
+        """Outlines of the visible objects, (h, w) bool."""
         return maps.outlines(self.masks)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (3, h, w) in [-1, 1], a caption of it, the caption's language ("en", "hi") and form, and the truth."""
+    """One example of the world: an image, its caption and its ground truth."""
 
-    image: Tensor
+    image: Tensor  # 3 h w in [-1, 1]
     caption: str
-    language: str
-    form: str
+    language: str  # "en" or "hi"
+    form: str  # one of grammar.FORMS
     truth: Truth
 
 
 @dataclass(frozen=True)
 class World:
-    """An endless list of samples; ``split`` is "train", "dev", "test" or "unseen" (held-out combinations of objects); ``kind`` is
-    one of KINDS."""
+    """An endless data set of examples.
+
+    ``World(...)[i]`` is example i, ``i`` >= 0. Raises ValueError for an unknown split or kind.
+    """
 
     seed: int = 0
-    split: str = "train"
-    side: int = 128
-    kind: str = "objects"
+    split: str = "train"  # "train", "dev", "test" or "unseen" (held-out combinations of objects)
+    side: int = 128  # pixels
+    kind: str = "objects"  # a key of KINDS
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -129,10 +144,11 @@ class World:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
 
     def scene(self, index: int) -> Scene:
-        """The scene of picture ``index``, not drawn."""
+        """The scene of example ``index``, not rendered."""
         return KINDS[self.kind].sample(self._rng(index), self.split)
 
     def _rng(self, index: int, purpose: str = "") -> random.Random:
+        """Random number generator of one example and purpose."""
         return random.Random(
             f"{self.seed}/{self.split}/{index}"
             + ("" if self.kind == "objects" else f"/{self.kind}")
@@ -140,7 +156,7 @@ class World:
         )
 
     def describe(self, index: int, take: int = 0) -> tuple[str, str, str]:
-        """(caption, language, form) of picture ``index``; another ``take`` words the same scene another way."""
+        """(caption, language, form) of example ``index``; another ``take``, another caption."""
         return self._describe(self.scene(index), index, take)
 
     def _describe(self, scene: Scene, index: int, take: int) -> tuple[str, str, str]:
@@ -149,12 +165,12 @@ class World:
         return KINDS[self.kind].caption(scene, language, form, rng), language, form
 
     def images(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """The pictures (b, 3, side, side) in [-1, 1], drawn as one batch."""
+        """Images (b, 3, side, side) in [-1, 1] of these examples, rendered as one batch."""
         return render([self.scene(i) for i in indices], self.side, device=device).pixels
 
     def __getitem__(self, index: int) -> Sample:
         if index < 0:
-            raise IndexError("an endless world has no last picture: index from 0")
+            raise IndexError("an endless world has no last image: use an index of 0 or more")
         scene = self.scene(index)
         drawn = render([scene], self.side, masks=True)
         assert drawn.masks is not None and drawn.whole is not None

@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: closed forms, honest intervals, and a model measured between what is near and what is far."""
+"""Distances between sets of pictures: closed forms, intervals, and a model's table."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
     )
     assert frechet_from(b)(a) == pytest.approx(wanted, rel=1e-6)
     assert frechet_from(a)(a) == pytest.approx(0, abs=1e-8)
-    few_a, few_b = (
-        rng.normal(size=(20, 50)),
-        rng.normal(size=(30, 50)) * 2,
-    )  # fewer pictures than features: the other way to the root
+    # Fewer pictures than features: the trace comes from singular values.
+    few_a, few_b = rng.normal(size=(20, 50)), rng.normal(size=(30, 50)) * 2
     one, two = np.cov(few_a.T), np.cov(few_b.T)
     root = np.sqrt(np.maximum(linalg.eigvals(one @ two).real, 0)).sum()
     wanted = ((few_a.mean(0) - few_b.mean(0)) ** 2).sum() + np.trace(one) + np.trace(two) - 2 * root
@@ -48,7 +46,7 @@ def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
 
 
 def test_the_interval_is_as_wide_as_repetition_says() -> None:
-    """The spread of the distance over fresh samples is about what one sample's interval promises."""
+    """One sample's interval is about as wide as the spread of the distance over fresh samples."""
     rng = np.random.default_rng(1)
     far = frechet_from(rng.normal(size=(3000, 3)))
     fresh = [far(rng.normal(size=(400, 3)) + 1.0) for _ in range(200)]
@@ -110,13 +108,12 @@ def test_a_model_is_measured_between_what_is_near_and_what_is_far_and_a_stopped_
     near, through, drawn, far = rows
     assert [row.name for row in rows][2] == "drawn by tiny" and seen == [(20, 30), (30, 30)]
     for distance in ("fd", "mmd", "own"):
+        # The model generates noise, and its autoencoder is untrained.
         assert (
             max(getattr(near, distance).value, getattr(far, distance).value)
             < getattr(drawn, distance).value
-        )  # it draws noise
-        assert (
-            getattr(near, distance).value < getattr(through, distance).value
-        )  # and its autoencoder knows nothing
+        )
+        assert getattr(near, distance).value < getattr(through, distance).value
     assert len(list((tmp_path / "run").glob("*.png"))) == 2
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.npz")}
     (tmp_path / "run" / "000020.npz").unlink()

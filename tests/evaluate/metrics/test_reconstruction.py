@@ -1,4 +1,4 @@
-"""Pictures drawn again: what is lost is what a coder takes away."""
+"""Reconstruction quality: the measured loss is the change that a codec makes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TINY = Config(stem=4, widths=(8, 8), depth=1, groups=4, latent=8, codebook=(32, 
 
 @dataclass(frozen=True)
 class Shift:
-    """Adds a number; the codes are how many rows were given, modulo four."""
+    """Codec that adds a number; the codes alternate between 0 and 1 over the rows."""
 
     by: float
     name: str = "shift"
@@ -59,7 +59,9 @@ def test_nothing_is_lost_where_nothing_changes(
     assert (
         same.psnr > 100 and same.ssim == pytest.approx(1) and same.fd == pytest.approx(0, abs=1e-6)
     )
-    assert same.used == 0.5 and same.perplexity == pytest.approx(2)  # two of four codes, as often
+    assert same.used == 0.5 and same.perplexity == pytest.approx(
+        2
+    )  # two of four codes, equally often
     assert all(still == 1.0 for _, still in same.words.values()) and same.words["Latin"][0] >= 0.8
 
 
@@ -106,7 +108,7 @@ def test_signs_have_letters_of_one_height_in_one_script(latin: bool) -> None:
         assert isinstance(item.sprite, Sign) and item.sprite.text.isascii() == latin
         rows, columns = mask[0].any(1).nonzero().flatten(), mask[0].any(0).nonzero().flatten()
         assert rows[0] > 0 and rows[-1] < 127 and columns[0] > 0 and columns[-1] < 127  # whole
-        assert len(rows) > 128 * LETTER * 0.9  # a sign is at least as tall as a letter of it
+        assert len(rows) > 128 * LETTER * 0.9  # a sign is at least as tall as its letters
 
 
 def test_a_coder_is_what_its_weights_are(tmp_path: Path) -> None:
@@ -140,8 +142,8 @@ def test_a_table_has_a_row_for_each() -> None:
         Redrawn("c/d", 31.0, 29.0, 0.9, 3.0, None, None, words),
     )
     assert (
-        line(one)
-        == "| a/b | 26.50 | 25.00 | 0.800 | 12.3 | 95.5 % | 2,419 | 50.0 % (of 90.0 %) | 25.0 % (of 50.0 %) |"
+        line(one) == "| a/b | 26.50 | 25.00 | 0.800 | 12.3 | 95.5 % | 2,419 "
+        "| 50.0 % (of 90.0 %) | 25.0 % (of 50.0 %) |"
     )
     assert line(two).startswith("| c/d | 31.00 | 29.00 | 0.900 | 3.0 | – | – |")
     assert {each.count("|") for each in (*HEAD.splitlines(), line(one), line(two))} == {10}

@@ -1,4 +1,4 @@
-"""The check by eye: the sheets show every task and no verdict, and the table counts what the answers say."""
+"""Human audit: the sheets cover every task without verdicts, and the table counts the answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_answers_become_a_confusion_table(tmp_path: Path) -> None:
     assert len(rows) == 30 and "True" not in path.read_text()
     with pytest.raises(KalpanaError, match="picture 1 has the answer ''"):
         table(rows, PROMPTS, verdicts)
-    for row in rows:  # an eye that agrees with the verifier, but for two pictures
+    for row in rows:  # a person who agrees with the verifier except for two pictures
         row["eye"] = "y" if verdicts[row["picture"]] else "n"
     right = next(row for row in rows if row["eye"] == "y")
     wrong = next(row for row in rows if row["eye"] == "n")

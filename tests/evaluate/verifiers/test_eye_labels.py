@@ -1,4 +1,4 @@
-"""Pictures labelled by eye: kept as they were labelled, and verifiers measured on them by plain counting."""
+"""Human labels of generated pictures: the stored set is unchanged, and the shares are counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ APPLE, DOG = "1f34e", "1f415"
 
 
 class Says:
-    """A verifier that finds the same objects in every picture."""
+    """Verifier that detects the same objects in every picture."""
 
     def __init__(self, *objects: Detection) -> None:
         self.objects = objects
@@ -38,7 +38,7 @@ class Says:
 
 
 class Knows(Says):
-    """A verifier that finds what was asked for where the eye did."""
+    """Verifier that agrees with the labels: it finds the class asked for in the right pictures."""
 
     def __init__(self) -> None:
         self.answers = {
@@ -58,14 +58,15 @@ class Knows(Says):
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Three pictures with labels."""
+    """CSV of three labelled pictures."""
     for k, pixels in enumerate(World(1).images(range(3))):
         Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(
             tmp_path / f"{k}.png"
         )
     path = tmp_path / "labels.csv"
     path.write_text(
-        f"picture,concept,eye,model\n0.png,{APPLE},right,old\n1.png,{DOG},two heads,old\n2.png,{DOG},blob,new\n"
+        f"picture,concept,eye,model\n0.png,{APPLE},right,old\n"
+        f"1.png,{DOG},two heads,old\n2.png,{DOG},blob,new\n"
     )
     return path
 

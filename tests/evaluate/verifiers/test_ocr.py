@@ -1,4 +1,4 @@
-"""Second readers of words: the letters are lifted off any sign, real engines read them, and one that is missing says so."""
+"""OCR readers: letters are extracted from any sign and read; a missing engine is reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from kalpana.world.scene import Background, Group, Scene, SceneObject, Sign
 
 
 def installed(engine: Ocr) -> object:
-    """The engine as a parameter of a test, which is skipped, with the reason, where it is missing."""
+    """Engine as a test parameter, skipped with the reason if the engine is missing."""
     missing = engine.available()
     return pytest.param(
         engine, id=engine.name, marks=pytest.mark.skipif(missing is not None, reason=str(missing))
@@ -53,7 +53,7 @@ WORDS = {"RapidOCR": ("HOTEL", "MILK", "EXIT"), "Tesseract": ("होटल", "�
 def sign(
     word: str, board: str = "white", ink: str = "black", side: int = 128, size: float = 0.9
 ) -> Tensor:
-    """A sign alone on a picture of light blue, cut out."""
+    """Single sign on a light blue picture, cut out."""
     item = SceneObject(Sign(word, "Mukta", ink, board), 0.5, 0.5, size)
     half_w, half_h = sprites.half(item)
     scene = Scene((item,), (Group("sign"),), Background("flat", "light blue", 0))
@@ -63,7 +63,7 @@ def sign(
     return one
 
 
-# ------------------------------------------------------------------------------------------------------------------ letters
+# ------------------------------------------------------------------------------------------ letters
 
 
 def test_cutting_out_keeps_proportions_and_never_leaves_nothing() -> None:
@@ -97,7 +97,7 @@ def test_letters_are_lifted_off_every_board_black_on_white(word: str, board: str
         and torch.all(line[:, :4] == 1)
         and torch.all(line[:, -4:] == 1)
     )
-    if board:  # without one, a box fits the letters more tightly and they are drawn larger
+    if board:  # without a board the box is tighter and the letters are rendered larger
         assert abs(line.shape[1] - plain.shape[1]) <= 3
         assert float(
             (line[:, : min(line.shape[1], plain.shape[1])] < 0).float().mean()
@@ -132,9 +132,8 @@ WORD = st.text(st.sampled_from("AB12कतिी\u094dंॐ"), max_size=6)
 
 @given(WORD, WORD, WORD)
 def test_edit_distance_is_a_distance(a: str, b: str, c: str) -> None:
-    def steps(
-        one: str, two: str
-    ) -> float:  # not normalised: a share of the longer word need not keep the triangle
+    # Not normalised: a share of the longer word need not satisfy the triangle inequality.
+    def steps(one: str, two: str) -> float:
         return round(ned(one, two) * max(len(letters(one)), len(letters(two)), 1), 6)
 
     assert ned(a, b) == ned(b, a) and 0 <= ned(a, b) <= 1
@@ -142,7 +141,7 @@ def test_edit_distance_is_a_distance(a: str, b: str, c: str) -> None:
     assert steps(a, c) <= steps(a, b) + steps(b, c)
 
 
-# ------------------------------------------------------------------------------------------------------------------ engines
+# ------------------------------------------------------------------------------------------ engines
 
 
 @pytest.mark.parametrize("engine", REAL)
@@ -183,7 +182,7 @@ def test_signs_of_the_suites_are_read(engine: Ocr) -> None:
 
 @dataclass
 class Said:
-    """A reader that says what it was told to, one list at a call."""
+    """Reader that returns given answers, one list per call."""
 
     answers: list[list[str]]
     name: str = "said"
@@ -221,7 +220,7 @@ def test_what_is_measured_is_what_it_is_called() -> None:
     assert folded.alike == 1
 
 
-# ------------------------------------------------------------------------------------------------------------------ missing
+# ------------------------------------------------------------------------------------------ missing
 
 
 def missing(engine: Ocr) -> str:
@@ -263,7 +262,8 @@ def test_a_tesseract_that_fails_is_an_error_and_no_word(
 ) -> None:
     program = tmp_path / "tesseract"
     program.write_text(
-        "#!/bin/sh\nif [ \"$1\" = --list-langs ]; then echo hin; else echo 'no memory' >&2; exit 1; fi\n",
+        '#!/bin/sh\nif [ "$1" = --list-langs ]; then echo hin; '
+        "else echo 'no memory' >&2; exit 1; fi\n",
         encoding="utf-8",
     )
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Reading a detector's maps: from maps that say the truth, the truth comes back, colours from the pixels themselves."""
+"""Decoding of a detector's maps: true maps give the ground truth back, colours from the pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 
 class Oracle(nn.Module):
-    """A detector without error, for the pictures of one batch."""
+    """Detector without error for the pictures of one batch."""
 
     def __init__(self, batch: DetectorBatch) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def test_the_truth_comes_back_from_true_maps(kind: str) -> None:
 
 
 def signs(*words: str) -> Scene:
-    """Signs side by side, given from right to left."""
+    """Scene of signs side by side, whose objects are listed from right to left."""
     places = [(k + 0.5) / len(words) for k in range(len(words))]
     objects = tuple(
         SceneObject(Sign(word, "Mukta", "black", "white"), x, 0.5, 0.9 / len(words))

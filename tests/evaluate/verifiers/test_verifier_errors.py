@@ -1,4 +1,7 @@
-"""What a verifier gets wrong: one without error gets nothing wrong, one with an error just that; and every reader has its row."""
+"""Error rates of a verifier: none for a perfect one, the expected ones for an imperfect one.
+
+Every reader has its row.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ from kalpana.world.scene import Hand, Puppet
 
 
 class Knows:
-    """A verifier without error: it knows the pictures of these trials by their pixels, and counts those that it looks at."""
+    """Verifier without error, which knows the pictures of these probes by their pixels.
+
+    It counts the pictures that it looks at.
+    """
 
     def __init__(self, trials: Sequence[Probe]) -> None:
         scenes = [trial.scene for trial in trials]
@@ -69,17 +75,17 @@ class Knows:
 
 
 class Careless(Knows):
-    """It takes every hand for a whole one, and every figure for a standing one."""
+    """Verifier that takes every hand for a whole one and every figure for a standing one."""
 
     def look(self, pixels: Tensor) -> list[Observation]:
         return [replace(one, fingers=(5,), poses=("standing",)) for one in super().look(pixels)]
 
 
-# ------------------------------------------------------------------------------------------------------------------- trials
+# ------------------------------------------------------------------------------------------- probes
 
 
 def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
-    """No verifier without error accepts one, whatever its kind."""
+    """A verifier without error accepts none of them, whatever the kind of prompt."""
     rng = random.Random(0)
     prompts = [
         p
@@ -119,7 +125,7 @@ def test_damage_is_what_it_says() -> None:
     assert (noisy(0.1)(torch.zeros(2, 3, 64, 64))).std() == pytest.approx(0.1, rel=0.05)
 
 
-# ------------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("name", attributes())
@@ -133,7 +139,7 @@ def test_the_errors_of_a_verifier_without_error_are_none(name: str) -> None:
 
 
 def test_a_careless_verifier_is_found_out() -> None:
-    """Of each pose as often, it accepts one in twenty; and every malformed hand."""
+    """With each pose equally often, it accepts one in twenty; and every malformed hand."""
     figures, flawed = of_poses(2 * len(puppets.POSES)), of_malformed_hands(6)
     (found,) = errors(Careless(figures), figures, {})
     assert (
@@ -183,7 +189,8 @@ def test_tables_say_what_is_verified_and_what_is_missing() -> None:
         "| poses | 50.0 | 3.0 | 400 | **not verified** |",
         "| words | | | | **unavailable**: no engine: install it |",
         "| single | 98 / 1 | 50 / 3 |",
-        "Generated pictures labelled by eye: accepts 90.0 % of 10 right ones and 25.0 % of 20 wrong ones (blob 50 % of 6).",
+        "Generated pictures labelled by eye: accepts 90.0 % of 10 right ones "
+        "and 25.0 % of 20 wrong ones (blob 50 % of 6).",
     ):
         assert line in said.splitlines(), said
     assert "| malformed hands | – | 0.0 | 9 | verified |" in tables(
@@ -191,12 +198,12 @@ def test_tables_say_what_is_verified_and_what_is_missing() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ publish
+# ------------------------------------------------------------------------------------------ publish
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A verifier of random weights, with no reader, and an autoencoder."""
+    """Verifier with random weights and without a reader, and an autoencoder."""
     net = Detector(
         detector.Config(
             classes=len(labels()),
@@ -220,13 +227,13 @@ def test_without_engines_their_rows_say_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = publish(folder, 2, folder.parent / "vae.safetensors")
     assert (
-        "| words-latin by RapidOCR | | | | **unavailable**: RapidOCR needs onnxruntime: pip install 'kalpana[ocr]' |"
-        in said
-    )
+        "| words-latin by RapidOCR | | | | **unavailable**: "
+        "RapidOCR needs onnxruntime: pip install 'kalpana[ocr]' |"
+    ) in said
     assert (
-        "| words-devanagari by Tesseract | | | | **unavailable**: Tesseract is not installed: apt install tesseract-ocr "
-        in said
-    )
+        "| words-devanagari by Tesseract | | | | **unavailable**: "
+        "Tesseract is not installed: apt install tesseract-ocr "
+    ) in said
     kept = json.loads((folder / "errors.json").read_text())
     assert (
         list(kept["errors"]) == [name for name in attributes() if name not in ENGINES]

@@ -1,5 +1,8 @@
-"""Clips-200: true clips are right in every part; what is frozen, reversed, mirrored, slowed, recoloured, lost or doubled is wrong in the
-part concerned; and camera, turns, tracks and flicker are held to closed forms, or to another library's."""
+"""Clips-200: true videos are right in every part, and each change is wrong in its part.
+
+Changes: frozen, reversed, mirrored, slowed, recoloured, lost or doubled. Camera, rotation, tracks
+and flicker are compared with closed forms or with another library.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ BOTH = pytest.mark.parametrize("dev", (False, True), ids=("test", "dev"))
 
 @cache
 def some() -> tuple[Shown, ...]:
-    """Three true clips of every task, a fast one among them where there are any, and what is seen in them."""
+    """Three true videos of every task with their true observations; a fast one if there is any."""
     tasks: dict[str, list[ClipPrompt]] = {}
     for prompt in PROMPTS(True):
         tasks.setdefault(prompt.task, []).append(prompt)
@@ -56,7 +59,7 @@ def some() -> tuple[Shown, ...]:
 
 
 def shown(*tasks: str) -> list[Shown]:
-    """Those of these tasks."""
+    """The examples of these tasks."""
     return [
         (prompt, frames.float(), seen) for prompt, frames, seen in some() if prompt.task in tasks
     ]
@@ -76,7 +79,7 @@ def painted(seen: Observation, color: str) -> Observation:
 
 
 def at(frames: Sequence[int], of: Shown) -> Shown:
-    """The clip of these of its frames."""
+    """A video of the frames with these indices."""
     prompt, pixels, seen = of
     return prompt, pixels[list(frames)], [seen[k] for k in frames]
 
@@ -86,7 +89,7 @@ def backwards(of: Shown) -> Shown:
 
 
 def halved(of: Shown) -> Shown:
-    """At half the speed, for as long."""
+    """The video at half speed and of the same length."""
     return at([k // 2 for k in range(len(of[1]))], of)
 
 
@@ -102,7 +105,7 @@ def mirrored(of: Shown) -> Shown:
     return of[0], of[1].flip(-1), [changed(one, turn) for one in of[2]]
 
 
-# ------------------------------------------------------------------------------------------------------------------- suite
+# -------------------------------------------------------------------------------------------- suite
 
 
 @BOTH
@@ -169,26 +172,29 @@ def test_amounts_are_those_of_the_worlds_cameras() -> None:
         assert low <= min(amounts) < low * 1.05 and high * 0.95 < max(amounts) <= high
 
 
-# ----------------------------------------------------------------------------------------------------------------- verdicts
+# ----------------------------------------------------------------------------------------- verdicts
 
 
 def test_true_clips_are_right() -> None:
     wrong = [
-        (of[0].text, said.parts())
+        (of[0].text, outcome.parts())
         for of in some()
-        if not (said := verdict((of[0], of[1].float(), of[2]))).right
+        if not (outcome := verdict((of[0], of[1].float(), of[2]))).right
     ]
     assert len(wrong) <= 0.05 * len(some()), wrong
 
 
 def test_frozen_clips_are_wrong() -> None:
     for of in some()[::2]:
-        said = verdict(frozen((of[0], of[1].float(), of[2])))
-        assert not said.right and not said.moving and said.dynamic == 0 and said.flicker < 1e-6, of[
-            0
-        ].text
-        asked = set(said.parts()) & {"direction", "speed", "path", "camera"}
-        assert asked and not any(said.parts()[part] for part in asked), of[0].text
+        outcome = verdict(frozen((of[0], of[1].float(), of[2])))
+        assert (
+            not outcome.right
+            and not outcome.moving
+            and outcome.dynamic == 0
+            and outcome.flicker < 1e-6
+        ), of[0].text
+        asked = set(outcome.parts()) & {"direction", "speed", "path", "camera"}
+        assert asked and not any(outcome.parts()[part] for part in asked), of[0].text
 
 
 def test_reversed_and_mirrored_clips_go_the_wrong_way() -> None:
@@ -227,8 +233,10 @@ def test_other_colors_are_wrong_colors() -> None:
                 )
                 for one in seen
             ]
-            said = right(prompt, frames.float(), prompt.clip.fps, swap)
-            assert said.colors is False and said.objects is True and not said.right, prompt.text
+            outcome = right(prompt, frames.float(), prompt.clip.fps, swap)
+            assert outcome.colors is False and outcome.objects is True and not outcome.right, (
+                prompt.text
+            )
             found += 1
     assert found >= 10
 
@@ -260,8 +268,8 @@ def test_lost_and_doubled_things_are_wrong_things() -> None:
         ]
         other = [changed(one, lambda item: replace(item, concept="none")) for one in seen]
         for wrong in (lost, twice, other):
-            said = right(prompt, frames, prompt.clip.fps, wrong)
-            assert said.objects is False and not said.right, prompt.text
+            outcome = right(prompt, frames, prompt.clip.fps, wrong)
+            assert outcome.objects is False and not outcome.right, prompt.text
     for prompt, frames, seen in shown("return", "hide"):
         twice = [Observation((*one.objects, *one.objects)) for one in seen]
         assert right(prompt, frames, prompt.clip.fps, twice).objects is False, prompt.text
@@ -278,7 +286,7 @@ def test_a_clip_needs_a_sight_of_every_frame_and_a_square() -> None:
             right(prompt, bad, fps, seen)
 
 
-# ------------------------------------------------------------------------------------------------------------------- motion
+# ------------------------------------------------------------------------------------------- motion
 
 
 def landscape(side: int = 160) -> np.ndarray:
@@ -292,8 +300,11 @@ def landscape(side: int = 160) -> np.ndarray:
 def filmed(
     dx: float = 0, dy: float = 0, zoom: float = 1, turn: float = 0, frames: int = 10
 ) -> Tensor:
-    """A camera over the landscape, by scipy: it goes (dx, dy) pictures, nearer by ``zoom``, and turns the picture counter-clockwise by
-    ``turn`` degrees. The picture is its middle 64 pixels."""
+    """A camera over the landscape, by scipy: (frames, 3, 64, 64).
+
+    It moves by (dx, dy) in widths of the picture, zooms in by ``zoom``, and turns the picture
+    counter-clockwise by ``turn`` degrees. The picture is the central 64 pixels.
+    """
     picture, made = landscape(), []
     for t in np.linspace(0, 1, frames):
         angle, scale = math.radians(turn * t), zoom**t
@@ -360,9 +371,10 @@ def test_a_camera_at_rest_is_still_though_pixels_tremble() -> None:
 
 
 def test_undoing_the_camera_gives_the_place_back() -> None:
-    """A point of the landscape, followed by hand, stands still once the camera is undone."""
+    """A point of the landscape, tracked by its formula, is still after compensation."""
     camera = motion.camera(filmed(turn=40), EVERYWHERE)
-    angles = torch.linspace(0, math.radians(40), 10)  # counter-clockwise for the eye: up is less
+    # Counter-clockwise in the picture: y points down.
+    angles = torch.linspace(0, math.radians(40), 10)
     seen = torch.stack((0.5 + 0.3 * angles.cos(), 0.5 - 0.3 * angles.sin()), 1)
     assert torch.allclose(
         camera.undo(seen[:, None])[:, 0], torch.tensor([0.8, 0.5]).expand(10, 2), atol=0.01
@@ -390,7 +402,7 @@ def item(
 
 
 def test_tracks_follow_each_thing_of_a_kind() -> None:
-    """Two cats pass each other in unlike heights, a dog is between, and one cat is gone for a while."""
+    """Two cats pass at different heights; a dog is between them; one cat is lost for a while."""
     seen = []
     for k in range(20):
         objects = [item("cat", 0.1 + 0.04 * k, 0.3, "red"), item("dog", 0.5, 0.5)]
@@ -440,11 +452,11 @@ def test_a_turn_is_measured_in_pictures_turned_by_another_library(degrees: float
     )
 
 
-# ------------------------------------------------------------------------------------------------------- tables and files
+# --------------------------------------------------------------------------------- tables and files
 
 
 class Knows:
-    """A verifier without error: it knows every frame of the true clips of its prompts."""
+    """A verifier without error on the frames of the true videos of its prompts."""
 
     def __init__(self, prompts: Sequence[ClipPrompt]) -> None:
         self.known: dict[bytes, Observation] = {}
@@ -473,18 +485,18 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> N
     assert report.other.tasks.overall.right == report.frozen.tasks.overall.right == 0
     assert report.frozen.measured["dynamic"].value == 0 < report.score.measured["dynamic"].low
     assert (
-        report.frozen.parts.tasks["things"].right == 1
-        and report.other.parts.tasks["things"].right < 0.5
+        report.frozen.parts.tasks["objects"].right == 1
+        and report.other.parts.tasks["objects"].right < 0.5
     )
-    said = report.markdown()
+    output = report.markdown()
     for words in (
         "other clip | frozen",
         "| pan left | 0.0 | 0.0 | 100.0 (100.0 to 100.0) | 100.0 | 3 |",
         "| camera |",
         "dynamic degree",
     ):
-        assert words in said, said
-    assert (out / "report.md").read_text() == said and done == [(k + 1, 9) for k in range(9)]
+        assert words in output, output
+    assert (out / "report.md").read_text() == output and done == [(k + 1, 9) for k in range(9)]
     kept = json.loads((out / "report.json").read_text())
     assert (
         kept["score"]["tasks"]["overall"]["right"] == 1
@@ -499,7 +511,7 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> N
 def test_true_clips_are_judged_by_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Score and ceiling are the same clips' by the same verifier; of a folder that is none it says so."""
+    """Score and ceiling are equal on the same videos; a folder without a verifier is an error."""
     monkeypatch.setattr(
         scores, "load", lambda: [prompt for prompt in load() if prompt.task == "grow"][:2]
     )
@@ -511,7 +523,7 @@ def test_true_clips_are_judged_by_a_command(
 
 
 def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> None:
-    """A thing before everything: no background is left to flicker. JSON knows no NaN."""
+    """An object covers the whole picture: no background is left to measure. JSON has no NaN."""
     prompt, frames, seen = shown("grow")[0]
 
     class Filled:
@@ -538,7 +550,7 @@ def test_a_table_counts_parts_where_they_are_asked_for() -> None:
     ]
     made = table([pan, move, move], verdicts)
     assert {name: (share.right, share.prompts) for name, share in made.parts.tasks.items()} == {
-        "things": (1, 3),
+        "objects": (1, 3),
         "direction": (0.5, 2),
         "camera": (1, 1),
         "moving": (1, 3),

@@ -1,1 +1,1 @@
-"""Metrics of pictures and of sets of pictures."""
+"""Metrics of single pictures and of sets of pictures."""

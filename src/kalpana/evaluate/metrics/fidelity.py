@@ -1,10 +1,15 @@
-"""How alike two sets of pictures are, as sets: FD-lite0, a Fréchet distance (Heusel et al. 2017) over the features of EfficientNet-Lite0,
-and the maximum mean discrepancy with a polynomial kernel (KID, Binkowski et al. 2018) over the same and over what a verifier of ours sees.
-FD-lite0 is not FID: another network.
+"""Fidelity of a model: Fréchet distance and kernel MMD between sets of pictures.
 
-``python -m kalpana.evaluate.metrics.fidelity default`` draws the captions of 5,000 test scenes and measures how far the pictures are from 5,000
-other test scenes. Beside them stand the same captions' own scenes, which are as near as can be; these through the model's autoencoder, if
-it has one; and scenes of things alone, for a set that is far. What is drawn is kept, as features, and a run that was stopped goes on.
+FD-lite0 is the Fréchet distance (Heusel et al. 2017) over features of EfficientNet-Lite0. It is not
+FID, which uses another network. MMD is the maximum mean discrepancy with a polynomial kernel (KID,
+Binkowski et al. 2018), over the same features and over those of a verifier's detector.
+
+    python -m kalpana.evaluate.metrics.fidelity default
+
+generates pictures for the captions of 5,000 test scenes and measures their distances from 5,000
+other test scenes. Reference rows are the captions' own scenes, the least possible distance; these
+scenes through the model's autoencoder, if it has one; and scenes of objects only, a distant set.
+Features of generated pictures are saved, and a run that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -34,13 +39,13 @@ from kalpana.types import KalpanaError, Picture
 from kalpana.world.world import World
 
 RESAMPLES = 20
-PART = 50  # pictures whose features are kept together
-Measure = Callable[[np.ndarray], float]  # how far a set of features (n, d) is from a certain other
+PART = 50  # pictures whose features are saved in one file
+Measure = Callable[[np.ndarray], float]  # distance of a set of features (n, d) from a fixed one
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance with its 95 % interval over resampled pictures."""
+    """Distance with its 95 % interval over resampled pictures."""
 
     value: float
     low: float
@@ -49,14 +54,18 @@ class Distance:
 
 @dataclass(frozen=True)
 class Features:
-    """Of n pictures, by ``lite0`` (n, 1280), and by a detector of ours ``own`` (n, d): the mean over the picture of what it sees at a
-    quarter, an eighth and a sixteenth of the side."""
+    """Features of n pictures: ``lite0`` (n, 1280), and ``own`` (n, d) of a verifier's detector.
+
+    ``own`` is the spatial mean of the detector's features at a quarter, an eighth and a sixteenth
+    of the side.
+    """
 
     lite0: np.ndarray
     own: np.ndarray
 
     @classmethod
     def join(cls, parts: Sequence[Features]) -> Features:
+        """Features of all parts, concatenated."""
         return cls(
             np.concatenate([part.lite0 for part in parts]),
             np.concatenate([part.own for part in parts]),
@@ -64,15 +73,16 @@ class Features:
 
 
 class FeatureExtractor:
-    """The networks that see features; the detector is that of a ``verifier``'s folder."""
+    """Networks that compute features: EfficientNet-Lite0 and a verifier's detector."""
 
     def __init__(self, verifier: Path) -> None:
+        """Load the networks; ``verifier`` is the verifier's folder."""
         self.lite0 = load_module(weights_dir() / "lite0" / "lite0.safetensors", "lite0", Lite0)
         self.own = DetectorVerifier.load(verifier).net
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        """Of pictures (b, 3, h, w) in [-1, 1]."""
+        """Features of pictures (b, 3, h, w) in [-1, 1]."""
         own = torch.cat([stage.mean((2, 3)) for stage in looks(self.own, pixels.float())], 1)
         return Features(
             self.lite0(pixels.float()).numpy().astype(np.float64), own.numpy().astype(np.float64)
@@ -80,11 +90,14 @@ class FeatureExtractor:
 
 
 def frechet_from(b: np.ndarray) -> Measure:
-    """The Fréchet distance of sets from this one: ||mean a - mean b||² + tr(A + B - 2 (A B)^(1/2)), A and B the covariances (Heusel et
-    al. 2017, eq. 6). What B alone decides is worked out once.
+    """Fréchet distance of a set a from the set b, as a function of a (Heusel et al. 2017, eq. 6).
 
-    The trace is that of the root of B^(1/2) A B^(1/2), which is symmetric. With fewer pictures than features the covariances have low rank,
-    and it is taken where both live: the singular values of A' B'^T, for A = A'^T A' and B alike, sum to it.
+        ||mean a - mean b||² + tr(A + B - 2 (A B)^(1/2)), where A and B are the covariances
+
+    Terms of b alone are computed once. The trace of the root is computed from B^(1/2) A B^(1/2),
+    which is symmetric and has the same eigenvalues as A B. With fewer pictures than features the
+    covariances have low rank; the trace is then the sum of the singular values of A' B'^T, for
+    covariances A'^T A' and B'^T B'.
     """
     mean, two = b.mean(0), (b - b.mean(0)) / np.sqrt(len(b) - 1)
     half = _root(two.T @ two) if len(b) >= b.shape[1] else None
@@ -102,13 +115,16 @@ def frechet_from(b: np.ndarray) -> Measure:
 
 
 def _root(b: np.ndarray) -> np.ndarray:
-    """The symmetric root of a covariance."""
+    """Symmetric square root of a covariance."""
     values, vectors = np.linalg.eigh(b)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def mmd_from(b: np.ndarray) -> Measure:
-    """The unbiased squared maximum mean discrepancy of sets from this one (Binkowski et al. 2018, eq. 4)."""
+    """Unbiased squared MMD of a set a from the set b, as a function of a.
+
+    Source: Binkowski et al. 2018, eq. 4.
+    """
     own = _within(b)
 
     def distance(a: np.ndarray) -> float:
@@ -118,69 +134,75 @@ def mmd_from(b: np.ndarray) -> Measure:
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(x·y / d + 1)³ of each row x of a and y of b."""
+    """Polynomial kernel (x·y / d + 1)³ of each row x of a and y of b."""
     base = a @ b.T / a.shape[1] + 1
-    return base * base * base  # numpy's power takes far longer
+    return base * base * base  # numpy's power is far slower
 
 
 def _within(a: np.ndarray) -> float:
-    """The mean kernel of two different rows."""
+    """Mean kernel of two different rows."""
     kernel = _kernel(a, a)
     return float((kernel.sum() - np.trace(kernel)) / (len(a) * (len(a) - 1)))
 
 
 def between(measure: Measure, a: np.ndarray, resamples: int = RESAMPLES) -> Distance:
-    """How far a set of features is by ``measure``, with an interval by resampling its pictures in halves (without replacement, since
-    repeated pictures would look like less variety): those are as far apart again as wholes drawn anew."""
+    """Distance of a set of features by ``measure``, with a 95 % interval by resampling.
+
+    The samples are halves of the set, without replacement, since repeated pictures would look like
+    less variety. Halves differ from each other about as much as independent sets of full size.
+    """
     value, rng = measure(a), np.random.default_rng(0)
     half = max(len(a) // 2, 2)
-    draws = np.array(
+    values = np.array(
         [measure(a[rng.choice(len(a), half, replace=False)]) for _ in range(resamples)]
     )
-    low, high = np.percentile(draws - draws.mean(), (2.5, 97.5))
+    low, high = np.percentile(values - values.mean(), (2.5, 97.5))
     return Distance(value, value + float(low), value + float(high))
 
 
 def of_scenes(
-    eyes: FeatureExtractor,
+    extractor: FeatureExtractor,
     world: World,
     indices: range,
     through: Callable[[Tensor], Tensor] = lambda pixels: pixels,
 ) -> Features:
-    """The features of the true pictures of scenes, each batch seen ``through`` something."""
+    """Features of the true renders of scenes, each batch passed ``through`` a function."""
     starts = range(indices.start, indices.stop, PART)
     return Features.join(
-        [eyes(through(world.images(range(k, min(k + PART, indices.stop))))) for k in starts]
+        [extractor(through(world.images(range(k, min(k + PART, indices.stop))))) for k in starts]
     )
 
 
 def of_drawn(
-    eyes: FeatureExtractor,
+    extractor: FeatureExtractor,
     draw: Callable[[int], Picture],
     count: int,
     out: Path,
     progress: Callable[[int, int], None],
 ) -> Features:
-    """The features of ``count`` pictures, PART by PART; those that are in ``out`` are not drawn again. Of each part there is a sheet."""
+    """Features of ``count`` generated pictures, saved in ``out`` in parts of PART.
+
+    Parts found there are not generated again. A sheet of the pictures is saved with each part.
+    """
     parts = []
     for start in range(0, count, PART):
         path = out / f"{start:06d}.npz"
         if not path.exists():
             images = [draw(i).image for i in range(start, min(start + PART, count))]
-            seen = eyes(to_pixels(images))
+            features = extractor(to_pixels(images))
             grid(images).save(path.with_suffix(".png"))
-            kept = io.BytesIO()
-            np.savez(kept, **asdict(seen))
-            write(path, kept.getvalue())
-        with np.load(path) as kept:
-            parts.append(Features(kept["lite0"], kept["own"]))
+            file = io.BytesIO()
+            np.savez(file, **asdict(features))
+            write(path, file.getvalue())
+        with np.load(path) as saved:
+            parts.append(Features(saved["lite0"], saved["own"]))
         progress(min(start + PART, count), count)
     return Features.join(parts)
 
 
 @dataclass(frozen=True)
 class Row:
-    """How far one set of pictures is from the true ones: by FD-lite0, and by MMD over both kinds of features."""
+    """Distances of one set of pictures from the true ones: FD-lite0, and MMD over both features."""
 
     name: str
     fd: Distance
@@ -189,14 +211,18 @@ class Row:
 
 
 def far_from(true: Features) -> Callable[[str, Features], Row]:
-    """What makes the row of a set of pictures."""
+    """Function that makes the table row of a named set of pictures."""
     fd, lite0, own = frechet_from(true.lite0), mmd_from(true.lite0), mmd_from(true.own)
-    return lambda name, some: Row(
-        name, between(fd, some.lite0), between(lite0, some.lite0), between(own, some.own)
+    return lambda name, features: Row(
+        name,
+        between(fd, features.lite0),
+        between(lite0, features.lite0),
+        between(own, features.own),
     )
 
 
 def markdown(rows: Iterable[Row]) -> str:
+    """Markdown table of the rows."""
     lines = [
         "| pictures | FD-lite0 (95 %) | MMD x 1000, Lite0 (95 %) | MMD x 1000, ours (95 %) |",
         "|---|---:|---:|---:|",
@@ -218,8 +244,8 @@ def measure(
     out: Path,
     progress: Callable[[int, int], None],
 ) -> Iterator[Row]:
-    """The rows of a model's table, see above. Raises KalpanaError where ``out`` is of something else."""
-    model, eyes, split = load(name), FeatureExtractor(verifier), "dev" if dev else "test"
+    """Rows of a model's table. Raises KalpanaError if ``out`` holds a different run."""
+    model, extractor, split = load(name), FeatureExtractor(verifier), "dev" if dev else "test"
     about = {"model": model.name, "files": model.files, "split": split, "pictures": count}
     out.mkdir(parents=True, exist_ok=True)
     claim(out / "run.json", about)
@@ -228,18 +254,18 @@ def measure(
     def draw(i: int) -> Picture:
         return last(model.generate(world.describe(i)[0], model=name, seed=i)).pictures[0]
 
-    row = far_from(of_scenes(eyes, world, range(count, 2 * count)))
-    yield row("true: the captions' own scenes", of_scenes(eyes, world, range(count)))
+    row = far_from(of_scenes(extractor, world, range(count, 2 * count)))
+    yield row("true: the captions' own scenes", of_scenes(extractor, world, range(count)))
     if isinstance(model, TextToImage):
         through = of_scenes(
-            eyes,
+            extractor,
             world,
             range(count),
             lambda pixels: model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1),
         )
         yield row("the same through its autoencoder", through)
-    yield row(f"drawn by {model.name}", of_drawn(eyes, draw, count, out, progress))
-    yield row("true: scenes of things alone", of_scenes(eyes, objects, range(count)))
+    yield row(f"drawn by {model.name}", of_drawn(extractor, draw, count, out, progress))
+    yield row("true: scenes of objects only", of_scenes(extractor, objects, range(count)))
 
 
 def main() -> None:
@@ -247,28 +273,23 @@ def main() -> None:
     parser.add_argument("model", help="a name from `kalpana models`, or a folder of weights")
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument(
-        "--dev", action="store_true", help="scenes by which choices are made, seen by verifier-a"
+        "--dev",
+        action="store_true",
+        help="use dev scenes and verifier-a, by which choices are made",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        help="the run's folder, runs/fidelity-MODEL by default; a run found there goes on",
+        help="the run's folder, runs/fidelity-MODEL by default; a run found there is resumed",
     )
-    asked = parser.parse_args()
-    verifier = weights_dir() / ("verifier-a" if asked.dev else "verifier-b")
-    out = asked.out or Path("runs") / f"fidelity-{Path(asked.model).name}"
+    arguments = parser.parse_args()
+    verifier = weights_dir() / ("verifier-a" if arguments.dev else "verifier-b")
+    out = arguments.out or Path("runs") / f"fidelity-{Path(arguments.model).name}"
 
+    progress = progress_to_stderr("pictures")
+    model, count, dev = arguments.model, arguments.pictures, arguments.dev
     try:
-        rows = list(
-            measure(
-                asked.model,
-                verifier,
-                asked.pictures,
-                asked.dev,
-                out,
-                progress_to_stderr("pictures"),
-            )
-        )
+        rows = list(measure(model, verifier, count, dev, out, progress))
     except KalpanaError as error:
         sys.exit(f"error: {error}")
     write(out / "fidelity.md", markdown(rows).encode())

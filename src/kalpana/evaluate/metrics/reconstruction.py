@@ -1,10 +1,12 @@
-"""What is left of pictures that go through tokens or latents and back: ``python -m kalpana.evaluate.metrics.reconstruction WEIGHTS...``, each the weights
-of a VQGAN or an autoencoder.
+"""Reconstruction quality of a VQGAN or VAE: PSNR, SSIM, FD-lite0, codebook use and legibility.
 
-On scenes of the test split, of every kind: PSNR (the mean of the pictures', as most report it, and that of their mean error, which the
-hardest of them decide), SSIM and FD-lite0 between the pictures and themselves drawn again; how many of a VQGAN's codes they use, and how
-evenly. On signs of the test split whose letters are 14 px tall: how many a verifier reads as they are, and of these how many it still
-reads.
+    python -m kalpana.evaluate.metrics.reconstruction WEIGHTS...
+
+On test scenes of every kind: PSNR, as the mean over pictures, which most papers report, and of the
+mean error, which the hardest pictures dominate; SSIM and FD-lite0 between pictures and their
+reconstructions; the share of a VQGAN's codes in use, and their perplexity. On test signs with
+letters 14 px tall: the share that a verifier reads correctly, and of these the share that it still
+reads correctly after reconstruction.
 """
 
 from __future__ import annotations
@@ -35,21 +37,24 @@ from kalpana.world.scene import Scene, Sign
 from kalpana.world.sheet import captioned
 from kalpana.world.world import World
 
-PICTURES, SIGNS = 2000, 200  # measured; signs of each script
-PART = 50  # pictures at a time
-LETTER = 14 / 128  # how tall a sign's letters are, as a share of the picture
-SHOWN = 8  # pictures, and signs, on a sheet
+PICTURES, SIGNS = 2000, 200  # measured pictures, and signs of each script
+PART = 50  # pictures per batch
+LETTER = 14 / 128  # height of a sign's letters, as a share of the picture's
+SHOWN = 8  # number of pictures, and of signs, on a sheet
 
 
 class Codec(Protocol):
-    """What pictures go through: ``again`` gives pictures (b, 3, h, w) drawn again, and the codes they were, where it has codes."""
+    """Interface of autoencoders of pictures.
+
+    ``again`` returns the reconstructions of pictures (b, 3, h, w), and the codes if there are any.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def codes(self) -> int | None:
-        """How many there are."""
+        """Size of the codebook, None if there is none."""
         ...
 
     def again(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]: ...
@@ -57,6 +62,8 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class TokenCodec:
+    """VQGAN as a codec."""
+
     name: str
     network: vqgan.VQGAN
 
@@ -71,6 +78,8 @@ class TokenCodec:
 
 @dataclass(frozen=True)
 class LatentCodec:
+    """VAE as a codec."""
+
     name: str
     network: vae.VAE
     codes: None = None
@@ -80,15 +89,12 @@ class LatentCodec:
 
 
 def load(path: Path) -> Codec:
-    """The coder in a file of weights. Raises KalpanaError where it is none, or only draws."""
-    family, name = (
-        metadata(files_of(path)[0]).get("family"),
-        f"{path.resolve().parent.name}/{path.stem}",
-    )
+    """Codec in a file of weights. Raises KalpanaError if it is no autoencoder or has no encoder."""
+    family = metadata(files_of(path)[0]).get("family")
+    name = f"{path.resolve().parent.name}/{path.stem}"
     if family == "vae":
-        return LatentCodec(
-            name, load_module(path, family, lambda **config: vae.VAE(vae.Config(**config)))
-        )
+        coder = load_module(path, family, lambda **config: vae.VAE(vae.Config(**config)))
+        return LatentCodec(name, coder)
     network = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)))
     if network.encoder is None:
         raise KalpanaError(f"{path} has no encoder, so no picture goes through it")
@@ -97,9 +103,13 @@ def load(path: Path) -> Codec:
 
 @dataclass(frozen=True)
 class Redrawn:
-    """Of pictures drawn again: ``psnr`` in dB, the mean over the pictures, and ``overall``, of their mean error; ``ssim``; FD-lite0 from
-    themselves as they were; the share of codes ``used`` and their ``perplexity``, None where there are no codes; and by script the share of
-    signs read as they are, and of these of those still read."""
+    """Reconstruction quality of one codec.
+
+    ``psnr``: mean over the pictures, in dB; ``overall``: PSNR of the mean error, in dB; ``ssim``;
+    ``fd``: FD-lite0 between pictures and reconstructions; ``used``: share of codes in use, and
+    their ``perplexity``, both None without a codebook; ``words``: by script, the share of signs
+    read correctly, and of these the share still read correctly after reconstruction.
+    """
 
     name: str
     psnr: float
@@ -114,84 +124,90 @@ class Redrawn:
 @torch.inference_mode()
 def measure(
     coder: Codec,
-    eyes: FeatureExtractor,
+    extractor: FeatureExtractor,
     verifier: Verifier,
     pictures: int = PICTURES,
     each: int = SIGNS,
 ) -> Redrawn:
+    """Quality of a codec on so many ``pictures``, and on so many signs of ``each`` script."""
     world, before, after = World(1, "test", kind="everything"), list[Features](), list[Features]()
-    squares, alike = list[Tensor](), list[Tensor]()
+    squares, similarity = list[Tensor](), list[Tensor]()
     counts = torch.zeros(coder.codes or 1)
     for start in range(0, pictures, PART):
         x = world.images(range(start, min(start + PART, pictures)))
         y, ids = coder.again(x)
         squares.append((y - x).square().mean((1, 2, 3)))
-        alike.append(ssim(y, x))
-        before.append(eyes(x))
-        after.append(eyes(y))
+        similarity.append(ssim(y, x))
+        before.append(extractor(x))
+        after.append(extractor(y))
         if ids is not None:
             counts += vqgan.count(ids, len(counts))
     fd = frechet_from(Features.join(before).lite0)(Features.join(after).lite0)
+    errors = torch.cat(squares)
+    words = {
+        script: still_read(coder, verifier, boards(script == "Latin", each))
+        for script in ("Latin", "Devanagari")
+    }
     return Redrawn(
         coder.name,
-        fmean(map(psnr, torch.cat(squares).tolist())),
-        psnr(torch.cat(squares).mean().item()),
-        torch.cat(alike).mean().item(),
+        fmean(map(psnr, errors.tolist())),
+        psnr(errors.mean().item()),
+        torch.cat(similarity).mean().item(),
         fd,
         vqgan.used(counts).item() if coder.codes else None,
         vqgan.perplexity(counts).item() if coder.codes else None,
-        {
-            script: still_read(coder, verifier, boards(script == "Latin", each))
-            for script in ("Latin", "Devanagari")
-        },
+        words,
     )
 
 
 def boards(latin: bool, count: int) -> list[Scene]:
-    """Scenes of one sign in the middle, in one script, with letters as tall as LETTER, of words that no reader learned from."""
+    """Test scenes with one centred sign in one script, its letters as tall as LETTER.
+
+    Their words are not among those that readers are trained on.
+    """
     world, found, i = World(1, "test", kind="text"), list[Scene](), 0
     while len(found) < count:
         scene = world.scene(i)
-        scene_object, i = scene.objects[0], i + 1
-        if (
-            len(scene.objects) > 1
-            or not isinstance(scene_object.sprite, Sign)
-            or scene_object.sprite.text.isascii() != latin
-        ):
+        item, i = scene.objects[0], i + 1
+        sign = item.sprite
+        if len(scene.objects) > 1 or not isinstance(sign, Sign) or sign.text.isascii() != latin:
             continue
-        size = LETTER / signs.letter_share(scene_object.sprite)
-        if size * max(signs.extent(scene_object.sprite)) < 1 - 2 * signs.MARGIN:
-            found.append(replace(scene, objects=(replace(scene_object, x=0.5, y=0.5, size=size),)))
+        size = LETTER / signs.letter_share(sign)
+        if size * max(signs.extent(sign)) < 1 - 2 * signs.MARGIN:
+            found.append(replace(scene, objects=(replace(item, x=0.5, y=0.5, size=size),)))
     return found
 
 
 def still_read(coder: Codec, verifier: Verifier, scenes: Sequence[Scene]) -> tuple[float, float]:
-    """The share of signs that are read as they are, by the verifier's first reader, and of these the share read when drawn again."""
+    """Share of signs read correctly, and of these the share still read after reconstruction.
+
+    The verifier's first reader counts.
+    """
     read = still = 0
     for start in range(0, len(scenes), PART):
-        some = scenes[start : start + PART]
-        x = render(some).pixels
-        for scene, one, two in zip(
-            some, verifier.look(x), verifier.look(coder.again(x)[0]), strict=True
-        ):
+        batch = scenes[start : start + PART]
+        x = render(batch).pixels
+        true, reconstructed = verifier.look(x), verifier.look(coder.again(x)[0])
+        for scene, *observations in zip(batch, true, reconstructed, strict=True):
             sign = scene.objects[0].sprite
             assert isinstance(sign, Sign)
             before, after = (
                 [word for reading in seen.readings[:1] for word in reading.words] == [sign.text]
-                for seen in (one, two)
+                for seen in observations
             )
             read, still = read + before, still + (before and after)
     return read / len(scenes), still / max(read, 1)
 
 
 HEAD = (
-    "| drawn again by | PSNR, dB | of all pixels | SSIM | FD-lite0 | codes used | perplexity | words read: Latin | Devanagari |\n"
+    "| codec | PSNR, dB | of all pixels | SSIM | FD-lite0 | codes used | perplexity "
+    "| words read: Latin | Devanagari |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
 
 def line(row: Redrawn) -> str:
-    """The row of a table under HEAD."""
+    """Table row under HEAD."""
     cells = [row.name, f"{row.psnr:.2f}", f"{row.overall:.2f}", f"{row.ssim:.3f}", f"{row.fd:.1f}"]
     cells += [
         "–" if row.used is None else f"{100 * row.used:.1f} %",
@@ -202,12 +218,12 @@ def line(row: Redrawn) -> str:
 
 
 def sheet(coders: Sequence[Codec]) -> Iterator[tuple[Tensor, str]]:
-    """Pictures, and under each what every coder makes of it."""
+    """Rows of a sheet, as pixels and a label: pictures, then each codec's reconstructions."""
     scenes = [World(1, "test", kind="everything").scene(i) for i in range(SHOWN)]
     scenes += [scene for latin in (True, False) for scene in boards(latin, SHOWN // 2)]
     pixels = render(scenes).pixels
     for part in (pixels[:SHOWN], pixels[SHOWN:]):
-        yield part, "as it is"
+        yield part, "original"
         for coder in coders:
             yield coder.again(part)[0], coder.name
 
@@ -218,27 +234,24 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--signs", type=int, default=SIGNS, help="of each script")
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="draw some of them, and what was made of them"
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write a sheet of pictures and their reconstructions",
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     folder = weights_dir() / "verifier-b"
     try:
-        coders, eyes, verifier = (
-            [load(path) for path in asked.weights],
-            FeatureExtractor(folder),
-            DetectorVerifier.load(folder),
-        )
+        coders = [load(path) for path in arguments.weights]
+        extractor, verifier = FeatureExtractor(folder), DetectorVerifier.load(folder)
+        pictures, each = arguments.pictures, arguments.signs
         print(HEAD, flush=True)
         for coder in coders:
-            print(
-                line(measure(coder, eyes, verifier, asked.pictures, asked.sign_page_share)),
-                flush=True,
-            )
-        if asked.sheet:
+            print(line(measure(coder, extractor, verifier, pictures, each)), flush=True)
+        if arguments.sheet:
             rows = [(image, name) for pixels, name in sheet(coders) for image in to_images(pixels)]
-            captioned([image for image, _ in rows], [name for _, name in rows], columns=SHOWN).save(
-                asked.sheet, quality=90
-            )
+            images, names = [image for image, _ in rows], [name for _, name in rows]
+            captioned(images, names, columns=SHOWN).save(arguments.sheet, quality=90)
     except KalpanaError as error:
         sys.exit(f"error: {error}")
 

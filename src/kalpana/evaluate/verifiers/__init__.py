@@ -1,1 +1,1 @@
-"""Verifiers: what is in a picture, and how often they are wrong about it."""
+"""Verifiers: detection and reading of the contents of pictures, and their published errors."""

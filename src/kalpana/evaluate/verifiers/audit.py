@@ -1,7 +1,10 @@
-"""A verifier checked by eye: sheets of a run's pictures with their prompts and without the verdicts, and the table of both.
+"""Human audit of a verifier: sheets of a run's pictures without verdicts, and the confusion table.
 
-``python -m kalpana.evaluate.verifiers.audit RUN`` writes audit-1.png and so on, and audit.csv with a line for each picture. Write y, n or ? (cannot
-tell) behind each, looking at the sheets alone, and run the command again: it prints how eye and verifier agree.
+    python -m kalpana.evaluate.verifiers.audit RUN
+
+The first call writes audit-1.png and so on, and audit.csv with a row for each picture. Write y, n
+or ? (cannot tell) into the last column, looking at the sheets alone, and run the command again: it
+prints the agreement of person and verifier.
 """
 
 from __future__ import annotations
@@ -25,28 +28,30 @@ ANSWERS = {"y": "right", "n": "wrong", "?": "cannot tell"}
 
 
 def choose(prompts: Sequence[Prompt], names: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """``count`` of the pictures (file names that begin with the prompt's number), as many of each task as of any other, in random
-    order."""
+    """File names of ``count`` pictures, balanced over the tasks, in random order.
+
+    A file name begins with the number of its prompt.
+    """
     rng = random.Random(seed)
     tasks: dict[str, list[str]] = {}
     for name in sorted(names):
         tasks.setdefault(prompts[int(name.split("-")[0])].task, []).append(name)
-    for mine in tasks.values():
-        rng.shuffle(mine)
-    chosen = [mine[k] for k in range(count) for mine in tasks.values() if k < len(mine)][:count]
+    for group in tasks.values():
+        rng.shuffle(group)
+    chosen = [group[k] for k in range(count) for group in tasks.values() if k < len(group)][:count]
     return rng.sample(chosen, len(chosen))
 
 
 def ask(
     run: Path, prompts: Sequence[Prompt], verdicts: dict[str, bool], count: int = PICTURES
 ) -> Path:
-    """Write the sheets and the list to fill in into the run's folder; where the list is."""
+    """Write the sheets and the table to fill in into the run's folder; returns the table's path."""
     chosen = choose(prompts, list(verdicts), count)
     for k in range(0, len(chosen), A_SHEET):
-        some = chosen[k : k + A_SHEET]
-        images = [read_picture(run / name) for name in some]
+        batch = chosen[k : k + A_SHEET]
+        images = [read_picture(run / name) for name in batch]
         texts = [
-            f"{k + i + 1}. {prompts[int(name.split('-')[0])].text}" for i, name in enumerate(some)
+            f"{k + i + 1}. {prompts[int(name.split('-')[0])].text}" for i, name in enumerate(batch)
         ]
         captioned(images, texts, columns=5).save(run / f"audit-{k // A_SHEET + 1}.png")
     path = run / "audit.csv"
@@ -63,7 +68,10 @@ def ask(
 def table(
     rows: Sequence[dict[str, str]], prompts: Sequence[Prompt], verdicts: dict[str, bool]
 ) -> str:
-    """The confusion table in Markdown, in all and by task. Raises KalpanaError where an answer is none of y, n and ?."""
+    """Confusion table of person and verifier in Markdown, over all pictures and by task.
+
+    Raises KalpanaError if an answer is not y, n or ?.
+    """
     counts: Counter[tuple[str, str, bool]] = Counter()
     for row in rows:
         eye = row["eye"].strip().lower()
@@ -80,17 +88,15 @@ def table(
     ]
     lines += [
         "",
-        "| task | agree | verifier too kind | verifier too strict |",
+        "| task | agree | verifier too lenient | verifier too strict |",
         "|---|---:|---:|---:|",
     ]
     for task in dict.fromkeys(["all", *(prompt.task for prompt in prompts)]):
-        agree, kind, strict = (
-            counts[task, "y", True] + counts[task, "n", False],
-            counts[task, "n", True],
-            counts[task, "y", False],
-        )
-        if agree + kind + strict:
-            lines.append(f"| {task} | {agree} of {agree + kind + strict} | {kind} | {strict} |")
+        agree = counts[task, "y", True] + counts[task, "n", False]
+        lenient, strict = counts[task, "n", True], counts[task, "y", False]
+        total = agree + lenient + strict
+        if total:
+            lines.append(f"| {task} | {agree} of {total} | {lenient} | {strict} |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,15 +110,15 @@ def main() -> None:
         verdicts = json.loads((options.run / VERDICTS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SystemExit(
-            f"error: {error.filename} is not there: give the folder of a finished run of kalpana evaluate"
+            f"error: {error.filename} is not there: "
+            "give the folder of a finished run of kalpana evaluate"
         ) from None
     suite = about["suite"]
     prompts = first(load(suite.removesuffix("-dev"), suite.endswith("-dev")), about["limit"])
     path = options.run / "audit.csv"
     if not path.exists():
-        print(
-            f"look at the sheets in {options.run} and fill in {ask(options.run, prompts, verdicts, options.pictures)}"
-        )
+        answers = ask(options.run, prompts, verdicts, options.pictures)
+        print(f"look at the sheets in {options.run} and fill in {answers}")
         return
     with path.open(encoding="utf-8", newline="") as file:
         try:

@@ -1,4 +1,4 @@
-"""What a verifier says it sees in a picture, in the words of the world, and what is truly there, in the same words."""
+"""Observations: a verifier's output for a picture, and the ground truth in the same form."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from kalpana.world.sprites import Box
 
 @dataclass(frozen=True)
 class Detection:
-    """One thing: its ``concept`` (a lexicon id), how sure that is (``score`` in [0, 1]), its ``box``, and its ``color``, one of COLORS,
-    None where it has none of them or where the verifier cannot tell; ``facing`` "left" or "right", None where it faces the viewer or
-    the verifier cannot tell."""
+    """Detected object: its concept, score, box, colour and facing.
+
+    ``concept`` is a lexicon id and ``score`` the confidence in [0, 1]. ``color`` is one of COLORS,
+    None if the object has none of them or the verifier cannot tell. ``facing`` is "left" or
+    "right", None if the object faces the viewer or the verifier cannot tell.
+    """
 
     concept: str
     score: float
@@ -30,8 +33,10 @@ class Detection:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reader, called ``by``, says is written, sign by sign from left to right. ``alike``: it takes 0 for O and 1 for I, so that
-    these are not told apart when its words are judged."""
+    """Words that one reader, named ``by``, reads on the signs of a picture, from left to right.
+
+    ``alike``: the reader takes 0 for O and 1 for I, so that scoring does not distinguish these.
+    """
 
     words: tuple[str, ...]
     by: str = ""
@@ -40,21 +45,24 @@ class Reading:
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything seen in one picture. None means that the verifier abstains, or was not asked."""
+    """Output of a verifier for one picture. None: the verifier abstains, or was not asked."""
 
-    objects: tuple[Detection, ...] = ()  # what may be two things stands here as both
-    fingers: tuple[int, ...] | None = None  # of each whole hand, from left to right
-    readings: tuple[Reading, ...] = ()  # of each reader; the first one counts
-    poses: tuple[str, ...] | None = None  # of each figure, from left to right
+    objects: tuple[Detection, ...] = ()  # an ambiguous object is listed once per concept
+    fingers: tuple[int, ...] | None = None  # raised ones of each whole hand, left to right
+    readings: tuple[Reading, ...] = ()  # one per reader; the first one counts
+    poses: tuple[str, ...] | None = None  # one per figure, left to right
 
     def read_by(self, k: int) -> Observation:
-        """The same with the words of reader k alone, if there is one."""
+        """Copy with the reading of reader k alone, or without readings if there is no reader k."""
         return replace(self, readings=self.readings[k : k + 1])
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Whoever reads words: ``read(pixels, boxes)`` gives what is written in box k of picture k (b, 3, h, w). For ``alike`` see Reading."""
+    """Word reader: ``read(pixels, boxes)`` returns the text in box k of picture k (b, 3, h, w).
+
+    See Reading for ``alike``.
+    """
 
     name: str
     read: Callable[[Tensor, Sequence[Box]], list[str]]
@@ -62,19 +70,20 @@ class Reader:
 
     @property
     def title(self) -> str:
+        """Name of the reader in tables."""
         return f"{self.name} (0 as O, 1 as I)" if self.alike else self.name
 
 
 class Verifier(Protocol):
-    """Whatever can look at pictures."""
+    """Interface of verifiers."""
 
     def look(self, pixels: Tensor) -> list[Observation]:
-        """What is in each of the pictures (b, 3, h, w), in [-1, 1]."""
+        """Observations of the pictures (b, 3, h, w), in [-1, 1]."""
         ...
 
 
 def truth(scene: Scene) -> Observation:
-    """What is in a scene, with whole boxes and certainty: what a verifier without error would see."""
+    """Ground truth of a scene as an observation: whole boxes, scores of 1, no errors."""
     objects, order = [], sorted(scene.objects, key=lambda item: item.x)
     for item in scene.objects:
         if isinstance(item.sprite, int):
@@ -87,27 +96,28 @@ def truth(scene: Scene) -> Observation:
                     facing(scene, item) or None,
                 )
             )
-    return Observation(
-        tuple(objects),
-        tuple(
-            hands.count(item.sprite)
-            for item in order
-            if isinstance(item.sprite, Hand) and not item.sprite.flaw
-        ),
-        (Reading(tuple(item.sprite.text for item in order if isinstance(item.sprite, Sign))),),
-        tuple(item.sprite.pose for item in order if isinstance(item.sprite, Puppet)),
+    fingers = tuple(
+        hands.count(item.sprite)
+        for item in order
+        if isinstance(item.sprite, Hand) and not item.sprite.flaw
     )
+    words = tuple(item.sprite.text for item in order if isinstance(item.sprite, Sign))
+    poses = tuple(item.sprite.pose for item in order if isinstance(item.sprite, Puppet))
+    return Observation(tuple(objects), fingers, (Reading(words),), poses)
 
 
 def best(objects: Sequence[Detection], concept: str) -> list[Detection]:
-    """The detections of a concept, surest first."""
+    """Detections of a concept, by descending score."""
     return sorted(
         (item for item in objects if item.concept == concept), key=lambda item: -item.score
     )
 
 
 def surest(objects: Sequence[Detection]) -> list[Detection]:
-    """The detections, surest first, without those that stand where a surer one of another concept does."""
+    """Detections by descending score, without duplicates of another concept.
+
+    A detection is dropped if its IoU with a surer one of another concept is 0.5 or more.
+    """
     kept: list[Detection] = []
     for item in sorted(objects, key=lambda item: -item.score):
         if all(item.concept == other.concept or iou(item.box, other.box) < 0.5 for other in kept):
@@ -116,7 +126,7 @@ def surest(objects: Sequence[Detection]) -> list[Detection]:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union."""
+    """Intersection over union of two boxes, in [0, 1]."""
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     inner = max(w, 0.0) * max(h, 0.0)
     return inner / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner, 1e-9)

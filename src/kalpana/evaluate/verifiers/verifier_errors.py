@@ -1,8 +1,11 @@
-"""What a verifier gets wrong, measured on renders it never saw and published with it: ``python -m kalpana.evaluate.verifiers.verifier_errors FOLDER``.
+"""Published error rates of a verifier, measured on renders outside its training data.
 
-For every attribute the share of true pictures it accepts (recall) and the share of minimally wrong questions it accepts as well (see
-trials.py); of malformed hands, the share it takes for whole ones. Words are read by every reader there is, and each has its own row. An
-attribute is verified where recall is at least 0.97 and no more than 0.02 of the wrong ones pass; every table says so of every other.
+    python -m kalpana.evaluate.verifiers.verifier_errors FOLDER
+
+For each attribute: the share of true pictures accepted (recall), and the share of minimally wrong
+questions accepted (see probes.py); for malformed hands, the share taken for whole ones. Words are
+read by every available reader, and each has its own row. An attribute is verified if recall is at
+least 0.97 and at most 0.02 of the wrong questions are accepted; tables mark all others.
 """
 
 from __future__ import annotations
@@ -38,16 +41,19 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.world import World
 
-RENDERS = 2000  # of each attribute, at least
-FEWER = 5  # times fewer are damaged, in each way
-RECALL, FALSE = 0.97, 0.02  # the bar
-DRAWN = "as drawn"
+RENDERS = 2000  # pictures per attribute
+FEWER = 5  # factor by which the set of damaged pictures is smaller
+RECALL, FALSE = 0.97, 0.02  # limits of a verified attribute
+DRAWN = "as drawn"  # key of the undamaged state
 
 
 @dataclass(frozen=True)
 class Error:
-    """Of one attribute: the share of true pictures accepted (None where there can be none), of minimally wrong questions accepted, and how
-    many pictures there were."""
+    """Error rates of a verifier on one attribute.
+
+    ``recall``: share of true pictures accepted, None if the attribute has none; ``false_accepts``:
+    share of minimally wrong questions accepted; ``renders``: number of pictures.
+    """
 
     recall: float | None
     false_accepts: float
@@ -55,48 +61,54 @@ class Error:
 
     @property
     def verified(self) -> bool:
+        """Whether both rates are within the limits."""
         return (self.recall is None or self.recall >= RECALL) and self.false_accepts <= FALSE
 
 
-Errors = dict[str, Error]  # by what was done to the pictures
+Errors = dict[str, Error]  # by state of the pictures: DRAWN, or a kind of damage
 
 
 def attributes() -> dict[str, Callable[[int], list[Probe]]]:
-    """All that is measured, by name: each gives as many trials as it is asked for."""
+    """Probe generators by attribute; each takes the number of probes."""
     prompts: dict[str, list[Prompt]] = {}
     for prompt in load("spriteeval") + load("hands"):
         prompts.setdefault(prompt.task, []).append(prompt)
     prompts |= {suite: load(suite) for suite in ("counts58", "facing", "hard", *ENGINES)}
-    asked = {name: partial(of_prompts, name, mine) for name, mine in prompts.items()}
-    return {**asked, "poses": of_poses, "malformed hands": of_malformed_hands}
+    generators = {name: partial(of_prompts, name, group) for name, group in prompts.items()}
+    return {**generators, "poses": of_poses, "malformed hands": of_malformed_hands}
 
 
 def errors(
-    verifier: Verifier, trials: Sequence[Probe], damages: Mapping[str, Damage], readings: int = 1
+    verifier: Verifier, probes: Sequence[Probe], damages: Mapping[str, Damage], readings: int = 1
 ) -> list[Errors]:
-    """The errors as drawn, and on the first of them by each damage; once for each of so many readings of what is written.
+    """Error rates by state of the pictures, one dict per reading.
 
-    Every scene is rendered once, and looked at once in each state.
+    All renders are measured undamaged, and the first fifth of them also under each damage.
+
+    Each scene is rendered once, and the verifier runs once on each state of it.
     """
-    fewer = -(-len(trials) // FEWER)
+    fewer = -(-len(probes) // FEWER)
     seen: dict[str, list[Observation]] = {state: [] for state in (DRAWN, *damages)}
-    for start in range(0, len(trials), BATCH):
-        pixels = render([trial.scene for trial in trials[start : start + BATCH]]).pixels
+    for start in range(0, len(probes), BATCH):
+        pixels = render([probe.scene for probe in probes[start : start + BATCH]]).pixels
         seen[DRAWN] += verifier.look(pixels)
         if start < fewer:
             for state, damage in damages.items():
                 seen[state] += verifier.look(damage(pixels[: fewer - start]))
     return [
-        {state: _error(trials, [one.read_by(k) for one in some]) for state, some in seen.items()}
+        {
+            state: _error(probes, [observation.read_by(k) for observation in observations])
+            for state, observations in seen.items()
+        }
         for k in range(readings)
     ]
 
 
-def _error(trials: Sequence[Probe], seen: Sequence[Observation]) -> Error:
-    """The error by what was seen in the first pictures."""
-    pairs = list(zip(trials, seen, strict=False))
-    true = [trial.true(one) for trial, one in pairs if trial.true]
-    wrong = [trial.wrong(one) for trial, one in pairs if trial.wrong]
+def _error(probes: Sequence[Probe], seen: Sequence[Observation]) -> Error:
+    """Error rates over those probes, the first ones, whose pictures were observed."""
+    pairs = list(zip(probes, seen, strict=False))
+    true = [probe.true(observation) for probe, observation in pairs if probe.true]
+    wrong = [probe.wrong(observation) for probe, observation in pairs if probe.wrong]
     return Error(
         sum(true) / len(true) if true else None, sum(wrong) / max(len(wrong), 1), len(pairs)
     )
@@ -105,32 +117,30 @@ def _error(trials: Sequence[Probe], seen: Sequence[Observation]) -> Error:
 def detections(
     verifier: Verifier, renders: int = RENDERS, least: float = 0.3
 ) -> tuple[float, float]:
-    """Precision and recall of core things in ordinary test scenes: the class is right and the boxes overlap by half."""
+    """Precision and recall of core classes in ordinary test scenes.
+
+    A detection with a score above ``least`` is a hit if its class is right and its IoU is above
+    0.5.
+    """
     world = World(1, "test")
     scenes = [world.scene(i) for i in range(renders)]
-    hits = said = there = 0
-    (seen,) = look_at(verifier, [scenes])
-    for scene, one in zip(scenes, seen, strict=True):
-        left = [
+    hits = predicted = present = 0
+    (observations,) = look_at(verifier, [scenes])
+    for scene, observation in zip(scenes, observations, strict=True):
+        unmatched = [
             item
-            for item in surest(one.objects)
+            for item in surest(observation.objects)
             if item.score > least and lexicon()[item.concept].core
         ]
         wanted = [item for item in truth(scene).objects if lexicon()[item.concept].core]
-        said, there = said + len(left), there + len(wanted)
+        predicted, present = predicted + len(unmatched), present + len(wanted)
         for item in wanted:
-            match = next(
-                (
-                    other
-                    for other in left
-                    if other.concept == item.concept and iou(other.box, item.box) > 0.5
-                ),
-                None,
-            )
+            same = (other for other in unmatched if other.concept == item.concept)
+            match = next((other for other in same if iou(other.box, item.box) > 0.5), None)
             if match is not None:
-                left.remove(match)
+                unmatched.remove(match)
                 hits += 1
-    return hits / max(said, 1), hits / max(there, 1)
+    return hits / max(predicted, 1), hits / max(present, 1)
 
 
 def publish(
@@ -139,41 +149,42 @@ def publish(
     autoencoder: Path = Path("weights/default/vae.safetensors"),
     only: Sequence[str] = (),
 ) -> str:
-    """Measure the verifier in a folder, write errors.json there, and give back the tables as Markdown. Of ``only`` some rows the others
-    stay as they were published, of the same detector. Raises KalpanaError where they were not."""
-    verifier, before = DetectorVerifier.load(folder), _before(folder, only)
+    """Measure the verifier in a folder, write errors.json there, and return the tables as Markdown.
+
+    With ``only``, these rows are measured anew, and the others keep the values published for the
+    same detector. Raises KalpanaError if there are none, or a row is unknown.
+    """
+    verifier, previous = DetectorVerifier.load(folder), _published(folder, only)
     damages = {f"blur {s} px": blurred(s) for s in (0.5, 1.0, 1.5, 2.0)} | {
         f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)
     }
     damages["through the autoencoder"] = coded(autoencoder)
     measured: dict[str, Errors] = {
         name: {state: Error(**error) for state, error in each.items()}
-        for name, each in before.get("errors", {}).items()
+        for name, each in previous.get("errors", {}).items()
     }
-    unavailable: dict[str, str] = before.get("unavailable", {})
-    for name, trials in attributes().items():
+    unavailable: dict[str, str] = previous.get("unavailable", {})
+    for name, make_probes in attributes().items():
         reading, missing = readers(name, verifier.readers)
+        rows = [name] if _selected(name, only) else []
         if name in ENGINES:
             reading = tuple(
-                reader for reader in reading if _asked(f"{name} by {reader.title}", only)
+                reader for reader in reading if _selected(f"{name} by {reader.title}", only)
             )
-        rows = (
-            [f"{name} by {reader.title}" for reader in reading]
-            if name in ENGINES
-            else [name]
-            if _asked(name, only)
-            else []
-        )
+            rows = [f"{name} by {reader.title}" for reader in reading]
         if missing and not only:
             unavailable[f"{name} by {ENGINES[name].name}"] = missing
         if rows:
-            found = errors(replace(verifier, readers=reading), trials(renders), damages, len(rows))
+            found = errors(
+                replace(verifier, readers=reading), make_probes(renders), damages, len(rows)
+            )
             measured |= dict(zip(rows, found, strict=True))
-    silent = replace(verifier, readers=())
-    precision, recall = (
-        (before["precision"], before["recall"]) if only else detections(silent, renders)
-    )
-    eye = agreement(silent)
+    without_readers = replace(verifier, readers=())
+    if only:
+        precision, recall = previous["precision"], previous["recall"]
+    else:
+        precision, recall = detections(without_readers, renders)
+    eye = agreement(without_readers)
     record = {
         name: {state: vars(error) for state, error in each.items()}
         for name, each in measured.items()
@@ -191,12 +202,16 @@ def publish(
     return tables(measured, unavailable, precision, recall, eye)
 
 
-def _asked(row: str, only: Sequence[str]) -> bool:
+def _selected(row: str, only: Sequence[str]) -> bool:
+    """Whether a row is to be measured: it is in ``only``, or ``only`` is empty."""
     return not only or row in only
 
 
-def _before(folder: Path, only: Sequence[str]) -> dict[str, Any]:
-    """What was published of the folder's detector, if ``only`` some of its rows are to be measured, all of which it has."""
+def _published(folder: Path, only: Sequence[str]) -> dict[str, Any]:
+    """Published errors of the folder's detector if only some rows are to be measured, else empty.
+
+    Raises KalpanaError if none are published of this detector, or if it has no such row.
+    """
     if not only:
         return {}
     path = folder / "errors.json"
@@ -216,12 +231,17 @@ def _before(folder: Path, only: Sequence[str]) -> dict[str, Any]:
     return about
 
 
+# Tasks without errors of their own, and the attribute that asks for the same.
 RESTS = {"unseen color": "colors", "unseen pair": "two", "unseen count": "counts58"}
 
 
 def verified(folder: Path, suite: str, tasks: Iterable[str]) -> dict[str, bool]:
-    """Of each task of a suite, and of "words by" each reader, whether the errors published in a verifier's folder reach the bar. What was
-    not measured rests on what asks for the same. Nothing is verified where no errors are published, or those of other weights."""
+    """Whether a verifier's published errors are within the limits, by task of a suite.
+
+    There is also an entry "words by ..." for each reader. A task that was not measured takes the
+    value of its attribute in RESTS. All are False if no errors are published, or those of other
+    weights.
+    """
     path, trusted = folder / "errors.json", dict[str, bool]()
     if path.exists():
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -234,13 +254,14 @@ def verified(folder: Path, suite: str, tasks: Iterable[str]) -> dict[str, bool]:
         for task in tasks
     }
     return found | {
-        name.replace(suite, "words"): so
-        for name, so in trusted.items()
+        name.replace(suite, "words"): value
+        for name, value in trusted.items()
         if name.startswith(f"{suite} by ")
     }
 
 
 def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each weight file in a folder, by file name."""
     return {path.name: fingerprint(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
@@ -251,8 +272,11 @@ def tables(
     recall: float,
     eye: EyeErrors,
 ) -> str:
-    """The errors of every attribute as drawn and, of what could not be measured, what is missing; those on generated pictures; then both
-    shares, true and wrong, under each kind of damage."""
+    """Markdown tables of the error rates.
+
+    First all attributes on undamaged renders, and the missing engines; then the rates on core
+    objects and on generated pictures; last the rates under each kind of damage.
+    """
     lines = [
         "| attribute | accepts the true, % | accepts the minimally wrong, % | renders | |",
         "|---|---:|---:|---:|---|",
@@ -260,15 +284,15 @@ def tables(
     for name, each in measured.items():
         error = each[DRAWN]
         verdict = "verified" if error.verified else "**not verified**"
-        lines.append(
-            f"| {name} | {_percent(error.recall, 1)} | {_percent(error.false_accepts, 1)} | {error.renders:,} | {verdict} |"
-        )
+        rates = f"{_percent(error.recall, 1)} | {_percent(error.false_accepts, 1)}"
+        lines.append(f"| {name} | {rates} | {error.renders:,} | {verdict} |")
     lines += [
         f"| {name} | | | | **unavailable**: {missing} |" for name, missing in unavailable.items()
     ]
     lines += [
         "",
-        f"Core things in ordinary test scenes: precision {100 * precision:.1f} %, recall {100 * recall:.1f} %.",
+        f"Core objects in ordinary test scenes: precision {100 * precision:.1f} %, "
+        f"recall {100 * recall:.1f} %.",
         "",
     ]
     lines += [eye.markdown(), ""]
@@ -299,7 +323,7 @@ if __name__ == "__main__":
         action="append",
         default=[],
         metavar="ROW",
-        help="measure this row anew, and keep the others (repeatable)",
+        help="measure this row only and keep the others (repeatable)",
     )
     arguments = parser.parse_args()
     try:

@@ -1,1 +1,1 @@
-"""Videos: motion tracks, the camera, and whether both are as was asked."""
+"""Video evaluation: object tracks, camera motion, and the accuracy of both."""

@@ -1,8 +1,9 @@
-"""What moves in a clip, measured: the camera from the background alone, and things from what a verifier saw of every frame.
+"""Motion in a video: the camera, from the background alone, and object tracks, from detections.
 
-Lengths are in widths of the picture, y runs down, clips are square. A camera pans along one axis, zooms or rolls, one of these at a
-time, as the cameras of ``world/video.py`` do: each is fitted to the background by Gauss-Newton steps from a coarse picture to a finer
-one (Lucas and Kanade 1981; Bergen et al. 1992), and the one that best makes all frames look like the first is taken.
+Lengths are in widths of the picture, y points down, videos are square. A camera pans along one
+axis, zooms or rolls, one of these at a time, like the cameras of ``world/video.py``. Each motion is
+fitted to the background by Gauss-Newton steps, coarse to fine (Lucas and Kanade 1981; Bergen et al.
+1992); the one that aligns all frames best with the first is returned.
 """
 
 from __future__ import annotations
@@ -18,61 +19,69 @@ from torch import Tensor
 from kalpana.evaluate.score import THRESHOLDS
 from kalpana.evaluate.verifiers.observations import Detection, Observation
 
-KINDS = ("x", "y", "zoom", "roll")  # what a camera can do to the picture, one number each
-WORDS = {  # what the camera does where that number falls, and where it rises: the picture goes the other way
+KINDS = ("x", "y", "zoom", "roll")  # the motions of the picture, one parameter each
+# Camera motion for a falling and for a rising parameter; the picture moves the other way.
+WORDS = {
     "x": ("pan right", "pan left"),
     "y": ("pan down", "pan up"),
     "zoom": ("zoom out", "zoom in"),
     "roll": ("clockwise", "counter-clockwise"),
 }
-SIDE = 64  # pixels: clips of other sizes are brought to it to measure how they flicker
-COARSE, FINE = 16, 32  # pixels, in which the camera is fitted
-KEYS = 9  # frames of a clip, evenly spaced, to which it is fitted
-SCATTER = 0.2  # difference of pixels in [-1, 1] above which they show something else, and count less and less
-RIDGE = 0.25  # (0.05 / 0.1)²: noise of pixels over a usual shift; where nothing can be told the camera stays where it was
-GAIN = 0.15  # share of the misfit of a camera that stands still which any other must explain,
-CLEAR = 0.004  # and how much of it at least, so that no camera is read into an encoder's noise
+SIDE = 64  # pixels: side to which frames are resized to measure flicker
+COARSE, FINE = 16, 32  # pixels: sides of the frames in the camera fit
+KEYS = 9  # evenly spaced frames of a video in the camera fit
+# Scale of the robust weight: differences of pixels (in [-1, 1]) above it get little weight, since
+# the two pixels probably show different objects.
+SCATTER = 0.2
+# (0.05 / 0.1)²: pixel noise over a usual shift. Where the background has no texture, the prior
+# keeps the parameter at its usual value.
+RIDGE = 0.25
+GAIN = 0.15  # share of a still camera's misfit that a moving camera must remove,
+CLEAR = 0.004  # and its least amount, so that an encoder's noise is not taken for a motion
 SURE = THRESHOLDS.counting  # score above which a detection counts
-JUMP = 0.25  # widths that a thing may go between two frames
-STEP = 0.25  # seconds between the places whose distances add up to the way of a thing: shorter ones would add up its box's trembling
-LAG = 0.125  # seconds between frames of which a turn is told
-RING, RINGS, FARTHEST = (
-    72,
-    12,
-    12,
-)  # points around a thing, circles of them, and by how many points it may turn in that time
+JUMP = 0.25  # largest step of an object between two frames, in widths
+# Seconds between the points of a path whose distances are summed: a shorter step would sum the
+# jitter of the boxes.
+STEP = 0.25
+LAG = 0.125  # seconds between the two frames that are compared to measure a rotation
+# Points on a circle around an object, number of circles, and the largest rotation within LAG, in
+# points.
+RING, RINGS, FARTHEST = (72, 12, 12)
 
 
-# ------------------------------------------------------------------------------------------------------------------ camera
+# ------------------------------------------------------------------------------------------- camera
 
 
 @dataclass(frozen=True)
 class Camera:
-    """What a camera does: ``kind`` is "still" or one of KINDS, and ``way`` (t,) how far the picture is from the first frame: widths to
-    the right (x) or down (y), the logarithm of its zoom, or radians clockwise (roll)."""
+    """The motion of a camera: ``kind`` is "still" or one of KINDS.
+
+    ``way`` (t,) is the displacement of the picture from the first frame: widths to the right (x) or
+    down (y), the logarithm of the zoom, or radians clockwise (roll).
+    """
 
     kind: str
     way: Tensor
 
     @property
     def word(self) -> str:
-        """One of clips.CAMERAS, "" where it stands still."""
+        """One of world.video.CAMERAS; "" for a still camera."""
         return WORDS[self.kind][int(self.way[-1] > 0)] if self.kind != "still" else ""
 
     def maps(self) -> Tensor:
-        """From places in the first frame to places in every frame: (t, 2, 3), the middle of the picture at 0."""
+        """Affine maps (t, 2, 3) from points of the first frame to each frame; the centre is 0."""
         q = torch.zeros(len(self.way), len(KINDS))
         if self.kind != "still":
             q[:, KINDS.index(self.kind)] = self.way
         return _maps(q)
 
     def undo(self, places: Tensor) -> Tensor:
-        """Where things seen at ``places`` (t, n, 2) in [0, 1], in every frame, would be if the camera had not moved."""
+        """Camera-compensated positions (t, n, 2) of the points ``places`` (t, n, 2) in [0, 1]."""
         maps = self.maps()
         return torch.linalg.solve(maps[:, :, :2], (places - 0.5 - maps[:, None, :, 2]).mT).mT + 0.5
 
     def motion(self, fps: float) -> float:
-        """Widths a second that the points of the picture move, in the mean over 25 of them."""
+        """Mean speed of 25 points of the picture, in widths a second."""
         line = torch.linspace(0.1, 0.9, 5) - 0.5
         points = torch.cartesian_prod(line, line)
         maps = self.maps()
@@ -82,38 +91,40 @@ class Camera:
 
 
 def clear(seen: Sequence[Observation], side: int = SIDE) -> Tensor:
-    """Where the background is (t, 1, side, side): 1 outside of discs around all things seen in a frame and its neighbours, else 0."""
+    """The background mask (t, 1, side, side): 0 in discs around detections, else 1.
+
+    Detections of a frame and of its two neighbours are masked.
+    """
     line = (torch.arange(side) + 0.5) / side
     out = torch.ones(len(seen), 1, side, side)
     for frame, one in zip(out, seen, strict=True):
         for x0, y0, x1, y1 in (item.box for item in one.objects if item.score > SURE):
-            away = torch.hypot(
+            distance = torch.hypot(
                 line.view(1, side) - (x0 + x1) / 2, line.view(side, 1) - (y0 + y1) / 2
             )
-            frame[:, away < math.hypot(x1 - x0, y1 - y0) / 2 + 2 / SIDE] = 0
+            frame[:, distance < math.hypot(x1 - x0, y1 - y0) / 2 + 2 / SIDE] = 0
     around = torch.cat((out[:1], out, out[-1:]))
     return torch.minimum(torch.minimum(around[:-2], around[2:]), out)
 
 
 def camera(frames: Tensor, background: Tensor) -> Camera:
-    """The camera of a clip (t, 3, h, w) in [-1, 1] whose ``background`` (t, 1, h, w) is 1, and things are 0."""
+    """The camera motion of a video (t, 3, h, w) in [-1, 1].
+
+    ``background`` (t, 1, h, w) is 1 in the background and 0 on objects.
+    """
     keys = torch.linspace(0, len(frames) - 1, min(KEYS, len(frames))).round().long()
     coarse, fine = (_Pictures.of(frames[keys], background[keys], side) for side in (COARSE, FINE))
-    q = torch.zeros(
-        len(KINDS), len(keys) - 1, len(KINDS)
-    )  # kind, key, number: only its own number is not 0
+    # Shape: kind, key, parameter. Only a kind's own parameter differs from 0.
+    q = torch.zeros(len(KINDS), len(keys) - 1, len(KINDS))
     for pictures, steps in ((coarse, 4), (fine, 3)):
         q = _fit(pictures[:-1], pictures[1:], q, torch.zeros_like(q), steps)
     q = q.cumsum(1)
     first = fine[:1].repeated(len(keys) - 1)
     q = _fit(first, fine[1:], q, q, 3)
-    # To look up between pixels smooths noise, which alone makes pictures more alike: half a pixel aside is as good as still.
-    rest = (
-        torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
-        .unsqueeze(1)
-        .expand(-1, len(keys) - 1, -1)
-        / FINE
-    )
+    # Interpolation between pixels smooths noise, and this alone makes pictures more similar. A
+    # shift of half a pixel therefore also counts as still.
+    shifts = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    rest = shifts.unsqueeze(1).expand(-1, len(keys) - 1, -1) / FINE
     misfit, still = _misfit(first, fine[1:], q), float(_misfit(first, fine[1:], rest).min())
     best = int(misfit.argmin())
     if float(misfit[best]) > still - max(GAIN * still, CLEAR):
@@ -123,22 +134,22 @@ def camera(frames: Tensor, background: Tensor) -> Camera:
 
 
 def flicker(frames: Tensor, background: Tensor, seen_by: Camera) -> float:
-    """How much the background changes between frames, in the mean over its pixels, in [0, 2], after the camera is undone; nan where none
-    of it is seen twice."""
+    """Mean absolute change of background pixels between frames, camera compensated; in [0, 2].
+
+    nan if no part of the background is visible in two consecutive frames.
+    """
     pictures = _Pictures.of(frames, background, SIDE)
     to = _whole(seen_by.maps())
     between = (to[1:] @ torch.linalg.inv(to[:-1]))[:, :2]
     difference, weight = _difference(pictures[:-1], pictures[1:], between)
-    return (
-        float((difference.abs().mean(1) * weight).sum() / weight.sum())
-        if weight.any()
-        else math.nan
-    )
+    if not weight.any():
+        return math.nan
+    return float((difference.abs().mean(1) * weight).sum() / weight.sum())
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Pictures (n, 3, s, s) with where their background is (n, 1, s, s)."""
+    """Pictures (n, 3, s, s) with background masks (n, 1, s, s)."""
 
     pixels: Tensor
     background: Tensor
@@ -157,20 +168,22 @@ class _Pictures:
 
 
 def _maps(q: Tensor) -> Tensor:
-    """The maps (n, 2, 3) of numbers (n, 4) in the order of KINDS."""
+    """Affine maps (n, 2, 3) of parameters (n, 4) in the order of KINDS."""
     x, y, zoom, roll = q.unbind(1)
     cos, sin = torch.cos(roll) * zoom.exp(), torch.sin(roll) * zoom.exp()
     return torch.stack((torch.stack((cos, -sin, x), 1), torch.stack((sin, cos, y), 1)), 1)
 
 
 def _whole(maps: Tensor) -> Tensor:
-    """Maps (n, 2, 3) as matrices (n, 3, 3)."""
+    """Affine maps (n, 2, 3) as matrices (n, 3, 3)."""
     return torch.cat((maps, torch.tensor([0.0, 0.0, 1.0]).expand(len(maps), 1, 3)), 1)
 
 
 def _difference(one: _Pictures, two: _Pictures, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """What the second pictures, looked up where ``maps`` leads, have more than the first (n, 3, s, s), and where both are background
-    (n, s, s)."""
+    """The second pictures, warped by ``maps``, minus the first: (n, 3, s, s), and a mask (n, s, s).
+
+    The mask is 1 where both are background.
+    """
     grid = F.affine_grid(
         maps * torch.tensor([1.0, 1.0, 2.0]), list(one.pixels.shape), align_corners=False
     )
@@ -182,10 +195,11 @@ def _difference(one: _Pictures, two: _Pictures, maps: Tensor) -> tuple[Tensor, T
 
 
 def _fit(one: _Pictures, two: _Pictures, start: Tensor, usual: Tensor, steps: int) -> Tensor:
-    """The numbers (kind, n, 4) that lead from the first pictures (n) to the second: of every kind at once, one number each.
+    """Gauss-Newton fit of the parameters (kind, n, 4) from the first n pictures to the second.
 
-    Each step minimises sum w (d + slope dq)² + ridge (q + dq - usual)², d the difference, with the weights w = 1 / (1 + (d / s)²)² of
-    Geman and McClure, and as slope the mean of both pictures' (Malis 2004).
+    All kinds are fitted at once, with one parameter each. Each step minimises
+    sum w (d + slope dq)² + ridge (q + dq - usual)² with the difference d and the weights
+    w = 1 / (1 + (d / s)²)² of Geman and McClure; slope is the mean of both pictures' (Malis 2004).
     """
     kinds, n, side = len(start), start.shape[1], one.pixels.shape[-1]
     own = torch.eye(kinds).repeat_interleave(n, 0)  # kind x n, 4
@@ -202,48 +216,50 @@ def _fit(one: _Pictures, two: _Pictures, start: Tensor, usual: Tensor, steps: in
         dx, dy = _slopes(one.pixels + difference / 2)
         slope = dx * across + dy * down
         weight = weight / (1 + (difference.abs().amax(1) / SCATTER) ** 2) ** 2
-        pull = (weight[:, None] * slope * difference).sum((1, 2, 3)) + ridge * (
-            (q - usual.flatten(0, 1)) * own
-        ).sum(1)
+        prior = ((q - usual.flatten(0, 1)) * own).sum(1)
+        pull = (weight[:, None] * slope * difference).sum((1, 2, 3)) + ridge * prior
         stiff = (weight[:, None] * slope**2).sum((1, 2, 3)) + ridge
         q = q - (pull / stiff).clamp(-0.1, 0.1)[:, None] * own
     return q.unflatten(0, (kinds, n))
 
 
 def _slopes(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The slopes to the right and down (n, 3, s, s each), a width."""
+    """The derivatives to the right and down (n, 3, s, s each), per width."""
     padded, side = F.pad(pixels, (1, 1, 1, 1), mode="replicate"), pixels.shape[-1]
-    return (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * side / 2, (
-        padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    ) * side / 2
+    dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * side / 2
+    dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * side / 2
+    return dx, dy
 
 
 def _misfit(one: _Pictures, two: _Pictures, q: Tensor) -> Tensor:
-    """How unlike the background is under the numbers (kind, n, 4): (kind,) in [0, 1]."""
+    """The robust misfit of the background under the parameters (kind, n, 4): (kind,) in [0, 1]."""
     kinds = len(q)
     difference, weight = _difference(
         one.repeated(kinds), two.repeated(kinds), _maps(q.flatten(0, 1))
     )
     square = difference.abs().amax(1) ** 2
-    unlike = (weight * square / (square + SCATTER**2)).sum((1, 2)).view(kinds, -1).sum(1)
-    return unlike / weight.sum((1, 2)).view(kinds, -1).sum(1).clamp(min=1)
+    misfit = (weight * square / (square + SCATTER**2)).sum((1, 2)).view(kinds, -1).sum(1)
+    return misfit / weight.sum((1, 2)).view(kinds, -1).sum(1).clamp(min=1)
 
 
 def _between(way: Tensor, keys: Tensor, n: int) -> Tensor:
-    """Values at ``keys`` (k,), and on straight lines between them: (n,)."""
+    """Linear interpolation (n,) of the values ``way`` (k,) at the frames ``keys`` (k,)."""
     at = torch.arange(n)
     right = torch.searchsorted(keys, at).clamp(1, len(keys) - 1)
     start, stop = keys[right - 1], keys[right]
     return torch.lerp(way[right - 1], way[right], (at - start) / (stop - start))
 
 
-# ------------------------------------------------------------------------------------------------------------------ things
+# ------------------------------------------------------------------------------------------ objects
 
 
 @dataclass(frozen=True)
 class Track:
-    """One thing through a clip: the numbers of the ``frames`` (k,) in which it is seen, its ``boxes`` (k, 4: x0 y0 x1 y1 in the unit
-    square) and its ``colors`` there."""
+    """One object through a video.
+
+    ``frames`` (k,) are the indices of the frames with a detection, ``boxes`` (k, 4) its boxes
+    there, x0 y0 x1 y1 in the unit square, and ``colors`` its colours there.
+    """
 
     frames: Tensor
     boxes: Tensor
@@ -251,47 +267,36 @@ class Track:
 
     @property
     def centres(self) -> Tensor:
-        """Its middles (k, 2)."""
+        """The centres of the boxes (k, 2)."""
         return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
 
     @property
     def sizes(self) -> Tensor:
-        """The longer sides of its boxes (k,)."""
+        """The longer sides of the boxes (k,)."""
         return (self.boxes[:, 2:] - self.boxes[:, :2]).amax(1)
 
     def steady(self, seen_by: Camera) -> Track:
-        """The same as a camera at rest would see it: boxes keep their shape, and lose the zoom."""
+        """The camera-compensated track; boxes keep their shape, and the zoom is removed."""
         maps = seen_by.maps()
-        centres = seen_by.undo(_spread(self.centres, self.frames, len(maps))[:, None])[
-            self.frames, 0
-        ]
-        half = (
-            (self.boxes[:, 2:] - self.boxes[:, :2])
-            / 2
-            / torch.linalg.det(maps[self.frames, :, :2]).sqrt()[:, None]
-        )
+        places = _spread(self.centres, self.frames, len(maps))[:, None]
+        centres = seen_by.undo(places)[self.frames, 0]
+        zoom = torch.linalg.det(maps[self.frames, :, :2]).sqrt()[:, None]
+        half = (self.boxes[:, 2:] - self.boxes[:, :2]) / 2 / zoom
         return replace(self, boxes=torch.cat((centres - half, centres + half), 1))
 
     def motion(self, fps: float) -> float:
-        """Widths a second that the corners of its box go in the mean."""
+        """Mean speed of the corners of the box, in widths a second."""
         x0, y0, x1, y1 = self.boxes.unbind(1)
-        corners = torch.stack(
-            (
-                torch.stack((x0, y0), 1),
-                torch.stack((x1, y0), 1),
-                torch.stack((x0, y1), 1),
-                torch.stack((x1, y1), 1),
-            ),
-            1,
-        )
+        points = ((x0, y0), (x1, y0), (x0, y1), (x1, y1))
+        corners = torch.stack([torch.stack(point, 1) for point in points], 1)
         return _length(corners, self.frames, fps)
 
 
 def tracks(seen: Sequence[Observation], concept: str) -> list[Track]:
-    """Everything of a concept that is seen in the frames, each thing by itself, the one seen in most frames first.
+    """The tracks of all objects of a concept, by falling number of frames.
 
-    From frame to frame the nearest are linked first, and what was just seen before what was lost; that may come back, the farther away
-    the longer it was gone.
+    From frame to frame the nearest detections are linked first, and objects of the last two frames
+    before lost ones. A lost object may return at a distance that grows with the time it was lost.
     """
     paths: list[list[tuple[int, Detection]]] = []
     for frame, found in enumerate(_confirmed(seen, concept)):
@@ -303,8 +308,8 @@ def tracks(seen: Sequence[Observation], concept: str) -> list[Track]:
         )
         grown: set[int] = set()
         taken: set[int] = set()
-        for _, away, i, k in sorted(pairs):
-            if i not in grown and k not in taken and away <= JUMP * gone[i]:
+        for _, distance, i, k in sorted(pairs):
+            if i not in grown and k not in taken and distance <= JUMP * gone[i]:
                 paths[i].append((frame, found[k]))
                 grown.add(i)
                 taken.add(k)
@@ -313,7 +318,10 @@ def tracks(seen: Sequence[Observation], concept: str) -> list[Track]:
 
 
 def _confirmed(seen: Sequence[Observation], concept: str) -> list[list[Detection]]:
-    """The sure detections of a concept in every frame, less those that have none near in the two frames before and after: errors."""
+    """The detections of a concept above SURE in every frame, without isolated ones.
+
+    A detection without a near one in the two frames before and after is taken for an error.
+    """
     sure = [
         [item for item in one.objects if item.concept == concept and item.score > SURE]
         for one in seen
@@ -338,18 +346,18 @@ def _track(path: Sequence[tuple[int, Detection]]) -> Track:
 
 
 def _apart(one: Detection, two: Detection) -> float:
-    """How far the middles of two boxes are apart."""
+    """The distance of the centres of two boxes."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, two.box
     return math.hypot(x0 + x1 - u0 - u1, y0 + y1 - v0 - v1) / 2
 
 
 def _spread(values: Tensor, frames: Tensor, n: int) -> Tensor:
-    """Values (k, ...) at their frames among n, 0 elsewhere."""
+    """Values (k, ...) at their frames among n, 0 elsewhere: (n, ...)."""
     return torch.zeros(n, *values.shape[1:]).index_copy(0, frames, values)
 
 
 def _length(points: Tensor, frames: Tensor, fps: float) -> float:
-    """Widths a second that points (k, n, 2) go in the mean, on lines between places STEP apart in time."""
+    """Mean speed of points (k, n, 2) in widths a second, on lines between positions STEP apart."""
     kept, last = [0], int(frames[0])
     for i, frame in enumerate(frames.tolist()):
         if frame - last >= STEP * fps or (i == len(frames) - 1 and frame > last):
@@ -360,39 +368,32 @@ def _length(points: Tensor, frames: Tensor, fps: float) -> float:
 
 
 def spin(frames: Tensor, track: Track, fps: float) -> float:
-    """Degrees a second, counter-clockwise, that a thing turns in its place; 0 where it does not, or cannot be seen to.
+    """Angular speed of an object about its centre, in degrees a second, counter-clockwise.
 
-    Circles of pixels around its middle are compared with the same a moment later, by their correlation over all turns; what does not
-    change through the clip is left out, and so are the background and a thing at rest.
+    0 if it does not rotate, or if no rotation can be measured. Circles of pixels around the centre
+    are correlated over all rotations with the same circles LAG later. The median over time is
+    subtracted first, which removes the background and objects at rest.
     """
     lag = max(1, round(fps * LAG))
     if len(frames) <= lag or len(track.frames) == 0:
         return 0.0
-    radii = (
-        (torch.arange(RINGS) + 1)
-        / RINGS
-        * (track.boxes[:, 2:] - track.boxes[:, :2]).norm(dim=1).median()
-        / 2
-    )
+    diagonal = (track.boxes[:, 2:] - track.boxes[:, :2]).norm(dim=1).median()
+    radii = (torch.arange(RINGS) + 1) / RINGS * diagonal / 2
     angle = torch.arange(RING) * 2 * math.pi / RING
-    points = (
-        torch.stack((radii[:, None] * angle.cos(), radii[:, None] * angle.sin()), -1)
-        + track.centres.median(0).values
-    )
+    circles = torch.stack((radii[:, None] * angle.cos(), radii[:, None] * angle.sin()), -1)
+    points = circles + track.centres.median(0).values
     moving = frames.float() - frames.float().median(0).values
-    rings = (
-        F.grid_sample(moving, (points * 2 - 1).expand(len(frames), -1, -1, -1), align_corners=False)
-        * radii.sqrt()[:, None]
-    )
-    waves = torch.fft.rfft(rings)  # t 3 rings waves
-    alike = torch.fft.irfft((waves[:-lag].conj() * waves[lag:]).sum((0, 1, 2)), n=RING)
+    places = (points * 2 - 1).expand(len(frames), -1, -1, -1)
+    rings = F.grid_sample(moving, places, align_corners=False) * radii.sqrt()[:, None]
+    spectrum = torch.fft.rfft(rings)  # t 3 rings frequencies
+    product = (spectrum[:-lag].conj() * spectrum[lag:]).sum((0, 1, 2))
+    correlation = torch.fft.irfft(product, n=RING)
     energy = float((rings[:-lag].square().sum() * rings[lag:].square().sum()).sqrt())
-    around = alike[torch.arange(-FARTHEST - 1, FARTHEST + 2) % RING]
+    around = correlation[torch.arange(-FARTHEST - 1, FARTHEST + 2) % RING]
     best = int(around[1:-1].argmax()) + 1
     if energy < 1e-6 or float(around[best]) < 0.3 * energy:
         return 0.0
     before, top, after = around[best - 1 : best + 2].tolist()
-    peak = (
-        best - FARTHEST - 1 + (before - after) / (2 * min(before - 2 * top + after, -1e-9))
-    )  # of the parabola through three
+    # The peak of the parabola through three values.
+    peak = best - FARTHEST - 1 + (before - after) / (2 * min(before - 2 * top + after, -1e-9))
     return -peak * 360 / RING * fps / lag

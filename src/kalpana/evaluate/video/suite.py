@@ -1,6 +1,7 @@
-"""Clips-200: two hundred prompts that ask for motion or for a move of the camera, and the true clips of the world that they describe.
+"""Clips-200: 200 prompts for object or camera motion, and the true videos that they describe.
 
-English and Hindi by turns. Words say ranges: where a pace is named, the clip's speed is one that the world calls so.
+Prompts are alternately English and Hindi. Words state ranges: where a prompt names a pace, the
+speed of its video is in the world's range for that word.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from kalpana.world.render import Rendering, render
 from kalpana.world.scene import Group
 from kalpana.world.video import CAMERAS, DIRECTIONS, FAST, SLOW, Clip
 
-SIDE = 64  # pixels of a true clip
-SHOWN = 0.4  # share of a thing that must be seen for a verifier without error to see it
+SIDE = 64  # pixels: side of a true video
+SHOWN = 0.4  # least visible share of an object that a verifier without error detects
 PACES = {"slow": SLOW, "fast": FAST}
 
 
 @dataclass(frozen=True)
 class ClipPrompt:
-    """A prompt for a clip: its ``text``, in the ``language`` "en" or "hi", a ``clip`` of the world that it describes, and the ``pace``
-    that it names: "slow", "fast" or "". ``task`` is the event, or the camera's move; ``number`` its place in the suite."""
+    """A prompt for a video.
+
+    ``language`` is "en" or "hi"; ``task`` is the event or the camera motion; ``clip`` is a video of
+    the world that the text describes; ``pace`` is the named pace: "slow", "fast" or "" for none;
+    ``number`` is the index in the suite.
+    """
 
     text: str
     language: str
@@ -45,26 +50,29 @@ class ClipPrompt:
 
     @property
     def groups(self) -> tuple[Group, ...]:
+        """The groups of objects in the video."""
         return self.clip.scene.groups
 
     def of(self, task: str) -> Prompt:
-        """What it asks of a picture, filed under a task: a row of score.table."""
+        """The prompt for a picture of the same contents, with a task for score.table."""
         return Prompt(self.text, self.language, task, self.groups, exact=True)
 
 
-class _Wanting(random.Random):
-    """Chance that, whenever it may choose what is wanted, chooses that."""
+class _Preferring(random.Random):
+    """A generator whose ``choice`` returns a wanted value if the sequence holds one."""
 
     wanted: tuple[Any, ...] = ()
 
     def choice(self, seq: Any) -> Any:
-        return next((want for want in self.wanted if want and want in seq), None) or super().choice(
-            seq
-        )
+        found = next((want for want in self.wanted if want and want in seq), None)
+        return found or super().choice(seq)
 
 
 def load(dev: bool = False) -> list[ClipPrompt]:
-    """The prompts of Clips-200, or of its dev twin, English and Hindi by turns; always the same."""
+    """The prompts of Clips-200 or of its dev split, alternately English and Hindi.
+
+    Always the same.
+    """
     return list(_load(dev))
 
 
@@ -75,30 +83,29 @@ def _load(dev: bool) -> tuple[ClipPrompt, ...]:
     for i, (task, wanted, pace, objects) in enumerate(_quotas()):
         language, form = ("en", "hi")[i % 2], "dense" if pace else FORMS[i // 2 % len(FORMS)]
         split = "dev" if dev else "test"
-        rng, words = (
-            _Wanting(f"clips-200/{split}/{i}"),
-            random.Random(f"clips-200/{split}/{i}/words"),
-        )
+        rng = _Preferring(f"clips-200/{split}/{i}")
+        words = random.Random(f"clips-200/{split}/{i}/words")
         rng.wanted = wanted
         while len(prompts) == i:
             clip = world.sample(rng, split)
-            said = repr((clip.event, clip.word, clip.scene.groups))
-            # Clips of one group have no split of their own: a hash shares them between dev and test.
-            mine = len(clip.scene.groups) > 1 or zlib.crc32(said.encode()) % 2 == dev
+            contents = repr((clip.event, clip.word, clip.scene.groups))
+            # Videos of one group have no split of their own: a hash shares them between dev and
+            # test.
+            mine = len(clip.scene.groups) > 1 or zlib.crc32(contents.encode()) % 2 == dev
             if (
                 mine
-                and said not in asked
+                and contents not in asked
                 and world.speed(clip) == pace
                 and len(clip.scene.groups) == objects
             ):
                 text = world.caption(clip, language, form, words)
                 prompts.setdefault(text, ClipPrompt(text, language, task, clip, pace, i))
-                asked.add(said)
+                asked.add(contents)
     return tuple(prompts.values())
 
 
 def _quotas() -> Iterator[tuple[str, tuple[Any, ...], str, int]]:
-    """For each prompt its task, what its clip must have, the pace, and the number of things."""
+    """For each prompt its task, the wanted values of its video, the pace, and the object count."""
     for word, pace, _ in itertools.product(DIRECTIONS, ("slow", "fast", ""), range(2)):
         yield "move", ("move", word, PACES.get(pace)), pace, 1
     for word, pace, _ in itertools.product(("left", "right"), ("slow", "fast", ""), range(2)):
@@ -110,29 +117,22 @@ def _quotas() -> Iterator[tuple[str, tuple[Any, ...], str, int]]:
     }
     for event in ("bounce", "grow", "shrink", "turn", "return", "hide", "swap"):
         for k in range(12):
-            some = words.get(event, ("",))
-            yield (
-                event,
-                (event, some[k * len(some) // 12]),
-                "",
-                2 if event in ("hide", "swap") else 1,
-            )
+            choices = words.get(event, ("",))
+            objects = 2 if event in ("hide", "swap") else 1
+            yield event, (event, choices[k * len(choices) // 12]), "", objects
     for word, k in itertools.product(CAMERAS, range(10)):
-        alone = word in (
-            "pan left",
-            "pan right",
-        )  # of two things side by side, such a pan would lose one
-        yield (
-            word,
-            ("camera", word),
-            "",
-            1 if alone else 1 + k // 2 % 2,
-        )  # with two a pan has parallax
+        # A horizontal pan would lose one of two objects side by side.
+        single = word in ("pan left", "pan right")
+        # With two objects a pan has parallax.
+        yield word, ("camera", word), "", 1 if single else 1 + k // 2 % 2
 
 
 @dataclass(frozen=True)
 class Video:
-    """The ``frames`` (t, 3, h, w) of a clip in [-1, 1], square and at least two, and how many there are a second."""
+    """A video: ``frames`` (t, 3, h, w) in [-1, 1], square, t at least 2, at ``fps`` a second.
+
+    Raises KalpanaError for any other shape.
+    """
 
     frames: Tensor
     fps: float
@@ -145,36 +145,42 @@ class Video:
             or not self.fps > 0
         ):
             raise KalpanaError(
-                f"frames of shape {tuple(self.frames.shape)} at {self.fps} a second are no clip: give (t, 3, h, w), t 2 or more, fps over 0"
+                f"frames of shape {tuple(self.frames.shape)} at {self.fps} a second are no clip: "
+                "give (t, 3, h, w), t 2 or more, fps over 0"
             )
         if self.frames.shape[2] != self.frames.shape[3]:
             raise KalpanaError(
-                f"a clip of {self.frames.shape[3]}x{self.frames.shape[2]} pixels cannot be judged: give square frames"
+                f"a clip of {self.frames.shape[3]}x{self.frames.shape[2]} pixels "
+                "cannot be judged: give square frames"
             )
 
 
 @lru_cache(8)
-def _drawn(clip: Clip) -> Rendering:
+def _rendered(clip: Clip) -> Rendering:
+    """The frames of a video of the world with their masks."""
     return render(clip.scenes(), SIDE, masks=True)
 
 
 def truth(clip: Clip) -> Video:
-    """The clip as the world draws it."""
-    return Video(_drawn(clip).pixels, clip.fps)
+    """The video as the world renders it, at SIDE pixels."""
+    return Video(_rendered(clip).pixels, clip.fps)
 
 
 def truth_seen(clip: Clip) -> list[Observation]:
-    """What a verifier without error would see of each frame: the box of all of a thing that is in the picture, though something hides a
-    part, unless more than 1 - SHOWN of the thing is hidden or outside."""
-    drawn = _drawn(clip)
-    assert drawn.whole is not None and drawn.masks is not None
-    whole = torch.stack(drawn.whole).sum((2, 3))  # pixels inside the picture: t n
+    """The observations of a verifier without error, one for each frame.
+
+    A box surrounds all of an object inside the picture, including its hidden parts. An object with
+    more than 1 - SHOWN hidden or outside has no detection.
+    """
+    rendering = _rendered(clip)
+    assert rendering.whole is not None and rendering.masks is not None
+    whole = torch.stack(rendering.whole).sum((2, 3))  # pixels inside the picture: t n
     zoom = torch.tensor([[item.size**2 for item in scene.objects] for scene in clip.scenes()])
-    full = (whole / zoom).amax(0) * zoom  # pixels, were all of it inside
-    shown = torch.stack(drawn.masks).sum((2, 3)) / full
+    full = (whole / zoom).amax(0) * zoom  # pixels if all of the object were inside
+    shown = torch.stack(rendering.masks).sum((2, 3)) / full
     seen = []
     for k, scene in enumerate(clip.scenes()):
-        boxes = (maps.boxes(drawn.whole[k]) / SIDE).tolist()
+        boxes = (maps.boxes(rendering.whole[k]) / SIDE).tolist()
         objects = [
             Detection(
                 scene.groups[item.group].concept,

@@ -1,7 +1,7 @@
-"""Near and far: a thing that hides a part of another, or one close by and one in the distance, over soft shadows.
+"""Depth scenes: two objects, one that partly occludes the other or one near and one far.
 
-Nearer things are larger, stand lower in the picture and are drawn later; what the renderer knows of them gives depth, order
-of occlusion and the whole box of what is half hidden.
+Objects cast soft shadows. The nearer object is larger, lower in the picture and drawn later. The
+scene states the depths, the order of occlusion and the full box of an occluded object.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kalpana.world.scene import DEPTH_RELATIONS, Group, Scene, SceneObject
 from kalpana.world.splits import belongs
 
 HIDDEN = (0.12, 0.45)  # share of the box behind that the box in front may cover
-HORIZON = 0.42  # where things infinitely far away would stand
+HORIZON = 0.42  # y of the ground at infinite distance
 
 
 def sample(rng: random.Random, split: str = "train") -> Scene:
-    """Two core things of one style; ``groups[0]`` is the nearer one."""
+    """Random scene of two objects of core classes in one style; ``groups[0]`` is the nearer one."""
     while True:
         scene = _sample(rng)
         if scene is not None and belongs(scene, split):
@@ -57,20 +57,11 @@ def _sample(rng: random.Random) -> Scene | None:
     near, far = (_overlapping if relation == "in front of" else _apart)(rng)
     objects = []
     for index, (x, foot, size, depth) in ((1, far), (0, near)):
-        y = foot - size * atlas.load().sprites[rows[index]].height / 2
+        sprite, group = rows[index], groups[index]
+        y = foot - size * atlas.load().sprites[sprite].height / 2
+        flip = mirrored(group, style)
         objects.append(
-            SceneObject(
-                rows[index],
-                x,
-                y,
-                size,
-                0.0,
-                mirrored(groups[index], style),
-                groups[index].color,
-                index,
-                depth,
-                shadow=True,
-            )
+            SceneObject(sprite, x, y, size, 0.0, flip, group.color, index, depth, shadow=True)
         )
     if not all(_inside(item) for item in objects):
         return None
@@ -78,20 +69,18 @@ def _sample(rng: random.Random) -> Scene | None:
     low, high = HIDDEN if relation == "in front of" else (0.0, 0.0)
     if not low <= covered <= high:
         return None
-    return Scene(
-        tuple(objects),
-        tuple(groups),
-        background_for(rng, {group.color for group in groups}),
-        relation,
-        style,
-    )
+    background = background_for(rng, {group.color for group in groups})
+    return Scene(tuple(objects), tuple(groups), background, relation, style)
 
 
 Spot = tuple[float, float, float, float]  # x, foot, size, depth
 
 
 def _overlapping(rng: random.Random) -> tuple[Spot, Spot]:
-    """The nearer one and the one behind it, overlapping by chance: the caller draws again until they do as they should."""
+    """Random spots of the nearer object and of the one behind it.
+
+    The overlap is left to chance: the caller rejects scenes whose overlap is outside HIDDEN.
+    """
     foot = rng.uniform(0.66, 0.8)
     back = (rng.uniform(0.35, 0.65), foot, rng.uniform(0.5, 0.68), rng.uniform(0.55, 0.7))
     front = (
@@ -104,7 +93,10 @@ def _overlapping(rng: random.Random) -> tuple[Spot, Spot]:
 
 
 def _apart(rng: random.Random) -> tuple[Spot, Spot]:
-    """The near one and the far one, on one ground seen in perspective: size and distance below the horizon both go as 1 / z."""
+    """Random spots of a near and a far object on one ground plane in perspective.
+
+    Size and distance below the horizon are both proportional to 1 / z.
+    """
     z, ground = rng.uniform(2.2, 3.2), rng.uniform(0.44, 0.5)
     side = rng.choice((-1, 1))
     near = (0.5 + side * rng.uniform(0.12, 0.24), HORIZON + ground, rng.uniform(0.5, 0.62), 0.25)

@@ -1,7 +1,8 @@
-"""Hands that raise fingers: one, or two side by side, from a fist to an open hand, in the gestures that people make.
+"""Hands with raised fingers: one hand, or two side by side, in common gestures from 0 to 5 fingers.
 
-A hand is a palm, a wrist and five fingers, each of them raised or folded over the palm, so that what is counted can be seen.
-Flawed hands (six fingers, two grown together, one lost) are drawn only when asked for, for a verifier to refuse.
+A hand is a palm, a wrist and five fingers, each raised or folded over the palm, so that every
+counted finger is visible. Flawed hands (an extra, a missing or two fused fingers) are sampled only
+by ``sample_flawed`` and ``one_flawed``: a verifier learns to reject them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def _raised(digits: str) -> Raised:
 
 
 FLAWS = ("extra finger", "fused fingers", "missing finger")
-GESTURES = (  # for each count, the fingers that people raise, from the thumb on, and how often
+# For each count: the raised fingers, from the thumb on, and their relative frequency among people.
+GESTURES = (
     {"00000": 1},
     {"01000": 6, "10000": 4, "00001": 1},
     {"01100": 7, "11000": 3, "10001": 1, "01001": 1},
@@ -53,23 +55,26 @@ GESTURES = (  # for each count, the fingers that people raise, from the thumb on
     {"11111": 1},
 )
 THUMBS_UP = _raised("10000")
-COUNTING = {
+COUNTING = {  # gestures that stand for a number
     _raised(digits) for digits in ("01000", "01100", "11000", "01110", "11100", "01111", "11111")
-}  # that stand for a number
+}
 PAIRS = 0.15  # share of pictures with two hands
-CLASHES = {  # places that a skin is lost in, unless a line is drawn around it
+CLASHES = {  # places with too little contrast to a skin, unless the hand is outlined
     "yellow": (),
     "pale": ("beach", "room", "lounge"),
     "tan": ("beach", "room", "lounge"),
     "brown": ("mountains", "room", "lounge"),
     "dark": ("mountains", "night", "city"),
 }
-MARGIN = 0.02  # of the picture
+MARGIN = 0.02  # of the picture's side
 
 
 @dataclass(frozen=True)
 class _Finger:
-    """Where a finger leaves the palm, where it points (degrees clockwise from up), how long and how thick it is. The palm is 1 wide."""
+    """Geometry of a finger: base (x, y), direction, length and radius; the palm is 1 wide.
+
+    ``angle`` is in degrees clockwise from up.
+    """
 
     x: float
     y: float
@@ -87,114 +92,110 @@ _LONG = (
     _Finger(0.135, -0.42, 6, 0.85, 0.126),
     _Finger(0.39, -0.30, 18, 0.68, 0.114),
 )
-HEEL = 0.26  # how far down the bones of the palm reach
+HEEL = 0.26  # y of the lower end of the palm's bones
 
 
 def count(hand: Hand) -> int:
-    """How many fingers it raises; a flaw is not in the count, as it is what makes the picture wrong."""
+    """Number of raised fingers, without the flaw: the flaw makes the picture differ from it."""
     return sum(hand.raised)
 
 
 def usual(hand: Hand) -> bool:
-    """Whether the hand raises the fingers that people mean when they name a count alone."""
+    """Whether the hand has the most frequent gesture of its count."""
     gestures = GESTURES[count(hand)]
     return _digits(hand) == max(gestures, key=lambda digits: gestures[digits])
 
 
 def flaws_of(raised: Sequence[bool]) -> tuple[str, ...]:
-    """The flaws that a hand with these fingers raised can have."""
+    """The flaws that are possible with these raised fingers."""
     neighbours = any(a and b for a, b in itertools.pairwise(raised[1:]))
-    return tuple(
-        flaw for flaw, fits in zip(FLAWS, (True, neighbours, any(raised)), strict=True) if fits
-    )
+    possible = (True, neighbours, any(raised))
+    return tuple(flaw for flaw, fits in zip(FLAWS, possible, strict=True) if fits)
 
 
 @lru_cache(maxsize=1024)
 def figure(hand: Hand) -> Figure:
-    """The hand, its palm to the viewer and its thumb on the left; a lone thumb points up."""
-    if hand.flaw and hand.flaw not in flaws_of(hand.raised):
+    """Strokes of a hand, back to front, with the palm to the viewer and the thumb on the left.
+
+    The "thumbs up" gesture is rotated by about 80 degrees, so that the thumb points up.
+    Raises: ValueError where the flaw is not possible with the raised fingers.
+    """
+    flaws = flaws_of(hand.raised)
+    if hand.flaw and hand.flaw not in flaws:
         raise ValueError(
-            f"a hand that raises {hand.raised} cannot show {hand.flaw!r}: {', '.join(flaws_of(hand.raised))}"
+            f"a hand that raises {hand.raised} cannot show {hand.flaw!r}: {', '.join(flaws)}"
         )
-    roll = random.Random(hand.seed)
-    thumb, fingers = _posed(hand, roll)
+    rng = random.Random(hand.seed)
+    thumb, fingers = _posed(hand, rng)
     skin = SKINS[hand.skin]
     palm = _palm(fingers, skin)
-    every = _flawed([thumb, *fingers], hand.flaw, roll)
-    strokes = palm + [_up(finger, skin) for finger in every if finger.raised]
-    # The folded thumb lies over the fingers. Where no outline tells them apart, each casts a shadow to its right.
-    folded = [_down(finger, skin) for finger in reversed(every) if not finger.raised]
-    layers = (
-        folded
-        if hand.look == "outlined"
-        else [layer for bump in folded for layer in (_shadow(bump, skin), bump)]
-    )
+    digits = _flawed([thumb, *fingers], hand.flaw, rng)
+    strokes = palm + [_up(finger, skin) for finger in digits if finger.raised]
+    # The folded thumb is over the other fingers. Without outlines, each folded finger has a shadow
+    # on its right.
+    layers = [_down(finger, skin) for finger in reversed(digits) if not finger.raised]
+    if hand.look != "outlined":
+        layers = [layer for folded in layers for layer in (_shadow(folded, skin), folded)]
     strokes += [
         replace(stroke, part=part) for part, layer in enumerate(layers, 1) for stroke in layer
     ]
     upright = hand.raised != THUMBS_UP or hand.flaw
-    return tuple(strokes if upright else _turned(strokes, 80 + roll.uniform(-6, 6)))
+    return tuple(strokes if upright else _turned(strokes, 80 + rng.uniform(-6, 6)))
 
 
-def _posed(hand: Hand, roll: random.Random) -> tuple[_Finger, list[_Finger]]:
-    """The thumb and the four other fingers of this very hand, all a little unlike any other hand's."""
-    spread, length, thick = (
-        roll.uniform(0.95, 1.2),
-        roll.uniform(0.94, 1.08),
-        roll.uniform(0.94, 1.05),
-    )
+def _posed(hand: Hand, rng: random.Random) -> tuple[_Finger, list[_Finger]]:
+    """The thumb and the four other fingers of a hand, with random variations."""
+    spread = rng.uniform(0.95, 1.2)
+    length = rng.uniform(0.94, 1.08)
+    thickness = rng.uniform(0.94, 1.05)
     if sum(hand.raised[1:]) == 2:
-        spread *= roll.uniform(1.0, 1.5)  # two fingers part easily
+        spread *= rng.uniform(1.0, 1.5)  # two raised fingers spread more easily
 
     def vary(finger: _Finger, raised: bool, spread: float) -> _Finger:
         return replace(
             finger,
-            angle=finger.angle * spread + roll.uniform(-1.5, 1.5),
-            length=finger.length * length * roll.uniform(0.97, 1.03),
-            radius=finger.radius * thick,
+            angle=finger.angle * spread + rng.uniform(-1.5, 1.5),
+            length=finger.length * length * rng.uniform(0.97, 1.03),
+            radius=finger.radius * thickness,
             raised=raised,
         )
 
-    thumb = vary(_THUMB, hand.raised[0], roll.uniform(0.9, 1.1))
+    thumb = vary(_THUMB, hand.raised[0], rng.uniform(0.9, 1.1))
     if hand.raised == THUMBS_UP:
-        thumb = replace(thumb, angle=-80 + roll.uniform(-5, 5))
+        thumb = replace(thumb, angle=-80 + rng.uniform(-5, 5))
     return thumb, [
         vary(finger, raised, spread) for finger, raised in zip(_LONG, hand.raised[1:], strict=True)
     ]
 
 
-def _flawed(fingers: list[_Finger], flaw: str | None, roll: random.Random) -> list[_Finger]:
-    """The thumb and the other fingers with this wrong about them."""
+def _flawed(fingers: list[_Finger], flaw: str | None, rng: random.Random) -> list[_Finger]:
+    """The thumb and the other fingers with a flaw applied."""
     if flaw == "missing finger":
-        lost = roll.choice([finger for finger in fingers if finger.raised])
+        lost = rng.choice([finger for finger in fingers if finger.raised])
         return [finger for finger in fingers if finger is not lost]
     if flaw == "extra finger":
         thumb, *long = fingers
-        at = roll.randint(1, 3)
-        long.insert(
-            at, replace(long[at], length=(long[at - 1].length + long[at].length) / 2, raised=True)
-        )
-        ways = [k / 4 for k in range(5)]  # from the first to the last of five
+        at = rng.randint(1, 3)
+        length = (long[at - 1].length + long[at].length) / 2
+        long.insert(at, replace(long[at], length=length, raised=True))
+        positions = [k / 4 for k in range(5)]  # 0 to 1, along the upper edge of the palm
         spread = [
             replace(
-                f,
-                x=0.84 * way - 0.42,
-                y=-0.33 - 0.4 * way * (1 - way),
-                angle=46 * way - 20,
-                radius=0.88 * f.radius,
+                finger,
+                x=0.84 * t - 0.42,
+                y=-0.33 - 0.4 * t * (1 - t),
+                angle=46 * t - 20,
+                radius=0.88 * finger.radius,
             )
-            for f, way in zip(long, ways, strict=True)
+            for finger, t in zip(long, positions, strict=True)
         ]
         return [thumb, *spread]
     if flaw == "fused fingers":
-        k = roll.choice([k for k in (1, 2, 3) if fingers[k].raised and fingers[k + 1].raised])
+        k = rng.choice([k for k in (1, 2, 3) if fingers[k].raised and fingers[k + 1].raised])
         one, two = fingers[k : k + 2]
         x, y, angle = (one.x + two.x) / 2, (one.y + two.y) / 2, (one.angle + two.angle) / 2
-        return [
-            *fingers[:k],
-            _Finger(x, y, angle, max(one.length, two.length), 1.6 * one.radius),
-            *fingers[k + 2 :],
-        ]
+        fused = _Finger(x, y, angle, max(one.length, two.length), 1.6 * one.radius)
+        return [*fingers[:k], fused, *fingers[k + 2 :]]
     return fingers
 
 
@@ -211,13 +212,14 @@ def _palm(fingers: Sequence[_Finger], skin: RGB) -> list[Stroke]:
 
 
 def _up(finger: _Finger, skin: RGB) -> Stroke:
+    """A raised finger."""
     angle = math.radians(finger.angle)
     tip = finger.x + math.sin(angle) * finger.length, finger.y - math.cos(angle) * finger.length
     return Stroke(finger.x, finger.y, *tip, finger.radius, 0.86 * finger.radius, skin)
 
 
 def _down(finger: _Finger, skin: RGB) -> list[Stroke]:
-    """A folded finger, its tip on the palm; the thumb bends across it."""
+    """A folded finger with its tip on the palm; a folded thumb lies across the palm."""
     x, y, r = finger.x, finger.y, finger.radius
     if finger.thumb:
         color, bend = _shade(skin, 0.95), (x + 0.16, y - 0.02)
@@ -228,11 +230,12 @@ def _down(finger: _Finger, skin: RGB) -> list[Stroke]:
     return [Stroke(x, y, 0.96 * x, y + 0.42, 1.04 * r, 1.04 * r, _shade(skin, 0.9))]
 
 
-def _shadow(bump: Sequence[Stroke], skin: RGB) -> list[Stroke]:
+def _shadow(folded: Sequence[Stroke], skin: RGB) -> list[Stroke]:
+    """The shadow of a folded finger: its strokes, darker and shifted to the lower right."""
     dark = _shade(skin, 0.62)
     return [
         replace(s, ax=s.ax + 0.035, bx=s.bx + 0.035, ay=s.ay + 0.02, by=s.by + 0.03, color=dark)
-        for s in bump
+        for s in folded
     ]
 
 
@@ -241,7 +244,7 @@ def _shade(color: RGB, by: float) -> RGB:
 
 
 def _turned(strokes: Sequence[Stroke], degrees: float) -> list[Stroke]:
-    """The strokes turned clockwise."""
+    """The strokes rotated clockwise around the origin."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return [
         replace(
@@ -256,36 +259,38 @@ def _turned(strokes: Sequence[Stroke], degrees: float) -> list[Stroke]:
 
 
 def sample(rng: random.Random, split: str = "train") -> Scene:
-    """One hand, or two side by side. A tenth of all ways to draw a gesture (in a skin and a look) are kept for "unseen"."""
+    """Random scene of one hand, or of two side by side.
+
+    About a tenth of all combinations of gesture, skin and look occur in the split "unseen" only.
+    """
     while True:
         hands = [one(rng) for _ in range(2 if rng.random() < PAIRS else 1)]
-        if len(hands) == 2:  # of one person
+        if len(hands) == 2:  # both hands are of one person
             hands[1] = replace(hands[1], skin=hands[0].skin, look=hands[0].look)
         if any(held_out(hand) for hand in hands) == (split == "unseen"):
             return _scene(rng, hands)
 
 
 def sample_flawed(rng: random.Random) -> Scene:
-    """One hand with something wrong about it; its caption, as of any hand, says what was asked for."""
+    """Random scene of one flawed hand; its caption describes the hand without the flaw."""
     return _scene(rng, [one_flawed(rng)])
 
 
 def held_out(hand: Hand) -> bool:
-    """Whether "unseen" alone may show this gesture in this skin and look."""
+    """Whether this combination of gesture, skin and look is held out for the split "unseen"."""
     return zlib.crc32(repr((hand.raised, hand.skin, hand.look)).encode()) % 10 == 0
 
 
 def one(rng: random.Random) -> Hand:
-    """Any hand; every count of fingers is as frequent."""
+    """Random hand; all counts of fingers have the same probability."""
     gestures = rng.choice(GESTURES)
     digits = rng.choices(list(gestures), list(gestures.values()))[0]
-    return Hand(
-        _raised(digits), choose_skin(rng, tuple(SKINS)), choose_look(rng), rng.randrange(1 << 30)
-    )
+    skin, look = choose_skin(rng, tuple(SKINS)), choose_look(rng)
+    return Hand(_raised(digits), skin, look, rng.randrange(1 << 30))
 
 
 def one_flawed(rng: random.Random) -> Hand:
-    """Any hand with something wrong about it; every flaw is as frequent."""
+    """Random hand with a flaw; all flaws have the same probability."""
     flaw = rng.choice(FLAWS)
     while flaw not in flaws_of((hand := one(rng)).raised):
         pass
@@ -298,26 +303,24 @@ def _scene(rng: random.Random, hands: Sequence[Hand]) -> Scene:
         _place(rng, hand, k * width, (k + 1) * width, k == 1, k) for k, hand in enumerate(hands)
     ]
     groups = tuple(Group("hand") for _ in hands)
-    return Scene(
-        tuple(objects), groups, background(rng, hands[0]), "left of" if len(hands) == 2 else None
-    )
+    relation = "left of" if len(hands) == 2 else None
+    return Scene(tuple(objects), groups, background(rng, hands[0]), relation)
 
 
 def _place(
     rng: random.Random, hand: Hand, left: float, right: float, flip: bool, group: int
 ) -> SceneObject:
-    """The hand, whole, somewhere between two edges."""
+    """The hand at a random position, completely between ``left`` and ``right``."""
     width, height = figures.extent(figure(hand))
-    size = min(
-        rng.uniform(0.6, 0.9), (right - left - 2 * MARGIN) / width, (1 - 2 * MARGIN) / height
-    )
+    room_w, room_h = right - left - 2 * MARGIN, 1 - 2 * MARGIN
+    size = min(rng.uniform(0.6, 0.9), room_w / width, room_h / height)
     half_w, half_h = size * width / 2 + MARGIN, size * height / 2 + MARGIN
     x, y = rng.uniform(left + half_w, right - half_w), rng.uniform(half_h, 1 - half_h)
     return SceneObject(hand, x, y, size, 0.0, flip, group=group)
 
 
 def background(rng: random.Random, hand: Hand) -> Background:
-    """Any background that the hand stands out from."""
+    """Random background with enough contrast to the hand."""
     kind = background_kind(rng)
     outlined = hand.look == "outlined"
     if kind == "place":
@@ -325,32 +328,32 @@ def background(rng: random.Random, hand: Hand) -> Background:
             p for p in PLACES if p not in CLASHES[hand.skin] or (outlined and p not in DARK_PLACES)
         ]
         return Background(kind, rng.choice(fit), rng.randrange(1 << 30))
-    enough = (
-        0.45 if hand.skin == "dark" else 0.2 if outlined else 0.27
-    )  # lines are dark, and little help to what is dark itself
-    lighter = (
-        (0.0, 0.3, 0.6) if kind == "gradient" else (0.0,)
-    )  # how far the colour runs to white, at least, from top to bottom
+    # Least RGB distance. Outlines are dark, so they help little around dark skin.
+    enough = 0.45 if hand.skin == "dark" else 0.2 if outlined else 0.27
+    # Shares of white in the backdrop; a gradient has at least 0.6 at its lighter end.
+    fades = (0.0, 0.3, 0.6) if kind == "gradient" else (0.0,)
 
-    def apart(name: str) -> float:
-        tints = ([c + (0.97 - c) * way for c in places.COLORS[name]] for way in lighter)
+    def contrast(name: str) -> float:
+        tints = ([c + (0.97 - c) * t for c in places.COLORS[name]] for t in fades)
         return min(math.dist(SKINS[hand.skin], tint) for tint in tints)
 
-    return Background(
-        kind, rng.choice([b for b in BACKDROPS if apart(b) > enough]), rng.randrange(1 << 30)
-    )
+    backdrops = [name for name in BACKDROPS if contrast(name) > enough]
+    return Background(kind, rng.choice(backdrops), rng.randrange(1 << 30))
 
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
-    """How many fingers each hand raises, by number or by the gesture's name, and skin, look and background where said."""
+    """Caption of a hand scene, in English ("en") or Hindi.
+
+    It gives each hand's count of raised fingers by number or by the gesture's name, and in some
+    captions skin, look and background.
+    """
     hands = [item.sprite for item in scene.objects if isinstance(item.sprite, Hand)]
-    return (
-        _english(scene, hands, form, rng) if language == "en" else _hindi(scene, hands, form, rng)
-    )
+    return (_english if language == "en" else _hindi)(scene, hands, form, rng)
 
 
-# ----------------------------------------------------------------------------------------------------------------- English
-# {hand} is "a brown hand"; {skin} is "brown " or nothing, and a name gets its article afterwards. The first PLAIN are the short form.
+# ----------------------------------------------------------------------------------------- English
+# {hand} is "a brown hand"; {skin} is "brown " or empty; the article of a gesture's name is added
+# afterwards. The first PLAIN patterns are the short form.
 
 PLAIN = 5
 ENGLISH = (
@@ -369,10 +372,10 @@ ENGLISH = (
     "{hand}, {n} {fingers} raised",
     "{hand}: {n} {fingers} up",
 )
-ENGLISH_FOLDED = (
+ENGLISH_FOLDED = (  # not for an open hand
     "{hand} with {n} {fingers} held up and the rest folded",
     "{hand} with only {n} {fingers} up",
-)  # not of an open hand
+)
 ENGLISH_LOOSE = (
     "{n} {fingers} held up",
     "{n} {fingers} up",
@@ -468,7 +471,7 @@ ENGLISH_SKINS = {
     "brown": ("brown", "brown", "brown-skinned"),
     "dark": ("dark brown", "dark-skinned", "dark"),
 }
-ENGLISH_LOOKS = {  # (what such a picture is, how it is drawn)
+ENGLISH_LOOKS = {  # look: (noun phrases for a picture, phrases for its manner)
     "flat": (
         ("a flat drawing", "a flat illustration"),
         ("in a flat style", "flat style", "drawn flat"),
@@ -482,7 +485,7 @@ ENGLISH_LOOKS = {  # (what such a picture is, how it is drawn)
         ("in a shaded style", "shaded", "softly shaded"),
     ),
 }
-ENGLISH_PAIRS = (  # the first two say no sides
+ENGLISH_PAIRS = (  # the first two name no sides
     "{a} and {b}",
     "two hands: {a} and {b}",
     "{a} on the left and {b} on the right",
@@ -496,11 +499,9 @@ ENGLISH_PAIRS = (  # the first two say no sides
 
 def _english(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random) -> str:
     dense = form == "dense"
-    skin = (
-        rng.choice(ENGLISH_SKINS[hands[0].skin]) + " "
-        if dense or skin_said(rng, hands[0].skin)
-        else ""
-    )
+    skin = ""
+    if dense or skin_said(rng, hands[0].skin):
+        skin = rng.choice(ENGLISH_SKINS[hands[0].skin]) + " "
     medium, manner = (rng.choice(words) for words in ENGLISH_LOOKS[hands[0].look])
     if len(hands) == 2:
         a, b = (_english_hand(hand, form, skin, True, rng) for hand in hands)
@@ -519,77 +520,66 @@ def _english(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random)
                 f"The background is {what}. {grammar_en.capital(text)}, {manner}.",
             )
         )
-    where, said = (
-        where if background_said(rng, scene.background, form) else "",
-        look_said(rng, hands[0].look),
-    )
+    where = where if background_said(rng, scene.background, form) else ""
+    look = look_said(rng, hands[0].look)
     if text.endswith("."):
-        return (
-            grammar_en.capital(text)
-            + (f" The background is {what}." if where else "")
-            + (f" It is {medium}." if said else "")
-        )
+        setting = f" The background is {what}." if where else ""
+        return grammar_en.capital(text) + setting + (f" It is {medium}." if look else "")
     if text.startswith(("a ", "an ")):
-        if said and rng.random() < 0.5:
-            text, said = f"{medium} of {text}", False
-        elif not said and rng.random() < 0.15:
+        if look and rng.random() < 0.5:
+            text, look = f"{medium} of {text}", False
+        elif not look and rng.random() < 0.15:
             text = rng.choice((*grammar_en.PICTURES, "draw")) + " " + text
     if where and not where.startswith(","):
         where = rng.choice((" ", ", ")) + where
-    return text + where + (f", {manner}" if said else "")
+    return text + where + (f", {manner}" if look else "")
 
 
 def _english_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Random) -> str:
-    """One hand as a noun phrase, or as a sentence where the form allows one."""
+    """English noun phrase for one hand, or a sentence in the natural form."""
     n, dense = count(hand), form == "dense"
     names = ENGLISH_NAMES.get(_digits(hand), ())
-    listed = not usual(hand)  # which fingers, as the count alone would mean others
+    listed = not usual(hand)  # list the fingers: the count alone would suggest others
     if n == 0 or (not dense and names and rng.random() < (0.7 if listed else 0.4)):
         words = rng.choice(names).format(skin=skin)
         return f"{grammar_en.article(words)} {words}"
     noun = f"{grammar_en.article(skin or 'hand')} {skin}hand"
     if not dense and n < 5 and (listed or (form == "natural" and rng.random() < 0.2)):
         return f"{noun} with {_english_list(hand.raised)} {rng.choice(('up', 'raised', 'held up'))}"
-    table = (
-        ENGLISH[:PLAIN]
-        if form == "short" or paired
-        else ENGLISH + (ENGLISH_FOLDED if n < 5 else ())
-    )
+    if form == "short" or paired:
+        table = ENGLISH[:PLAIN]
+    else:
+        table = ENGLISH + (ENGLISH_FOLDED if n < 5 else ())
     if form == "natural" and not paired:
-        table += (
-            ENGLISH_SENTENCES
-            + (() if skin else ENGLISH_LOOSE)
-            + (ENGLISH_SIGNED if hand.raised in COUNTING else ())
-        )
+        loose = () if skin else ENGLISH_LOOSE
+        signed = ENGLISH_SIGNED if hand.raised in COUNTING else ()
+        table += ENGLISH_SENTENCES + loose + signed
     number = grammar_en.NUMERALS[n - 1] if rng.random() < 0.75 else str(n)
     fingers, are = ("finger", "is") if n == 1 else ("fingers", "are")
     text = rng.choice(table).format(hand=noun, n=number, fingers=fingers, are=are)
-    return (
-        f"{text} ({_english_list(hand.raised)})"
-        if dense and n < 5 and (listed or rng.random() < 0.4)
-        else text
-    )
+    if dense and n < 5 and (listed or rng.random() < 0.4):
+        return f"{text} ({_english_list(hand.raised)})"
+    return text
 
 
 def _english_list(raised: Raised) -> str:
-    """Which fingers: "the index finger", "the thumb, index and middle fingers"."""
-    names = [
-        name
-        for name, up in zip(("thumb", "index", "middle", "ring", "little"), raised, strict=True)
-        if up
-    ]
+    """List of the raised fingers: "the index finger", "the thumb, index and middle fingers"."""
+    fingers = ("thumb", "index", "middle", "ring", "little")
+    names = [name for name, up in zip(fingers, raised, strict=True) if up]
     text = "the " + (", ".join(names[:-1]) + " and " if names[1:] else "") + names[-1]
     long = sum(raised[1:])
     return text + (" fingers" if long > 1 else " finger" if long else "")
 
 
 def _digits(hand: Hand) -> str:
+    """The raised fingers as five digits 0 or 1, thumb first: a key of GESTURES and of the names."""
     return "".join("1" if up else "0" for up in hand.raised)
 
 
-# ------------------------------------------------------------------------------------------------------------------- Hindi
-# {hand} is "एक भूरा हाथ" and {hand_o} the same before a postposition; {m} and {f} are the skin, agreeing with a masculine or feminine
-# noun, {ek} is "एक " or nothing; {u} is उँगली or उँगलियाँ, {u_o} the same before a postposition, {hai} agrees with it.
+# ------------------------------------------------------------------------------------------- Hindi
+# {hand} is "एक भूरा हाथ" and {hand_o} the same before a postposition; {m} and {f} are the skin,
+# agreeing with a masculine or feminine noun; {ek} is "एक " or empty; {u} is उँगली or उँगलियाँ and
+# {u_o} the same before a postposition; {hai} agrees with {u}.
 
 HINDI = (
     "{n} {u} दिखाता {hand}",
@@ -680,7 +670,7 @@ HINDI_LOOKS = {
     "outlined": ("रेखांकित शैली", "रेखांकित कार्टून शैली"),
     "shaded": ("छायांकित शैली", "हल्की छाया वाली शैली"),
 }
-HINDI_PAIRS = (  # the first two say no sides
+HINDI_PAIRS = (  # the first two name no sides
     "{a} और {b}",
     "दो हाथ: {a} और {b}",
     "बाईं ओर {a} और दाईं ओर {b}",
@@ -723,6 +713,7 @@ def _hindi(scene: Scene, hands: Sequence[Hand], form: str, rng: random.Random) -
 
 
 def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Random) -> str:
+    """Hindi noun phrase for one hand, or a clause or sentence where the form allows one."""
     n, dense = count(hand), form == "dense"
     ek = "एक " if rng.random() < 0.4 else ""
     skinned = rng.random() < 0.2  # भूरी त्वचा वाला, rather than भूरा
@@ -730,18 +721,11 @@ def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Rand
     def attribute(gender: str, oblique: bool = False) -> str:
         if not skin:
             return ""
-        words = [
-            grammar_hi.inflect(word, "f" if skinned else gender, False, oblique)
-            for word in skin.split()
-        ]
-        return (
-            " ".join(
-                [*words, "त्वचा", grammar_hi.inflect("वाला", gender, False, oblique)]
-                if skinned
-                else words
-            )
-            + " "
-        )
+        agreement = "f" if skinned else gender
+        words = [grammar_hi.inflect(word, agreement, False, oblique) for word in skin.split()]
+        if skinned:
+            words += ["त्वचा", grammar_hi.inflect("वाला", gender, False, oblique)]
+        return " ".join(words) + " "
 
     slots = {
         "hand": f"{ek}{attribute('m')}हाथ",
@@ -762,23 +746,16 @@ def _hindi_hand(hand: Hand, form: str, skin: str, paired: bool, rng: random.Rand
     if not dense and n < 5 and (unusual or (form == "natural" and rng.random() < 0.2)):
         return f"{listed} उठाए {slots['hand']}"
     table = HINDI[:PLAIN] if form == "short" else HINDI
-    if paired:
-        table = tuple(
-            pattern for pattern in table if pattern.endswith("{hand}")
-        )  # a clause would run into the next hand
+    if paired:  # noun phrases only: a clause would run into the phrase of the next hand
+        table = tuple(pattern for pattern in table if pattern.endswith("{hand}"))
     elif form == "natural":
-        table += (
-            HINDI_SENTENCES
-            + (() if skin else HINDI_LOOSE)
-            + (HINDI_SIGNED if hand.raised in COUNTING else ())
-        )
-    draw = rng.random()
-    number = (
-        grammar_hi.NUMERALS[n - 1]
-        if draw < 0.75
-        else str(n)
-        if draw < 0.92
-        else grammar_hi.DIGITS[n]
-    )
+        loose = () if skin else HINDI_LOOSE
+        signed = HINDI_SIGNED if hand.raised in COUNTING else ()
+        table += HINDI_SENTENCES + loose + signed
+    roll = rng.random()
+    if roll < 0.75:
+        number = grammar_hi.NUMERALS[n - 1]
+    else:
+        number = str(n) if roll < 0.92 else grammar_hi.DIGITS[n]
     text = rng.choice(table).format(n=number, **slots)
     return f"{text} ({listed})" if dense and n < 5 and (unusual or rng.random() < 0.4) else text

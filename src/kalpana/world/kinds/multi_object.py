@@ -1,7 +1,9 @@
-"""Many unlike things in one picture, each in a place of its own: what no caption says, but a verifier learns much from at a time.
+"""Multi-object scenes without captions, for training verifiers.
 
-A scene of a caption has one thing or two; here are up to sixteen, of classes drawn evenly, or up to four hands or figures. No generator
-sees any, so the combinations that are held out from generators are shown too: a verifier has to know them.
+Captioned scenes have one or two objects. These have up to 25 objects (one for each cell of a grid)
+of uniformly chosen classes, or up to four hands or puppets, so that a verifier sees many examples
+in one picture. Generators never train on them. They therefore include the combinations that are
+held out from generators, which a verifier must recognise.
 """
 
 from __future__ import annotations
@@ -35,32 +37,33 @@ from kalpana.world.scene import (
     SceneObject,
 )
 
-SIDES = {1: 0.14, 2: 0.34, 3: 0.34, 4: 0.13, 5: 0.05}  # places along each side, and how often
-HOUSE = 0.4  # share in the house style, which most pictures that a verifier will see are in
-TAIL = 0.12  # share of things that are no core class
-EMPTY = 0.1  # of places
-ASKEW = 0.2  # of things: turned to stand anyhow, as clips have them
-PAINTED = 0.75  # of what can be
-FLAWED = 0.4  # of hands
+SIDES = {1: 0.14, 2: 0.34, 3: 0.34, 4: 0.13, 5: 0.05}  # grid cells a side: probability
+HOUSE = 0.4  # share in the house style, the style of most pictures that a verifier will see
+TAIL = 0.12  # share of objects that are not of a core class
+EMPTY = 0.1  # share of cells without an object
+ASKEW = 0.2  # share of objects at any angle, as in videos
+PAINTED = 0.75  # share of recolourable objects that are recoloured
+FLAWED = 0.4  # share of hands with a flaw
 
 
 @cache
 def _drawn(style: str) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
-    """The core classes that a style draws, and the other concepts."""
+    """The core classes that a style has sprites of, and the other such concepts."""
     drawn = [concept for concept in lexicon().values() if style in sprites_of(concept.id)]
-    return tuple(concept for concept in drawn if concept.core), tuple(
-        concept for concept in drawn if not concept.core
-    )
+    core = tuple(concept for concept in drawn if concept.core)
+    return core, tuple(concept for concept in drawn if not concept.core)
 
 
 def sample(rng: random.Random, side: int = 0) -> Scene:
-    """A scene of unlike things in one style, on a loose square grid of ``side`` places along each side, any number of them by
-    default; some of the things are in one of the ten colours."""
+    """Random scene of objects of one style on a jittered ``side`` x ``side`` grid.
+
+    ``side`` 0 chooses 1 to 5 (see SIDES). Some objects are recoloured to one of the ten colours.
+    """
     style, side = _style(rng), side or rng.choices(list(SIDES), list(SIDES.values()))[0]
     core, tail = _drawn(style)
     art, objects, groups = atlas.load().sprites, list[SceneObject](), list[Group]()
-    for place in range(side * side):
-        if rng.random() < EMPTY and place:
+    for cell in range(side * side):
+        if rng.random() < EMPTY and cell:
             continue
         concept = rng.choice(tail if rng.random() < TAIL else core)
         rows = sprites_of(concept.id)[style]
@@ -68,35 +71,18 @@ def sample(rng: random.Random, side: int = 0) -> Scene:
         color = rng.choice(COLORS) if paintable and rng.random() < PAINTED else None
         row = rng.choice(paintable if color else rows)
         turned = rng.random()
-        angle = (
-            rng.uniform(-180, 180)
-            if turned < ASKEW
-            else rng.uniform(-10, 10)
-            if turned < ASKEW + 0.25
-            else 0.0
-        )
-        objects.append(
-            _put(
-                rng,
-                row,
-                place,
-                side,
-                rng.uniform(0.55, 1.05),
-                angle,
-                rng.random() < 0.5,
-                color,
-                len(groups),
-            )
-        )
+        if turned < ASKEW:
+            angle = rng.uniform(-180, 180)
+        elif turned < ASKEW + 0.25:
+            angle = rng.uniform(-10, 10)
+        else:
+            angle = 0.0
+        share, flip = rng.uniform(0.55, 1.05), rng.random() < 0.5
+        objects.append(_put(rng, row, cell, side, share, angle, flip, color, len(groups)))
         groups.append(Group(concept.id, color=color))
-    rng.shuffle(objects)  # which of two that touch is in front
-    return Scene(
-        tuple(objects),
-        tuple(groups),
-        background_for(rng, {group.color for group in groups}),
-        None,
-        style,
-    )
+    rng.shuffle(objects)  # random occlusion order
+    background = background_for(rng, {group.color for group in groups})
+    return Scene(tuple(objects), tuple(groups), background, None, style)
 
 
 def _style(rng: random.Random) -> str:
@@ -104,7 +90,10 @@ def _style(rng: random.Random) -> str:
 
 
 def sample_rows(rng: random.Random) -> Scene:
-    """One to eight of one core class, or of two, side by side or one above the other: counts, small objects too."""
+    """Random scene of 1 to 8 objects of one core class, or of 1 to 5 of each of two, for counting.
+
+    Two classes are side by side or one above the other.
+    """
     while True:
         concepts = rng.sample([c for c in lexicon().values() if c.core], rng.choice((1, 1, 2)))
         most = 8 if len(concepts) == 1 else 5
@@ -112,19 +101,16 @@ def sample_rows(rng: random.Random) -> Scene:
             Group(c.id, rng.randint(1, most), choose_color(rng, c.id, PAINTED)) for c in concepts
         )
         style = choose_style(rng, groups, 1 - HOUSE)
-        scene = (
-            scene_of(
-                rng, groups, rng.choice(RELATIONS[:4]) if len(groups) == 2 else None, style=style
-            )
-            if style
-            else None
-        )
+        if not style:
+            continue
+        relation = rng.choice(RELATIONS[:4]) if len(groups) == 2 else None
+        scene = scene_of(rng, groups, relation, style=style)
         if scene is not None:
             return scene
 
 
 def sample_hands(rng: random.Random) -> Scene:
-    """Up to four hands in one skin and look, some of them malformed."""
+    """Random scene of one or four hands of one skin and look, some of them flawed."""
     side = rng.choice((1, 2))
     cast = [
         hands.one_flawed(rng) if rng.random() < FLAWED else hands.one(rng)
@@ -140,7 +126,7 @@ def sample_hands(rng: random.Random) -> Scene:
 
 
 def sample_figures(rng: random.Random) -> Scene:
-    """Up to four figures in unlike clothes and poses."""
+    """Random scene of one to four puppets in one look, each with its own clothes and pose."""
     side, look = rng.choice((1, 2)), rng.choice(LOOKS)
     kind = background_kind(rng)
     background = Background(
@@ -160,7 +146,7 @@ def sample_figures(rng: random.Random) -> Scene:
 def _put(
     rng: random.Random,
     art: Art,
-    place: int,
+    cell: int,
     side: int,
     share: float,
     angle: float,
@@ -168,7 +154,7 @@ def _put(
     color: str | None,
     group: int,
 ) -> SceneObject:
-    """The thing somewhere in its place, of whose side its longer side has this share."""
+    """The object at a random position in its cell; ``share``: its longer side over the cell's."""
     slack = max(0.0, 1 - share) / 2
-    x, y = ((k + 0.5 + rng.uniform(-slack, slack)) / side for k in (place % side, place // side))
+    x, y = ((k + 0.5 + rng.uniform(-slack, slack)) / side for k in (cell % side, cell // side))
     return SceneObject(art, x, y, share / side, angle, flip, color, group)

@@ -1,7 +1,8 @@
-"""Puppets: jointed figures in poses that can be told apart at a glance, one alone or two side by side.
+"""Puppets: jointed figures in clearly distinct poses, one alone or two side by side.
 
-A pose is a small table of bone directions; walking the bones from the hip outwards gives the joints, and round-ended bars
-along them give the body. So the joints are known exactly, in the figure and, through ``placed``, in the picture.
+A pose is a small table of bone directions. Forward kinematics from the hip gives the joints, and
+round-ended bars along the bones give the body. The joints are therefore known exactly, in the
+figure's own units (``joints``) and in the picture (``placed``).
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ Member = tuple[Puppet, Group]  # of a scene's cast
 Arm = tuple[float, float]  # upper arm, forearm
 Leg = tuple[float, float, float]  # thigh, shin, and the foot from the shin
 
-# ------------------------------------------------------------------------------------------------------------------- the poses
+# --------------------------------------------------------------------------------------- the poses
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Directions of bones in degrees: 0 hangs down, 90 points to the right of the picture, 180 up. ``lean`` and ``nod`` turn the
-    torso and the head to the right from upright. Left and right are the puppet's own: seen from the front its left is on the
-    right of the picture; seen from the ``side`` it faces right, its right limbs nearer to us."""
+    """Bone directions of a pose in degrees: 0 points down, 90 to the right of the picture, 180 up.
+
+    ``lean`` and ``nod`` turn the torso and the head from upright to the right. Left and right are
+    the puppet's own: in a frontal view its left is on the right of the picture. In a ``side`` view
+    it faces right, with its right limbs nearer to the camera.
+    """
 
     left_arm: Arm
     right_arm: Arm
@@ -61,7 +65,7 @@ class Pose:
 
 
 def _frontal(arm: Arm, leg: Leg, lean: float = 0) -> Pose:
-    """Seen from the front, right as left."""
+    """Symmetric pose in a frontal view: the right limbs mirror the left ones."""
     return Pose(arm, (-arm[0], -arm[1]), leg, (-leg[0], -leg[1], -leg[2]), lean, lean)
 
 
@@ -93,11 +97,11 @@ POSES = {
 
 @dataclass(frozen=True)
 class _Body:
-    """Lengths and thicknesses of one puppet; its torso is about 1 long."""
+    """Proportions and colours of one puppet; lengths are relative to a torso of about 1."""
 
     torso: float
     arm: float  # upper arm; the forearm is a little shorter
-    leg: float  # thigh, likewise
+    leg: float  # thigh; the shin is a little shorter
     head: float  # radius
     girth: float
     hair: RGB
@@ -115,13 +119,13 @@ HAIR = (
 CUTS = ("short", "short", "bun", "long")
 SHOES = ((0.42, 0.28, 0.22), (0.36, 0.37, 0.44), (0.92, 0.90, 0.88))
 NECK, HAND, FOOT = 0.10, 0.10, 0.19
-JITTER = 4.0  # degrees, for every bone
-FAR = 0.80  # how bright the limbs on the far side are
+JITTER = 4.0  # degrees, of every bone
+FAR = 0.80  # brightness of the limbs on the far side
 
 
 @lru_cache(maxsize=1024)
 def _build(puppet: Puppet) -> tuple[_Body, Pose]:
-    """The puppet's own body, which its pose has no part in, and the pose as it strikes it."""
+    """The puppet's body, which depends on its seed alone, and its pose with jitter."""
     rng = random.Random(puppet.seed)
     body = _Body(
         torso=0.92 * rng.uniform(0.95, 1.05),
@@ -148,8 +152,11 @@ def _build(puppet: Puppet) -> tuple[_Body, Pose]:
 
 
 def joints(puppet: Puppet) -> Joints:
-    """Where the joints are in the figure's own units: head (its centre), neck, and left and right shoulder, elbow, wrist, hip,
-    knee and ankle; left and right as in ``Pose``."""
+    """Joint positions in the figure's own units.
+
+    Names: head (its centre), neck, and left and right shoulder, elbow, wrist, hip, knee and ankle;
+    left and right as in ``Pose``.
+    """
     return dict(_joints(puppet))
 
 
@@ -178,8 +185,11 @@ def _joints(puppet: Puppet) -> Joints:
 
 
 def placed(item: SceneObject) -> Joints:
-    """The joints of a thing's puppet in the unit square of the picture. Left and right are its own as pictured: a mirror image
-    raises the other hand, so with ``flip`` the names change sides."""
+    """Joint positions of an object's puppet in the unit square of the picture.
+
+    Left and right are the puppet's own as pictured: a mirror image raises the other hand, so with
+    ``flip`` the names change sides.
+    """
     assert isinstance(item.sprite, Puppet)
     cx, cy, k = figures.scale(figure(item.sprite))
     cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
@@ -194,20 +204,21 @@ def placed(item: SceneObject) -> Joints:
 
 
 def _other(name: str) -> str:
+    """The name of the same joint on the other side."""
     side, _, part = name.partition(" ")
     return {"left": f"right {part}", "right": f"left {part}"}.get(side, name)
 
 
 def _go(start: Point, direction: float, length: float) -> Point:
+    """The end of a bone from ``start``; direction in degrees as in ``Pose``."""
     turn = math.radians(direction)
     return start[0] + length * math.sin(turn), start[1] + length * math.cos(turn)
 
 
-# ------------------------------------------------------------------------------------------------------------------- the body
+# ---------------------------------------------------------------------------------------- the body
 
-Layer = list[
-    tuple[Point, Point, float, float, RGB]
-]  # bars that melt together: from, to, radius at either end, colour
+Bar = tuple[Point, Point, float, float, RGB]  # from, to, radius at either end, colour
+Layer = list[Bar]  # bars that are drawn as one shape
 
 
 @lru_cache(maxsize=1024)
@@ -225,7 +236,7 @@ def figure(puppet: Puppet) -> Figure:
             *_head(puppet),
             right,
         ]
-    else:  # bare arms behind, short sleeves one with the shirt
+    else:  # bare arms are behind the body; the short sleeves are one shape with the shirt
         bare, sleeves = left[:-1], [left[-1], right[-1]]
         legs = [_leg(puppet, "right"), _leg(puppet, "left")]
         layers = [bare, right[:-1], *legs, _neck(puppet), _trunk(puppet) + sleeves, *_head(puppet)]
@@ -248,12 +259,12 @@ def _between(a: Point, b: Point, share: float) -> Point:
 
 
 def _beyond(a: Point, b: Point, length: float) -> Point:
-    """``length`` further than b, seen from a."""
+    """The point on the line from a to b that is ``length`` beyond b."""
     return _between(a, b, 1 + length / math.dist(a, b))
 
 
 def _arm(puppet: Puppet, side: str) -> Layer:
-    """Upper arm, forearm and hand, then the sleeve."""
+    """Bars of one arm: upper arm, forearm and hand, then the sleeve."""
     body, pose = _build(puppet)
     at, skin, g = _joints(puppet), SKINS[puppet.skin], body.girth
     shoulder, elbow, wrist = (at[f"{side} {part}"] for part in ("shoulder", "elbow", "wrist"))
@@ -264,26 +275,20 @@ def _arm(puppet: Puppet, side: str) -> Layer:
     ]
     if pose.point and side == "left":
         bars.append((wrist, _beyond(elbow, wrist, HAND + 0.17), 0.05, 0.035, skin))
-    return [
-        *bars,
-        (shoulder, _between(shoulder, elbow, 0.62), 0.135 * g, 0.125 * g, PAINTS[puppet.shirt][:3]),
-    ]
+    shirt = PAINTS[puppet.shirt][:3]
+    return [*bars, (shoulder, _between(shoulder, elbow, 0.62), 0.135 * g, 0.125 * g, shirt)]
 
 
 def _leg(puppet: Puppet, side: str) -> Layer:
+    """Bars of one leg: shoe, thigh, shin."""
     body, pose = _build(puppet)
     at, color, g = _joints(puppet), PAINTS[puppet.trousers][:3], body.girth
     hip, knee, ankle = (at[f"{side} {part}"] for part in ("hip", "knee", "ankle"))
     shin, turn = (pose.left_leg if side == "left" else pose.right_leg)[1:]
     heel = _go(ankle, shin + turn, -0.04)
+    toe = _go(ankle, shin + turn, FOOT if pose.side else 0.7 * FOOT)
     return [
-        (
-            heel,
-            _go(ankle, shin + turn, FOOT if pose.side else 0.7 * FOOT),
-            0.11 * g,
-            0.09 * g,
-            body.shoes,
-        ),
+        (heel, toe, 0.11 * g, 0.09 * g, body.shoes),
         (hip, knee, 0.17 * g, 0.135 * g, color),
         (knee, _between(knee, ankle, 0.85), 0.13 * g, 0.105 * g, color),
     ]
@@ -295,6 +300,7 @@ def _neck(puppet: Puppet) -> Layer:
 
 
 def _trunk(puppet: Puppet) -> Layer:
+    """Bars of the torso: one in a side view; shoulders, flanks and middle in a frontal view."""
     body, pose = _build(puppet)
     at, color, g = _joints(puppet), PAINTS[puppet.shirt][:3], body.girth
     hem = _between(at["neck"], (0.0, 0.0), 0.92)
@@ -303,31 +309,22 @@ def _trunk(puppet: Puppet) -> Layer:
         return [(chest, hem, 0.2 * g, 0.18 * g, color)]
     bars: Layer = [(at["left shoulder"], at["right shoulder"], 0.13 * g, 0.13 * g, color)]
     for side in ("left", "right"):
-        bars.append(
-            (
-                at[f"{side} shoulder"],
-                _between(hem, at[f"{side} hip"], 0.9),
-                0.145 * g,
-                0.16 * g,
-                color,
-            )
-        )
+        waist = _between(hem, at[f"{side} hip"], 0.9)
+        bars.append((at[f"{side} shoulder"], waist, 0.145 * g, 0.16 * g, color))
     return [*bars, (_between(at["neck"], hem, 0.2), hem, 0.25 * g, 0.22 * g, color)]
 
 
 def _head(puppet: Puppet) -> list[Layer]:
-    """Hair behind, face, then eyes and mouth, turned as the head is turned."""
+    """Layers of the head, back to front: hair, face, eyes, mouth, rotated by the pose's nod."""
     body, pose = _build(puppet)
     r, skin, centre = body.head, SKINS[puppet.skin], _joints(puppet)["head"]
     cos, sin = math.cos(math.radians(pose.nod)), math.sin(math.radians(pose.nod))
 
     def spot(x: float, y: float) -> Point:
-        """A point of the upright head, in its radii from the centre."""
+        """A point of the upright head, given in head radii from the centre."""
         return centre[0] + r * (x * cos - y * sin), centre[1] + r * (x * sin + y * cos)
 
-    def bar(
-        a: Point, b: Point, ra: float, rb: float, color: RGB
-    ) -> tuple[Point, Point, float, float, RGB]:
+    def bar(a: Point, b: Point, ra: float, rb: float, color: RGB) -> Bar:
         return spot(*a), spot(*b), r * ra, r * rb, color
 
     back = -0.1 if pose.side else 0.0
@@ -339,34 +336,25 @@ def _head(puppet: Puppet) -> list[Layer]:
         hair += [bar((x, 0.0), (x, 0.85), 0.3, 0.22, body.hair) for x in ends]
     dark = figures.LINE
     if pose.side:
-        face = [
-            bar((0.14, 0.1), (0.14, 0.1), 0.84, 0.84, skin),
-            bar((0.9, 0.16), (1.0, 0.2), 0.14, 0.1, skin),
-        ]
-        return [
-            hair,
-            face,
-            [bar((0.52, -0.02), (0.52, 0.08), 0.11, 0.11, dark)],
-            [bar((0.52, 0.52), (0.74, 0.46), 0.05, 0.05, dark)],
-        ]
+        nose = bar((0.9, 0.16), (1.0, 0.2), 0.14, 0.1, skin)
+        face = [bar((0.14, 0.1), (0.14, 0.1), 0.84, 0.84, skin), nose]
+        eye = [bar((0.52, -0.02), (0.52, 0.08), 0.11, 0.11, dark)]
+        mouth = [bar((0.52, 0.52), (0.74, 0.46), 0.05, 0.05, dark)]
+        return [hair, face, eye, mouth]
     face = [bar((0.0, 0.14), (0.0, 0.14), 0.84, 0.84, skin)]
     eyes = [[bar((x, 0.0), (x, 0.1), 0.11, 0.11, dark)] for x in (-0.34, 0.34)]
-    return [
-        hair,
-        face,
-        *eyes,
-        [
-            bar((-0.2, 0.5), (0.0, 0.57), 0.05, 0.05, dark),
-            bar((0.0, 0.57), (0.2, 0.5), 0.05, 0.05, dark),
-        ],
+    mouth = [
+        bar((-0.2, 0.5), (0.0, 0.57), 0.05, 0.05, dark),
+        bar((0.0, 0.57), (0.2, 0.5), 0.05, 0.05, dark),
     ]
+    return [hair, face, *eyes, mouth]
 
 
-# ------------------------------------------------------------------------------------------------------------------- the scene
+# --------------------------------------------------------------------------------------- the scene
 
-MARGIN = 0.02  # of the picture
-SIZES = (0.55, 0.95)
-PLACE_COLORS: dict[str, tuple[RGB, ...]] = {  # what a puppet stands before
+MARGIN = 0.02  # of the picture's side
+SIZES = (0.55, 0.95)  # longer side of a puppet, as a share of the picture's side
+PLACE_COLORS: dict[str, tuple[RGB, ...]] = {  # main colours behind a puppet
     "meadow": ((0.66, 0.84, 0.98), (0.45, 0.72, 0.33)),
     "beach": ((0.69, 0.87, 0.99), (0.22, 0.62, 0.77), (0.92, 0.82, 0.60)),
     "mountains": ((0.60, 0.38, 0.44), (0.22, 0.15, 0.30)),
@@ -376,17 +364,20 @@ PLACE_COLORS: dict[str, tuple[RGB, ...]] = {  # what a puppet stands before
     "city": ((0.24, 0.17, 0.38), (0.10, 0.10, 0.22)),
     "lounge": ((0.90, 0.89, 0.86), (0.30, 0.50, 0.55), (0.62, 0.36, 0.34), (0.70, 0.56, 0.42)),
 }
-_CONTRAST, _SKIN_CONTRAST = 36, 20  # least distances in CIELAB, of clothes and of skin
+_CONTRAST, _SKIN_CONTRAST = 36, 20  # least CIELAB distances, of clothes and of skin
 
 
 def split_of(pose: str, shirt: str, trousers: str) -> str:
-    """The split that may show this puppet: 80 % train, 10 % dev, 10 % test, by a hash."""
+    """The split of a pose in these clothes: 80 % train, 10 % dev, 10 % test, by a hash."""
     slot = zlib.crc32(f"{pose}/{shirt}/{trousers}".encode()) % 10
     return "dev" if slot == 0 else "test" if slot == 1 else "train"
 
 
 def sample(rng: random.Random, split: str = "train") -> Scene:
-    """One puppet (80 %), or two side by side; a pose in these clothes belongs to one split ("unseen" shows those of test)."""
+    """Random scene of one puppet (80 %), or of two side by side.
+
+    Each combination of pose and clothes belongs to one split; "unseen" stands for test.
+    """
     wanted, count = "test" if split == "unseen" else split, 1 if rng.random() < 0.8 else 2
     while True:
         scene = _sample(rng, wanted, count)
@@ -396,9 +387,8 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
 
 def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
     kind = background_kind(rng)
-    background = Background(
-        kind, rng.choice(PLACE_NAMES if kind == "place" else BACKDROPS), rng.randrange(1 << 30)
-    )
+    name = rng.choice(PLACE_NAMES if kind == "place" else BACKDROPS)
+    background = Background(kind, name, rng.randrange(1 << 30))
     look = choose_look(rng)
     cast = [one(rng, split, look) for _ in range(count)]
     if not all(stands_out(puppet, background) for puppet in cast):
@@ -408,22 +398,19 @@ def _sample(rng: random.Random, split: str, count: int) -> Scene | None:
         return Scene((_alone(rng, cast[0], group, kind == "place"),), (group,), background)
     if len({(puppet.pose, puppet.shirt, puppet.trousers) for puppet in cast}) == 1:
         return None
-    first = rng.randrange(2)  # which of them, from the left, the caption's first phrase is about
+    first = rng.randrange(2)  # index, from the left, of the puppet that the caption names first
     objects = _side_by_side(rng, cast, (first, 1 - first))
     groups = tuple(Group("puppet", color=puppet.shirt) for puppet in (cast[first], cast[1 - first]))
-    return (
-        Scene(objects, groups, background, "right of" if first else "left of") if objects else None
-    )
+    relation = "right of" if first else "left of"
+    return Scene(objects, groups, background, relation) if objects else None
 
 
 def one(rng: random.Random, split: str, look: str) -> Puppet:
-    """Any puppet of this split, drawn in this way, whose skin can be told from its clothes."""
+    """Random puppet of a split in a look; its skin has _SKIN_CONTRAST to its clothes."""
     while True:
-        pose, skin, (shirt, trousers) = (
-            rng.choice(tuple(POSES)),
-            choose_skin(rng, tuple(SKINS)),
-            rng.sample(COLORS, 2),
-        )
+        pose = rng.choice(tuple(POSES))
+        skin = choose_skin(rng, tuple(SKINS))
+        shirt, trousers = rng.sample(COLORS, 2)
         if (
             split_of(pose, shirt, trousers) == split
             and min(_apart(SKINS[skin], PAINTS[c][:3]) for c in (shirt, trousers)) > _SKIN_CONTRAST
@@ -432,7 +419,7 @@ def one(rng: random.Random, split: str, look: str) -> Puppet:
 
 
 def stands_out(puppet: Puppet, background: Background) -> bool:
-    """Whether clothes and skin can be told from what is behind them."""
+    """Whether clothes and skin have enough contrast to the background."""
     if background.kind == "place":
         behind = PLACE_COLORS[background.name]
     else:
@@ -449,25 +436,26 @@ def stands_out(puppet: Puppet, background: Background) -> bool:
 
 @cache
 def _apart(one: RGB, two: RGB) -> float:
-    """The distance of two colours in CIELAB."""
+    """Distance of two sRGB colours in CIELAB."""
     return float(np.linalg.norm(lab(np.array(one)) - lab(np.array(two))))
 
 
-FACING = {
-    pose for pose, table in POSES.items() if table.side and pose != "lying down"
-}  # poses that face right unless mirrored
+# Poses that face right unless mirrored.
+FACING = {pose for pose, table in POSES.items() if table.side and pose != "lying down"}
 
 
 def _turned(rng: random.Random, puppet: Puppet) -> Group:
-    """The noun phrase of a puppet alone; of those in a side view some say where they face, half of these mirrored."""
+    """The group of a single puppet.
+
+    FACING_SHARE of the puppets in a side view state their facing; half of these face left.
+    """
     turned = puppet.pose in FACING and rng.random() < FACING_SHARE
-    return Group(
-        "puppet", color=puppet.shirt, facing=rng.choice(("left", "right")) if turned else None
-    )
+    facing = rng.choice(("left", "right")) if turned else None
+    return Group("puppet", color=puppet.shirt, facing=facing)
 
 
 def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> SceneObject:
-    """Anywhere in the picture, whole; in the lower part of it where there is ground to stand on."""
+    """The puppet at a random position inside the picture; ``grounded``: near its bottom edge."""
     width, height = figures.extent(figure(puppet))
     size = min(rng.uniform(*SIZES), (1 - 2 * MARGIN) / max(width, height))
     half_w, half_h = size * width / 2, size * height / 2
@@ -480,36 +468,30 @@ def _alone(rng: random.Random, puppet: Puppet, group: Group, grounded: bool) -> 
 def _side_by_side(
     rng: random.Random, cast: Sequence[Puppet], groups: Sequence[int]
 ) -> tuple[SceneObject, ...]:
-    """The two on one ground, about equally tall if they stood up; none where they do not fit."""
+    """Two puppets on one ground, about equally tall when upright; empty if they do not fit."""
     tall = rng.uniform(0.62, 0.95) / 2.9
     sizes = [
         min(max(tall / figures.scale(figure(puppet))[2], SIZES[0]), SIZES[1]) for puppet in cast
     ]
-    boxes = [
-        (size * w, size * h)
-        for size, (w, h) in zip(
-            sizes, (figures.extent(figure(puppet)) for puppet in cast), strict=True
-        )
-    ]
+    extents = [figures.extent(figure(puppet)) for puppet in cast]
+    boxes = [(size * w, size * h) for size, (w, h) in zip(sizes, extents, strict=True)]
     spare = 1 - 2 * MARGIN - sum(w for w, _ in boxes)
     if spare < 0.04:
         return ()
     gaps = sorted(rng.uniform(0, spare - 0.04) for _ in boxes)
     ground = rng.uniform(max(h for _, h in boxes) + MARGIN, 1 - MARGIN)
+    offsets = (gaps[0], gaps[1] - gaps[0] + 0.04)
     objects, left = [], MARGIN
-    for puppet, size, (w, h), gap, group in zip(
-        cast, sizes, boxes, (gaps[0], gaps[1] - gaps[0] + 0.04), groups, strict=True
-    ):
-        objects.append(
-            SceneObject(puppet, left + gap + w / 2, ground - h / 2, size, 0.0, False, None, group)
-        )
+    for puppet, size, (w, h), gap, group in zip(cast, sizes, boxes, offsets, groups, strict=True):
+        x, y = left + gap + w / 2, ground - h / 2
+        objects.append(SceneObject(puppet, x, y, size, 0.0, False, None, group))
         left += gap + w
     return tuple(objects)
 
 
-# ------------------------------------------------------------------------------------------------------------------- English
+# ----------------------------------------------------------------------------------------- English
 
-DOING = {  # what a puppet "is" doing, and what it is seen "with"; {their} is its own
+DOING = {  # verb phrases of a pose, to follow "is" or, if they begin with "with", a noun
     "standing": ("standing", "standing still", "standing upright", "standing straight"),
     "waving": ("waving", "waving", "waving hello", "waving a hand", "waving goodbye"),
     "arms up": (
@@ -561,14 +543,15 @@ DOING = {  # what a puppet "is" doing, and what it is seen "with"; {their} is it
     "bowing": ("bowing", "bowing", "taking a bow", "bowing politely", "bowing down"),
     "lying down": ("lying down", "lying on {their} back", "lying on the ground"),
 }
-WHO = (
+WHO = (  # (noun phrase, possessive)
     ("a person", "their"),
     ("a person", "their"),
     ("someone", "their"),
     ("a figure", "its"),
     ("a puppet", "its"),
 )
-MOVING = {"walking", "running", "crawling", "pointing"}  # to a side, where the others face it
+# Poses whose captions say "to the left"; of the others they say "facing left".
+MOVING = {"walking", "running", "crawling", "pointing"}
 SKIN_WORDS = {
     "yellow": ("yellow", "yellow-skinned"),
     "pale": ("pale", "light-skinned", "fair-skinned"),
@@ -576,7 +559,7 @@ SKIN_WORDS = {
     "brown": ("brown-skinned",),
     "dark": ("dark-skinned",),
 }
-PHRASES = (  # the first SURE of them say who does what and no more
+PHRASES = (  # the first SURE patterns are plain noun phrases
     "{who}{wear} {doing}",
     "{who}{wear} {doing}",
     "{who} {doing}{dressed}",
@@ -618,7 +601,10 @@ MANNERS = {
 
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
-    """Who does what, in which clothes where said; with two, who stands where."""
+    """Caption of a puppet scene, in English ("en") or Hindi.
+
+    It names each puppet's pose, in some captions its clothes, and the positions of two puppets.
+    """
     objects = sorted(scene.objects, key=lambda item: item.group)
     cast = [
         (item.sprite, group)
@@ -628,8 +614,8 @@ def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
     return (_english if language == "en" else _hindi)(scene, cast, form, rng)
 
 
-def _said(form: str, rng: random.Random) -> tuple[bool, bool]:
-    """Whether the shirt and the trousers are worth saying."""
+def _named(form: str, rng: random.Random) -> tuple[bool, bool]:
+    """Whether the caption names the shirt and the trousers."""
     if form == "dense":
         return True, True
     shares = (50, 25, 10, 15) if form == "short" else (30, 20, 15, 35)
@@ -637,32 +623,26 @@ def _said(form: str, rng: random.Random) -> tuple[bool, bool]:
 
 
 def _alike(cast: Sequence[Member]) -> bool:
-    """Whether one word for what they do serves both, and nothing unusual about either is left to say."""
+    """Whether one phrase can describe both puppets: equal poses and the usual skin."""
     return cast[0][0].pose == cast[1][0].pose and all(puppet.skin == SKIN for puppet, _ in cast)
 
 
 def _english(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
     table: Sequence[str]
     if len(cast) == 1:
-        table = (
-            PHRASES[:SURE]
-            if form == "dense"
-            else PHRASES[: SURE + 1]
-            if form == "short"
-            else PHRASES
-        )
+        if form == "dense":
+            table = PHRASES[:SURE]
+        elif form == "short":
+            table = PHRASES[: SURE + 1]
+        else:
+            table = PHRASES
         text = _english_one(cast[0], rng.choice(table), form, rng)
     elif form != "dense" and _alike(cast) and rng.random() < 0.3:
-        text = rng.choice(("two people {0}", "two figures {0}", "two people, both {0}")).format(
-            _doing(cast[0], "their", rng)
-        )
+        pattern = rng.choice(("two people {0}", "two figures {0}", "two people, both {0}"))
+        text = pattern.format(_doing(cast[0], "their", rng))
     else:
-        a, b = (
-            _english_one(
-                one, rng.choice([p for p in PHRASES[:SURE] if "{dressed}" not in p]), form, rng
-            )
-            for one in cast
-        )
+        simple = [pattern for pattern in PHRASES[:SURE] if "{dressed}" not in pattern]
+        a, b = (_english_one(member, rng.choice(simple), form, rng) for member in cast)
         table = PAIRS if form == "dense" or rng.random() < 0.6 else TOGETHER
         text = rng.choice(table).format(a=a, b=b, **grammar_en.SIDES[scene.relation or "left of"])
     where, what = grammar_en.surroundings(scene.background, rng, text)
@@ -680,31 +660,32 @@ def _english(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random
         )
     ground, look = background_said(rng, scene.background, form), look_said(rng, cast[0][0].look)
     if text.endswith("."):
-        text = grammar_en.capital(text)
-        return (
-            text
-            + (f" The background is {what}." if ground else "")
-            + (f" It is {manner}." if look else "")
-        )
+        background = f" The background is {what}." if ground else ""
+        return grammar_en.capital(text) + background + (f" It is {manner}." if look else "")
     return text + (f", {where}" if ground else "") + (f", {manner}" if look else "")
 
 
 def _doing(member: Member, their: str, rng: random.Random, being: bool = False) -> str:
-    """What a puppet does, and where it faces if that is said; ``being``: as it follows "is"."""
+    """Verb phrase of a pose, with the facing if the group has one.
+
+    ``being``: only phrases that can follow "is".
+    """
     puppet, group = member
-    words = rng.choice(
-        [words for words in DOING[puppet.pose] if not (being and words.startswith("with "))]
-    ).format(their=their)
+    phrases = [words for words in DOING[puppet.pose] if not (being and words.startswith("with "))]
+    words = rng.choice(phrases).format(their=their)
     if group.facing is None:
         return words
-    return f"{words} {f'to the {group.facing}' if puppet.pose in MOVING else rng.choice(grammar_en.FACING[group.facing][0])}"
+    if puppet.pose in MOVING:
+        return f"{words} to the {group.facing}"
+    return f"{words} {rng.choice(grammar_en.FACING[group.facing][0])}"
 
 
 def _english_one(member: Member, pattern: str, form: str, rng: random.Random) -> str:
-    """One puppet in the words of a pattern of PHRASES."""
+    """English phrase or sentence for one puppet, from a pattern of PHRASES."""
     puppet, _ = member
     skin = rng.choice(SKIN_WORDS[puppet.skin]) if skin_said(rng, puppet.skin) else ""
-    who, their = rng.choice([some for some in WHO if not skin or some[0].startswith("a ")])
+    nouns = [entry for entry in WHO if not skin or entry[0].startswith("a ")]
+    who, their = rng.choice(nouns)
     if skin:
         who = f"a {skin} {who.removeprefix('a ')}"
     being = _doing(member, their, rng, being=True)
@@ -716,25 +697,18 @@ def _english_one(member: Member, pattern: str, form: str, rng: random.Random) ->
         f"{grammar_en.article(shirt)} {shirt} {rng.choice(('shirt', 'shirt', 'T-shirt'))}",
         f"{trousers} {rng.choice(('trousers', 'trousers', 'pants'))}",
     )
-    clothes = " and ".join(
-        words for words, said in zip(garments, _said(form, rng), strict=True) if said
-    )
+    named = _named(form, rng)
+    clothes = " and ".join(words for words, name in zip(garments, named, strict=True) if name)
     wear = rng.choice((" in ", " in ", " wearing ")) + clothes if clothes else ""
     dressed = rng.choice((", in ", ", wearing ", ", dressed in ")) + clothes if clothes else ""
-    bare = who.removeprefix("a ")
-    return pattern.format(
-        who=who,
-        bare=bare,
-        wear=wear,
-        dressed=dressed,
-        being=being,
-        doing=_doing(member, their, rng),
-    )
+    bare, doing = who.removeprefix("a "), _doing(member, their, rng)
+    return pattern.format(who=who, bare=bare, wear=wear, dressed=dressed, being=being, doing=doing)
 
 
-# ------------------------------------------------------------------------------------------------------------------- Hindi
+# ------------------------------------------------------------------------------------------- Hindi
 
-# Before a noun (दौड़ता हुआ व्यक्ति), and after one (व्यक्ति दौड़ रहा है; ने: of an ergative). Words marked * agree.
+# (before a noun: दौड़ता हुआ व्यक्ति, after one: व्यक्ति दौड़ रहा है). A phrase that begins with ने takes
+# an ergative subject. Words marked * agree with the noun.
 HINDI_DOING = {
     "standing": (
         ("खड़ा* हुआ*", "खड़ा* है"),
@@ -846,7 +820,9 @@ HINDI_SKINS = {
     "brown": ("साँवला*",),
     "dark": ("गहरा* साँवला*",),
 }
-HINDI_PHRASES = (  # {np} दौड़ता हुआ व्यक्ति, {bent} दौड़ते हुए व्यक्ति, {clause} एक व्यक्ति दौड़ रहा है, {rel} एक व्यक्ति जो दौड़ रहा है
+# {np} दौड़ता हुआ व्यक्ति, {bent} दौड़ते हुए व्यक्ति, {clause} एक व्यक्ति दौड़ रहा है,
+# {rel} एक व्यक्ति जो दौड़ रहा है
+HINDI_PHRASES = (
     "{np}",
     "{np}",
     "{rel}",
@@ -879,13 +855,12 @@ HINDI_MANNERS = {
 def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) -> str:
     table: Sequence[str]
     if len(cast) == 1:
-        table = (
-            HINDI_PHRASES[:3]
-            if form == "dense"
-            else HINDI_PHRASES[:5]
-            if form == "short"
-            else HINDI_PHRASES
-        )
+        if form == "dense":
+            table = HINDI_PHRASES[:3]
+        elif form == "short":
+            table = HINDI_PHRASES[:5]
+        else:
+            table = HINDI_PHRASES
         text = rng.choice(table).format(
             **_hindi_one(cast[0], form, rng), picture=rng.choice(grammar_hi.PICTURES)
         )
@@ -913,16 +888,15 @@ def _hindi(scene: Scene, cast: Sequence[Member], form: str, rng: random.Random) 
     else:
         ground, look = background_said(rng, scene.background, form), look_said(rng, cast[0][0].look)
         if text.endswith("।"):
-            text += (f" पृष्ठभूमि में {what} है।" if ground else "") + (
-                f" चित्र {manner} है।" if look else ""
-            )
+            background = f" पृष्ठभूमि में {what} है।" if ground else ""
+            text += background + (f" चित्र {manner} है।" if look else "")
         else:
             text += (f", {where}" if ground else "") + (f", {manner}" if look else "")
     return grammar_hi.casual(text) if rng.random() < 0.15 else text
 
 
 def _agree(words: str, gender: str, many: bool = False, oblique: bool = False) -> str:
-    """The words, those marked * in the form that agrees."""
+    """The words with those marked * inflected for gender, number and case."""
     return " ".join(
         grammar_hi.inflect(w[:-1], gender, many, oblique) if w.endswith("*") else w
         for w in words.split()
@@ -930,21 +904,21 @@ def _agree(words: str, gender: str, many: bool = False, oblique: bool = False) -
 
 
 def _hindi_one(member: Member, form: str, rng: random.Random) -> dict[str, str]:
-    """One puppet as the fields of HINDI_PHRASES."""
+    """One puppet's phrases for the fields of HINDI_PHRASES."""
     puppet, group = member
     noun, gender = rng.choice(HINDI_WHO)
-    before, after = rng.choice(
-        [
-            words
-            for words in HINDI_DOING[puppet.pose]
-            if not (group.facing and words[1].startswith("ने "))
-        ]
-    )
+    phrases = [
+        words
+        for words in HINDI_DOING[puppet.pose]
+        if not (group.facing and words[1].startswith("ने "))
+    ]
+    before, after = rng.choice(phrases)
     if group.facing:
         ore, _ = rng.choice(grammar_hi.LEFT if group.facing == "left" else grammar_hi.RIGHT)
-        turned = (
-            f"{ore} ओर" if puppet.pose in MOVING else grammar_hi.facing(group.facing, True, rng)
-        )
+        if puppet.pose in MOVING:
+            turned = f"{ore} ओर"
+        else:
+            turned = grammar_hi.facing(group.facing, True, rng)
         before, after = f"{turned} {before}", f"{turned} {after}"
     if skin_said(rng, puppet.skin):
         noun = f"{rng.choice(HINDI_SKINS[puppet.skin])} {noun}"
@@ -956,9 +930,8 @@ def _hindi_one(member: Member, form: str, rng: random.Random) -> dict[str, str]:
         f"{shirt} {rng.choice(('कमीज़', 'कमीज़', 'टी-शर्ट'))}",
         f"{trousers} {rng.choice(('पैंट', 'पैंट', 'पतलून'))}",
     )
-    clothes = " और ".join(
-        words for words, said in zip(garments, _said(form, rng), strict=True) if said
-    )
+    clothed = _named(form, rng)
+    clothes = " और ".join(words for words, name in zip(garments, clothed, strict=True) if name)
     worn = f"{clothes} {rng.choice(('में', 'पहने', 'पहने हुए', 'वाला*'))} " if clothes else ""
     ergative = after.startswith("ने ")
     subject = _agree(f"{worn}एक {noun}", gender, oblique=ergative)

@@ -1,7 +1,8 @@
-"""Words in pictures: signs and labels of one to six characters or one short word, Latin or Devanagari, alone or beside a thing.
+"""Text in pictures: signs of one to six characters or one short word, in Latin or Devanagari.
 
-Letters are shaped by raqm, as conjuncts and matras need, and drawn large, then brought to the tile's size. Captions quote
-what is written, so that a reader of pictures can be held to it character by character.
+A sign is alone or above or below an object. raqm shapes the letters, as conjuncts and matras need.
+Text is drawn large and then resized to the tile. Captions quote the text, so that OCR can check it
+character by character.
 """
 
 from __future__ import annotations
@@ -29,24 +30,21 @@ FONTS = {
     "Hind SemiBold": "Hind_600SemiBold.ttf",
     "Noto Sans Black": "NotoSansDevanagari_900Black.ttf",
 }
-FONT, OTHER_FONT = (
-    "Mukta Bold",
-    0.3,
-)  # the usual one; in a share of the signs it is another, which the caption says
+FONT = "Mukta Bold"  # the usual font
+OTHER_FONT = 0.3  # share of signs in another font, which the caption names
 FONT_NAMES = {"Mukta": ("thin", "पतला"), "Noto Sans Black": ("heavy", "मोटा")}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 INKS = {name: PAINTS[name][:3] for name in COLORS}
-HEIGHTS = (
-    12.0,
-    24.0,
-)  # pixels of a 128 px picture that a capital letter, or a letter under its line, may be tall
-MARGIN = 0.03  # of the picture
-_DRAWN = 160  # pixels of type before it is brought to the tile
-_CONTRAST = 0.3  # least difference of luminance between ink and what it lies on
+# Letter height in pixels of a 128 px picture: of a capital letter, or of a Devanagari letter
+# including its headline.
+HEIGHTS = (12.0, 24.0)
+MARGIN = 0.03  # of the picture's side
+_DRAWN = 160  # font size in pixels before the text is resized to the tile
+_CONTRAST = 0.3  # least difference in luminance between the ink and its ground
 
 
 def tile(sign: Sign) -> Tensor:
-    """The sign as an atlas tile (4, SIDE, SIDE) uint8, RGB not premultiplied, then alpha."""
+    """Atlas tile (4, SIDE, SIDE) of the sign, uint8: RGB (not premultiplied), then alpha."""
     return _drawn(sign)[0]
 
 
@@ -56,55 +54,47 @@ def extent(sign: Sign) -> tuple[float, float]:
 
 
 def letter_share(sign: Sign) -> float:
-    """How tall its letters are, as a share of the sign's longer side."""
+    """Letter height of the sign, as a share of its longer side."""
     return _measured(sign)[2]
 
 
 @lru_cache(maxsize=1024)
 def _measured(sign: Sign) -> tuple[float, float, float]:
-    """Width and height as shares of the sign's longer side, and how tall its letters are. A board is as large as its word asks for,
-    only bare letters must be drawn to be measured."""
+    """Width, height and letter height of the sign, as shares of its longer side.
+
+    The size of a board follows from its text; letters without a board are drawn to be measured.
+    """
     if not sign.board:
         return _drawn(sign)[1:]
     size = _size(sign)
     width, height = atlas.fitted(*size)
-    return (
-        width / (atlas.SIDE - 2),
-        height / (atlas.SIDE - 2),
-        _letter(sign.font, sign.text.isascii()) / max(size),
-    )
+    letter = _letter(sign.font, sign.text.isascii())
+    return width / (atlas.SIDE - 2), height / (atlas.SIDE - 2), letter / max(size)
 
 
 @lru_cache(maxsize=1024)
 def _drawn(sign: Sign) -> tuple[Tensor, float, float, float]:
-    (left, top, _, _), (pad_x, pad_y), (width, height) = (
-        _box(sign.font, sign.text),
-        _padding(sign),
-        _size(sign),
-    )
+    """The sign's tile, and its width, height and letter height as shares of its longer side."""
+    left, top, _, _ = _box(sign.font, sign.text)
+    pad_x, pad_y = _padding(sign)
+    width, height = _size(sign)
     board = tuple(round(255 * c) for c in places.COLORS[sign.board]) if sign.board else (0, 0, 0)
     ink = tuple(round(255 * c) for c in INKS[sign.ink])
     image = Image.new("RGBA", (width, height), (*ink, 0))
     draw = ImageDraw.Draw(image)
     if sign.board:
-        draw.rounded_rectangle(
-            (0, 0, width - 1, height - 1),
-            0.16 * _DRAWN,
-            (*board, 255),
-            (*ink, 255),
-            round(0.05 * _DRAWN),
-        )
+        corners, radius, border = (0, 0, width - 1, height - 1), 0.16 * _DRAWN, 0.05 * _DRAWN
+        draw.rounded_rectangle(corners, radius, (*board, 255), (*ink, 255), round(border))
     draw.text((pad_x - left, pad_y - top), sign.text, (*ink, 255), _face(sign.font))
     square, w, h = atlas.fit(image)
     content = image.getchannel("A").getbbox() or (0, 0, width, height)
-    tall = _letter(sign.font, sign.text.isascii()) / max(
-        content[2] - content[0], content[3] - content[1]
-    )
-    return torch.from_numpy(np.array(square)).movedim(-1, 0), w, h, tall
+    longer = max(content[2] - content[0], content[3] - content[1])
+    letter = _letter(sign.font, sign.text.isascii()) / longer
+    return torch.from_numpy(np.array(square)).movedim(-1, 0), w, h, letter
 
 
 def _size(sign: Sign) -> tuple[int, int]:
-    """Pixels across and down of the sign before it is brought to the tile."""
+    """Width and height of the sign in pixels, before it is resized to the tile."""
     (left, top, right, bottom), (pad_x, pad_y) = _box(sign.font, sign.text), _padding(sign)
     return round(right - left + 2 * pad_x), round(bottom - top + 2 * pad_y)
 
@@ -115,12 +105,12 @@ def _padding(sign: Sign) -> tuple[float, float]:
 
 @lru_cache(maxsize=1024)
 def _box(font: str, text: str) -> tuple[float, float, float, float]:
-    """Where the text's ink is, in pixels: left, top, right, bottom."""
+    """Bounding box of the text's ink in pixels: left, top, right, bottom."""
     return _face(font).getbbox(text)
 
 
 def _letter(font: str, latin: bool) -> float:
-    """How tall a capital letter, or a letter under its line, is before it is brought to the tile."""
+    """Height in pixels of a capital or Devanagari letter, before resizing to the tile."""
     _, top, _, bottom = _box(font, "H" if latin else "क")
     return bottom - top
 
@@ -129,7 +119,8 @@ def _letter(font: str, latin: bool) -> float:
 def _face(font: str) -> ImageFont.FreeTypeFont:
     if not features.check("raqm"):
         raise KalpanaError(
-            "this Pillow cannot shape Devanagari (no raqm): reinstall it with 'pip install --force-reinstall --only-binary :all: Pillow'"
+            "this Pillow cannot shape Devanagari (no raqm): reinstall it with "
+            "'pip install --force-reinstall --only-binary :all: Pillow'"
         )
     return ImageFont.truetype(
         str(ART / "fonts" / FONTS[font]), _DRAWN, layout_engine=ImageFont.Layout.RAQM
@@ -138,13 +129,16 @@ def _face(font: str) -> ImageFont.FreeTypeFont:
 
 @cache
 def words() -> dict[str, list[str]]:
-    """Short words of signs and labels, by language."""
+    """Dictionary of short words for signs, by language."""
     return json.loads((ART / "words.json").read_text(encoding="utf-8"))
 
 
 def word(rng: random.Random, split: str) -> str:
-    """One to six characters: a short word, or letters and digits at random. Words and strings of dev and test are never trained on;
-    "unseen" writes those of test."""
+    """Random text of a split: a short word, random letters and digits, or Devanagari syllables.
+
+    Texts of dev and test never occur in training, except single characters. "unseen" stands for
+    test.
+    """
     wanted = "test" if split == "unseen" else split
     while True:
         roll = rng.random()
@@ -154,7 +148,7 @@ def word(rng: random.Random, split: str) -> str:
             text = "".join(rng.choices(LETTERS, k=rng.randint(1, 6)))
         else:
             text = "".join(rng.choices(SYLLABLES, k=rng.randint(1, 3)))
-        # One character is too few to hold out.
+        # There are too few single characters to hold some out.
         if split_of(text) == wanted or len(text) == 1:
             return text
 
@@ -169,13 +163,13 @@ SYLLABLES = tuple(
 
 
 def split_of(text: str) -> str:
-    """The split that may write this: 80 % train, 10 % dev, 10 % test, by a hash."""
+    """The split of a text: 80 % train, 10 % dev, 10 % test, by a hash."""
     slot = zlib.crc32(text.encode()) % 10
     return "dev" if slot == 0 else "test" if slot == 1 else "train"
 
 
 def sample(rng: random.Random, split: str = "train") -> Scene:
-    """A sign alone (two thirds), or a thing and a sign beside it, above or below."""
+    """Random scene of a sign alone (two thirds), or of an object with a sign above or below it."""
     while True:
         scene = _sample(rng, split)
         if scene is not None:
@@ -197,9 +191,7 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     beside = rng.random() < 1 / 3
     room_w, room_h = (0.96, 0.4) if beside else (0.96, 0.96)
     size = min(size, room_w / width, room_h / height)
-    if (
-        size * letter_share(sign) * 128 < HEIGHTS[0]
-    ):  # too long a word to be written so that it can be read
+    if size * letter_share(sign) * 128 < HEIGHTS[0]:  # the text is too long to be legible
         return None
     half_w, half_h = size * width / 2, size * height / 2
     x = rng.uniform(half_w + MARGIN, 1 - half_w - MARGIN) if half_w + MARGIN < 0.5 else 0.5
@@ -214,34 +206,32 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     if row is None:
         return None
     art = atlas.load().sprites[row]
-    above = rng.random() < 0.5  # the sign, seen from the thing
+    above = rng.random() < 0.5  # whether the sign is above the object
     y = half_h + MARGIN + 0.02 if above else 1 - half_h - MARGIN - 0.02
     low, high = (y + half_h + 0.02, 0.98) if above else (0.02, y - half_h - 0.02)
     fit = min((high - low) / art.height, 0.9 / art.width) * rng.uniform(0.8, 0.98)
     item = SceneObject(row, rng.uniform(0.4, 0.6), (low + high) / 2, fit, group=1)
-    return Scene(
-        (item, SceneObject(sign, x, y, size)),
-        (board_group, group),
-        background,
-        "above" if above else "below",
-        style,
-    )
+    objects = (item, SceneObject(sign, x, y, size))
+    relation = "above" if above else "below"
+    return Scene(objects, (board_group, group), background, relation, style)
 
 
 def stands_out(ink: str, board: str | None, ground: str) -> bool:
-    """Whether ink of this colour can be read on this board, if any, and the board be seen on a ground that is one of BACKDROPS."""
-    return (
-        abs(_luminance(INKS[ink]) - _luminance(places.COLORS[board or ground])) >= _CONTRAST
-        and board != ground
-    )
+    """Whether the ink has enough contrast to its board, or else to the ground (one of BACKDROPS).
+
+    A board must also differ from the ground.
+    """
+    contrast = abs(_luminance(INKS[ink]) - _luminance(places.COLORS[board or ground]))
+    return contrast >= _CONTRAST and board != ground
 
 
 def _luminance(rgb: tuple[float, float, float]) -> float:
+    """Luminance by the Rec. 709 weights, without linearisation."""
     return 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2]
 
 
 def sign_of(scene: Scene) -> tuple[int, Sign]:
-    """The one sign of a scene, and which of its things it is."""
+    """Index of the scene's only sign among its objects, and the sign."""
     ((k, sign),) = (
         (k, item.sprite) for k, item in enumerate(scene.objects) if isinstance(item.sprite, Sign)
     )
@@ -249,10 +239,12 @@ def sign_of(scene: Scene) -> tuple[int, Sign]:
 
 
 def caption(scene: Scene, language: str, form: str, rng: random.Random) -> str:
-    """The writing, quoted, with what it is on, its colours where said, and the thing beside it."""
+    """Caption of a sign scene, in English ("en") or Hindi.
+
+    It quotes the text and names its ground, any object and, in some captions, the colours.
+    """
     _, sign = sign_of(scene)
-    say = _english if language == "en" else _hindi
-    return say(scene, sign, form, rng)
+    return (_english if language == "en" else _hindi)(scene, sign, form, rng)
 
 
 def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
@@ -260,11 +252,8 @@ def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
     board = rng.choice(grammar_en.TINTS.get(sign.board, (sign.board,))) if sign.board else ""
     painted = form == "dense" or rng.random() < 0.4
     weight = FONT_NAMES[sign.font][0] if sign.font in FONT_NAMES else ""
-    letters = (
-        f" in {' '.join(filter(None, (weight, sign.ink if painted else '')))} letters"
-        if weight or painted
-        else ""
-    )
+    adjectives = " ".join(filter(None, (weight, sign.ink if painted else "")))
+    letters = f" in {adjectives} letters" if weight or painted else ""
     if sign.board:
         noun = rng.choice(("sign", "sign", "board", "label"))
         named = f"{board} {noun}" if painted else noun
@@ -298,9 +287,8 @@ def _english(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
             )
         )
     elif rng.random() < 0.15:
-        text = (
-            rng.choice(("a picture of ", "draw ", "write " if not sign.board else "make ")) + text
-        )
+        verb = "make " if sign.board else "write "
+        text = rng.choice(("a picture of ", "draw ", verb)) + text
     if background_said(rng, scene.background, form):
         where, _ = grammar_en.surroundings(scene.background, rng, text)
         text += where if where.startswith(",") else f", {where}"
@@ -314,16 +302,11 @@ def _hindi(scene: Scene, sign: Sign, form: str, rng: random.Random) -> str:
         grammar_hi.inflect(word, "m", True, oblique=True)
         for word in rng.choice(grammar_hi.COLORS[sign.ink]).split()
     )
-    weight = (
-        grammar_hi.inflect(FONT_NAMES[sign.font][1], "m", True, oblique=True)
-        if sign.font in FONT_NAMES
-        else ""
-    )
-    letters = (
-        f"{' '.join(filter(None, (weight, ink if painted else '')))} अक्षरों में "
-        if weight or painted
-        else ""
-    )
+    weight = ""
+    if sign.font in FONT_NAMES:
+        weight = grammar_hi.inflect(FONT_NAMES[sign.font][1], "m", True, oblique=True)
+    adjectives = " ".join(filter(None, (weight, ink if painted else "")))
+    letters = f"{adjectives} अक्षरों में " if weight or painted else ""
     if sign.board:
         noun = rng.choice(("बोर्ड", "बोर्ड", "साइनबोर्ड", "लेबल"))
         tint = rng.choice(grammar_hi.TINTS[sign.board]).split()

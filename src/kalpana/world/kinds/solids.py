@@ -1,7 +1,7 @@
-"""Solids in three dimensions: a card or a cube with a picture on its faces, seen in perspective.
+"""Three-dimensional solids: a card or a cube with a picture on its faces, in perspective.
 
-The camera stands on the axis towards the middle of the solid, DISTANCE half-edges away. Corners are known exactly, so that a
-clip of a turn can be held to a single rigid thing.
+The camera is on the axis through the centre of the solid, at a distance of DISTANCE half-edges. The
+projected corners are known exactly, so that a video of a rotation can be checked for rigid motion.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kalpana.world import atlas, places
 from kalpana.world.atlas import SIDE
 from kalpana.world.scene import SceneObject, Solid
 
-DISTANCE = 5.0  # from the eye to the middle, in half-edges of the cube
-REACH = math.sqrt(3) / math.sqrt(
-    DISTANCE**2 - 3
-)  # the largest tangent under which any corner of a turning cube can be seen
-# Faces as corners (right, down, away), clockwise from the upper left as seen from outside; x right, y down, z away from the eye.
+DISTANCE = 5.0  # from the camera to the centre, in half-edges of the cube
+# Tangent of the largest viewing angle at which any corner of a rotating cube can appear.
+REACH = math.sqrt(3) / math.sqrt(DISTANCE**2 - 3)
+# Faces as corners (x, y, z), clockwise from the upper left as seen from outside; x to the right,
+# y down, z away from the camera.
 CARD = (((-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)),)
 CUBE = (
     ((-1, -1, -1), (1, -1, -1), (1, 1, -1), (-1, 1, -1)),
@@ -34,12 +34,12 @@ CUBE = (
 
 
 def corners(solid: Solid) -> Tensor:
-    """Where the corners of every face are in the tile: (faces, 4, 2), x right and y down, in [-0.5, 0.5]."""
+    """Projected corners of all faces in tile coordinates: (faces, 4, 2) in [-0.5, 0.5], y down."""
     return project(turned(solid))
 
 
 def turned(solid: Solid) -> Tensor:
-    """The corners (faces, 4, 3) after the solid's yaw, then its pitch."""
+    """Corners in three dimensions (faces, 4, 3) after the solid's yaw, then its pitch."""
     faces = torch.tensor(CARD if solid.shape == "card" else CUBE, dtype=torch.float64)
     x, y, z = faces.unbind(-1)
     yaw, pitch = math.radians(solid.yaw), math.radians(solid.pitch)
@@ -49,12 +49,15 @@ def turned(solid: Solid) -> Tensor:
 
 
 def project(points: Tensor) -> Tensor:
-    """Perspective: (..., 3) to (..., 2) in tile coordinates; a turning cube never leaves [-0.5, 0.5]."""
+    """Perspective projection of points (..., 3) to tile coordinates (..., 2).
+
+    A rotating cube always stays within [-0.5, 0.5].
+    """
     return points[..., :2] / (DISTANCE + points[..., 2:]) / (2 * REACH)
 
 
 def place(item: SceneObject) -> Tensor:
-    """The corners (faces, 4, 2) in the unit square of the picture."""
+    """Projected corners (faces, 4, 2) of an object's solid, in the unit square of the picture."""
     assert isinstance(item.sprite, Solid)
     turn = math.radians(item.angle)
     x, y = corners(item.sprite).unbind(-1)
@@ -69,21 +72,24 @@ def place(item: SceneObject) -> Tensor:
 
 
 def facing(solid: Solid) -> Tensor:
-    """Which faces the eye sees from outside: (faces,) bool; a card is seen from both sides. Edge on, nothing is seen."""
+    """Mask (faces,), bool, of the faces whose outside is visible.
+
+    A card is visible from both sides; a face seen edge-on is not visible.
+    """
     a, b, c = corners(solid)[:, :3].unbind(1)
     area = (b - a)[:, 0] * (c - b)[:, 1] - (b - a)[:, 1] * (c - b)[:, 0]
     return (area.abs() if solid.shape == "card" else area) > 1e-3
 
 
 def draw(solids: Sequence[Solid], device: torch.device | str = "cpu") -> Tensor:
-    """Their tiles (n, 4, SIDE, SIDE) in [0, 1], RGB not premultiplied, then alpha."""
+    """Tiles (n, 4, SIDE, SIDE) of the solids in [0, 1]: RGB (not premultiplied), then alpha."""
     owners, maps, shades = [], [], []
     for i, solid in enumerate(solids):
-        flat, round_ = corners(solid), turned(solid)
+        projected, rotated = corners(solid), turned(solid)
         for face in facing(solid).nonzero()[:, 0].tolist():
             owners.append(i)
-            maps.append(_homography(flat[face]))
-            a, b, c = round_[face, :3]
+            maps.append(_homography(projected[face]))
+            a, b, c = rotated[face, :3]
             normal = torch.linalg.cross(b - a, c - b)
             shades.append(0.72 + 0.28 * abs(float(normal[2] / normal.norm())))
     out = torch.zeros(len(solids), 4, SIDE, SIDE, device=device)
@@ -91,52 +97,49 @@ def draw(solids: Sequence[Solid], device: torch.device | str = "cpu") -> Tensor:
         return out
     line = (torch.arange(SIDE, device=device, dtype=torch.float32) + 0.5 - SIDE / 2) / (SIDE - 2)
     y, x = torch.meshgrid(line, line, indexing="ij")
-    seen = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3) @ torch.stack(
-        maps
-    ).float().to(device).transpose(1, 2)  # k s·s 3
-    uv = (seen[..., :2] / seen[..., 2:]).view(-1, SIDE, SIDE, 2)  # [-1, 1] inside the face
-    # How fast uv changes from pixel to pixel, there and then: the face's edge is one pixel soft.
+    homographies = torch.stack(maps).float().to(device)  # k 3 3
+    points = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3)
+    mapped = points @ homographies.transpose(1, 2)  # k s·s 3
+    uv = (mapped[..., :2] / mapped[..., 2:]).view(-1, SIDE, SIDE, 2)  # [-1, 1] inside the face
+    # The change of uv from one pixel to the next: it makes the edge of a face one pixel soft.
     step = torch.hypot(*torch.gradient(uv, dim=(1, 2)))  # k s s 2
     edge = ((1 - uv.abs()) / step.clamp(min=1e-6) + 0.5).clamp(0, 1).amin(-1)
-    near = (uv.abs().amax(-1) < 1.5) & (
-        seen[..., 2].view_as(edge) > 0
-    )  # towards the horizon, where step has no bound, there is nothing
+    # Only pixels near the face count: step has no bound towards the horizon.
+    near = (uv.abs().amax(-1) < 1.5) & (mapped[..., 2].view_as(edge) > 0)
     edge = torch.where(near, edge, 0.0)
     texture = torch.stack([_texture(solids[i].face, solids[i].color) for i in owners]).to(device)
-    color = F.grid_sample(texture, uv.clamp(-1, 1), align_corners=False) * torch.tensor(
-        shades, device=device
-    ).view(-1, 1, 1, 1)
-    for k, i in enumerate(owners):  # a solid is convex: the faces seen do not overlap
+    shade = torch.tensor(shades, device=device).view(-1, 1, 1, 1)
+    color = F.grid_sample(texture, uv.clamp(-1, 1), align_corners=False) * shade
+    for k, i in enumerate(owners):  # a solid is convex: its visible faces do not overlap
         out[i, :3] = torch.where(edge[k] > out[i, 3], color[k], out[i, :3])
         out[i, 3] = torch.maximum(out[i, 3], edge[k])
     return out
 
 
 def _homography(quad: Tensor) -> Tensor:
-    """The map (3, 3) from tile coordinates (x, y, 1) to face coordinates (u, v, 1) in [-1, 1], up to a factor (Heckbert 1989, 2.2.3)."""
+    """Homography (3, 3) from tile (x, y, 1) to face coordinates (u, v, 1) in [-1, 1], up to scale.
+
+    Source: Heckbert 1989, section 2.2.3.
+    """
     square = torch.tensor([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=torch.float64)
-    rows, right = [], []
+    rows, targets = [], []
     for (x, y), (u, v) in zip(quad.tolist(), square.tolist(), strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-        right += [u, v]
+        targets += [u, v]
     solution = torch.linalg.lstsq(
         torch.tensor(rows, dtype=torch.float64),
-        torch.tensor(right, dtype=torch.float64).unsqueeze(1),
+        torch.tensor(targets, dtype=torch.float64).unsqueeze(1),
     ).solution
     return torch.cat((solution[:, 0], torch.ones(1, dtype=torch.float64))).view(3, 3)
 
 
 @cache
 def _texture(face: int, color: str) -> Tensor:
-    """A face (3, SIDE, SIDE) in [0, 1]: the sprite on a plain ground inside a darker frame."""
+    """Texture (3, SIDE, SIDE) of a face in [0, 1]: the sprite on a plain ground, with a frame."""
     rgba = atlas.load().pixels[face].float() / 255
     ground = torch.tensor(places.COLORS[color]).view(3, 1, 1).expand(3, SIDE, SIDE).clone()
-    small = F.interpolate(
-        torch.cat((rgba[:3] * rgba[3:], rgba[3:]))[None],
-        scale_factor=0.8,
-        mode="bilinear",
-        antialias=True,
-    )[0]
+    premultiplied = torch.cat((rgba[:3] * rgba[3:], rgba[3:]))[None]
+    small = F.interpolate(premultiplied, scale_factor=0.8, mode="bilinear", antialias=True)[0]
     pad = (SIDE - small.shape[-1]) // 2
     inner = slice(pad, pad + small.shape[-1])
     ground[:, inner, inner] = ground[:, inner, inner] * (1 - small[3:]) + small[:3]

@@ -1,5 +1,5 @@
-"""The shipped models do what they are for: the colour that was asked for, in either language, on the background that was asked for; and
-what a picture shows, in words."""
+"""The shipped models: pictures have the requested colour and background in both languages, and
+captions name the object."""
 
 from __future__ import annotations
 
@@ -32,40 +32,42 @@ def draw(prompt: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["dalle", "maskgit", "dalle-mini"])
 def test_tokens_too_have_the_colour_asked_for(name: str) -> None:
-    """Eight or more of twelve balloons; by chance it is one or two."""
+    """Eight or more of twelve balloons are right; by chance one or two."""
     model, right = kalpana.load(name), 0
     for color, hindi in HINDI.items():
         for prompt in (f"a {color} balloon on a white background", f"सफ़ेद पृष्ठभूमि पर {hindi} गुब्बारा"):
-            drawn = last(model.generate(prompt, model=name, seed=0)).pictures[0].image
-            right += nearest_paint(np.asarray(drawn) / 255) == color
+            image = last(model.generate(prompt, model=name, seed=0)).pictures[0].image
+            right += nearest_paint(np.asarray(image) / 255) == color
     assert right >= 8
 
 
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_dalle_names_what_it_sees(language: str) -> None:
-    """Of forty lone things that it never saw there, fourteen or more; by chance it is none or one."""
-    scenes = [scene for i in range(200) if len((scene := World(0, "test").scene(i)).objects) == 1][
-        :40
-    ]
+    """Captions name the object in fourteen or more of forty single-object scenes of the test
+    split; by chance in none or one."""
+    single = [scene for i in range(200) if len((scene := World(0, "test").scene(i)).objects) == 1]
+    scenes = single[:40]
     model = kalpana.load("dalle")
     assert isinstance(model, TextToTokens)
-    said = model.caption(to_images(render(scenes).pixels), language)
-    named = [lexicon()[scene.groups[0].concept] for scene in scenes]
+    captions = model.caption(to_images(render(scenes).pixels), language)
+    entries = [lexicon()[scene.groups[0].concept] for scene in scenes]
     names = [
         (each.en, *each.synonyms_en) if language == "en" else (each.hi.singular, *each.synonyms_hi)
-        for each in named
+        for each in entries
     ]
-    assert (
-        sum(any(name in text for name in known) for known, text in zip(names, said, strict=True))
-        >= 14
-    )
+    hits = [
+        any(name in caption for name in known)
+        for known, caption in zip(names, captions, strict=True)
+    ]
+    assert sum(hits) >= 14
 
 
 def nearest_paint(pixels: np.ndarray) -> str:
-    """The paint nearest in CIELAB to the median of what differs from the corner."""
+    """The paint closest in CIELAB to the median colour of the object: of the pixels that differ
+    most from the corner."""
     colors = lab(pixels).reshape(-1, 3)
-    away = np.linalg.norm(colors - colors[0], axis=1)
-    item = np.median(colors[away > 0.6 * away.max()], axis=0)
+    distance = np.linalg.norm(colors - colors[0], axis=1)
+    item = np.median(colors[distance > 0.6 * distance.max()], axis=0)
     return min(
         PAINTS, key=lambda name: float(np.linalg.norm(lab(np.array(PAINTS[name][:3])) - item))
     )
@@ -75,7 +77,8 @@ def nearest_paint(pixels: np.ndarray) -> str:
     ("pattern", "names"), [("a {} {} on a white background", "en"), ("सफ़ेद पृष्ठभूमि पर {} {}", "hi")]
 )
 def test_things_have_the_colour_asked_for(pattern: str, names: str) -> None:
-    """At least 70 % of eighteen pictures; chance is 10 %, and a model deaf to either language has no more."""
+    """At least 70 % of eighteen pictures are right; by chance 10 %, also for a model that ignores
+    the language of the prompt."""
     objects = {"heart": "दिल", "balloon": "गुब्बारा", "hat": "टोपी"}
     right = 0
     for item, hindi in objects.items():
@@ -97,13 +100,13 @@ def test_things_have_the_colour_asked_for(pattern: str, names: str) -> None:
 def test_the_ruler_knows_its_colours() -> None:
     for name, paint in PAINTS.items():
         if name != "white":
-            paper = Image.new("RGB", (64, 64), "white")
-            paper.paste(tuple(round(255 * v) for v in paint[:3]), (16, 16, 48, 48))
-            assert nearest_paint(np.asarray(paper) / 255) == name
+            image = Image.new("RGB", (64, 64), "white")
+            image.paste(tuple(round(255 * v) for v in paint[:3]), (16, 16, 48, 48))
+            assert nearest_paint(np.asarray(image) / 255) == name
 
 
 def test_places_are_told_apart() -> None:
-    """Night is dark, a beach is sand below and sky above."""
+    """A night scene is dark; a beach has sand below and sky above."""
     night, beach = draw("a starry night"), draw("a sandy beach")
     assert night.mean() < 0.35 < beach.mean()
     top, bottom = beach[:20].mean((0, 1)), beach[-20:].mean((0, 1))

@@ -1,4 +1,4 @@
-"""Filtered fine-tuning: only right pictures are kept, none twice, and the transformer is shown them with their captions."""
+"""Rejection sampling: only correct pictures are kept; training uses them with their captions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kalpana.evaluate.rejection_sampling import EACH, KEEP, captions, harvest
 from kalpana.evaluate.score import right
 from kalpana.evaluate.verifiers.observations import Observation, truth
 from kalpana.hub.weights import save_weights
@@ -20,7 +21,6 @@ from kalpana.models import vae
 from kalpana.train.data_cache import HARVEST, harvest_lines, harvested, silent
 from kalpana.train.flow import FlowTask
 from kalpana.train.recipe import Recipe, read_recipe
-from kalpana.train.rejection_sampling import EACH, KEEP, captions, harvest
 from kalpana.types import KalpanaError, Picture
 from kalpana.world.splits import split_of
 from kalpana.world.world import World
@@ -30,7 +30,7 @@ PROMPTS = list(islice(captions(), 6))
 
 
 class Knows:
-    """A verifier that knows the true picture of each caption, and takes any other for an empty one."""
+    """A verifier that knows the true picture of each caption, and takes others for empty ones."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, Observation] = {}
@@ -40,7 +40,7 @@ class Knows:
 
 
 def draws(verifier: Knows, asked: list[str], good: int) -> object:
-    """A model that draws the true picture for its first ``good`` seeds, and nothing for the others."""
+    """A model that renders the true picture for its first ``good`` seeds, and else an empty one."""
     world = World(0, "train")
     scenes = {world.describe(i)[0]: i for i in range(200)}
 
@@ -75,7 +75,7 @@ def test_a_few_right_pictures_of_each_caption_are_kept_and_none_is_drawn_twice(
     assert harvest(draw, PROMPTS[:4], verifier, tmp_path, silent) == 4 * KEEP  # type: ignore[arg-type]
     assert [line["right"] for line in harvest_lines(tmp_path)] == [3] * 4
     with (tmp_path / HARVEST).open("a") as file:
-        file.write('{"caption": "cut o')  # as a stop in the middle of a line leaves it
+        file.write('{"caption": "cut o')  # an incomplete line, as an interrupted run leaves it
     assert harvest(draw, PROMPTS, verifier, tmp_path, silent) == 6 * KEEP  # type: ignore[arg-type]
     assert asked == [prompt.text for prompt in PROMPTS], "a caption was drawn again"
     assert EACH > 3, "wrong pictures were drawn, and none of them kept"
@@ -106,9 +106,8 @@ def test_the_transformer_sees_the_harvest_with_its_captions(
     task = FlowTask(recipe, CPU, silent)
     latents, said = harvested(task.decoder, tmp_path / "kept", CPU)
     assert said == [prompt.text for prompt in PROMPTS]
-    shown = [
-        (i, text) for step in range(8) for i, text in task._captions(step)
-    ]  # two rounds: 10 of the pool and 6 kept
+    # Two epochs of 10 pictures of the pool and 6 kept ones.
+    shown = [(i, text) for step in range(8) for i, text in task._captions(step)]
     assert sorted(i for i, _ in shown) == sorted([*range(16)] * 2)
     assert {text for i, text in shown if i >= 10} == set(said)
     (step, row) = next(
@@ -116,9 +115,8 @@ def test_the_transformer_sees_the_harvest_with_its_captions(
     )
     assert np.allclose(task.batch(step).latents[row].numpy(), latents[2].astype(np.float32))
     often = FlowTask(recipe.model_copy(update={"self_train_repeat": 9, "steps": 16}), CPU, silent)
-    shown = [
-        (i, text) for step in range(16) for i, text in often._captions(step)
-    ]  # one round: 10 of the pool and 6 kept, nine times
+    # One epoch of 10 pictures of the pool and 6 kept ones, nine times each.
+    shown = [(i, text) for step in range(16) for i, text in often._captions(step)]
     assert sorted(i for i, _ in shown) == sorted([*range(10), *[*range(10, 16)] * 9])
     assert {text for i, text in shown if i == 12} == {said[2]}
 
@@ -128,7 +126,8 @@ def test_a_missing_harvest_and_a_harvest_with_layout_are_refused(tmp_path: Path)
         harvested(vae.VAE(), tmp_path, CPU)
     path = tmp_path / "r.yaml"
     path.write_text(
-        "name: f\nfamily: flow\nvae: v\nharvest: h\nlayout: 0.3\nsteps: 1\nbatch: 1\nlr: 1.0e-3\n"
+        "name: f\nfamily: flow\nvae: v\nself_train_dir: h\naux_weight: 0.3\n"
+        "steps: 1\nbatch: 1\nlr: 1.0e-3\n"
     )
-    with pytest.raises(KalpanaError, match="'layout'"):
+    with pytest.raises(KalpanaError, match="'aux_weight'"):
         read_recipe(path)

@@ -1,4 +1,4 @@
-"""The tiny models of tests/conftest.py, loaded."""
+"""Fixtures that load the tiny models of tests/conftest.py."""
 
 from __future__ import annotations
 

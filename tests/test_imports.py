@@ -1,4 +1,4 @@
-"""The rooms of the package and the one direction in which they may know of each other."""
+"""Imports between the packages point one way."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src/kalpana"
 
-# A room may import from rooms with a smaller number, and from itself. Equal numbers never meet: a network (models)
-# reaches a sampler (diffusion) as an argument.
-FLOOR = {
+# A package imports from packages of a lower level and from itself. Packages of one level never
+# import each other: a network (models) reaches a sampler (diffusion) as an argument.
+LEVEL = {
     "types": 0,
     **dict.fromkeys(("request", "media", "models", "diffusion"), 1),
     "world": 2,
     "text": 3,
     "hub": 4,
     "understand": 5,
-    "generate": 6,  # what draws may ask a CLIP
-    "train": 7,  # what learns to draw shows how it draws
+    "pipelines": 6,  # reranking asks a CLIP
+    "train": 7,  # sample sheets use the pipelines
     "evaluate": 8,
     "cli": 9,
 }
 
 
-def room(module: Path) -> str:
+def package(module: Path) -> str:
     return module.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported_rooms(module: Path) -> set[str]:
+def imported_packages(module: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -48,7 +48,7 @@ MODULES = [
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(module: Path) -> None:
-    mine = room(module)
-    assert mine in FLOOR, f"a new room, {mine}: give it its floor"
-    for other in imported_rooms(module) - {mine, "__version__"}:
-        assert FLOOR[other] < FLOOR[mine], f"{mine} may not import {other}"
+    mine = package(module)
+    assert mine in LEVEL, f"a new package, {mine}: give it a level"
+    for other in imported_packages(module) - {mine, "__version__"}:
+        assert LEVEL[other] < LEVEL[mine], f"{mine} may not import {other}"

@@ -1,9 +1,10 @@
-"""Filtered fine-tuning, its first half: a model draws several pictures of every training caption, and a verifier keeps the right ones.
+"""Rejection sampling: generates several pictures per caption and keeps what a verifier accepts.
 
-What is kept is a folder that a flow recipe names in ``harvest``; the model then learns from its own best along with the world's pictures
-(RAFT, Dong et al. 2023; for pictures Lee et al. 2023). The verifier must be A, never the one that reports scores.
+The pictures and captions are written to a folder, which a flow recipe names in ``self_train_dir``;
+the model is then fine-tuned on them along with the world's pictures (RAFT, Dong et al. 2023; for
+pictures Lee et al. 2023). The verifier must be A, never the one that reports scores.
 
-``python -m kalpana.train.rejection_sampling --out runs/harvest`` goes on where it was stopped.
+``python -m kalpana.evaluate.rejection_sampling --out runs/harvest`` resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -28,15 +29,13 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Scene
 from kalpana.world.world import World
 
-EACH, KEEP = (
-    8,
-    2,
-)  # pictures drawn of a caption, and kept of it at most, so that what is easy does not crowd out the rest
+EACH = 8  # pictures generated per caption
+KEEP = 2  # pictures kept per caption at most, so that easy captions do not dominate
 Draw = Callable[[str, Sequence[int]], Sequence[Picture]]
 
 
 def captions(seed: int = 0) -> Iterator[Prompt]:
-    """Captions of training scenes that a verifier can judge, without end: core classes, in no relation or one of POSITION."""
+    """Endless prompts of training scenes that a verifier can judge, see ``judgeable``."""
     world, index = World(seed, "train"), 0
     while True:
         scene = world.scene(index)
@@ -47,7 +46,10 @@ def captions(seed: int = 0) -> Iterator[Prompt]:
 
 
 def judgeable(scene: Scene) -> bool:
-    """Whether a verifier sees all that the scene says, but for its background and style."""
+    """Whether a verifier can check all of the scene but its background and style.
+
+    That is: objects of core classes, without a named size, in no relation or one of POSITION.
+    """
     plain = all(lexicon()[group.concept].core and not group.size for group in scene.groups)
     return bool(scene.groups) and plain and scene.relation in (None, *POSITION)
 
@@ -59,10 +61,11 @@ def harvest(
     out: Path,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Draw EACH pictures of each prompt and keep up to KEEP that are right and hold nothing else, in ``out``; how many are kept in all.
+    """Generate EACH pictures of each prompt and save up to KEEP of the correct ones in ``out``.
 
-    Of every prompt one line in harvest.jsonl says which were kept: {"caption", "right", "kept": [file names]}. A caption that is there
-    is not drawn again.
+    A picture is correct if all objects of the prompt are right and there are no others. Returns the
+    number of pictures kept in all. harvest.jsonl gets one line per prompt, {"caption", "right",
+    "kept": [file names]}; prompts that have a line already are skipped.
     """
     out.mkdir(parents=True, exist_ok=True)
     done = harvest_lines(out)
@@ -70,27 +73,20 @@ def harvest(
     with (out / HARVEST).open("a", encoding="utf-8") as file:
         for i, prompt in enumerate(prompts):
             if i >= len(done):
-                pictures = draw(
-                    prompt.text,
-                    [zlib.crc32(f"harvest/{prompt.text}/{k}".encode()) for k in range(EACH)],
-                )
+                seeds = [zlib.crc32(f"harvest/{prompt.text}/{k}".encode()) for k in range(EACH)]
+                pictures = draw(prompt.text, seeds)
                 seen = verifier.look(to_pixels([picture.image for picture in pictures]))
                 good = [
                     picture
-                    for picture, one in zip(pictures, seen, strict=True)
-                    if right(prompt, one, strict=True)
+                    for picture, observation in zip(pictures, seen, strict=True)
+                    if right(prompt, observation, strict=True)
                 ]
                 names = [
                     save(p.image, out / f"{i:06d}-{k}.png", p.receipt).name
                     for k, p in enumerate(good[:KEEP])
                 ]
-                file.write(
-                    json.dumps(
-                        {"caption": prompt.text, "right": len(good), "kept": names},
-                        ensure_ascii=False,
-                    )
-                    + "\n"
-                )
+                line = {"caption": prompt.text, "right": len(good), "kept": names}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 kept += len(names)
             progress(i + 1, len(prompts))
@@ -108,9 +104,8 @@ def main() -> None:
     model = load(options.model)
 
     def draw(text: str, seeds: Sequence[int]) -> Sequence[Picture]:
-        return last(
-            model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)
-        ).pictures
+        steps = model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)
+        return last(steps).pictures
 
     def progress(done: int, total: int) -> None:
         if done % 20 == 0 or done == total:
