@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalpana.diffusion.samplers import SAMPLERS
-from kalpana.request import SEED_LIMIT, USUAL, Capabilities, Request, ask, clean
+from kalpana.request import SEED_LIMIT, USUAL, Capabilities, Request, RequestFields, ask, clean
 from kalpana.types import KalpanaError
 
 
@@ -223,3 +223,8 @@ def test_help_and_capabilities_name_the_samplers_there_are() -> None:
 
 def test_every_field_has_a_help_text() -> None:
     assert [name for name, field in Request.model_fields.items() if not field.description] == []
+
+
+def test_typed_keyword_arguments_are_the_fields_of_a_request() -> None:
+    """Names and order as in Request, which has the prompt besides."""
+    assert ["prompt", *RequestFields.__annotations__] == list(Request.model_fields)

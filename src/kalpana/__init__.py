@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kalpana.hub.card import list_models as list_models
+    from kalpana.pipelines import generate as generate
     from kalpana.pipelines import load as load
     from kalpana.request import Request as Request
-    from kalpana.types import Result
     from kalpana.world.world import World as World
-
-    def generate(prompt: str | Request, **fields: Any) -> Result: ...
 
 
 __all__ = ["Request", "World", "generate", "list_models", "load"]
@@ -26,6 +24,7 @@ __all__ = ["Request", "World", "generate", "list_models", "load"]
 HOMES = {
     "Request": "kalpana.request",
     "World": "kalpana.world.world",
+    "generate": "kalpana.pipelines",
     "list_models": "kalpana.hub.card",
     "load": "kalpana.pipelines",
 }
@@ -36,8 +35,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # slow to import, and rarely needed
 
         return version("kalpana")
-    if name == "generate":  # the pipelines package, which is a callable module
-        return import_module("kalpana.pipelines")
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'kalpana' has no attribute {name!r}")

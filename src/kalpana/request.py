@@ -10,7 +10,7 @@ import secrets
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -279,6 +279,28 @@ class Request(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The fields that were set, as JSON types: ``Request(**request.to_json()) == request``."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of a Request but the prompt, as typed keyword arguments."""
+
+    negative_prompt: str | None
+    model: str
+    n: int
+    seed: int | None
+    seeds: tuple[int, ...] | None
+    best_of: int
+    steps: int | None
+    guidance: float | None
+    sampler: str | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    size: str | None
+    language: Literal["auto", "en", "hi"]
+    strict: bool
+    format: Literal["png", "webp", "jpeg"]
+    upscale: Literal[1, 2, 4]
 
 
 def ask(prompt: str | Request, **fields: Any) -> Request:

@@ -1,17 +1,12 @@
-"""Text-to-image pipelines, one task per file, and the loading of a model by name.
-
-The module is callable: ``kalpana.generate("a red apple")`` returns a Result.
-"""
+"""Text-to-image pipelines, one task per file, the loading of a model by name, and ``generate``."""
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from kalpana.hub.card import (
     BY_CLIP,
@@ -23,7 +18,7 @@ from kalpana.hub.card import (
     read_card,
     weights_dir,
 )
-from kalpana.request import Request, ask
+from kalpana.request import Request, RequestFields, ask
 from kalpana.types import KalpanaError, Result, Step
 
 if TYPE_CHECKING:
@@ -123,17 +118,14 @@ FAMILIES: dict[str, Callable[[Path, Card, str | None], Pipeline]] = {
 }
 
 
-class Generate(ModuleType):
-    """The type of this module, which makes it callable: ``kalpana.generate`` is this module."""
+def generate(
+    prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Unpack[RequestFields]
+) -> Result:
+    """The Result of a prompt and other request fields, or of a request with some fields replaced.
 
-    def __call__(
-        self, prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Any
-    ) -> Result:
-        """The Result of a prompt and other request fields, or of a request. ``rank_by`` is the CLIP
-        that ``best_of`` above 1 needs. Raises KalpanaError as ``load`` and ``Pipeline.generate``.
-        """
-        request = ask(prompt, **fields)
-        return last(load(request.model).generate(request, rank_by=rank_by))
-
-
-sys.modules[__name__].__class__ = Generate
+    ``fields`` are those of ``Request``, such as ``model``, ``n``, ``seed``, ``steps``, ``guidance``
+    and ``size``. ``rank_by`` is the CLIP that ``best_of`` above 1 needs. Raises KalpanaError as
+    ``load`` and ``Pipeline.generate``.
+    """
+    request = ask(prompt, **fields)
+    return last(load(request.model).generate(request, rank_by=rank_by))
