@@ -43,7 +43,7 @@ def main() -> None:
     ]:
         model = load(name)
         for prompt in PROMPTS:
-            images.append(last(model.generate(prompt, model=name, seed=0)).pictures[0].image)
+            images.append(last(model.generate(prompt, model=name, seed=0)).outputs[0].image)
             captions.append(f"{model.name}: {prompt}")
     captioned(images, captions, columns=len(PROMPTS)).save(options.out, quality=90)
     print(options.out)

@@ -57,7 +57,7 @@ def main() -> None:
         images = []
         for prompt in prompts:
             *_, last = model.generate(prompt, seed=0)
-            images.append(last.result.pictures[0].image)
+            images.append(last.result.outputs[0].image)
         sheet = captioned(images, prompts, columns=8 if len(prompts) > 8 else 4)
         sheet.save(here / f"{name}.webp", quality=90)
         print(here / f"{name}.webp")

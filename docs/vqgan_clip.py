@@ -66,7 +66,7 @@ def ablate(
         row = to_images(sample.image[None])
         for variant in columns.values():
             steps = vqgan_clip(sample.caption, clip, seed=0, size=size, every=1000, **variant)
-            row.append(last(steps).pictures[0].image)
+            row.append(last(steps).outputs[0].image)
         cosines = (clip.images(row) @ clip.texts([sample.caption])[0]).tolist()
         for name, cosine in zip(scores, cosines, strict=True):
             scores[name] += cosine / count

@@ -12,16 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "src/kalpana"
 # A package imports from packages of a lower level and from itself. Packages of one level never
 # import each other: a network (models) reaches a sampler (diffusion) as an argument.
 LEVEL = {
-    "types": 0,
-    **dict.fromkeys(("request", "media", "models", "diffusion"), 1),
-    "world": 2,
-    "text": 3,
-    "hub": 4,
-    "understand": 5,
-    "pipelines": 6,  # reranking asks a CLIP
-    "train": 7,  # sample sheets use the pipelines
-    "evaluate": 8,
-    "cli": 9,
+    "errors": 0,
+    "media": 1,
+    "types": 2,  # an output can write itself
+    **dict.fromkeys(("request", "models", "diffusion"), 3),
+    "world": 4,
+    "text": 5,
+    "hub": 6,
+    "understand": 7,
+    "pipelines": 8,  # reranking asks a CLIP
+    "train": 9,  # sample sheets use the pipelines
+    "evaluate": 10,
+    "cli": 11,
 }
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kalpana import media
-from kalpana.types import KalpanaError
+from kalpana.types import KalpanaError, Output, Video
 
 HINDI = {
     "prompt": 'नीली कार के बाईं ओर तीन लाल सेब 🍎 "<&>"',
@@ -212,7 +212,7 @@ def test_a_clip_comes_back_with_its_frames_its_rate_and_its_receipt() -> None:
     """H.264 is lossy: flat colours are within a few levels. The receipt holds Hindi exactly."""
     frames = [Image.new("RGB", (64, 48), (40 * k, 120, 200 - 30 * k)) for k in range(6)]
     receipt = {"prompt": 'एक बिल्ली "दौड़" रही है', "seed": 7}
-    data = media.encode_clip(frames, 12, receipt)
+    data = media.encode_video(frames, 12, receipt)
     back, fps, read = media.decode_clip(data)
     assert len(back) == len(frames) and fps == 12 and read == receipt
     for one, two in zip(frames, back, strict=True):
@@ -223,7 +223,7 @@ def test_a_clip_comes_back_with_its_frames_its_rate_and_its_receipt() -> None:
     "comment", [b"made by a phone", b"caf\xe9, at 3 p.m.", b"[1, 2, 3, 4, 5]", b"               "]
 )
 def test_a_clip_with_another_programs_comment_has_no_receipt(comment: bytes) -> None:
-    ours = media.encode_clip([Image.new("RGB", (32, 32), "red")] * 3, 8, {"note": "abc"})
+    ours = media.encode_video([Image.new("RGB", (32, 32), "red")] * 3, 8, {"note": "abc"})
     assert ours.count(b'{"note": "abc"}') == 1 and len(comment) == 15
     frames, fps, receipt = media.decode_clip(ours.replace(b'{"note": "abc"}', comment))
     assert (len(frames), fps, receipt) == (3, 8, None)
@@ -231,9 +231,34 @@ def test_a_clip_with_another_programs_comment_has_no_receipt(comment: bytes) -> 
 
 def test_a_clip_file_is_never_written_over(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (32, 32), "red")] * 8
-    one, two = (media.save_clip(frames, 8, tmp_path / "a.mp4", {}) for _ in range(2))
+    one, two = (media.save_video(frames, 8, tmp_path / "a.mp4", {}) for _ in range(2))
     assert (
         one.name == "a.mp4"
         and two.name == "a-2.mp4"
         and all(len(media.decode_clip(path.read_bytes())[0]) == 8 for path in (one, two))
     )
+
+
+def test_an_output_saves_its_receipt_with_it_and_knows_where(tmp_path: Path) -> None:
+    """Formats by suffix; a taken name is not overwritten; any other suffix is refused."""
+    receipt = {"note": "नमस्ते"}
+    image = Output(Image.new("RGB", (16, 16), "red"), 3, receipt)
+    for name in ("a.png", "a.webp", "a.jpg", "a.jpeg", "A.PNG"):
+        saved = image.save(tmp_path / name)
+        assert saved.path == tmp_path / name and saved.image is image.image
+        assert media.read_receipt(tmp_path / name) == receipt
+    assert image.save(str(tmp_path / "a.png")).path == tmp_path / "a-2.png"
+    with pytest.raises(KalpanaError, match=r"a\.gif: write a name in \.png, \.webp, \.jpg, \.jpeg"):
+        image.save(tmp_path / "a.gif")
+
+
+def test_an_output_that_is_a_video_is_written_as_mp4(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    frames = tuple(Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue"))
+    output = Output(Video(frames, 8), 3, {"note": "v"})
+    saved = output.save(tmp_path / "v.mp4")
+    assert saved.path == tmp_path / "v.mp4" and saved.path.stat().st_size > 100
+    with pytest.raises(KalpanaError, match=r"write a name in \.mp4"):
+        output.save(tmp_path / "v.png")
+    with pytest.raises(KalpanaError, match="is a video"):
+        _ = output.image

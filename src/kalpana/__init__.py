@@ -1,7 +1,7 @@
 """Kalpana (कल्पना, "imagination"): text-to-image generation from English and Hindi prompts.
 
     import kalpana
-    kalpana.generate("three red apples").pictures[0].image.show()
+    kalpana.generate("three red apples").outputs[0].save("apples.png")
 
 Torch is imported only when a name that needs it is first used.
 """

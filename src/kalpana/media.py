@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
 
-from kalpana.types import KalpanaError
+from kalpana.errors import KalpanaError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,7 @@ def encode(image: Image.Image, format: str, receipt: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def encode_clip(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]) -> bytes:
+def encode_video(frames: Sequence[Image.Image], fps: int, receipt: dict[str, Any]) -> bytes:
     """The bytes of an MP4 (H.264, which every browser plays) with the receipt embedded. Sides must
     be even numbers of pixels.
 
@@ -136,10 +136,14 @@ def decode_clip(data: bytes) -> tuple[list[Image.Image], float, dict[str, Any] |
     return frames, rate, receipt if isinstance(receipt, dict) else None
 
 
-def save_clip(frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict[str, Any]) -> Path:
+def save_video(
+    frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict[str, Any]
+) -> Path:
     """Write an MP4 and its receipt atomically. Returns the path written: PATH, or PATH-2, PATH-3 …
     if that file exists."""
-    data, path = encode_clip(frames, fps, receipt), _claim(path)
+    if path.suffix != ".mp4":
+        raise KalpanaError(f"a video cannot be written as {path.name}: write a name in .mp4")
+    data, path = encode_video(frames, fps, receipt), _claim(path)
     try:
         write(path, data)
     except BaseException:
@@ -150,9 +154,15 @@ def save_clip(frames: Sequence[Image.Image], fps: int, path: Path, receipt: dict
 
 def save(image: Image.Image, path: Path, receipt: dict[str, Any]) -> Path:
     """Write a picture and its receipt atomically. Returns the path written: PATH, or PATH-2,
-    PATH-3 … if that file exists. The suffix of ``path`` sets the format.
+    PATH-3 … if that file exists. The suffix of ``path`` sets the format; raises KalpanaError for
+    one of no picture format.
     """
-    format = next(name for name, suffix in SUFFIX.items() if suffix == path.suffix)
+    formats = {suffix: name for name, suffix in SUFFIX.items()} | {".jpeg": "jpeg"}
+    if path.suffix.lower() not in formats:
+        raise KalpanaError(
+            f"an image cannot be written as {path.name}: write a name in {', '.join(formats)}"
+        )
+    format = formats[path.suffix.lower()]
     data = encode(image, format, receipt)
     path = _claim(path)
     try:

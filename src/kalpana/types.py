@@ -15,12 +15,14 @@ Shape letters: b batch, f frames, c channels, h w pixels, l tokens, d width, n h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from kalpana.errors import KalpanaError as KalpanaError
 
+if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
@@ -50,22 +52,52 @@ class Cond:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One generated picture: ``image`` (PIL, RGB), its ``seed``, the ``receipt`` from which it can
-    be generated again, and the ``path`` of its file, if any."""
+class Video:
+    """A video: ``frames`` (PIL, RGB, of one size) at ``fps`` frames a second."""
 
-    image: Image
+    frames: tuple[Image, ...]
+    fps: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """One generated image or video: its ``media`` (a PIL image in RGB, or a Video), its ``seed``,
+    the ``receipt`` from which it can be generated again, and the ``path`` of its file, if any."""
+
+    media: Image | Video
     seed: int
     receipt: dict[str, Any]
     path: Path | None = None
 
+    @property
+    def image(self) -> Image:
+        """The image. Raises KalpanaError for a video."""
+        if isinstance(self.media, Video):
+            raise KalpanaError("this output is a video: its frames are in output.media.frames")
+        return self.media
+
+    def save(self, path: str | PathLike[str]) -> Output:
+        """Writes the media with its receipt embedded; the output with the path that was written,
+        which is PATH-2, PATH-3 … if the file exists.
+
+        The suffix sets the format: .png, .webp or .jpg for an image, .mp4 for a video. Raises
+        KalpanaError for another suffix.
+        """
+        from kalpana.media import save, save_video
+
+        if isinstance(self.media, Video):
+            written = save_video(self.media.frames, self.media.fps, Path(path), self.receipt)
+        else:
+            written = save(self.media, Path(path), self.receipt)
+        return replace(self, path=written)
+
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a request, carried by its last Step: the pictures in the order requested, and
+    """The result of a request, carried by its last Step: the outputs in the order requested, and
     the warnings for the user."""
 
-    pictures: tuple[Picture, ...]
+    outputs: tuple[Output, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -73,7 +105,8 @@ class Result:
 class Step:
     """One step of a running request; ``index`` counts from 1 to ``total``.
 
-    ``preview`` is the current x0 estimate as pixels (b, 3, h, w) in [-1, 1], or None. ``eta`` is
+    ``preview`` is the current x0 estimate as pixels, (b, 3, h, w) or for videos (b, f, 3, h, w), in
+    [-1, 1], or None. ``eta`` is
     the estimated time left in seconds, or None before it is known. ``result`` is set on the last
     Step only.
     """
@@ -84,8 +117,3 @@ class Step:
     eta: float | None = None
     stage: str = "denoise"
     result: Result | None = field(default=None, repr=False)
-
-
-class KalpanaError(Exception):
-    """An error that the user can correct; its message is one line that states the problem, where
-    it is, and what to write instead."""

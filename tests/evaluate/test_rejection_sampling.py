@@ -21,7 +21,7 @@ from kalpana.models import vae
 from kalpana.train.data_cache import HARVEST, harvest_lines, harvested, silent
 from kalpana.train.flow import FlowTask
 from kalpana.train.recipe import Recipe, read_recipe
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 from kalpana.world.splits import split_of
 from kalpana.world.world import World
 
@@ -44,13 +44,13 @@ def draws(verifier: Knows, asked: list[str], good: int) -> object:
     world = World(0, "train")
     scenes = {world.describe(i)[0]: i for i in range(200)}
 
-    def draw(text: str, seeds: Sequence[int]) -> list[Picture]:
+    def draw(text: str, seeds: Sequence[int]) -> list[Output]:
         asked.append(text)
         sample = world[scenes[text]]
         (image,) = to_images(sample.image[None])
         verifier.known[image.tobytes()] = truth(sample.truth.scene)
         return [
-            Picture(image if k < good else Image.new("RGB", image.size), seed, {})
+            Output(image if k < good else Image.new("RGB", image.size), seed, {})
             for k, seed in enumerate(seeds)
         ]
 

@@ -28,7 +28,7 @@ from kalpana.media import save, to_images, to_pixels
 from kalpana.models import clip
 from kalpana.request import Capabilities
 from kalpana.text.tokenizer import Tokenizer
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 from kalpana.understand.encoder import load as load_encoder
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
@@ -68,11 +68,11 @@ def test_true_pictures_score_as_the_ceiling_and_a_run_goes_on(tmp_path: Path) ->
     verifier, drawn = Knows(), []
     teach(verifier, PROMPTS)
 
-    def draw(prompt: Prompt, seeds: Sequence[int]) -> list[Picture]:
+    def draw(prompt: Prompt, seeds: Sequence[int]) -> list[Output]:
         drawn.append((prompt.text, tuple(seeds)))
         images = verifier.learn([prompt.scene(random.Random(seed)) for seed in seeds])
         return [
-            Picture(image, seed, {"request": {"prompt": prompt.text}})
+            Output(image, seed, {"request": {"prompt": prompt.text}})
             for image, seed in zip(images, seeds, strict=True)
         ]
 
@@ -320,14 +320,14 @@ def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path
     verifier, drawn = Knows(), []
     teach(verifier, PROMPTS)
 
-    def true(prompt: Prompt, seeds: Sequence[int], steps: int | None) -> list[Picture]:
+    def true(prompt: Prompt, seeds: Sequence[int], steps: int | None) -> list[Output]:
         drawn.append(("true", steps))
         images = verifier.learn([prompt.scene(random.Random(f"{seed}/{steps}")) for seed in seeds])
-        return [Picture(image, seed, {}) for image, seed in zip(images, seeds, strict=True)]
+        return [Output(image, seed, {}) for image, seed in zip(images, seeds, strict=True)]
 
-    def blank(prompt: Prompt, seeds: Sequence[int], steps: int | None) -> list[Picture]:
+    def blank(prompt: Prompt, seeds: Sequence[int], steps: int | None) -> list[Output]:
         drawn.append(("blank", steps))
-        return [Picture(Image.new("RGB", (128, 128)), seed, {}) for seed in seeds]
+        return [Output(Image.new("RGB", (128, 128)), seed, {}) for seed in seeds]
 
     one_shot = Named("blank", Capabilities(uses=("guidance",)))
     models = [

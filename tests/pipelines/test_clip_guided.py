@@ -50,15 +50,15 @@ def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(
     result = last(iter(steps))
     prompts = Prompt("a red castle"), Prompt("a moon", 0.5), Prompt("fog", -1)
     canvas = load_canvas("vqgan", by_clip)
-    for picture in result.pictures:
+    for picture in result.outputs:
         direct = last(
             vqgan_clip(prompts, ranker, canvas, Settings(steps=3, flip=0), picture.seed)
-        ).pictures[0]
+        ).outputs[0]
         assert picture.image.tobytes() == direct.image.tobytes()
         assert picture.image.size == (128, 128)
-    assert result.pictures[0].image.tobytes() != result.pictures[1].image.tobytes()
-    path = save(result.pictures[1].image, tmp_path / "castle.png", result.pictures[1].receipt)
-    replayed = last(again(pipeline, result.pictures[1].receipt)).pictures[0]
+    assert result.outputs[0].image.tobytes() != result.outputs[1].image.tobytes()
+    path = save(result.outputs[1].image, tmp_path / "castle.png", result.outputs[1].receipt)
+    replayed = last(again(pipeline, result.outputs[1].receipt)).outputs[0]
     assert compare(path, replayed).pixels
 
 

@@ -10,13 +10,13 @@ from PIL import Image
 from kalpana.media import SUFFIX, encode, read_receipt, save
 from kalpana.pipelines.replay import compare, request_of
 from kalpana.pipelines.text_to_image import TextToImage
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 
 
-def draw(model: TextToImage, path: Path) -> Picture:
+def draw(model: TextToImage, path: Path) -> Output:
     *_, last = model.generate(request_of(read_receipt(path)))
     assert last.result is not None
-    return last.result.pictures[0]
+    return last.result.outputs[0]
 
 
 @pytest.mark.parametrize("format", sorted(SUFFIX))
@@ -27,7 +27,7 @@ def test_a_file_of_any_format_comes_again_byte_for_byte(
         "तीन लाल सेब", seed=3, n=3, format=format, model=str(folder), size="64x64", strict=False
     )
     assert last.result is not None
-    for picture in last.result.pictures:
+    for picture in last.result.outputs:
         path = save(picture.image, tmp_path / f"a{SUFFIX[format]}", picture.receipt)
         difference = compare(path, draw(model, path))
         assert (
@@ -41,7 +41,7 @@ def test_a_file_of_any_format_comes_again_byte_for_byte(
 def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> None:
     *_, last = model.generate("तीन लाल सेब", seed=3)
     assert last.result is not None
-    picture = last.result.pictures[0]
+    picture = last.result.outputs[0]
     receipt = picture.receipt | {"torch": "1.0"}
     wrong = picture.image.copy()
     wrong.putpixel((0, 0), tuple(value ^ 8 for value in wrong.getpixel((0, 0))))  # type: ignore[union-attr, arg-type]
@@ -61,7 +61,7 @@ def test_a_file_another_program_has_packed_anew_has_the_same_pixels(
 ) -> None:
     *_, last = model.generate("तीन लाल सेब", seed=3)
     assert last.result is not None
-    picture = last.result.pictures[0]
+    picture = last.result.outputs[0]
     path = tmp_path / "a.png"
     path.write_bytes(encode(picture.image, "png", picture.receipt) + b"trailing")
     assert str(compare(path, draw(model, path))) == "the same pixels, other bytes"

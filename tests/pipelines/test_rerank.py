@@ -18,7 +18,7 @@ from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.pipelines.replay import compare, request_of
 from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Picture, Result
+from kalpana.types import KalpanaError, Output, Result
 from kalpana.understand.encoder import Encoder
 
 PROMPT = "नीली कार के बाईं ओर तीन लाल सेब"
@@ -30,20 +30,20 @@ def result(model: TextToImage, ranker: Encoder | None = None, **fields: Any) -> 
     return last.result
 
 
-def pixels(picture: Picture) -> np.ndarray:
+def pixels(picture: Output) -> np.ndarray:
     return np.asarray(picture.image).astype(int)
 
 
-def same(a: Picture, b: Picture) -> bool:
+def same(a: Output, b: Output) -> bool:
     """Equal up to 1 of 255, as text_to_image guarantees for other batch sizes."""
     return a.seed == b.seed and int(np.abs(pixels(a) - pixels(b)).max()) <= 1
 
 
 def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker: Encoder) -> None:
     for seed in range(3):
-        (kept,) = result(model, ranker, seed=seed, best_of=5).pictures
+        (kept,) = result(model, ranker, seed=seed, best_of=5).outputs
         seeds = (seed, *(zlib.crc32(f"{seed}/{k}".encode()) for k in (1, 2, 3, 4)))
-        candidates = [result(model, seed=each).pictures[0] for each in seeds]
+        candidates = [result(model, seed=each).outputs[0] for each in seeds]
         scores = [
             torch.cosine_similarity(ranker.images([each.image]), ranker.texts([PROMPT])).item()
             for each in candidates
@@ -58,24 +58,24 @@ def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker:
 def test_each_picture_has_candidates_of_its_own_and_is_the_same_whatever_is_drawn_beside_it(
     model: TextToImage, ranker: Encoder
 ) -> None:
-    many = result(model, ranker, seed=7, n=5, best_of=3).pictures  # two pictures in a batch
+    many = result(model, ranker, seed=7, n=5, best_of=3).outputs  # two pictures in a batch
     assert [picture.receipt["best_of"]["seed"] for picture in many] == [7, 8, 9, 10, 11]
     assert (
         len({each["seed"] for picture in many for each in picture.receipt["best_of"]["candidates"]})
         == 15
     )
     for k, picture in enumerate(many):
-        assert same(picture, result(model, ranker, seed=7 + k, best_of=3).pictures[0])
-    others = result(model, ranker, seeds=(11, 7), best_of=3).pictures
+        assert same(picture, result(model, ranker, seed=7 + k, best_of=3).outputs[0])
+    others = result(model, ranker, seeds=(11, 7), best_of=3).outputs
     assert same(others[0], many[4]) and same(others[1], many[0])
 
 
 def test_one_of_one_is_the_picture_itself_and_more_are_never_worse(
     model: TextToImage, ranker: Encoder
 ) -> None:
-    (plain,) = result(model, seed=4).pictures
+    (plain,) = result(model, seed=4).outputs
     assert (
-        same(plain, result(model, ranker, seed=4, best_of=1).pictures[0])
+        same(plain, result(model, ranker, seed=4, best_of=1).outputs[0])
         and "best_of" not in plain.receipt
     )
     best = [
@@ -87,14 +87,14 @@ def test_one_of_one_is_the_picture_itself_and_more_are_never_worse(
 
 def listed(result: Result) -> list[dict[str, Any]]:
     """The candidates in the receipt of the first picture."""
-    return result.pictures[0].receipt["best_of"]["candidates"]
+    return result.outputs[0].receipt["best_of"]["candidates"]
 
 
 def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
     model: TextToImage, ranker: Encoder, folder: Path, clip_folder: Path, tmp_path: Path
 ) -> None:
     request = Request(prompt=PROMPT, seed=0, n=2, best_of=6, model=str(folder))
-    for seed, picture in enumerate(kalpana.generate(request, rank_by=ranker).pictures):
+    for seed, picture in enumerate(kalpana.generate(request, rank_by=ranker).outputs):
         receipt = picture.receipt
         assert receipt == json.loads(json.dumps(receipt))
         assert receipt["request"] == request.to_json()
@@ -108,7 +108,7 @@ def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
         assert receipt["best_of"]["ranked_by"] == {"name": "tiny-clip", "sha256": hashed}
         path = save(picture.image, tmp_path / "a.png", receipt)
         # Replayed without a ranker.
-        (replayed,) = kalpana.generate(request_of(read_receipt(path))).pictures
+        (replayed,) = kalpana.generate(request_of(read_receipt(path))).outputs
         difference = compare(path, replayed)
         assert difference.largest <= 1 and difference.changed == ()
         assert replayed.seed == picture.seed
@@ -128,7 +128,7 @@ def test_the_stream_counts_on_over_all_that_is_drawn(
     assert [step.stage for step in steps].count("rank") == parts and steps[-1].stage == "rank"
     assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
     assert [step.result is not None for step in steps] == [*(parts * each - 1) * [False], True]
-    assert steps[-1].result is not None and len(steps[-1].result.pictures) == n
+    assert steps[-1].result is not None and len(steps[-1].result.outputs) == n
 
 
 def test_closing_the_stream_cancels(model: TextToImage, ranker: Encoder) -> None:
@@ -156,7 +156,7 @@ def test_what_the_ranker_does_not_read_is_told(model: TextToImage, ranker: Encod
         and len(warnings) == 2
     )
     assert (
-        last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
+        last.result.outputs[0].receipt["warnings"] == list(last.result.warnings)
         and len(last.result.warnings) == 4
     )
 

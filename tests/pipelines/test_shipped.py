@@ -27,7 +27,7 @@ HINDI = {
 
 
 def draw(prompt: str) -> np.ndarray:
-    return np.asarray(kalpana.generate(prompt, seed=0, steps=12).pictures[0].image) / 255
+    return np.asarray(kalpana.generate(prompt, seed=0, steps=12).outputs[0].image) / 255
 
 
 @pytest.mark.parametrize("name", ["dalle", "maskgit", "dalle-mini"])
@@ -36,7 +36,7 @@ def test_tokens_too_have_the_colour_asked_for(name: str) -> None:
     model, right = kalpana.load(name), 0
     for color, hindi in HINDI.items():
         for prompt in (f"a {color} balloon on a white background", f"सफ़ेद पृष्ठभूमि पर {hindi} गुब्बारा"):
-            image = last(model.generate(prompt, model=name, seed=0)).pictures[0].image
+            image = last(model.generate(prompt, model=name, seed=0)).outputs[0].image
             right += nearest_paint(np.asarray(image) / 255) == color
     assert right >= 8
 

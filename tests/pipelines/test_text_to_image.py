@@ -23,7 +23,7 @@ from kalpana.pipelines import load
 from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.pipelines.text_to_image import TextToImage, noise
 from kalpana.request import Request
-from kalpana.types import Cond, KalpanaError, Picture, Result, Step
+from kalpana.types import Cond, KalpanaError, Output, Result, Step
 
 PROMPT = "नीली कार के बाईं ओर तीन लाल सेब"
 
@@ -34,11 +34,11 @@ def result(model: TextToImage, **fields: Any) -> Result:
     return last.result
 
 
-def pixels(picture: Picture) -> np.ndarray:
+def pixels(picture: Output) -> np.ndarray:
     return np.asarray(picture.image).astype(int)
 
 
-def same(a: Picture, b: Picture) -> bool:
+def same(a: Output, b: Output) -> bool:
     """Equal up to 1 of 255: a processor may round an 8-bit value the other way, see
     text_to_image."""
     return (
@@ -60,7 +60,7 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToImage) -> N
         assert step.preview is not None and step.preview.abs().max() <= 1
         assert step.preview.shape == (TOGETHER if step.index <= 4 else 1, 3, 4, 4)
     assert steps[-1].result is not None and [
-        picture.seed for picture in steps[-1].result.pictures
+        picture.seed for picture in steps[-1].result.outputs
     ] == list(range(TOGETHER + 1))
 
 
@@ -73,7 +73,7 @@ def test_a_preview_shows_the_estimate_and_not_the_noise(model: TextToImage) -> N
     torch.testing.assert_close(only.preview, model.vae.preview(x0))
     assert not torch.allclose(only.preview, of_noise, atol=0.05)
     assert torch.equal(
-        to_pixels([last.result.pictures[0].image]), to_pixels([to_images(model.vae.decode(x0))[0]])
+        to_pixels([last.result.outputs[0].image]), to_pixels([to_images(model.vae.decode(x0))[0]])
     )
 
 
@@ -90,18 +90,18 @@ def latents_of(model: TextToImage, seed: int) -> Tensor:
 
 
 def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: TextToImage) -> None:
-    batch = result(model, seed=100, n=8).pictures
+    batch = result(model, seed=100, n=8).outputs
     assert len({picture.image.tobytes() for picture in batch}) == 8
     for i, picture in enumerate(batch):
-        assert same(picture, result(model, seed=100 + i).pictures[0])
+        assert same(picture, result(model, seed=100 + i).outputs[0])
     assert all(
         same(a, b)
         for a, b in zip(
-            batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).pictures), strict=True
+            batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).outputs), strict=True
         )
     )
     assert all(
-        same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).pictures[2:10], strict=True)
+        same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).outputs[2:10], strict=True)
     )
 
 
@@ -111,7 +111,7 @@ def test_a_batch_is_the_same_split_over_two_processes(
     code = """
 import sys, kalpana
 result = kalpana.generate(sys.argv[1], model=sys.argv[2], seed=int(sys.argv[3]), n=4)
-for picture in result.pictures:
+for picture in result.outputs:
     picture.image.save(f"{picture.seed}.png")
 """
     halves = [
@@ -119,7 +119,7 @@ for picture in result.pictures:
         for seed in (100, 104)
     ]
     assert [half.wait() for half in halves] == [0, 0]
-    for picture in result(model, seed=100, n=8).pictures:
+    for picture in result(model, seed=100, n=8).outputs:
         with Image.open(tmp_path / f"{picture.seed}.png") as other:
             assert np.abs(np.asarray(other).astype(int) - pixels(picture)).max() <= 1
 
@@ -142,8 +142,8 @@ def test_the_same_request_gives_the_same_bytes_whatever_was_drawn_before(
     first = result(model, seed=3, n=2)
     result(model, seed=9, guidance=1)
     torch.manual_seed(99)
-    assert [p.image.tobytes() for p in result(model, seed=3, n=2).pictures] == [
-        p.image.tobytes() for p in first.pictures
+    assert [p.image.tobytes() for p in result(model, seed=3, n=2).outputs] == [
+        p.image.tobytes() for p in first.outputs
     ]
 
 
@@ -180,23 +180,23 @@ def test_closing_the_stream_cancels(model: TextToImage) -> None:
 )
 def test_every_setting_draws_another_picture(model: TextToImage, fields: dict[str, Any]) -> None:
     width, height = (64, 32) if "size" in fields else (64, 64) if "upscale" in fields else (32, 32)
-    (picture,) = result(model, seed=2, steps=3, **fields).pictures
+    (picture,) = result(model, seed=2, steps=3, **fields).outputs
     assert (
         picture.image.size == (width, height)
         and picture.image.mode == "RGB"
         and pixels(picture).std() > 1
     )
-    (other,) = result(model, seed=2, steps=5, guidance=4, sampler="euler").pictures
+    (other,) = result(model, seed=2, steps=5, guidance=4, sampler="euler").outputs
     assert picture.image.tobytes() != other.image.tobytes()
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(model: TextToImage) -> None:
     """With the prompt itself as negative prompt, guidance has no effect."""
-    (cancelled,) = result(model, seed=2, guidance=5, negative_prompt=PROMPT).pictures
-    (plain,) = result(model, seed=2, guidance=1).pictures
+    (cancelled,) = result(model, seed=2, guidance=5, negative_prompt=PROMPT).outputs
+    (plain,) = result(model, seed=2, guidance=1).outputs
     assert same(cancelled, plain)
     assert not same(
-        result(model, seed=2, guidance=5, negative_prompt="a blue car").pictures[0], plain
+        result(model, seed=2, guidance=5, negative_prompt="a blue car").outputs[0], plain
     )
 
 
@@ -204,10 +204,10 @@ def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: TextToImag
     with pytest.raises(KalpanaError, match="size '128x128' cannot be used"):
         model.generate(PROMPT, size="128x128")  # raised at the call, not at the first step
     lenient = result(model, size="128x128", strict=False, seed=1)
-    assert "size" in lenient.pictures[0].receipt["ignored"] and any(
+    assert "size" in lenient.outputs[0].receipt["ignored"] and any(
         "size was ignored" in warning for warning in lenient.warnings
     )
-    assert same(lenient.pictures[0], result(model, seed=1).pictures[0])
+    assert same(lenient.outputs[0], result(model, seed=1).outputs[0])
 
 
 def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
@@ -215,7 +215,7 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
     assert last.result is not None
     (warning,) = last.result.warnings
     assert "prompt: too long; the last 9" in warning and len(warning) < 200
-    receipt = last.result.pictures[0].receipt
+    receipt = last.result.outputs[0].receipt
     assert (
         99_000 < receipt["read"]["prompt"]["cut_characters"] < 100_008
         and len(receipt["request"]["prompt"]) == 100_008
@@ -225,7 +225,7 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
     assert last.result is not None
     assert any("qwertyuiop, zxcvbnm" in warning for warning in last.result.warnings)
     assert any("control characters (1)" in warning for warning in last.result.warnings)
-    assert last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
+    assert last.result.outputs[0].receipt["warnings"] == list(last.result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_odd_prompts_draw(model: TextToImage, prompt: str) -> None:
 def test_a_receipt_says_how_the_picture_was_made(model: TextToImage, folder: Path) -> None:
     *_, last = model.generate(PROMPT, seed=5, n=2, model=str(folder))
     assert last.result is not None
-    picture = last.result.pictures[1]
+    picture = last.result.outputs[1]
     receipt = json.loads(json.dumps(picture.receipt))
     assert receipt == picture.receipt
     assert receipt["request"] == {"prompt": PROMPT, "seed": 5, "n": 2, "model": str(folder)}
@@ -294,8 +294,8 @@ def test_a_model_that_does_not_draw_from_words_says_so() -> None:
 
 def test_calling_the_package_gives_back_the_result(folder: Path) -> None:
     request = Request(prompt=PROMPT, model=str(folder), seed=4)
-    (picture,) = kalpana.generate(request, steps=2).pictures
-    assert same(picture, kalpana.generate(PROMPT, model=str(folder), seed=4, steps=2).pictures[0])
+    (picture,) = kalpana.generate(request, steps=2).outputs
+    assert same(picture, kalpana.generate(PROMPT, model=str(folder), seed=4, steps=2).outputs[0])
     assert kalpana.Request is Request
     with pytest.raises(KalpanaError, match="no field 'step'"):
         kalpana.generate(PROMPT, step=2)

@@ -37,7 +37,7 @@ from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.pipelines.text_to_tokens import TextToTokens
 from kalpana.pipelines.tokens import masked, stream
 from kalpana.request import Request
-from kalpana.types import Cond, KalpanaError, Picture, Result, Step, Tokens
+from kalpana.types import Cond, KalpanaError, Output, Result, Step, Tokens
 from kalpana.understand.encoder import Encoder
 
 PROMPT = "नीली कार के बाईं ओर तीन लाल सेब"
@@ -120,12 +120,12 @@ def result(model: TextToTokens, **fields: Any) -> Result:
     return last.result
 
 
-def generated(model: TextToTokens, **fields: Any) -> Picture:
-    (picture,) = result(model, **fields).pictures
+def generated(model: TextToTokens, **fields: Any) -> Output:
+    (picture,) = result(model, **fields).outputs
     return picture
 
 
-def same(a: Picture, b: Picture) -> bool:
+def same(a: Output, b: Output) -> bool:
     return a.seed == b.seed and a.image.tobytes() == b.image.tobytes()
 
 
@@ -158,7 +158,7 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(
         )
         height = 32 if family == "maskgit" or k > count else 8 * k  # of the rows sampled so far
         assert (step.preview[:, :, height:] == 0).all() and step.preview[:, :, :height].std() > 0.01
-    whole, pictures = steps[count].preview, steps[-1].result.pictures  # type: ignore[union-attr]
+    whole, pictures = steps[count].preview, steps[-1].result.outputs  # type: ignore[union-attr]
     assert whole is not None and [p.image.tobytes() for p in pictures[:TOGETHER]] == [
         image.tobytes() for image in to_images(whole)
     ]
@@ -216,18 +216,18 @@ def test_closing_the_stream_cancels(model: TextToTokens) -> None:
 
 
 def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: TextToTokens) -> None:
-    batch = result(model, seed=100, n=8).pictures
+    batch = result(model, seed=100, n=8).outputs
     assert len({picture.image.tobytes() for picture in batch}) == 8
     for i, picture in enumerate(batch):
         assert same(picture, generated(model, seed=100 + i))
     assert all(
         same(a, b)
         for a, b in zip(
-            batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).pictures), strict=True
+            batch, reversed(result(model, seeds=tuple(range(107, 99, -1))).outputs), strict=True
         )
     )
     assert all(
-        same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).pictures[2:10], strict=True)
+        same(a, b) for a, b in zip(batch, result(model, seed=98, n=13).outputs[2:10], strict=True)
     )
 
 
@@ -302,7 +302,7 @@ def test_a_receipt_says_how_the_picture_was_made_and_makes_it_again(
     model: TextToTokens, family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = folders[family]
-    picture = kalpana.generate(PROMPT, model=str(folder), seed=5, n=2, top_k=7).pictures[1]
+    picture = kalpana.generate(PROMPT, model=str(folder), seed=5, n=2, top_k=7).outputs[1]
     receipt = json.loads(json.dumps(picture.receipt))
     request = {"prompt": PROMPT, "seed": 5, "n": 2, "top_k": 7, "model": str(folder)}
     assert receipt == picture.receipt and receipt["request"] == request
@@ -326,7 +326,7 @@ def test_a_receipt_says_how_the_picture_was_made_and_makes_it_again(
         "bpe.json",
     }
     *_, last = again(model, receipt)
-    assert last.result is not None and same(last.result.pictures[0], picture)
+    assert last.result is not None and same(last.result.outputs[0], picture)
 
 
 def test_a_cut_prompt_and_unknown_words_are_told(model: TextToTokens) -> None:
@@ -334,7 +334,7 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToTokens) -> None:
     assert last.result is not None
     assert any("prompt: too long; the last" in each for each in last.result.warnings)
     assert any("qwertyuiop" in each for each in last.result.warnings)
-    assert last.result.pictures[0].receipt["warnings"] == list(last.result.warnings)
+    assert last.result.outputs[0].receipt["warnings"] == list(last.result.warnings)
 
 
 # Errors.
@@ -380,7 +380,7 @@ def test_a_model_that_draws_no_tokens_has_no_such_settings(
     ):
         flow.generate(PROMPT, **fields)
     *_, last = flow.generate(PROMPT, steps=1, strict=False, **fields)
-    assert last.result is not None and last.result.pictures[0].receipt["resolved"][name] is None
+    assert last.result is not None and last.result.outputs[0].receipt["resolved"][name] is None
     with pytest.raises(KalpanaError, match="there is no field 'top'"):
         flow.generate(PROMPT, top=BLANK)
 
@@ -516,7 +516,7 @@ def test_a_top_stays_and_the_rest_is_drawn(
 ) -> None:
     top = photo().crop((0, 0, 32, 16))
     rows = model.vqgan.encode(to_pixels([top]))[0]
-    pictures = result(model, seed=1, n=3, top=top).pictures
+    pictures = result(model, seed=1, n=3, top=top).outputs
     assert len({picture.image.tobytes() for picture in pictures}) > 1
     for picture in pictures:
         assert picture.receipt["top"] == rows.tolist() and picture.image.size == (32, 32)
@@ -544,10 +544,10 @@ def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path])
             for step in steps
             if step.preview is not None
         )
-        (picture,) = steps[-1].result.pictures
+        (picture,) = steps[-1].result.outputs
         assert picture.image.size == (width, height)
         *_, last = again(model, json.loads(json.dumps(picture.receipt)))
-        assert last.result is not None and same(last.result.pictures[0], picture)
+        assert last.result is not None and same(last.result.outputs[0], picture)
     top = photo(48, 16)
     rows = model.vqgan.encode(to_pixels([top]))[0]
     assert (
@@ -613,7 +613,7 @@ def test_the_best_of_several_below_a_top_and_its_file_again(
     request = Request(prompt=PROMPT, model=str(folders["maskgit"]), seed=4, best_of=3)
     *_, last = model.generate(request, rank_by=ranker, top=photo().crop((0, 0, 32, 24)))
     assert last.result is not None
-    (picture,) = last.result.pictures
+    (picture,) = last.result.outputs
     path = save(picture.image, tmp_path / "a.png", picture.receipt)
     assert len(read_receipt(path)["top"]) == 3
     assert kalpana_("replay", str(path)).stdout == "the same bytes\n"
@@ -779,7 +779,7 @@ def test_a_public_folder_draws_what_is_in_it(
     *_, last = model.generate("A cat", temperature=0, top_k=20)
     assert (
         last.result is not None
-        and last.result.pictures[0].image.tobytes() == image.tobytes()
+        and last.result.outputs[0].image.tobytes() == image.tobytes()
         and not last.result.warnings
     )
     assert len(ids.unique()) > 3
@@ -924,7 +924,7 @@ def test_there_is_one_way_for_all(folders: dict[str, Path], folder: Path) -> Non
         assert (
             isinstance(last, Step)
             and last.result is not None
-            and len(last.result.pictures) == 1
+            and len(last.result.outputs) == 1
             and steps
         )
     assert isinstance(load(str(folder)), TextToImage)

@@ -101,7 +101,7 @@ def draw(
     **fields: Any,
 ) -> Image.Image:
     fields = {"settings": QUICK, "seed": 3, "size": (32, 32)} | fields
-    return result(vqgan_clip(prompt, clip, canvas, **fields)).pictures[0].image
+    return result(vqgan_clip(prompt, clip, canvas, **fields)).outputs[0].image
 
 
 def picture(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
@@ -482,7 +482,7 @@ def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_besid
         torch.manual_seed(7)
         pair = [next(stream) for stream in streams]  # interleaved
     assert [
-        step.result.pictures[0].image == image
+        step.result.outputs[0].image == image
         for step, image in zip(pair, (one, other), strict=True)
         if step.result
     ] == [True, True]
@@ -510,7 +510,7 @@ def test_the_stream_counts_and_shows_where_the_picture_is_going(ranker: Encoder)
             )
     last = steps[-1]
     assert last.result is not None and last.preview is not None
-    assert to_images(last.preview)[0] == last.result.pictures[0].image
+    assert to_images(last.preview)[0] == last.result.outputs[0].image
 
 
 def test_what_is_shown_is_the_mean_of_the_first_latents_then_a_running_one(ranker: Encoder) -> None:
@@ -579,7 +579,7 @@ def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
     counter.remove()
     assert len(calls) == QUICK.steps + 1, "no step was made twice; the last call is the score"
     assert [step.index for step in rest] == list(range(10, 17)) and rest[-1].result is not None
-    assert rest[-1].result.pictures[0].image == unbroken and rest[-1].result.pictures[0].seed == 3
+    assert rest[-1].result.outputs[0].image == unbroken and rest[-1].result.outputs[0].seed == 3
     kept, expected = load_file(state), load_file(whole)
     assert kept.keys() == expected.keys() and all(
         torch.equal(kept[name], expected[name]) for name in kept
@@ -599,7 +599,7 @@ def test_a_finished_picture_can_be_asked_for_again_and_for_more_steps(
     assert (
         len(again) == 1
         and again[0].result is not None
-        and again[0].result.pictures[0].image == first
+        and again[0].result.outputs[0].image == first
     )
     assert draw(ranker, settings=longer, state=state) == draw(ranker, settings=longer) != first
     with pytest.raises(
@@ -721,9 +721,9 @@ def test_a_timelapse_shows_the_previews(ranker: Encoder, tmp_path: Path) -> None
     *_, last = timelapse(stream, tmp_path / "a.mp4", fps=5)
     assert last.result is not None
     frames, rate, receipt = decode_clip((tmp_path / "a.mp4").read_bytes())
-    assert len(frames) == 4 and rate == 5 and receipt == last.result.pictures[0].receipt
+    assert len(frames) == 4 and rate == 5 and receipt == last.result.outputs[0].receipt
     first, final = (
-        np.abs(np.asarray(each).astype(int) - np.asarray(last.result.pictures[0].image)).mean()
+        np.abs(np.asarray(each).astype(int) - np.asarray(last.result.outputs[0].image)).mean()
         for each in frames[::3]
     )
     assert final < 8 < first
@@ -744,7 +744,7 @@ def test_the_receipt_says_how_the_picture_was_made(ranker: Encoder) -> None:
     whole = result(
         vqgan_clip(prompt, ranker, CANVASES["vqgan"], settings, 5, size=(40, 32), start="perlin")
     )
-    (only,) = whole.pictures
+    (only,) = whole.outputs
     receipt = only.receipt
     assert (
         receipt == json.loads(json.dumps(receipt))

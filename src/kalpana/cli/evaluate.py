@@ -15,7 +15,7 @@ import typer
 from kalpana.cli.console import counting
 from kalpana.cli.options import Device
 from kalpana.request import shorten
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
     from kalpana.evaluate.suites import Prompt
@@ -216,11 +216,11 @@ def _evaluate_clips(
 
 def _draw(
     model: Pipeline, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None
-) -> Sequence[Picture]:
+) -> Sequence[Output]:
     """Pictures of a suite's prompt, one for each seed, by a pipeline loaded as ``name``."""
     from kalpana.pipelines import last
 
-    return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).pictures
+    return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).outputs
 
 
 def _steps(given: str | None) -> tuple[int | None, ...]:

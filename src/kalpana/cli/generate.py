@@ -11,7 +11,7 @@ import typer
 from kalpana.cli.console import asked_to_stop, lines_of, print_json, watch
 from kalpana.cli.options import Device, Json, Out, field
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
     from kalpana.understand.encoder import Encoder
@@ -95,14 +95,14 @@ def generate(
     )
     ready_folder(out, total_bytes)
 
-    saved: list[tuple[Path, Picture]] = []
+    saved: list[tuple[Path, Output]] = []
     try:
         with asked_to_stop() as stop:
             for number, request in enumerate(requests, start=1):
                 label = f"{number}/{len(requests)}" if len(requests) > 1 else ""
                 for part in request.parts(TOGETHER):
                     result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
-                    for picture in result.pictures:
+                    for picture in result.outputs:
                         name = f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
                         path = save(picture.image, out / name, picture.receipt)
                         saved.append((path, picture))
@@ -147,7 +147,7 @@ def replay(
     pipeline = load(model or request.model, device)
     if out:
         ready_folder(out, file.stat().st_size)
-    (picture,) = watch(again(pipeline, receipt)).pictures
+    (picture,) = watch(again(pipeline, receipt)).outputs
     difference = compare(file, picture)
     print(difference)
     if out:

@@ -28,7 +28,7 @@ def world_show(
     out: Out = Path("pictures"),
 ) -> None:
     """Draw scenes on one sheet, with captions and boxes; videos (clips) also as one MP4."""
-    from kalpana.media import ready_folder, save, save_clip
+    from kalpana.media import ready_folder, save, save_video
     from kalpana.world.sheet import clip_sheet, clip_wall, sheet
     from kalpana.world.video import Clips
     from kalpana.world.world import KINDS, World
@@ -44,6 +44,6 @@ def world_show(
     ready_folder(out, n * 65536)
     if isinstance(scenes, Clips):
         print(save(clip_sheet(scenes, n), path, about))
-        print(save_clip(clip_wall(scenes, n), 24, path.with_suffix(".mp4"), about))
+        print(save_video(clip_wall(scenes, n), 24, path.with_suffix(".mp4"), about))
     else:
         print(save(sheet(scenes, n), path, about))

@@ -21,11 +21,11 @@ from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import write
 from kalpana.request import Capabilities
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 
 STEPS = (1, 4, 8, 20, 50)
 # draw(prompt, seeds, steps): one picture for each seed; steps None: the model's default.
-Draw = Callable[[Prompt, Sequence[int], int | None], Sequence[Picture]]
+Draw = Callable[[Prompt, Sequence[int], int | None], Sequence[Output]]
 
 
 class Model(Protocol):
@@ -97,7 +97,7 @@ def compare(
                 draw: Draw = draw,
                 count: int | None = count,
                 clock: Clock = clock,
-            ) -> Sequence[Picture]:
+            ) -> Sequence[Output]:
                 with clock:
                     pictures = draw(prompt, seeds, count)
                 clock.note(len(pictures))

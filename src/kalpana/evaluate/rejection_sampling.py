@@ -24,14 +24,14 @@ from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.media import save, to_pixels
 from kalpana.pipelines import last, load
 from kalpana.train.data_cache import HARVEST, harvest_lines
-from kalpana.types import Picture
+from kalpana.types import Output
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Scene
 from kalpana.world.world import World
 
 EACH = 8  # pictures generated per caption
 KEEP = 2  # pictures kept per caption at most, so that easy captions do not dominate
-Draw = Callable[[str, Sequence[int]], Sequence[Picture]]
+Draw = Callable[[str, Sequence[int]], Sequence[Output]]
 
 
 def captions(seed: int = 0) -> Iterator[Prompt]:
@@ -103,9 +103,9 @@ def main() -> None:
     options = parser.parse_args()
     model = load(options.model)
 
-    def draw(text: str, seeds: Sequence[int]) -> Sequence[Picture]:
+    def draw(text: str, seeds: Sequence[int]) -> Sequence[Output]:
         steps = model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)
-        return last(steps).pictures
+        return last(steps).outputs
 
     def progress(done: int, total: int) -> None:
         if done % 20 == 0 or done == total:

@@ -28,7 +28,7 @@ from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
 from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
 from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 from kalpana.understand.encoder import Encoder
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
@@ -39,7 +39,7 @@ SEEDS = 4  # pictures a prompt
 BATCH = 64  # pictures a batch of the verifier, the encoder or the renderer
 VERDICTS = "verdicts.json"  # in a run's folder: whether each picture is right
 CAPTIONS = 20_000  # training captions that the retrieval baseline chooses from
-Draw = Callable[[Prompt, Sequence[int]], Sequence[Picture]]
+Draw = Callable[[Prompt, Sequence[int]], Sequence[Output]]
 Progress = Callable[[int, int], None]
 
 

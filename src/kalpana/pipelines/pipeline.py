@@ -18,7 +18,7 @@ from kalpana.pipelines.rerank import Ranker, Words, best
 from kalpana.pipelines.upscale import load_upscaler, upscale
 from kalpana.request import Capabilities, Request, clean
 from kalpana.text.tokenizer import language
-from kalpana.types import Picture, Result, Step
+from kalpana.types import Output, Result, Step
 
 TOGETHER = 8  # largest batch of pictures: more take memory and gain no speed
 TOLD = 12  # most unknown words that a warning lists
@@ -96,7 +96,7 @@ def _steps(
     """The stream of a resolved request, batch by batch."""
     parts = list(request.parts(together))
     began, index, total = time.perf_counter(), 0, 0
-    pictures: list[Picture] = []
+    pictures: list[Output] = []
     for part in parts:
         seeds = part.each_seed()
         for progress in draw(part):
@@ -109,7 +109,7 @@ def _steps(
                 )
                 for image, seed in zip(to_images(pixels), seeds, strict=True):
                     own = {"seed": seed, "resolved": _resolved(request, seed)}
-                    pictures.append(Picture(image, seed, receipt | own))
+                    pictures.append(Output(image, seed, receipt | own))
             if index < total:
                 eta = (time.perf_counter() - began) / index * (total - index)
                 yield Step(index, total, progress.preview, eta, progress.stage)

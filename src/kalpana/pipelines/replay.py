@@ -14,7 +14,7 @@ from PIL import Image
 from kalpana.media import encode, read_receipt
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Picture, Step
+from kalpana.types import KalpanaError, Output, Step
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def again(model: Pipeline, receipt: dict[str, Any]) -> Iterator[Step]:
     return model.generate(request_of(receipt), **top)
 
 
-def compare(path: Path, again: Picture) -> ReplayDiff:
+def compare(path: Path, again: Output) -> ReplayDiff:
     """The comparison of the picture file at ``path`` with ``again``, its replay, which is encoded
     in the same format."""
     receipt, data = read_receipt(path), path.read_bytes()

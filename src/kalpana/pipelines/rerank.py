@@ -18,7 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kalpana.request import Request, clean, shorten
-from kalpana.types import KalpanaError, Picture, Result, Step
+from kalpana.types import KalpanaError, Output, Result, Step
 
 Draw = Callable[[Request], Iterator[Step]]
 
@@ -79,7 +79,7 @@ def _select(
     began, done = time.perf_counter(), 0  # done: steps of the streams before
     text = clean(request.prompt)
     text_features, warnings = ranker.texts([text])[0], _warnings(ranker, text)
-    pictures: list[Picture] = []
+    pictures: list[Output] = []
     for k, (part, stream) in enumerate(zip(parts, streams, strict=True)):
         for step in stream:
             # All streams have the same number of steps.
@@ -88,7 +88,7 @@ def _select(
             if step.result is None:
                 yield replace(step, index=index, total=total, eta=eta)
         assert step.result is not None
-        remaining, done = iter(step.result.pictures), index
+        remaining, done = iter(step.result.outputs), index
         warnings = list(dict.fromkeys([*step.result.warnings, *warnings]))
         for seed in part.each_seed():
             candidates = [next(remaining) for _ in range(request.best_of)]

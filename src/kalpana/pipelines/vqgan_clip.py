@@ -34,12 +34,12 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from kalpana import __version__
-from kalpana.media import encode_clip, ready_folder, rgb, save_clip, to_images, to_pixels, write
+from kalpana.media import encode_video, ready_folder, rgb, save_video, to_images, to_pixels, write
 from kalpana.models.clip import CLIP, unit
 from kalpana.pipelines.image_parameters import Canvas, Latent, perlin
 from kalpana.pipelines.rerank import Ranker
 from kalpana.request import SEED_LIMIT, Side, clean, shorten
-from kalpana.types import KalpanaError, Picture, Result, Step
+from kalpana.types import KalpanaError, Output, Result, Step
 
 FORMAT = "kalpana-vqgan-clip"  # identifies a state file
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
@@ -299,7 +299,7 @@ def _optimise(
         "cosines": [round(cosine, 6) for cosine in (vectors @ clip.images([image])[0]).tolist()],
         "warnings": list(warnings),
     }
-    result = Result((Picture(image, seed, receipt),), warnings)
+    result = Result((Output(image, seed, receipt),), warnings)
     yield Step(total, total, pixels, 0.0, stage="optimise", result=result)
 
 
@@ -433,9 +433,9 @@ def timelapse(stream: Iterator[Step], path: Path, fps: int = 12) -> Iterator[Ste
                         "an MP4 has sides of an even number of pixels, "
                         f"and this picture is {width}x{height}"
                     )
-                encode_clip(frames, fps, {})  # reports a missing encoder now, not at the end
+                encode_video(frames, fps, {})  # reports a missing encoder now, not at the end
         if step.result is not None:
-            save_clip(frames, fps, path, step.result.pictures[0].receipt)
+            save_video(frames, fps, path, step.result.outputs[0].receipt)
         yield step
 
 

@@ -30,7 +30,7 @@ from kalpana.evaluate.video.motion import Track, tracks
 from kalpana.evaluate.video.scores import AMOUNTS, Verdict, clips_of, judge, right, table
 from kalpana.evaluate.video.suite import ClipPrompt, Video, load, truth, truth_seen
 from kalpana.hub.card import weights_dir
-from kalpana.media import save_clip, to_images
+from kalpana.media import save_video, to_images
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS
 from kalpana.world.splits import belongs
@@ -568,7 +568,7 @@ def test_clips_made_elsewhere_are_found_by_number(tmp_path: Path) -> None:
     with pytest.raises(KalpanaError, match=r"no clip .* is of prompt 0, .*call it 0000\.mp4"):
         list(clips_of(tmp_path, two))
     frames = filmed(dx=0.25)
-    save_clip(to_images(frames), 12, tmp_path / "0000.mp4", {})
+    save_video(to_images(frames), 12, tmp_path / "0000.mp4", {})
     folder = tmp_path / "0001"
     folder.mkdir()
     with pytest.raises(KalpanaError, match=r"0001: there are no frames in it"):
@@ -591,7 +591,7 @@ def test_clips_are_found_by_their_number_in_the_suite_whatever_is_left_out(tmp_p
     some = first(PROMPTS(), 1)
     last = some[-1]
     assert last.number > len(some)
-    save_clip(to_images(filmed()), 12, tmp_path / f"{last.number:04d}.mp4", {})
+    save_video(to_images(filmed()), 12, tmp_path / f"{last.number:04d}.mp4", {})
     assert [video.fps for video in clips_of(tmp_path, [last])] == [12]
     (tmp_path / f"{some[0].number:04d}.mp4").write_bytes(b"no film")
     with pytest.raises(KalpanaError, match=f"of prompt {some[1].number}, "):  # before any is read
@@ -610,7 +610,7 @@ def test_clips_that_cannot_be_read_are_errors(
         patch.setitem(sys.modules, "av", None)
         with pytest.raises(KalpanaError, match=r"pip install 'kalpana\[video\]'"):
             list(clips_of(tmp_path, one))
-    save_clip(to_images(filmed()[:1]), 8, tmp_path / "one.mp4", {}).replace(path)
+    save_video(to_images(filmed()[:1]), 8, tmp_path / "one.mp4", {}).replace(path)
     with pytest.raises(KalpanaError, match=r"0000\.mp4: .*are no clip"):
         list(clips_of(tmp_path, one))
     path.unlink()

@@ -35,7 +35,7 @@ from kalpana.models.lite0 import Lite0
 from kalpana.pipelines import last, load
 from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.train.vqgan import looks
-from kalpana.types import KalpanaError, Picture
+from kalpana.types import KalpanaError, Output
 from kalpana.world.world import World
 
 RESAMPLES = 20
@@ -175,7 +175,7 @@ def of_scenes(
 
 def of_drawn(
     extractor: FeatureExtractor,
-    draw: Callable[[int], Picture],
+    draw: Callable[[int], Output],
     count: int,
     out: Path,
     progress: Callable[[int, int], None],
@@ -251,8 +251,8 @@ def measure(
     claim(out / "run.json", about)
     world, objects = World(0, split, kind="everything"), World(0, split)
 
-    def draw(i: int) -> Picture:
-        return last(model.generate(world.describe(i)[0], model=name, seed=i)).pictures[0]
+    def draw(i: int) -> Output:
+        return last(model.generate(world.describe(i)[0], model=name, seed=i)).outputs[0]
 
     row = far_from(of_scenes(extractor, world, range(count, 2 * count)))
     yield row("true: the captions' own scenes", of_scenes(extractor, world, range(count)))
