@@ -15,6 +15,7 @@ Shape letters: b batch, f frames, c channels, h w pixels, l tokens, d width, n h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -41,14 +42,117 @@ class Tokens:
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+    @property
+    def device(self) -> Any:
+        return self.ids.device
+
+    @staticmethod
+    def cat(*parts: Tokens) -> Tokens:
+        """The rows of several texts, one after another, padded on the right to the longest."""
+        import torch
+        from torch.nn.functional import pad
+
+        length = max((part.ids.shape[1] for part in parts), default=0)
+
+        def rows(name: str) -> Tensor:
+            values = (getattr(part, name) for part in parts)
+            return torch.cat([pad(each, (0, length - each.shape[1])) for each in values])
+
+        return Tokens(rows("ids"), rows("mask"))
+
 
 @dataclass(frozen=True)
 class Cond:
-    """The conditioning of a network: ``tokens`` (None: the null condition) and ``null`` (b,) bool,
-    True at rows that use the null condition."""
+    """The conditioning of a network, b rows of each field that is given; a network states which
+    fields it reads.
+
+    - ``tokens``: the text
+    - ``null`` (b,) bool: True at rows without text, label and embedding (classifier-free guidance)
+    - ``label`` (b,) int64: class ids
+    - ``embedding`` (b, d): a CLIP image embedding
+    - ``known`` (b, c + 1, h, w) or (b, f, c + 1, h, w): given latents, and their mask (1: given)
+    - ``control``: maps in pixels (b, c, h, w) by kind, such as "edges"
+    - ``camera`` (b, f, 4): x, y, log zoom and roll of each frame
+    """
 
     tokens: Tokens | None = None
     null: Tensor | None = None
+    label: Tensor | None = None
+    embedding: Tensor | None = None
+    known: Tensor | None = None
+    control: dict[str, Tensor] | None = None
+    camera: Tensor | None = None
+
+    def __len__(self) -> int:
+        """The number of rows, 0 for the empty condition."""
+        return next((len(each) for each in self._given().values()), 0)
+
+    def to(self, device: Any) -> Cond:
+        """The condition on a device."""
+        return self._map(lambda each: each.to(device))
+
+    def dropped(self) -> Cond:
+        """The condition that guidance moves away from: every row is null, so that it has no text,
+        label and embedding; known latents, control maps and the camera stay.
+
+        Raises ValueError for the empty condition, which has no rows.
+        """
+        return replace(self, null=self._null() | True)
+
+    @staticmethod
+    def cat(*parts: Cond) -> Cond:
+        """The rows of several conditions, one after another; shorter texts are padded.
+
+        ``null`` counts as False where it is not given. Raises ValueError where another field is
+        given in some parts only.
+        """
+        import torch
+
+        given = [part._given() for part in parts]
+        names = {name for fields in given for name in fields} - {"null"}
+        for name in sorted(names):
+            if any(name not in fields for fields in given):
+                raise ValueError(f"{name} is given in some conditions only: give it in all or none")
+
+        def rows(name: str) -> Tensor:
+            return torch.cat([fields[name] for fields in given])
+
+        texts = [part.tokens for part in parts if part.tokens is not None]
+        any_null = any(part.null is not None for part in parts)
+        maps = {name.removeprefix("control."): rows(name) for name in names if "." in name}
+        return Cond(
+            tokens=Tokens.cat(*texts) if texts else None,
+            null=torch.cat([part._null() for part in parts]) if any_null else None,
+            control=maps or None,
+            **{name: rows(name) for name in names if name != "tokens" and "." not in name},
+        )
+
+    def _null(self) -> Tensor:
+        """The null rows (b,) bool, False where they are not given."""
+        import torch
+
+        first = next(iter(self._given().values()), None)
+        if first is None:
+            raise ValueError(
+                "an empty Cond has no rows: give it tokens (any, with null=True, for no text)"
+            )
+        none = torch.zeros(len(self), dtype=torch.bool, device=first.device)
+        return none if self.null is None else self.null
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that are given, each control map under the name "control.KIND"."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        maps = {f"control.{kind}": each for kind, each in (fields.pop("control") or {}).items()}
+        return {name: each for name, each in (fields | maps).items() if each is not None}
+
+    def _map(self, function: Callable[[Any], Any]) -> Cond:
+        """The condition with a function applied to each field that is given."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        control = fields.pop("control")
+        return Cond(
+            control=control and {kind: function(each) for kind, each in control.items()},
+            **{name: each if each is None else function(each) for name, each in fields.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from kalpana.diffusion.denoiser import Denoise, Denoiser
-from kalpana.types import Cond, Tokens
+from kalpana.types import Cond
 
 
 def guide(
@@ -24,13 +23,13 @@ def guide(
 ) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022): ``denoise(x_t, t) -> x0`` under ``cond``.
 
-    ``cond`` has b rows of tokens. Guidance is away from the null condition, or from ``negative``
-    (b rows) where one is given. ``scale`` 1 is off. Only times in ``(low, high]`` are guided:
-    early guidance reduces variety and late guidance has no effect (Kynkäänniemi et al. 2024).
-    In that interval the network runs once on 2b rows, the conditional rows first; outside it, and
-    with scale 1, once on b rows.
+    ``cond`` has b rows. Guidance is away from ``cond.dropped()``, the null condition, or from
+    ``negative`` (b rows) where one is given. ``scale`` 1 is off. Only times in ``(low, high]`` are
+    guided: early guidance reduces variety and late guidance has no effect (Kynkäänniemi et al.
+    2024). In that interval the network runs once on 2b rows, the conditional rows first; outside
+    it, and with scale 1, once on b rows.
 
-    Raises ValueError where ``scale`` is not 1 and ``cond`` or ``negative`` has no tokens.
+    Raises ValueError where ``scale`` is not 1 and ``cond`` is empty.
     """
 
     def alone(x_t: Tensor, t: Tensor) -> Tensor:
@@ -39,7 +38,7 @@ def guide(
     if scale == 1:
         return Denoise(denoiser.schedule, alone)
     low, high = interval
-    both = _stack(cond, negative or Cond(cond.tokens, torch.ones_like(_null(cond))))
+    both = Cond.cat(cond, cond.dropped() if negative is None else negative)
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
         if not low < t <= high:
@@ -87,34 +86,3 @@ def loss_guidance(
         return x0.detach() + weight * sigma**2 / alpha * gradient
 
     return Denoise(denoise.schedule, guided)
-
-
-def _tokens(cond: Cond) -> Tokens:
-    if cond.tokens is None:
-        raise ValueError(
-            "guide() needs tokens in cond (and in negative): "
-            "for the null condition give any tokens with null=True rows"
-        )
-    return cond.tokens
-
-
-def _null(cond: Cond) -> Tensor:
-    """Mask (b,) bool of the unconditional rows."""
-    tokens = _tokens(cond)
-    return (
-        torch.zeros(len(tokens), dtype=torch.bool, device=tokens.ids.device)
-        if cond.null is None
-        else cond.null
-    )
-
-
-def _stack(first: Cond, second: Cond) -> Cond:
-    """Both conditions as one batch, with the shorter token rows padded on the right."""
-    pair = _tokens(first), _tokens(second)
-    length = max(tokens.ids.shape[1] for tokens in pair)
-
-    def rows(*parts: Tensor) -> Tensor:
-        return torch.cat([pad(part, (0, length - part.shape[1])) for part in parts])
-
-    ids, mask = rows(*(tokens.ids for tokens in pair)), rows(*(tokens.mask for tokens in pair))
-    return Cond(Tokens(ids, mask), torch.cat((_null(first), _null(second))))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.models.dalle import fused_cross_entropy
-from kalpana.types import Tokens
+from kalpana.types import Cond, Tokens
 
 
 @dataclass(frozen=True)
@@ -298,8 +298,10 @@ class DalleMini(nn.Module):
         c, b = self.config, len(tokens)
         guided = condition_factor != 1
         if guided:
-            both = Tokens(tokens.ids.repeat(2, 1), tokens.mask.repeat(2, 1))
-            tokens = silence(both, torch.arange(2 * b, device=both.ids.device) >= b)
+            cond = Cond(tokens)
+            both = Cond.cat(cond, cond.dropped())
+            assert both.tokens is not None and both.null is not None
+            tokens = silence(both.tokens, both.null)
         text = [kv.contiguous() for kv in self.decoder.look(self.encoder(tokens))]
         bias = padding_bias(tokens.mask)
         past = [kv.new_empty(*kv.shape[:3], c.image_length, kv.shape[-1]) for kv in text]

@@ -147,7 +147,7 @@ def stream(
 
     @torch.no_grad()
     def steps() -> Iterator[TokenStep]:
-        doubled, window = _with_null(cond, b, times), None
+        doubled, window = _doubled(cond, times), None
         first = upper.shape[1]  # the first row to be sampled
         ids = F.pad(upper, (0, 0, 0, rows - first))
         for row in range(first, rows):
@@ -214,7 +214,7 @@ def masked(
 
     @torch.no_grad()
     def iterations() -> Iterator[TokenStep]:
-        doubled, ids = _with_null(cond, b, times), begin
+        doubled, ids = _doubled(cond, times), begin
         count = (begin == c.codes).flatten(1).sum(1, keepdim=True)  # b 1
         for step in range(1, steps + 1):
             hidden = ids == c.codes  # b h w
@@ -271,16 +271,10 @@ def caption(
     return Tokens(ids, mask)
 
 
-def _with_null(cond: Cond, b: int, times: int) -> Cond:
+def _doubled(cond: Cond, times: int) -> Cond:
     """The conditioning of b rows (``times`` 1), or of 2b rows, of which the last b are
-    unconditional (``times`` 2)."""
-    if times == 1 or cond.tokens is None:
-        return cond
-    ids, mask = cond.tokens.ids, cond.tokens.mask
-    null = torch.zeros(b, dtype=torch.bool, device=ids.device) if cond.null is None else cond.null
-    return Cond(
-        Tokens(ids.repeat(2, 1), mask.repeat(2, 1)), torch.cat((null, torch.ones_like(null)))
-    )
+    unconditional (``times`` 2). The empty condition, of any number of rows, stays."""
+    return Cond.cat(cond, cond.dropped()) if times == 2 and len(cond) else cond
 
 
 def _check_ids(ids: Tensor, shape: tuple[int, int, int], count: int) -> None:
