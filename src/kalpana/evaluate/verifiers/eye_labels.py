@@ -128,7 +128,7 @@ def pack(table: Path, out: Path = EYE) -> int:
     Picture files are relative to the CSV. Returns the number of pictures. Raises KalpanaError if a
     row has an unknown concept or label.
     """
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     for number, row in enumerate(rows, 2):
         if row.get("concept") not in lexicon() or row.get("eye") not in (RIGHT, *FAULTS):
             raise KalpanaError(
