@@ -8,6 +8,8 @@ encoded and decoded. With a transformer as well, some are noised and denoised by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -22,17 +24,20 @@ from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
 
 SHARES = (0.125, 0.0625)  # of a batch: encoded and decoded alone, and also through SDEdit
-# Ranges of noise times. From KEPT objects come back as they were, from LOST as blobs. The effect of
-# times from 0.6 on was checked by eye.
-KEPT, LOST = (0.15, 0.35), (0.85, 0.95)
+LARGE_SHARE = 0.25  # of a batch, at most: pictures of large objects alone through SDEdit
+# Ranges of noise times, chosen by eye. From KEPT objects come back as they were. From KEPT_LARGE
+# large ones do, with the look of generated pictures: whole ones whole, corrupted ones corrupted.
+# From LOST only blobs of their colours come back.
+KEPT, KEPT_LARGE, LOST = (0.15, 0.35), (0.3, 0.55), (0.85, 0.95)
 LOST_SHARE = 0.05  # of a batch: made unrecognisable
 
 
 class Degradations:
     """Degrades a random part of a batch: ``degrade(pixels, rng)`` with pictures (b, 3, h, w).
 
-    Nearly half of the pictures stay unchanged. All random numbers come from ``rng``. ``coded``
-    says whether the autoencoder, which is slow, may be used.
+    A good part of the pictures stays unchanged. All random numbers come from ``rng``. ``coded``
+    says whether the autoencoder, which is slow, may be used, and ``large`` which rows show large
+    objects alone.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -45,22 +50,30 @@ class Degradations:
             self.dit = flow.to(device)
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, rng: Generator, coded: bool = True) -> Tensor:
+    def __call__(
+        self, pixels: Tensor, rng: Generator, coded: bool = True, large: Sequence[int] = ()
+    ) -> Tensor:
         out, b = pixels.clone(), len(pixels)
-        order, used = torch.randperm(b, generator=rng), 0
+        order = torch.randperm(b, generator=rng).tolist()
         if self.vae and coded:
+            plain, redrawn = (round(share * b) for share in SHARES)
+            parts: list[tuple[list[int], tuple[float, float] | None]] = []
+            if self.dit:
+                chosen = [row for row in order if row in set(large)][: round(LARGE_SHARE * b)]
+                order = [row for row in order if row not in set(chosen)]
+                parts += [(chosen, KEPT_LARGE), (order[:redrawn], KEPT)]
+                order = order[redrawn:]
+            parts.append((order[:plain], None))
+            order = order[plain:]
             with autocast(pixels.device):
-                plain, redrawn = (round(share * b) for share in SHARES)
-                rows = order[: plain + redrawn]
-                z = self.vae.encode(pixels[rows])
-                if self.dit and redrawn:
-                    z[plain:] = redraw(self.dit, z[plain:].float(), KEPT, rng).to(z)
-                else:
-                    rows, z = rows[:plain], z[:plain]
-                out[rows] = self.vae.decode(z.float()).float().clamp(-1, 1)
-                used = len(rows)
-        rest = order[used : used + round((b - used) * 0.45)]
-        for row in rest.tolist():
+                for rows, between in parts:
+                    if rows:
+                        z = self.vae.encode(pixels[rows])
+                        if self.dit and between:
+                            z = redraw(self.dit, z.float(), between, rng).to(z)
+                        out[rows] = self.vae.decode(z.float()).float().clamp(-1, 1)
+        rest = order[: round(len(order) * 0.45)]
+        for row in rest:
             out[row] = _degrade_pixels(out[row], rng)
         return out
 

@@ -24,7 +24,7 @@ from kalpana.world.kinds import multi_object
 from kalpana.world.kinds.corrupted import breaking
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
-from kalpana.world.scene import COLORS, Scene
+from kalpana.world.scene import COLORS, Broken, Scene
 from kalpana.world.video import Clips
 from kalpana.world.world import World
 
@@ -43,6 +43,7 @@ CROWDS = {
 KINDS = CROWDS | {"objects": 0.11, "depth": 0.03, "hands": 0.03, "puppets": 0.01, "text": 0.03}
 SELDOM = 1 / 3  # share of the pictures in ``downsampled_styles`` that are used
 FACINGS = ("", "left", "right")
+LARGE = 0.3  # of the side of the picture
 SEEN = 0.35  # least visible share of an object's area inside the picture for it to be a target
 
 
@@ -107,8 +108,10 @@ class DetectorTask:
                 scenes.append(scene)
         batch = shown(scenes, self.device)
         generator = torch.Generator().manual_seed(rng.randrange(1 << 40))
-        late = step >= self.recipe.steps // 2
-        pixels, lost = self.damage.lose(self.damage(batch.pixels, generator, coded=late), generator)
+        coded = self.recipe.init is not None or step >= self.recipe.steps // 2
+        large = [i for i, scene in enumerate(scenes) if _large(scene)]
+        pixels = self.damage(batch.pixels, generator, coded, large)
+        pixels, lost = self.damage.lose(pixels, generator)
         return without(replace(batch, pixels=pixels), lost)
 
     def _scene(self, kind: str, rng: random.Random) -> Scene:
@@ -190,6 +193,12 @@ class DetectorTask:
 
     def finish(self) -> None:
         """No final step."""
+
+
+def _large(scene: Scene) -> bool:
+    """Whether all objects of a scene are large sprites, which SDEdit leaves recognisable."""
+    sizes = [item.size for item in scene.objects if isinstance(item.sprite, int | Broken)]
+    return len(sizes) == len(scene.objects) > 0 and min(sizes) >= LARGE
 
 
 def without(batch: DetectorBatch, lost: Tensor) -> DetectorBatch:
