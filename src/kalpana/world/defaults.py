@@ -30,7 +30,7 @@ STYLE_ORDER = (
 )
 OTHER_STYLE = 0.25  # share of scenes not in the house style; their captions name the style
 # Share of groups with a stated facing, half of them mirrored, where the drawings have a facing.
-FACING = 0.25
+FACING = 0.4
 BACKGROUNDS = {"flat": 0.48, "gradient": 0.22, "place": 0.30}
 # Share of the short and natural captions of a place that name it. Of the captions that name no
 # place, nine in ten have a plain background.

@@ -21,7 +21,7 @@ from kalpana.world.scene import DEPTH_RELATIONS, Hand, Puppet, Scene, Sign
 from kalpana.world.splits import SPLITS
 
 # Increase on any change of scenes, images or captions: caches and weights record this version.
-VERSION = "6"
+VERSION = "7"
 LANGUAGES = ("en", "hi")
 
 
