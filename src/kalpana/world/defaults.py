@@ -53,6 +53,12 @@ def sprite_of(concept: str, style: str, color: str | None = None) -> int | None:
     return next((row for row in rows if color is None or atlas.load().sprites[row].recolor), None)
 
 
+def sprites_for(groups: Sequence[Group], style: str) -> list[int]:
+    """The atlas row of each group in a style; a group that the style does not draw is left out."""
+    rows = (sprite_of(group.concept, style, group.color) for group in groups)
+    return [row for row in rows if row is not None]
+
+
 def styles_of(groups: Sequence[Group]) -> tuple[str, ...]:
     """Styles that draw every group in its colour and with its facing, the house style first."""
     return tuple(style for style in STYLE_ORDER if all(_draws(style, group) for group in groups))

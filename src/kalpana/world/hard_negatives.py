@@ -17,6 +17,7 @@ from kalpana.world.world import kind_of
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Relations without an opposite in the grammar: the negative exchanges the two groups.
+OTHER_SIDE = {"left": "right", "right": "left"}  # of a facing
 ONE_WAY = ("on", "in front of", "nearer than")
 MOST = 8  # largest count of one group
 
@@ -90,7 +91,7 @@ def _facing(scene: Scene, split: str | None) -> Iterator[Scene]:
     """Scenes with the opposite facing for a group that has a stated facing."""
     for k, group in enumerate(scene.groups):
         if group.facing is not None:
-            opposite = {"left": "right", "right": "left"}[group.facing]
+            opposite = OTHER_SIDE[group.facing]
             yield from _fitting(split, _with(scene, k, facing=opposite))
 
 

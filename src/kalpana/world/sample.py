@@ -21,6 +21,7 @@ from kalpana.world.defaults import (
     house_style,
     mirrored,
     sprite_of,
+    sprites_for,
 )
 from kalpana.world.lexicon import Concept, lexicon
 from kalpana.world.scene import PLACES, RELATIONS, Background, Group, Scene, SceneObject
@@ -154,9 +155,7 @@ def _drawn(
     background: Background,
 ) -> Scene:
     """Scene of the groups with a random layout, in the given style and on the given background."""
-    sprites = [
-        row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None
-    ]
+    sprites = sprites_for(groups, style)
     flips = [mirrored(group, style) for group in groups]
     return Scene(
         tuple(_place(rng, groups, sprites, flips, relation)), groups, background, relation, style

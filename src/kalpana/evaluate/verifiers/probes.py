@@ -22,7 +22,7 @@ from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Observation
 from kalpana.hub.weights import load_module
 from kalpana.models import vae
-from kalpana.world.hard_negatives import OPPOSITE
+from kalpana.world.hard_negatives import OPPOSITE, OTHER_SIDE
 from kalpana.world.kinds import hands, puppets, signs
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import COLORS, Group, Puppet, Scene
@@ -114,7 +114,7 @@ def wrong(prompt: Prompt, rng: random.Random) -> Prompt | None:
     elif prompt.task == "color_attr":
         groups = [replace(a, color=b.color) for a, b in zip(groups, groups[::-1], strict=True)]
     elif prompt.task == "facing":
-        mirrored = {"left": "right", "right": "left"}
+        mirrored = OTHER_SIDE
         groups[0] = replace(groups[0], facing=mirrored[groups[0].facing or "left"])
     elif prompt.task.startswith("hard"):
         return _one_atom_changed(prompt, rng)

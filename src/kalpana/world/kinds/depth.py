@@ -16,7 +16,7 @@ from kalpana.world.defaults import (
     choose_facing,
     choose_style,
     mirrored,
-    sprite_of,
+    sprites_for,
 )
 from kalpana.world.lexicon import Concept, lexicon
 from kalpana.world.scene import DEPTH_RELATIONS, Group, Scene, SceneObject
@@ -51,9 +51,7 @@ def _sample(rng: random.Random) -> Scene | None:
     if style is None:
         return None
     groups = [choose_facing(rng, group, style) for group in groups]
-    rows = [
-        row for group in groups if (row := sprite_of(group.concept, style, group.color)) is not None
-    ]
+    rows = sprites_for(groups, style)
     near, far = (_overlapping if relation == "in front of" else _apart)(rng)
     objects = []
     for index, (x, foot, size, depth) in ((1, far), (0, near)):
