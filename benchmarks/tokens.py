@@ -188,7 +188,7 @@ def in_rows(tokens: Iterator[object], side: int) -> Iterator[object]:
         yield row
 
 
-def luck(batch: int) -> list[Generator]:
+def seeded_generators(batch: int) -> list[Generator]:
     """Seeded generators, one for each picture."""
     return [Generator().manual_seed(seed) for seed in range(batch)]
 
@@ -240,7 +240,11 @@ def encoder_decoder(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work,
 
     def ours(batch: int) -> Iterator[object]:
         sampler = partial(
-            draw, temperature=1.0, top_k=min(TOP_K, c.codes), top_p=1.0, generators=luck(batch)
+            draw,
+            temperature=1.0,
+            top_k=min(TOP_K, c.codes),
+            top_p=1.0,
+            generators=seeded_generators(batch),
         )
         return in_rows(network.generate(alone(words, batch), sampler, GUIDANCE), side)
 
@@ -369,7 +373,12 @@ def one_stream(quick: bool, precision: torch.dtype) -> Iterator[tuple[Work, dict
 
 def draw_ours(network: dalle.DALLE, words: Tensor, batch: int) -> Iterator[object]:
     """Our token stream; yields after each row of tokens."""
-    return stream(network, Cond(alone(words, batch)), luck(batch), top_k=network.config.codes // 2)
+    return stream(
+        network,
+        Cond(alone(words, batch)),
+        seeded_generators(batch),
+        top_k=network.config.codes // 2,
+    )
 
 
 def dalle_pytorch(c: dalle.Config) -> nn.Module:
