@@ -51,7 +51,7 @@ before = (
     torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),
     torch.are_deterministic_algorithms_enabled(),
 )
-import kalpana, kalpana.pipelines.text_to_image
+import kalpana, kalpana.pipelines.diffusion
 for name in kalpana.__all__:
     assert callable(getattr(kalpana, name)), name
 assert before == (

@@ -16,6 +16,7 @@ LEVEL = {
     "media": 1,
     "types": 2,  # an output can write itself
     **dict.fromkeys(("request", "models", "diffusion"), 3),
+    "families": 4,  # names classes of all packages, and imports none
     "world": 4,
     "text": 5,
     "hub": 6,

@@ -396,28 +396,3 @@ class Capabilities(BaseModel):
         return request.seeded().updated(**used), ignored
 
     _one_line = model_validator(mode="wrap")(one_line)
-
-
-_TOKENS = Capabilities(
-    uses=("guidance", "temperature", "top_k", "top_p", "size"),
-    samplers=(),
-    defaults=Defaults(steps=None, sampler=None, temperature=1.0, top_p=1.0),
-)
-# Capabilities by family, for models whose card states none. Other families generate no pictures.
-USUAL = {
-    "flow": Capabilities(),
-    "dalle": _TOKENS,
-    "dalle-mini": _TOKENS,
-    "vqgan-clip": Capabilities(
-        uses=("negative_prompt", "steps", "size"),
-        sizes=("128x128", "192x128", "128x192", "256x256"),
-        samplers=(),
-        defaults=Defaults(steps=100, guidance=1.0, sampler=None),
-    ),
-    "maskgit": _TOKENS.model_copy(
-        update={
-            "uses": ("steps", *_TOKENS.uses),
-            "defaults": _TOKENS.defaults.model_copy(update={"steps": 10}),
-        }
-    ),
-}

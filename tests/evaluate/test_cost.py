@@ -15,7 +15,6 @@ from kalpana.hub.card import read_card
 from kalpana.hub.weights import save_weights
 from kalpana.models.vae import Config
 from kalpana.train.recipe import Recipe
-from kalpana.train.tasks import TASKS
 from kalpana.types import KalpanaError
 
 
@@ -37,7 +36,7 @@ RECIPE = Recipe(name="line", family="flow", vae=Path("v"), steps=8, batch=32, lr
 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "flow", Line)
+    monkeypatch.setattr("kalpana.train.flow.FlowTask", Line)
 
 
 def test_a_sample_costs_a_product_and_a_sum_a_weight_there_and_as_many_back(line: None) -> None:

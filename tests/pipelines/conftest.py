@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from kalpana.pipelines import load
-from kalpana.pipelines.text_to_image import TextToImage
+from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.understand import encoder
 
 
 @pytest.fixture
-def model(folder: Path) -> TextToImage:
+def model(folder: Path) -> DiffusionPipeline:
     return load(str(folder))
 
 

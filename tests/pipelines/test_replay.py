@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from kalpana.media import SUFFIX, encode, read_receipt, save
+from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.pipelines.replay import compare, request_of
-from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.types import KalpanaError, Output
 
 
-def draw(model: TextToImage, path: Path) -> Output:
+def draw(model: DiffusionPipeline, path: Path) -> Output:
     *_, last = model.generate(request_of(read_receipt(path)))
     assert last.result is not None
     return last.result.outputs[0]
@@ -21,7 +21,7 @@ def draw(model: TextToImage, path: Path) -> Output:
 
 @pytest.mark.parametrize("format", sorted(SUFFIX))
 def test_a_file_of_any_format_comes_again_byte_for_byte(
-    model: TextToImage, folder: Path, tmp_path: Path, format: str
+    model: DiffusionPipeline, folder: Path, tmp_path: Path, format: str
 ) -> None:
     *_, last = model.generate(
         "तीन लाल सेब", seed=3, n=3, format=format, model=str(folder), size="64x64", strict=False
@@ -38,7 +38,7 @@ def test_a_file_of_any_format_comes_again_byte_for_byte(
         )
 
 
-def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> None:
+def test_another_picture_is_told_apart(model: DiffusionPipeline, tmp_path: Path) -> None:
     *_, last = model.generate("तीन लाल सेब", seed=3)
     assert last.result is not None
     picture = last.result.outputs[0]
@@ -57,7 +57,7 @@ def test_another_picture_is_told_apart(model: TextToImage, tmp_path: Path) -> No
 
 
 def test_a_file_another_program_has_packed_anew_has_the_same_pixels(
-    model: TextToImage, tmp_path: Path
+    model: DiffusionPipeline, tmp_path: Path
 ) -> None:
     *_, last = model.generate("तीन लाल सेब", seed=3)
     assert last.result is not None

@@ -14,9 +14,9 @@ import torch
 
 import kalpana
 from kalpana.media import read_receipt, save
+from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.pipelines.replay import compare, request_of
-from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output, Result
 from kalpana.understand.encoder import Encoder
@@ -24,7 +24,7 @@ from kalpana.understand.encoder import Encoder
 PROMPT = "नीली कार के बाईं ओर तीन लाल सेब"
 
 
-def result(model: TextToImage, ranker: Encoder | None = None, **fields: Any) -> Result:
+def result(model: DiffusionPipeline, ranker: Encoder | None = None, **fields: Any) -> Result:
     *_, last = model.generate(PROMPT, rank_by=ranker, **fields)
     assert last.result is not None
     return last.result
@@ -39,7 +39,9 @@ def same(a: Output, b: Output) -> bool:
     return a.seed == b.seed and int(np.abs(pixels(a) - pixels(b)).max()) <= 1
 
 
-def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker: Encoder) -> None:
+def test_the_picture_whose_cosine_is_largest_is_kept(
+    model: DiffusionPipeline, ranker: Encoder
+) -> None:
     for seed in range(3):
         (kept,) = result(model, ranker, seed=seed, best_of=5).outputs
         seeds = (seed, *(zlib.crc32(f"{seed}/{k}".encode()) for k in (1, 2, 3, 4)))
@@ -56,7 +58,7 @@ def test_the_picture_whose_cosine_is_largest_is_kept(model: TextToImage, ranker:
 
 
 def test_each_picture_has_candidates_of_its_own_and_is_the_same_whatever_is_drawn_beside_it(
-    model: TextToImage, ranker: Encoder
+    model: DiffusionPipeline, ranker: Encoder
 ) -> None:
     many = result(model, ranker, seed=7, n=5, best_of=3).outputs  # two pictures in a batch
     assert [picture.receipt["best_of"]["seed"] for picture in many] == [7, 8, 9, 10, 11]
@@ -71,7 +73,7 @@ def test_each_picture_has_candidates_of_its_own_and_is_the_same_whatever_is_draw
 
 
 def test_one_of_one_is_the_picture_itself_and_more_are_never_worse(
-    model: TextToImage, ranker: Encoder
+    model: DiffusionPipeline, ranker: Encoder
 ) -> None:
     (plain,) = result(model, seed=4).outputs
     assert (
@@ -91,7 +93,7 @@ def listed(result: Result) -> list[dict[str, Any]]:
 
 
 def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
-    model: TextToImage, ranker: Encoder, folder: Path, clip_folder: Path, tmp_path: Path
+    model: DiffusionPipeline, ranker: Encoder, folder: Path, clip_folder: Path, tmp_path: Path
 ) -> None:
     request = Request(prompt=PROMPT, seed=0, n=2, best_of=6, model=str(folder))
     for seed, picture in enumerate(kalpana.generate(request, rank_by=ranker).outputs):
@@ -116,7 +118,7 @@ def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
 
 @pytest.mark.parametrize(("n", "best_of"), [(1, 3), (3, 4), (2, TOGETHER + 1)])
 def test_the_stream_counts_on_over_all_that_is_drawn(
-    model: TextToImage, ranker: Encoder, n: int, best_of: int
+    model: DiffusionPipeline, ranker: Encoder, n: int, best_of: int
 ) -> None:
     steps = list(model.generate(PROMPT, rank_by=ranker, seed=0, n=n, best_of=best_of, steps=2))
     # Steps of one stream: two denoising steps and a decoding for each TOGETHER pictures.
@@ -131,7 +133,7 @@ def test_the_stream_counts_on_over_all_that_is_drawn(
     assert steps[-1].result is not None and len(steps[-1].result.outputs) == n
 
 
-def test_closing_the_stream_cancels(model: TextToImage, ranker: Encoder) -> None:
+def test_closing_the_stream_cancels(model: DiffusionPipeline, ranker: Encoder) -> None:
     calls: list[int] = []
     counter = model.network.register_forward_hook(lambda *_: calls.append(1))
     stream = model.generate(PROMPT, rank_by=ranker, seed=1, n=9, best_of=2, steps=50)
@@ -146,7 +148,7 @@ def test_closing_the_stream_cancels(model: TextToImage, ranker: Encoder) -> None
     )
 
 
-def test_what_the_ranker_does_not_read_is_told(model: TextToImage, ranker: Encoder) -> None:
+def test_what_the_ranker_does_not_read_is_told(model: DiffusionPipeline, ranker: Encoder) -> None:
     *_, last = model.generate("a zzyzx apple " * 60, rank_by=ranker, seed=1, best_of=2, steps=1)
     assert last.result is not None
     warnings = [warning for warning in last.result.warnings if warning.startswith("best_of: ")]
@@ -162,7 +164,7 @@ def test_what_the_ranker_does_not_read_is_told(model: TextToImage, ranker: Encod
 
 
 def test_mistakes_are_found_before_the_first_step(
-    model: TextToImage, ranker: Encoder, folder: Path
+    model: DiffusionPipeline, ranker: Encoder, folder: Path
 ) -> None:
     for no_ranker in (None, "clip"):
         with pytest.raises(

@@ -31,9 +31,9 @@ from kalpana.models.dalle import DALLE, MaskGIT
 from kalpana.models.dalle_mini import DalleMini
 from kalpana.models.vqgan import VQGAN
 from kalpana.pipelines import load, text_to_tokens
+from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.pipelines.replay import again
-from kalpana.pipelines.text_to_image import TextToImage
 from kalpana.pipelines.text_to_tokens import TextToTokens
 from kalpana.pipelines.tokens import masked, stream
 from kalpana.request import Request
@@ -927,4 +927,4 @@ def test_there_is_one_way_for_all(folders: dict[str, Path], folder: Path) -> Non
             and len(last.result.outputs) == 1
             and steps
         )
-    assert isinstance(load(str(folder)), TextToImage)
+    assert isinstance(load(str(folder)), DiffusionPipeline)

@@ -16,15 +16,14 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from kalpana.hub.weights import fingerprint, load_module, read_weights, save_weights
-from kalpana.models import dalle, dalle_mini
+from kalpana.models import dalle
 from kalpana.models.vqgan import VQGAN, Config
 from kalpana.pipelines.tokens import caption, masked, stream
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.data_cache import silent
-from kalpana.train.loop import BLOCKS, train
+from kalpana.train.loop import BLOCKS, make_task, train
 from kalpana.train.recipe import Recipe, read_recipe
-from kalpana.train.tasks import TASKS
 from kalpana.train.token_tasks import TokenBatch, token_dropout
 from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world.world import World
@@ -68,11 +67,11 @@ def recipe(family: str, vqgan: Path, **fields: object) -> Recipe:
 
 def build(family: str, vqgan: Path, **fields: object) -> Any:
     torch.manual_seed(0)
-    return TASKS[family](recipe(family, vqgan, **fields), CPU, silent)
+    return make_task(recipe(family, vqgan, **fields), CPU, silent)
 
 
 def codec(path: Path) -> VQGAN:
-    return load_module(path, "vqgan", lambda **config: VQGAN(Config(**config)))
+    return load_module(path, "vqgan")
 
 
 def perturb(network: torch.nn.Module) -> None:
@@ -142,11 +141,7 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(
     ).read_bytes()
     assert saved.provenance["vqgan"] == {"vqgan.safetensors": fingerprint(vqgan)}
     assert saved.provenance["scores"]["dev_image"] < 5.1
-    kind = {"dalle": dalle.DALLE, "maskgit": dalle.MaskGIT, "dalle-mini": dalle_mini.DalleMini}[
-        family
-    ]
-    module = dalle_mini if family == "dalle-mini" else dalle
-    network = load_module(weights, family, lambda **config: kind(module.Config(**config)))  # type: ignore[arg-type]
+    network = load_module(weights, family)
     assert network.config.codes == 32 and network.config.vocabulary == 8192  # type: ignore[union-attr]
 
     smaller = VQGAN(replace(CODEC, codebook=(16, 4)))

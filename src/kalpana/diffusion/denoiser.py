@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kalpana.diffusion.schedule import Schedule, levels
-from kalpana.types import Cond
+from kalpana.diffusion.schedule import SCHEDULES, Schedule, levels
+from kalpana.types import Cond, KalpanaError
 
 
 class Prediction(NamedTuple):
@@ -51,6 +51,29 @@ PREDICTIONS = {
         x0=lambda p, x_t, alpha, sigma: (x_t - sigma * p) / (alpha + sigma),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Process:
+    """Diffusion process that a network was trained for, as the metadata of its weights states it:
+    ``schedule`` is a key of SCHEDULES, ``prediction`` one of PREDICTIONS.
+
+    Raises KalpanaError for another name.
+    """
+
+    schedule: str = "flow"
+    prediction: str = "x0"
+
+    def __post_init__(self) -> None:
+        for field, names in (("schedule", SCHEDULES), ("prediction", PREDICTIONS)):
+            if getattr(self, field) not in names:
+                raise KalpanaError(
+                    f"{field} {getattr(self, field)!r} is unknown: write {', '.join(names)}"
+                )
+
+    def denoiser(self, network: Callable[[Tensor, Tensor, Cond], Tensor]) -> Denoiser:
+        """Denoiser of a network that was trained for this process."""
+        return Denoiser(network, SCHEDULES[self.schedule], self.prediction)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ class Cosine:
         return torch.sin(t * pi / 2)
 
 
+SCHEDULES: dict[str, Schedule] = {"flow": Flow(), "cosine": Cosine()}
+
+
 def levels(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Alpha and sigma at times ``t`` (b,), shaped (b, 1, ...) to broadcast over ``x`` (b, ...)."""
     t = t.reshape(-1, *[1] * (x.ndim - 1))

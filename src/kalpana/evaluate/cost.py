@@ -19,9 +19,9 @@ from kalpana.hub.card import CARD, find_model, read_card, weights_of
 from kalpana.hub.weights import provenance, whole_of
 from kalpana.pipelines import last, load
 from kalpana.train.data_cache import silent
+from kalpana.train.loop import make_task
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT
-from kalpana.train.tasks import TASKS
 from kalpana.types import KalpanaError
 
 BATCHES, BATCH = 8, 4  # spread over a run: the FLOPs of a training sample are their mean
@@ -80,7 +80,7 @@ def sample(recipe: Recipe) -> float:
     small = recipe.model_copy(
         update={"num_images": SORT * BATCH, "batch": BATCH, "grad_accum": 1, "compile": False}
     )
-    task = TASKS[recipe.family](small, torch.device("cpu"), silent)
+    task = make_task(small, torch.device("cpu"), silent)
     rng = torch.Generator().manual_seed(0)
     # The counter misses fused attention, so the unfused kernel is used.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

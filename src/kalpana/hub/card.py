@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from kalpana.families import FAMILIES
 from kalpana.media import write
-from kalpana.request import USUAL, Capabilities, one_line
+from kalpana.request import Capabilities, one_line
 from kalpana.types import KalpanaError
 
 CARD, VQGAN = "card.json", "vqgan.safetensors"
-TOKENS = ("dalle", "maskgit", "dalle-mini")  # families that generate the tokens of a VQGAN
 BY_CLIP = "vqgan-clip"  # family that guides a VQGAN by a CLIP and has no weights of its own
 
 
@@ -44,6 +44,10 @@ class Card(BaseModel):
     scores: dict[str, Any] = {}
 
     _one_line = model_validator(mode="wrap")(one_line)
+
+    def usable(self) -> Capabilities:
+        """Capabilities of the model, by default those of its family."""
+        return self.capabilities or FAMILIES[self.family].capabilities or Capabilities()
 
 
 def weights_dir() -> Path:
@@ -140,7 +144,7 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
     from kalpana.hub.weights import files_of
 
     paths = sorted(folder.glob("*.safetensors"))
-    if family in (*TOKENS, BY_CLIP):
+    if family in FAMILIES and FAMILIES[family].codec == "vqgan":
         paths += files_of(vqgan_of(folder))
     if family == BY_CLIP:
         paths += sorted(clip_of(folder).glob("*.safetensors"))
@@ -167,9 +171,10 @@ def write_hashes(folder: Path) -> Card:
         models = (family for family in families if family not in ("vae", "vqgan"))
         family = next(models, families[0])
         card = Card(name=folder.resolve().name, family=family)
-        if family in USUAL:
-            tasks = ("text-to-image", "caption") if family == "dalle" else ("text-to-image",)
-            card = card.model_copy(update={"tasks": tasks, "capabilities": USUAL[family]})
+        if family in FAMILIES and (about := FAMILIES[family]).capabilities:
+            card = card.model_copy(
+                update={"tasks": about.tasks, "capabilities": about.capabilities}
+            )
     paths = weights_of(folder, card.family)
     vocabulary = [BPE] if card.capabilities else []
     files = {path.name: fingerprint(path) for path in (*paths, *vocabulary)}

@@ -1,7 +1,8 @@
 """Weight files: safetensors with all that is needed to rebuild the module in their metadata.
 
 Metadata: ``format`` "kalpana", ``family`` (the kind of network), ``config`` (its dataclass as JSON)
-and ``provenance`` (recipe, data, samples, hardware, scores). Matrices are stored as bf16, and
+and ``provenance`` (recipe, data, samples, hardware, scores); of diffusion networks also ``process``
+(schedule and prediction). Matrices are stored as bf16, and
 vectors, which are few and scale everything, as fp32; both are read as fp32. ``shrink`` stores
 matrices as int8 with a scale for each row, in half the space.
 """
@@ -12,16 +13,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from kalpana.families import FAMILIES
 from kalpana.types import KalpanaError
 
 if TYPE_CHECKING:
@@ -30,20 +32,21 @@ if TYPE_CHECKING:
 FORMAT = "kalpana"
 SHARD = 16 * 2**20 - 2**16  # most bytes of tensors in a file: with its header it is below 16 MiB
 SCALES = ":scales"  # suffix to an int8 tensor's name: the fp32 factors of its rows
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Weights:
     """Contents of a weight file.
 
-    ``tensors``: fp32, by name; ``config``: arguments that build the module; ``provenance``: origin.
+    ``tensors``: fp32, by name; ``config``: arguments that build the module; ``provenance``: origin;
+    ``process``: fields of ``diffusion.denoiser.Process``, empty for those of no diffusion network.
     """
 
     family: str
     config: dict[str, Any]
     provenance: dict[str, Any]
     tensors: dict[str, Tensor]
+    process: dict[str, str] = field(default_factory=dict)
 
 
 def save_weights(
@@ -52,6 +55,7 @@ def save_weights(
     family: str,
     config: DataclassInstance,
     provenance: Mapping[str, Any],
+    process: Mapping[str, str] | None = None,
 ) -> tuple[Path, ...]:
     """Write a module's parameters and buffers, all or nothing; returns the files written.
 
@@ -59,14 +63,15 @@ def save_weights(
     beside it.
     """
     return save_tensors(
-        path, Weights(family, asdict(config), dict(provenance), module.state_dict())
+        path,
+        Weights(family, asdict(config), dict(provenance), module.state_dict(), dict(process or {})),
     )
 
 
 def save_tensors(path: Path, weights: Weights) -> tuple[Path, ...]:
     """Write weights without a module, as ``save_weights`` does."""
     groups = [{name: _small(tensor.detach().cpu())} for name, tensor in weights.tensors.items()]
-    return _write(path, groups, weights.family, weights.config, weights.provenance)
+    return _write(path, groups, weights)
 
 
 def shrink(path: Path, family: str) -> tuple[Path, ...]:
@@ -79,26 +84,25 @@ def shrink(path: Path, family: str) -> tuple[Path, ...]:
     return _write(
         path,
         [_rows(name, tensor) for name, tensor in weights.tensors.items()],
-        family,
-        weights.config,
-        weights.provenance,
+        weights,
     )
 
 
 def _write(
     path: Path,
     groups: Sequence[dict[str, Tensor]],
-    family: str,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    weights: Weights,
 ) -> tuple[Path, ...]:
-    """Write groups of tensors, no group split between files; returns the files written."""
+    """Write groups of tensors, no group split between files, with the metadata of ``weights``;
+    returns the files written."""
     about = {
         "format": FORMAT,
-        "family": family,
-        "config": json.dumps(config),
-        "provenance": json.dumps(provenance, ensure_ascii=False),
+        "family": weights.family,
+        "config": json.dumps(weights.config),
+        "provenance": json.dumps(weights.provenance, ensure_ascii=False),
     }
+    if weights.process:
+        about["process"] = json.dumps(weights.process)
     parts: list[dict[str, Tensor]] = [{}]
     for group in groups:
         size = sum(tensor.nbytes for tensor in (*parts[-1].values(), *group.values()))
@@ -152,7 +156,7 @@ def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = Non
         )
     parts = [_read(file, family, (hashes or {}).get(file.name)) for file in files]
     tensors = {name: value for part in parts for name, value in part.tensors.items()}
-    return Weights(family, parts[0].config, parts[0].provenance, tensors)
+    return replace(parts[0], tensors=tensors)
 
 
 def provenance(path: Path) -> dict[str, Any]:
@@ -215,7 +219,8 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in json.loads(about["config"]).items()
             }
-            return Weights(family, config, json.loads(about["provenance"]), tensors)
+            process = json.loads(about.get("process", "{}"))
+            return Weights(family, config, json.loads(about["provenance"]), tensors, process)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
 
@@ -234,16 +239,14 @@ def find_device(name: str | None = None) -> torch.device:
         raise KalpanaError(f"there is no device {name!r} here: {hint}") from None
 
 
-def load_module(
-    path: Path, family: str, build: Callable[..., Module], hashes: Mapping[str, str] | None = None
-) -> Module:
-    """Module in a weight file, made by ``build(**config)``, in evaluation mode without gradients.
+def load_module(path: Path, family: str, hashes: Mapping[str, str] | None = None) -> Any:
+    """Network of a family in a weight file, in evaluation mode without gradients.
 
     Raises KalpanaError as ``read_weights``, and if config and tensors do not fit each other.
     """
     weights = read_weights(path, family, hashes)
     try:
-        module = build(**weights.config)
+        module = FAMILIES[family].build(**weights.config)
         module.load_state_dict(weights.tensors)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from kalpana.hub.card import (
-    BY_CLIP,
-    CARD,
-    TOKENS,
-    Card,
-    find_model,
-    list_models,
-    read_card,
-    weights_dir,
-)
+from kalpana.families import FAMILIES, find
+from kalpana.hub.card import CARD, find_model, list_models, read_card, weights_dir
 from kalpana.request import Request, RequestFields, ask
 from kalpana.types import KalpanaError, Result, Step
 
@@ -34,10 +26,10 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
     if there is one, else the CPU. Raises KalpanaError if there is no such model or device, or if
     its files are damaged, changed or of another family.
     """
-    if name in FAMILIES and not (weights_dir() / name / CARD).is_file() and not Path(name).is_dir():
+    if _draws(name) and not (weights_dir() / name / CARD).is_file() and not Path(name).is_dir():
         training = (
             f"train it by recipes/{name}.yaml"
-            if name != BY_CLIP
+            if FAMILIES[name].network
             else "train the CLIP that it asks by recipes/clip.yaml"
         )
         raise KalpanaError(
@@ -57,35 +49,24 @@ def _load(folder: Path, modified: tuple[tuple[str, int], ...], device: str | Non
     if not (folder / CARD).is_file() and (public := _public(folder, device)):
         return public
     card = read_card(folder)
-    if card.family not in FAMILIES:
+    if not _draws(card.family):
         raise KalpanaError(
             f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: "
             f"try {_text_to_image_models()}"
         )
-    return FAMILIES[card.family](folder, card, device)
+    reference = FAMILIES[card.family].pipeline
+    assert reference is not None
+    return find(reference).read(folder, card, device)
 
 
 def _text_to_image_models() -> str:
     """The names of the installed text-to-image models, separated by commas."""
-    return ", ".join(card.name for card in list_models() if card.family in FAMILIES) or "nothing"
+    return ", ".join(card.name for card in list_models() if _draws(card.family)) or "nothing"
 
 
-def _flow(folder: Path, card: Card, device: str | None) -> Pipeline:
-    from kalpana.pipelines.text_to_image import TextToImage
-
-    return TextToImage.read(folder, card, device)
-
-
-def _tokens(folder: Path, card: Card, device: str | None) -> Pipeline:
-    from kalpana.pipelines.text_to_tokens import TextToTokens
-
-    return TextToTokens.read(folder, card, device)
-
-
-def _clip_guided(folder: Path, card: Card, device: str | None) -> Pipeline:
-    from kalpana.pipelines.clip_guided import TextByClip
-
-    return TextByClip.read(folder, card, device)
+def _draws(family: str) -> bool:
+    """Whether models of a family of this name generate pictures from text."""
+    return family in FAMILIES and FAMILIES[family].pipeline is not None
 
 
 def _public(folder: Path, device: str | None) -> Pipeline | None:
@@ -109,13 +90,6 @@ def last(stream: Iterator[Step]) -> Result:
     (step,) = deque(stream, maxlen=1)
     assert step.result is not None
     return step.result
-
-
-FAMILIES: dict[str, Callable[[Path, Card, str | None], Pipeline]] = {
-    "flow": _flow,
-    **dict.fromkeys(TOKENS, _tokens),
-    BY_CLIP: _clip_guided,
-}
 
 
 def generate(

@@ -19,7 +19,7 @@ from kalpana.pipelines.image_parameters import Canvas, load_canvas
 from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.vqgan_clip import Prompt, Settings, parse, vqgan_clip
-from kalpana.request import USUAL, Capabilities, Request, ask
+from kalpana.request import Capabilities, Request, ask
 from kalpana.types import Step
 from kalpana.understand.encoder import Encoder
 from kalpana.understand.encoder import load as load_encoder
@@ -47,7 +47,7 @@ class TextByClip:
         return cls(
             name=card.name,
             family=card.family,
-            capabilities=card.capabilities or USUAL[card.family],
+            capabilities=card.usable(),
             files={"clip": clip.fingerprint, vqgan_path.stem: canvas.about["sha256"]},
             clip=clip,
             canvas=canvas,

@@ -294,7 +294,7 @@ def load_canvas(
         case "vae":
             path = (folder or weights_dir() / "default") / "vae.safetensors"
             hashes = read_card(path.parent).files
-            model = load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)), hashes)
+            model = load_module(path, "vae", hashes)
             return Latents(model.to(target), hashed(files_of(path)))
         case "pixels":
             return Pixels()
@@ -321,5 +321,5 @@ def _codes(folder: Path | None, target: torch.device) -> Codes:
         checkpoint = public.read(path.parent)
         return Codes(checkpoint.model.to(target), checkpoint.fingerprint)
     hashes = read_card(path.parent).files
-    model = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)), hashes)
+    model = load_module(path, "vqgan", hashes)
     return Codes(model.to(target), hashed(files_of(path)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,19 +25,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
+from kalpana.families import FAMILIES
 from kalpana.hub import dalle_mini as public
 from kalpana.hub import vqgan as public_vqgan
 from kalpana.hub.card import Card, vqgan_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
 from kalpana.media import rgb, to_pixels
-from kalpana.models import dalle, dalle_mini, vqgan
+from kalpana.models import dalle, dalle_mini
 from kalpana.models.dalle import DALLE, MaskGIT
 from kalpana.models.dalle_mini import DalleMini
 from kalpana.models.vqgan import VQGAN
 from kalpana.pipelines.pipeline import TOGETHER, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.tokens import TokenStep, caption, draw, masked, stream
-from kalpana.request import USUAL, Capabilities, Request, ask, clean
+from kalpana.request import Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.text.tokenizer import language as language_of
 from kalpana.types import Cond, KalpanaError, Step, Tokens
@@ -46,15 +47,6 @@ Network = DALLE | MaskGIT | DalleMini
 # The upper part of a picture that is to be completed: an image, or rows of tokens.
 Top = Image.Image | Sequence[Sequence[int]]
 
-# By family: the file of the network, and its constructor from the fields of its config.
-NETWORKS: dict[str, tuple[str, Callable[..., Network]]] = {
-    "dalle": ("dalle.safetensors", lambda **config: DALLE(dalle.Config(**config))),
-    "maskgit": ("maskgit.safetensors", lambda **config: MaskGIT(dalle.Config(**config))),
-    "dalle-mini": (
-        "dalle_mini.safetensors",
-        lambda **config: DalleMini(dalle_mini.Config(**config)),
-    ),
-}
 PREVIEWS = 0.1  # largest share of the time spent on previews; each decodes a batch of pictures
 
 
@@ -81,7 +73,8 @@ class TextToTokens:
         ``load_module`` and ``find_device``.
         """
         target, tokenizer, vqgan_path = find_device(device), Tokenizer.load(), vqgan_of(folder)
-        name, build = NETWORKS[card.family]
+        name = FAMILIES[card.family].file
+        assert name is not None
         if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
                 f"model {card.name!r} learned to read with another tokenizer than {BPE}: "
@@ -93,7 +86,7 @@ class TextToTokens:
                 f"model {card.name!r} learned the tokens of another VQGAN than {vqgan_path}: "
                 f"put its own {vqgan_path.name} into {folder}"
             )
-        network = load_module(folder / name, card.family, build, card.files)
+        network = load_module(folder / name, card.family, card.files)
         if network.config.vocabulary != len(tokenizer):
             raise KalpanaError(
                 f"model {card.name!r} reads {network.config.vocabulary} tokens, "
@@ -102,11 +95,9 @@ class TextToTokens:
         model = cls(
             name=card.name,
             family=card.family,
-            capabilities=card.capabilities or USUAL[card.family],
+            capabilities=card.usable(),
             network=network.to(target),
-            vqgan=load_module(
-                vqgan_path, "vqgan", lambda **config: VQGAN(vqgan.Config(**config)), card.files
-            ).to(target),
+            vqgan=load_module(vqgan_path, "vqgan", card.files).to(target),
             files={
                 path.name: card.files.get(path.name) or fingerprint(path)
                 for path in (*files_of(folder / name), *files_of(vqgan_path), BPE)
@@ -123,7 +114,8 @@ class TextToTokens:
         public.weights_of(folder)  # reports missing files before large ones are read
         target, vqgan_path = find_device(device), public.detokenizer_of(folder)
         checkpoint, decoder = public.read(folder), public_vqgan.read(vqgan_path)
-        usual = USUAL["dalle-mini"]
+        usual = FAMILIES["dalle-mini"].capabilities
+        assert usual is not None
         defaults = usual.defaults.model_copy(update={"guidance": 16.0, "top_k": 256})
         model = cls(
             name=folder.name,

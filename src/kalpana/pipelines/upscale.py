@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kalpana.hub.card import find_model, read_card
 from kalpana.hub.weights import load_module
-from kalpana.models.upscale import Config, Upscaler
+from kalpana.models.upscale import Upscaler
 
 FILE = "upscale.safetensors"
 
@@ -20,9 +20,7 @@ def load_upscaler() -> tuple[Upscaler, dict[str, str]]:
     is missing, changed or damaged."""
     folder = find_model("upscale")
     files = read_card(folder).files
-    network = load_module(
-        folder / FILE, "upscale", lambda **config: Upscaler(Config(**config)), files
-    )
+    network = load_module(folder / FILE, "upscale", files)
     return network, files
 
 

@@ -24,7 +24,6 @@ class AutoencoderTask:
     a model trained on those keeps working.
     """
 
-    file = "vae.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
@@ -89,7 +88,7 @@ class AutoencoderTask:
 
 
 def _load(path: Path) -> vae.VAE:
-    return load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
+    return load_module(path, "vae")
 
 
 def rows_of(

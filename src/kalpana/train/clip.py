@@ -49,7 +49,6 @@ class CLIPTask:
     """Contrastive learning (Radford et al. 2021; Zhai et al. 2023) with several true texts per
     picture, and with texts that are true of no picture."""
 
-    file = "clip.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:

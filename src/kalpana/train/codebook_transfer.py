@@ -27,7 +27,6 @@ from kalpana.hub.weights import (
     read_weights,
     save_tensors,
 )
-from kalpana.models.vqgan import VQGAN, Config
 from kalpana.train import data_cache
 from kalpana.train.recipe import TOKENS
 from kalpana.types import KalpanaError
@@ -101,10 +100,7 @@ def main() -> None:
                 f"give those of {', '.join(TOKENS)}"
             )
         given = read_weights(options.weights, family)
-        old, new = (
-            load_module(path, "vqgan", lambda **config: VQGAN(Config(**config))).to(device)
-            for path in (options.old, options.new)
-        )
+        old, new = (load_module(path, "vqgan").to(device) for path in (options.old, options.new))
         if old.quantiser.size != new.quantiser.size:
             raise KalpanaError(
                 f"the old VQGAN has {old.quantiser.size} codes and the new {new.quantiser.size}: "

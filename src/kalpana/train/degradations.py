@@ -18,7 +18,7 @@ from kalpana.diffusion.denoiser import Denoise, Denoiser
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow
 from kalpana.hub.weights import load_module
-from kalpana.models import dit, vae
+from kalpana.models import dit
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
@@ -43,10 +43,10 @@ class Degradations:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.vae, self.dit = None, None
         if recipe.vae:
-            network = load_module(recipe.vae, "vae", lambda **c: vae.VAE(vae.Config(**c)))
+            network = load_module(recipe.vae, "vae")
             self.vae = network.to(device)
         if recipe.sdedit_model:
-            flow = load_module(recipe.sdedit_model, "flow", lambda **c: dit.DiT(dit.Config(**c)))
+            flow = load_module(recipe.sdedit_model, "flow")
             self.dit = flow.to(device)
 
     @torch.no_grad()

@@ -82,7 +82,6 @@ class DetectorTask:
     second half of the run.
     """
 
-    file = "detector.safetensors"
     ahead = False  # batches are rendered and degraded on the device
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:

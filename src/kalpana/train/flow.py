@@ -13,7 +13,7 @@ from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
 from kalpana.hub.weights import load_module
-from kalpana.models import dit, vae
+from kalpana.models import dit
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.patch_labels import sizes
@@ -48,7 +48,6 @@ class FlowTask:
     each epoch.
     """
 
-    file = "dit.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
@@ -57,9 +56,7 @@ class FlowTask:
         self.world = World(recipe.seed, "train", kind=recipe.kind)
         aside = sum(sizes()) + 2 if recipe.aux_weight else 0
         self.model = dit.DiT(replace(config_of(dit.Config, recipe), aside=aside)).to(device)
-        self.decoder = load_module(
-            recipe.vae, "vae", lambda **config: vae.VAE(vae.Config(**config))
-        ).to(device)
+        self.decoder = load_module(recipe.vae, "vae").to(device)
         self.tokenizer = Tokenizer.load()
         self.latents = data_cache.latents(
             self.decoder, recipe.vae, self.world, recipe.num_images, device, progress

@@ -13,7 +13,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -24,13 +24,13 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+from kalpana.families import FAMILIES, find
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
 from kalpana.models import clip, dalle, dalle_mini, dit, vae, vqgan
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
-from kalpana.train.tasks import TASKS
 from kalpana.train.vqgan import AdversarialPair
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
@@ -67,7 +67,7 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    task = TASKS[recipe.family](recipe, find_device(device), _progress(echo))
+    task = make_task(recipe, find_device(device), _progress(echo))
     if recipe.compile:
         compile_blocks(task.model)
     saved = out / "checkpoint.safetensors"
@@ -136,6 +136,13 @@ def train(
         echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
         return None
     return ship(task, state, recipe, out, evaluate(task, state, recipe, out, log, echo))
+
+
+def make_task(recipe: Recipe, device: torch.device, progress: Callable[[int, int], None]) -> Task:
+    """The training task of a recipe's family; ``progress(done, total)`` follows its rendering."""
+    reference = FAMILIES[recipe.family].task
+    assert reference is not None
+    return find(reference)(recipe, device, progress)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -331,8 +338,9 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     with averaged(state):
         task.finish()
         network = shipped(task)
-        save_weights(out / task.file, network, recipe.family, network.config, provenance)  # type: ignore[arg-type]
-    return out / task.file
+        path = out / FAMILIES[recipe.family].file
+        save_weights(path, network, recipe.family, network.config, provenance)  # type: ignore[arg-type]
+    return path
 
 
 def shipped(task: Task) -> nn.Module:

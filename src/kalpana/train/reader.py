@@ -44,7 +44,6 @@ class ReaderBatch:
 class ReaderTask:
     """CTC (Graves et al. 2006) on the text of signs."""
 
-    file = "reader.safetensors"
     ahead = False  # batches are rendered and degraded on the device
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:

@@ -35,7 +35,6 @@ class Task(Protocol):
     """
 
     device: torch.device
-    file: str  # name of the weights file in a model's folder
     ahead: bool  # whether batches need no device, so that worker processes can prefetch them
 
     @property

@@ -21,7 +21,6 @@ from torch import Generator, Tensor
 from kalpana.hub.weights import load_module
 from kalpana.models import dalle, dalle_mini
 from kalpana.models.vqgan import VQGAN
-from kalpana.models.vqgan import Config as Codec
 from kalpana.pipelines.tokens import TokenStep, draw, masked, stream
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
@@ -123,7 +122,6 @@ class DalleTask:
     after it, they are the target.
     """
 
-    file = "dalle.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
@@ -184,7 +182,6 @@ class MaskGITTask:
     The number of hidden tokens follows the cosine schedule of ``dalle.random_mask``.
     """
 
-    file = "maskgit.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
@@ -236,7 +233,6 @@ class DalleMiniTask:
     tokenizer is ours, not the published one.
     """
 
-    file = "dalle_mini.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
@@ -299,7 +295,7 @@ def load_vqgan(recipe: Recipe, device: torch.device) -> VQGAN:
     pictures, or its codes do not fit into uint16.
     """
     assert recipe.vqgan is not None
-    network = load_module(recipe.vqgan, "vqgan", lambda **config: VQGAN(Codec(**config)))
+    network = load_module(recipe.vqgan, "vqgan")
     factor, size = network.config.factor, network.quantiser.size
     if network.encoder is None or World.side % factor:
         raise KalpanaError(

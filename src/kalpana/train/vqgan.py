@@ -82,7 +82,6 @@ class VQGANTask:
     those of ``init``.
     """
 
-    file = "vqgan.safetensors"
     ahead = True
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
@@ -307,12 +306,10 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
 
 
 def _load(path: Path) -> detector.Detector:
-    return load_module(
-        path, "detector", lambda **config: detector.Detector(detector.Config(**config))
-    )
+    return load_module(path, "detector")
 
 
 def _load_reader(path: Path) -> reader.Reader:
-    net = load_module(path, "reader", lambda **config: reader.Reader(reader.Config(**config)))
+    net = load_module(path, "reader")
     net.read.train()  # cuDNN's backward needs training mode; this network computes the same in both
     return net

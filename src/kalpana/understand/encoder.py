@@ -25,7 +25,7 @@ from kalpana.hub.clip import Framing
 from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
 from kalpana.media import rgb, to_pixels
-from kalpana.models.clip import CLIP, Config, unit
+from kalpana.models.clip import CLIP, unit
 from kalpana.text.tokenizer import Tokenizer, Window
 from kalpana.types import KalpanaError, Tokens
 
@@ -153,7 +153,7 @@ def _load(
             f"model {card.name!r} is of family {card.family!r}, which does not compare pictures "
             "with words: name a CLIP"
         )
-    model = load_module(folder / FILE, FAMILY, lambda **config: CLIP(Config(**config)), card.files)
+    model = load_module(folder / FILE, FAMILY, card.files)
     if model.config.vocabulary != len(tokenizer):
         raise KalpanaError(
             f"model {card.name!r} reads {model.config.vocabulary} tokens, not the "

@@ -31,9 +31,8 @@ from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import load_module
 from kalpana.media import grid, to_pixels, write
-from kalpana.models.lite0 import Lite0
 from kalpana.pipelines import last, load
-from kalpana.pipelines.text_to_image import TextToImage
+from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.train.vqgan import looks
 from kalpana.types import KalpanaError, Output
 from kalpana.world.world import World
@@ -77,7 +76,7 @@ class FeatureExtractor:
 
     def __init__(self, verifier: Path) -> None:
         """Load the networks; ``verifier`` is the verifier's folder."""
-        self.lite0 = load_module(weights_dir() / "lite0" / "lite0.safetensors", "lite0", Lite0)
+        self.lite0 = load_module(weights_dir() / "lite0" / "lite0.safetensors", "lite0")
         self.own = DetectorVerifier.load(verifier).net
 
     @torch.inference_mode()
@@ -256,7 +255,7 @@ def measure(
 
     row = far_from(of_scenes(extractor, world, range(count, 2 * count)))
     yield row("true: the captions' own scenes", of_scenes(extractor, world, range(count)))
-    if isinstance(model, TextToImage):
+    if isinstance(model, DiffusionPipeline):
         through = of_scenes(
             extractor,
             world,

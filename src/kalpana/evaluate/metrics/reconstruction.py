@@ -93,9 +93,9 @@ def load(path: Path) -> Codec:
     family = metadata(files_of(path)[0]).get("family")
     name = f"{path.resolve().parent.name}/{path.stem}"
     if family == "vae":
-        coder = load_module(path, family, lambda **config: vae.VAE(vae.Config(**config)))
+        coder = load_module(path, family)
         return LatentCodec(name, coder)
-    network = load_module(path, "vqgan", lambda **config: vqgan.VQGAN(vqgan.Config(**config)))
+    network = load_module(path, "vqgan")
     if network.encoder is None:
         raise KalpanaError(f"{path} has no encoder, so no picture goes through it")
     return TokenCodec(name, network)

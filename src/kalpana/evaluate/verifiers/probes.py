@@ -21,7 +21,6 @@ from kalpana.evaluate.score import right
 from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Observation
 from kalpana.hub.weights import load_module
-from kalpana.models import vae
 from kalpana.world.hard_negatives import OPPOSITE, OTHER_SIDE
 from kalpana.world.kinds import hands, puppets, signs
 from kalpana.world.lexicon import lexicon
@@ -190,7 +189,7 @@ def noisy(sigma: float) -> Damage:
 
 def coded(path: Path) -> Damage:
     """Reconstruction by the autoencoder (VAE) in a file of weights."""
-    net = load_module(path, "vae", lambda **config: vae.VAE(vae.Config(**config)))
+    net = load_module(path, "vae")
 
     def damage(pixels: Tensor) -> Tensor:
         with torch.inference_mode():

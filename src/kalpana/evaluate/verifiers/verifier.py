@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kalpana.evaluate.verifiers.observations import Detection, Observation, Reader, Reading, iou
 from kalpana.hub.weights import load_module
-from kalpana.models import detector, reader
+from kalpana.models import reader
 from kalpana.models.detector import Detector, Maps
 from kalpana.train.detector_labels import OTHER, SIGN, labels
 from kalpana.world.crops import strips
@@ -54,12 +54,11 @@ class DetectorVerifier:
         net = load_module(
             folder / "detector.safetensors",
             "detector",
-            lambda **config: Detector(detector.Config(**config)),
         )
         path = folder / "reader.safetensors"
         if not path.exists():
             return cls(net.to(device))
-        read = load_module(path, "reader", lambda **config: reader.Reader(reader.Config(**config)))
+        read = load_module(path, "reader")
         return cls(net.to(device), (own(read.to(device)),))
 
     @torch.inference_mode()

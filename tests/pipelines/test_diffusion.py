@@ -20,15 +20,15 @@ import kalpana
 from kalpana.diffusion.samplers import SAMPLERS
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import load
+from kalpana.pipelines.diffusion import DiffusionPipeline, noise
 from kalpana.pipelines.pipeline import TOGETHER
-from kalpana.pipelines.text_to_image import TextToImage, noise
 from kalpana.request import Request
 from kalpana.types import Cond, KalpanaError, Output, Result, Step
 
 PROMPT = "नीली कार के बाईं ओर तीन लाल सेब"
 
 
-def result(model: TextToImage, **fields: Any) -> Result:
+def result(model: DiffusionPipeline, **fields: Any) -> Result:
     *_, last = model.generate(PROMPT, **fields)
     assert last.result is not None
     return last.result
@@ -48,7 +48,7 @@ def same(a: Output, b: Output) -> bool:
     )
 
 
-def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToImage) -> None:
+def test_a_stream_counts_its_steps_and_ends_in_a_result(model: DiffusionPipeline) -> None:
     steps = list(model.generate(PROMPT, n=TOGETHER + 1, seed=0, steps=3))
     assert [step.index for step in steps] == list(range(1, 9)) and {
         step.total for step in steps
@@ -64,7 +64,7 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(model: TextToImage) -> N
     ] == list(range(TOGETHER + 1))
 
 
-def test_a_preview_shows_the_estimate_and_not_the_noise(model: TextToImage) -> None:
+def test_a_preview_shows_the_estimate_and_not_the_noise(model: DiffusionPipeline) -> None:
     """With one Euler step the estimate is the final latent, which is also decoded."""
     only, last = model.generate(PROMPT, seed=0, steps=1, sampler="euler")
     assert only.preview is not None and last.result is not None
@@ -77,7 +77,7 @@ def test_a_preview_shows_the_estimate_and_not_the_noise(model: TextToImage) -> N
     )
 
 
-def latents_of(model: TextToImage, seed: int) -> Tensor:
+def latents_of(model: DiffusionPipeline, seed: int) -> Tensor:
     """Reference latents of one step from the noise of a seed, by the formula of guidance, without
     sampler, denoiser or wrapper."""
     x, t = noise([seed], (16, 4, 4)), torch.ones(1)
@@ -89,7 +89,9 @@ def latents_of(model: TextToImage, seed: int) -> Tensor:
     return x0_null + scale * (x0 - x0_null)
 
 
-def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: TextToImage) -> None:
+def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(
+    model: DiffusionPipeline,
+) -> None:
     batch = result(model, seed=100, n=8).outputs
     assert len({picture.image.tobytes() for picture in batch}) == 8
     for i, picture in enumerate(batch):
@@ -106,7 +108,7 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: Text
 
 
 def test_a_batch_is_the_same_split_over_two_processes(
-    model: TextToImage, folder: Path, tmp_path: Path
+    model: DiffusionPipeline, folder: Path, tmp_path: Path
 ) -> None:
     code = """
 import sys, kalpana
@@ -137,7 +139,7 @@ def test_noise_is_that_of_the_seed_alone() -> None:
 
 
 def test_the_same_request_gives_the_same_bytes_whatever_was_drawn_before(
-    model: TextToImage,
+    model: DiffusionPipeline,
 ) -> None:
     first = result(model, seed=3, n=2)
     result(model, seed=9, guidance=1)
@@ -147,7 +149,7 @@ def test_the_same_request_gives_the_same_bytes_whatever_was_drawn_before(
     ]
 
 
-def test_drawing_changes_nothing_around_it(model: TextToImage) -> None:
+def test_drawing_changes_nothing_around_it(model: DiffusionPipeline) -> None:
     request = Request(prompt=PROMPT, seed=1, n=2)
     before = request.model_copy(deep=True)
     weights = {k: v.clone() for k, v in model.network.state_dict().items()}
@@ -163,7 +165,7 @@ def test_drawing_changes_nothing_around_it(model: TextToImage) -> None:
     assert all(torch.equal(v, weights[k]) for k, v in model.network.state_dict().items())
 
 
-def test_closing_the_stream_cancels(model: TextToImage) -> None:
+def test_closing_the_stream_cancels(model: DiffusionPipeline) -> None:
     calls: list[int] = []
     counter = model.network.register_forward_hook(lambda *_: calls.append(1))
     stream = model.generate(PROMPT, seed=1, steps=50)
@@ -178,7 +180,9 @@ def test_closing_the_stream_cancels(model: TextToImage) -> None:
     [{"sampler": name} for name in SAMPLERS]
     + [{"guidance": 1}, {"guidance": 0}, {"size": "64x32"}, {"upscale": 2}],
 )
-def test_every_setting_draws_another_picture(model: TextToImage, fields: dict[str, Any]) -> None:
+def test_every_setting_draws_another_picture(
+    model: DiffusionPipeline, fields: dict[str, Any]
+) -> None:
     width, height = (64, 32) if "size" in fields else (64, 64) if "upscale" in fields else (32, 32)
     (picture,) = result(model, seed=2, steps=3, **fields).outputs
     assert (
@@ -190,7 +194,7 @@ def test_every_setting_draws_another_picture(model: TextToImage, fields: dict[st
     assert picture.image.tobytes() != other.image.tobytes()
 
 
-def test_a_negative_prompt_is_what_guidance_leads_away_from(model: TextToImage) -> None:
+def test_a_negative_prompt_is_what_guidance_leads_away_from(model: DiffusionPipeline) -> None:
     """With the prompt itself as negative prompt, guidance has no effect."""
     (cancelled,) = result(model, seed=2, guidance=5, negative_prompt=PROMPT).outputs
     (plain,) = result(model, seed=2, guidance=1).outputs
@@ -200,7 +204,7 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model: TextToImage) 
     )
 
 
-def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: TextToImage) -> None:
+def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: DiffusionPipeline) -> None:
     with pytest.raises(KalpanaError, match="size '128x128' cannot be used"):
         model.generate(PROMPT, size="128x128")  # raised at the call, not at the first step
     lenient = result(model, size="128x128", strict=False, seed=1)
@@ -210,7 +214,7 @@ def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: TextToImag
     assert same(lenient.outputs[0], result(model, seed=1).outputs[0])
 
 
-def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
+def test_a_cut_prompt_and_unknown_words_are_told(model: DiffusionPipeline) -> None:
     *_, last = model.generate("a red apple " * 8334, seed=1, steps=1)
     assert last.result is not None
     (warning,) = last.result.warnings
@@ -231,12 +235,12 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToImage) -> None:
 @pytest.mark.parametrize(
     "prompt", ["🍎", "تفاحة حمراء", "a लाल 苹果", "‮‏", "\u200b", "'\"; DROP", "<eos><pad>"]
 )
-def test_odd_prompts_draw(model: TextToImage, prompt: str) -> None:
+def test_odd_prompts_draw(model: DiffusionPipeline, prompt: str) -> None:
     *_, last = model.generate(prompt, seed=1, steps=1)
     assert isinstance(last, Step) and last.result is not None
 
 
-def test_a_receipt_says_how_the_picture_was_made(model: TextToImage, folder: Path) -> None:
+def test_a_receipt_says_how_the_picture_was_made(model: DiffusionPipeline, folder: Path) -> None:
     *_, last = model.generate(PROMPT, seed=5, n=2, model=str(folder))
     assert last.result is not None
     picture = last.result.outputs[1]

@@ -27,13 +27,13 @@ from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
 from kalpana.models import dit, vae
 from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
-from kalpana.request import USUAL, Capabilities, Request, ask, clean
+from kalpana.request import Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Cond, KalpanaError, Step
 
 
 @dataclass(frozen=True)
-class TextToImage:
+class DiffusionPipeline:
     """A loaded latent flow model; ``files`` maps its file names to their SHA-256."""
 
     name: str
@@ -45,7 +45,7 @@ class TextToImage:
     vae: vae.VAE
 
     @classmethod
-    def read(cls, folder: Path, card: Card, device: str | None = None) -> TextToImage:
+    def read(cls, folder: Path, card: Card, device: str | None = None) -> DiffusionPipeline:
         """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises
         KalpanaError if it was trained with another tokenizer, and as ``load_module`` and
         ``find_device``."""
@@ -59,13 +59,9 @@ class TextToImage:
         return cls(
             name=card.name,
             family=card.family,
-            capabilities=card.capabilities or USUAL[card.family],
-            network=load_module(
-                network_path, "flow", lambda **config: dit.DiT(dit.Config(**config)), card.files
-            ).to(target),
-            vae=load_module(
-                vae_path, "vae", lambda **config: vae.VAE(vae.Config(**config)), card.files
-            ).to(target),
+            capabilities=card.usable(),
+            network=load_module(network_path, "flow", card.files).to(target),
+            vae=load_module(vae_path, "vae", card.files).to(target),
             files={
                 path.name: card.files.get(path.name) or fingerprint(path)
                 for path in (*files_of(network_path), *files_of(vae_path), BPE)
@@ -86,7 +82,7 @@ class TextToImage:
 
 
 def text_to_image(
-    model: TextToImage, request: Request, rank_by: Ranker | None = None
+    model: DiffusionPipeline, request: Request, rank_by: Ranker | None = None
 ) -> Iterator[Step]:
     """A stream of steps, one for each denoising step and each decoding of a batch; the last one
     carries the Result. Closing the iterator cancels.
@@ -98,7 +94,7 @@ def text_to_image(
     return answer(model, words, request, partial(_sample, model), rank_by)
 
 
-def _sample(model: TextToImage, request: Request) -> Iterator[Progress]:
+def _sample(model: DiffusionPipeline, request: Request) -> Iterator[Progress]:
     """Sample one batch, the pictures of a resolved request."""
     assert request.steps and request.sampler and request.width and request.height  # resolved
     seeds, total = request.each_seed(), request.steps + 1
@@ -122,7 +118,7 @@ def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     )
 
 
-def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
+def _denoise(model: DiffusionPipeline, request: Request, b: int) -> Denoise:
     """The guided x0 estimate of the model for b pictures of a resolved request."""
     assert request.guidance is not None  # resolved
     cond = _cond(model, request.prompt, b)
@@ -142,7 +138,7 @@ def _denoise(model: TextToImage, request: Request, b: int) -> Denoise:
     )
 
 
-def _cond(model: TextToImage, text: str, b: int) -> Cond:
+def _cond(model: DiffusionPipeline, text: str, b: int) -> Cond:
     """The conditioning on a text, repeated for b rows."""
     tokens = model.tokenizer.encode([clean(text)] * b, model.network.config.length)
     return Cond(tokens.to(model.device))

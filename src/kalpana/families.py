@@ -1,0 +1,147 @@
+"""Registry of the model families: where each has its network, training task and pipeline, and what
+its models can do. Adding a family adds one entry here and its own files.
+
+Classes are named as "module:class" and imported when they are used, so that reading the registry
+does not load torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from kalpana.request import Capabilities, Defaults
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    - ``name``: in recipes, in the metadata of weight files, and in cards
+    - ``network``: class of the network; its module also holds its dataclass ``Config``. None: the
+      family has no weights of its own
+    - ``file``: the weight file in a model's folder, empty without a network
+    - ``task``: class of the training task, see ``train.task.Task``. None: not trained
+    - ``pipeline``: class that answers requests, with ``read(folder, card, device)``. None: it
+      generates nothing from text
+    - ``capabilities``: of its models, where their card states none
+    - ``codec``: the family that turns its images into latents or tokens, and back
+    - ``tasks``: what its models do, as their card lists it
+    """
+
+    name: str
+    network: str | None = None
+    file: str = ""
+    task: str | None = None
+    pipeline: str | None = None
+    capabilities: Capabilities | None = None
+    codec: str | None = None
+    tasks: tuple[str, ...] = ()
+
+    def build(self, **config: Any) -> Any:
+        """A network of the family with fresh weights; ``config`` holds fields of its Config."""
+        assert self.network is not None
+        network = find(self.network)
+        module = import_module(self.network.partition(":")[0])
+        return network(module.Config(**config)) if config else network()
+
+
+def find(reference: str) -> Any:
+    """The object that "module:name" refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+_TOKENS = Capabilities(
+    uses=("guidance", "temperature", "top_k", "top_p", "size"),
+    samplers=(),
+    defaults=Defaults(steps=None, sampler=None, temperature=1.0, top_p=1.0),
+)
+_TEXT_TO_IMAGE = ("text-to-image",)
+
+_ALL = (
+    Family(
+        "vae",
+        "kalpana.models.vae:VAE",
+        "vae.safetensors",
+        "kalpana.train.autoencoder:AutoencoderTask",
+    ),
+    Family(
+        "vqgan", "kalpana.models.vqgan:VQGAN", "vqgan.safetensors", "kalpana.train.vqgan:VQGANTask"
+    ),
+    Family(
+        "flow",
+        "kalpana.models.dit:DiT",
+        "dit.safetensors",
+        "kalpana.train.flow:FlowTask",
+        "kalpana.pipelines.diffusion:DiffusionPipeline",
+        Capabilities(),
+        codec="vae",
+        tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
+        "dalle",
+        "kalpana.models.dalle:DALLE",
+        "dalle.safetensors",
+        "kalpana.train.token_tasks:DalleTask",
+        "kalpana.pipelines.text_to_tokens:TextToTokens",
+        _TOKENS,
+        codec="vqgan",
+        tasks=(*_TEXT_TO_IMAGE, "caption"),
+    ),
+    Family(
+        "maskgit",
+        "kalpana.models.dalle:MaskGIT",
+        "maskgit.safetensors",
+        "kalpana.train.token_tasks:MaskGITTask",
+        "kalpana.pipelines.text_to_tokens:TextToTokens",
+        _TOKENS.model_copy(
+            update={
+                "uses": ("steps", *_TOKENS.uses),
+                "defaults": _TOKENS.defaults.model_copy(update={"steps": 10}),
+            }
+        ),
+        codec="vqgan",
+        tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
+        "dalle-mini",
+        "kalpana.models.dalle_mini:DalleMini",
+        "dalle_mini.safetensors",
+        "kalpana.train.token_tasks:DalleMiniTask",
+        "kalpana.pipelines.text_to_tokens:TextToTokens",
+        _TOKENS,
+        codec="vqgan",
+        tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
+        "vqgan-clip",
+        pipeline="kalpana.pipelines.clip_guided:TextByClip",
+        capabilities=Capabilities(
+            uses=("negative_prompt", "steps", "size"),
+            sizes=("128x128", "192x128", "128x192", "256x256"),
+            samplers=(),
+            defaults=Defaults(steps=100, guidance=1.0, sampler=None),
+        ),
+        codec="vqgan",
+        tasks=_TEXT_TO_IMAGE,
+    ),
+    Family("clip", "kalpana.models.clip:CLIP", "clip.safetensors", "kalpana.train.clip:CLIPTask"),
+    Family(
+        "detector",
+        "kalpana.models.detector:Detector",
+        "detector.safetensors",
+        "kalpana.train.detector:DetectorTask",
+    ),
+    Family(
+        "reader",
+        "kalpana.models.reader:Reader",
+        "reader.safetensors",
+        "kalpana.train.reader:ReaderTask",
+    ),
+    Family("lite0", "kalpana.models.lite0:Lite0", "lite0.safetensors"),
+    Family("upscale", "kalpana.models.upscale:Upscaler", "upscale.safetensors"),
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
