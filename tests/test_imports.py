@@ -15,6 +15,7 @@ LEVEL = {
     "errors": 0,
     "media": 1,
     "types": 2,  # an output can write itself
+    "inputs": 2,
     **dict.fromkeys(("request", "models", "diffusion"), 3),
     "families": 4,  # names classes of all packages, and imports none
     "world": 4,

@@ -53,8 +53,23 @@ def find(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
+_DIFFUSION = Capabilities(
+    uses=(
+        "prompt",
+        "negative_prompt",
+        "steps",
+        "guidance",
+        "sampler",
+        "size",
+        "image",
+        "mask",
+        "strength",
+    ),
+    tiles=16,
+    defaults=Defaults(strength=0.6),
+)
 _TOKENS = Capabilities(
-    uses=("guidance", "temperature", "top_k", "top_p", "size"),
+    uses=("prompt", "guidance", "temperature", "top_k", "top_p", "size", "image", "mask"),
     samplers=(),
     defaults=Defaults(steps=None, sampler=None, temperature=1.0, top_p=1.0),
 )
@@ -76,7 +91,7 @@ _ALL = (
         "dit.safetensors",
         "kalpana.train.flow:FlowTask",
         "kalpana.pipelines.diffusion:DiffusionPipeline",
-        Capabilities(),
+        _DIFFUSION,
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
     ),
@@ -119,7 +134,7 @@ _ALL = (
         "vqgan-clip",
         pipeline="kalpana.pipelines.clip_guided:TextByClip",
         capabilities=Capabilities(
-            uses=("negative_prompt", "steps", "size"),
+            uses=("prompt", "negative_prompt", "steps", "size", "image"),
             sizes=("128x128", "192x128", "128x192", "256x256"),
             samplers=(),
             defaults=Defaults(steps=100, guidance=1.0, sampler=None),

@@ -18,10 +18,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from kalpana.inputs import ControlMap, Media
 from kalpana.types import KalpanaError
 
 SEED_LIMIT = 2**63  # seeds are below it
@@ -87,6 +89,47 @@ def _listed(value: Any) -> Any:
     return value.split(",") if isinstance(value, str) else value
 
 
+def _controls(value: Any) -> Any:
+    """Control maps given as {kind: file} or as one "KIND=FILE", as a list of maps."""
+    if isinstance(value, dict) and "kind" not in value:
+        return [{"kind": kind, "image": image} for kind, image in value.items()]
+    return [value] if isinstance(value, str | dict) else value
+
+
+# Names of other libraries for fields of a Request.
+ALIASES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "num_images_per_prompt": "n",
+    "mask_image": "mask",
+    "output_format": "format",
+}
+
+
+def _translate(fields: Any) -> Any:
+    """The fields of a request with aliases replaced, and width and height joined to a size.
+
+    Raises ValueError where a field is given by two names.
+    """
+    if not isinstance(fields, dict):
+        return fields
+    fields = dict(fields)
+    for alias in ALIASES.keys() & fields.keys():
+        name = ALIASES[alias]
+        if name in fields:
+            raise ValueError(f"{alias} and {name} are the same field: leave one out")
+        fields[name] = fields.pop(alias)
+    sides = [name for name in ("width", "height") if name in fields]
+    if sides and (len(sides) == 1 or "size" in fields):
+        raise ValueError("width and height go together, and replace size: write both or a size")
+    if sides:
+        fields["size"] = f"{fields.pop('width')}x{fields.pop('height')}"
+    if fields.get("format") == "jpg":
+        fields["format"] = "jpeg"
+    return fields
+
+
 def one_line(cls: type[Asked], data: Any, handler: Callable[[Any], Asked]) -> Asked:
     """Wrap validator that turns pydantic's report into one KalpanaError; the last of a schema, so
     that it is the outermost."""
@@ -101,7 +144,10 @@ Side = 8, 2048  # pixels, minimum and maximum; the card of a model lists the siz
 
 
 class Request(BaseModel):
-    """One request for pictures; a field that is None takes the default of the model.
+    """One request for pictures or videos; a field that is None takes the default of the model.
+
+    It needs a prompt, a label or an image. The names of other libraries in ALIASES, and width with
+    height, are read as well.
 
     Raises KalpanaError, one line that names the field and states what to write instead.
     """
@@ -109,7 +155,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str = Field(
-        max_length=LONGEST_PROMPT, description="what the picture shows, in English or Hindi"
+        "", max_length=LONGEST_PROMPT, description="what the picture shows, in English or Hindi"
     )
     negative_prompt: str | None = Field(
         None,
@@ -173,6 +219,35 @@ class Request(BaseModel):
         "up to 1; 1 is off",
     )
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, multiples of 8")
+    image: Media | None = Field(
+        None, description="a picture to start from: its file, bytes, data URL or PIL image"
+    )
+    mask: Media | None = Field(
+        None, description="a picture that says which part of the image is generated anew"
+    )
+    mask_mode: Literal["auto", "alpha", "white", "black"] = Field(
+        "auto",
+        description="the part of the mask that is generated anew: where it is transparent (alpha), "
+        "white or black; auto is alpha for a mask with transparency, else white",
+    )
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how much of the image is changed, from 0, nothing, to 1, no trace is left",
+    )
+    label: str | None = Field(None, description="a class of a class-conditional model")
+    control: Annotated[tuple[ControlMap, ...], BeforeValidator(_controls)] | None = Field(
+        None,
+        min_length=1,
+        max_length=8,
+        description="control maps, each KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8",
+    )
+    seconds: float | None = Field(
+        None, gt=0, le=60, allow_inf_nan=False, description="length of a video in seconds, up to 60"
+    )
+    fps: int | None = Field(None, ge=1, le=60, description="frames a second of a video, 1 to 60")
     language: Literal["auto", "en", "hi"] = Field(
         "auto", description="language of the prompt; auto detects it"
     )
@@ -190,8 +265,9 @@ class Request(BaseModel):
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
-    def _has_words(cls, text: str | None) -> str | None:
-        if text is not None and not clean(text):
+    def _has_words(cls, text: str | None, info: ValidationInfo) -> str | None:
+        empty = info.field_name == "prompt" and text == ""  # see _inputs_agree
+        if text is not None and not empty and not clean(text):
             raise ValueError(
                 "has no words: write what the picture should show, such as 'three red apples'"
             )
@@ -217,6 +293,22 @@ class Request(BaseModel):
         return f"{width}x{height}"
 
     @model_validator(mode="after")
+    def _inputs_agree(self) -> Request:
+        if not self.prompt and self.label is None and self.image is None:
+            raise ValueError(
+                "there is no prompt: write what the picture should show, such as "
+                "'three red apples', or give an image or a label"
+            )
+        if self.image is None and (lone := [n for n in ("mask", "strength") if getattr(self, n)]):
+            raise ValueError(f"{lone[0]} needs an image: give the picture that is to be changed")
+        if self.mask is None and "mask_mode" in self.model_fields_set and self.mask_mode != "auto":
+            raise ValueError("mask_mode needs a mask: give one, or leave it out")
+        kinds = [each.kind for each in self.control or ()]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"there are two control maps of kind {sorted(twice)[0]}: give one")
+        return self
+
+    @model_validator(mode="after")
     def _seeds_agree(self) -> Request:
         if self.seeds is not None and self.seed is not None:
             raise ValueError("seed and seeds are both given: leave one out")
@@ -229,6 +321,7 @@ class Request(BaseModel):
             )
         return self
 
+    _aliases = model_validator(mode="before")(_translate)
     _one_line = model_validator(mode="wrap")(one_line)  # defined last, so outermost
 
     @property
@@ -274,7 +367,8 @@ class Request(BaseModel):
 
     def updated(self, **fields: Any) -> Request:
         """A validated copy with some fields replaced."""
-        return Request(**{**self.to_json(), **fields})
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return Request(**(given | _translate(fields)))
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were set, as JSON types: ``Request(**request.to_json()) == request``."""
@@ -282,7 +376,7 @@ class Request(BaseModel):
 
 
 class RequestFields(TypedDict, total=False):
-    """The fields of a Request but the prompt, as typed keyword arguments."""
+    """The fields of a Request but the prompt, as typed keyword arguments, and their aliases."""
 
     negative_prompt: str | None
     model: str
@@ -297,10 +391,22 @@ class RequestFields(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     size: str | None
+    image: Any
+    mask: Any
+    mask_mode: Literal["auto", "alpha", "white", "black"]
+    strength: float | None
+    label: str | None
+    control: Any
+    seconds: float | None
+    fps: int | None
     language: Literal["auto", "en", "hi"]
     strict: bool
     format: Literal["png", "webp", "jpeg"]
     upscale: Literal[1, 2, 4]
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    width: int
+    height: int
 
 
 def ask(prompt: str | Request, **fields: Any) -> Request:
@@ -324,21 +430,63 @@ class Defaults(BaseModel):
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    strength: float | None = None  # of an image without a mask; with one it is 1
+    seconds: float | None = None
+    fps: int | None = None
     shift: float = 1.0  # timestep shift of the sampler; above 1: more steps near noise
     interval: tuple[float, float] = (0.0, 1.0)  # times t at which guidance is applied
 
 
+# The fields that a model may or may not use.
+OPTIONAL = (
+    "prompt",
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "sampler",
+    "temperature",
+    "top_k",
+    "top_p",
+    "size",
+    "image",
+    "mask",
+    "mask_mode",
+    "strength",
+    "label",
+    "control",
+    "seconds",
+    "fps",
+    "language",
+)
+
+
+def _named(value: Any) -> str:
+    """A value in an error message, after a space; nothing for a media input."""
+    if isinstance(value, Media) or value is None:
+        return ""
+    return " " + (", ".join(v.kind for v in value) if isinstance(value, tuple) else shorten(value))
+
+
 class Capabilities(BaseModel):
-    """Capabilities of a model: the optional request fields it uses (the others stay at its
-    defaults), its sizes, samplers and languages, its defaults, and the number of image ``tokens``
-    in its codebook (None: the model generates no tokens)."""
+    """Capabilities of a model: which optional fields of a request it uses, and their values.
+
+    - ``uses``: the optional fields; the others stay at their defaults
+    - ``sizes``: the sizes of its training, the default first
+    - ``tiles``: number of pixels of which the sides of a larger picture are multiples, for a model
+      that generates larger pictures in overlapping windows. None: it has no other sizes
+    - ``samplers``, ``languages``, ``labels``, ``controls``: the values of these fields
+    - ``tokens``: number of image tokens in its codebook. None: it generates no tokens
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    uses: tuple[str, ...] = ("negative_prompt", "steps", "guidance", "sampler", "size")
+    uses: tuple[str, ...] = ("prompt", "negative_prompt", "steps", "guidance", "sampler", "size")
     sizes: tuple[str, ...] = ("128x128",)
+    tiles: int | None = None
     samplers: tuple[str, ...] = ("euler", "heun", "dpmpp-2m")
     languages: tuple[str, ...] = ("en", "hi")
+    labels: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
     tokens: int | None = None
     defaults: Defaults = Defaults()
 
@@ -348,51 +496,71 @@ class Capabilities(BaseModel):
 
         Raises KalpanaError, which names the ignored fields, if the request is strict.
         """
-        names = (
-            "negative_prompt",
-            "steps",
-            "guidance",
-            "sampler",
-            "temperature",
-            "top_k",
-            "top_p",
-            "size",
-            "language",
-        )
-        defaults = {
-            name: getattr(self.defaults, name, Request.model_fields[name].default) for name in names
+        defaults = {name: self._default(name, request) for name in OPTIONAL}
+        given = {name: getattr(request, name) for name in OPTIONAL}
+        resolved = {name: defaults[name] if given[name] is None else given[name] for name in given}
+        ignored = {
+            name: reason
+            for name, value in resolved.items()
+            if value != defaults[name] and (reason := self._refusal(name, value, resolved))
         }
-        given = {name: getattr(request, name) for name in names}
-        resolved = {name: defaults[name] if given[name] is None else given[name] for name in names}
-        choices = {
-            "size": self.sizes,
-            "sampler": self.samplers,
-            "language": ("auto", *self.languages),
-        }
-        ignored = {}
-        guided = "guidance" in self.uses
-        for name, value in resolved.items():
-            if value == defaults[name]:
-                continue
-            if name not in (*self.uses, "language"):
-                ignored[name] = "it has no such setting"
-            elif name in choices and value not in choices[name]:
-                ignored[name] = f"it knows {', '.join(choices[name])}" + (
-                    " (for a larger picture ask to upscale it)" if name == "size" else ""
-                )
-            elif name == "top_k" and self.tokens is not None and value > self.tokens:
-                ignored[name] = (
-                    f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
-                )
-            elif name == "negative_prompt" and guided and resolved["guidance"] == 1:
-                ignored[name] = "guidance 1 is off, and a negative prompt needs guidance"
         if ignored and request.strict:
             errors = (
-                f"{name} {shorten(given[name])} cannot be used by model {request.model!r}: {why}"
+                f"{name}{_named(given[name])} cannot be used by model {request.model!r}: {why}"
                 for name, why in ignored.items()
             )
             raise KalpanaError("; ".join(errors))
         used = resolved | {name: defaults[name] for name in ignored}
         return request.seeded().updated(**used), ignored
+
+    def _default(self, name: str, request: Request) -> Any:
+        """The value of a field that a request leaves out."""
+        if name == "strength":
+            if request.image is None or name not in self.uses:
+                return None
+            return self.defaults.strength if request.mask is None else 1.0
+        return getattr(self.defaults, name, Request.model_fields[name].default)
+
+    def _refusal(self, name: str, value: Any, resolved: dict[str, Any]) -> str | None:
+        """The reason for which a value of a field cannot be used, None where it can."""
+        choices = {
+            "sampler": self.samplers,
+            "language": ("auto", *self.languages),
+            "label": self.labels,
+        }
+        needs = {"language": "prompt", "mask_mode": "mask"}.get(name, name)
+        if needs not in self.uses:
+            return "it has no such setting"
+        if name == "size":
+            return self._size_refusal(value)
+        if name in choices and value not in choices[name]:
+            return f"it knows {', '.join(choices[name])}"
+        if name == "control":
+            unknown = [each.kind for each in value if each.kind not in self.controls]
+            return f"it knows {', '.join(self.controls)}, not {unknown[0]}" if unknown else None
+        if name == "top_k" and self.tokens is not None and value > self.tokens:
+            return f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
+        if name == "negative_prompt" and "guidance" in self.uses and resolved["guidance"] == 1:
+            return "guidance 1 is off, and a negative prompt needs guidance"
+        return None
+
+    def _size_refusal(self, size: str) -> str | None:
+        """The reason for which a size cannot be used, with one that can."""
+        if size in self.sizes:
+            return None
+        if self.tiles is None:
+            return f"it knows {', '.join(self.sizes)} (for a larger picture ask to upscale it)"
+        least = [int(side) for side in self.sizes[0].split("x")]
+        sides = [int(side) for side in size.split("x")]
+        near = [
+            max(round(side / self.tiles) * self.tiles, low)
+            for side, low in zip(sides, least, strict=True)
+        ]
+        if near == sides:
+            return None
+        return (
+            f"it knows {', '.join(self.sizes)} and larger sides that are multiples of "
+            f"{self.tiles}: try {near[0]}x{near[1]}"
+        )
 
     _one_line = model_validator(mode="wrap")(one_line)

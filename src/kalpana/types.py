@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kalpana.errors import KalpanaError as KalpanaError
 
@@ -153,6 +153,29 @@ class Cond:
             control=control and {kind: function(each) for kind, each in control.items()},
             **{name: each if each is None else function(each) for name, each in fields.items()},
         )
+
+
+class Codec(Protocol):
+    """A model that turns pixels into the latents (or image tokens) of another model, and back.
+
+    Pixels are (b, 3, h, w) in [-1, 1], with sides that are multiples of ``factor``; a codec of
+    videos has pixels (b, f, 3, h, w). Decoded pixels may be slightly outside [-1, 1].
+    """
+
+    @property
+    def factor(self) -> int:
+        """Number of pixels, along each side, that one latent stands for."""
+        ...
+
+    def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Shape of the latents of one picture or video, without the batch."""
+        ...
+
+    def encode(self, pixels: Tensor, /) -> Tensor: ...
+    def decode(self, latents: Tensor, /) -> Tensor: ...
+    def preview(self, latents: Tensor, /) -> Tensor:
+        """Pixels of latents for a preview, in [-1, 1], which may be smaller."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -342,7 +342,7 @@ def test_latents_and_pictures_are_those_of_taming(tmp_path: Path) -> None:
     x = pictures(32)[..., :32]
     theirs.double()
     latents = theirs.quant_conv(theirs.encoder(x.double()))
-    near(ours.look(x), latents)
+    near(ours.encode_latents(x), latents)
     tokens = (
         torch.cdist(latents.movedim(1, -1).flatten(0, 2), theirs.quantize.embedding.weight)
         .argmin(1)

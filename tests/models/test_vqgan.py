@@ -127,10 +127,10 @@ def test_saved_and_loaded_it_is_the_same_function(config: Config, tmp_path: Path
 def test_bf16_is_close_to_fp32_and_the_nearest_code_is_found_in_fp32() -> None:
     net, x = build(CONFIGS["attends"]).eval(), pictures(2)
     with torch.no_grad():
-        latents = net.look(x)
-        full = net.draw(latents)
+        latents = net.encode_latents(x)
+        full = net.decode_latents(latents)
         with torch.autocast("cpu", torch.bfloat16):
-            half = net.draw(latents).float()
+            half = net.decode_latents(latents).float()
             in_double = net.quantiser(latents.double())
             assert torch.equal(net.quantiser(latents).indices, in_double.indices)
     assert (full - half).abs().max() < 0.05 * full.abs().max() + 0.02
@@ -220,7 +220,7 @@ def test_it_learns_two_pictures_by_heart() -> None:
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     generator, losses = rng(), []
     assert isinstance(net.quantiser, Codebook)
-    net.quantiser.start(net.look(x.repeat(2, 1, 1, 1)), generator)
+    net.quantiser.start(net.encode_latents(x.repeat(2, 1, 1, 1)), generator)
     for _ in range(40):
         found = net(x)
         losses.append((found.pixels - x).square().mean())

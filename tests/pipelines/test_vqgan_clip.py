@@ -308,7 +308,9 @@ def test_a_vqgan_is_begun_with_the_tokens_of_a_picture_or_with_random_ones(name:
     net = tiny_vqgan(QUANTISERS[name])
     canvas, pixels = Codes(net, ""), to_pixels([picture(48, 32)])
     (latent,) = traced = canvas.trace(pixels)
-    assert latent.shape == (1, net.look(pixels).shape[1], 4, 6) and not latent.requires_grad
+    assert (
+        latent.shape == (1, net.encode_latents(pixels).shape[1], 4, 6) and not latent.requires_grad
+    )
     torch.testing.assert_close(canvas.render(traced), net.decode(net.encode(pixels)))
     canvas.project(traced)
     torch.testing.assert_close(canvas.render(traced), net.decode(net.encode(pixels)))
@@ -339,7 +341,10 @@ def test_the_gradient_passes_straight_through_the_codes() -> None:
     weight = torch.randn(1, 3, 32, 32, generator=seeded_generator(0, 1))
     through, there = (
         torch.autograd.grad((picture * weight).sum(), each)[0]
-        for picture, each in ((Codes(net, "").render((latent,)), latent), (net.draw(codes), codes))
+        for picture, each in (
+            (Codes(net, "").render((latent,)), latent),
+            (net.decode_latents(codes), codes),
+        )
     )
     assert not torch.allclose(latent, codes, atol=1e-2)
     torch.testing.assert_close(through, there, rtol=1e-4, atol=1e-4)

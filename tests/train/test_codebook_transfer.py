@@ -34,7 +34,7 @@ def codecs() -> tuple[VQGAN, VQGAN, Tensor]:
     old = VQGAN(CODEC)
     with torch.no_grad():
         pictures = data_cache.floats(data_cache.pictures(World(0), 32), CPU)
-        old.quantiser.start(old.look(pictures), torch.Generator().manual_seed(0))  # type: ignore[operator]
+        old.quantiser.start(old.encode_latents(pictures), torch.Generator().manual_seed(0))  # type: ignore[operator]
     new, order = deepcopy(old), torch.randperm(CODES)
     new.quantiser.vectors = old.quantiser.vectors[order]  # type: ignore[index]
     return old, new, order

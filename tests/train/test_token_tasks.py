@@ -45,7 +45,7 @@ def vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = VQGAN(CODEC)
     pictures = data_cache.floats(data_cache.pictures(World(0), 32), CPU)
     with torch.no_grad():
-        network.quantiser.start(network.look(pictures), Generator().manual_seed(0))  # type: ignore[operator]
+        network.quantiser.start(network.encode_latents(pictures), Generator().manual_seed(0))  # type: ignore[operator]
     path = tmp_path_factory.mktemp("vqgan") / "vqgan.safetensors"
     save_weights(path, network, "vqgan", network.config, {})
     return path

@@ -11,7 +11,7 @@ import typer
 from kalpana.cli.console import asked_to_stop, lines_of, print_json, watch
 from kalpana.cli.options import Device, Json, Out, field
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Output
+from kalpana.types import KalpanaError, Output, Video
 
 if TYPE_CHECKING:
     from kalpana.understand.encoder import Encoder
@@ -37,13 +37,35 @@ def generate(
             "clip by default"
         ),
     ] = None,
-    steps: Annotated[str | None, field("steps")] = None,
-    guidance: Annotated[str | None, field("guidance")] = None,
+    steps: Annotated[str | None, field("steps", flags=("--steps", "--num-inference-steps"))] = None,
+    guidance: Annotated[
+        str | None, field("guidance", flags=("--guidance", "--guidance-scale", "--cfg-scale"))
+    ] = None,
     sampler: Annotated[str | None, field("sampler")] = None,
     temperature: Annotated[str | None, field("temperature")] = None,
     top_k: Annotated[str | None, field("top_k")] = None,
     top_p: Annotated[str | None, field("top_p")] = None,
     size: Annotated[str | None, field("size")] = None,
+    width: Annotated[
+        str | None, typer.Option(metavar="PIXELS", help="with --height, instead of --size")
+    ] = None,
+    height: Annotated[
+        str | None, typer.Option(metavar="PIXELS", help="with --width, instead of --size")
+    ] = None,
+    image: Annotated[str | None, field("image")] = None,
+    mask: Annotated[str | None, field("mask")] = None,
+    mask_mode: Annotated[str | None, field("mask_mode")] = None,
+    strength: Annotated[str | None, field("strength")] = None,
+    label: Annotated[str | None, field("label")] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=FILE",
+            help="a control map, KIND=FILE or KIND=FILE:STRENGTH; can be given several times",
+        ),
+    ] = None,
+    seconds: Annotated[str | None, field("seconds")] = None,
+    fps: Annotated[str | None, field("fps")] = None,
     negative_prompt: Annotated[
         str | None, field("negative_prompt", flags=("--negative", "--negative-prompt"))
     ] = None,
@@ -66,19 +88,19 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate pictures from prompts, and print the path of each as soon as it is finished."""
-    from kalpana.media import SUFFIX, ready_folder, save, slug
     from kalpana.media import grid as contact_sheet
+    from kalpana.media import ready_folder, save
     from kalpana.pipelines import load
     from kalpana.pipelines.pipeline import TOGETHER
 
     fields = {
         name: value
         for name, value in context.params.items()
-        if name in Request.model_fields and value is not None
+        if name in (*Request.model_fields, "width", "height") and value not in (None, [], ())
     }
     if lenient:
         fields["strict"] = False
-    texts = _prompts(prompts or [], file)
+    texts = _prompts(prompts or [], file, needed=image is None and label is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
     pipeline = load(requests[0].model, device)
     ranker = _ranker(rank_by, device) if requests[0].best_of > 1 else None
@@ -103,15 +125,13 @@ def generate(
                 for part in request.parts(TOGETHER):
                     result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
                     for picture in result.outputs:
-                        name = f"{slug(request.prompt)}-{picture.seed}{SUFFIX[request.format]}"
-                        path = save(picture.image, out / name, picture.receipt)
-                        saved.append((path, picture))
+                        saved.append(_saved(picture, request, out))
                         if not as_json:
-                            print(path, flush=True)
+                            print(saved[-1][0], flush=True)
             if grid:
-                path = out / f"{slug(requests[0].prompt)}-{saved[0][1].seed}-grid.png"
-                image = contact_sheet([picture.image for _, picture in saved])
-                sheet = save(image, path, {"sheet": [picture.receipt for _, picture in saved]})
+                path = out / f"{saved[0][0].stem}-grid.png"
+                pictures = contact_sheet([picture.image for _, picture in saved])
+                sheet = save(pictures, path, {"sheet": [picture.receipt for _, picture in saved]})
                 print(sheet, file=sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
         wanted = sum(len(request.each_seed()) for request in requests)
@@ -129,8 +149,27 @@ def generate(
             print_json(listed)
 
 
+def _saved(output: Output, request: Request, out: Path) -> tuple[Path, Output]:
+    """The path of an output, written to the folder ``out``, and the output."""
+    from kalpana.media import SUFFIX, slug
+
+    suffix = ".mp4" if isinstance(output.media, Video) else SUFFIX[request.format]
+    text = request.prompt or request.label or Path(request.image.name if request.image else "").stem
+    written = output.save(out / f"{slug(text)}-{slug(request.model)}-{output.seed}{suffix}")
+    assert written.path is not None
+    return written.path, written
+
+
 def replay(
     file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="an input picture that is not where the receipt says; can be given several times",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="a folder of weights, if it is not where the receipt says")
     ] = None,
@@ -143,11 +182,11 @@ def replay(
     from kalpana.pipelines.replay import again, compare, request_of
 
     receipt = read_receipt(file)
-    request = request_of(receipt)
+    request = request_of(receipt, inputs or [])
     pipeline = load(model or request.model, device)
     if out:
         ready_folder(out, file.stat().st_size)
-    (picture,) = watch(again(pipeline, receipt)).outputs
+    (picture,) = watch(again(pipeline, receipt, inputs or [])).outputs
     difference = compare(file, picture)
     print(difference)
     if out:
@@ -165,16 +204,19 @@ def _ranker(name: str | None, device: str | None) -> Encoder:
         raise KalpanaError(f"--best-of needs a CLIP, as by --rank-by FOLDER: {error}") from None
 
 
-def _prompts(given: list[str], file: str | None) -> list[str]:
-    """All prompts of a command line, in order; "-" reads lines of stdin, ``file`` lines of a file.
+def _prompts(given: list[str], file: str | None, needed: bool) -> list[str]:
+    """All prompts of a command line, in order; "-" reads lines of stdin, ``file`` lines of a file,
+    in which those that begin with "#" are comments.
 
-    Raises: KalpanaError where there is none.
+    Raises: KalpanaError where there is none and one is ``needed``; else that is one empty prompt.
     """
     prompts: list[str] = []
     for prompt in given:
         prompts += lines_of("-") if prompt == "-" else [prompt]
     if file is not None:
-        prompts += lines_of(file)
+        prompts += [line for line in lines_of(file) if not line.lstrip().startswith("#")]
+    if not prompts and not needed:
+        return [""]
     if not prompts:
         raise KalpanaError(
             "there is no prompt: write what to draw, in quotes, or name a file of prompts "

@@ -21,7 +21,7 @@ def models(as_json: Json = False) -> None:
         return
     for card in cards:
         size = f"{card.parameters / 1e6:.1f} million parameters"
-        languages = f", {' and '.join(card.capabilities.languages)}" if card.capabilities else ""
+        languages = f", {' and '.join(about.languages)}" if (about := card.usable()) else ""
         tasks = ", ".join(card.tasks)
         print(f"{card.name}: {card.family}, {tasks}{languages}, {size}, {card.licence}")
 

@@ -30,14 +30,15 @@ BY_CLIP = "vqgan-clip"  # family that guides a VQGAN by a CLIP and has no weight
 
 
 class Card(BaseModel):
-    """Card of a folder of weights; ``files`` maps file names to their SHA-256."""
+    """Card of a folder of weights; ``files`` maps file names to their SHA-256, and ``capabilities``
+    holds the fields of Capabilities that differ from those of the family."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     family: str
     tasks: tuple[str, ...] = ()
-    capabilities: Capabilities | None = None  # only for models that answer requests
+    capabilities: dict[str, Any] = {}  # of models that answer requests
     parameters: int = 0
     files: dict[str, str] = {}
     licence: str = "unknown"
@@ -45,9 +46,20 @@ class Card(BaseModel):
 
     _one_line = model_validator(mode="wrap")(one_line)
 
-    def usable(self) -> Capabilities:
-        """Capabilities of the model, by default those of its family."""
-        return self.capabilities or FAMILIES[self.family].capabilities or Capabilities()
+    @model_validator(mode="after")
+    def _is_capable(self) -> Card:
+        self.usable()
+        return self
+
+    def usable(self) -> Capabilities | None:
+        """Capabilities of the model: those of its family, updated by those of its card; None if it
+        answers no requests."""
+        family = FAMILIES.get(self.family)
+        if family is None or family.capabilities is None:
+            return None
+        usual = family.capabilities.model_dump()
+        defaults = usual["defaults"] | self.capabilities.get("defaults", {})
+        return Capabilities.model_validate(usual | self.capabilities | {"defaults": defaults})
 
 
 def weights_dir() -> Path:
@@ -172,17 +184,20 @@ def write_hashes(folder: Path) -> Card:
         family = next(models, families[0])
         card = Card(name=folder.resolve().name, family=family)
         if family in FAMILIES and (about := FAMILIES[family]).capabilities:
-            card = card.model_copy(
-                update={"tasks": about.tasks, "capabilities": about.capabilities}
-            )
+            card = card.model_copy(update={"tasks": about.tasks})
     paths = weights_of(folder, card.family)
-    vocabulary = [BPE] if card.capabilities else []
+    vocabulary = [BPE] if _reads_text(card.family) else []
     files = {path.name: fingerprint(path) for path in (*paths, *vocabulary)}
     parameters = sum((summaries.get(path) or _summary(path)).parameters for path in paths)
     scores = {name: score for path in own for name, score in summaries[path].scores.items()}
     card = card.model_copy(update={"files": files, "parameters": parameters, "scores": scores})
     write_card(folder, card)
     return card
+
+
+def _reads_text(family: str) -> bool:
+    """Whether models of a family have a network that reads prompts."""
+    return family in FAMILIES and bool(FAMILIES[family].network and FAMILIES[family].pipeline)
 
 
 class _Summary(NamedTuple):

@@ -167,6 +167,12 @@ def provenance(path: Path) -> dict[str, Any]:
         raise KalpanaError(f"{path} is damaged ({error}): fetch it again") from None
 
 
+def read_process(path: Path) -> dict[str, str]:
+    """Fields of the diffusion process that the weights called ``path`` were trained for, empty
+    where their metadata has none. Raises KalpanaError as ``metadata``."""
+    return json.loads(metadata(files_of(path)[0]).get("process", "{}"))
+
+
 def metadata(path: Path) -> dict[str, str]:
     """Metadata of a safetensors file. Raises KalpanaError if it cannot be read or is damaged."""
     try:

@@ -74,6 +74,12 @@ class VAE(nn.Module):
         self.register_buffer("preview_weight", torch.zeros(3, c.latent))
         self.register_buffer("preview_bias", torch.zeros(3))
 
+    factor = 8  # pixels a latent, along each side
+
+    def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Shape (latent, h/8, w/8) of the latents of a picture."""
+        return self.config.latent, height // self.factor, width // self.factor
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Normalised posterior mean (b, latent, h/8, w/8) of pixels (b, 3, h, w)."""
         return self.norm(self.encoder(pixels))

@@ -368,13 +368,24 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(c, numbers)
 
     def forward(self, pixels: Tensor) -> VQGANOutput:
-        latents = self.look(pixels)
+        latents = self.encode_latents(pixels)
         quantised = self.quantiser(latents)
-        return VQGANOutput(self.draw(quantised.codes), latents, quantised.indices, quantised.loss)
+        return VQGANOutput(
+            self.decode_latents(quantised.codes), latents, quantised.indices, quantised.loss
+        )
+
+    @property
+    def factor(self) -> int:
+        """Number of pixels, along each side, that one token stands for."""
+        return self.config.factor
+
+    def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Shape (h/f, w/f) of the tokens of a picture."""
+        return height // self.factor, width // self.factor
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Tokens (b, h/f, w/f) int64 of pixels (b, 3, h, w). Raises as ``look`` does."""
-        return self.quantiser(self.look(pixels)).indices
+        """Tokens (b, h/f, w/f) int64 of pixels (b, 3, h, w). Raises as ``encode_latents`` does."""
+        return self.quantiser(self.encode_latents(pixels)).indices
 
     def decode(self, indices: Tensor) -> Tensor:
         """Pixels (b, 3, h, w) of tokens (b, h/f, w/f).
@@ -392,9 +403,13 @@ class VQGAN(nn.Module):
             raise KalpanaError(
                 f"tokens run from {low} to {high}: this codebook has 0 to {self.quantiser.size - 1}"
             )
-        return self.draw(self.quantiser.codes(indices))
+        return self.decode_latents(self.quantiser.codes(indices))
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def preview(self, indices: Tensor) -> Tensor:
+        """Pixels (b, 3, h, w) in [-1, 1] of tokens (b, h/f, w/f)."""
+        return self.decode(indices).clamp(-1, 1)
+
+    def encode_latents(self, pixels: Tensor) -> Tensor:
         """Latents (b, d, h/f, w/f) of pixels (b, 3, h, w), before quantisation.
 
         Raises KalpanaError for a network without an encoder, and for pixels that do not have three
@@ -417,7 +432,7 @@ class VQGAN(nn.Module):
                 )
         return self.encoder(pixels)
 
-    def draw(self, codes: Tensor) -> Tensor:
+    def decode_latents(self, codes: Tensor) -> Tensor:
         """Pixels (b, 3, h, w) of codes (b, d, h/f, w/f), at most slightly outside [-1, 1]."""
         # The codes are channels-last, for which torch's group norm has half the accuracy.
         return self.decoder(codes.contiguous())

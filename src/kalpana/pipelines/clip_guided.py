@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from kalpana.hub.card import Card, clip_of, vqgan_of
+from kalpana.media import to_images
+from kalpana.pipelines.editing import Edit
 from kalpana.pipelines.image_parameters import Canvas, load_canvas
 from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
@@ -41,13 +43,15 @@ class TextByClip:
     def read(cls, folder: Path, card: Card, device: str | None = None) -> TextByClip:
         """The pipeline of the card in a folder. Raises KalpanaError if there is no CLIP or no
         VQGAN, and as ``understand.encoder.load`` and ``load_canvas``."""
+        capabilities = card.usable()
+        assert capabilities is not None
         clip = load_encoder(str(clip_of(folder)), device)
         vqgan_path = vqgan_of(folder)
         canvas = load_canvas("vqgan", vqgan_path.parent, device)
         return cls(
             name=card.name,
             family=card.family,
-            capabilities=card.usable(),
+            capabilities=capabilities,
             files={"clip": clip.fingerprint, vqgan_path.stem: canvas.about["sha256"]},
             clip=clip,
             canvas=canvas,
@@ -65,7 +69,7 @@ class TextByClip:
 
         The prompt may hold several weighted prompts, as in "a castle:1 | fog:0.5 | text:-1". A
         negative prompt is added to them with weight -1. Cutouts are never mirrored, so that the
-        CLIP can tell left from right.
+        CLIP can tell left from right. An image is where the optimisation starts.
 
         Raises KalpanaError at the call if the request cannot be fulfilled.
         """
@@ -73,13 +77,15 @@ class TextByClip:
             self, self.clip.words, ask(request, **fields), self._draw, rank_by, together=1
         )
 
-    def _draw(self, request: Request) -> Iterator[Progress]:
+    def _draw(self, request: Request, edit: Edit | None) -> Iterator[Progress]:
         assert request.steps and request.width and request.height  # resolved
         (seed,) = request.each_seed()
         prompts = parse(request.prompt) + (
             () if request.negative_prompt is None else (Prompt(request.negative_prompt, -1.0),)
         )
         settings, size = Settings(steps=request.steps, flip=0), (request.width, request.height)
-        for step in vqgan_clip(prompts, self.clip, self.canvas, settings, seed, size=size):
+        start: Any = "noise" if edit is None else to_images(edit.pixels)[0]
+        steps = vqgan_clip(prompts, self.clip, self.canvas, settings, seed, size=size, start=start)
+        for step in steps:
             pixels = step.preview if step.result else None
             yield Progress(step.stage, step.total, step.preview, pixels)

@@ -1,4 +1,5 @@
-"""Text-to-image by a latent flow model: guided sampling from noise to latents, then decoding.
+"""Diffusion pipeline: guided sampling from noise, or from a noised picture, to latents, then
+decoding. It serves every network that predicts x0, eps, v or a velocity.
 
 Seeds: the noise of each picture is drawn on the CPU from its own generator, nothing else is random,
 and the rows of a batch are computed independently. A picture is therefore the same alone, in a
@@ -13,132 +14,184 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.diffusion.denoiser import Denoise, Denoiser
+from kalpana.diffusion.denoiser import Denoise, Process
+from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
-from kalpana.diffusion.schedule import Flow, times
+from kalpana.diffusion.schedule import SCHEDULES, times
+from kalpana.families import FAMILIES
 from kalpana.hub.card import Card
-from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
-from kalpana.models import dit, vae
-from kalpana.pipelines.pipeline import Progress, answer
+from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
+from kalpana.media import to_pixels
+from kalpana.pipelines.editing import Edit, open_image
+from kalpana.pipelines.pipeline import NoWords, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.request import Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
-from kalpana.types import Cond, KalpanaError, Step
+from kalpana.types import Codec, Cond, KalpanaError, Step
+
+
+class Network(Protocol):
+    """A network that predicts x0, eps, v or a velocity.
+
+    ``x_t`` is (b, ...) as ``Codec.shape``, and ``t`` is (b,), or (1,): one time for all rows.
+    ``reads`` names the fields of Cond that it reads.
+    """
+
+    reads: tuple[str, ...]
+    config: Any
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class DiffusionPipeline:
-    """A loaded latent flow model; ``files`` maps its file names to their SHA-256."""
+    """A loaded diffusion model: a network, the process it was trained for, and its codec.
+
+    ``files`` maps its file names to their SHA-256; ``words`` tokenizes the prompt.
+    """
 
     name: str
     family: str
     capabilities: Capabilities
     files: dict[str, str]
-    tokenizer: Tokenizer
-    network: dit.DiT
-    vae: vae.VAE
+    words: Window | NoWords
+    network: Network
+    codec: Codec
+    process: Process
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> DiffusionPipeline:
-        """The model in a folder of weights: dit.safetensors and vae.safetensors. Raises
+        """The model in a folder of weights, which hold its network and its codec. Raises
         KalpanaError if it was trained with another tokenizer, and as ``load_module`` and
         ``find_device``."""
-        target = find_device(device)
-        network_path, vae_path = folder / "dit.safetensors", folder / "vae.safetensors"
-        if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
+        target, family, capabilities = find_device(device), FAMILIES[card.family], card.usable()
+        assert family.codec is not None and capabilities is not None
+        paths = folder / family.file, folder / FAMILIES[family.codec].file
+        network = load_module(paths[0], card.family, card.files).to(target)
+        reads_text = "tokens" in network.reads
+        if reads_text and card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
                 f"model {card.name!r} learned to read with another tokenizer than {BPE}: "
                 "take that one, or train it again"
             )
+        files = [file for path in paths for file in files_of(path)]
         return cls(
             name=card.name,
             family=card.family,
-            capabilities=card.usable(),
-            network=load_module(network_path, "flow", card.files).to(target),
-            vae=load_module(vae_path, "vae", card.files).to(target),
+            capabilities=capabilities,
             files={
                 path.name: card.files.get(path.name) or fingerprint(path)
-                for path in (*files_of(network_path), *files_of(vae_path), BPE)
+                for path in (*files, *([BPE] if reads_text else []))
             },
-            tokenizer=Tokenizer.load(),
+            words=Window(Tokenizer.load(), network.config.length) if reads_text else NoWords(),
+            network=network,
+            codec=load_module(paths[1], family.codec, card.files).to(target),
+            process=Process(**read_process(paths[0])),
         )
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next(self.network.parameters()).device  # type: ignore[attr-defined]
 
     def generate(
         self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
     ) -> Iterator[Step]:
-        """The stream of ``text_to_image`` for a request, or for a prompt and other request
-        fields."""
-        return text_to_image(self, ask(request, **fields), rank_by)
+        """A stream of steps, one for each denoising step and each decoding of a batch; the last one
+        carries the Result. Closing the iterator cancels.
+
+        Raises KalpanaError at the call, before the first Step, if the request needs a capability
+        that the model lacks, has an input that cannot be read, or has ``best_of`` above 1 without a
+        ranker.
+        """
+        return answer(self, self.words, ask(request, **fields), partial(_sample, self), rank_by)
 
 
-def text_to_image(
-    model: DiffusionPipeline, request: Request, rank_by: Ranker | None = None
-) -> Iterator[Step]:
-    """A stream of steps, one for each denoising step and each decoding of a batch; the last one
-    carries the Result. Closing the iterator cancels.
-
-    Raises KalpanaError at the call, before the first Step, if the request needs a capability that
-    the model lacks, or has ``best_of`` above 1 without a ranker.
-    """
-    words = Window(model.tokenizer, model.network.config.length)
-    return answer(model, words, request, partial(_sample, model), rank_by)
-
-
-def _sample(model: DiffusionPipeline, request: Request) -> Iterator[Progress]:
+def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> Iterator[Progress]:
     """Sample one batch, the pictures of a resolved request."""
     assert request.steps and request.sampler and request.width and request.height  # resolved
-    seeds, total = request.each_seed(), request.steps + 1
-    shape = model.vae.config.latent, request.height // 8, request.width // 8
+    seeds, schedule = request.each_seed(), SCHEDULES[model.process.schedule]
+    frames = 1
+    if request.seconds and request.fps:
+        frames = max(round(request.seconds * request.fps), 1)
+    shape = model.codec.shape(request.height, request.width, frames)
     x = noise(seeds, shape).to(model.device)
     timesteps = times(request.steps, model.capabilities.defaults.shift)
     denoise, sampler = _denoise(model, request, len(seeds)), SAMPLERS[request.sampler]
+    if edit is not None:
+        x0 = model.codec.encode(edit.pixels.to(model.device))
+        if edit.mask is not None:
+            denoise = inpaint(denoise, x0, _dilated(edit, model.codec.factor).to(x))
+        timesteps = start_at(timesteps, edit.strength)
+        x = noised(schedule, x0, x, timesteps[0])
+    total = len(timesteps)
     for state in sample(denoise, x, timesteps, sampler):
         x = state.x
-        yield Progress("denoise", total, model.vae.preview(state.x0))
+        yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
-    pixels = torch.cat([model.vae.decode(latents[None]) for latents in x])
-    yield Progress("decode", total, model.vae.preview(x), pixels)
+    pixels = torch.cat([model.codec.decode(latents[None]) for latents in x])
+    yield Progress("decode", total, model.codec.preview(x), pixels)
 
 
-def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
-    """Unit Gaussian noise (b, c, h, w) for b seeds, each drawn on the CPU from its own generator;
-    ``shape`` is (c, h, w)."""
+def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Unit Gaussian noise (b, ...) for b seeds, each drawn on the CPU from its own generator;
+    ``shape`` is that of one row."""
     return torch.stack(
-        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
+
+
+def _dilated(edit: Edit, factor: int) -> Tensor:
+    """The mask of an edit in latents, (1, 1, h, w): 1 where a pixel is masked, and one latent
+    around, so that the decoder's receptive field at the seam holds new latents."""
+    cells = edit.cells(factor)
+    assert cells is not None
+    return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1)
 
 
 def _denoise(model: DiffusionPipeline, request: Request, b: int) -> Denoise:
     """The guided x0 estimate of the model for b pictures of a resolved request."""
     assert request.guidance is not None  # resolved
-    cond = _cond(model, request.prompt, b)
-    negative = None if request.negative_prompt is None else _cond(model, request.negative_prompt, b)
+    cond = _cond(model, request, request.prompt, b)
+    negative = None
+    if request.negative_prompt is not None:
+        negative = _cond(model, request, request.negative_prompt, b)
 
     def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         # All rows have the same time. Passed as one row, its embedding is computed by matrix
         # products of one row, whose rounding does not depend on the batch size.
         return model.network(x_t, t[:1], cond)
 
-    return guide(
-        Denoiser(network, Flow(), "x0"),
-        cond,
-        request.guidance,
-        model.capabilities.defaults.interval,
-        negative,
-    )
+    if model.capabilities.tiles is not None and request.size not in model.capabilities.sizes:
+        width, height = (int(side) for side in model.capabilities.sizes[0].split("x"))
+        factor = model.codec.factor
+        network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
+    interval = model.capabilities.defaults.interval
+    return guide(model.process.denoiser(network), cond, request.guidance, interval, negative)
 
 
-def _cond(model: DiffusionPipeline, text: str, b: int) -> Cond:
-    """The conditioning on a text, repeated for b rows."""
-    tokens = model.tokenizer.encode([clean(text)] * b, model.network.config.length)
-    return Cond(tokens.to(model.device))
+def _cond(model: DiffusionPipeline, request: Request, text: str, b: int) -> Cond:
+    """The conditioning on a text and the other inputs of a request, repeated for b rows."""
+    reads, device = model.network.reads, model.device
+    tokens = label = control = null = None
+    if isinstance(model.words, Window):
+        tokens = model.words.encode([clean(text)] * b).to(device)
+        null = None if text else torch.ones(b, dtype=torch.bool, device=device)
+    if "label" in reads and request.label is not None:
+        index = model.capabilities.labels.index(request.label)
+        label = torch.full((b,), index, device=device)
+    if "control" in reads and request.control:
+        assert request.width and request.height  # resolved
+        size = request.width, request.height
+        control = {
+            each.kind: each.strength
+            * to_pixels([open_image(each.image).resize(size)]).to(device).expand(b, -1, -1, -1)
+            for each in request.control
+        }
+    return Cond(tokens=tokens, null=null, label=label, control=control)

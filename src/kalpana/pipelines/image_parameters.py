@@ -102,12 +102,17 @@ class Codes:
 
     @torch.no_grad()
     def trace(self, pixels: Tensor) -> Latent:
-        latents, quantiser = self.model.look(pixels.to(self._device)), self.model.quantiser
+        latents, quantiser = (
+            self.model.encode_latents(pixels.to(self._device)),
+            self.model.quantiser,
+        )
         return (latents if isinstance(quantiser, vqgan.FSQ) else quantiser(latents).codes,)
 
     def render(self, latent: Latent) -> Tensor:
         (codes,) = latent
-        return self.model.draw(self.model.quantiser(codes).codes if self.straight else codes)
+        return self.model.decode_latents(
+            self.model.quantiser(codes).codes if self.straight else codes
+        )
 
     def project(self, latent: Latent) -> None:
         (codes,), quantiser = latent, self.model.quantiser

@@ -1,5 +1,5 @@
-"""The Pipeline interface of all text-to-image models, and the shared code that turns the output of
-a model, batch by batch, into a stream of steps that ends in pictures with receipts."""
+"""The Pipeline interface of all generating models, and the shared code that turns the output of
+a model, batch by batch, into a stream of steps that ends in pictures or videos with receipts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from kalpana import __version__
-from kalpana.media import to_images
+from kalpana.media import to_images, to_pixels
+from kalpana.pipelines.editing import Edit, read_edit
 from kalpana.pipelines.rerank import Ranker, Words, best
 from kalpana.pipelines.upscale import load_upscaler, upscale
 from kalpana.request import Capabilities, Request, clean
 from kalpana.text.tokenizer import language
-from kalpana.types import Output, Result, Step
+from kalpana.types import Output, Result, Step, Video
 
 TOGETHER = 8  # largest batch of pictures: more take memory and gain no speed
 TOLD = 12  # most unknown words that a warning lists
 
 
 class Pipeline(Protocol):
-    """A loaded text-to-image model; ``files`` maps its file names to their SHA-256."""
+    """A loaded model that answers requests; ``files`` maps its file names to their SHA-256."""
 
     @property
     def name(self) -> str: ...
@@ -53,7 +55,7 @@ class Pipeline(Protocol):
 class Progress:
     """One generation step of a batch, one of ``total``, the same number for every batch of a
     request: a ``preview`` (b, 3, h, w) in [-1, 1], or None, and in the last step the ``pixels``
-    (b, 3, h, w)."""
+    (b, 3, h, w). Videos have shape (b, f, 3, h, w)."""
 
     stage: str
     total: int
@@ -61,8 +63,18 @@ class Progress:
     pixels: Tensor | None = None
 
 
-# Generates the pictures of a resolved request, which fit into one batch.
-Draw = Callable[[Request], Iterator[Progress]]
+# Generates the pictures of a resolved request, which fit into one batch, from its input picture.
+Draw = Callable[[Request, Edit | None], Iterator[Progress]]
+
+
+class NoWords:
+    """The text input of a model that reads no text: nothing is cut off and no word is unknown."""
+
+    def cut(self, text: str, /) -> str:
+        return ""
+
+    def unknown(self, text: str, /) -> tuple[str, ...]:
+        return ()
 
 
 def answer(
@@ -75,7 +87,9 @@ def answer(
     together: int = TOGETHER,
 ) -> Iterator[Step]:
     """The stream of ``Pipeline.generate`` for a model that reads text by ``words`` and generates
-    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts."""
+    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts.
+
+    Raises KalpanaError at the call, as ``Pipeline.generate`` and ``read_edit``."""
     if request.best_of > 1:
         return best(
             lambda each: answer(model, words, each, draw, more=more, together=together),
@@ -85,13 +99,22 @@ def answer(
         )
     request = request.seeded()
     resolved, ignored = model.capabilities.resolve(request)
+    edit = read_edit(resolved)
     receipt, warnings = _receipt(model, words, request, resolved, ignored)
-    return _steps(resolved, draw, receipt | dict(more or {}), warnings, together)
+    if edit is not None and edit.warnings:
+        warnings = (*warnings, *edit.warnings)
+        receipt["warnings"] = list(warnings)
+    return _steps(resolved, edit, draw, receipt | dict(more or {}), warnings, together)
 
 
 @torch.no_grad()
 def _steps(
-    request: Request, draw: Draw, receipt: dict[str, Any], warnings: tuple[str, ...], together: int
+    request: Request,
+    edit: Edit | None,
+    draw: Draw,
+    receipt: dict[str, Any],
+    warnings: tuple[str, ...],
+    together: int,
 ) -> Iterator[Step]:
     """The stream of a resolved request, batch by batch."""
     parts = list(request.parts(together))
@@ -99,21 +122,31 @@ def _steps(
     pictures: list[Output] = []
     for part in parts:
         seeds = part.each_seed()
-        for progress in draw(part):
+        for progress in draw(part, edit):
             index, total = index + 1, progress.total * len(parts)
             if progress.pixels is not None:
-                pixels = (
-                    progress.pixels
-                    if request.upscale == 1
-                    else upscale(progress.pixels.clamp(-1, 1), request.upscale)
-                )
-                for image, seed in zip(to_images(pixels), seeds, strict=True):
+                for pixels, seed in zip(progress.pixels, seeds, strict=True):
                     own = {"seed": seed, "resolved": _resolved(request, seed)}
-                    pictures.append(Output(image, seed, receipt | own))
+                    pictures.append(Output(_media(pixels, request, edit), seed, receipt | own))
             if index < total:
                 eta = (time.perf_counter() - began) / index * (total - index)
                 yield Step(index, total, progress.preview, eta, progress.stage)
     yield Step(total, total, None, 0.0, progress.stage, Result(tuple(pictures), warnings))
+
+
+def _media(pixels: Tensor, request: Request, edit: Edit | None) -> Image | Video:
+    """The picture of pixels (3, h, w), or the video of pixels (f, 3, h, w), upscaled and put back
+    into the input picture where the request asks for it."""
+    frames = pixels if pixels.ndim == 4 else pixels[None]
+    if edit is not None:
+        frames = to_pixels([edit.paste(*to_images(frames))])
+    if request.upscale > 1:
+        frames = upscale(frames.clamp(-1, 1), request.upscale)
+    images = tuple(to_images(frames))
+    if pixels.ndim == 3:
+        return images[0]
+    assert request.fps  # resolved
+    return Video(images, request.fps)
 
 
 def _receipt(
@@ -124,7 +157,7 @@ def _receipt(
     warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
     read = {}
     for name, text in (("prompt", resolved.prompt), ("negative_prompt", resolved.negative_prompt)):
-        if text is None:
+        if not text:
             continue
         if controls := sum(
             unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text

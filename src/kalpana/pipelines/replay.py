@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,23 +39,31 @@ class ReplayDiff:
         return text + (f"; since then {', '.join(self.changed)} changed" if self.changed else "")
 
 
-def request_of(receipt: dict[str, Any]) -> Request:
-    """The request that generates the picture of a receipt again, alone. Raises KalpanaError if the
+def request_of(receipt: dict[str, Any], files: Sequence[Path] = ()) -> Request:
+    """The request that generates the picture of a receipt again, alone. Inputs that are not where
+    the receipt says are looked for, by their hash, among ``files``. Raises KalpanaError if the
     receipt cannot be replayed."""
     try:
-        return Request(prompt=receipt["request"]["prompt"], **receipt["resolved"])
+        request = Request(prompt=receipt["request"].get("prompt", ""), **receipt["resolved"])
     except (KeyError, TypeError):
         raise KalpanaError(
             "this receipt cannot be replayed: it is not of one picture "
             "(replay the pictures of a sheet one by one)"
         ) from None
+    media = {name: getattr(request, name) for name in ("image", "mask")}
+    found: dict[str, Any] = {name: each.found_in(files) for name, each in media.items() if each}
+    if request.control:
+        found["control"] = [
+            each.model_copy(update={"image": each.image.found_in(files)})
+            for each in request.control
+        ]
+    return request.updated(**found)
 
 
-def again(model: Pipeline, receipt: dict[str, Any]) -> Iterator[Step]:
-    """The stream that generates the picture of a receipt again, with the same ``top`` rows of
-    tokens if it has any. Raises KalpanaError as ``request_of`` and ``Pipeline.generate``."""
-    top = {"top": receipt["top"]} if "top" in receipt else {}
-    return model.generate(request_of(receipt), **top)
+def again(model: Pipeline, receipt: dict[str, Any], files: Sequence[Path] = ()) -> Iterator[Step]:
+    """The stream that generates the picture of a receipt again. Raises KalpanaError as
+    ``request_of`` and ``Pipeline.generate``."""
+    return model.generate(request_of(receipt, files))
 
 
 def compare(path: Path, again: Output) -> ReplayDiff:

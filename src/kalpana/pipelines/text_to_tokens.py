@@ -35,6 +35,7 @@ from kalpana.models import dalle, dalle_mini
 from kalpana.models.dalle import DALLE, MaskGIT
 from kalpana.models.dalle_mini import DalleMini
 from kalpana.models.vqgan import VQGAN
+from kalpana.pipelines.editing import Edit
 from kalpana.pipelines.pipeline import TOGETHER, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.tokens import TokenStep, caption, draw, masked, stream
@@ -44,9 +45,6 @@ from kalpana.text.tokenizer import language as language_of
 from kalpana.types import Cond, KalpanaError, Step, Tokens
 
 Network = DALLE | MaskGIT | DalleMini
-# The upper part of a picture that is to be completed: an image, or rows of tokens.
-Top = Image.Image | Sequence[Sequence[int]]
-
 PREVIEWS = 0.1  # largest share of the time spent on previews; each decodes a batch of pictures
 
 
@@ -73,8 +71,8 @@ class TextToTokens:
         ``load_module`` and ``find_device``.
         """
         target, tokenizer, vqgan_path = find_device(device), Tokenizer.load(), vqgan_of(folder)
-        name = FAMILIES[card.family].file
-        assert name is not None
+        name, capabilities = FAMILIES[card.family].file, card.usable()
+        assert capabilities is not None
         if card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
                 f"model {card.name!r} learned to read with another tokenizer than {BPE}: "
@@ -95,7 +93,7 @@ class TextToTokens:
         model = cls(
             name=card.name,
             family=card.family,
-            capabilities=card.usable(),
+            capabilities=capabilities,
             network=network.to(target),
             vqgan=load_module(vqgan_path, "vqgan", card.files).to(target),
             files={
@@ -147,16 +145,25 @@ class TextToTokens:
         return columns * self.vqgan.config.factor, rows * self.vqgan.config.factor
 
     def generate(
-        self,
-        request: Request | str,
-        *,
-        rank_by: Ranker | None = None,
-        top: Top | None = None,
-        **fields: Any,
+        self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
     ) -> Iterator[Step]:
-        """The stream of ``text_to_tokens`` for a request, or for a prompt and other request
-        fields."""
-        return text_to_tokens(self, ask(request, **fields), rank_by, top)
+        """A stream of steps, one for each row of tokens or each decoding iteration, and one for
+        each decoding to pixels; the last one carries the Result. Closing the iterator cancels.
+
+        Previews show the tokens sampled so far, with missing rows in grey; ``PREVIEWS`` limits the
+        time spent on them. Pictures larger than a DALL-E was trained on are sampled in a sliding
+        window, see ``tokens.stream``. An image needs a mask: its other tokens are kept.
+
+        Raises KalpanaError at the call, before the first Step, if the request needs a capability
+        that the model lacks, has ``best_of`` above 1 without a ranker, or an image without a mask.
+        """
+        request = ask(request, **fields)
+        if request.image is not None and request.mask is None and "image" in self.capabilities.uses:
+            raise KalpanaError(
+                f"image cannot be used by model {self.name!r} without a mask: mask the part that "
+                "is to be generated anew (a diffusion model changes whole pictures)"
+            )
+        return answer(self, self.words, request, partial(_sample, self), rank_by)
 
     @torch.no_grad()
     def caption(self, images: Sequence[Image.Image], language: str | None = None) -> list[str]:
@@ -229,38 +236,11 @@ def _with_sizes(model: TextToTokens, vqgan_path: Path, folder: Path) -> TextToTo
     return replace(model, capabilities=capabilities.model_copy(update=changes))
 
 
-def text_to_tokens(
-    model: TextToTokens, request: Request, rank_by: Ranker | None = None, top: Top | None = None
-) -> Iterator[Step]:
-    """A stream of steps, one for each row of tokens or each decoding iteration, and one for each
-    decoding to pixels; the last one carries the Result. Closing the iterator cancels.
-
-    Previews show the tokens sampled so far, with missing rows in grey; ``PREVIEWS`` limits the time
-    spent on them. Pictures larger than a DALL-E was trained on are sampled in a sliding window, see
-    ``tokens.stream``.
-
-    ``top`` is the upper part of pictures to be completed. An image is resized to the width of the
-    picture, on white where it is transparent, and its whole rows of tokens are kept. Or it is rows
-    of tokens, as in a receipt.
-
-    Raises KalpanaError at the call, before the first Step, if the request needs a capability that
-    the model lacks, has ``best_of`` above 1 without a ranker, or has a ``top`` that is invalid or
-    leaves no rows to sample.
-    """
-    rows = (
-        None
-        if top is None
-        else _top(model, top, _shape(model, model.capabilities.resolve(request)[0]))
-    )
-    more = {} if rows is None else {"top": rows.tolist()}
-    return answer(model, model.words, request, partial(_sample, model, rows), rank_by, more)
-
-
-def _sample(model: TextToTokens, top: Tensor | None, request: Request) -> Iterator[Progress]:
+def _sample(model: TextToTokens, request: Request, edit: Edit | None) -> Iterator[Progress]:
     """Sample one batch, the pictures of a resolved request."""
     began, spent = time.perf_counter(), 0.0
     generators = [Generator().manual_seed(seed) for seed in request.each_seed()]
-    for step in _sample_tokens(model, request, generators, top):
+    for step in _sample_tokens(model, request, generators, edit):
         preview, now = None, time.perf_counter()
         if step.index < step.total and spent <= PREVIEWS * (now - began):
             preview = _preview(model, step.ids, _shape(model, request)[0])
@@ -271,10 +251,9 @@ def _sample(model: TextToTokens, top: Tensor | None, request: Request) -> Iterat
 
 
 def _sample_tokens(
-    model: TextToTokens, request: Request, generators: Sequence[Generator], top: Tensor | None
+    model: TextToTokens, request: Request, generators: Sequence[Generator], edit: Edit | None
 ) -> Iterator[TokenStep]:
-    """A stream of the tokens of a resolved request's pictures, one picture for each generator;
-    ``top`` (r, columns) are given upper rows, the same for all."""
+    """A stream of the tokens of a resolved request's pictures, one picture for each generator."""
     assert (
         request.temperature is not None
         and request.top_p is not None
@@ -282,16 +261,13 @@ def _sample_tokens(
     )  # resolved
     tokens = model.words.encode([clean(request.prompt)] * len(generators)).to(model.device)
     settings = request.temperature, request.top_k, request.top_p, request.guidance
-    given = None if top is None else top.expand(len(generators), -1, -1)
+    given = None if edit is None else _given(model, edit).expand(len(generators), -1, -1)
     if isinstance(model.network, DALLE):
         cond, shape = Cond(tokens), _shape(model, request)
         return stream(model.network, cond, generators, *settings, given=given, shape=shape)
     if isinstance(model.network, DalleMini):
         return _stream_mini(model.network, tokens, generators, *settings, given=given)
     assert request.steps  # resolved
-    if given is not None:
-        below = model.grid[0] - given.shape[1]
-        given = F.pad(given, (0, 0, 0, below), value=model.network.config.codes)
     return masked(model.network, Cond(tokens), generators, request.steps, *settings, given=given)
 
 
@@ -307,23 +283,21 @@ def _stream_mini(
 ) -> Iterator[TokenStep]:
     """Autoregressive sampling by a DALL-E mini, as ``tokens.stream``; its pictures are square.
     Given tokens are passed through the network one by one too."""
-    side, ids = math.isqrt(network.config.image_length), list[Tensor]()
-    upper = tokens.ids.new_empty(len(generators), 0) if given is None else given.flatten(1)  # b k
+    side, codes = math.isqrt(network.config.image_length), network.config.codes
+    ids = list[Tensor]()
 
     def choose(logits: Tensor) -> Tensor:
-        place = len(ids)
-        return (
-            upper[:, place]
-            if place < upper.shape[1]
-            else draw(logits, temperature, top_k, top_p, generators)
-        )
+        new = draw(logits, temperature, top_k, top_p, generators)
+        if given is None:
+            return new
+        known = given.flatten(1)[:, len(ids)]
+        return torch.where(known == codes, new, known)
 
-    rows = upper.shape[1] // side
     for each in network.generate(tokens, choose, guidance):
         ids.append(each)
         row, column = divmod(len(ids), side)
-        if not column and row > rows:
-            yield TokenStep(row - rows, side - rows, torch.stack(ids, 1).unflatten(1, (row, side)))
+        if not column:
+            yield TokenStep(row, side, torch.stack(ids, 1).unflatten(1, (row, side)))
 
 
 def _decode(model: TextToTokens, ids: Tensor) -> Tensor:
@@ -345,44 +319,12 @@ def _preview(model: TextToTokens, ids: Tensor, rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def _top(model: TextToTokens, top: Top, shape: tuple[int, int]) -> Tensor:
-    """The given upper rows as tokens (r, columns), for pictures of ``shape`` (rows, columns).
-    Raises KalpanaError if ``top`` is invalid or leaves no rows to sample."""
-    (rows, columns), f = shape, model.vqgan.config.factor
-    width, height = columns * f, rows * f
-    if isinstance(top, Image.Image):
-        image = rgb(top)
-        scaled = round(image.height * width / image.width)
-        if not f <= scaled <= height - f:
-            raise KalpanaError(
-                f"the top of the picture is {image.width}x{image.height}, "
-                f"which is {width}x{scaled} at the picture's width: "
-                f"give one of {width}x{f} to {width}x{height - f}, "
-                "such as the upper part of a picture that is to be drawn on from there"
-            )
-        whole_rows = 0, 0, width, scaled // f * f
-        image = image.resize((width, scaled), Image.Resampling.BICUBIC).crop(whole_rows)
-        return model.vqgan.encode(to_pixels([image]).to(model.device))[0]
-    try:
-        ids = torch.tensor(top, device=model.device)
-    except (TypeError, ValueError):
-        ids = torch.empty(0)
-    if (
-        ids.dtype != torch.int64
-        or ids.ndim != 2
-        or ids.shape[1] != columns
-        or not 0 < len(ids) < rows
-    ):
-        raise KalpanaError(
-            "the top of the picture is neither a picture "
-            f"nor 1 to {rows - 1} rows of {columns} tokens: give one of these"
-        )
-    if int(ids.min()) < 0 or int(ids.max()) >= model.network.config.codes:
-        raise KalpanaError(
-            "the top of the picture has tokens of another codebook: "
-            f"give tokens from 0 to {model.network.config.codes - 1}"
-        )
-    return ids
+def _given(model: TextToTokens, edit: Edit) -> Tensor:
+    """The tokens (1, rows, columns) of an input picture, with id ``codes`` where it is masked."""
+    cells = edit.cells(model.vqgan.config.factor)
+    assert cells is not None
+    ids = model.vqgan.encode(edit.pixels.to(model.device))
+    return torch.where(cells[:, 0].to(model.device) > 0, model.network.config.codes, ids)
 
 
 def _first_tokens(tokenizer: Tokenizer, language: str) -> Tensor:

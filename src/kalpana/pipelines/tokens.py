@@ -117,13 +117,14 @@ def stream(
     """Autoregressive sampling of b pictures, one for each generator: a stream with a TokenStep
     after every row; the ``ids`` of the last one are complete. Closing the iterator cancels.
 
-    ``given`` (b, r, columns) are the upper rows of pictures to be completed. ``shape`` is (rows,
+    ``given`` (b, rows, columns) are pictures to be completed, with id ``codes`` at the tokens to be
+    sampled, at the same places in each; the others are read in their turn. ``shape`` is (rows,
     columns) of a picture larger than that of the network. Each token is then sampled in a window of
     the network's size around it, as close to its centre as the picture's edges allow (the sliding
     window of Esser et al. 2021, section 3.3).
 
     Raises KalpanaError at the call if a parameter is out of bounds, the shape is smaller than that
-    of the network, or ``given`` has another shape or other ids than upper rows.
+    of the network, or ``given`` has another shape or other ids, or leaves nothing to sample.
     """
     c, b, times = network.config, len(generators), 1 if guidance == 1 else 2
     rows, columns = shape or (c.rows, c.columns)
@@ -133,23 +134,21 @@ def stream(
             f"a picture of {rows} x {columns} tokens is smaller than this model's: "
             f"give {c.rows} x {c.columns} or more"
         )
-    upper = (
-        torch.empty(b, 0, columns, dtype=torch.int64, device=network.codes.weight.device)
+    begin = (
+        torch.full((b, rows, columns), c.codes, device=network.codes.weight.device)
         if given is None
         else given
     )
-    _check_ids(upper, (b, upper.shape[1], columns), c.codes)
-    if upper.shape[1] >= rows:
-        raise KalpanaError(
-            f"{upper.shape[1]} rows of {rows} are given, which leaves none to draw: "
-            f"give {rows - 1} at most"
-        )
+    _check_ids(begin, (b, rows, columns), c.codes + 1)
+    hidden = (begin == c.codes).any(0)  # rows columns
+    if not hidden.any():
+        raise KalpanaError("the whole picture is given, which leaves nothing to sample")
+    first = int(hidden.any(1).nonzero()[0])  # the first row with a token to be sampled
 
     @torch.no_grad()
     def steps() -> Iterator[TokenStep]:
         doubled, window = _doubled(cond, times), None
-        first = upper.shape[1]  # the first row to be sampled
-        ids = F.pad(upper, (0, 0, 0, rows - first))
+        ids = begin.clone()
         for row in range(first, rows):
             for column in range(columns):
                 top, left = around(row, rows, c.rows), around(column, columns, c.columns)
@@ -161,8 +160,9 @@ def stream(
                     seen = torch.cat((above, ids[:, row, left:column]), 1)
                     new = F.pad(seen, (1, 0), value=c.codes)  # after the begin token
                 logits = guide(network.step(cache, torch.cat((new,) * times)), guidance)
-                new = draw(logits, temperature, top_k, top_p, generators)[:, None]
-                ids[:, row, column] = new[:, 0]
+                if hidden[row, column]:
+                    ids[:, row, column] = draw(logits, temperature, top_k, top_p, generators)
+                new = ids[:, row, column, None]
             yield TokenStep(row + 1 - first, rows - first, ids[:, : row + 1].clone())
 
     return steps()

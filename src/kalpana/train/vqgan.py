@@ -161,7 +161,7 @@ class VQGANTask:
         network = self.model.network
         assert isinstance(network.quantiser, Codebook)
         latents = [
-            network.look(data_cache.floats(self.batch(step).pixels, self.device))
+            network.encode_latents(data_cache.floats(self.batch(step).pixels, self.device))
             for step in range(FIRST)
         ]
         network.quantiser.start(torch.cat(latents), rng)

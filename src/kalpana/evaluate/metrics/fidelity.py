@@ -260,7 +260,7 @@ def measure(
             extractor,
             world,
             range(count),
-            lambda pixels: model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1),
+            lambda pixels: model.codec.decode(model.codec.encode(pixels)).clamp(-1, 1),
         )
         yield row("the same through its autoencoder", through)
     yield row(f"drawn by {model.name}", of_drawn(extractor, draw, count, out, progress))

@@ -1,0 +1,140 @@
+"""Media inputs of a request: a picture, mask, map or video, known by the SHA-256 of its bytes.
+
+A receipt keeps the name, the path and the hash of every input, and never its bytes. A request that
+is read from a receipt opens the file where it was, and refuses one with another hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from kalpana.errors import KalpanaError
+
+DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=-]+)*;base64,", re.ASCII)
+
+
+class Media(BaseModel):
+    """One media input: its file ``name``, the ``sha256`` of its bytes, and its ``path`` on this
+    machine, None for bytes.
+
+    It is made from a path, from bytes, from a data URL in base64, from a PIL image, or from the
+    fields that a receipt holds. Raises KalpanaError if a path cannot be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    path: str | None = None
+    _data: bytes | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of(cls, value: Any, handler: Any) -> Media:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, dict):
+            return handler(value)
+        data, path = _read(value), None
+        if isinstance(value, PathLike) or (isinstance(value, str) and not DATA_URL.match(value)):
+            path = Path(fspath(value)).expanduser().resolve()
+        media: Media = handler(
+            {
+                "name": path.name if path else "data",
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "path": str(path) if path else None,
+            }
+        )
+        if path is None:
+            media._data = data
+        return media
+
+    def read(self) -> bytes:
+        """The bytes of the input. Raises KalpanaError if the file is not where it was, or is
+        another one."""
+        if self._data is not None:
+            return self._data
+        if self.path is None or not Path(self.path).is_file():
+            where = f"at {self.path}" if self.path else "in the request, which came as bytes"
+            raise KalpanaError(
+                f"the input {self.name} (SHA-256 {self.sha256[:12]}…) is no longer {where}: "
+                "give the file again, for a replay as --input FILE"
+            )
+        data = Path(self.path).read_bytes()
+        if (found := hashlib.sha256(data).hexdigest()) != self.sha256:
+            raise KalpanaError(
+                f"{self.path} is another file than the input {self.name}: its SHA-256 is "
+                f"{found[:12]}…, not {self.sha256[:12]}…; give the former one, "
+                "for a replay as --input FILE"
+            )
+        return data
+
+    def found_in(self, files: Sequence[Path]) -> Media:
+        """The same input, at the path of the first of these files that has its hash."""
+        for file in files:
+            if (media := Media.model_validate(file)).sha256 == self.sha256:
+                return media
+        return self
+
+
+def _read(value: Any) -> bytes:
+    """The bytes of a path, a data URL, bytes, or a PIL image (as PNG)."""
+    from PIL import Image
+
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if isinstance(value, Image.Image):
+        file = io.BytesIO()
+        value.save(file, "PNG")
+        return file.getvalue()
+    if isinstance(value, str) and (prefix := DATA_URL.match(value)):
+        try:
+            return base64.b64decode(value[prefix.end() :], validate=True)
+        except ValueError:
+            raise ValueError("is no base64: write data:image/png;base64,… or a path") from None
+    if not isinstance(value, str | PathLike):
+        raise ValueError("should be a path, bytes, a data URL or a PIL image")
+    path = Path(fspath(value)).expanduser()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+class ControlMap(BaseModel):
+    """One control map of a request: its ``kind`` (such as edges), the picture, its ``strength``,
+    and the share of the denoising, from ``start`` to ``end``, in which it acts.
+
+    As text: "KIND=FILE" or "KIND=FILE:STRENGTH".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    image: Media
+    strength: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    start: float = Field(0.0, ge=0, le=1)
+    end: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        kind, equals, file = value.partition("=")
+        if not equals or not kind or not file:
+            raise ValueError("should be KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8")
+        name, _, strength = file.rpartition(":")
+        try:
+            return {"kind": kind, "image": name, "strength": float(strength)}
+        except ValueError:  # no strength; a colon belongs to the name
+            return {"kind": kind, "image": file}

@@ -1,0 +1,152 @@
+"""Input pictures of a request: how they enter a model, and how the result goes back into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from kalpana.inputs import Media
+from kalpana.media import rgb, to_pixels
+from kalpana.request import Request
+from kalpana.types import KalpanaError
+
+CONTEXT = 1.5  # side of the area around a mask that a model sees, in sides of the mask
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The input picture of a request, at the size of the output.
+
+    - ``pixels`` (1, 3, h, w) in [-1, 1]
+    - ``mask`` (1, 1, h, w) in [0, 1], 1 where the picture is generated anew; None: everywhere
+    - ``strength``: the time at which the sampling starts, in [0, 1]
+    - ``source``: the whole input picture, in RGB, and the ``area`` of it that ``pixels`` show
+    - ``blend``: the mask of the whole input picture, in mode L
+    - ``warnings`` for the user
+    """
+
+    pixels: Tensor
+    mask: Tensor | None
+    strength: float
+    source: Image.Image
+    area: Box
+    blend: Image.Image | None = None
+    warnings: tuple[str, ...] = ()
+
+    def cells(self, factor: int) -> Tensor | None:
+        """The mask (1, 1, h/factor, w/factor) of the cells in which a pixel is masked; None without
+        a mask."""
+        return None if self.mask is None else F.max_pool2d(self.mask, factor)
+
+    def paste(self, image: Image.Image) -> Image.Image:
+        """The result for the user: a generated picture, put back into the input picture where there
+        is a mask, whose other pixels keep their values."""
+        if self.blend is None:
+            return image
+        left, top, right, bottom = self.area
+        whole = self.source.copy()
+        whole.paste(image.resize((right - left, bottom - top), Image.Resampling.LANCZOS), self.area)
+        return Image.composite(whole, self.source, self.blend)
+
+
+def read_edit(request: Request) -> Edit | None:
+    """The input picture of a resolved request; None if it has none.
+
+    Without a mask the picture is scaled and cropped to the size of the request. With a mask the
+    model sees the area around the mask. Raises KalpanaError if a picture cannot be read, or the
+    mask has another size than the image or marks nothing.
+    """
+    if request.image is None:
+        return None
+    assert request.width and request.height  # resolved
+    size = request.width, request.height
+    source = open_image(request.image)
+    strength = 1.0 if request.strength is None else request.strength
+    if request.mask is None:
+        area = _centre(source.size, size)
+        warnings: tuple[str, ...] = ()
+        if area != (0, 0, *source.size):
+            shape = f"{area[2] - area[0]}x{area[3] - area[1]}"
+            warnings = (
+                f"image: only its middle, {shape} of {source.width}x{source.height} pixels, has "
+                f"the shape of the picture, {request.size}",
+            )
+        return Edit(_fit(source, area, size), None, strength, source, area, None, warnings)
+    blend = open_mask(request.mask, request.mask_mode, source.size)
+    box = blend.getbbox()
+    if box is None:
+        raise KalpanaError(
+            "mask: it marks no part of the image: make the part that is to be generated anew "
+            "white, or transparent, or see mask_mode"
+        )
+    area = _around(box, source.size, size)
+    mask = torch.from_numpy(np.array(blend.crop(area).resize(size, Image.Resampling.BILINEAR)))
+    return Edit(
+        _fit(source, area, size), mask[None, None].float() / 255, strength, source, area, blend
+    )
+
+
+def open_image(media: Media) -> Image.Image:
+    """An input picture, in RGB. Raises KalpanaError if it cannot be read."""
+    return rgb(_open(media))
+
+
+def open_mask(media: Media, mode: str, size: tuple[int, int]) -> Image.Image:
+    """A mask in mode L, 255 where the picture is generated anew.
+
+    Raises KalpanaError if it cannot be read, or has another size.
+    """
+    image = ImageOps.exif_transpose(_open(media))
+    if image.size != size:
+        raise KalpanaError(
+            f"mask: it has {image.width}x{image.height} pixels and the image {size[0]}x{size[1]}: "
+            "give a mask of the size of the image"
+        )
+    transparent = image.has_transparency_data
+    if mode == "alpha" and not transparent:
+        raise KalpanaError("mask: it has no transparency: write mask_mode white or black")
+    if mode == "alpha" or (mode == "auto" and transparent):
+        return ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    grey = rgb(image).convert("L")
+    return ImageOps.invert(grey) if mode == "black" else grey
+
+
+def _open(media: Media) -> Image.Image:
+    """The picture in a media input, decoded."""
+    try:
+        image = Image.open(BytesIO(media.read()))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise KalpanaError(f"the input {media.name} is no picture: {error}") from None
+    return image
+
+
+def _fit(source: Image.Image, area: Box, size: tuple[int, int]) -> Tensor:
+    """Pixels (1, 3, h, w) of an area of a picture, resized."""
+    return to_pixels([source.crop(area).resize(size, Image.Resampling.LANCZOS)])
+
+
+def _centre(source: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The largest area in the middle of a picture that has the aspect of ``size``."""
+    scale = min(source[0] / size[0], source[1] / size[1])
+    width, height = (max(round(side * scale), 1) for side in size)
+    left, top = (source[0] - width) // 2, (source[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def _around(box: Box, source: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The area around a mask that a model sees: CONTEXT times as large, no smaller than the model's
+    picture, of its aspect, and inside the picture, which may change the aspect."""
+    scale = max(1.0, *(CONTEXT * (box[k + 2] - box[k]) / size[k] for k in (0, 1)))
+    sides = [min(round(size[k] * scale), source[k]) for k in (0, 1)]
+    first = [
+        min(max((box[k] + box[k + 2] - sides[k]) // 2, 0), source[k] - sides[k]) for k in (0, 1)
+    ]
+    return first[0], first[1], first[0] + sides[0], first[1] + sides[1]
