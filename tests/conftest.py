@@ -13,7 +13,6 @@ from torch import nn
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.models import clip, dit, vae
-from kalpana.request import Capabilities, Defaults
 
 # No deadline, since a busy machine is not a bug; derandomised, so that failures are reproducible on
 # any machine.
@@ -42,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder.fit_preview(torch.rand(4, 3, 32, 32) * 2 - 1)
     save_weights(folder / "dit.safetensors", network, "flow", network.config, {})
     save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
-    capabilities = Capabilities(sizes=("32x32", "64x32"), defaults=Defaults(steps=4, size="32x32"))
+    capabilities = {"sizes": ("32x32", "64x32"), "defaults": {"steps": 4, "size": "32x32"}}
     write_card(
         folder,
         Card(name="tiny", family="flow", tasks=("text-to-image",), capabilities=capabilities),

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalpana.diffusion.samplers import SAMPLERS
-from kalpana.request import SEED_LIMIT, USUAL, Capabilities, Request, RequestFields, ask, clean
+from kalpana.families import FAMILIES
+from kalpana.request import ALIASES, SEED_LIMIT, Capabilities, Request, RequestFields, ask, clean
 from kalpana.types import KalpanaError
+
+PNG = b"the bytes of a picture"
 
 
 @pytest.mark.parametrize(
@@ -23,7 +26,8 @@ from kalpana.types import KalpanaError
         ({"prompt": 7}, "prompt"),
         ({"prompt": "bytes that were no UTF-8: \udcff"}, "prompt"),
         ({"prompt": "x" * 1_000_001}, "prompt"),
-        ({}, "prompt is missing"),
+        ({}, "there is no prompt"),
+        ({"prompt": "", "seed": 1}, "there is no prompt"),
         ({"negative_prompt": " "}, "negative_prompt"),
         ({"model": ""}, "model"),
         ({"n": 0}, "n 0"),
@@ -62,6 +66,20 @@ from kalpana.types import KalpanaError
         ({"seeds": "1,two"}, "seeds.1 'two'"),
         ({"seeds": [1, 2], "n": 3}, "leave n out"),
         ({"seeds": [1], "seed": 1}, "leave one out"),
+        ({"mask": PNG}, "mask needs an image"),
+        ({"strength": 0.5}, "strength needs an image"),
+        ({"image": PNG, "strength": 1.5}, "strength 1.5"),
+        ({"image": PNG, "mask_mode": "white"}, "mask_mode needs a mask"),
+        ({"image": "nowhere.png"}, "image 'nowhere.png': cannot be read: No such file"),
+        ({"image": 7}, "image 7: should be a path, bytes, a data URL or a PIL image"),
+        ({"image": "data:image/png;base64,!!"}, "is no base64"),
+        ({"control": "map.png"}, "should be KIND=FILE"),
+        ({"control": [{"kind": "edges", "image": PNG}] * 2}, "two control maps of kind edges"),
+        ({"seconds": 0}, "seconds 0: should be greater than 0"),
+        ({"fps": 0}, "fps 0"),
+        ({"steps": 1, "num_inference_steps": 2}, "are the same field"),
+        ({"width": 128}, "width and height go together"),
+        ({"width": 128, "height": 128, "size": "128x128"}, "width and height go together"),
         ({"language": "fr"}, "should be 'auto', 'en' or 'hi'"),
         ({"format": "gif"}, "should be 'png', 'webp' or 'jpeg'"),
         ({"upscale": 3}, "should be 1, 2 or 4"),
@@ -164,7 +182,9 @@ def test_a_model_fills_in_what_was_not_said() -> None:
         and settled.temperature is settled.top_k is settled.top_p is None
     )
     for family, steps in (("dalle", None), ("dalle-mini", None), ("maskgit", 10)):
-        settled, ignored = USUAL[family].resolve(Request(prompt="a", top_k=5))
+        usual = FAMILIES[family].capabilities
+        assert usual is not None
+        settled, ignored = usual.resolve(Request(prompt="a", top_k=5))
         assert (
             settled.steps,
             settled.sampler,
@@ -190,13 +210,18 @@ def test_a_request_is_asked_anew_with_other_fields() -> None:
         ({"size": "256x256"}, {}),
         ({"sampler": "eular"}, {}),
         ({"negative_prompt": "blur", "guidance": 1}, {}),
-        ({"negative_prompt": "blur"}, {"uses": ["steps"]}),
-        ({"steps": 4}, {"uses": []}),
+        ({"negative_prompt": "blur"}, {"uses": ["prompt", "steps"]}),
+        ({"steps": 4}, {"uses": ["prompt"]}),
         ({"temperature": 0.5}, {}),
         ({"top_k": 5}, {}),
         ({"top_p": 0.5}, {}),
-        ({"top_k": 21}, {"uses": ["top_k"], "tokens": 20}),
+        ({"top_k": 21}, {"uses": ["prompt", "top_k"], "tokens": 20}),
         ({"language": "hi"}, {"languages": ["en"]}),
+        ({"seconds": 1}, {}),
+        ({"label": "cat"}, {}),
+        ({"label": "cat"}, {"uses": ["prompt", "label"], "labels": ["dog"]}),
+        ({"size": "136x136"}, {"uses": ["prompt", "size"], "tiles": 16}),
+        ({"size": "64x64"}, {"uses": ["prompt", "size"], "tiles": 16}),
     ],
 )
 def test_what_a_model_cannot_use_is_refused_or_listed(
@@ -227,4 +252,40 @@ def test_every_field_has_a_help_text() -> None:
 
 def test_typed_keyword_arguments_are_the_fields_of_a_request() -> None:
     """Names and order as in Request, which has the prompt besides."""
-    assert ["prompt", *RequestFields.__annotations__] == list(Request.model_fields)
+    typed = list(RequestFields.__annotations__)
+    extra = ["num_inference_steps", "guidance_scale", "width", "height"]
+    assert ["prompt", *typed] == [*Request.model_fields, *extra]
+
+
+def test_names_of_other_libraries_are_read() -> None:
+    """Each alias has the effect of its field."""
+    values = {"mask": PNG, "format": "webp", "n": 2, "steps": 3, "guidance": 2}
+    for alias, name in ALIASES.items():
+        fields: dict[str, Any] = {"prompt": "a", "image": PNG}
+        assert Request(**fields, **{alias: values[name]}) == Request(
+            **fields, **{name: values[name]}
+        )
+    assert Request(prompt="a", width=64, height=32).size == "64x32"
+    assert Request(prompt="a", format="jpg").format == "jpeg"
+    assert Request(prompt="a", steps=2).updated(num_inference_steps=5).steps == 5
+
+
+def test_sizes_between_the_windows_are_refused_with_one_that_works() -> None:
+    model = Capabilities(tiles=16)
+    for size, nearest in (("136x128", "try 144x128|try 128x128"), ("64x256", "try 128x256")):
+        with pytest.raises(KalpanaError, match=nearest):
+            model.resolve(Request(prompt="a", size=size))
+    assert model.resolve(Request(prompt="a", size="256x144"))[0].size == "256x144"
+
+
+def test_strength_depends_on_the_mask() -> None:
+    usual = FAMILIES["flow"].capabilities
+    assert usual is not None
+
+    def resolve(**fields: Any) -> float | None:
+        return usual.resolve(Request(prompt="a", **fields))[0].strength
+
+    assert resolve() is None
+    assert resolve(image=PNG) == usual.defaults.strength == 0.6
+    assert resolve(image=PNG, mask=PNG) == 1.0
+    assert resolve(image=PNG, mask=PNG, strength=0.5) == 0.5

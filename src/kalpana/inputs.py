@@ -58,6 +58,15 @@ class Media(BaseModel):
             media._data = data
         return media
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Media) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str, str | None]:
+        return self.name, self.sha256, self.path
+
     def read(self) -> bytes:
         """The bytes of the input. Raises KalpanaError if the file is not where it was, or is
         another one."""

@@ -25,7 +25,7 @@ from kalpana.hub import dalle_mini as public
 from kalpana.hub import vqgan as public_vqgan
 from kalpana.hub.card import read_card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
-from kalpana.media import read_receipt, save, to_images, to_pixels
+from kalpana.media import read_receipt, to_images, to_pixels
 from kalpana.models import dalle, dalle_mini, vqgan
 from kalpana.models.dalle import DALLE, MaskGIT
 from kalpana.models.dalle_mini import DalleMini
@@ -381,8 +381,6 @@ def test_a_model_that_draws_no_tokens_has_no_such_settings(
         flow.generate(PROMPT, **fields)
     *_, last = flow.generate(PROMPT, steps=1, strict=False, **fields)
     assert last.result is not None and last.result.outputs[0].receipt["resolved"][name] is None
-    with pytest.raises(KalpanaError, match="there is no field 'top'"):
-        flow.generate(PROMPT, top=BLANK)
 
 
 def test_network_and_vqgan_must_be_of_one_codebook(family: str, tmp_path: Path) -> None:
@@ -502,7 +500,7 @@ def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
     )
 
 
-# Completing a picture from its top.
+# Generating a masked part of a picture.
 
 
 def photo(width: int = 32, height: int = 32) -> Image.Image:
@@ -511,26 +509,37 @@ def photo(width: int = 32, height: int = 32) -> Image.Image:
     return Image.fromarray((np.stack((x, y, (x + y) % 0.5), 2) * 200 + 20).astype(np.uint8))
 
 
-def test_a_top_stays_and_the_rest_is_drawn(
-    model: TextToTokens, family: str, tmp_path: Path
+def mask_of(box: tuple[int, int, int, int], size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """A mask that is white in a box (left, top, right, bottom)."""
+    mask = Image.new("L", size)
+    mask.paste(255, box)
+    return mask
+
+
+# The cell in the middle, one and a half cells at the edge, and the lower half.
+BOXES = [(8, 8, 16, 16), (20, 0, 32, 8), (0, 16, 32, 32)]
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_the_masked_cells_are_sampled_and_all_other_pixels_stay(
+    model: TextToTokens, box: tuple[int, int, int, int]
 ) -> None:
-    top = photo().crop((0, 0, 32, 16))
-    rows = model.vqgan.encode(to_pixels([top]))[0]
-    pictures = result(model, seed=1, n=3, top=top).outputs
-    assert len({picture.image.tobytes() for picture in pictures}) > 1
-    for picture in pictures:
-        assert picture.receipt["top"] == rows.tolist() and picture.image.size == (32, 32)
+    image, mask = photo(), mask_of(box)
     ids: list[Tensor] = []
     decode = model.vqgan.decode
     try:
         object.__setattr__(model.vqgan, "decode", lambda each: (ids.append(each), decode(each))[1])
-        # Alone, and with the rows of the receipt.
-        assert same(generated(model, seed=2, top=rows.tolist()), pictures[1])
+        pictures = result(model, seed=1, n=3, image=image, mask=mask).outputs
     finally:
         object.__delattr__(model.vqgan, "decode")
-    assert torch.equal(ids[-1][0, :2], rows) and ids[-1].shape == (1, 4, 4)
-    steps = list(model.generate(PROMPT, seed=2, top=top))
-    assert len(steps) == (11 if family == "maskgit" else 3)
+    assert len({picture.image.tobytes() for picture in pictures}) > 1
+    kept = np.array(mask) == 0
+    for picture in pictures:
+        assert np.array_equal(np.array(picture.image)[kept], np.array(image)[kept])
+    given = model.vqgan.encode(to_pixels([image]))[0]
+    cells = np.array(mask).reshape(4, 8, 4, 8).max((1, 3)) == 0
+    assert torch.equal(ids[-1][0][torch.from_numpy(cells)], given[torch.from_numpy(cells)])
+    assert same(generated(model, seed=2, image=image, mask=mask), pictures[1])  # alone
 
 
 def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path]) -> None:
@@ -548,75 +557,39 @@ def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path])
         assert picture.image.size == (width, height)
         *_, last = again(model, json.loads(json.dumps(picture.receipt)))
         assert last.result is not None and same(last.result.outputs[0], picture)
-    top = photo(48, 16)
-    rows = model.vqgan.encode(to_pixels([top]))[0]
-    assert (
-        rows.shape == (2, 6)
-        and generated(model, seed=1, size="48x32", top=top).receipt["top"] == rows.tolist()
-    )
-    with pytest.raises(KalpanaError, match="neither a picture nor 1 to 3 rows of 6 tokens"):
-        model.generate(PROMPT, size="48x32", top=[[0, 1, 2, 3]])
+    image, mask = photo(48, 32), mask_of((0, 16, 48, 32), (48, 32))
+    picture = generated(model, seed=1, size="48x32", image=image, mask=mask)
+    assert np.array_equal(np.array(picture.image)[:16], np.array(image)[:16])
 
 
-def test_a_start_picture_of_another_size_or_mode_is_brought_to_the_models(
-    folders: dict[str, Path],
-) -> None:
-    model = loaded(folders["dalle"])
-    top = Image.new("RGB", (32, 16), (200, 40, 60))
-    wanted = generated(model, seed=1, top=top)
-    clear = Image.new("RGBA", (32, 16), (200, 40, 60, 255))
-    small = Image.new("RGB", (8, 4), (200, 40, 60))
-    two_rows = top.resize((32, 23))  # two whole rows of tokens
-    for other in (top.resize((320, 160)), small, clear, top.quantize(2), two_rows):
-        assert same(generated(model, seed=1, top=other), wanted), other
-    white = generated(model, seed=1, top=Image.new("RGB", (32, 16), "white"))
-    for other in (
-        Image.new("RGBA", (64, 32), (9, 9, 9, 0)),
-        Image.new("L", (32, 16), 255),
-        Image.new("LA", (32, 16), (0, 0)),
-    ):
-        assert same(generated(model, seed=1, top=other), white), other
-    assert not same(white, wanted)
+def test_an_image_without_a_mask_is_refused(model: TextToTokens) -> None:
+    with pytest.raises(KalpanaError, match=r"image cannot be used by model .* without a mask"):
+        model.generate(PROMPT, image=photo())
 
 
-@pytest.mark.parametrize(
-    ("top", "why"),
-    [
-        (
-            Image.new("RGB", (32, 32)),
-            "the top of the picture is 32x32, which is 32x32 at the picture's width: "
-            "give one of 32x8 to 32x24",
-        ),
-        (Image.new("RGB", (640, 100)), "is 640x100, which is 32x5 at the picture's width"),
-        ([[0, 1, 2]], "neither a picture nor 1 to 3 rows of 4 tokens"),
-        ([[0, 1, 2, 3]] * 4, "neither a picture nor 1 to 3 rows of 4 tokens"),
-        ([], "neither a picture nor 1 to 3 rows of 4 tokens"),
-        ([[0, 1, 2, 3], [1]], "neither a picture nor 1 to 3 rows of 4 tokens"),
-        ([[0.5, 1, 2, 3]], "neither a picture nor 1 to 3 rows of 4 tokens"),
-        ("top.png", "neither a picture nor 1 to 3 rows of 4 tokens"),
-        ([[0, 1, 2, 20]], "has tokens of another codebook: give tokens from 0 to 19"),
-        ([[0, 1, 2, -1]], "has tokens of another codebook: give tokens from 0 to 19"),
-    ],
-)
-def test_a_top_that_leaves_nothing_to_draw_or_is_none(
-    top: Any, why: str, model: TextToTokens
-) -> None:
-    with pytest.raises(KalpanaError, match=why):
-        model.generate(PROMPT, top=top)
-
-
-def test_the_best_of_several_below_a_top_and_its_file_again(
+def test_the_best_of_several_with_a_mask_and_its_file_again(
     folders: dict[str, Path], ranker: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = loaded(folders["maskgit"])
-    request = Request(prompt=PROMPT, model=str(folders["maskgit"]), seed=4, best_of=3)
-    *_, last = model.generate(request, rank_by=ranker, top=photo().crop((0, 0, 32, 24)))
+    photo().save("photo.png")
+    mask_of((0, 8, 32, 32)).save("mask.png")
+    request = Request(
+        prompt=PROMPT,
+        model=str(folders["maskgit"]),
+        seed=4,
+        best_of=3,
+        image="photo.png",
+        mask="mask.png",
+    )
+    *_, last = model.generate(request, rank_by=ranker)
     assert last.result is not None
-    (picture,) = last.result.outputs
-    path = save(picture.image, tmp_path / "a.png", picture.receipt)
-    assert len(read_receipt(path)["top"]) == 3
+    path = last.result.outputs[0].save("a.png").path
     assert kalpana_("replay", str(path)).stdout == "the same bytes\n"
+    Path("photo.png").rename("moved.png")
+    failed = kalpana_("replay", str(path))
+    assert "photo.png (SHA-256" in failed.stderr and "--input FILE" in failed.stderr
+    assert kalpana_("replay", str(path), "--input", "moved.png").stdout == "the same bytes\n"
 
 
 # Captioning.
@@ -865,15 +838,15 @@ def test_a_public_vqgan_alone_draws_nothing_from_words(
         load(str(tmp_path))
 
 
-def test_without_an_encoder_no_top_can_be_given(mini: tuple[Path, DalleMini, VQGAN]) -> None:
+def test_without_an_encoder_no_picture_can_be_given(mini: tuple[Path, DalleMini, VQGAN]) -> None:
     model = loaded(mini[0])
     whole, model.vqgan.encoder = model.vqgan.encoder, None
     try:
         with pytest.raises(
             KalpanaError,
-            match="these weights have no encoder: they turn tokens into pictures, not back",
+            match="have no encoder, they turn tokens into pictures, not back",
         ):
-            model.generate("a cat", top=BLANK.crop((0, 0, 32, 8)), top_k=5)
+            model.generate("a cat", image=photo(), mask=mask_of((0, 8, 32, 32)), top_k=5)
     finally:
         model.vqgan.encoder = whole
 

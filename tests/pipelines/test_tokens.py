@@ -220,7 +220,7 @@ def test_a_larger_picture_is_drawn_cell_by_cell_in_windows_around_each(
     # Sampled rows never change.
     assert all(torch.equal(step.ids, wanted[:, : step.index]) for step in steps)
     completed = last(
-        stream(net, COND, seeded(0, 1, 2, 3), temperature=0, given=wanted[:, :2], shape=shape)
+        stream(net, COND, seeded(0, 1, 2, 3), temperature=0, given=hidden(wanted, 2), shape=shape)
     )
     assert torch.equal(completed, wanted)
 
@@ -271,12 +271,21 @@ def test_pictures_do_not_depend_on_their_batch(net: DALLE, git: MaskGIT, guidanc
     assert not torch.equal(last(stream(net, COND, seeded(1, 2, 3, 4), guidance=guidance)), streamed)
 
 
+CODES = 20  # id of a token that is to be sampled
+
+
+def hidden(image: Tensor, rows: int) -> Tensor:
+    """A picture with the tokens below its first rows to be sampled."""
+    return torch.cat((image[:, :rows], torch.full_like(image[:, rows:], CODES)), 1)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_given_rows_stay_and_the_rest_follows_from_them(
     net: DALLE, rows: int, guidance: float
 ) -> None:
-    given = IMAGE[:, :rows].clone()
+    given = hidden(IMAGE, rows)
+    copy = given.clone()
     steps = list(
         stream(net, COND, seeded(0, 1, 2, 3), temperature=0, guidance=guidance, given=given)
     )
@@ -284,29 +293,42 @@ def test_given_rows_stay_and_the_rest_follows_from_them(
         (k, 4 - rows) for k in range(1, 5 - rows)
     ]
     whole = steps[-1].ids
-    assert (
-        whole.shape == (4, 4, 4)
-        and torch.equal(whole[:, :rows], IMAGE[:, :rows])
-        and torch.equal(given, IMAGE[:, :rows])
-    )
+    assert torch.equal(whole[:, :rows], IMAGE[:, :rows]) and torch.equal(given, copy)
     # Its own first rows, given to it, are completed in the same way.
     more = last(
-        stream(net, COND, seeded(0, 1, 2, 3), temperature=0, guidance=guidance, given=whole[:, :3])
+        stream(
+            net, COND, seeded(0, 1, 2, 3), temperature=0, guidance=guidance, given=hidden(whole, 3)
+        )
     )
     assert torch.equal(more, whole)
+
+
+def test_given_tokens_between_sampled_ones_are_read_in_their_turn(net: DALLE) -> None:
+    """Reference: the whole network, run again for every token on all tokens before it."""
+    free = torch.zeros(4, 4, dtype=torch.bool)
+    free[1, 2] = free[2, 0] = free[3, 3] = True
+    given = IMAGE.masked_fill(free, CODES)
+    wanted = IMAGE.clone()
+    with torch.no_grad():
+        for row, column in free.nonzero().tolist():
+            later = torch.arange(16).view(4, 4) >= 4 * row + column
+            logits = net(COND, wanted.masked_fill(later, 0))[1]
+            wanted[:, row, column] = logits[:, row, column].argmax(-1)
+    got = last(stream(net, COND, seeded(0, 1, 2, 3), temperature=0, given=given))
+    assert torch.equal(got, wanted) and not torch.equal(got, IMAGE)
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
-        (IMAGE, "4 rows of 4 are given, which leaves none to draw: give 3 at most"),
-        (IMAGE[:2, :2], r"the picture is \(2, 2, 4\) in tokens: give \(4, 2, 4\)"),
-        (IMAGE[:, :2, :3], r"the picture is \(4, 2, 3\) in tokens: give \(4, 2, 4\)"),
-        (IMAGE[:, :2] + 20, "of another codebook: give tokens from 0 to 19"),
-        (IMAGE[:, :2] - 21, "of another codebook: give tokens from 0 to 19"),
+        (IMAGE, "the whole picture is given, which leaves nothing to sample"),
+        (IMAGE[:2], r"the picture is \(2, 4, 4\) in tokens: give \(4, 4, 4\)"),
+        (IMAGE[..., :3], r"the picture is \(4, 4, 3\) in tokens: give \(4, 4, 4\)"),
+        (IMAGE + 21, "of another codebook: give tokens from 0 to 20"),
+        (IMAGE - 21, "of another codebook: give tokens from 0 to 20"),
     ],
 )
-def test_something_else_than_upper_rows(net: DALLE, given: Tensor, message: str) -> None:
+def test_given_tokens_of_another_shape_or_codebook(net: DALLE, given: Tensor, message: str) -> None:
     with pytest.raises(KalpanaError, match=message):
         stream(net, COND, seeded(0, 1, 2, 3), given=given)
 

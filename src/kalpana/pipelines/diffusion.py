@@ -11,7 +11,7 @@ rounded the other way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -166,7 +166,7 @@ def _denoise(model: DiffusionPipeline, request: Request, b: int) -> Denoise:
     def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         # All rows have the same time. Passed as one row, its embedding is computed by matrix
         # products of one row, whose rounding does not depend on the batch size.
-        return model.network(x_t, t[:1], cond)
+        return model.network(x_t, t[:1], _active(cond, request, float(t[0])))
 
     if model.capabilities.tiles is not None and request.size not in model.capabilities.sizes:
         width, height = (int(side) for side in model.capabilities.sizes[0].split("x"))
@@ -174,6 +174,14 @@ def _denoise(model: DiffusionPipeline, request: Request, b: int) -> Denoise:
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
     return guide(model.process.denoiser(network), cond, request.guidance, interval, negative)
+
+
+def _active(cond: Cond, request: Request, t: float) -> Cond:
+    """The condition without the control maps whose share of the denoising does not include t."""
+    if cond.control is None:
+        return cond
+    kinds = {each.kind for each in request.control or () if each.start <= 1 - t <= each.end}
+    return replace(cond, control={k: v for k, v in cond.control.items() if k in kinds} or None)
 
 
 def _cond(model: DiffusionPipeline, request: Request, text: str, b: int) -> Cond:

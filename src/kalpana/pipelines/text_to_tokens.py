@@ -163,6 +163,11 @@ class TextToTokens:
                 f"image cannot be used by model {self.name!r} without a mask: mask the part that "
                 "is to be generated anew (a diffusion model changes whole pictures)"
             )
+        if request.image is not None and self.vqgan.encoder is None:
+            raise KalpanaError(
+                f"image cannot be used by model {self.name!r}: the weights of its VQGAN have no "
+                "encoder, they turn tokens into pictures, not back"
+            )
         return answer(self, self.words, request, partial(_sample, self), rank_by)
 
     @torch.no_grad()

@@ -1,0 +1,44 @@
+"""Toy family: a network of videos, latents (b, f, c, h, w), that predicts the velocity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kalpana.types import Cond
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 16
+    vocabulary: int = 8192
+    length: int = 16
+
+
+class ToyVideo(nn.Module):
+    """3-D convolutions over frames, rows and columns, shifted by the mean of the word vectors."""
+
+    reads = ("tokens",)
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.config = c = config or Config()
+        self.words = nn.Embedding(c.vocabulary, c.width)
+        self.time = nn.Linear(2, c.width)
+        self.stem = nn.Conv3d(4, c.width, 3, padding=1)
+        self.middle = nn.Conv3d(c.width, c.width, 3, padding=1)
+        self.head = nn.Conv3d(c.width, 4, 3, padding=1)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        assert cond.tokens is not None
+        mask = cond.tokens.mask[..., None]
+        text = (self.words(cond.tokens.ids) * mask).sum(1) / mask.sum(1)
+        if cond.null is not None:
+            text = text.masked_fill(cond.null[:, None], 0)
+        wave = torch.stack((t.cos(), t.sin()), -1).to(x_t)
+        shift = (text + self.time(wave))[..., None, None, None]
+        x = F.silu(self.stem(x_t.transpose(1, 2)) + shift)  # b w f h w
+        return self.head(x + F.silu(self.middle(x))).transpose(1, 2)
