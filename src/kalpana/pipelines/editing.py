@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kalpana.inputs import Media
-from kalpana.media import rgb, to_pixels
+from kalpana.media import rgb, to_images, to_pixels
 from kalpana.request import Request
 from kalpana.types import KalpanaError
 
@@ -47,7 +47,9 @@ class Edit:
 
     def paste(self, image: Image.Image) -> Image.Image:
         """The result for the user: a generated picture, put back into the input picture where there
-        is a mask, whose other pixels keep their values."""
+        is a mask, whose other pixels keep their values. With strength 0 it is the input picture."""
+        if self.strength == 0:
+            image = to_images(self.pixels)[0]
         if self.blend is None:
             return image
         left, top, right, bottom = self.area

@@ -1,0 +1,153 @@
+"""Input pictures: what the model sees of them, and what comes back bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kalpana.pipelines.diffusion import DiffusionPipeline
+from kalpana.pipelines.editing import read_edit
+from kalpana.pipelines.replay import again
+from kalpana.request import Request
+from kalpana.types import KalpanaError, Output
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """A picture without uniform areas."""
+    levels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(levels)
+
+
+def mask_of(size: tuple[int, int], box: tuple[int, int, int, int], value: int = 255) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(value, box)
+    return mask
+
+
+def edit(**fields: Any) -> Any:
+    return read_edit(Request(prompt="a", **{"size": "32x32", **fields}))
+
+
+def generated(model: DiffusionPipeline, **fields: Any) -> Output:
+    *_, last = model.generate("a red cat", seed=3, **fields)
+    assert last.result is not None
+    (output,) = last.result.outputs
+    return output
+
+
+def test_an_image_of_another_shape_is_cropped_in_its_middle_and_that_is_said() -> None:
+    image = Image.new("RGB", (96, 32), "blue")
+    image.paste((255, 0, 0), (32, 0, 64, 32))
+    wide = edit(image=image)
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+    assert wide.area == (32, 0, 64, 32) and torch.equal(wide.pixels[0], red.expand(3, 32, 32))
+    assert "only its middle, 32x32 of 96x32 pixels" in wide.warnings[0]
+    same = edit(image=photo(64, 64))
+    assert same.area == (0, 0, 64, 64) and not same.warnings and same.pixels.shape == (1, 3, 32, 32)
+
+
+def test_the_area_around_a_mask_holds_it_with_context() -> None:
+    image = photo(400, 300)
+    small = edit(image=image, mask=mask_of(image.size, (10, 280, 20, 290)))
+    assert small.area == (0, 268, 32, 300)  # the size of the model, moved inside the picture
+    large = edit(image=image, mask=mask_of(image.size, (100, 100, 200, 200)))
+    assert large.area == (75, 75, 225, 225)  # one and a half times the mask
+    whole = edit(image=image, mask=mask_of(image.size, (0, 0, 400, 300)))
+    assert whole.area == (0, 0, 400, 300)
+    assert torch.equal(whole.mask, torch.ones(1, 1, 32, 32)) and whole.cells(8).shape == (
+        1,
+        1,
+        4,
+        4,
+    )
+
+
+@pytest.mark.parametrize(("mode", "left"), [("white", True), ("black", False), ("auto", True)])
+def test_the_part_that_is_masked(mode: str, left: bool) -> None:
+    mask = mask_of((32, 32), (0, 0, 16, 32))
+    cells = edit(image=photo(32, 32), mask=mask, mask_mode=mode).cells(8)[0, 0]
+    assert cells[:, :2].bool().all() == left and cells[:, 2:].bool().any() == (not left)
+
+
+def test_a_transparent_mask_is_generated_where_it_is_clear() -> None:
+    mask = Image.new("RGBA", (32, 32), "white")
+    mask.paste((0, 0, 0, 0), (0, 0, 16, 32))
+    for mode in ("auto", "alpha"):
+        cells = edit(image=photo(32, 32), mask=mask, mask_mode=mode).cells(8)[0, 0]
+        assert cells[:, :2].bool().all() and not cells[:, 2:].bool().any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mask": mask_of((16, 16), (0, 0, 8, 8))}, "16x16 pixels and the image 32x32"),
+        ({"mask": mask_of((32, 32), (0, 0, 0, 0))}, "marks no part of the image"),
+        ({"mask": mask_of((32, 32), (0, 0, 8, 8)), "mask_mode": "alpha"}, "has no transparency"),
+        ({"mask": b"no picture"}, "the input data is no picture"),
+        ({"image": b"no picture"}, "the input data is no picture"),
+    ],
+)
+def test_bad_inputs_are_one_line(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(KalpanaError, match=message) as caught:
+        edit(**{"image": photo(32, 32), **fields})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (70, 50)])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_unmasked_pixels_come_back_bit_for_bit(
+    model: DiffusionPipeline, size: tuple[int, int], strength: float, tmp_path: Path
+) -> None:
+    image, mask = photo(*size), mask_of(size, (8, 8, 20, 30))
+    image.save(tmp_path / "photo.png")
+    mask.save(tmp_path / "mask.png")
+    files = {"image": tmp_path / "photo.png", "mask": tmp_path / "mask.png"}
+    output = generated(model, strength=strength, **files)
+    before, after, kept = np.array(image), np.array(output.image), np.array(mask) == 0
+    assert after.shape == before.shape and np.array_equal(after[kept], before[kept])
+    assert not np.array_equal(after[~kept], before[~kept])
+    *_, last = again(model, output.receipt)
+    assert last.result is not None
+    assert last.result.outputs[0].image.tobytes() == output.image.tobytes()
+
+
+def test_soft_masks_blend(model: DiffusionPipeline) -> None:
+    image = Image.new("RGB", (32, 32), "white")
+    hard = generated(model, image=image, mask=mask_of((32, 32), (0, 0, 32, 32)))
+    soft = generated(model, image=image, mask=mask_of((32, 32), (0, 0, 32, 32), 128))
+    mean = (255 * 127 + np.array(hard.image).astype(float) * 128) / 255
+    assert np.abs(np.array(soft.image) - mean).max() <= 1
+
+
+def test_strength_goes_from_the_picture_itself_to_no_trace(model: DiffusionPipeline) -> None:
+    """At 0 the picture itself; at 1 what there is without a picture;
+    between, a larger strength needs more steps."""
+    image = photo(32, 32)
+    free = generated(model, steps=10)
+    assert (
+        generated(model, steps=10, image=image, strength=1).image.tobytes() == free.image.tobytes()
+    )
+    steps = list(model.generate("a red cat", seed=3, steps=10, image=image, strength=0))
+    assert len(steps) == 1 and steps[0].result is not None
+    assert steps[0].result.outputs[0].image.tobytes() == image.tobytes()
+    counts = [
+        len(list(model.generate("a", seed=3, steps=10, image=image, strength=strength)))
+        for strength in (0.25, 0.5, 0.75)
+    ]
+    assert counts == [
+        4,
+        6,
+        9,
+    ]  # the steps below the strength, the first one shortened, and decoding
+
+
+def test_a_larger_picture_is_made_of_windows(model: DiffusionPipeline) -> None:
+    output = generated(model, size="96x48")
+    assert output.image.size == (96, 48)
+    with pytest.raises(KalpanaError, match=r"size '40x32' cannot be used .*: try (32x32|48x32)"):
+        model.generate("a red cat", size="40x32")
