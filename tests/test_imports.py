@@ -17,7 +17,8 @@ LEVEL = {
     "types": 2,  # an output can write itself
     "inputs": 2,
     **dict.fromkeys(("request", "models", "diffusion"), 3),
-    "families": 4,  # names classes of all packages, and imports none
+    "capabilities": 4,
+    "families": 5,  # names classes of all packages, and imports none
     "world": 4,
     "text": 5,
     "hub": 6,

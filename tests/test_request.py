@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kalpana.capabilities import Capabilities
 from kalpana.diffusion.samplers import SAMPLERS
 from kalpana.families import FAMILIES
-from kalpana.request import ALIASES, SEED_LIMIT, Capabilities, Request, RequestFields, ask, clean
+from kalpana.request import ALIASES, SEED_LIMIT, Request, RequestFields, ask, clean
 from kalpana.types import KalpanaError
 
 PNG = b"the bytes of a picture"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from kalpana.request import Capabilities, Defaults
+from kalpana.capabilities import Capabilities, Defaults
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kalpana.capabilities import Capabilities
 from kalpana.evaluate.compare import Clock, compare, markdown
 from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
@@ -26,7 +27,6 @@ from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.media import save, to_images, to_pixels
 from kalpana.models import clip
-from kalpana.request import Capabilities
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.types import KalpanaError, Output
 from kalpana.understand.encoder import load as load_encoder

@@ -23,7 +23,6 @@ from kalpana.hub.card import (
 )
 from kalpana.hub.weights import save_weights
 from kalpana.models.vae import Config
-from kalpana.request import Capabilities
 from kalpana.types import KalpanaError
 
 
@@ -32,7 +31,7 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
         name="छोटा",
         family="flow",
         tasks=("text-to-image",),
-        capabilities=Capabilities(sizes=("32x32",)),
+        capabilities={"sizes": ["32x32"]},
         scores={"dev": 0.5},
     )
     write_card(tmp_path, card)

@@ -398,12 +398,8 @@ def test_saved_and_loaded_they_are_the_same_functions(
         )
     save_weights(tmp_path / "dalle.safetensors", net, "dalle", TINY, {})
     save_weights(tmp_path / "maskgit.safetensors", git, "maskgit", TINY, {})
-    dalle = load_module(
-        tmp_path / "dalle.safetensors", "dalle", lambda **config: DALLE(Config(**config))
-    )
-    maskgit = load_module(
-        tmp_path / "maskgit.safetensors", "maskgit", lambda **config: MaskGIT(Config(**config))
-    )
+    dalle = load_module(tmp_path / "dalle.safetensors", "dalle")
+    maskgit = load_module(tmp_path / "maskgit.safetensors", "maskgit")
     assert dalle.config == maskgit.config == TINY
     assert all(
         torch.equal(*pair)

@@ -118,9 +118,7 @@ def test_saved_and_loaded_it_is_the_same_function(net: DiT, tmp_path: Path) -> N
     # Weight files are in bf16.
     net.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in net.state_dict().items()})
     save_weights(tmp_path / "dit.safetensors", net, "flow", TINY, {})
-    again = load_module(
-        tmp_path / "dit.safetensors", "flow", lambda **config: DiT(Config(**config))
-    ).eval()
+    again = load_module(tmp_path / "dit.safetensors", "flow").eval()
     assert torch.equal(net(X, T, Cond(words(ROWS, 8))), again(X, T, Cond(words(ROWS, 8))))
 
 

@@ -173,8 +173,8 @@ def test_mistakes_are_found_before_the_first_step(
             model.generate(PROMPT, rank_by=no_ranker, best_of=8)  # type: ignore[arg-type]
     with pytest.raises(KalpanaError, match="best_of 8 needs a CLIP"):
         kalpana.generate(PROMPT, model=str(folder), best_of=8)
-    with pytest.raises(KalpanaError, match="size '128x128' cannot be used"):
-        model.generate(PROMPT, rank_by=ranker, best_of=2, size="128x128")
+    with pytest.raises(KalpanaError, match="size '40x32' cannot be used"):
+        model.generate(PROMPT, rank_by=ranker, best_of=2, size="40x32")
     request = Request(prompt=PROMPT, best_of=64, n=256, seed=1)
     assert [len(part.each_seed()) for part in request.parts(TOGETHER)] == [1] * 256
     assert len(set(request.candidates(1))) == 64

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from kalpana.capabilities import Capabilities, Defaults
 from kalpana.families import FAMILIES, Family
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
@@ -21,7 +22,6 @@ from kalpana.media import read_receipt
 from kalpana.pipelines import load
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.pipelines.replay import again
-from kalpana.request import Capabilities, Defaults
 from kalpana.types import KalpanaError, Output, Step, Video
 
 PIPELINE = "kalpana.pipelines.diffusion:DiffusionPipeline"

@@ -529,7 +529,7 @@ def test_the_masked_cells_are_sampled_and_all_other_pixels_stay(
     decode = model.vqgan.decode
     try:
         object.__setattr__(model.vqgan, "decode", lambda each: (ids.append(each), decode(each))[1])
-        pictures = result(model, seed=1, n=3, image=image, mask=mask).outputs
+        pictures = result(model, seed=1, n=8, image=image, mask=mask).outputs
     finally:
         object.__delattr__(model.vqgan, "decode")
     assert len({picture.image.tobytes() for picture in pictures}) > 1

@@ -15,7 +15,6 @@ import torch
 import yaml
 
 from kalpana.hub.weights import load_module, read_weights
-from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint, data_cache
 from kalpana.train.autoencoder import AutoencoderTask, psnr
 from kalpana.train.data_cache import silent
@@ -155,7 +154,7 @@ def test_weights_carry_config_and_provenance(vae: Path) -> None:
     assert weights.provenance["samples"] == 40
     assert weights.provenance["recipe"]["lr"] == 2e-3
     assert set(weights.provenance["scores"]) == {"dev_psnr", "dev_psnr_noise_0.1"}
-    net = load_module(vae, "vae", lambda **config: VAE(Config(**config)))
+    net = load_module(vae, "vae")
     assert net.preview_weight.abs().sum() > 0
 
 

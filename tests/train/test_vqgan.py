@@ -363,7 +363,7 @@ def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(
 ) -> None:
     weights = read_weights(run[0], "vqgan")
     assert weights.config == VQGAN(Config(**MODEL)).config.__dict__
-    net = load_module(run[0], "vqgan", lambda **config: VQGAN(Config(**config)))
+    net = load_module(run[0], "vqgan")
     assert weights.tensors.keys() == net.state_dict().keys()
     x = pictures(3, 64)
     tokens = net.encode(x)
@@ -413,7 +413,7 @@ def test_where_codes_are_kept_the_decoder_alone_learns(
 
 def test_pictures_that_look_alike_to_a_detector() -> None:
     """The squared distance of unit vectors is 2 - 2 cos; only the first picture gets a gradient."""
-    net = load_module(SHIPPED, "detector", lambda **config: Detector(DetectorConfig(**config)))
+    net = load_module(SHIPPED, "detector")
     x, y = pictures(2).requires_grad_(), pictures(2, seed=1).requires_grad_()
     apart = perceptual_loss(net, y, x)
     fine, other = net.stem(y), net.stem(x)

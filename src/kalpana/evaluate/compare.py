@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kalpana.capabilities import Capabilities
 from kalpana.evaluate.cost import Cost
 from kalpana.evaluate.run import Progress, ReferenceScores, run
 from kalpana.evaluate.score import Share
 from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import write
-from kalpana.request import Capabilities
 from kalpana.types import KalpanaError, Output
 
 STEPS = (1, 4, 8, 20, 50)

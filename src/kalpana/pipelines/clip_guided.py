@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from kalpana.capabilities import Capabilities
 from kalpana.hub.card import Card, clip_of, vqgan_of
 from kalpana.media import to_images
 from kalpana.pipelines.editing import Edit
@@ -21,7 +22,7 @@ from kalpana.pipelines.image_parameters import Canvas, load_canvas
 from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.vqgan_clip import Prompt, Settings, parse, vqgan_clip
-from kalpana.request import Capabilities, Request, ask
+from kalpana.request import Request, ask
 from kalpana.types import Step
 from kalpana.understand.encoder import Encoder
 from kalpana.understand.encoder import load as load_encoder

@@ -20,19 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import SCHEDULES, times
-from kalpana.families import FAMILIES
+from kalpana.families import FAMILIES, find
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.media import to_pixels
 from kalpana.pipelines.editing import Edit, open_image
 from kalpana.pipelines.pipeline import NoWords, Progress, answer
 from kalpana.pipelines.rerank import Ranker
-from kalpana.request import Capabilities, Request, ask, clean
+from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step
 
@@ -72,15 +73,15 @@ class DiffusionPipeline:
         KalpanaError if it was trained with another tokenizer, and as ``load_module`` and
         ``find_device``."""
         target, family, capabilities = find_device(device), FAMILIES[card.family], card.usable()
-        assert family.codec is not None and capabilities is not None
+        assert family.network and family.codec and capabilities
         paths = folder / family.file, folder / FAMILIES[family.codec].file
-        network = load_module(paths[0], card.family, card.files).to(target)
-        reads_text = "tokens" in network.reads
+        reads_text = "tokens" in find(family.network).reads
         if reads_text and card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
                 f"model {card.name!r} learned to read with another tokenizer than {BPE}: "
                 "take that one, or train it again"
             )
+        network = load_module(paths[0], card.family, card.files).to(target)
         files = [file for path in paths for file in files_of(path)]
         return cls(
             name=card.name,

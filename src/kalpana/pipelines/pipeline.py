@@ -14,11 +14,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kalpana import __version__
+from kalpana.capabilities import Capabilities
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines.editing import Edit, read_edit
 from kalpana.pipelines.rerank import Ranker, Words, best
 from kalpana.pipelines.upscale import load_upscaler, upscale
-from kalpana.request import Capabilities, Request, clean
+from kalpana.request import Request, clean
 from kalpana.text.tokenizer import language
 from kalpana.types import Output, Result, Step, Video
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
+from kalpana.capabilities import Capabilities
 from kalpana.families import FAMILIES
 from kalpana.hub import dalle_mini as public
 from kalpana.hub import vqgan as public_vqgan
@@ -39,7 +40,7 @@ from kalpana.pipelines.editing import Edit
 from kalpana.pipelines.pipeline import TOGETHER, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.tokens import TokenStep, caption, draw, masked, stream
-from kalpana.request import Capabilities, Request, ask, clean
+from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.text.tokenizer import language as language_of
 from kalpana.types import Cond, KalpanaError, Step, Tokens

@@ -14,7 +14,6 @@ seed gives the same bytes, also for a run that was stopped and resumed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import secrets
@@ -25,23 +24,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
-from torch.optim import Adam
 
 from kalpana import __version__
-from kalpana.media import encode_video, ready_folder, rgb, save_video, to_images, to_pixels, write
+from kalpana.media import encode_video, ready_folder, rgb, save_video, to_images, to_pixels
 from kalpana.models.clip import CLIP, unit
 from kalpana.pipelines.image_parameters import Canvas, Latent, perlin
+from kalpana.pipelines.optimisation import Run, new_run, read_run, resume, save_run
 from kalpana.pipelines.rerank import Ranker
 from kalpana.request import SEED_LIMIT, Side, clean, shorten
 from kalpana.types import KalpanaError, Output, Result, Step
 
-FORMAT = "kalpana-vqgan-clip"  # identifies a state file
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
 # A text may end in 10:30, 16:9 or 3:2; a weight after a digit needs a space, a sign or a point.
 TIME = re.compile(r"\d:\d+$")
@@ -207,7 +203,7 @@ def vqgan_clip(
         _check_picture(start)
     elif start not in ("noise", "perlin"):
         raise KalpanaError(f"start is {start!r}: write 'noise' or 'perlin', or give a picture")
-    saved = _read(state) if state is not None else None
+    saved = read_run(state) if state is not None else None
     if seed is None:
         seed = saved[0]["seed"] if saved else secrets.randbelow(10**9)
     about = {
@@ -223,23 +219,12 @@ def vqgan_clip(
         "settings": {name: value for name, value in asdict(settings).items() if name != "steps"},
     }
     latent = _initial_latent(start, canvas, size, seeded_generator(seed, 0))
-    run = _new_run(latent, settings.rate * canvas.scale)
+    run = new_run(latent, settings.rate * canvas.scale)
     if state is not None:
         ready_folder(state.parent, 0)
         if saved:
-            _resume(run, state, saved, about, settings.steps)
+            resume(run, state, saved, about, settings.steps)
     return _optimise(run, prompts, clip, canvas, settings, about, state, every)
-
-
-@dataclass
-class Run:
-    """The state of an optimisation: the ``latent``, its running ``mean``, the optimizer with its
-    moments, and the number of the last ``step`` done."""
-
-    latent: Latent
-    mean: Latent
-    adam: Adam
-    step: int = 0
 
 
 @torch.enable_grad()
@@ -273,17 +258,17 @@ def _optimise(
             break
         previewed = run.step % every == 0
         if previewed and state is not None:
-            _save(state, run, about)
+            save_run(state, run, about)
         eta = (time.perf_counter() - began) / (run.step - resumed) * (total - run.step)
         try:
             preview = shown(canvas, run.mean) if previewed else None
             yield Step(run.step, total, preview, eta, stage="optimise")
         except GeneratorExit:
             if state is not None:
-                _save(state, run, about)
+                save_run(state, run, about)
             raise
     if state is not None:
-        _save(state, run, about)
+        save_run(state, run, about)
     pixels = shown(canvas, run.mean)
     (image,) = to_images(pixels)
     warnings, files = _warnings(prompts, clip), {"clip": clip.fingerprint}
@@ -502,107 +487,3 @@ def _warnings(prompts: Sequence[Prompt], clip: DifferentiableRanker) -> tuple[st
                 "the picture may miss it"
             )
     return tuple(warnings)
-
-
-def _new_run(latent: Latent, rate: float) -> Run:
-    """A run at step 0 from an initial latent, with learning rate ``rate``."""
-    latent = tuple(part.detach().clone().requires_grad_() for part in latent)
-    return Run(latent, tuple(part.detach().clone() for part in latent), Adam(latent, lr=rate))
-
-
-def _tensors(run: Run) -> dict[str, Tensor]:
-    """The tensors of a run to be saved, by name: latents, means and Adam's state."""
-    tensors: dict[str, Tensor] = {}
-    for k, (part, mean) in enumerate(zip(run.latent, run.mean, strict=True)):
-        tensors |= {f"latent.{k}": part.detach(), f"mean.{k}": mean}
-        tensors |= {
-            f"adam.{k}.{name}": torch.as_tensor(value)
-            for name, value in run.adam.state[part].items()
-        }
-    return tensors
-
-
-def _save(path: Path, run: Run, about: dict[str, Any]) -> None:
-    """Write a state file: the tensors of a run, its step, and ``about``, the arguments of the
-    run."""
-    tensors = {name: value.cpu().contiguous() for name, value in _tensors(run).items()}
-    header = {
-        "format": FORMAT,
-        "step": str(run.step),
-        "about": json.dumps(about, ensure_ascii=False),
-    }
-    write(path, safetensors.torch.save(tensors, header))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]] | None:
-    """The contents of a state file: ``about``, step and tensors; None if there is no file. Raises
-    KalpanaError if it is not a state file."""
-    if not path.exists():
-        return None
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") == FORMAT:
-                return (
-                    json.loads(header["about"]),
-                    int(header["step"]),
-                    {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-                )
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise KalpanaError(
-            f"the state {path} is damaged or none at all ({error}): "
-            "delete it to begin again, or name another"
-        ) from None
-    raise KalpanaError(f"{path} is not the state of a picture by VQGAN+CLIP: name another file")
-
-
-def _resume(
-    run: Run,
-    path: Path,
-    saved: tuple[dict[str, Any], int, dict[str, Tensor]],
-    about: dict[str, Any],
-    steps: int,
-) -> None:
-    """Restore a run from the contents of a state file. Raises KalpanaError if the state is of
-    another picture, or has more steps than ``steps``."""
-    before, step, tensors = _flatten(saved[0]), *saved[1:]
-    now = _flatten(json.loads(json.dumps(about)))
-    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-        differences = "; ".join(
-            f"{name} is {shorten(before.get(name))} there and {shorten(now.get(name))} here"
-            for name in changed
-        )
-        raise KalpanaError(
-            f"the state {path} is of another picture: {differences}; "
-            "undo that, or name another file"
-        )
-    if step > steps:
-        raise KalpanaError(
-            f"the state {path} has {step} steps behind it, and {steps} are asked for: "
-            f"write {step} or more"
-        )
-    for k, (part, mean) in enumerate(zip(run.latent, run.mean, strict=True)):
-        part.data.copy_(tensors[f"latent.{k}"])
-        mean.copy_(tensors[f"mean.{k}"])
-    moments = {
-        k: {
-            name.split(".")[2]: value
-            for name, value in tensors.items()
-            if name.startswith(f"adam.{k}.")
-        }
-        for k in range(len(run.latent))
-    }
-    run.adam.load_state_dict({**run.adam.state_dict(), "state": moments})
-    run.step = step
-
-
-def _flatten(about: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A flat copy of a nested dict, with names such as settings.ema."""
-    flat: dict[str, Any] = {}
-    for name, value in about.items():
-        flat |= (
-            _flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{name}": value}
-        )
-    return flat

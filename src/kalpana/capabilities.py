@@ -1,0 +1,159 @@
+"""Capabilities of a model: which fields of a request it uses, with which values and defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from kalpana.inputs import Media
+from kalpana.request import Request, one_line, shorten
+from kalpana.types import KalpanaError
+
+
+class Defaults(BaseModel):
+    """Default parameters of a model, for fields that a request leaves out; None: not supported."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int | None = 20
+    guidance: float = 3.0
+    sampler: str | None = "dpmpp-2m"
+    size: str = "128x128"
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    strength: float | None = None  # of an image without a mask; with one it is 1
+    seconds: float | None = None
+    fps: int | None = None
+    shift: float = 1.0  # timestep shift of the sampler; above 1: more steps near noise
+    interval: tuple[float, float] = (0.0, 1.0)  # times t at which guidance is applied
+
+
+# The fields that a model may or may not use.
+OPTIONAL = (
+    "prompt",
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "sampler",
+    "temperature",
+    "top_k",
+    "top_p",
+    "size",
+    "image",
+    "mask",
+    "mask_mode",
+    "strength",
+    "label",
+    "control",
+    "seconds",
+    "fps",
+    "language",
+)
+
+
+def _named(value: Any) -> str:
+    """A value in an error message, after a space; nothing for a media input."""
+    if isinstance(value, Media) or value is None:
+        return ""
+    return " " + (", ".join(v.kind for v in value) if isinstance(value, tuple) else shorten(value))
+
+
+class Capabilities(BaseModel):
+    """Capabilities of a model: which optional fields of a request it uses, and their values.
+
+    - ``uses``: the optional fields; the others stay at their defaults
+    - ``sizes``: the sizes of its training, the default first
+    - ``tiles``: number of pixels of which the sides of a larger picture are multiples, for a model
+      that generates larger pictures in overlapping windows. None: it has no other sizes
+    - ``samplers``, ``languages``, ``labels``, ``controls``: the values of these fields
+    - ``tokens``: number of image tokens in its codebook. None: it generates no tokens
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uses: tuple[str, ...] = ("prompt", "negative_prompt", "steps", "guidance", "sampler", "size")
+    sizes: tuple[str, ...] = ("128x128",)
+    tiles: int | None = None
+    samplers: tuple[str, ...] = ("euler", "heun", "dpmpp-2m")
+    languages: tuple[str, ...] = ("en", "hi")
+    labels: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    tokens: int | None = None
+    defaults: Defaults = Defaults()
+
+    def resolve(self, request: Request) -> tuple[Request, dict[str, str]]:
+        """The request with its seed and every used field filled in, and the fields that this model
+        ignores, each with the reason.
+
+        Raises KalpanaError, which names the ignored fields, if the request is strict.
+        """
+        defaults = {name: self._default(name, request) for name in OPTIONAL}
+        given = {name: getattr(request, name) for name in OPTIONAL}
+        resolved = {name: defaults[name] if given[name] is None else given[name] for name in given}
+        ignored = {
+            name: reason
+            for name, value in resolved.items()
+            if value != defaults[name] and (reason := self._refusal(name, value, resolved))
+        }
+        if ignored and request.strict:
+            errors = (
+                f"{name}{_named(given[name])} cannot be used by model {request.model!r}: {why}"
+                for name, why in ignored.items()
+            )
+            raise KalpanaError("; ".join(errors))
+        used = resolved | {name: defaults[name] for name in ignored}
+        return request.seeded().updated(**used), ignored
+
+    def _default(self, name: str, request: Request) -> Any:
+        """The value of a field that a request leaves out."""
+        if name == "strength":
+            if request.image is None or name not in self.uses:
+                return None
+            return self.defaults.strength if request.mask is None else 1.0
+        return getattr(self.defaults, name, Request.model_fields[name].default)
+
+    def _refusal(self, name: str, value: Any, resolved: dict[str, Any]) -> str | None:
+        """The reason for which a value of a field cannot be used, None where it can."""
+        choices = {
+            "sampler": self.samplers,
+            "language": ("auto", *self.languages),
+            "label": self.labels,
+        }
+        needs = {"language": "prompt", "mask_mode": "mask"}.get(name, name)
+        if needs not in self.uses:
+            return "it has no such setting"
+        if name == "size":
+            return self._size_refusal(value)
+        if name in choices and value not in choices[name]:
+            return f"it knows {', '.join(choices[name])}"
+        if name == "control":
+            unknown = [each.kind for each in value if each.kind not in self.controls]
+            return f"it knows {', '.join(self.controls)}, not {unknown[0]}" if unknown else None
+        if name == "top_k" and self.tokens is not None and value > self.tokens:
+            return f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
+        if name == "negative_prompt" and "guidance" in self.uses and resolved["guidance"] == 1:
+            return "guidance 1 is off, and a negative prompt needs guidance"
+        return None
+
+    def _size_refusal(self, size: str) -> str | None:
+        """The reason for which a size cannot be used, with one that can."""
+        if size in self.sizes:
+            return None
+        if self.tiles is None:
+            return f"it knows {', '.join(self.sizes)} (for a larger picture ask to upscale it)"
+        least = [int(side) for side in self.sizes[0].split("x")]
+        sides = [int(side) for side in size.split("x")]
+        near = [
+            max(round(side / self.tiles) * self.tiles, low)
+            for side, low in zip(sides, least, strict=True)
+        ]
+        if near == sides:
+            return None
+        return (
+            f"it knows {', '.join(self.sizes)} and larger sides that are multiples of "
+            f"{self.tiles}: try {near[0]}x{near[1]}"
+        )
+
+    _one_line = model_validator(mode="wrap")(one_line)
