@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from kalpana.hub.card import list_models as list_models
     from kalpana.pipelines import generate as generate
     from kalpana.pipelines import load as load
+    from kalpana.pipelines.replay import replay as replay
     from kalpana.request import Request as Request
     from kalpana.world.world import World as World
 
 
-__all__ = ["Request", "World", "generate", "list_models", "load"]
+__all__ = ["Request", "World", "generate", "list_models", "load", "replay"]
 
 HOMES = {
     "Request": "kalpana.request",
@@ -27,6 +28,7 @@ HOMES = {
     "generate": "kalpana.pipelines",
     "list_models": "kalpana.hub.card",
     "load": "kalpana.pipelines",
+    "replay": "kalpana.pipelines.replay",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -93,13 +93,24 @@ def last(stream: Iterator[Step]) -> Result:
 
 
 def generate(
-    prompt: str | Request, *, rank_by: Ranker | None = None, **fields: Unpack[RequestFields]
+    prompt: str | Sequence[str] | Request = "",
+    *,
+    rank_by: Ranker | None = None,
+    **fields: Unpack[RequestFields],
 ) -> Result:
     """The Result of a prompt and other request fields, or of a request with some fields replaced.
 
-    ``fields`` are those of ``Request``, such as ``model``, ``n``, ``seed``, ``steps``, ``guidance``
-    and ``size``. ``rank_by`` is the CLIP that ``best_of`` above 1 needs. Raises KalpanaError as
-    ``load`` and ``Pipeline.generate``.
+    ``fields`` are those of ``Request``, such as ``model``, ``n``, ``seed``, ``steps``,
+    ``guidance``, ``size``, ``image``, ``mask`` and ``strength``. The outputs of several prompts
+    follow one another. ``rank_by`` is the CLIP that ``best_of`` above 1 needs. Raises KalpanaError
+    as ``load`` and ``Pipeline.generate``.
     """
-    request = ask(prompt, **fields)
-    return last(load(request.model).generate(request, rank_by=rank_by))
+    prompts = [prompt] if isinstance(prompt, str | Request) else list(prompt)
+    requests = [ask(each, **fields) for each in prompts]
+    if not requests:
+        raise KalpanaError("there is no prompt: the list is empty")
+    results = [last(load(each.model).generate(each, rank_by=rank_by)) for each in requests]
+    return Result(
+        tuple(output for result in results for output in result.outputs),
+        tuple(dict.fromkeys(text for result in results for text in result.warnings)),
+    )

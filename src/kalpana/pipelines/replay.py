@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,16 @@ def compare(path: Path, again: Output) -> ReplayDiff:
         if receipt.get(name) != again.receipt.get(name)
     )
     return ReplayDiff(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)
+
+
+def replay(path: str | PathLike[str], inputs: Sequence[Path] = ()) -> tuple[Output, ReplayDiff]:
+    """The output generated again from the receipt in a file, and its comparison with the file.
+
+    ``inputs`` are input files that are not where the receipt says. Raises KalpanaError if there is
+    no receipt, the model or an input is not here, or as ``Pipeline.generate``.
+    """
+    from kalpana.pipelines import last, load
+
+    receipt = read_receipt(Path(path))
+    (output,) = last(again(load(request_of(receipt).model), receipt, inputs)).outputs
+    return output, compare(Path(path), output)
