@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from kalpana.hub.weights import load_module, save_weights
+from kalpana.metrics import psnr
 from kalpana.models.vae import VAE, Config
-from kalpana.train.autoencoder import psnr
 from kalpana.world.world import World
 
 TINY = Config(latent=4, fine=8, coarse=16, encoder=(1, 1), decoder=(1, 1))
@@ -47,9 +47,7 @@ def test_saved_and_loaded_it_is_the_same_function(tmp_path: Path) -> None:
     # Weight files are in bf16.
     net.load_state_dict({k: v.to(torch.bfloat16).to(v.dtype) for k, v in net.state_dict().items()})
     save_weights(tmp_path / "vae.safetensors", net, "vae", TINY, {})
-    again = load_module(
-        tmp_path / "vae.safetensors", "vae", lambda **config: VAE(Config(**config))
-    ).eval()
+    again = load_module(tmp_path / "vae.safetensors", "vae").eval()
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(net.encode(x), again.encode(x)) and torch.equal(
         net.decode(net.encode(x)), again.decode(again.encode(x))
@@ -84,7 +82,7 @@ def test_the_shipped_autoencoder_meets_its_bar_and_beats_pca() -> None:
     The error is at most 0.8 of that of PCA to as many numbers.
     """
     weights = Path(__file__).parents[2] / "weights/default/vae.safetensors"
-    net = load_module(weights, "vae", lambda **config: VAE(Config(**config))).eval()
+    net = load_module(weights, "vae").eval()
     x = World(seed=0, split="dev").images(range(256))
     patches = torch.nn.functional.pixel_unshuffle(x, 8).movedim(1, -1).flatten(0, -2)  # n 192
     mean = patches.mean(0)

@@ -15,6 +15,7 @@ from kalpana.train.data_cache import silent
 from kalpana.train.degradations import Degradations
 from kalpana.train.detector import (
     FACINGS,
+    DetectorRecipe,
     DetectorTask,
     focal,
     frame,
@@ -24,7 +25,6 @@ from kalpana.train.detector import (
     without,
 )
 from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
-from kalpana.train.recipe import Recipe
 from kalpana.world import atlas
 from kalpana.world.defaults import own_facing
 from kalpana.world.kinds.corrupted import WAYS, breaking, draw, one
@@ -34,9 +34,8 @@ from kalpana.world.scene import Art, Background, Broken, Group, Puppet, Scene, S
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
+RECIPE = DetectorRecipe(
     name="d",
-    family="detector",
     model={"fine": 8, "coarse": 8, "deep": 8, "depth": [1, 1, 1, 1], "embedding": 4},
     num_images=50,
     steps=4,
@@ -256,9 +255,9 @@ def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somew
             logits = out.facing[int(picture), :, int(row), int(column)]
             worth.append(float(logits.exp().sum().log() - logits[int(faces)]))
     assert len(worth) > 3
-    _, parts = task.loss(batch, torch.Generator())
+    _, parts = task.loss(batch, torch.Generator(), 0.0)
     assert parts["facing"] == pytest.approx(sum(worth) / len(worth), rel=1e-4)
-    _, without_it = DetectorTask(RECIPE, CPU, silent).loss(batch, torch.Generator())
+    _, without_it = DetectorTask(RECIPE, CPU, silent).loss(batch, torch.Generator(), 0.0)
     assert "facing" not in without_it
 
 
@@ -331,7 +330,7 @@ def test_every_parameter_learns_and_a_step_helps() -> None:
     first = None
     for _ in range(8):
         optimizer.zero_grad()
-        loss, parts = task.loss(batch, torch.Generator())
+        loss, parts = task.loss(batch, torch.Generator(), 0.0)
         loss.backward()
         assert all(
             p.grad is not None and p.grad.isfinite().all()

@@ -9,15 +9,13 @@ import torch
 
 from kalpana.models.reader import HEIGHT, WIDTH, Config, Reader
 from kalpana.train.data_cache import silent
-from kalpana.train.reader import ReaderTask, characters
-from kalpana.train.recipe import Recipe
+from kalpana.train.reader import ReaderRecipe, ReaderTask, characters
 from kalpana.world.crops import strips
 from kalpana.world.kinds import signs
 from kalpana.world.world import World
 
-RECIPE = Recipe(
+RECIPE = ReaderRecipe(
     name="r",
-    family="reader",
     model={"width": 16, "hidden": 16},
     num_images=50,
     steps=4,
@@ -74,7 +72,7 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
     # CTC has a plateau first, whose length depends on the processor.
     for step in range(1, 4001):
         optimizer.zero_grad()
-        loss, _ = task.loss(batch, torch.Generator())
+        loss, _ = task.loss(batch, torch.Generator(), 0.0)
         loss.backward()
         optimizer.step()
         if step % 100 == 0 and loss.item() < 0.01:
@@ -86,7 +84,7 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
 
 def test_every_parameter_has_a_gradient() -> None:
     task = ReaderTask(RECIPE, torch.device("cpu"), silent)
-    loss, _ = task.loss(task.batch(1), torch.Generator())
+    loss, _ = task.loss(task.batch(1), torch.Generator(), 0.0)
     loss.backward()
     assert all(
         p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
