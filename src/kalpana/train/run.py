@@ -96,16 +96,14 @@ def _step(line: str) -> float:
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
     """Context that yields a list, to which SIGINT, SIGTERM and SIGHUP append instead of ending the
-    process; a signal that is ignored, as by nohup, stays ignored.
+    process; SIGHUP stays ignored where it is, as by nohup.
 
     The loop then finishes its step, saves a checkpoint and returns.
     """
     stop: list[int] = []
-    kinds = [
-        kind
-        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(kind) is not signal.SIG_IGN
-    ]
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        kinds.append(signal.SIGHUP)
     before = {
         kind: signal.signal(kind, lambda number, frame: stop.append(number)) for kind in kinds
     }
