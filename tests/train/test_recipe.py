@@ -76,9 +76,9 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     text = "name: x\nfamily: vqgan\nsteps: many\nbath: 3\nbatch: 4\nbatch: 4\nvae: v\n"
     found = refusal(text, tmp_path).split("; ")
     assert [each.split(":")[0] for each in found] == [
-        "line 6", "line 3", "field 'lr'", "line 4", "line 7",
+        "line 3", "line 4", "line 6", "line 7", "field 'lr'",
     ]  # fmt: skip
-    assert "it is missing: largest learning rate" in found[2]
+    assert "it is missing: largest learning rate" in found[4]
 
 
 def test_faults_between_fields_are_reported_together(tmp_path: Path) -> None:

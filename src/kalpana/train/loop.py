@@ -304,12 +304,18 @@ def schedule(step: int, recipe: Recipe) -> float:
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
     """AdamW for all parameters; or Muon (Jordan 2024) for the matrices inside blocks and AdamW for
-    the rest, both with AdamW's learning rate."""
+    the rest, both with AdamW's learning rate. Raises KalpanaError if there are no such
+    matrices."""
     inside = [
         p
         for name, p in model.named_parameters()
         if p.ndim == 2 and ".weight" in name and ("blocks." in name or "text." in name)
     ]
+    if recipe.optimizer == "muon" and not inside:
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'optimizer': muon is for matrices in blocks, and this "
+            "network has none: leave it out"
+        )
     chosen = {id(p) for p in inside} if recipe.optimizer == "muon" else set()
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw = AdamW(rest, recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True)

@@ -6,6 +6,7 @@ its task; the registry names it. A setting of another family is an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
@@ -327,10 +328,10 @@ def _duplicates(node: yaml.Node, lines: dict[Place, int], place: Place = ()) -> 
 
 
 def _told(problems: list[Problem], lines: Mapping[Place, int]) -> str:
-    """All problems in one line, each with the line of the file where it is."""
+    """All problems in one line, each with the line of the file where it is, in their order."""
     parts = []
     for place, message in problems:
         line = next((lines[place[:k]] for k in range(len(place), 0, -1) if place[:k] in lines), 0)
         start = f"line {line}: " if line else ""
-        parts.append(f"{start}field '{'.'.join(place)}': {message}")
-    return "; ".join(parts)
+        parts.append((line or math.inf, f"{start}field '{'.'.join(place)}': {message}"))
+    return "; ".join(text for _, text in sorted(parts, key=lambda part: part[0]))
