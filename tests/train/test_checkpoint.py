@@ -25,6 +25,8 @@ from kalpana.train.autoencoder import AutoencoderRecipe
 from kalpana.train.checkpoint import State
 from kalpana.train.detector import DetectorBatch
 from kalpana.train.loop import make_optimizers, seconds_left, split, train, train_step
+from kalpana.train.reader import ReaderRecipe
+from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
 
 TINY = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
@@ -149,6 +151,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path: Path
     assert train(short, tmp_path / "short", echo=quiet) is not None
 
 
+def test_a_closed_terminal_does_not_end_a_run(tmp_path: Path) -> None:
+    def closed(line: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    assert train(RECIPE, tmp_path, until=2, echo=closed) is None
+    assert checkpoint_header(tmp_path)["step"] == "2"
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KalpanaError, match=r"cannot read or write .*file/run"):
@@ -182,6 +192,16 @@ def test_what_is_logged_shown_and_saved_how_often(
         "step-000003.png", "step-000006.png",
     ]  # fmt: skip
     assert saved == [4, 7]
+
+
+@pytest.mark.parametrize("recipe", [
+    RECIPE.model_copy(update={"optimizer": "muon"}),
+    ReaderRecipe(**COMMON | {"model": {"width": 8, "hidden": 8}, "compile": True}),
+])  # fmt: skip
+def test_what_a_network_cannot_have_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    field = "compile" if recipe.compile else "optimizer"
+    with pytest.raises(KalpanaError, match=f"field '{field}': .* leave it out"):
+        train(recipe, tmp_path, echo=quiet)
 
 
 def test_the_time_left_is_that_of_the_steps_left() -> None:

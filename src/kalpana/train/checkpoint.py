@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kalpana.hub.weights import files_of, fingerprint
+from kalpana.hub.weights import current_name, files_of, fingerprint
 from kalpana.train.recipe import Recipe, located, saved_recipe
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
@@ -83,7 +83,8 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
     try:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = file.keys()  # safe_open is no mapping
+            tensors = {current_name(name): file.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise KalpanaError(
             f"the checkpoint {path} is broken ({error}): "

@@ -13,7 +13,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from itertools import chain, pairwise
 from pathlib import Path
@@ -59,8 +59,13 @@ def train(
     recipe, if another process trains into the folder, a file cannot be read or written, or a
     gradient is not finite; KeyboardInterrupt after a Ctrl-C, when the checkpoint is saved.
     """
+
+    def tell(line: str) -> None:
+        with suppress(OSError):  # a terminal that was closed must not end the run unsaved
+            echo(line)
+
     with one_line_errors(out), locked(out):
-        return _train(recipe, out, until, device, workers, echo)
+        return _train(recipe, out, until, device, workers, tell)
 
 
 def _train(
