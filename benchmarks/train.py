@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from measure import Row, duration, main
@@ -26,7 +25,6 @@ from kalpana.train.loop import compile_blocks, make_optimizers, train_step
 from kalpana.train.recipe import read_recipe
 from kalpana.train.task import SORT, autocast, has_bf16
 
-ROOT = Path(__file__).parents[1]
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward"),
@@ -56,11 +54,11 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _rows(quick: bool) -> Iterator[Row]:
     side, seconds, steps = (256, 0, 2) if quick else (2048, 30, SORT)
-    recipe = read_recipe(ROOT / "recipes" / "flow.yaml")
-    sizes = (
-        {"num_images": 16, "batch": 2, "compile": False} if quick else {"pool": 2048, "batch": 64}
-    )
-    recipe = recipe.model_copy(update={**sizes, "vae": ROOT / recipe.vae})
+    recipe = read_recipe("flow")
+    sizes = {"num_images": 2048, "batch": 64}
+    if quick:
+        sizes = {"num_images": 16, "batch": 2, "compile": False}
+    recipe = recipe.model_copy(update=sizes)
     task = FlowTask(recipe, torch.device("cpu"), silent)
     state = State(
         task.model,
@@ -70,7 +68,8 @@ def _rows(quick: bool) -> Iterator[Row]:
 
     def learn() -> None:
         with autocast(task.device, recipe.bf16):
-            loss, _ = task.loss(task.batch(state.step), torch.Generator().manual_seed(0))
+            progress = state.step / recipe.steps
+            loss, _ = task.loss(task.batch(state.step), torch.Generator().manual_seed(0), progress)
         loss.backward()
 
     def optimize() -> None:

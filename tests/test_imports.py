@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/kalpana"
 # import each other: a network (models) reaches a sampler (diffusion) as an argument.
 LEVEL = {
     "errors": 0,
-    "media": 1,
+    **dict.fromkeys(("media", "metrics"), 1),
     "types": 2,  # an output can write itself
     "inputs": 2,
     **dict.fromkeys(("request", "models", "diffusion"), 3),

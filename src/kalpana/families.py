@@ -23,6 +23,7 @@ class Family:
       family has no weights of its own
     - ``file``: the weight file in a model's folder, empty without a network
     - ``task``: class of the training task, see ``train.task.Task``. None: not trained
+    - ``recipe``: class of its recipes, see ``train.recipe.Recipe``. None: not trained
     - ``pipeline``: class that answers requests, with ``read(folder, card, device)``. None: it
       generates nothing from text
     - ``capabilities``: of its models, where their card states none
@@ -34,17 +35,22 @@ class Family:
     network: str | None = None
     file: str = ""
     task: str | None = None
+    recipe: str | None = None
     pipeline: str | None = None
     capabilities: Capabilities | None = None
     codec: str | None = None
     tasks: tuple[str, ...] = ()
 
+    def config_class(self) -> Any:
+        """Class of the network's config."""
+        assert self.network is not None
+        return import_module(self.network.partition(":")[0]).Config
+
     def build(self, **config: Any) -> Any:
         """A network of the family with fresh weights; ``config`` holds fields of its Config."""
         assert self.network is not None
         network = find(self.network)
-        module = import_module(self.network.partition(":")[0])
-        return network(module.Config(**config)) if config else network()
+        return network(self.config_class()(**config)) if config else network()
 
 
 def find(reference: str) -> Any:
@@ -81,15 +87,21 @@ _ALL = (
         "kalpana.models.vae:VAE",
         "vae.safetensors",
         "kalpana.train.autoencoder:AutoencoderTask",
+        "kalpana.train.autoencoder:AutoencoderRecipe",
     ),
     Family(
-        "vqgan", "kalpana.models.vqgan:VQGAN", "vqgan.safetensors", "kalpana.train.vqgan:VQGANTask"
+        "vqgan",
+        "kalpana.models.vqgan:VQGAN",
+        "vqgan.safetensors",
+        "kalpana.train.vqgan:VQGANTask",
+        "kalpana.train.vqgan:VQGANRecipe",
     ),
     Family(
         "flow",
         "kalpana.models.dit:DiT",
         "dit.safetensors",
         "kalpana.train.flow:FlowTask",
+        "kalpana.train.flow:FlowRecipe",
         "kalpana.pipelines.diffusion:DiffusionPipeline",
         _DIFFUSION,
         codec="vae",
@@ -100,6 +112,7 @@ _ALL = (
         "kalpana.models.dalle:DALLE",
         "dalle.safetensors",
         "kalpana.train.token_tasks:DalleTask",
+        "kalpana.train.token_tasks:DalleRecipe",
         "kalpana.pipelines.text_to_tokens:TextToTokens",
         _TOKENS,
         codec="vqgan",
@@ -110,6 +123,7 @@ _ALL = (
         "kalpana.models.dalle:MaskGIT",
         "maskgit.safetensors",
         "kalpana.train.token_tasks:MaskGITTask",
+        "kalpana.train.token_tasks:MaskGITRecipe",
         "kalpana.pipelines.text_to_tokens:TextToTokens",
         _TOKENS.model_copy(
             update={
@@ -125,6 +139,7 @@ _ALL = (
         "kalpana.models.dalle_mini:DalleMini",
         "dalle_mini.safetensors",
         "kalpana.train.token_tasks:DalleMiniTask",
+        "kalpana.train.token_tasks:DalleMiniRecipe",
         "kalpana.pipelines.text_to_tokens:TextToTokens",
         _TOKENS,
         codec="vqgan",
@@ -142,18 +157,26 @@ _ALL = (
         codec="vqgan",
         tasks=_TEXT_TO_IMAGE,
     ),
-    Family("clip", "kalpana.models.clip:CLIP", "clip.safetensors", "kalpana.train.clip:CLIPTask"),
+    Family(
+        "clip",
+        "kalpana.models.clip:CLIP",
+        "clip.safetensors",
+        "kalpana.train.clip:CLIPTask",
+        "kalpana.train.clip:CLIPRecipe",
+    ),
     Family(
         "detector",
         "kalpana.models.detector:Detector",
         "detector.safetensors",
         "kalpana.train.detector:DetectorTask",
+        "kalpana.train.detector:DetectorRecipe",
     ),
     Family(
         "reader",
         "kalpana.models.reader:Reader",
         "reader.safetensors",
         "kalpana.train.reader:ReaderTask",
+        "kalpana.train.reader:ReaderRecipe",
     ),
     Family("lite0", "kalpana.models.lite0:Lite0", "lite0.safetensors"),
     Family("upscale", "kalpana.models.upscale:Upscaler", "upscale.safetensors"),

@@ -14,6 +14,7 @@ from kalpana.evaluate.cost import Cost, memory, sample, training
 from kalpana.hub.card import read_card
 from kalpana.hub.weights import save_weights
 from kalpana.models.vae import Config
+from kalpana.train.flow import FlowRecipe
 from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
 
@@ -27,11 +28,13 @@ class Line:
     def batch(self, step: int) -> Tensor:
         return torch.ones(self.recipe.batch, 5)
 
-    def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, batch: Tensor, rng: Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
         return self.model(batch).sum(), {}
 
 
-RECIPE = Recipe(name="line", family="flow", vae=Path("v"), steps=8, batch=32, lr=1e-3)
+RECIPE = FlowRecipe(name="line", vae=Path("v"), steps=8, batch=32, lr=1e-3)
 
 
 @pytest.fixture

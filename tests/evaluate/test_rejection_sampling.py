@@ -19,8 +19,8 @@ from kalpana.hub.weights import save_weights
 from kalpana.media import to_images
 from kalpana.models import vae
 from kalpana.train.data_cache import HARVEST, harvest_lines, harvested, silent
-from kalpana.train.flow import FlowTask
-from kalpana.train.recipe import Recipe, read_recipe
+from kalpana.train.flow import FlowRecipe, FlowTask
+from kalpana.train.recipe import read_recipe
 from kalpana.types import KalpanaError, Output
 from kalpana.world.splits import split_of
 from kalpana.world.world import World
@@ -91,9 +91,8 @@ def test_the_transformer_sees_the_harvest_with_its_captions(
     harvest(draws(verifier, [], good=1), PROMPTS, verifier, tmp_path / "kept", silent)  # type: ignore[arg-type]
     net = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1))).eval()
     save_weights(tmp_path / "vae.safetensors", net, "vae", net.config, {})
-    recipe = Recipe(
+    recipe = FlowRecipe(
         name="f",
-        family="flow",
         model={"width": 32, "depth": 1, "heads": 2},
         vae=tmp_path / "vae.safetensors",
         self_train_dir=tmp_path / "kept",
@@ -104,19 +103,19 @@ def test_the_transformer_sees_the_harvest_with_its_captions(
         bf16=False,
     )
     task = FlowTask(recipe, CPU, silent)
-    latents, said = harvested(task.decoder, tmp_path / "kept", CPU)
+    latents, said = harvested(task.data.vae, tmp_path / "kept", CPU)
     assert said == [prompt.text for prompt in PROMPTS]
     # Two epochs of 10 pictures of the pool and 6 kept ones.
-    shown = [(i, text) for step in range(8) for i, text in task._captions(step)]
+    shown = [(i, text) for step in range(8) for i, text in task.data.captions(step)]
     assert sorted(i for i, _ in shown) == sorted([*range(16)] * 2)
     assert {text for i, text in shown if i >= 10} == set(said)
     (step, row) = next(
-        (s, r) for s in range(8) for r, (i, _) in enumerate(task._captions(s)) if i == 12
+        (s, r) for s in range(8) for r, (i, _) in enumerate(task.data.captions(s)) if i == 12
     )
-    assert np.allclose(task.batch(step).latents[row].numpy(), latents[2].astype(np.float32))
+    assert np.allclose(task.batch(step).x0[row].numpy(), latents[2].astype(np.float32))
     often = FlowTask(recipe.model_copy(update={"self_train_repeat": 9, "steps": 16}), CPU, silent)
     # One epoch of 10 pictures of the pool and 6 kept ones, nine times each.
-    shown = [(i, text) for step in range(16) for i, text in often._captions(step)]
+    shown = [(i, text) for step in range(16) for i, text in often.data.captions(step)]
     assert sorted(i for i, _ in shown) == sorted([*range(10), *[*range(10, 16)] * 9])
     assert {text for i, text in shown if i == 12} == {said[2]}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -11,15 +11,18 @@ import torch
 from torch import nn
 
 from kalpana.hub.weights import (
+    Weights,
     files_of,
     find_device,
     fingerprint,
     load_module,
     read_weights,
+    save_tensors,
     save_weights,
     shrink,
     whole_of,
 )
+from kalpana.models import dit
 from kalpana.models.vae import VAE, Config
 from kalpana.types import KalpanaError
 
@@ -68,6 +71,21 @@ def test_a_module_comes_back_ready_to_be_asked(path: Path) -> None:
     assert torch.equal(
         again.encode(pixels), after.encode(pixels)
     )  # the second save does not round again
+
+
+def test_auxiliary_heads_by_their_old_names_are_read(tmp_path: Path) -> None:
+    """The config's field and the module were called "aside"."""
+    config = dit.Config(width=32, depth=1, heads=2, text_depth=1, fine=8, aux_outputs=5)
+    network, path = dit.DiT(config), tmp_path / "dit.safetensors"
+    tensors = {
+        name.replace("aux_head.", "aside."): value for name, value in network.state_dict().items()
+    }
+    old = {"aside" if k == "aux_outputs" else k: v for k, v in asdict(config).items()}
+    assert "aside.weight" in tensors
+    save_tensors(path, Weights("flow", old, {}, tensors))
+    found = load_module(path, "flow")
+    assert found.config == config
+    assert torch.equal(found.aux_head.bias, network.aux_head.bias)  # type: ignore[union-attr]
 
 
 def test_a_device_is_found_or_named_in_the_error() -> None:

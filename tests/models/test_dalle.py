@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models import dalle
+from kalpana.models import layers
 from kalpana.models.dalle import (
     DALLE,
     TEXT,
@@ -22,11 +22,10 @@ from kalpana.models.dalle import (
     angles,
     cell_places,
     full,
-    fused_cross_entropy,
     random_mask,
     word_places,
 )
-from kalpana.models.dit import rope_tables
+from kalpana.models.layers import fused_cross_entropy, rope_tables
 from kalpana.types import Cond, Tokens
 
 TINY = Config(width=32, depth=2, heads=2, vocabulary=40, length=10, codes=20, rows=3, columns=4)
@@ -287,7 +286,7 @@ def test_the_loss_by_hand(net: DALLE) -> None:
 
 def test_cross_entropies_by_parts_are_those_of_torch() -> None:
     torch.manual_seed(0)
-    head, wanted = nn.Linear(8, 50, bias=False), torch.randint(50, (2 * dalle.ROWS + 7,))
+    head, wanted = nn.Linear(8, 50, bias=False), torch.randint(50, (2 * layers.ROWS + 7,))
     x = torch.randn(len(wanted), 8, requires_grad=True)
     for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
         found = []

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.dit import GUESS, Config, DiT, precision_weighted_x0, rope_tables, rotate
+from kalpana.models.dit import GUESS, Config, DiT, precision_weighted_x0
+from kalpana.models.layers import rope_tables, rotate
 from kalpana.types import Cond, Tokens
 
 TINY = Config(
@@ -69,11 +70,11 @@ def test_guess_and_x_t_are_weighed_by_their_precisions(t: float) -> None:
 
 def test_what_is_said_aside_changes_nothing_else() -> None:
     torch.manual_seed(0)
-    net, aside = DiT(replace(TINY, aside=5)), list[torch.Tensor]()
+    net = DiT(replace(TINY, aux_outputs=5))
     cond = Cond(words(ROWS, 8))
-    assert torch.equal(net(X, T, cond), net(X, T, cond, aside))
-    assert [each.shape for each in aside] == [(3, 24, 5)]  # 4 x 6 patches
-    aside[0].square().mean().backward()
+    prediction, aux = net.forward_with_aux(X, T, cond)
+    assert torch.equal(net(X, T, cond), prediction) and aux.shape == (3, 24, 5)  # 4 x 6 patches
+    aux.square().mean().backward()
     # The auxiliary head follows the first third of the two blocks, rounded up: the first.
     assert net.blocks[0].feed.up.weight.grad is not None
     assert net.blocks[1].feed.up.weight.grad is None

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from kalpana.hub.weights import load_module, save_weights
+from kalpana.metrics import psnr
 from kalpana.models.vae import VAE, Config
-from kalpana.train.autoencoder import psnr
 from kalpana.world.world import World
 
 TINY = Config(latent=4, fine=8, coarse=16, encoder=(1, 1), decoder=(1, 1))

@@ -12,9 +12,16 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from kalpana.models.clip import CLIP, Config
-from kalpana.train.clip import CLIPBatch, CLIPTask, cached_gradients, described, misdescribed
+from kalpana.train.clip import (
+    CLIPBatch,
+    CLIPRecipe,
+    CLIPTask,
+    cached_gradients,
+    described,
+    misdescribed,
+)
 from kalpana.train.data_cache import silent
-from kalpana.train.recipe import Recipe, read_recipe
+from kalpana.train.recipe import read_recipe
 from kalpana.types import KalpanaError, Tokens
 from kalpana.world.lexicon import keywords, lexicon
 from kalpana.world.world import World
@@ -23,9 +30,8 @@ MODEL = {
     "side": 32, "patch": 8, "width": 32, "depth": 1, "heads": 2, "hidden": 64,
     "text_width": 32, "text_depth": 1, "text_heads": 2, "text_hidden": 64, "features": 32,
 }  # fmt: skip
-RECIPE = Recipe(
+RECIPE = CLIPRecipe(
     name="c",
-    family="clip",
     model=MODEL,
     num_images=40,
     steps=4,
@@ -129,12 +135,12 @@ def test_what_is_wrong_is_never_what_is_right() -> None:
 def test_chunks_change_neither_the_loss_nor_the_gradients(task: CLIPTask, size: int) -> None:
     batch, rng = task.batch(0), torch.Generator()
     task.model.zero_grad()
-    whole, _ = task.loss(batch, rng)
+    whole, _ = task.loss(batch, rng, 0.0)
     whole.backward()
     wanted = [p.grad.clone() for p in task.model.parameters() if p.grad is not None]
     task.model.zero_grad()
     task.recipe = RECIPE.model_copy(update={"grad_cache_chunk": size})
-    parts, _ = task.loss(batch, rng)
+    parts, _ = task.loss(batch, rng, 0.0)
     parts.backward()
     task.recipe = RECIPE
     assert parts.item() == pytest.approx(whole.item(), abs=1e-6)
@@ -169,7 +175,7 @@ def _one_of_two(rank: int, folder: str, batch: CLIPBatch, state: dict[str, Tenso
     model.load_state_dict(state)
     task = CLIPTask.__new__(CLIPTask)
     task.recipe, task.model = RECIPE, model
-    loss, _ = task.loss(batch, torch.Generator())
+    loss, _ = task.loss(batch, torch.Generator(), 0.0)
     loss.backward()
     for p in model.parameters():
         dist.all_reduce(p.grad)
@@ -205,7 +211,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(
         )
 
     task.model.zero_grad()
-    loss, _ = task.loss(batch, torch.Generator())
+    loss, _ = task.loss(batch, torch.Generator(), 0.0)
     loss.backward()
     context = mp.get_context("spawn")
     both = [
@@ -228,10 +234,10 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(
 def test_it_learns_its_batch_and_is_scored_between_nothing_and_all(task: CLIPTask) -> None:
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 3e-3)
-    first = task.loss(batch, torch.Generator())[0].item()
+    first = task.loss(batch, torch.Generator(), 0.0)[0].item()
     for _ in range(60):
         optimizer.zero_grad()
-        loss, _ = task.loss(batch, torch.Generator())
+        loss, _ = task.loss(batch, torch.Generator(), 0.0)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.5 * first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from kalpana.models.detector import STRIDE, Config, Detector
 from kalpana.train.data_cache import silent
 from kalpana.train.degradations import Degradations
 from kalpana.train.detector import (
     FACINGS,
+    DetectorRecipe,
     DetectorTask,
     focal,
     frame,
@@ -24,7 +27,6 @@ from kalpana.train.detector import (
     without,
 )
 from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
-from kalpana.train.recipe import Recipe
 from kalpana.world import atlas
 from kalpana.world.defaults import own_facing
 from kalpana.world.kinds.corrupted import WAYS, breaking, draw, one
@@ -34,9 +36,8 @@ from kalpana.world.scene import Art, Background, Broken, Group, Puppet, Scene, S
 from kalpana.world.world import World
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
+RECIPE = DetectorRecipe(
     name="d",
-    family="detector",
     model={"fine": 8, "coarse": 8, "deep": 8, "depth": [1, 1, 1, 1], "embedding": 4},
     num_images=50,
     steps=4,
@@ -256,10 +257,59 @@ def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somew
             logits = out.facing[int(picture), :, int(row), int(column)]
             worth.append(float(logits.exp().sum().log() - logits[int(faces)]))
     assert len(worth) > 3
-    _, parts = task.loss(batch, torch.Generator())
+    _, parts = task.loss(batch, torch.Generator(), 0.0)
     assert parts["facing"] == pytest.approx(sum(worth) / len(worth), rel=1e-4)
-    _, without_it = DetectorTask(RECIPE, CPU, silent).loss(batch, torch.Generator())
+    _, without_it = DetectorTask(RECIPE, CPU, silent).loss(batch, torch.Generator(), 0.0)
     assert "facing" not in without_it
+
+
+def test_the_loss_by_hand() -> None:
+    """Object by object: class, colour, wholeness and name; cell by cell: what it shows and whether
+    it is recoloured; the loss is the sum of all parts."""
+    torch.manual_seed(1)
+    task = DetectorTask(RECIPE.model_copy(update={"batch": 24}), CPU, silent)
+    task.model.eval()
+    batch = task.batch(0)
+    with torch.no_grad():
+        out = task.model(batch.pixels)
+    names = ("class", "color", "whole", "name", "box")
+    parts: dict[str, list[float]] = {name: [] for name in names}
+
+    def cross(logits: Tensor, k: int) -> float:
+        return float(logits.exp().sum().log() - logits[k])
+
+    for values in batch.objects.tolist():
+        i, row, column, color, name, whole = (int(values[k]) for k in (0, 1, 2, 7, 8, 9))
+        chance = float(out.whole[i, 0, row, column].sigmoid())
+        parts["whole"].append(-math.log(chance if whole else 1 - chance))
+        if not whole:
+            continue
+        parts["class"].append(
+            cross(out.heat[i, :, row, column], int(batch.heat[i, :, row, column].argmax()))
+        )
+        parts["color"].append(cross(out.color[i, :, row, column], color))
+        left, top, right, bottom = out.reach[i, :, row, column].tolist()
+        x, y = column + 0.5, row + 0.5
+        box = torch.tensor([[x - left, y - top, x + right, y + bottom]])
+        parts["box"].append(1 - float(overlap(box, torch.tensor([values[3:7]]))))
+        if name >= 0:
+            logits = task.model.names.detach() @ out.embedding[i, :, row, column]
+            parts["name"].append(0.1 * cross(logits, name))
+    loss, found = task.loss(batch, torch.Generator(), 0.0)
+    assert min(len(values) for values in parts.values()) > 2
+    for part, values in parts.items():
+        assert found[part] == pytest.approx(sum(values) / len(values), rel=1e-4), part
+    shows = {True: list[float](), False: list[float]()}
+    for i, row, column in (batch.shows >= 0).nonzero().tolist():
+        k = int(batch.shows[i, row, column])
+        shows[k > 0].append(cross(out.shows[i, :, row, column], k))
+    wanted = sum(sum(values) / len(values) for values in shows.values())
+    assert found["shows"] == pytest.approx(wanted, rel=1e-4)
+    p, truth = out.painted.sigmoid(), batch.painted
+    wanted = -(truth * p.log() + (1 - truth) * (1 - p).log()).mean().item()
+    assert found["painted"] == pytest.approx(wanted, rel=1e-4)
+    assert found["heat"] == pytest.approx(focal(out.heat, batch.heat).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(sum(found.values()), rel=1e-5)
 
 
 def test_damage_loses_a_share_of_the_pictures_only_with_a_transformer() -> None:
@@ -331,7 +381,7 @@ def test_every_parameter_learns_and_a_step_helps() -> None:
     first = None
     for _ in range(8):
         optimizer.zero_grad()
-        loss, parts = task.loss(batch, torch.Generator())
+        loss, parts = task.loss(batch, torch.Generator(), 0.0)
         loss.backward()
         assert all(
             p.grad is not None and p.grad.isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,15 +10,13 @@ import torch
 
 from kalpana.models.reader import HEIGHT, WIDTH, Config, Reader
 from kalpana.train.data_cache import silent
-from kalpana.train.reader import ReaderTask, characters
-from kalpana.train.recipe import Recipe
+from kalpana.train.reader import ReaderRecipe, ReaderTask, characters
 from kalpana.world.crops import strips
 from kalpana.world.kinds import signs
 from kalpana.world.world import World
 
-RECIPE = Recipe(
+RECIPE = ReaderRecipe(
     name="r",
-    family="reader",
     model={"width": 16, "hidden": 16},
     num_images=50,
     steps=4,
@@ -74,7 +73,7 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
     # CTC has a plateau first, whose length depends on the processor.
     for step in range(1, 4001):
         optimizer.zero_grad()
-        loss, _ = task.loss(batch, torch.Generator())
+        loss, _ = task.loss(batch, torch.Generator(), 0.0)
         loss.backward()
         optimizer.step()
         if step % 100 == 0 and loss.item() < 0.01:
@@ -84,9 +83,37 @@ def test_it_learns_a_handful_of_words_by_heart() -> None:
     assert words == truth
 
 
+def ctc(log_probs: list[list[float]], target: list[int]) -> float:
+    """Minus the log probability of all alignments of a word, by the forward recursion (Graves et
+    al. 2006, eqs. 6 to 8)."""
+    states = [0, *(s for letter in target for s in (letter, 0))]
+    before = [math.exp(log_probs[0][s]) if k < 2 else 0.0 for k, s in enumerate(states)]
+    for row in log_probs[1:]:
+        now = []
+        for k, s in enumerate(states):
+            skip = k > 1 and s and s != states[k - 2]
+            ways = before[k] + (before[k - 1] if k else 0) + (before[k - 2] if skip else 0)
+            now.append(ways * math.exp(row[s]))
+        before = now
+    return -math.log(sum(before[-2:]))
+
+
+def test_the_loss_by_hand() -> None:
+    """The mean over the signs of the CTC loss per character."""
+    torch.manual_seed(0)
+    task = ReaderTask(RECIPE, torch.device("cpu"), silent)
+    task.model.eval()
+    batch = task.batch(0)
+    rows = task.model(batch.strips).double().log_softmax(-1).tolist()
+    words = [row[:n] for row, n in zip(batch.numbers.tolist(), batch.lengths.tolist(), strict=True)]
+    wanted = [ctc(row, word) / len(word) for row, word in zip(rows, words, strict=True)]
+    loss, metrics = task.loss(batch, torch.Generator(), 0.0)
+    assert loss.item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-4) and metrics == {}
+
+
 def test_every_parameter_has_a_gradient() -> None:
     task = ReaderTask(RECIPE, torch.device("cpu"), silent)
-    loss, _ = task.loss(task.batch(1), torch.Generator())
+    loss, _ = task.loss(task.batch(1), torch.Generator(), 0.0)
     loss.backward()
     assert all(
         p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from kalpana.train import data_cache
-from kalpana.train.recipe import Recipe
+from kalpana.train.flow import FlowRecipe
 from kalpana.train.task import SORT, CaptionSampler
 from kalpana.world.scene import COLORS
 from kalpana.world.world import World
 
 COUNT = 60
-RECIPE = Recipe(
+RECIPE = FlowRecipe(
     name="f",
-    family="flow",
     vae=Path("v"),
     num_images=COUNT,
     steps=8,
@@ -32,8 +31,8 @@ def test_several_things_come_up_more_often_and_two_colours_more_often_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    often = data_cache.often(RECIPE, WORLD, 2)
-    assert set(often[:COUNT]) == {1, 3, 9} and often[COUNT:].tolist() == [1, 1]
+    often = data_cache.often(RECIPE, WORLD)
+    assert len(often) == COUNT and set(often) == {1, 3, 9}
     for i in range(COUNT):
         if len(WORLD.scene(i).objects) < 2:
             assert often[i] == 1
@@ -42,10 +41,9 @@ def test_several_things_come_up_more_often_and_two_colours_more_often_again(
         assert (
             often[i] == 3 or sum(bool(re.search(rf"\b{color}\b", texts)) for color in COLORS) >= 2
         ), texts
-    assert (data_cache.often(RECIPE, WORLD, 2) == often).all(), "and is looked up the second time"
-    assert data_cache.often(
-        RECIPE.model_copy(update={"oversample": 1, "self_train_repeat": 5}), WORLD, 1
-    ).tolist() == [1] * COUNT + [5]
+    assert (data_cache.often(RECIPE, WORLD) == often).all(), "and is looked up the second time"
+    plain = RECIPE.model_copy(update={"oversample": 1})
+    assert data_cache.often(plain, WORLD).tolist() == [1] * COUNT
 
 
 def test_a_round_shows_each_picture_as_often_as_is_said_and_never_in_the_same_words_twice(

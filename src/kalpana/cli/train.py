@@ -11,7 +11,9 @@ from kalpana.cli.options import Device
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="a recipe, such as recipes/flow.yaml")],
+    recipe: Annotated[
+        str, typer.Argument(help="the name of a recipe, such as flow, or a YAML file")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="the run's folder, runs/NAME by default; a run in it is resumed"),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +19,7 @@ from kalpana.hub.weights import provenance, whole_of
 from kalpana.pipelines import last, load
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import make_task
-from kalpana.train.recipe import Recipe
+from kalpana.train.recipe import Recipe, saved_recipe
 from kalpana.train.task import SORT
 from kalpana.types import KalpanaError
 
@@ -63,9 +62,10 @@ def training(weights: Path) -> float:
     """
     latest: dict[str, Any] | None = provenance(weights)
     try:
-        each = sample(Recipe(**latest["recipe"]))  # type: ignore[index]
-    except (KeyError, ValidationError):
+        recipe = saved_recipe(latest["recipe"])  # type: ignore[index]
+    except (KeyError, KalpanaError):
         raise KalpanaError(f"{weights} does not say how it was trained") from None
+    each = sample(recipe)
     samples, training_run = 0, latest
     while training_run:
         samples, training_run = (
@@ -85,7 +85,7 @@ def sample(recipe: Recipe) -> float:
     # The counter misses fused attention, so the unfused kernel is used.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for k in range(BATCHES):
-            loss, _ = task.loss(task.batch(k * recipe.steps // BATCHES), rng)
+            loss, _ = task.loss(task.batch(k * recipe.steps // BATCHES), rng, k / BATCHES)
             loss.backward()
     return counter.get_total_flops() / (BATCHES * BATCH)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = "kalpana"
 SHARD = 16 * 2**20 - 2**16  # most bytes of tensors in a file: with its header it is below 16 MiB
+# Names in files of earlier versions, of config fields and of modules, and today's.
+RENAMED = ({"aside": "aux_outputs"}, {"aside": "aux_head"})
 SCALES = ":scales"  # suffix to an int8 tensor's name: the fp32 factors of its rows
 
 
@@ -217,18 +219,23 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
             names = file.keys()  # safe_open is no mapping
             stored = {name: file.get_tensor(name) for name in names}
             tensors = {
-                name: _wide(tensor, stored.get(name + SCALES))
+                current_name(name): _wide(tensor, stored.get(name + SCALES))
                 for name, tensor in stored.items()
                 if not name.endswith(SCALES)
             }
             config = {
-                name: tuple(value) if isinstance(value, list) else value
+                RENAMED[0].get(name, name): tuple(value) if isinstance(value, list) else value
                 for name, value in json.loads(about["config"]).items()
             }
             process = json.loads(about.get("process", "{}"))
             return Weights(family, config, json.loads(about["provenance"]), tensors, process)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+
+
+def current_name(tensor: str) -> str:
+    """Today's name of a tensor that an earlier version has saved under this name."""
+    return ".".join(RENAMED[1].get(part, part) for part in tensor.split("."))
 
 
 def find_device(name: str | None = None) -> torch.device:

@@ -163,6 +163,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
+    compile_dynamic = True  # the training loop compiles this block, for any shape
+
     def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float) -> None:
         super().__init__()
         self.norm_one, self.norm_two = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)

@@ -6,7 +6,7 @@ caption. Each part starts with its own begin token. MaskGIT (Chang et al. 2022) 
 with bidirectional attention: some cells of the picture are masked, and it predicts all of them at
 once.
 
-Same building blocks as models/dit.py: RMSNorm and QK-norm, SwiGLU, rotary positions over three axes
+Same layers as models/dit.py: RMSNorm and QK-norm, SwiGLU, rotary positions over three axes
 (word, row, column) and a fixed sinusoidal embedding of row and column. So the position of a cell
 does not depend on the length of the caption or on the order, and is not learned. Simplified: every
 layer attends to the whole sequence, there is no dropout, and MaskGIT has no label smoothing.
@@ -18,15 +18,23 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.autograd.function import once_differentiable
 
-from kalpana.models.dit import Rotation, SwiGLU, frequencies, norm, positions, rope_tables, rotate
+from kalpana.models.layers import (
+    Rotation,
+    SwiGLU,
+    TextEmbedding,
+    frequencies,
+    fused_cross_entropy,
+    norm,
+    positions,
+    rope_tables,
+    rotate,
+)
 from kalpana.types import Cond
 
 
@@ -42,12 +50,9 @@ class Config:
     rows: int = 16  # of the picture, in image tokens
     columns: int = 16
     # Outputs of the auxiliary head for each cell, after a third of the blocks; 0: no head.
-    aside: int = 0
+    aux_outputs: int = 0
 
 
-# Rows of features whose logits are in memory together: on a CPU, where so many fit the caches, and
-# on other devices.
-ROWS, MANY = (256, 16384)
 TEXT = 1 / 8  # weight of the text in DALL-E's loss (Ramesh et al. 2021, section 2.2)
 # Attention function: queries, keys and values to outputs, all (b, n, l, d/n).
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -78,6 +83,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then SwiGLU."""
 
+    compile_dynamic = True  # the training loop compiles this block, for any shape
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
@@ -86,29 +93,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         x = x + self.attention(norm(x), rotation, attend)
         return x + self.feed(norm(x))
-
-
-class TextEmbedding(nn.Module):
-    """Text embedding: ``(cond, b)`` to token embeddings (b, l, d) and their mask (b, l).
-
-    Null rows have one null token.
-    """
-
-    def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(vocabulary, width)
-        self.null = nn.Parameter(torch.zeros(width))
-
-    def forward(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
-        if cond.tokens is None:
-            mask = torch.ones(b, 1, dtype=torch.bool, device=self.null.device)
-            return self.null.expand(b, 1, -1), mask
-        words, mask = self.words(cond.tokens.ids), cond.tokens.mask
-        if cond.null is not None:
-            first = torch.arange(mask.shape[1], device=mask.device) == 0
-            words = torch.where(cond.null[:, None, None], self.null, words)
-            mask = torch.where(cond.null[:, None], first, mask)
-        return words, mask
 
 
 @dataclass(frozen=True)
@@ -163,7 +147,7 @@ class DALLE(nn.Module):
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
         self.say = nn.Linear(c.width, c.vocabulary, bias=False)
         self.show = nn.Linear(c.width, c.codes, bias=False)
-        self.aside = nn.Linear(c.width, c.aside) if c.aside else None
+        self.aux_head = nn.Linear(c.width, c.aux_outputs) if c.aux_outputs else None
         _init(self)
 
     def forward(
@@ -176,7 +160,7 @@ class DALLE(nn.Module):
         picture then caption where ``swapped`` (b,) bool is True.
         """
         c = self.config
-        words, cells = self._features(cond, image, swapped)
+        words, cells, _ = self._features(cond, image, swapped)
         return self.say(words), self.show(cells).unflatten(1, (c.rows, c.columns))
 
     def loss(
@@ -184,31 +168,42 @@ class DALLE(nn.Module):
         cond: Cond,
         image: Tensor,
         swapped: Tensor | None = None,
-        aside: list[Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> Loss:
         """Loss for image ids (b, rows, columns) and, in rows that have one, for their caption.
 
         Cells where ``hidden`` (b, rows, columns) is True are predicted, but masked in the input of
-        later tokens (token dropout). The auxiliary outputs (b, hw, config.aside), each from the
-        tokens before its cell, are appended to the list ``aside`` where one is given.
+        later tokens (token dropout).
         """
+        return self.loss_with_aux(cond, image, swapped, hidden)[0]
+
+    def loss_with_aux(
+        self,
+        cond: Cond,
+        image: Tensor,
+        swapped: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Loss, Tensor | None]:
+        """Loss as in ``loss``, and the auxiliary outputs (b, hw, config.aux_outputs), each from the
+        tokens before its cell; None without an auxiliary head."""
         shown = image if hidden is None else image.masked_fill(hidden, self.config.codes)
-        words, cells = self._features(cond, shown, swapped, aside)
+        words, cells, middle = self._features(cond, shown, swapped)
+        aux = None if self.aux_head is None else self.aux_head(middle)
         total = fused_cross_entropy(cells.flatten(0, 1), self.show, image.flatten())
         image_loss = total / image.numel()
         if cond.tokens is None:
-            return Loss(torch.zeros_like(image_loss), image_loss)
+            return Loss(torch.zeros_like(image_loss), image_loss), aux
         mask = cond.tokens.mask[:, 1:]
         predicted = mask if cond.null is None else mask & ~cond.null[:, None]
         wanted = cond.tokens.ids[:, 1:][predicted]
         total = fused_cross_entropy(words[predicted], self.say, wanted)
-        return Loss(total / predicted.sum().clamp(min=1), image_loss)
+        return Loss(total / predicted.sum().clamp(min=1), image_loss), aux
 
     def _features(
-        self, cond: Cond, image: Tensor, swapped: Tensor | None, aside: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Features before the heads, of text tokens (b, l - 1, d) and of cells (b, hw, d).
+        self, cond: Cond, image: Tensor, swapped: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features before the heads, of text tokens (b, l - 1, d) and of cells (b, hw, d), and of
+        cells after a third of the blocks.
 
         Text features are those that predict all tokens but the first.
         """
@@ -225,13 +220,17 @@ class DALLE(nn.Module):
         order = part.argsort(stable=True)  # b l+1+hw
         x = torch.take_along_dim(x + positions(places[:, 1:], c.width).to(x), order[..., None], 1)
         rotation = rope_tables(angles(places, c)[order].unsqueeze(1))  # b 1 l+1+hw d/n/2
-        inverse = order.argsort(1)[..., None]
+        middle = x
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, causal)
-            if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
-                aside.append(self.aside(torch.take_along_dim(x, inverse, 1)[:, length:-1]))
-        x = norm(torch.take_along_dim(x, inverse, 1))
-        return x[:, : length - 1], x[:, length:-1]
+            if depth == math.ceil(c.depth / 3):
+                middle = x
+        inverse = order.argsort(1)[..., None]
+        x, middle = (
+            norm(torch.take_along_dim(x, inverse, 1)),
+            torch.take_along_dim(middle, inverse, 1),
+        )
+        return x[:, : length - 1], x[:, length:-1], middle[:, length:-1]
 
     @torch.no_grad()
     def start_image(self, cond: Cond, b: int) -> Cache:
@@ -314,27 +313,31 @@ class MaskGIT(nn.Module):
         self.codes = nn.Embedding(c.codes + 1, c.width)
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
         self.show = nn.Linear(c.width, c.codes, bias=False)
-        self.aside = nn.Linear(c.width, c.aside) if c.aside else None
+        self.aux_head = nn.Linear(c.width, c.aux_outputs) if c.aux_outputs else None
         _init(self)
 
     def forward(self, cond: Cond, image: Tensor) -> Tensor:
         c = self.config
-        return self.show(self._features(cond, image)).unflatten(1, (c.rows, c.columns))
+        return self.show(self._features(cond, image)[0]).unflatten(1, (c.rows, c.columns))
 
-    def loss(
-        self, cond: Cond, image: Tensor, hidden: Tensor, aside: list[Tensor] | None = None
-    ) -> Tensor:
+    def loss(self, cond: Cond, image: Tensor, hidden: Tensor) -> Tensor:
         """Mean cross-entropy in nats of the cells of ``image`` that are masked in the input.
 
-        ``image`` and the mask ``hidden`` are (b, rows, columns). The auxiliary outputs (b, hw,
-        config.aside) are appended to the list ``aside`` where one is given.
+        ``image`` and the mask ``hidden`` are (b, rows, columns).
         """
-        cells = self._features(cond, image.masked_fill(hidden, self.config.codes), aside)
-        total = fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden])
-        return total / hidden.sum()
+        return self.loss_with_aux(cond, image, hidden)[0]
 
-    def _features(self, cond: Cond, image: Tensor, aside: list[Tensor] | None = None) -> Tensor:
-        """Features (b, hw, d) of the cells, before the head."""
+    def loss_with_aux(
+        self, cond: Cond, image: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss as in ``loss``, and the auxiliary outputs (b, hw, config.aux_outputs); None without
+        an auxiliary head."""
+        cells, middle = self._features(cond, image.masked_fill(hidden, self.config.codes))
+        total = fused_cross_entropy(cells[hidden.flatten(1)], self.show, image[hidden])
+        return total / hidden.sum(), None if self.aux_head is None else self.aux_head(middle)
+
+    def _features(self, cond: Cond, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (b, hw, d) of the cells before the head, and after a third of the blocks."""
         c = self.config
         words, mask = self.captions(cond, len(image))  # b l d, b l
         length = words.shape[1]
@@ -343,58 +346,12 @@ class MaskGIT(nn.Module):
         x, rotation = x + positions(places[:, 1:], c.width).to(x), rope_tables(angles(places, c))
         bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))  # masks the padding
         bias = bias[:, None, None, :]  # b 1 1 l+hw
+        middle = x
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, rotation, partial(full, bias=bias))
-            if aside is not None and self.aside is not None and depth == math.ceil(c.depth / 3):
-                aside.append(self.aside(x[:, length:]))
-        return norm(x[:, length:])
-
-
-def fused_cross_entropy(x: Tensor, head: nn.Linear, wanted: Tensor) -> Tensor:
-    """Fused linear cross-entropy: the sum over n rows, in nats, with target ids ``wanted`` (n,).
-
-    The logits are those of the linear layer ``head`` without bias for features x (n, d). Logits,
-    probabilities and gradients exist for a few rows at a time. All at once they would be by far the
-    largest tensors of a training step, and moving them takes longer than computing them (as in
-    Liger's fused linear cross-entropy, Hsu et al. 2024).
-    """
-    return _FusedCrossEntropy.apply(x, head.weight, wanted)
-
-
-class _FusedCrossEntropy(torch.autograd.Function):
-    """Autograd function that computes the gradients in the forward pass, by parts."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
-        device, needs_grad = x.device.type, any(ctx.needs_input_grad)
-        size = ROWS if device == "cpu" else MANY
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-        total = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
-        rows, weight = x.to(dtype), weight.to(dtype)
-        parts = rows.split(size), wanted[:, None].split(size), grad_x.split(size)
-        with torch.autocast(device, enabled=False):
-            for part, ids, grad_part in zip(*parts, strict=True):
-                values = (part @ weight.T).to(total.dtype)  # r v, logits
-                values -= values.amax(1, keepdim=True)
-                target = values.gather(1, ids)
-                mass = values.exp_().sum(1, keepdim=True)
-                total += (mass.log() - target).sum()
-                if needs_grad:
-                    # Softmax minus one-hot: the gradient with respect to the logits.
-                    minus_one = values.new_full(ids.shape, -1.0)
-                    grad_logits = (values / mass).scatter_add_(1, ids, minus_one).to(dtype)
-                    grad_part.copy_(grad_logits @ weight)
-                    grad_weight += grad_logits.T @ part
-        ctx.save_for_backward(grad_x, grad_weight)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * gradient, grad_weight * gradient, None
+            if depth == math.ceil(c.depth / 3):
+                middle = x
+        return norm(x[:, length:]), middle[:, length:]
 
 
 def random_mask(b: int, config: Config, rng: Generator) -> Tensor:

@@ -20,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from kalpana.models.dalle import fused_cross_entropy
+from kalpana.models.layers import fused_cross_entropy
 from kalpana.types import Cond, Tokens
 
 
@@ -40,7 +40,7 @@ class Config:
     image_vocabulary: int = 1025  # embedding rows: the codes, the start token, perhaps padding
     image_length: int = 256  # tokens of a picture
     # Outputs of the auxiliary head for each image token, after a third of the decoder; 0: no head.
-    aside: int = 0
+    aux_outputs: int = 0
 
 
 PRESETS = {
@@ -119,6 +119,8 @@ class MLP(nn.Module):
 
 
 class EncoderBlock(nn.Module):
+    compile_dynamic = True  # the training loop compiles this block, for any shape
+
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.norm_own, self.own = nn.LayerNorm(c.width), Attention(c.width, c.heads)
@@ -131,6 +133,8 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
+    compile_dynamic = True  # the training loop compiles this block, for any shape
+
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.norm_own, self.own = nn.LayerNorm(c.width), Attention(c.width, c.heads)
@@ -186,7 +190,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList([DecoderBlock(c) for _ in range(c.depth)])
         self.norm = nn.LayerNorm(c.width)
         self.head = nn.Linear(c.width, c.image_vocabulary, bias=False)
-        self.aside = nn.Linear(c.width, c.aside) if c.aside else None
+        self.aux_head = nn.Linear(c.width, c.aux_outputs) if c.aux_outputs else None
 
     def look(self, text: Tensor) -> list[Tensor]:
         """Keys and values (2, b, n, l, d/n), for each block, of the text's features (b, l, d).
@@ -207,7 +211,7 @@ class Decoder(nn.Module):
 
         ``past`` is the cache of each block; with it, ``image`` (b, 1) is the token at ``place``.
         """
-        return self.head(self.features(image, text, bias, past, place))  # b l image_vocabulary
+        return self.head(self.features(image, text, bias, past, place)[0])  # b l image_vocabulary
 
     def features(
         self,
@@ -216,20 +220,16 @@ class Decoder(nn.Module):
         bias: Tensor,
         past: list[Tensor] | None = None,
         place: int = 0,
-        aside: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Features (b, l, d) before the head; for the arguments see ``forward``.
-
-        The auxiliary outputs (b, l, config.aside), each from the tokens before its own, are
-        appended to the list ``aside`` where one is given.
-        """
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features (b, l, d) before the head, and of whole rows the auxiliary outputs, if there is
+        an auxiliary head; for the arguments see ``forward``."""
         x = self.before(self.codes(image) + self.positions[place : place + image.shape[1]])  # b l d
-        aside_depth = math.ceil(len(self.blocks) / 3)
+        aux, aux_depth = None, math.ceil(len(self.blocks) / 3)
         for i, block in enumerate(self.blocks):
             x = block(x, text[i], bias, None if past is None else past[i], place)
-            if aside is not None and self.aside is not None and i + 1 == aside_depth:
-                aside.append(self.aside(x))
-        return self.norm(x)
+            if past is None and self.aux_head is not None and i + 1 == aux_depth:
+                aux = self.aux_head(x)  # b l aux
+        return self.norm(x), aux
 
 
 class DalleMini(nn.Module):
@@ -261,20 +261,28 @@ class DalleMini(nn.Module):
         tokens: Tokens,
         image: Tensor,
         null: Tensor | None = None,
-        aside: list[Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
         """Mean cross-entropy in nats of the image tokens (b, l), a scalar.
 
         Each is predicted from the image tokens before it and the text. Tokens where ``hidden``
-        (b, l) is True are predicted, but masked in the input (token dropout). For ``aside`` see
-        ``Decoder.features``.
+        (b, l) is True are predicted, but masked in the input (token dropout).
         """
+        return self.loss_with_aux(tokens, image, null, hidden)[0]
+
+    def loss_with_aux(
+        self,
+        tokens: Tokens,
+        image: Tensor,
+        null: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss as in ``loss``, and the auxiliary outputs (b, l, config.aux_outputs), each from the
+        tokens before its own; None without an auxiliary head."""
         shown = image if hidden is None else image.masked_fill(hidden, self.config.start)
-        inputs = self._decoder_inputs(tokens, shown, null)
-        features = self.decoder.features(*inputs, aside=aside)
+        features, aux = self.decoder.features(*self._decoder_inputs(tokens, shown, null))
         total = fused_cross_entropy(features.flatten(0, 1), self.decoder.head, image.flatten())
-        return total / image.numel()
+        return total / image.numel(), aux
 
     def _decoder_inputs(
         self, tokens: Tokens, image: Tensor, null: Tensor | None

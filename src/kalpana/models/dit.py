@@ -1,7 +1,7 @@
 """DiT: a diffusion transformer over caption tokens and latent patches in one sequence.
 
 Every block attends over the whole sequence of caption tokens and 2x2 latent patches, as in the
-single-stream blocks of FLUX. The network predicts the clean latent x0 (JiT, Li and He 2025).
+single-stream blocks of FLUX. Trained for x0, it predicts the clean latent (JiT, Li and He 2025).
 Convolutions before and after the transformer model detail smaller than a patch and continuity
 across patch edges; a long skip connects them (U-ViT, Bao et al. 2023). After Peebles and Xie 2023
 (DiT), with later improvements: QK-norm, RMSNorm without gains, SwiGLU, rotary positions (Su et al.
@@ -19,6 +19,18 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.models.layers import (
+    Rotation,
+    SwiGLU,
+    embed_text,
+    frequencies,
+    modulate,
+    norm,
+    positions,
+    rope_tables,
+    rotate,
+    timestep_embedding,
+)
 from kalpana.types import Cond
 
 
@@ -34,13 +46,14 @@ class Config:
     patch: int = 2
     fine: int = 96  # width of the convolutions around the patches
     # Outputs of the auxiliary head for each patch, after a third of the blocks; 0: no head.
-    aside: int = 0
+    aux_outputs: int = 0
+    # Mix the prediction with x_t (`precision_weighted_x0`): only for x0 of the flow schedule.
+    precision_weighted: bool = True
 
 
 # Assumed standard deviation of the error of the network's x0 prediction (docs/log.md); see
 # `precision_weighted_x0`.
 GUESS = 0.1
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, (l, d/n/2) each
 
 
 class Attention(nn.Module):
@@ -65,25 +78,13 @@ class Attention(nn.Module):
         return self.out((scores.softmax(-1) @ v.to(q.dtype)).transpose(1, 2).flatten(2))  # b l d
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward (Shazeer 2020), 8/3 as wide inside, rounded up to a multiple of 64."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        hidden = math.ceil(width * 8 / 3 / 64) * 64
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * value)
-
-
 class Block(nn.Module):
     """Transformer block: attention and SwiGLU, each shifted, scaled and gated (adaLN).
 
     The modulation is the six shared vectors ``time`` (b, 6, d) plus the block's learned offsets.
     """
+
+    compile_dynamic = True  # the training loop compiles this block, for any shape
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ class ConvBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Diffusion transformer: ``network(x_t, t, cond) -> x0``.
+    """Diffusion transformer: ``network(x_t, t, cond) -> prediction``.
 
     Latents are (b, channels, h, w), with h and w multiples of ``patch``; t is (b,) in [0, 1].
     """
@@ -137,23 +138,31 @@ class DiT(nn.Module):
             nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width)
         )
         self.blocks = nn.ModuleList([Block(c.width, c.heads) for _ in range(c.depth)])
-        self.aside = nn.Linear(c.width, c.aside) if c.aside else None
+        self.aux_head = nn.Linear(c.width, c.aux_outputs) if c.aux_outputs else None
         self.final = nn.Linear(256, 2 * c.width)
         self.unpatch = nn.Linear(c.width, c.fine * c.patch**2)
         self.after = nn.ModuleList([ConvBlock(c.fine) for _ in range(2)])
         self.head = nn.Conv2d(c.fine, c.channels, 3, padding=1)
         self._init()
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, cond: Cond, aside: list[Tensor] | None = None
-    ) -> Tensor:
-        """Estimate of x0, (b, channels, h, w).
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Prediction (b, channels, h, w)."""
+        return self._predict(x_t, t, cond, with_aux=False)[0]
 
-        The auxiliary outputs (b, hw, config.aside) are appended to the list ``aside`` where one is
-        given.
+    def forward_with_aux(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Prediction, and the auxiliary outputs (b, hw, config.aux_outputs) of the patches.
+
+        Only networks with ``aux_outputs`` have these.
         """
+        prediction, aux = self._predict(x_t, t, cond, with_aux=True)
+        assert aux is not None
+        return prediction, aux
+
+    def _predict(
+        self, x_t: Tensor, t: Tensor, cond: Cond, with_aux: bool
+    ) -> tuple[Tensor, Tensor | None]:
         h, w = x_t.shape[-2] // self.config.patch, x_t.shape[-1] // self.config.patch
-        words, mask = self._embed_text(cond, len(x_t))  # b l d, b l
+        words, mask = embed_text(self.words, self.null, cond, len(x_t))  # b l d, b l
         rows_columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         grid = torch.stack(rows_columns, -1).flatten(0, 1).to(x_t.device)  # hw 2
         wave = timestep_embedding(t)  # b 256
@@ -173,30 +182,21 @@ class DiT(nn.Module):
         image = self.patches(patches)  # b hw d
         image = image + positions(grid, self.config.width)
         x, rotation = torch.cat((words, image), 1), rope_tables(angles)  # b l+hw d
-        aside_depth = math.ceil(self.config.depth / 3)
+        aux, aux_depth = None, math.ceil(self.config.depth / 3)
         for depth, block in enumerate(self.blocks, start=1):
             x = block(x, time, rotation, bias)
-            if aside is not None and self.aside is not None and depth == aside_depth:
-                aside.append(self.aside(x[:, length:]))
+            if with_aux and self.aux_head is not None and depth == aux_depth:
+                aux = self.aux_head(x[:, length:])  # b hw aux
 
         shift, scale = self.final(wave).unsqueeze(1).chunk(2, -1)
         x = self.unpatch(modulate(x[:, length:], shift, scale))  # b hw c·p·p
         fine = fine + F.pixel_shuffle(x.transpose(1, 2).unflatten(-1, (h, w)), self.config.patch)
         for block in self.after:
             fine = block(fine, wave)
-        return precision_weighted_x0(self.head(fine), x_t, t)
-
-    def _embed_text(self, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
-        """Token embeddings (b, l, d) and their mask (b, l). Null rows have one null token."""
-        if cond.tokens is None:
-            mask = torch.ones(b, 1, dtype=torch.bool, device=self.null.device)
-            return self.null.expand(b, 1, -1), mask
-        words, mask = self.words(cond.tokens.ids), cond.tokens.mask
-        if cond.null is not None:
-            first = torch.arange(mask.shape[1], device=mask.device) == 0
-            words = torch.where(cond.null[:, None, None], self.null, words)
-            mask = torch.where(cond.null[:, None], first, mask)
-        return words, mask
+        prediction = self.head(fine)
+        if self.config.precision_weighted:
+            prediction = precision_weighted_x0(prediction, x_t, t)
+        return prediction, aux
 
     def _angles(self, length: int, grid: Tensor) -> Tensor:
         """Rotary angles (length + hw, d/n/2): a quarter for the word index, the rest for the grid.
@@ -243,48 +243,3 @@ def precision_weighted_x0(guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     t = t[:, None, None, None].to(x_t)
     weight_x_t, total = GUESS**2 * (1 - t), GUESS**2 * (1 - t) ** 2 + t**2
     return (weight_x_t * x_t + t**2 * guess) / total
-
-
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last axis, without gains."""
-    return F.rms_norm(x, x.shape[-1:])
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """RMSNorm with an adaptive scale and shift: norm(x) * (1 + scale) + shift."""
-    return torch.addcmul(shift, norm(x), 1 + scale)
-
-
-def frequencies(n: int, base: float, device: torch.device) -> Tensor:
-    """Angular frequencies (n,), geometrically from 1 down to about 1 / base."""
-    return base ** -(torch.arange(n, device=device) / n)
-
-
-def timestep_embedding(t: Tensor) -> Tensor:
-    """Sinusoidal embedding (b, 256) of times t (b,) in [0, 1]."""
-    angles = 100 * t[:, None] * frequencies(128, 1000, t.device)
-    return torch.cat((angles.sin(), angles.cos()), -1)
-
-
-def positions(grid: Tensor, width: int) -> Tensor:
-    """Fixed sinusoidal position embedding (hw, width) of rows and columns ``grid`` (hw, 2).
-
-    Unlike a learned one, it has full strength from the first training step.
-    """
-    angles = grid.unsqueeze(-1) * frequencies(width // 4, 100, grid.device)  # hw 2 d/4
-    return torch.cat((angles.sin(), angles.cos()), -1).flatten(1)
-
-
-def rope_tables(angles: Tensor) -> Rotation:
-    """Cosines and sines, (l, k) each, of rotary angles (l, k)."""
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotary position embedding: x (b, n, l, 2k) with each feature pair (i, i + k) rotated.
-
-    ``rotation`` holds the cosines and sines of the angles, from ``rope_tables``.
-    """
-    cos, sin = (each.to(x.dtype) for each in rotation)
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

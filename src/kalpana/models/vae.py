@@ -30,6 +30,8 @@ class Config:
 class Block(nn.Module):
     """Residual block: x + conv(relu(conv(relu(x)))). It is the identity at initialisation."""
 
+    compile_dynamic = True  # the training loop compiles this block, for any shape
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.one = nn.Conv2d(width, width, 3, padding=1)
@@ -96,8 +98,13 @@ class VAE(nn.Module):
     @torch.no_grad()
     def fit_preview(self, pixels: Tensor) -> None:
         """Fit `preview` by least squares on pictures (b, 3, h, w), once after training."""
-        z = self.encode(pixels).movedim(1, -1).flatten(0, -2)
-        rgb = F.avg_pool2d(pixels, 8).movedim(1, -1).flatten(0, -2)
-        solution = torch.linalg.lstsq(torch.cat((z, torch.ones_like(z[:, :1])), 1), rgb).solution
+        z = self.encode(pixels).movedim(1, -1).flatten(0, -2).double()
+        rgb = F.avg_pool2d(pixels, 8).movedim(1, -1).flatten(0, -2).double()
+        given = torch.cat((z, torch.ones_like(z[:, :1])), 1)  # n latent+1
+        # Normal equations, summed in an order of their own and in fp64: the rounding of LAPACK's
+        # lstsq depends on the memory's alignment, and weights would differ from run to run.
+        gram = torch.stack([(given * column[:, None]).sum(0) for column in given.unbind(1)])
+        moments = torch.stack([(given * column[:, None]).sum(0) for column in rgb.unbind(1)], 1)
+        solution = torch.linalg.pinv(gram, hermitian=True) @ moments
         self.preview_weight.copy_(solution[:-1].T)
         self.preview_bias.copy_(solution[-1])

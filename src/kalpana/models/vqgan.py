@@ -84,6 +84,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Residual block: skip(x) + conv(silu(norm(conv(silu(norm(x)))))), then optional attention."""
 
+    compile_dynamic = False  # the training loop compiles this block, for each shape anew
+
     def __init__(self, c: Config, inputs: int, width: int, attends: bool) -> None:
         super().__init__()
         self.norm_one, self.norm_two = (

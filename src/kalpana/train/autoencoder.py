@@ -1,20 +1,50 @@
-"""Autoencoder training, and the reconstruction metrics PSNR and SSIM."""
+"""Autoencoder training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Generator, Tensor
 
 from kalpana.hub.weights import load_module
+from kalpana.metrics import psnr
 from kalpana.models import vae
 from kalpana.train import data_cache
-from kalpana.train.recipe import Recipe
+from kalpana.train.losses import reconstruction_loss
+from kalpana.train.recipe import PoolRecipe, Recipe, located
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices, noise
 from kalpana.world.world import World
+
+
+class AutoencoderRecipe(PoolRecipe):
+    """Recipe of an autoencoder."""
+
+    family: Literal["vae"] = "vae"
+    posterior_std: float = Field(
+        default=0.1,
+        ge=0,
+        description="standard deviation of the posterior: the noise added to latents before they "
+        "are decoded",
+    )
+    latent_anchor_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the squared distance from the latents of init, so that models "
+        "trained on those latents keep working",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.latent_anchor_weight and self.init is None:
+            yield (
+                "latent_anchor_weight",
+                "there is nothing to stay near to: name the autoencoder in init",
+            )
 
 
 class AutoencoderTask:
@@ -26,13 +56,15 @@ class AutoencoderTask:
 
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: AutoencoderRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
         channels_last, model = torch.channels_last, vae.VAE(config_of(vae.Config, recipe))
         self.model = model.to(device, memory_format=channels_last)  # type: ignore[call-overload]
         self.before = None  # the frozen autoencoder of ``init``
         if recipe.latent_anchor_weight and recipe.init:
-            old = _load(recipe.init)
+            old = _load(located(recipe.init))
             self.before = old.to(device, memory_format=channels_last)  # type: ignore[call-overload]
         train, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
         self.pictures = data_cache.pictures(train, recipe.num_images, progress)
@@ -41,7 +73,7 @@ class AutoencoderTask:
     def batch(self, step: int) -> Tensor:
         return torch.from_numpy(self.pictures[rows_of(self.recipe, step, self.pictures)])
 
-    def loss(self, batch: Tensor, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Tensor, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         x = data_cache.floats(batch)
         z = self.model.encode(x)
         apart = self._apart(z, x)
@@ -99,45 +131,3 @@ def rows_of(
     Sorted, because sequential reads from disk are faster.
     """
     return np.sort([i for i, _ in indices(recipe, step, len(pictures))][:count])
-
-
-def reconstruction_loss(error: Tensor) -> Tensor:
-    """Reconstruction loss, a scalar, of the pixel error (b, 3, h, w).
-
-    L1 and L2, L1 at a half and a quarter of the size, and L1 of the differences between neighbours,
-    since drawings are edges and flat areas.
-    """
-    loss = error.abs().mean() + error.square().mean()
-    loss = loss + 0.5 * sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
-    return loss + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
-
-
-def psnr(square: float) -> float:
-    """Peak signal-to-noise ratio in dB of the mean squared error ``square`` between pictures in
-    [-1, 1], whose peak is 2."""
-    return 10 * float(np.log10(4 / max(square, 1e-12)))
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (b,) of pictures (b, 3, h, w) in [-1, 1]; 1 for identical pictures.
-
-    Computed per colour channel, with means, variances and covariance under a Gaussian of 1.5 px in
-    windows of 11 px (Wang et al. 2004).
-    """
-    line = torch.exp(-((torch.arange(11, device=a.device) - 5) ** 2) / (2 * 1.5**2))
-    line = line / line.sum()
-    down, across = (  # band matrices, n - 10 by n
-        torch.stack([F.pad(line, (i, n - 11 - i)) for i in range(n - 10)]) for n in a.shape[2:]
-    )
-
-    def mean(x: Tensor) -> Tensor:
-        return down @ x @ across.T  # convolutions of one channel take far longer
-
-    # In fp32, since a variance is a small difference of large numbers.
-    with torch.autocast(a.device.type, enabled=False):
-        x, y = a.float(), b.float()
-        mx, my = mean(x), mean(y)
-        vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-        c1, c2 = 0.02**2, 0.06**2  # 1% and 3% of the range, which is 2
-        ratio = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return ratio.mean((1, 2, 3))

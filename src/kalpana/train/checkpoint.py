@@ -6,9 +6,11 @@ optimizers and the step.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors
@@ -17,9 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kalpana.train.recipe import Recipe
+from kalpana.hub.weights import current_name, files_of, fingerprint
+from kalpana.train.recipe import Recipe, located, saved_recipe
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
+
+# Fields that change nothing that is learned.
+FREE = ("name", "compile", "log_every", "sample_every", "save_every")
 
 
 @dataclass
@@ -48,16 +54,24 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
         "step": str(state.step),
         "seconds": str(state.seconds),
         "recipe": recipe.model_dump_json(),
+        "files": json.dumps(fingerprints(recipe)),
         "data": VERSION,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    safetensors.torch.save_file(
-        {name: value.contiguous().clone() for name, value in tensors.items()}, partial, header
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        safetensors.torch.save_file(
+            {name: value.contiguous().clone() for name, value in tensors.items()}, partial, header
+        )
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise KalpanaError(f"cannot write the checkpoint {path}: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: Path, state: State, recipe: Recipe) -> None:
@@ -69,7 +83,8 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
     try:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = file.keys()  # safe_open is no mapping
+            tensors = {current_name(name): file.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise KalpanaError(
             f"the checkpoint {path} is broken ({error}): "
@@ -82,11 +97,7 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
             f"{path} was trained on version {header['data']} of the world, and this is {VERSION}: "
             "train into another folder"
         )
-    before, now = (
-        each.model_dump(mode="json")
-        for each in (Recipe.model_validate_json(header["recipe"]), recipe)
-    )
-    changed = [name for name in now if before[name] != now[name]]
+    changed = differences(header, recipe)
     if changed:
         raise KalpanaError(
             f"{path} was made by a recipe that differs in {', '.join(changed)}: "
@@ -115,3 +126,37 @@ def load(path: Path, state: State, recipe: Recipe) -> None:
                 if value.shape == parameter.shape:
                     moments[key] = torch.empty_like(parameter).copy_(value)
     state.step, state.seconds = int(header["step"]), float(header["seconds"])
+
+
+def differences(header: Mapping[str, str], recipe: Recipe) -> list[str]:
+    """Fields of a recipe that change what is learned and differ from those of a checkpoint with
+    this header. Files are compared by their content."""
+    old = saved_recipe(json.loads(header["recipe"]))
+    if type(old) is not type(recipe):
+        return ["family"]
+    before, now = (each.model_dump(mode="json", exclude=set(FREE)) for each in (old, recipe))
+    if "files" in header:  # not in those of earlier versions
+        before |= json.loads(header["files"])
+        now |= fingerprints(recipe)
+    return [name for name in now if before[name] != now[name]]
+
+
+def fingerprints(recipe: Recipe) -> dict[str, list[str]]:
+    """SHA-256 of the files that each field of a recipe names."""
+    return {
+        name: _hashes(value)
+        for name in type(recipe).model_fields
+        if isinstance(value := getattr(recipe, name), Path)
+    }
+
+
+def _hashes(path: Path) -> list[str]:
+    """SHA-256 of the files that a path stands for: weights, or what is in a folder."""
+    path = located(path)
+    files = sorted(path.iterdir()) if path.is_dir() else files_of(path)
+    return [_hash(file, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+@lru_cache
+def _hash(file: Path, changed: int) -> str:
+    return fingerprint(file)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Generator, Tensor
 from torch.distributed.nn import functional as across
 from torch.utils.checkpoint import checkpoint
@@ -24,7 +26,7 @@ from kalpana.models import clip
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.object_augmentation import LOOSE, Cards, caption_for, loosely
-from kalpana.train.recipe import Recipe
+from kalpana.train.recipe import PoolRecipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of, indices
 from kalpana.types import Tokens
 from kalpana.world.grammar import FORMS, LANGUAGES
@@ -33,6 +35,37 @@ from kalpana.world.scene import Scene
 from kalpana.world.world import KINDS, World
 
 WRONG = 0.5  # hard negative captions per picture of the pool, at most
+
+
+class CLIPRecipe(PoolRecipe):
+    """Recipe of a CLIP."""
+
+    family: Literal["clip"] = "clip"
+    held_out_styles: tuple[str, ...] = Field(
+        default=(), description="drawing styles kept out of training"
+    )
+    object_augment_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of a batch that are single objects, randomly warped, recoloured and "
+        "inked (domain randomisation)",
+    )
+    grad_cache_chunk: int = Field(
+        default=0,
+        ge=0,
+        description="pairs whose activations are kept at a time (gradient caching): saves memory; "
+        "0: all",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.grad_accum > 1:
+            yield (
+                "grad_accum",
+                "the contrastive loss needs the whole batch at once: write grad_cache_chunk "
+                "instead",
+            )
 
 
 @dataclass(frozen=True)
@@ -51,7 +84,9 @@ class CLIPTask:
 
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: CLIPRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
         self.model = clip.CLIP(config_of(clip.Config, recipe)).to(device)
         self.tokenizer, side = Tokenizer.load(), self.model.config.side
@@ -97,7 +132,7 @@ class CLIPTask:
         own = numbers[: len(LANGUAGES) * len(pixels)].view(len(LANGUAGES), -1).T
         return CLIPBatch(pixels, self._tokens(every), numbers, own)
 
-    def loss(self, batch: CLIPBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: CLIPBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         """Contrastive loss of the whole batch; of several processes each computes that of all."""
         tokens, size = batch.tokens, self.recipe.grad_cache_chunk
         image = cached_gradients(self.model.image, (data_cache.floats(batch.pixels),), size)

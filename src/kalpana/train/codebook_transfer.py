@@ -28,11 +28,11 @@ from kalpana.hub.weights import (
     save_tensors,
 )
 from kalpana.train import data_cache
-from kalpana.train.recipe import TOKENS
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
 PICTURES = 8192  # encoded by both VQGANs
+TOKENS = ("dalle", "maskgit", "dalle-mini")  # families that model the tokens of a VQGAN
 # Suffixes of the names of parameters with one row per code.
 ROWS = ("codes.weight", "show.weight", "head.weight")
 

@@ -1,7 +1,7 @@
 """Disk cache of rendered pictures and of their latents and tokens, so that each is computed once.
 
 A pool is an array file in the cache folder, whose name contains all that determines its content. It
-is written under a temporary name and renamed when complete, so a pool that exists is complete.
+is written under a temporary name and renamed when complete. One that is damaged is made anew.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from kalpana.media import read_picture, to_pixels
 from kalpana.models.vae import VAE
 from kalpana.models.vqgan import VQGAN
 from kalpana.train import sign_augmentation
-from kalpana.train.recipe import Recipe
+from kalpana.train.recipe import CaptionedRecipe
 from kalpana.train.task import autocast
 from kalpana.types import KalpanaError
 from kalpana.world import sprites
@@ -160,12 +162,9 @@ def codes(
     return _array(folder() / name, shape, np.uint16, encode(), progress)
 
 
-def often(recipe: Recipe, world: World, harvested: int, progress: Progress = silent) -> np.ndarray:
-    """Occurrences of each picture in an epoch, (pool + harvested,) int64.
-
-    Pictures of the pool come up ``oversample ** hardness`` times, see ``_hardness``; the
-    ``harvested`` self-training pictures behind them ``self_train_repeat`` times.
-    """
+def often(recipe: CaptionedRecipe, world: World, progress: Progress = silent) -> np.ndarray:
+    """Occurrences of each picture of the pool in an epoch, (pool,) int64:
+    ``oversample ** hardness``, see ``_hardness``."""
     count = recipe.num_images
 
     def hardness() -> Iterator[np.ndarray]:
@@ -178,7 +177,7 @@ def often(recipe: Recipe, world: World, harvested: int, progress: Progress = sil
         path = folder() / f"hardness-{_name(world, count)}.npy"
         levels = _array(path, (count,), np.uint8, hardness(), progress)
         times = recipe.oversample ** levels.astype(np.int64)
-    return np.concatenate((times, np.full(harvested, recipe.self_train_repeat)))
+    return times
 
 
 def _hardness(groups: Sequence[Group]) -> int:
@@ -249,17 +248,47 @@ def _array(
     rows: Iterator[np.ndarray],
     progress: Progress,
 ) -> np.memmap:
-    """The array of a file, which is first made of the chunks in ``rows`` if it does not exist."""
-    if not path.exists():
+    """The array of a file, which is first made of the chunks in ``rows`` if it does not exist or is
+    damaged. Raises KalpanaError if it cannot be written."""
+    found = _open(path, shape, dtype)
+    if found is not None:
+        return found
+    partial_file, header = (
+        path.with_name(f".{path.name}.{uuid4().hex}.part"),
+        {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": shape,
+        },
+    )
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial_file = path.with_name(f".{path.name}.{os.getpid()}.part")
-        array = np.lib.format.open_memmap(partial_file, "w+", dtype, shape)
-        done = 0
-        for chunk in rows:
-            array[done : done + len(chunk)] = chunk
-            done += len(chunk)
-            progress(done, shape[0])
-        array.flush()
-        del array
+        # Written as a file: with a memory map, a full disk would kill the process.
+        with partial_file.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            done = 0
+            for chunk in rows:
+                file.write(np.ascontiguousarray(chunk, dtype).tobytes())
+                done += len(chunk)
+                progress(done, shape[0])
         partial_file.replace(path)
-    return np.lib.format.open_memmap(path, "r")
+    except OSError as error:
+        raise KalpanaError(
+            f"cannot write the cache of pictures {path}: {error.strerror or error}: make room, or "
+            "set XDG_CACHE_HOME to another folder"
+        ) from None
+    finally:
+        with suppress(OSError):
+            partial_file.unlink(missing_ok=True)
+    array = _open(path, shape, dtype)
+    assert array is not None
+    return array
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: type | np.dtype) -> np.memmap | None:
+    """The array of a file, None if there is none of this shape and type or it is damaged."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):  # absent or unreadable; cut short or no array
+        return None
+    return array if array.shape == shape and array.dtype == np.dtype(dtype) else None

@@ -8,10 +8,12 @@ encoded and decoded. With a transformer as well, some are noised and denoised by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Generator, Tensor
 
 from kalpana.diffusion.denoiser import Denoise, Denoiser
@@ -19,7 +21,7 @@ from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow
 from kalpana.hub.weights import load_module
 from kalpana.models import dit
-from kalpana.train.recipe import Recipe
+from kalpana.train.recipe import Recipe, located
 from kalpana.train.task import autocast, noise
 from kalpana.types import Cond
 
@@ -32,6 +34,27 @@ KEPT, KEPT_LARGE, LOST = (0.15, 0.35), (0.3, 0.55), (0.85, 0.95)
 LOST_SHARE = 0.05  # of a batch: made unrecognisable
 
 
+class DegradedRecipe(Recipe):
+    """Recipe of a network of a verifier, which is trained on degraded renders."""
+
+    vae: Path | None = Field(
+        default=None,
+        description="weights of an autoencoder that encodes and decodes a share of the pictures",
+    )
+    sdedit_model: Path | None = Field(
+        default=None,
+        description="weights of a flow transformer that noises a share of the pictures part of the "
+        "way and denoises them (SDEdit)",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.sdedit_model and self.vae is None:
+            yield "sdedit_model", "it works on latents: name their autoencoder as 'vae'"
+        if self.compile:
+            yield "compile", f"a {self.family} has no blocks to compile: leave it out"
+
+
 class Degradations:
     """Degrades a random part of a batch: ``degrade(pixels, rng)`` with pictures (b, 3, h, w).
 
@@ -40,13 +63,13 @@ class Degradations:
     objects alone.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: DegradedRecipe, device: torch.device) -> None:
         self.vae, self.dit = None, None
         if recipe.vae:
-            network = load_module(recipe.vae, "vae")
+            network = load_module(located(recipe.vae), "vae")
             self.vae = network.to(device)
         if recipe.sdedit_model:
-            flow = load_module(recipe.sdedit_model, "flow")
+            flow = load_module(located(recipe.sdedit_model), "flow")
             self.dit = flow.to(device)
 
     @torch.no_grad()

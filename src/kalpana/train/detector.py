@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from pydantic import Field
 from torch import Generator, Tensor
 
 from kalpana.media import to_images, to_pixels
 from kalpana.models import detector
 from kalpana.models.detector import STRIDE, Maps
 from kalpana.train import data_cache
-from kalpana.train.degradations import Degradations
+from kalpana.train.degradations import Degradations, DegradedRecipe
 from kalpana.train.detector_labels import OTHER, facing, label, labels, numbers
-from kalpana.train.recipe import Recipe
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
 from kalpana.world.kinds import multi_object
@@ -53,6 +54,16 @@ def tail() -> dict[str, int]:
     return {concept.id: k for k, concept in enumerate(c for c in lexicon().values() if not c.core)}
 
 
+class DetectorRecipe(DegradedRecipe):
+    """Recipe of a detector."""
+
+    family: Literal["detector"] = "detector"
+    downsampled_styles: tuple[str, ...] = Field(
+        default=(),
+        description="drawing styles of which only a third of the pictures are trained on",
+    )
+
+
 @dataclass(frozen=True)
 class DetectorBatch:
     """Batch of the detector task: pictures and their targets.
@@ -72,6 +83,17 @@ class DetectorBatch:
     shows: Tensor
     objects: Tensor
 
+    def rows(self, part: range) -> DetectorBatch:
+        """The pictures of a range and their objects."""
+        pictures = self.objects[:, 0]
+        objects = self.objects[(pictures >= part.start) & (pictures < part.stop)].clone()
+        objects[:, 0] -= part.start
+        pixels, heat, painted, shows = (
+            each[part.start : part.stop]
+            for each in (self.pixels, self.heat, self.painted, self.shows)
+        )
+        return DetectorBatch(pixels, heat, painted, shows, objects)
+
 
 class DetectorTask:
     """CenterNet (Zhou et al. 2019).
@@ -84,11 +106,12 @@ class DetectorTask:
 
     ahead = False  # batches are rendered and degraded on the device
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: DetectorRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
-        config = replace(
-            config_of(detector.Config, recipe), classes=len(labels()), concepts=len(tail())
-        )
+        given = {"classes": len(labels()), "concepts": len(tail())}
+        config = config_of(detector.Config, recipe, given)
         model, channels_last = detector.Detector(config), torch.channels_last
         self.model = model.to(device, memory_format=channels_last)  # type: ignore[call-overload]
         self.damage = Degradations(recipe, device)
@@ -130,7 +153,7 @@ class DetectorTask:
             return frame(self.recipe.seed, rng)
         return World(self.recipe.seed, kind=kind).scene(rng.randrange(self.recipe.num_images))
 
-    def loss(self, batch: DetectorBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: DetectorBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         out: Maps = self.model(batch.pixels.contiguous(memory_format=torch.channels_last))
         parts = {"heat": focal(out.heat.float(), batch.heat)}
         parts["painted"] = F.binary_cross_entropy_with_logits(out.painted.float(), batch.painted)

@@ -1,133 +1,135 @@
-"""Training of the latent flow transformer."""
+"""Training of latent diffusion networks, such as the flow transformer, on captioned latents."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from pydantic import Field
+from torch import Tensor
 
-from kalpana.diffusion.denoiser import Denoiser
-from kalpana.diffusion.guidance import guide
-from kalpana.diffusion.samplers import SAMPLERS, sample
-from kalpana.diffusion.schedule import Flow, times
+from kalpana.diffusion.denoiser import Process
+from kalpana.families import FAMILIES
 from kalpana.hub.weights import load_module
-from kalpana.models import dit
+from kalpana.models.vae import VAE
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
-from kalpana.train.patch_labels import sizes
-from kalpana.train.recipe import Recipe
-from kalpana.train.task import (
-    HELD_OUT,
-    CaptionSampler,
-    Metrics,
-    add_auxiliary_loss,
-    auxiliary_targets,
-    config_of,
-    noise,
-)
-from kalpana.types import Cond, Tokens
+from kalpana.train.diffusion import DiffusionBatch, DiffusionRecipe, DiffusionTask
+from kalpana.train.recipe import located
+from kalpana.train.task import HELD_OUT, CaptionSampler, aux_outputs, auxiliary_targets, config_of
+from kalpana.types import Tokens
 from kalpana.world.world import World
 
 
-@dataclass(frozen=True)
-class LatentBatch:
-    """Batch of the flow task."""
+class LatentRecipe(DiffusionRecipe):
+    """Recipe of a diffusion network of the latents of an autoencoder."""
 
-    latents: Tensor  # (b, c, h, w) float16
-    tokens: Tokens  # of the captions
-    layout: Tensor  # patch labels (b, 4, h/patch, w/patch), or (b, 0) without auxiliary loss
-    worth: Tensor  # (b,) weight of the auxiliary loss at this step
+    vae: Path = Field(
+        description="weights of the trained autoencoder, such as weights/default/vae.safetensors"
+    )
+    self_train_dir: Path | None = Field(
+        default=None,
+        description="folder of the model's own pictures that a verifier found right (rejection "
+        "sampling), trained on beside the pool",
+    )
+    self_train_repeat: int = Field(
+        default=1,
+        ge=1,
+        description="times that a picture of self_train_dir comes up in an epoch, where one of the "
+        "pool comes up once",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.self_train_dir and self.aux_weight:
+            yield "aux_weight", "pictures of self_train_dir have no patch labels: leave it out"
 
 
-class FlowTask:
-    """Flow matching (Lipman et al. 2023) of a latent transformer that predicts x0.
+class FlowRecipe(LatentRecipe):
+    """Recipe of a latent flow transformer."""
 
-    The x0 error is weighted by 1/t^2, which equals the velocity error. Captions are worded anew
-    each epoch.
+    family: Literal["flow"] = "flow"
+
+
+class LatentData:
+    """Latents and captions of a pool of pictures, and of self-training pictures behind it.
+
+    ``length`` is the largest number of caption tokens, and ``patch`` the side of the patches that
+    get labels, in latents.
     """
 
-    ahead = True
-
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
-        assert recipe.vae is not None
-        self.recipe, self.device, self.schedule = recipe, device, Flow()
-        self.world = World(recipe.seed, "train", kind=recipe.kind)
-        aside = sum(sizes()) + 2 if recipe.aux_weight else 0
-        self.model = dit.DiT(replace(config_of(dit.Config, recipe), aside=aside)).to(device)
-        self.decoder = load_module(recipe.vae, "vae").to(device)
-        self.tokenizer = Tokenizer.load()
-        self.latents = data_cache.latents(
-            self.decoder, recipe.vae, self.world, recipe.num_images, device, progress
+    def __init__(
+        self,
+        recipe: LatentRecipe,
+        vae: VAE,
+        length: int,
+        patch: int,
+        device: torch.device,
+        progress: data_cache.Progress,
+    ) -> None:
+        self.recipe, self.vae, self.length, self.patch = recipe, vae, length, patch
+        self.tokenizer, weights = Tokenizer.load(), located(recipe.vae)
+        self.world, self.dev = (
+            World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev")
         )
-        self.extra_latents, self.extra_captions = (  # of self-training
-            data_cache.harvested(self.decoder, recipe.self_train_dir, device)
+        self.latents, self.dev_latents = (
+            data_cache.latents(vae, weights, world, count, device, progress)
+            for world, count in ((self.world, recipe.num_images), (self.dev, HELD_OUT))
+        )
+        self.extra_latents, extra_captions = (  # of self-training
+            data_cache.harvested(vae, recipe.self_train_dir, device)
             if recipe.self_train_dir
             else (self.latents[:0], [])
         )
-        self.dev = World(recipe.seed, "dev", kind=recipe.kind)
-        self.dev_latents = data_cache.latents(
-            self.decoder, recipe.vae, self.dev, HELD_OUT, device, progress
-        )
-        often = data_cache.often(recipe, self.world, len(self.extra_captions), progress)
-        self._captions = CaptionSampler(recipe, self.world, often, self.extra_captions)
+        repeats = np.full(len(extra_captions), recipe.self_train_repeat)
+        often = np.concatenate((data_cache.often(recipe, self.world, progress), repeats))
+        self.captions = CaptionSampler(recipe, self.world, often, extra_captions)
 
-    def batch(self, step: int) -> LatentBatch:
-        rows, captions = zip(*self._captions(step), strict=True)
-        tokens = self.tokenizer.encode(captions, self.model.config.length)
+    def batch(self, step: int) -> DiffusionBatch:
+        rows, captions = zip(*self.captions(step), strict=True)
         pool = len(self.latents)  # rows from here on are self-training pictures
         latents = torch.from_numpy(
             np.stack([self.latents[i] if i < pool else self.extra_latents[i - pool] for i in rows])
         )
-        cells = latents.shape[-1] // self.model.config.patch
-        targets = auxiliary_targets(self.recipe, self.world, rows, cells, step)
-        return LatentBatch(latents, tokens, *targets)
+        layout = auxiliary_targets(self.recipe, self.world, rows, latents.shape[-1] // self.patch)
+        return DiffusionBatch(latents, self._tokens(captions), layout=layout)
 
-    def loss(self, batch: LatentBatch, rng: Generator) -> tuple[Tensor, Metrics]:
-        x0, b = batch.latents.float(), len(batch.latents)
-        t, eps = noise_times(b, rng), noise(x0, rng)
-        null = torch.rand(b, generator=rng) < self.recipe.caption_dropout
-        cond, logits = Cond(batch.tokens, null.to(self.device)), list[Tensor]()
-        loss = self._velocity_error(x0, t.to(x0), eps, cond, logits).mean()
-        metrics = {"velocity": loss.item()} if self.recipe.aux_weight else {}
-        return add_auxiliary_loss(loss, logits, batch.layout, batch.worth, metrics)
+    def held_out(self, rows: range) -> DiffusionBatch:
+        latents = torch.from_numpy(np.array(self.dev_latents[rows.start : rows.stop]))
+        return DiffusionBatch(latents, self._tokens([self.dev.describe(i)[0] for i in rows]))
 
-    def _velocity_error(
-        self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond, logits: list[Tensor] | None = None
-    ) -> Tensor:
-        """(b,) mean squared error of the velocity (x_t - x0) / t implied by the x0 estimate.
+    def decode(self, x0: Tensor) -> Tensor:
+        return self.vae.decode(x0)
 
-        Patch logits of the auxiliary head, if the network has one, are appended to ``logits``.
-        """
-        time = t[:, None, None, None]
-        prediction = self.model((1 - time) * x0 + time * eps, t, cond, logits).float()
-        return ((prediction - x0) / time).square().mean((1, 2, 3))
-
-    def evaluate(self) -> tuple[Metrics, Tensor]:
-        """Velocity error on dev latents; the sheet has samples for the first 32 dev captions."""
-        rng, errors = torch.Generator().manual_seed(0), []
-        for start in range(0, HELD_OUT, 64):
-            rows = np.array(self.dev_latents[start : start + 64])
-            x0 = torch.from_numpy(rows).to(self.device).float()
-            t, eps = noise_times(64, rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
-            cond = Cond(self._tokens(range(start, start + 64)))
-            errors.append(self._velocity_error(x0, t, eps, cond))
-        x = torch.randn(32, *self.dev_latents.shape[1:], generator=rng).to(self.device)
-        denoise = guide(Denoiser(self.model, self.schedule), Cond(self._tokens(range(32))), 3.0)
-        for state in sample(denoise, x, times(20), SAMPLERS["dpmpp-2m"]):
-            x = state.x
-        return {"dev_loss": torch.cat(errors).mean().item()}, self.decoder.decode(x.float()).float()
-
-    def finish(self) -> None:
-        """No final step."""
-
-    def _tokens(self, indices: range) -> Tokens:
-        captions = [self.dev.describe(i)[0] for i in indices]
-        return self.tokenizer.encode(captions, self.model.config.length).to(self.device)
+    def _tokens(self, captions: list[str] | tuple[str, ...]) -> Tokens:
+        return self.tokenizer.encode(captions, self.length)
 
 
-def noise_times(count: int, rng: Generator) -> Tensor:
-    """Logit-normal times (count,) in (0, 1) (Esser et al. 2024, eq. 19), skewed towards noise:
-    median 0.69, quartiles 0.53 and 0.81."""
-    return torch.sigmoid(0.8 + 1.0 * torch.randn(count, generator=rng))
+class FlowTask(DiffusionTask):
+    """Diffusion task on the latents of the recipe's autoencoder, for the network of its family."""
+
+    data: LatentData
+
+    def __init__(
+        self, recipe: LatentRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
+        family = FAMILIES[recipe.family]
+        assert family.codec is not None
+        with torch.random.fork_rng(devices=[]):  # the network's own weights do not depend on it
+            vae = load_module(located(recipe.vae), family.codec).to(device)
+        given = {
+            "channels": vae.config.latent,
+            "aux_outputs": aux_outputs(recipe),
+            "precision_weighted": recipe.process == Process("flow", "x0"),
+        }
+        known = {field.name for field in fields(family.config_class())}
+        config = config_of(
+            family.config_class(), recipe, {k: v for k, v in given.items() if k in known}
+        )
+        model = family.build(**vars(config)).to(device)
+        data = LatentData(recipe, vae, config.length, config.patch, device, progress)
+        super().__init__(recipe, device, model, data)

@@ -2,20 +2,20 @@
 
 A run has one folder: checkpoint.safetensors, log.jsonl and TensorBoard files, sample sheets, and at
 the end the averaged weights with their provenance, named as in a model's folder. Started again, a
-run resumes exactly; Ctrl-C or SIGTERM saves a checkpoint and stops it.
+run resumes exactly; Ctrl-C, SIGTERM or SIGHUP saves a checkpoint and stops it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from itertools import chain
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,15 @@ from torch.utils.data import DataLoader, Dataset
 from kalpana.families import FAMILIES, find
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import clip, dalle, dalle_mini, dit, vae, vqgan
 from kalpana.train import checkpoint
-from kalpana.train.recipe import Recipe
+from kalpana.train.diffusion import DiffusionRecipe
+from kalpana.train.recipe import Recipe, check_recipe, located
+from kalpana.train.run import Log, asked_to_stop, locked, one_line_errors
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
 from kalpana.train.vqgan import AdversarialPair
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
 
-# Modules that ``compile_blocks`` compiles.
-BLOCKS = (
-    dit.Block,
-    vae.Block,
-    vqgan.Block,
-    dalle.Block,
-    dalle_mini.EncoderBlock,
-    dalle_mini.DecoderBlock,
-    clip.Block,
-)
 SHAPES = 64  # recompilation limit; torch's 8 is too low for a convolutional network
 
 
@@ -62,34 +53,31 @@ def train(
     ``until`` stops it after that many steps, as Ctrl-C would. ``device`` defaults to a GPU where
     there is one. ``workers`` is the number of processes that prefetch batches: by default all
     cores but one for a GPU, and none for a CPU, whose cores are busy; the result is the same.
-    ``echo`` is called with one line of text at a time. Raises KalpanaError if ``init`` does not fit
-    the network or the checkpoint does not fit the recipe.
+    ``echo`` is called with one line of text at a time.
+
+    Raises KalpanaError if ``init`` does not fit the network or the checkpoint does not fit the
+    recipe, if another process trains into the folder, a file cannot be read or written, or a
+    gradient is not finite; KeyboardInterrupt after a Ctrl-C, when the checkpoint is saved.
     """
-    out.mkdir(parents=True, exist_ok=True)
+
+    def tell(line: str) -> None:
+        with suppress(OSError):  # a terminal that was closed must not end the run unsaved
+            echo(line)
+
+    with one_line_errors(out), locked(out):
+        return _train(recipe, out, until, device, workers, tell)
+
+
+def _train(
+    recipe: Recipe, out: Path, until: int | None, device: str | None, workers: int | None, echo: Any
+) -> Path | None:
+    saved = out / "checkpoint.safetensors"
     torch.manual_seed(recipe.seed)
     task = make_task(recipe, find_device(device), _progress(echo))
     if recipe.compile:
         compile_blocks(task.model)
-    saved = out / "checkpoint.safetensors"
-    if recipe.init and not saved.exists():
-        given, own = read_weights(recipe.init, recipe.family).tensors, shipped(task).state_dict()
-        try:
-            shipped(task).load_state_dict(
-                own | {name: value for name, value in given.items() if name in own}
-            )
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise KalpanaError(
-                f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: "
-                f"{reason}"
-            ) from None
-        if fresh := own.keys() - given.keys():
-            echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
-        if idle := given.keys() - own.keys():
-            echo(
-                f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, "
-                "this network does not have them"
-            )
+    if recipe.init:
+        start_from(task, recipe, None if saved.exists() else echo)
     if recipe.bf16 and not has_bf16(task.device):
         echo(
             f"{recipe.name}: this CPU has no bfloat16, so training runs in fp32, "
@@ -103,7 +91,7 @@ def train(
         checkpoint.load(saved, state, recipe)
         echo(f"{recipe.name}: resuming from step {state.step}")
     last = min(until or recipe.steps, recipe.steps)
-    log = Log(out)
+    log = Log(out, state.step)
     if workers is None:
         workers = 0 if task.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 1)
     prefetched = batches(task, range(state.step, last), workers)
@@ -112,49 +100,99 @@ def train(
             began = time.perf_counter()
             metrics = train_step(task, state, recipe, next(prefetched))
             state.step += 1
-            state.seconds += time.perf_counter() - began
+            spent = time.perf_counter() - began
+            state.seconds += spent
             if state.step % recipe.log_every == 0 or state.step == last:
-                per_second = recipe.batch / (time.perf_counter() - began)
-                metrics |= {
-                    "seconds": state.seconds,
-                    "samples": state.step * recipe.batch,
-                    "samples_per_second": per_second,
-                }
-                log.write(state.step, metrics)
-                left = (recipe.steps - state.step) * state.seconds / state.step / 60
-                echo(
-                    f"{recipe.name} {state.step}/{recipe.steps}  "
-                    + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-                    + f"  {left:.0f} min left"
-                )
+                report(state, recipe, metrics, spent, log, echo)
             if state.step % recipe.sample_every == 0 and state.step < recipe.steps:
                 evaluate(task, state, recipe, out, log, echo)
             if state.step % recipe.save_every == 0:
                 checkpoint.save(saved, state, recipe)
     checkpoint.save(saved, state, recipe)
     if state.step < recipe.steps:
+        log.close()
         echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
+        if signal.SIGINT in stop:
+            raise KeyboardInterrupt
         return None
-    return ship(task, state, recipe, out, evaluate(task, state, recipe, out, log, echo))
+    scores = evaluate(task, state, recipe, out, log, echo)
+    log.close()
+    return ship(task, state, recipe, out, scores)
+
+
+def report(
+    state: checkpoint.State, recipe: Recipe, metrics: Metrics, spent: float, log: Log, echo: Any
+) -> None:
+    """Log the metrics of the last step, which took ``spent`` seconds, and the time that is left."""
+    metrics |= {
+        "seconds": state.seconds,
+        "samples": state.step * recipe.batch,
+        "samples_per_second": recipe.batch / spent,
+    }
+    log.write(state.step, metrics)
+    echo(
+        f"{recipe.name} {state.step}/{recipe.steps}  "
+        + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+        + f"  {seconds_left(state, recipe) / 60:.0f} min left"
+    )
+
+
+def seconds_left(state: checkpoint.State, recipe: Recipe) -> float:
+    """Training time until the last step, at the mean speed so far."""
+    return (recipe.steps - state.step) * state.seconds / state.step
+
+
+def start_from(task: Task, recipe: Recipe, echo: Any) -> None:
+    """Load the weights ``init`` into the network, and tell which of them do not fit it.
+
+    With ``echo`` None, for a run that is resumed, they are only checked. Raises KalpanaError if the
+    file cannot be read or a tensor has another shape.
+    """
+    assert recipe.init is not None
+    given = read_weights(located(recipe.init), recipe.family).tensors
+    if echo is None:
+        return
+    own = shipped(task).state_dict()
+    try:
+        shipped(task).load_state_dict(
+            own | {name: value for name, value in given.items() if name in own}
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'init': {recipe.init} does not fit the network: {reason}"
+        ) from None
+    if fresh := own.keys() - given.keys():
+        echo(f"{recipe.name}: {', '.join(sorted(fresh))} start afresh, {recipe.init} has none")
+    if idle := given.keys() - own.keys():
+        echo(
+            f"{recipe.name}: {', '.join(sorted(idle))} of {recipe.init} are left out, "
+            "this network does not have them"
+        )
 
 
 def make_task(recipe: Recipe, device: torch.device, progress: Callable[[int, int], None]) -> Task:
-    """The training task of a recipe's family; ``progress(done, total)`` follows its rendering."""
+    """The training task of a recipe's family; ``progress(done, total)`` follows its rendering.
+
+    Raises KalpanaError if settings of the recipe do not fit each other or its files.
+    """
+    check_recipe(recipe)
     reference = FAMILIES[recipe.family].task
     assert reference is not None
     return find(reference)(recipe, device, progress)
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the residual blocks in place, each by itself.
+    """Compile the blocks of a network in place, each by itself, which is quick.
 
-    This compiles quickly, and shapes are dynamic, for captions of any length. A VQGAN's blocks get
-    static shapes, which are faster: its pictures have one size.
+    Blocks have the attribute ``compile_dynamic``: True for dynamic shapes, for captions of any
+    length; False for static ones, which are faster, for pictures of one size.
     """
     torch._dynamo.config.recompile_limit = SHAPES
     for module in model.modules():
-        if isinstance(module, BLOCKS):
-            module.compile(dynamic=not isinstance(module, vqgan.Block))
+        dynamic = getattr(module, "compile_dynamic", None)
+        if dynamic is not None:
+            module.compile(dynamic=dynamic)
 
 
 class PrefetchDataset(Dataset[list[Any]]):
@@ -196,7 +234,8 @@ def batches(task: Task, steps: range, workers: int) -> Iterator[Any]:
 def _init_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
     # A signal that stops a run goes to all its processes, but the loop needs batches until it ends.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_IGN)
 
 
 def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) -> Metrics:
@@ -212,12 +251,13 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    total, metrics = 0.0, dict[str, float]()
-    for part in split(moved(batch, task.device), recipe.grad_accum):
+    metrics: Metrics = {}
+    for part, share in split(moved(batch, task.device), recipe.grad_accum):
         with autocast(task.device, recipe.bf16):
-            loss, metrics = task.loss(part, rng)
-        (loss / recipe.grad_accum).backward()
-        total += loss.item() / recipe.grad_accum
+            loss, found = task.loss(part, rng, state.step / recipe.steps)
+        (share * loss).backward()
+        for name, value in {"loss": loss.item(), **found}.items():
+            metrics[name] = metrics.get(name, 0.0) + share * value
     adversarial = isinstance(task.model, AdversarialPair)
     # Generator and discriminator are clipped separately, so that neither scales the other down.
     networks = list(task.model.children()) if adversarial else [task.model]
@@ -230,21 +270,31 @@ def train_step(task: Task, state: checkpoint.State, recipe: Recipe, batch: Any) 
     for optimizer in state.optimizers:
         optimizer.step()
     average(state, recipe.ema_decay)
-    return {"loss": total, **metrics, "grad": norms[0], "lr": rate}
+    return {**metrics, "grad": norms[0], "lr": rate}
 
 
-def split(batch: Any, parts: int) -> Iterator[Any]:
-    """Parts of equal size of a batch: every tensor in it is split along its rows."""
-    if parts == 1:
-        yield batch
-    elif isinstance(batch, Tensor):
-        yield from batch.chunk(parts)
-    else:
-        fields = {
-            name: list(split(getattr(batch, name), parts)) for name in batch.__dataclass_fields__
-        }
-        for k in range(parts):
-            yield type(batch)(**{name: values[k] for name, values in fields.items()})
+def split(batch: Any, parts: int) -> Iterator[tuple[Any, float]]:
+    """At most ``parts`` parts of a batch, of nearly equal size, each with its share of the rows."""
+    b = _count(batch)
+    parts = min(parts, b)
+    edges = [b * k // parts for k in range(parts + 1)]
+    for start, stop in pairwise(edges):
+        yield (batch if parts == 1 else _rows(batch, range(start, stop))), (stop - start) / b
+
+
+def _count(batch: Any) -> int:
+    """Number of rows of a batch: of its first tensor."""
+    return len(batch) if isinstance(batch, Tensor) else _count(next(iter(vars(batch).values())))
+
+
+def _rows(batch: Any, part: range) -> Any:
+    """Rows of a batch, see ``task.Task``. A batch whose tensors do not all have one row a picture
+    has a method ``rows``."""
+    if batch is None or isinstance(batch, Tensor):
+        return None if batch is None else batch[part.start : part.stop]
+    if hasattr(batch, "rows"):
+        return batch.rows(part)
+    return type(batch)(**{name: _rows(value, part) for name, value in vars(batch).items()})
 
 
 def schedule(step: int, recipe: Recipe) -> float:
@@ -259,12 +309,18 @@ def schedule(step: int, recipe: Recipe) -> float:
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
     """AdamW for all parameters; or Muon (Jordan 2024) for the matrices inside blocks and AdamW for
-    the rest, both with AdamW's learning rate."""
+    the rest, both with AdamW's learning rate. Raises KalpanaError if there are no such
+    matrices."""
     inside = [
         p
         for name, p in model.named_parameters()
         if p.ndim == 2 and ".weight" in name and ("blocks." in name or "text." in name)
     ]
+    if recipe.optimizer == "muon" and not inside:
+        raise KalpanaError(
+            f"recipe {recipe.name}: field 'optimizer': muon is for matrices in blocks, and this "
+            "network has none: leave it out"
+        )
     chosen = {id(p) for p in inside} if recipe.optimizer == "muon" else set()
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw = AdamW(rest, recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True)
@@ -332,14 +388,18 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         "scores": {name: round(value, 4) for name, value in scores.items()},
     }
     if recipe.init:
-        provenance["init"] = read_weights(recipe.init, recipe.family).provenance
-    if recipe.vqgan:  # the tokens have a meaning for this VQGAN only
-        provenance["vqgan"] = {file.name: fingerprint(file) for file in files_of(recipe.vqgan)}
+        provenance["init"] = read_weights(located(recipe.init), recipe.family).provenance
+    codec = FAMILIES[recipe.family].codec
+    if codec:  # latents and tokens have a meaning for this autoencoder only
+        files = files_of(located(getattr(recipe, codec)))
+        provenance[codec] = {file.name: fingerprint(file) for file in files}
+    process = asdict(recipe.process) if isinstance(recipe, DiffusionRecipe) else None
     with averaged(state):
         task.finish()
         network = shipped(task)
         path = out / FAMILIES[recipe.family].file
-        save_weights(path, network, recipe.family, network.config, provenance)  # type: ignore[arg-type]
+        config: Any = network.config
+        save_weights(path, network, recipe.family, config, provenance, process)
     return path
 
 
@@ -354,44 +414,6 @@ def hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     precision = "bf16" if has_bf16(device) else "fp32 alone"
     return f"{os.cpu_count()} x {platform.machine()} CPU, {precision}"
-
-
-class Log:
-    """Log of a run: log.jsonl, one line per report, and TensorBoard files where it is installed."""
-
-    def __init__(self, out: Path) -> None:
-        self.path = out / "log.jsonl"
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.board = None
-        else:
-            self.board = SummaryWriter(str(out))
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self.board:
-            for name, value in metrics.items():
-                self.board.add_scalar(name, value, step)
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """Context that yields a list, to which SIGINT and SIGTERM append instead of ending the process.
-
-    The loop then finishes its step, saves a checkpoint and returns.
-    """
-    stop: list[int] = []
-    before = {
-        kind: signal.signal(kind, lambda number, frame: stop.append(number))
-        for kind in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def _progress(echo: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,7 @@ from torch import Generator, Tensor
 
 from kalpana.models import reader
 from kalpana.train import data_cache
-from kalpana.train.degradations import Degradations
-from kalpana.train.recipe import Recipe
+from kalpana.train.degradations import Degradations, DegradedRecipe
 from kalpana.train.sign_augmentation import respelt
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.world import maps
@@ -32,6 +32,12 @@ def characters() -> str:
     return "".join(sorted(set(signs.LETTERS) | syllables | letters))
 
 
+class ReaderRecipe(DegradedRecipe):
+    """Recipe of a reader."""
+
+    family: Literal["reader"] = "reader"
+
+
 @dataclass(frozen=True)
 class ReaderBatch:
     """Batch of the reader task."""
@@ -46,9 +52,11 @@ class ReaderTask:
 
     ahead = False  # batches are rendered and degraded on the device
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: ReaderRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
-        config = replace(config_of(reader.Config, recipe), characters=characters())
+        config = config_of(reader.Config, recipe, {"characters": characters()})
         self.model = reader.Reader(config).to(device)
         self.damage = Degradations(recipe, device)
         scenes = [World(recipe.seed, "dev", kind="text").scene(i) for i in range(HELD_OUT)]
@@ -87,7 +95,7 @@ class ReaderTask:
             numbers[i, : len(word)] = torch.tensor(row)
         return ReaderBatch(strips(pixels, boxes), numbers.to(self.device), lengths.to(self.device))
 
-    def loss(self, batch: ReaderBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: ReaderBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         logits = self.model(batch.strips)
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # l b c
         columns = torch.full_like(batch.lengths, len(log_probs))

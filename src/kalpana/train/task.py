@@ -6,19 +6,18 @@ A task's batch is a function of the step alone, which makes a run exactly resuma
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Generator, Tensor, nn
 
 from kalpana.train.patch_labels import layout, sizes
-from kalpana.train.recipe import Recipe
+from kalpana.train.recipe import CaptionedRecipe, Recipe, config_problems
 from kalpana.types import KalpanaError
 from kalpana.world.world import World
 
@@ -30,8 +29,10 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """Training task of one family: its model, batches, loss and held-out evaluation.
 
-    ``loss`` gets a batch that is on the device. Its random numbers come from ``rng``, a CPU
-    generator that the loop seeds by the step.
+    A batch is a tensor, or a dataclass of tensors and of such dataclasses; what it does not have is
+    None. ``loss`` gets a batch that is on the device, and ``progress``, the share of the run so far
+    in [0, 1), by which weights fall. Its random numbers come from ``rng``, a CPU generator that the
+    loop seeds by the step.
     """
 
     device: torch.device
@@ -40,7 +41,7 @@ class Task(Protocol):
     @property
     def model(self) -> nn.Module: ...
     def batch(self, step: int) -> Any: ...
-    def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, Metrics]: ...
+    def loss(self, batch: Any, rng: Generator, progress: float) -> tuple[Tensor, Metrics]: ...
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Held-out scores, and a sample sheet of pictures (b, 3, h, w) in [-1, 1]."""
         ...
@@ -64,9 +65,9 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """A batch, which is a tensor or a dataclass of batches, moved to the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
+    """A batch, see ``Task``, moved to the device."""
+    if batch is None or isinstance(batch, Tensor):
+        return None if batch is None else batch.to(device)
     return type(batch)(
         **{name: moved(getattr(batch, name), device) for name in batch.__dataclass_fields__}
     )
@@ -135,61 +136,56 @@ class CaptionSampler:
         return row, self.world.describe(row, take)[0]
 
 
-def config_of(kind: type, recipe: Recipe) -> Any:
-    """Config of the network: its defaults, updated by the recipe's ``model`` fields.
+def config_of(kind: type, recipe: Recipe, given: Mapping[str, Any] | None = None) -> Any:
+    """Config of the network: its defaults, updated by the recipe's ``model`` fields, and the fields
+    that are ``given`` by the data or by other settings.
 
-    Raises KalpanaError for an unknown field or a value of the wrong type.
+    Raises KalpanaError for an unknown field, a value of the wrong type, and a field of the recipe
+    that differs from the given one.
     """
-    known = [field.name for field in fields(kind)]
-    for name in recipe.model:
-        if name not in known:
+    for place, message in config_problems(kind, recipe.model):
+        raise KalpanaError(f"recipe {recipe.name}: field '{'.'.join(place)}': {message}")
+    for name, value in (given or {}).items():
+        if recipe.model.get(name, value) != value:
             raise KalpanaError(
-                f"recipe {recipe.name}: unknown field 'model.{name}': "
-                f"the fields are {', '.join(known)}"
+                f"recipe {recipe.name}: field 'model.{name}': it is {recipe.model[name]}, "
+                f"where the data and the other fields give {value}: leave it out"
             )
-    try:
-        return TypeAdapter(kind).validate_python(recipe.model)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise KalpanaError(
-            f"recipe {recipe.name}: field 'model.{place}': {first['msg'].lower()}"
-        ) from None
+    return TypeAdapter(kind).validate_python({**recipe.model, **(given or {})})
+
+
+def aux_outputs(recipe: CaptionedRecipe) -> int:
+    """Number of outputs of the auxiliary head, 0 if the recipe has no auxiliary loss."""
+    return sum(sizes()) + 2 if recipe.aux_weight else 0
 
 
 def auxiliary_targets(
-    recipe: Recipe, world: World, rows: Sequence[int], cells: int, step: int
-) -> tuple[Tensor, Tensor]:
-    """Patch labels of the pictures in these rows of the pool, and their loss weight at this step.
-
-    Returns ``layout`` (b, 4, cells, cells), see ``patch_labels.layout``, or (b, 0) if the recipe's
-    ``aux_weight`` is 0; and the weight (b,), which falls linearly to 0.
-    """
-    labels = (
-        np.stack([layout(world.scene(i), cells) for i in rows])
-        if recipe.aux_weight
-        else np.empty((len(rows), 0), np.float32)
-    )
-    return torch.from_numpy(labels), linear_decay(recipe.aux_weight, recipe, step, len(rows))
+    recipe: CaptionedRecipe, world: World, rows: Sequence[int], cells: int
+) -> Tensor | None:
+    """Patch labels (b, 4, cells, cells) of the pictures in these rows of the pool, see
+    ``patch_labels.layout``; None if the recipe has no auxiliary loss."""
+    if not recipe.aux_weight:
+        return None
+    return torch.from_numpy(np.stack([layout(world.scene(i), cells) for i in rows]))
 
 
-def linear_decay(start: float, recipe: Recipe, step: int, b: int) -> Tensor:
-    """(b,) a value that is ``start`` at step 0 and falls linearly to 0 at the end of the run."""
-    return torch.full((b,), start * (1 - step / recipe.steps))
+def linear_decay(start: float, progress: float) -> float:
+    """A value that is ``start`` at the start of the run and falls linearly to 0 at its end."""
+    return start * (1 - progress)
 
 
 def add_auxiliary_loss(
-    loss: Tensor, logits: Sequence[Tensor], layout: Tensor, worth: Tensor, metrics: Metrics
+    loss: Tensor, logits: Tensor | None, layout: Tensor | None, weight: float, metrics: Metrics
 ) -> tuple[Tensor, Metrics]:
     """The loss plus the weighted patch-label loss, and the metrics with that loss as "layout".
 
-    ``logits`` holds the network's patch logits, see ``layout_error``, or nothing if it has no
-    auxiliary head; loss and metrics are then returned as they are.
+    ``logits`` are the patch logits, see ``layout_error``, or None for a network without auxiliary
+    head; loss and metrics are then returned as they are.
     """
-    if not logits:
+    if logits is None or layout is None:
         return loss, metrics
-    error = layout_error(logits[0].float(), layout).mean()
-    return loss + worth.mean() * error, {**metrics, "layout": error.item()}
+    error = layout_error(logits.float(), layout).mean()
+    return loss + weight * error, {**metrics, "layout": error.item()}
 
 
 def layout_error(logits: Tensor, truth: Tensor) -> Tensor:

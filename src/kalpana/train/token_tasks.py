@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from kalpana.hub.weights import load_module
@@ -24,13 +26,13 @@ from kalpana.models.vqgan import VQGAN
 from kalpana.pipelines.tokens import TokenStep, draw, masked, stream
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
-from kalpana.train.patch_labels import sizes
-from kalpana.train.recipe import Recipe
+from kalpana.train.recipe import CaptionedRecipe, located
 from kalpana.train.task import (
     HELD_OUT,
     CaptionSampler,
     Metrics,
     add_auxiliary_loss,
+    aux_outputs,
     auxiliary_targets,
     config_of,
     linear_decay,
@@ -44,6 +46,49 @@ SHEET = 16  # pictures sampled for a sheet
 GUIDANCE = 3.0  # for the pictures of a sheet
 Draw = Callable[[Tokens], Tensor]  # samples image ids (b, rows, columns) for b captions
 Mean = tuple[Tensor, Tensor | int]  # mean cross-entropy in nats, and its number of tokens
+TOKEN_DROPOUT: Any = Field(
+    default=0.0,
+    ge=0,
+    le=1,
+    description="share of pictures in which some of the preceding image tokens are hidden, from "
+    "none to all, so that the caption is needed; falls linearly to 0",
+)
+
+
+class TokenRecipe(CaptionedRecipe):
+    """Recipe of a model of the tokens of a VQGAN."""
+
+    vqgan: Path = Field(
+        description="weights of the trained VQGAN, which turns pictures into tokens and back, such "
+        "as weights/vqgan/vqgan.safetensors"
+    )
+
+
+class DalleRecipe(TokenRecipe):
+    """Recipe of a DALL-E."""
+
+    family: Literal["dalle"] = "dalle"
+    image_first_prob: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of pictures that come before their caption, so that captioning is "
+        "learned too",
+    )
+    token_dropout: float = TOKEN_DROPOUT
+
+
+class MaskGITRecipe(TokenRecipe):
+    """Recipe of a MaskGIT."""
+
+    family: Literal["maskgit"] = "maskgit"
+
+
+class DalleMiniRecipe(TokenRecipe):
+    """Recipe of a DALL-E mini."""
+
+    family: Literal["dalle-mini"] = "dalle-mini"
+    token_dropout: float = TOKEN_DROPOUT
 
 
 @dataclass(frozen=True)
@@ -52,9 +97,7 @@ class TokenBatch:
 
     image: Tensor  # image ids (b, rows, columns)
     tokens: Tokens  # of the captions
-    layout: Tensor  # patch labels, see ``task.auxiliary_targets``
-    worth: Tensor  # (b,) weight of the auxiliary loss
-    blind: Tensor  # (b,) probability of token dropout, see ``token_dropout``
+    layout: Tensor | None = None  # patch labels, see ``task.auxiliary_targets``
 
 
 class TokenDataset:
@@ -63,25 +106,24 @@ class TokenDataset:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: TokenRecipe,
         vqgan: VQGAN,
         length: int,
         device: torch.device,
         progress: data_cache.Progress,
     ) -> None:
-        assert recipe.vqgan is not None
         self.recipe, self.vqgan, self.length = recipe, vqgan, length
         self.tokenizer = Tokenizer.load()
         self.world, dev = (
             World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev")
         )
         self.codes = data_cache.codes(
-            vqgan, recipe.vqgan, self.world, recipe.num_images, device, progress
+            vqgan, located(recipe.vqgan), self.world, recipe.num_images, device, progress
         )
         self.captions = CaptionSampler(
-            recipe, self.world, data_cache.often(recipe, self.world, 0, progress)
+            recipe, self.world, data_cache.often(recipe, self.world, progress)
         )
-        codes = data_cache.codes(vqgan, recipe.vqgan, dev, HELD_OUT, device, progress)
+        codes = data_cache.codes(vqgan, located(recipe.vqgan), dev, HELD_OUT, device, progress)
         captions = [dev.describe(i)[0] for i in range(HELD_OUT)]
         self.dev = [
             moved(self._token_batch(codes[k : k + PART], captions[k : k + PART]), device)
@@ -91,9 +133,8 @@ class TokenDataset:
     def batch(self, step: int) -> TokenBatch:
         rows, captions = zip(*self.captions(step), strict=True)
         batch = self._token_batch(self.codes[list(rows)], captions)
-        labels, worth = auxiliary_targets(self.recipe, self.world, rows, batch.image.shape[1], step)
-        blind = linear_decay(self.recipe.token_dropout, self.recipe, step, len(rows))
-        return replace(batch, layout=labels, worth=worth, blind=blind)
+        labels = auxiliary_targets(self.recipe, self.world, rows, batch.image.shape[1])
+        return replace(batch, layout=labels)
 
     def held_out(self, loss: Callable[[TokenBatch], Mean]) -> float:
         """Mean bits per token over the dev pictures; ``loss`` computes it for a batch of them."""
@@ -109,9 +150,8 @@ class TokenDataset:
         return self.vqgan.decode(draw(Tokens(tokens.ids[:SHEET], tokens.mask[:SHEET]))).float()
 
     def _token_batch(self, codes: np.ndarray, captions: Sequence[str]) -> TokenBatch:
-        image, nothing = torch.from_numpy(codes.astype(np.int64)), torch.empty(len(codes), 0)
-        tokens = self.tokenizer.encode(captions, self.length)
-        return TokenBatch(image, tokens, nothing, nothing, nothing)
+        image = torch.from_numpy(codes.astype(np.int64))
+        return TokenBatch(image, self.tokenizer.encode(captions, self.length))
 
 
 class DalleTask:
@@ -124,7 +164,9 @@ class DalleTask:
 
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: DalleRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
         vqgan = load_vqgan(recipe, device)
         self.model = dalle.DALLE(fit(dalle.Config, recipe, grid(vqgan))).to(device)
@@ -133,16 +175,16 @@ class DalleTask:
     def batch(self, step: int) -> TokenBatch:
         return self.lessons.batch(step)
 
-    def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: TokenBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         b = len(batch.image)
         swapped = torch.rand(b, generator=rng) < self.recipe.image_first_prob
         null = torch.rand(b, generator=rng) < self.recipe.caption_dropout
         cond = Cond(batch.tokens, (null & ~swapped).to(self.device))
-        logits: list[Tensor] = []  # of the auxiliary head
-        hidden = token_dropout(batch.image, batch.blind, rng)
-        loss = self.model.loss(cond, batch.image, swapped.to(self.device), logits, hidden)
+        hidden = token_dropout(batch.image, linear_decay(self.recipe.token_dropout, progress), rng)
+        loss, aux = self.model.loss_with_aux(cond, batch.image, swapped.to(self.device), hidden)
         metrics = {"image": bits(loss.image), "text": bits(loss.text)}
-        return add_auxiliary_loss(loss.total(), logits, batch.layout, batch.worth, metrics)
+        weight = linear_decay(self.recipe.aux_weight, progress)
+        return add_auxiliary_loss(loss.total(), aux, batch.layout, weight, metrics)
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits per token on dev data.
@@ -184,7 +226,9 @@ class MaskGITTask:
 
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: MaskGITRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
         vqgan = load_vqgan(recipe, device)
         self.model = dalle.MaskGIT(fit(dalle.Config, recipe, grid(vqgan))).to(device)
@@ -193,12 +237,13 @@ class MaskGITTask:
     def batch(self, step: int) -> TokenBatch:
         return self.lessons.batch(step)
 
-    def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: TokenBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         hidden = self._random_mask(batch, rng)
         null = torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
-        cond, logits = Cond(batch.tokens, null.to(self.device)), list[Tensor]()
-        loss = self.model.loss(cond, batch.image, hidden, logits)
-        return add_auxiliary_loss(loss, logits, batch.layout, batch.worth, {"image": bits(loss)})
+        cond = Cond(batch.tokens, null.to(self.device))
+        loss, aux = self.model.loss_with_aux(cond, batch.image, hidden)
+        weight = linear_decay(self.recipe.aux_weight, progress)
+        return add_auxiliary_loss(loss, aux, batch.layout, weight, {"image": bits(loss)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits per hidden token of dev pictures, with their captions and, for comparison, without
@@ -235,7 +280,9 @@ class DalleMiniTask:
 
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: DalleMiniRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
         vqgan = load_vqgan(recipe, device)
         shape = grid(vqgan)
@@ -248,19 +295,22 @@ class DalleMiniTask:
     def batch(self, step: int) -> TokenBatch:
         return self.lessons.batch(step)
 
-    def loss(self, batch: TokenBatch, rng: Generator) -> tuple[Tensor, Metrics]:
-        logits: list[Tensor] = []  # of the auxiliary head
+    def loss(self, batch: TokenBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         null = torch.rand(len(batch.image), generator=rng) < self.recipe.caption_dropout
-        hidden = token_dropout(batch.image.flatten(1), batch.blind, rng)
-        loss, _ = self._loss(batch, null, logits, hidden)
-        return add_auxiliary_loss(loss, logits, batch.layout, batch.worth, {"image": bits(loss)})
+        image = batch.image.flatten(1)
+        hidden = token_dropout(image, linear_decay(self.recipe.token_dropout, progress), rng)
+        null = null.to(self.device)
+        loss, aux = self.model.loss_with_aux(batch.tokens, image, null, hidden)
+        weight = linear_decay(self.recipe.aux_weight, progress)
+        return add_auxiliary_loss(loss, aux, batch.layout, weight, {"image": bits(loss)})
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Bits per token of dev pictures, with their captions and, for comparison, without
         ("alone"); the sheet has samples for dev captions."""
 
         def image(part: TokenBatch, null: bool) -> Mean:
-            return self._loss(part, torch.full((len(part.image),), null))
+            ids, rows = part.image.flatten(1), torch.full((len(part.image),), null)
+            return self.model.loss(part.tokens, ids, rows.to(self.device)), ids.numel()
 
         scores = {
             "dev_image": self.lessons.held_out(lambda part: image(part, False)),
@@ -271,16 +321,6 @@ class DalleMiniTask:
     def finish(self) -> None:
         """No final step."""
 
-    def _loss(
-        self,
-        batch: TokenBatch,
-        null: Tensor,
-        logits: list[Tensor] | None = None,
-        hidden: Tensor | None = None,
-    ) -> Mean:
-        image, null = batch.image.flatten(1), null.to(self.device)
-        return self.model.loss(batch.tokens, image, null, logits, hidden), image.numel()
-
     def _draw(self, tokens: Tokens) -> Tensor:
         generators = seeded_generators(tokens)
         choose = partial(draw, temperature=1.0, top_k=None, top_p=1.0, generators=generators)
@@ -288,14 +328,13 @@ class DalleMiniTask:
         return torch.stack(list(ids), 1).unflatten(1, self.shape)
 
 
-def load_vqgan(recipe: Recipe, device: torch.device) -> VQGAN:
+def load_vqgan(recipe: TokenRecipe, device: torch.device) -> VQGAN:
     """The recipe's VQGAN, on the device.
 
     Raises KalpanaError if it has no encoder, its factor does not divide the side of the world's
     pictures, or its codes do not fit into uint16.
     """
-    assert recipe.vqgan is not None
-    network = load_module(recipe.vqgan, "vqgan")
+    network = load_module(located(recipe.vqgan), "vqgan")
     factor, size = network.config.factor, network.quantiser.size
     if network.encoder is None or World.side % factor:
         raise KalpanaError(
@@ -317,43 +356,36 @@ def grid(vqgan: VQGAN) -> dict[str, int]:
     return {"codes": vqgan.quantiser.size, "rows": side, "columns": side}
 
 
-def fit(kind: type, recipe: Recipe, given: dict[str, int]) -> Any:
+def fit(kind: type, recipe: TokenRecipe, given: dict[str, int]) -> Any:
     """Config of the network, with the fields ``given`` by the VQGAN, the size of the vocabulary and
     the width of the auxiliary head.
 
     Raises KalpanaError if the recipe sets one of these to another value, or if the width is not a
     multiple of 4 x heads.
     """
-    aside = sum(sizes()) + 2 if recipe.aux_weight else 0
-    config = config_of(kind, recipe)
-    given = given | {"vocabulary": len(Tokenizer.load()), "aside": aside}
-    for name, value in given.items():
-        if recipe.model.get(name, value) != value:
-            raise KalpanaError(
-                f"recipe {recipe.name}: field 'model.{name}': it is {recipe.model[name]}, "
-                f"where the tokenizer has {value}: leave it out"
-            )
+    given = given | {"vocabulary": len(Tokenizer.load()), "aux_outputs": aux_outputs(recipe)}
+    config = config_of(kind, recipe, given)
     if config.heads < 1 or config.width % (4 * config.heads):
         raise KalpanaError(
             f"recipe {recipe.name}: field 'model.heads': "
             f"width {config.width} is not a multiple of 4 x {config.heads}"
         )
-    return replace(config, **given)
+    return config
 
 
-def token_dropout(image: Tensor, prob: Tensor, rng: Generator) -> Tensor | None:
+def token_dropout(image: Tensor, prob: float, rng: Generator) -> Tensor | None:
     """Mask, shaped like the image ids (b, ...), of the tokens hidden from those after them.
 
-    A picture is chosen with its probability in ``prob`` (b,); of a chosen picture a share of the
-    tokens, uniform in [0, 1], is hidden. Returns None if all probabilities are 0. Preceding image
+    A picture is chosen with probability ``prob``; of a chosen picture a share of the tokens,
+    uniform in [0, 1], is hidden. Returns None if ``prob`` is 0. Preceding image
     tokens predict the next one so well that a model would otherwise hardly learn to use the
     caption.
     """
-    if not prob.any():
+    if not prob:
         return None
     use, part = torch.rand(2, len(image), *[1] * (image.ndim - 1), generator=rng)
-    chosen = use < prob.cpu().view_as(use)
-    return ((torch.rand(image.shape, generator=rng) < part) & chosen).to(image.device)
+    hidden = (torch.rand(image.shape, generator=rng) < part) & (use < prob)
+    return hidden.to(image.device)
 
 
 def bits(nats: Tensor) -> float:

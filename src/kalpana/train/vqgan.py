@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from kalpana.hub.weights import load_module
+from kalpana.metrics import psnr, ssim
 from kalpana.models import detector, reader, vqgan
 from kalpana.models.vqgan import (
     Codebook,
@@ -28,12 +30,12 @@ from kalpana.models.vqgan import (
     used,
 )
 from kalpana.train import data_cache
-from kalpana.train.autoencoder import psnr, reconstruction_loss, rows_of, ssim
-from kalpana.train.recipe import Recipe
+from kalpana.train.autoencoder import rows_of
+from kalpana.train.losses import ocr_loss, perceptual_loss, reconstruction_loss
+from kalpana.train.recipe import PoolRecipe, located
 from kalpana.train.sign_augmentation import MOST
 from kalpana.train.task import HELD_OUT, Metrics, config_of
 from kalpana.types import KalpanaError
-from kalpana.world.crops import strips
 from kalpana.world.world import World
 
 COMMIT = 0.25  # weight of the commitment loss (van den Oord et al. 2017)
@@ -47,7 +49,66 @@ class VQGANBatch:
 
     pixels: Tensor  # (b, 3, h, w) uint8
     boxes: Tensor  # (b, MOST, 4) of signs, x0 y0 x1 y1 in the unit square, 0 for none
-    worth: Tensor  # (b,) weight of the generator loss at this step, 0 before ``gan_start``
+
+
+class VQGANRecipe(PoolRecipe):
+    """Recipe of a VQGAN."""
+
+    family: Literal["vqgan"] = "vqgan"
+    perceptual_net: Path | None = Field(
+        default=None,
+        description="weights of a detector, whose features give the perceptual loss",
+    )
+    perceptual_weight: float = Field(
+        default=0.5,
+        ge=0,
+        description="weight of the perceptual loss, where perceptual_net is given",
+    )
+    ocr_net: Path | None = Field(
+        default=None,
+        description="weights of a reader, whose features and predictions on signs give the OCR "
+        "loss",
+    )
+    ocr_weight: float = Field(
+        default=0.1, ge=0, description="weight of the OCR loss, where ocr_net is given"
+    )
+    sign_page_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of a batch that are sheets of signs, from a pool of their own half as "
+        "large: letters are small and need codes of their own",
+    )
+    freeze_encoder: bool = Field(
+        default=False,
+        description="train only the decoder of init, so that tokens keep their meaning for the "
+        "models that generate them",
+    )
+    gan_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="weight of the generator loss; with 1 its gradient on the decoder's last layer "
+        "is as large as that of the reconstruction loss, with 0 there is none",
+    )
+    gan_start: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the run after which the discriminator is used",
+    )
+    lecam_weight: float = Field(
+        default=0.001,
+        ge=0,
+        description="weight of the LeCam regulariser, which keeps the discriminator from "
+        "memorising pictures",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.freeze_encoder and self.init is None:
+            yield "freeze_encoder", "name the weights whose codes are to be kept as 'init'"
+        if self.ocr_net and not self.sign_page_share:
+            yield "ocr_net", "there is nothing to read: set 'sign_page_share'"
 
 
 class AdversarialPair(nn.Module):
@@ -84,7 +145,9 @@ class VQGANTask:
 
     ahead = True
 
-    def __init__(self, recipe: Recipe, device: torch.device, progress: data_cache.Progress) -> None:
+    def __init__(
+        self, recipe: VQGANRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
         self.recipe, self.device = recipe, device
         train, dev = (World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev"))
         network = vqgan.VQGAN(config_of(vqgan.Config, recipe))
@@ -97,9 +160,9 @@ class VQGANTask:
         self.model = pair.to(device, memory_format=channels_last)  # type: ignore[call-overload]
         self.eyes = None
         if recipe.perceptual_net:
-            net = _load(recipe.perceptual_net)
+            net = _load(located(recipe.perceptual_net))
             self.eyes = net.to(device, memory_format=channels_last)  # type: ignore[call-overload]
-        self.reader = _load_reader(recipe.ocr_net).to(device) if recipe.ocr_net else None
+        self.reader = _load_reader(located(recipe.ocr_net)).to(device) if recipe.ocr_net else None
         self.pictures = data_cache.pictures(train, recipe.num_images, progress)
         self.signs = (
             data_cache.pages(recipe.seed, math.ceil(recipe.num_images / 2), progress)
@@ -120,14 +183,9 @@ class VQGANTask:
                 np.concatenate((one, two[rows]))
                 for one, two in zip((pixels, boxes), self.signs, strict=True)
             )
-        late = step >= recipe.gan_start * recipe.steps
-        return VQGANBatch(
-            torch.from_numpy(pixels),
-            torch.from_numpy(boxes),
-            torch.full((len(pixels),), recipe.gan_weight if late else 0.0),
-        )
+        return VQGANBatch(torch.from_numpy(pixels), torch.from_numpy(boxes))
 
-    def loss(self, batch: VQGANBatch, rng: Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: VQGANBatch, rng: Generator, progress: float) -> tuple[Tensor, Metrics]:
         network, x = self.model.network, data_cache.floats(batch.pixels)
         if not self.model.started:
             self._start(rng)
@@ -144,11 +202,11 @@ class VQGANTask:
             rebuilt = rebuilt + self.recipe.ocr_weight * ocr
             metrics["misread"] = ocr.item()
         loss = rebuilt + COMMIT * out.loss
-        if worth := batch.worth[0].item():
+        if self.recipe.gan_weight and progress >= self.recipe.gan_start:
             adversarial = generator_loss(self._judge_fixed(y))
             share = adaptive_gan_weight(rebuilt, adversarial, network.last)
             discriminator, gan_metrics = self._judge(x, y.detach())
-            loss = loss + worth * share * adversarial + discriminator
+            loss = loss + self.recipe.gan_weight * share * adversarial + discriminator
             metrics |= {"balance": share.item(), **gan_metrics}
         if isinstance(network.quantiser, Codebook) and not self.recipe.freeze_encoder:
             network.quantiser.learn(out.latents, out.indices, rng)
@@ -217,67 +275,7 @@ class VQGANTask:
         """No final step."""
 
 
-def perceptual_loss(eyes: detector.Detector, y: Tensor, x: Tensor) -> Tensor:
-    """Perceptual loss in [0, 4] of pictures ``y`` against ``x``, both (b, 3, h, w), as a scalar.
-
-    Mean squared distance of the detector's features, normalised to unit length per cell, at a
-    quarter, an eighth and a sixteenth of the side. ``x`` gets no gradient.
-    """
-    with torch.no_grad():
-        truth = looks(eyes, x)
-    return feature_distance(looks(eyes, y), truth)
-
-
-def looks(eyes: detector.Detector, pixels: Tensor) -> list[Tensor]:
-    """Unit-length detector features (b, c, h/s, w/s) for s = 4, 8 and 16."""
-    fine = eyes.stem(pixels)
-    eighth = eyes.eighth(fine)
-    return [direction(stage) for stage in (fine, eighth, eyes.sixteenth(eighth))]
-
-
-def direction(features: Tensor) -> Tensor:
-    """Features (b, c, h, w) normalised to unit length over c."""
-    return F.normalize(features.float(), dim=1, eps=0.01)
-
-
-def feature_distance(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """Mean squared distance of unit features (b, c, h, w), averaged over layers."""
-    return torch.stack(
-        [(one - two).square().sum(1).mean() for one, two in zip(ones, others, strict=True)]
-    ).mean()
-
-
-def ocr_loss(net: reader.Reader, y: Tensor, x: Tensor, boxes: Tensor, rng: Generator) -> Tensor:
-    """OCR loss of the text in ``boxes`` (b, n, 4) of pictures ``y`` against ``x``, (b, 3, h, w).
-
-    The sum of the KL divergence, in nats per column, of the reader's prediction on ``y`` from that
-    on ``x``, and of the mean squared distance of its features, normalised to unit length per cell.
-    ``x`` gets no gradient. Boxes are shifted by up to a twelfth of their sides, as in the reader's
-    training. Boxes of zeros are ignored; the loss is 0 if there are no others.
-    """
-    rows, places = (boxes[..., 2] > 0).nonzero(as_tuple=True)
-    if not len(rows):
-        return y.new_zeros(())
-    boxes = boxes[rows, places]
-    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    boxes = boxes + sides * ((torch.rand(boxes.shape, generator=rng) * 2 - 1) / 12).to(boxes)
-    with torch.no_grad():
-        true_features, truth = reads(net, strips(x[rows], boxes))
-    features, predicted = reads(net, strips(y[rows], boxes))
-    divergence = F.kl_div(predicted, truth, reduction="none", log_target=True).sum(-1).mean()
-    return divergence + feature_distance(features, true_features)
-
-
-def reads(net: reader.Reader, strips: Tensor) -> tuple[list[Tensor], Tensor]:
-    """A reader's unit features (b, c, h, w) of each layer, and its log probabilities (b, l, c)."""
-    features, x = [], strips
-    for layer in net.look:
-        x = layer(x)
-        features.append(direction(x))
-    return features, net.say(x).float().log_softmax(-1)
-
-
-def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
+def _check(recipe: VQGANRecipe, network: vqgan.VQGAN, side: int) -> None:
     """Check that pictures of this side fit the network and that FIRST batches can initialise its
     codebook. Raises KalpanaError that names the field."""
     factor, size = network.config.factor, network.quantiser.size
@@ -285,16 +283,6 @@ def _check(recipe: Recipe, network: vqgan.VQGAN, side: int) -> None:
         raise KalpanaError(
             f"recipe {recipe.name}: field 'model': "
             f"it needs an encoder, and a factor that divides {side} px, not {factor}"
-        )
-    if recipe.freeze_encoder and recipe.init is None:
-        raise KalpanaError(
-            f"recipe {recipe.name}: field 'freeze_encoder': "
-            "name the weights whose codes are to be kept as 'init'"
-        )
-    if recipe.ocr_net and not recipe.sign_page_share:
-        raise KalpanaError(
-            f"recipe {recipe.name}: field 'ocr_net': there is nothing to read: "
-            "set 'sign_page_share'"
         )
     tokens = (side // factor) ** 2
     if isinstance(network.quantiser, Codebook) and FIRST * recipe.batch * tokens < size:

@@ -33,7 +33,7 @@ from kalpana.hub.weights import load_module
 from kalpana.media import grid, to_pixels, write
 from kalpana.pipelines import last, load
 from kalpana.pipelines.diffusion import DiffusionPipeline
-from kalpana.train.vqgan import looks
+from kalpana.train.losses import looks
 from kalpana.types import KalpanaError, Output
 from kalpana.world.world import World
 

@@ -28,8 +28,8 @@ from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import files_of, load_module, metadata
 from kalpana.media import to_images
+from kalpana.metrics import psnr, ssim
 from kalpana.models import vae, vqgan
-from kalpana.train.autoencoder import psnr, ssim
 from kalpana.types import KalpanaError
 from kalpana.world.kinds import signs
 from kalpana.world.render import render

@@ -1,0 +1,184 @@
+"""Every setting of every recipe has an effect: three steps with another value end elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from kalpana.families import FAMILIES
+from kalpana.hub.weights import save_weights
+from kalpana.train.checkpoint import FREE, State
+from kalpana.train.data_cache import silent
+from kalpana.train.loop import make_optimizers, make_task, start_from, train_step
+from kalpana.train.recipe import Recipe, recipe_class, trained_families
+from kalpana.train.task import has_bf16
+
+CPU = torch.device("cpu")
+STEPS = 3
+HALVES = {"widths": (8, 8, 8, 8), "depth": 1, "groups": 4, "latent": 8, "codebook": (32, 4)}
+SMALL_VAE = {"latent": 4, "fine": 8, "coarse": 8, "encoder": (1, 1), "decoder": (1, 1)}
+SMALL_EYES = {"fine": 8, "coarse": 8, "deep": 8, "depth": (1, 1, 1, 1), "embedding": 4}
+TOWERS = {
+    "side": 32, "patch": 8, "width": 32, "depth": 1, "heads": 2, "hidden": 64, "text_width": 32,
+    "text_depth": 1, "text_heads": 2, "text_hidden": 64, "features": 32,
+}  # fmt: skip
+TOKENS = {"width": 32, "depth": 2, "heads": 2}
+COMMON: dict[str, Any] = {
+    "name": "s", "num_images": 24, "steps": 4, "batch": 4, "lr": 1e-2, "warmup": 2, "bf16": False,
+}  # fmt: skip
+# The networks of the runs, and what these runs need.
+BASE: dict[str, dict[str, Any]] = {
+    "vae": {"model": SMALL_VAE},
+    "vqgan": {"model": HALVES, "gan_start": 0.5, "sign_page_share": 0.25,
+              "perceptual_net": "detector", "ocr_net": "reader"},
+    "flow": {"model": {"width": 32, "depth": 1, "heads": 2, "text_depth": 1, "fine": 8},
+             "vae": "vae", "kind": "everything"},
+    "dalle": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
+    "maskgit": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
+    "dalle-mini": {"model": {**TOKENS, "hidden": 64, "text_depth": 1}, "vqgan": "vqgan",
+                   "kind": "everything"},
+    "clip": {"model": TOWERS, "batch": 8},
+    "detector": {"model": SMALL_EYES, "batch": 8, "vae": "vae", "sdedit_model": "flow",
+                 "init": "detector"},
+    "reader": {"model": {"width": 8, "hidden": 8}, "batch": 16, "vae": "vae",
+               "sdedit_model": "flow"},
+}  # fmt: skip
+# Another value for each setting. Those of every family are tried on the autoencoder, the others on
+# each family that has them. A word names a network of ``networks``.
+EVERY: dict[str, Any] = {
+    "model": {**SMALL_VAE, "fine": 16}, "init": "vae", "seed": 1, "num_images": 12, "steps": 3,
+    "batch": 2, "grad_accum": 2, "lr": 2e-2, "weight_decay": 0.5, "warmup": 3,
+    "lr_decay_share": 0.9, "grad_clip": 1e-3, "ema_decay": 0.1, "bf16": True,
+}  # fmt: skip
+OWN: dict[str, Any] = {
+    "kind": "hands", "posterior_std": 0.5, "latent_anchor_weight": 2.0,
+    "caption_dropout": 1.0, "oversample": 3, "aux_weight": 0.5, "schedule": "cosine",
+    "prediction": "v", "self_train_dir": "harvest", "self_train_repeat": 9,
+    "image_first_prob": 1.0, "token_dropout": 1.0, "held_out_styles": ("noto",),
+    "object_augment_share": 0.5, "downsampled_styles": ("noto", "fluent-3d", "openmoji"),
+    "perceptual_net": None, "perceptual_weight": 3.0, "ocr_net": None, "ocr_weight": 3.0,
+    "sign_page_share": 0.5, "freeze_encoder": True, "gan_weight": 1.0, "gan_start": 1.0,
+    "lecam_weight": 9.0, "sdedit_model": None,
+}  # fmt: skip
+# Other autoencoders, for the fields that name one; None where it may be left out.
+OTHERS: dict[str, tuple[str, str | None]] = {
+    "flow": ("vae", "other-vae"),
+    "detector": ("vae", None),
+    "reader": ("vae", None),
+    **dict.fromkeys(("dalle", "maskgit", "dalle-mini"), ("vqgan", "other-vqgan")),
+}
+# What a setting needs to have an effect.
+WITH: dict[str, dict[str, Any]] = {
+    "latent_anchor_weight": {"init": "vae"}, "freeze_encoder": {"init": "vqgan"},
+    "self_train_repeat": {"self_train_dir": "harvest"},
+    "vae": {"sdedit_model": None},
+}  # fmt: skip
+# Settings that change no weights, which other tests hold: gradient caching has the same gradients.
+SAME = {*FREE, "family", "grad_cache_chunk"}
+
+CASES = [("vae", name, value) for name, value in EVERY.items()]
+for family in trained_families():
+    kind = recipe_class(family)
+    assert kind is not None
+    CASES += [(family, name, OWN[name]) for name in kind.model_fields if name in OWN]
+CASES += [(family, *pair) for family, pair in OTHERS.items()]
+CASES.append(("flow", "optimizer", "muon"))  # which an autoencoder, all convolutions, cannot have
+
+
+def test_no_setting_is_forgotten() -> None:
+    covered = {(family, name) for family, name, _ in CASES}
+    for family in trained_families():
+        kind = recipe_class(family)
+        assert kind is not None
+        own = kind.model_fields.keys() - Recipe.model_fields.keys() - SAME
+        assert {(family, name) for name in own} <= covered
+    assert Recipe.model_fields.keys() - SAME <= {name for _, name, _ in CASES}
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small networks with random weights, and a folder of self-training pictures."""
+    folder, paths = tmp_path_factory.mktemp("networks"), {}
+    for name in ("vae", "other-vae", "vqgan", "other-vqgan", "flow", "detector", "reader"):
+        torch.manual_seed(len(name))
+        family = FAMILIES[name.removeprefix("other-")]
+        config = BASE[family.name]["model"] | {
+            "reader": {"characters": "abc"}, "flow": {"channels": 4},
+        }.get(family.name, {})  # fmt: skip
+        if name == "detector":
+            from kalpana.train.detector import tail
+            from kalpana.train.detector_labels import labels
+
+            config = config | {"classes": len(labels()), "concepts": len(tail())}
+        network = family.build(**config)
+        for p in network.parameters():
+            nn.init.normal_(p, std=0.2)
+        paths[name] = folder / f"{name}.safetensors"
+        save_weights(paths[name], network, family.name, network.config, {})
+    paths["harvest"] = folder / "harvest"
+    paths["harvest"].mkdir()
+    Image.new("RGB", (128, 128), "red").save(paths["harvest"] / "0.png")
+    line = {"caption": "a red square", "kept": ["0.png"]}
+    (paths["harvest"] / "harvest.jsonl").write_text(json.dumps(line) + "\n")
+    return paths
+
+
+@pytest.fixture(autouse=True)
+def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (
+        "autoencoder", "vqgan", "flow", "diffusion", "token_tasks", "clip", "detector", "reader",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"kalpana.train.{module}.HELD_OUT", 8)
+
+
+def learned(family: str, networks: dict[str, Path], fields: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights after STEPS steps."""
+    kind = recipe_class(family)
+    assert kind is not None
+    given = {
+        name: networks.get(value, value) if isinstance(value, str) and name != "kind" else value
+        for name, value in (COMMON | BASE[family] | fields).items()
+    }
+    recipe = kind(**given)
+    torch.manual_seed(recipe.seed)
+    task = make_task(recipe, CPU, silent)
+    if recipe.init:
+        start_from(task, recipe, lambda line: None)
+    ema = {name: value.clone() for name, value in task.model.state_dict().items()}
+    state = State(task.model, ema, make_optimizers(task.model, recipe))
+    for _ in range(STEPS):
+        train_step(task, state, recipe, task.batch(state.step))
+        state.step += 1
+    return ema
+
+
+_BASELINES: dict[str, dict[str, Tensor]] = {}
+
+
+@pytest.mark.parametrize(("family", "name", "value"), CASES)
+def test_a_setting_has_an_effect(
+    family: str, name: str, value: Any, networks: dict[str, Path]
+) -> None:
+    if name == "bf16" and not has_bf16(CPU):
+        pytest.skip("this CPU has no bfloat16")
+    extra = {} if family == "flow" and name == "vae" else WITH.get(name, {})
+    key = f"{family} {extra}"
+    if key not in _BASELINES:
+        _BASELINES[key] = learned(family, networks, extra)
+    before, after = _BASELINES[key], learned(family, networks, {**extra, name: value})
+    assert before.keys() != after.keys() or any(
+        before[tensor].shape != after[tensor].shape
+        or not torch.equal(before[tensor], after[tensor])
+        for tensor in before
+    )
+
+
+def test_the_same_settings_end_in_the_same_place(networks: dict[str, Path]) -> None:
+    one, two = (learned("vae", networks, {}) for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
