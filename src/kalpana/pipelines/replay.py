@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from kalpana.media import encode, read_receipt
+from kalpana.media import encode, read_picture, read_receipt
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output, Step
@@ -64,9 +62,7 @@ def compare(path: Path, again: Output) -> ReplayDiff:
     receipt, data = read_receipt(path), path.read_bytes()
     # Encoded with the receipt of the file, so that only the pixels can differ.
     file = encode(again.image, receipt["resolved"]["format"], receipt)
-    before, after = (
-        np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file)
-    )
+    before, after = (np.asarray(read_picture(each)).astype(int) for each in (data, file))
     largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
     changed = tuple(
         name

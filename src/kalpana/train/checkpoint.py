@@ -6,7 +6,6 @@ optimizers and the step.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kalpana.media import atomic
 from kalpana.train.recipe import Recipe
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
@@ -51,13 +51,10 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
         "data": VERSION,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    safetensors.torch.save_file(
-        {name: value.contiguous().clone() for name, value in tensors.items()}, partial, header
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with atomic(path) as temporary:
+        safetensors.torch.save_file(
+            {name: value.contiguous().clone() for name, value in tensors.items()}, temporary, header
+        )
 
 
 def load(path: Path, state: State, recipe: Recipe) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kalpana.hub.weights import files_of, fingerprint
-from kalpana.media import read_picture, to_pixels
+from kalpana.media import atomic, read_picture, to_pixels
 from kalpana.models.vae import VAE
 from kalpana.models.vqgan import VQGAN
 from kalpana.train import sign_augmentation
@@ -252,14 +252,13 @@ def _array(
     """The array of a file, which is first made of the chunks in ``rows`` if it does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial_file = path.with_name(f".{path.name}.{os.getpid()}.part")
-        array = np.lib.format.open_memmap(partial_file, "w+", dtype, shape)
-        done = 0
-        for chunk in rows:
-            array[done : done + len(chunk)] = chunk
-            done += len(chunk)
-            progress(done, shape[0])
-        array.flush()
-        del array
-        partial_file.replace(path)
+        with atomic(path) as temporary:
+            array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+            done = 0
+            for chunk in rows:
+                array[done : done + len(chunk)] = chunk
+                done += len(chunk)
+                progress(done, shape[0])
+            array.flush()
+            del array
     return np.lib.format.open_memmap(path, "r")
