@@ -15,9 +15,9 @@ LEVEL = {
     "errors": 0,
     "media": 1,
     "types": 2,  # an output can write itself
-    **dict.fromkeys(("request", "models", "diffusion"), 3),
-    "world": 4,
-    "text": 5,
+    "text": 3,
+    **dict.fromkeys(("request", "models", "diffusion"), 4),
+    "world": 5,
     "hub": 6,
     "understand": 7,
     "pipelines": 8,  # reranking asks a CLIP

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import secrets
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from kalpana.text.normalize import clean
 from kalpana.types import KalpanaError
 
 SEED_LIMIT = 2**63  # seeds are below it
@@ -63,18 +63,6 @@ def shorten(value: Any) -> str:
     """The ``repr`` of a value for an error message, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
-
-
-def clean(text: str) -> str:
-    """Normalised text for a tokenizer: control characters and line breaks become spaces, and runs
-    of spaces become one.
-
-    Joiners and direction marks (Unicode Cf) stay: Devanagari, emoji and right-to-left scripts need
-    them.
-    """
-    return " ".join(
-        "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split()
-    )
 
 
 def _whole(value: Any) -> Any:

@@ -43,7 +43,7 @@ def show(
 
 def tokens(prompt: str, as_json: Json = False) -> None:
     """Show the tokens of a prompt, and its words that occur in no training caption."""
-    from kalpana.request import clean
+    from kalpana.text.normalize import clean
     from kalpana.text.tokenizer import Tokenizer
 
     tokenizer, text = Tokenizer.load(), clean(prompt)

@@ -16,6 +16,7 @@ import PIL
 from PIL import ExifTags, Image
 
 from kalpana.media import decode_picture, formats, open_picture, read_error, read_receipt
+from kalpana.text.normalize import comparable
 from kalpana.types import KalpanaError
 
 SUFFIXES = (
@@ -159,7 +160,7 @@ def _columns(path: Path, file: File, image: Image.Image) -> dict[str, Any]:
         "height": sides[1],
         "date": _date(image, file),
         "prompt": prompt,
-        "words": prompt.casefold() if prompt else None,
+        "words": comparable(prompt) if prompt else None,
         "model": _text(model.get("name")) if isinstance(model, dict) else None,
         "seed": seed if isinstance(seed, int) and 0 <= seed < 2**63 else None,
     }
