@@ -317,5 +317,8 @@ def test_an_output_saves_its_receipt_with_it_and_knows_where(tmp_path: Path) -> 
         assert saved.path == tmp_path / name and saved.image is image.image
         assert media.read_receipt(tmp_path / name) == receipt
     assert image.save(str(tmp_path / "a.png")).path == tmp_path / "a-2.png"
+    bare = image.save(tmp_path / "bare.png", metadata=False)
+    with pytest.raises(KalpanaError, match="no receipt"):
+        media.read_receipt(bare.path)
     with pytest.raises(KalpanaError, match=r"a\.gif: write a name in \.png, \.webp, \.jpg, \.jpeg"):
         image.save(tmp_path / "a.gif")

@@ -27,9 +27,10 @@ def models(as_json: Json = False) -> None:
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="a picture or video made by Kalpana")],
+    as_json: Json = False,
 ) -> None:
-    """Print the receipt in a picture: its request, and all that is needed to generate it again."""
+    """Print the receipt in a file: its request, and all that is needed to generate it again."""
     import yaml
 
     from kalpana.media import read_receipt

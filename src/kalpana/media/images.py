@@ -187,11 +187,13 @@ def decode_picture(image: Image.Image, shortest: int | None = None) -> Image.Ima
     return image
 
 
-def read_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """The picture in a file, or in the bytes of one, converted by ``rgb``; the first frame of an
-    animation. Raises KalpanaError if it cannot be read."""
+def read_picture(
+    source: str | os.PathLike[str] | bytes, shortest: int | None = None
+) -> Image.Image:
+    """The picture in a file, or in the bytes of one, as by ``decode_picture``. Raises KalpanaError
+    if it cannot be read."""
     with _opened(source) as image:
-        return rgb(image)
+        return decode_picture(image, shortest)
 
 
 def read_mask(

@@ -15,7 +15,14 @@ from typing import Any
 import PIL
 from PIL import ExifTags, Image
 
-from kalpana.media import decode_picture, formats, open_picture, read_error, read_receipt
+from kalpana.media import (
+    decode_picture,
+    formats,
+    open_picture,
+    read_error,
+    read_picture,
+    read_receipt,
+)
 from kalpana.text.normalize import comparable
 from kalpana.types import KalpanaError
 
@@ -129,17 +136,8 @@ def read_file(folder: Path, file: File, known: Container[bytes]) -> Read | Broke
 
 
 def read_image(path: Path) -> Image.Image:
-    """The picture in a file, decoded as for an index. Raises: KalpanaError if it is unreadable."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
-    file = File(os.fsencode(path.name), status.st_size, status.st_mtime_ns)
-    read = read_file(path.parent, file, ())
-    if isinstance(read, Broken) or read.picture is None:
-        reason = read.reason if isinstance(read, Broken) else "it is no picture"
-        raise KalpanaError(f"{path} cannot be read: {reason}")
-    return read.picture
+    """The picture in a file, reduced as for an index. Raises: KalpanaError if it is unreadable."""
+    return read_picture(path, LARGE)
 
 
 def reader() -> str:

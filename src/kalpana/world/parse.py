@@ -73,6 +73,8 @@ class LanguageRules:
     # Words before and after a colour that follows its noun: "an apple that is RED".
     later: tuple[tuple[Words, Words], ...]
     places: frozenset[Words]  # descriptions of a background; they may name objects
+    # Phrases for a facing, which name no object: मुँह in बाईं ओर मुँह किए is no mouth.
+    facings: frozenset[Words]
     # Words around two objects: their relation, and whether the first object is its a.
     patterns: dict[Words, tuple[str, bool]]
 
@@ -124,9 +126,10 @@ def _english() -> LanguageRules:
         of_color=(),
         later=tuple((words, ()) for words in before),
         places=_places(grammar_en.PLACES, str.lower),
+        facings=frozenset(),
         patterns=_patterns(
             grammar_en.PAIRED,
-            _english_phrases,
+            english_phrases,
             lambda relation: [grammar_en.SIDES.get(relation or "", {})],
             str.lower,
         ),
@@ -181,7 +184,12 @@ def _hindi() -> LanguageRules:
         of_color=(*hue, ("रंग", clean("में"))),
         later=(*around, ((",", "रंग"), ()), ((), ("रंग", clean("में")))),
         places=_places(grammar_hi.PLACES, clean),
-        patterns=_patterns(grammar_hi.PAIRED, _hindi_phrases, _hindi_sides, clean),
+        facings=frozenset(
+            words_of(clean(text.format(ore=ore)))
+            for text in (*grammar_hi.FACING, *grammar_hi.HEADING)
+            for ore, _ in (*grammar_hi.LEFT, *grammar_hi.RIGHT)
+        ),
+        patterns=_patterns(grammar_hi.PAIRED, hindi_phrases, _hindi_sides, clean),
     )
 
 
@@ -203,13 +211,13 @@ def _places(
     )
 
 
-def _english_phrases(mark: str) -> Iterator[Any]:
+def english_phrases(mark: str) -> Iterator[Any]:
     for group, concept in _agreement_forms():
         phrase = grammar_en.phrase(group, concept, random.Random(0))
         yield replace(phrase, text=mark, exact=mark, bare=mark, plain=mark, the=mark, noun=mark)
 
 
-def _hindi_phrases(mark: str) -> Iterator[Any]:
+def hindi_phrases(mark: str) -> Iterator[Any]:
     for group, concept in _agreement_forms():
         phrase = grammar_hi.phrase(group, concept, random.Random(0))
         yield replace(
@@ -299,16 +307,10 @@ def read(text: str, language: str) -> ParsedCaption:
 
 def mentions(tokens: Words, rules: LanguageRules) -> Iterator[tuple[int, int, Mention]]:
     """The noun phrases among cleaned tokens, as (first token, token after the last, mention)."""
-    aside = {
-        i
-        for words in rules.places
-        for j in range(len(tokens))
-        if tokens[j : j + len(words)] == words
-        for i in range(j, j + len(words))
-    }
+    aside, facing = (_covered(tokens, phrases) for phrases in (rules.places, rules.facings))
     k = 0
     while k < len(tokens):
-        found = _mention(tokens, k, rules)
+        found = None if k in facing else _mention(tokens, k, rules)
         if found is None:
             k += 1
         else:
@@ -316,17 +318,28 @@ def mentions(tokens: Words, rules: LanguageRules) -> Iterator[tuple[int, int, Me
             k = found[1]
 
 
+def _covered(tokens: Words, phrases: frozenset[Words]) -> set[int]:
+    """The indices of the tokens inside one of the phrases."""
+    return {
+        i
+        for words in phrases
+        for j in range(len(tokens))
+        if tokens[j : j + len(words)] == words
+        for i in range(j, j + len(words))
+    }
+
+
 def _mention(tokens: Words, start: int, rules: LanguageRules) -> tuple[Mention, int] | None:
     """The noun phrase that begins at token ``start``, and the index after it; None if none does."""
     k, count = start, rules.counts.get(tokens[start])
     k += count is not None or tokens[k] in rules.articles
     k += next((len(words) for words in rules.pairs if tokens[k : k + len(words)] == words), 0)
-    k += k < len(tokens) and tokens[k] in rules.sizes and not _name(tokens, k, rules)
+    k += k < len(tokens) and tokens[k] in rules.sizes and not name_at(tokens, k, rules)
     found: list[tuple[Words, frozenset[str], bool, str | None]] = []
-    if named := _name(tokens, k, rules):
+    if named := name_at(tokens, k, rules):
         found.append((*named, None))
     color = rules.colors.get(tokens[k]) if k < len(tokens) else None
-    if color and (named := _name(tokens, k + 1, rules)):
+    if color and (named := name_at(tokens, k + 1, rules)):
         found.append(((tokens[k], *named[0]), *named[1:], color))
     for between in rules.of_color if color else ():
         there = k + 1 + len(between)
@@ -360,7 +373,7 @@ def _trailing_color(
         place = end + len(before)
         stop = place + 1 + len(after)
         color = rules.colors.get(tokens[place]) if place < len(tokens) else None
-        taken = tokens[stop : stop + 1] in BACKGROUND or _name(tokens, stop, rules)
+        taken = tokens[stop : stop + 1] in BACKGROUND or name_at(tokens, stop, rules)
         if (
             color
             and tokens[end:place] == before
@@ -371,7 +384,9 @@ def _trailing_color(
     return means, end
 
 
-def _name(tokens: Words, k: int, rules: LanguageRules) -> tuple[Words, frozenset[str], bool] | None:
+def name_at(
+    tokens: Words, k: int, rules: LanguageRules
+) -> tuple[Words, frozenset[str], bool] | None:
     """The longest concept name that begins at token k, None if none does."""
     entries = rules.names.get(tokens[k], ()) if k < len(tokens) else ()
     return next((entry for entry in entries if tokens[k : k + len(entry[0])] == entry[0]), None)
