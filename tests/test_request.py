@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalpana.diffusion.samplers import SAMPLERS
-from kalpana.request import SEED_LIMIT, USUAL, Capabilities, Request, RequestFields, ask
+from kalpana.request import SEED_LIMIT, USUAL, Capabilities, Request, RequestFields, ask, clean
 from kalpana.types import KalpanaError
 
 
@@ -81,6 +81,18 @@ def test_bad_input_is_one_line_that_names_the_field(fields: dict[str, Any], mess
 )
 def test_odd_prompts_are_accepted_as_they_are(prompt: str) -> None:
     assert Request(prompt=prompt).prompt == prompt
+
+
+@given(st.text())
+def test_clean_text_has_no_controls_and_stays_clean(text: str) -> None:
+    cleaned = clean(text)
+    assert clean(cleaned) == cleaned
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", cleaned)
+
+
+def test_clean_keeps_what_scripts_are_made_of() -> None:
+    for text in ("क्‍ष", "क्‌ष", "👩‍🚀"):  # joiner, non-joiner, joined emoji
+        assert clean(text) == text
 
 
 def test_words_from_a_command_line_mean_what_numbers_mean() -> None:

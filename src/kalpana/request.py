@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from kalpana.text.normalize import clean
+from kalpana.text.normalize import clean as clean  # for the callers of this module
 from kalpana.types import KalpanaError
 
 SEED_LIMIT = 2**63  # seeds are below it

@@ -16,8 +16,7 @@ from kalpana import __version__
 from kalpana.media import to_images
 from kalpana.pipelines.rerank import Ranker, Words, best
 from kalpana.pipelines.upscale import load_upscaler, upscale
-from kalpana.request import Capabilities, Request
-from kalpana.text.normalize import clean
+from kalpana.request import Capabilities, Request, clean
 from kalpana.text.tokenizer import language
 from kalpana.types import Output, Result, Step
 

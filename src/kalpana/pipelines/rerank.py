@@ -17,8 +17,7 @@ from typing import Protocol
 from PIL.Image import Image
 from torch import Tensor
 
-from kalpana.request import Request, shorten
-from kalpana.text.normalize import clean
+from kalpana.request import Request, clean, shorten
 from kalpana.types import KalpanaError, Output, Result, Step
 
 Draw = Callable[[Request], Iterator[Step]]

@@ -27,8 +27,7 @@ from kalpana.hub.weights import files_of, find_device, fingerprint, load_module
 from kalpana.models import dit, vae
 from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
-from kalpana.request import USUAL, Capabilities, Request, ask
-from kalpana.text.normalize import clean
+from kalpana.request import USUAL, Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Cond, KalpanaError, Step
 

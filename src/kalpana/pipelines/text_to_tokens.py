@@ -37,8 +37,7 @@ from kalpana.models.vqgan import VQGAN
 from kalpana.pipelines.pipeline import TOGETHER, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.tokens import TokenStep, caption, draw, masked, stream
-from kalpana.request import USUAL, Capabilities, Request, ask
-from kalpana.text.normalize import clean
+from kalpana.request import USUAL, Capabilities, Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.text.tokenizer import language as language_of
 from kalpana.types import Cond, KalpanaError, Step, Tokens

@@ -38,8 +38,7 @@ from kalpana.media import encode_video, ready_folder, rgb, save_video, to_images
 from kalpana.models.clip import CLIP, unit
 from kalpana.pipelines.image_parameters import Canvas, Latent, perlin
 from kalpana.pipelines.rerank import Ranker
-from kalpana.request import SEED_LIMIT, Side, shorten
-from kalpana.text.normalize import clean
+from kalpana.request import SEED_LIMIT, Side, clean, shorten
 from kalpana.types import KalpanaError, Output, Result, Step
 
 FORMAT = "kalpana-vqgan-clip"  # identifies a state file
