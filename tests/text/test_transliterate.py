@@ -152,14 +152,18 @@ def test_what_people_type(typed: str, wanted: str) -> None:
 def test_words_that_are_not_known_stay_and_are_listed() -> None:
     read = transliterate("ek gulabi zzxq")
     assert read is not None and read.text == "एक गुलाबी zzxq"
-    assert read.note.endswith("not as Hindi: zzxq")
+    assert read.note.endswith("left as it is: zzxq (write Hindi words in Devanagari)")
 
 
 def test_a_mixed_prompt_gets_a_hint() -> None:
     text = "ek kutta with a red hat in the garden"
     assert transliterate(text) is None
     assert hint(text) == ("ek, kutta may be Hindi in Latin letters: write the prompt in Devanagari")
-    assert hint("ek kutta") is None and hint("a red hat") is None
+    assert hint("teen laal apple") == (
+        "laal may be Hindi in Latin letters: write the prompt in Devanagari"
+    )
+    for other in ("ek kutta", "a red hat", "Taj Mahal at dawn", "तीन सेब", ""):
+        assert hint(other) is None
 
 
 def test_it_imports_nothing_heavy() -> None:

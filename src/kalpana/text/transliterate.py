@@ -124,15 +124,17 @@ def transliterate(text: str) -> Transliteration | None:
     written = _outside_quotes(text, devanagari)
     note = f"read as Hindi: {written}"
     if reading.left:
-        note += f"; not as Hindi: {', '.join(reading.left)}"
+        note += f"; left as it is: {', '.join(reading.left)} (write Hindi words in Devanagari)"
     return Transliteration(written, note)
 
 
 def hint(text: str) -> str | None:
     """Advice for a text with Hindi words in Latin letters that ``transliterate`` leaves as it is;
     None for other texts."""
-    reading = _read(clean(text))
-    if reading.is_hindi or len(reading.hindi) < 2:
+    text = clean(text)
+    reading = _read(text)
+    mostly = len(reading.words) > len(reading.left) and not _MARKS & {*text.lower().split()}
+    if reading.is_hindi or len(reading.hindi) < (1 if mostly else 2):
         return None
     return (
         f"{', '.join(reading.hindi)} may be Hindi in Latin letters: write the prompt in Devanagari"
