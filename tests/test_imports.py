@@ -16,17 +16,17 @@ LEVEL = {
     **dict.fromkeys(("media", "metrics"), 1),
     "types": 2,  # an output can write itself
     "inputs": 2,
-    **dict.fromkeys(("request", "models", "diffusion"), 3),
-    "capabilities": 4,
-    "families": 5,  # names classes of all packages, and imports none
-    "world": 4,
-    "text": 5,
-    "hub": 6,
-    "understand": 7,
-    "pipelines": 8,  # reranking asks a CLIP
-    "train": 9,  # sample sheets use the pipelines
-    "evaluate": 10,
-    "cli": 11,
+    "text": 3,
+    **dict.fromkeys(("request", "models", "diffusion"), 4),
+    "capabilities": 5,
+    "world": 5,
+    "families": 6,  # names classes of all packages, and imports none
+    "hub": 7,
+    "understand": 8,
+    "pipelines": 9,  # reranking asks a CLIP
+    "train": 10,  # sample sheets use the pipelines
+    "evaluate": 11,
+    "cli": 12,
 }
 
 

@@ -110,7 +110,7 @@ def test_clean_text_has_no_controls_and_stays_clean(text: str) -> None:
 
 
 def test_clean_keeps_what_scripts_are_made_of() -> None:
-    for text in ("क्‍ष", "क्‌ष", "👩‍🚀", "‏تفاحة"):  # joiner, non-joiner, joined emoji, direction mark
+    for text in ("क्‍ष", "क्‌ष", "👩‍🚀"):  # joiner, non-joiner, joined emoji
         assert clean(text) == text
 
 

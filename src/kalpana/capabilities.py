@@ -49,6 +49,7 @@ OPTIONAL = (
     "control",
     "seconds",
     "fps",
+    "expand",
     "language",
 )
 
@@ -121,7 +122,7 @@ class Capabilities(BaseModel):
             "language": ("auto", *self.languages),
             "label": self.labels,
         }
-        needs = {"language": "prompt", "mask_mode": "mask"}.get(name, name)
+        needs = {"language": "prompt", "expand": "prompt", "mask_mode": "mask"}.get(name, name)
         if needs not in self.uses:
             return "it has no such setting"
         if name == "size":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import secrets
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from kalpana.inputs import ControlMap, Media
+from kalpana.text.normalize import clean as clean  # for the callers of this module
 from kalpana.types import KalpanaError
 
 SEED_LIMIT = 2**63  # seeds are below it
@@ -65,18 +65,6 @@ def shorten(value: Any) -> str:
     """The ``repr`` of a value for an error message, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
-
-
-def clean(text: str) -> str:
-    """Normalised text for a tokenizer: control characters and line breaks become spaces, and runs
-    of spaces become one.
-
-    Joiners and direction marks (Unicode Cf) stay: Devanagari, emoji and right-to-left scripts need
-    them.
-    """
-    return " ".join(
-        "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split()
-    )
 
 
 def _whole(value: Any) -> Any:
@@ -248,6 +236,11 @@ class Request(BaseModel):
         None, gt=0, le=60, allow_inf_nan=False, description="length of a video in seconds, up to 60"
     )
     fps: int | None = Field(None, ge=1, le=60, description="frames a second of a video, 1 to 60")
+    expand: bool = Field(
+        False,
+        description="state what the prompt leaves open (background, style, size), for each seed in "
+        "its own way; the receipt holds it as revised_prompt",
+    )
     language: Literal["auto", "en", "hi"] = Field(
         "auto", description="language of the prompt; auto detects it"
     )
@@ -399,6 +392,7 @@ class RequestFields(TypedDict, total=False):
     control: Any
     seconds: float | None
     fps: int | None
+    expand: bool
     language: Literal["auto", "en", "hi"]
     strict: bool
     format: Literal["png", "webp", "jpeg"]

@@ -203,19 +203,20 @@ class Output:
             raise KalpanaError("this output is a video: its frames are in output.media.frames")
         return self.media
 
-    def save(self, path: str | PathLike[str]) -> Output:
+    def save(self, path: str | PathLike[str], *, metadata: bool = True) -> Output:
         """Writes the media with its receipt embedded; the output with the path that was written,
-        which is PATH-2, PATH-3 … if the file exists.
+        which is PATH-2, PATH-3 … if the file exists. ``metadata`` False leaves the receipt out.
 
-        The suffix sets the format: .png, .webp or .jpg for an image, .mp4 for a video. Raises
-        KalpanaError for another suffix.
+        The suffix sets the format: .png, .webp or .jpg for an image; .mp4, .webp, .gif or .png (a
+        sheet of all frames) for a video. Raises KalpanaError for another suffix.
         """
         from kalpana.media import save, save_video
 
         if isinstance(self.media, Video):
-            written = save_video(self.media.frames, self.media.fps, Path(path), self.receipt)
+            frames, fps = self.media.frames, self.media.fps
+            written = save_video(frames, fps, Path(path), self.receipt, metadata=metadata)
         else:
-            written = save(self.media, Path(path), self.receipt)
+            written = save(self.media, Path(path), self.receipt, metadata=metadata)
         return replace(self, path=written)
 
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from kalpana.evaluate import suites
-from kalpana.evaluate.caption_accuracy import FACTS, judge, measure, read, scores
+from kalpana.evaluate.caption_accuracy import FACTS, judge, measure, scores
 from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.grammar import FORMS, LANGUAGES, caption
 from kalpana.world.hard_negatives import OPPOSITE, hard_negative
 from kalpana.world.lexicon import lexicon
+from kalpana.world.parse import read
 from kalpana.world.scene import Background, Group, Scene, SceneObject
 
 PROMPTS = suites.load("spriteeval", dev=True)

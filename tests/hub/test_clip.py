@@ -32,7 +32,7 @@ from kalpana.hub.clip import FIELDS, MODELS, Framing, canonical, find, read, to_
 from kalpana.hub.weights import fingerprint
 from kalpana.media import to_images
 from kalpana.models.clip import CLIP, PRESETS, unit
-from kalpana.text.tokenizer import corpus
+from kalpana.train.tokenizer import corpus
 from kalpana.types import KalpanaError, Tokens
 from kalpana.understand.encoder import load
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kalpana.hub.dalle_mini import Words, read, to_config, to_words, translate, unstack
 from kalpana.hub.public import hashed
 from kalpana.models.dalle_mini import PRESETS, DalleMini
-from kalpana.text.tokenizer import corpus
+from kalpana.train.tokenizer import corpus
 from kalpana.types import KalpanaError, Tokens
 
 WIDTH, HIDDEN, LAYERS, CODES, PLACES = 128, 96, 2, 40, 256

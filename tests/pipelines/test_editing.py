@@ -85,11 +85,11 @@ def test_a_transparent_mask_is_generated_where_it_is_clear() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mask": mask_of((16, 16), (0, 0, 8, 8))}, "16x16 pixels and the image 32x32"),
-        ({"mask": mask_of((32, 32), (0, 0, 0, 0))}, "marks no part of the image"),
+        ({"mask": mask_of((16, 24), (0, 0, 8, 8))}, "16x24 and the picture 32x32: give a mask"),
+        ({"mask": mask_of((32, 32), (0, 0, 0, 0))}, "edits nothing"),
         ({"mask": mask_of((32, 32), (0, 0, 8, 8)), "mask_mode": "alpha"}, "has no transparency"),
-        ({"mask": b"no picture"}, "the input data is no picture"),
-        ({"image": b"no picture"}, "the input data is no picture"),
+        ({"mask": b"no picture"}, "the input data: "),
+        ({"image": b"no picture"}, "the input data: "),
     ],
 )
 def test_bad_inputs_are_one_line(fields: dict[str, Any], message: str) -> None:

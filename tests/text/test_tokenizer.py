@@ -18,7 +18,6 @@ from kalpana.text.tokenizer import (
     NULL,
     PAD,
     Tokenizer,
-    corpus,
     fertility,
     language,
     meet,
@@ -26,6 +25,7 @@ from kalpana.text.tokenizer import (
     train,
     words,
 )
+from kalpana.train.tokenizer import corpus
 from kalpana.types import KalpanaError
 from kalpana.world.grammar import FORMS, caption
 from kalpana.world.lexicon import lexicon

@@ -131,6 +131,7 @@ def test_ten_thousand_labels_go_in_batches(encoder: Encoder) -> None:
         ([], "there are no labels: write what a picture may show"),
         (["a cat", "  \n"], "label 2 of 2 is blank"),
         (["a cat", "a dog", "A  cat"], "labels are there more than once: 'a cat'; write each once"),
+        (["a cat’s", "A\u200b cat's"], 'more than once: "a cat\'s"'),
         ([*"abcdabcd"], "more than once: 'a', 'b', 'c' and 1 more"),
         (["a cat"], "one label, 'a cat', answers nothing: by a softmax it is 100 %"),
         # A string is one label, not a sequence of letters.

@@ -191,6 +191,7 @@ def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
         == ["red.png"]
     )
     assert len(chosen(since="2001-10")) == 12 and chosen(since="2001-09-11", until="2002") == []
+    assert chosen(prompt="Ｒed\u200b  apple") == ["made0.png"]
     assert chosen(prompt="red APPLE") == chosen(prompt='it\'s "here"') == ["made0.png"] and chosen(
         prompt="सेब"
     ) == ["made1.png"]

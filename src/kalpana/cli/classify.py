@@ -50,10 +50,11 @@ def classify(
     Exit code 1 where some pictures cannot be read.
     """
     from kalpana.request import shorten
+    from kalpana.text.normalize import clean
     from kalpana.understand.classify import checked, directions, sentences
     from kalpana.understand.encoder import PICTURES, load
 
-    listed = [label for label in (labels or "").split(",") if label.strip()]
+    listed = [label for label in clean(labels or "").split(",") if label.strip()]
     given = checked([*listed, *(lines_of(labels_file, "labels") if labels_file else ())])
     encoder = load(model, device)
     vectors = directions(encoder, given, sigmoid=sigmoid)

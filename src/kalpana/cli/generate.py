@@ -73,6 +73,9 @@ def generate(
     language: Annotated[str | None, field("language")] = None,
     format: Annotated[str | None, field("format")] = None,
     upscale: Annotated[str | None, field("upscale")] = None,
+    expand: Annotated[
+        bool, typer.Option("--expand", help=Request.model_fields["expand"].description)
+    ] = False,
     lenient: Annotated[
         bool,
         typer.Option("--lenient", help="warn about settings that the model cannot use; no error"),
@@ -96,7 +99,7 @@ def generate(
     fields = {
         name: value
         for name, value in context.params.items()
-        if name in (*Request.model_fields, "width", "height") and value not in (None, [], ())
+        if name in (*Request.model_fields, "width", "height") and value not in (None, False, [], ())
     }
     if lenient:
         fields["strict"] = False
@@ -149,6 +152,23 @@ def generate(
             print_json(listed)
 
 
+def expand(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="each in quotes")],
+    n: Annotated[int, typer.Option("-n", min=1, help="expansions of each prompt")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the first, the others count up")] = 0,
+    video: Annotated[bool, typer.Option("--video", help="for a video: camera and speed")] = False,
+) -> None:
+    """Print prompts with what they leave open stated, as --expand of generate does."""
+    from kalpana.text.tokenizer import language
+    from kalpana.world.expansion import expand as expanded
+
+    kind = "video" if video else "picture"
+    for prompt in prompts:
+        name = language(prompt)
+        for k in range(seed, seed + n):
+            print(prompt if name == "mixed" else expanded(prompt, k, name, kind))
+
+
 def _saved(output: Output, request: Request, out: Path) -> tuple[Path, Output]:
     """The path of an output, written to the folder ``out``, and the output."""
     from kalpana.media import SUFFIX, slug
@@ -177,7 +197,7 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="folder to save the new picture in")] = None,
 ) -> None:
     """Generate a picture again from its receipt and compare both; exit code 1 if pixels differ."""
-    from kalpana.media import SUFFIX, read_receipt, ready_folder, save
+    from kalpana.media import read_receipt, ready_folder
     from kalpana.pipelines import load
     from kalpana.pipelines.replay import again, compare, request_of
 
@@ -190,7 +210,7 @@ def replay(
     difference = compare(file, picture)
     print(difference)
     if out:
-        print(save(picture.image, out / (file.stem + SUFFIX[request.format]), picture.receipt))
+        print(picture.save(out / file.name).path)
     raise typer.Exit(0 if difference.pixels else 1)
 
 

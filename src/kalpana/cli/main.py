@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from kalpana.cli.caption import caption
 from kalpana.cli.classify import classify
 from kalpana.cli.evaluate import evaluate
-from kalpana.cli.generate import generate, replay
+from kalpana.cli.generate import expand, generate, replay
 from kalpana.cli.search import searching
 from kalpana.cli.show import models, show, tokens
 from kalpana.cli.train import train
@@ -46,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, models, show, replay, tokens, train, evaluate, classify, caption):
+for command in (generate, models, show, replay, expand, tokens, train, evaluate, classify, caption):
     app.command()(command)
 app.add_typer(world, name="world")
 app.add_typer(searching, name="search")

@@ -27,9 +27,10 @@ def models(as_json: Json = False) -> None:
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="a picture or video made by Kalpana")],
+    as_json: Json = False,
 ) -> None:
-    """Print the receipt in a picture: its request, and all that is needed to generate it again."""
+    """Print the receipt in a file: its request, and all that is needed to generate it again."""
     import yaml
 
     from kalpana.media import read_receipt
@@ -43,7 +44,7 @@ def show(
 
 def tokens(prompt: str, as_json: Json = False) -> None:
     """Show the tokens of a prompt, and its words that occur in no training caption."""
-    from kalpana.request import clean
+    from kalpana.text.normalize import clean
     from kalpana.text.tokenizer import Tokenizer
 
     tokenizer, text = Tokenizer.load(), clean(prompt)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from kalpana.families import FAMILIES
+from kalpana.media import atomic
 from kalpana.types import KalpanaError
 
 if TYPE_CHECKING:
@@ -117,18 +118,12 @@ def _write(
         shards = (f"{path.stem}-{k:05}-of-{count:05}{path.suffix}" for k in range(1, count + 1))
         paths = [path.with_name(shard) for shard in shards]
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = [each.with_name(f".{each.name}.{os.getpid()}.part") for each in paths]
-    try:
-        for temporary, part in zip(unfinished, parts, strict=True):
-            safetensors.torch.save_file(part, temporary, about)
-        stale = set(files_of(path)) - set(paths)
-        for temporary, final in zip(unfinished, paths, strict=True):
-            temporary.replace(final)
-        for old in stale:
-            old.unlink(missing_ok=True)
-    finally:
-        for temporary in unfinished:
-            temporary.unlink(missing_ok=True)
+    stale = set(files_of(path)) - set(paths)
+    with ExitStack() as unfinished:  # all are written before the first is renamed
+        for final, part in zip(paths, parts, strict=True):
+            safetensors.torch.save_file(part, unfinished.enter_context(atomic(final)), about)
+    for old in stale:
+        old.unlink(missing_ok=True)
     return tuple(paths)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from kalpana.inputs import Media
-from kalpana.media import rgb, to_images, to_pixels
+from kalpana.media import read_mask, read_picture, to_images, to_pixels
+from kalpana.media.images import MaskMode
 from kalpana.request import Request
 from kalpana.types import KalpanaError
 
@@ -63,7 +65,7 @@ def read_edit(request: Request) -> Edit | None:
 
     Without a mask the picture is scaled and cropped to the size of the request. With a mask the
     model sees the area around the mask. Raises KalpanaError if a picture cannot be read, or the
-    mask has another size than the image or marks nothing.
+    mask has other proportions than the image or marks nothing.
     """
     if request.image is None:
         return None
@@ -83,11 +85,7 @@ def read_edit(request: Request) -> Edit | None:
         return Edit(_fit(source, area, size), None, strength, source, area, None, warnings)
     blend = open_mask(request.mask, request.mask_mode, source.size)
     box = blend.getbbox()
-    if box is None:
-        raise KalpanaError(
-            "mask: it marks no part of the image: make the part that is to be generated anew "
-            "white, or transparent, or see mask_mode"
-        )
+    assert box is not None  # an empty mask is refused when it is read
     area = _around(box, source.size, size)
     mask = torch.from_numpy(np.array(blend.crop(area).resize(size, Image.Resampling.BILINEAR)))
     return Edit(
@@ -97,37 +95,27 @@ def read_edit(request: Request) -> Edit | None:
 
 def open_image(media: Media) -> Image.Image:
     """An input picture, in RGB. Raises KalpanaError if it cannot be read."""
-    return rgb(_open(media))
+    with _named(media):
+        return read_picture(media.read())
 
 
-def open_mask(media: Media, mode: str, size: tuple[int, int]) -> Image.Image:
-    """A mask in mode L, 255 where the picture is generated anew.
+def open_mask(media: Media, mode: MaskMode, size: tuple[int, int]) -> Image.Image:
+    """A mask in mode L, 255 where the picture of ``size`` is generated anew.
 
-    Raises KalpanaError if it cannot be read, or has another size.
+    Raises KalpanaError if it cannot be read, has other proportions, or marks nothing.
     """
-    image = ImageOps.exif_transpose(_open(media))
-    if image.size != size:
-        raise KalpanaError(
-            f"mask: it has {image.width}x{image.height} pixels and the image {size[0]}x{size[1]}: "
-            "give a mask of the size of the image"
-        )
-    transparent = image.has_transparency_data
-    if mode == "alpha" and not transparent:
-        raise KalpanaError("mask: it has no transparency: write mask_mode white or black")
-    if mode == "alpha" or (mode == "auto" and transparent):
-        return ImageOps.invert(image.convert("RGBA").getchannel("A"))
-    grey = rgb(image).convert("L")
-    return ImageOps.invert(grey) if mode == "black" else grey
+    with _named(media):
+        mask = read_mask(media.read(), size, mode)
+    return Image.fromarray((mask.numpy() * 255).round().astype(np.uint8))
 
 
-def _open(media: Media) -> Image.Image:
-    """The picture in a media input, decoded."""
+@contextmanager
+def _named(media: Media) -> Iterator[None]:
+    """Context in which errors of reading name the input."""
     try:
-        image = Image.open(BytesIO(media.read()))
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise KalpanaError(f"the input {media.name} is no picture: {error}") from None
-    return image
+        yield
+    except KalpanaError as error:
+        raise KalpanaError(f"the input {media.name}: {error}") from None
 
 
 def _fit(source: Image.Image, area: Box, size: tuple[int, int]) -> Tensor:

@@ -21,7 +21,9 @@ from kalpana.pipelines.rerank import Ranker, Words, best
 from kalpana.pipelines.upscale import load_upscaler, upscale
 from kalpana.request import Request, clean
 from kalpana.text.tokenizer import language
+from kalpana.text.transliterate import hint, transliterate
 from kalpana.types import Output, Result, Step, Video
+from kalpana.world.expansion import expand
 
 TOGETHER = 8  # largest batch of pictures: more take memory and gain no speed
 TOLD = 12  # most unknown words that a warning lists
@@ -100,11 +102,14 @@ def answer(
         )
     request = request.seeded()
     resolved, ignored = model.capabilities.resolve(request)
+    asked, resolved, notes = request, *_transliterated(resolved, model.capabilities)
     edit = read_edit(resolved)
-    receipt, warnings = _receipt(model, words, request, resolved, ignored)
-    if edit is not None and edit.warnings:
+    receipt, warnings = _receipt(model, words, asked, resolved, ignored)
+    warnings = (*notes, *warnings)
+    if edit is not None:
         warnings = (*warnings, *edit.warnings)
-        receipt["warnings"] = list(warnings)
+    receipt["warnings"] = list(warnings)
+    together = 1 if resolved.expand else together  # each picture has a prompt of its own
     return _steps(resolved, edit, draw, receipt | dict(more or {}), warnings, together)
 
 
@@ -122,17 +127,43 @@ def _steps(
     began, index, total = time.perf_counter(), 0, 0
     pictures: list[Output] = []
     for part in parts:
-        seeds = part.each_seed()
+        seeds, own = part.each_seed(), dict[str, Any]()
+        if request.expand:
+            part = part.updated(prompt=_expanded(part, seeds[0]))
+            own["revised_prompt"] = part.prompt
         for progress in draw(part, edit):
             index, total = index + 1, progress.total * len(parts)
             if progress.pixels is not None:
                 for pixels, seed in zip(progress.pixels, seeds, strict=True):
-                    own = {"seed": seed, "resolved": _resolved(request, seed)}
+                    own |= {"seed": seed, "resolved": _resolved(request, seed)}
                     pictures.append(Output(_media(pixels, request, edit), seed, receipt | own))
             if index < total:
                 eta = (time.perf_counter() - began) / index * (total - index)
                 yield Step(index, total, progress.preview, eta, progress.stage)
     yield Step(total, total, None, 0.0, progress.stage, Result(tuple(pictures), warnings))
+
+
+def _transliterated(
+    request: Request, capabilities: Capabilities
+) -> tuple[Request, tuple[str, ...]]:
+    """The request with Hindi prompts in Latin letters in Devanagari, and notes for the user."""
+    if "hi" not in capabilities.languages or request.language == "en":
+        return request, ()
+    changes, notes = dict[str, str](), list[str]()
+    for name in ("prompt", "negative_prompt"):
+        text = getattr(request, name)
+        if text and (found := transliterate(text)):
+            changes[name] = found.text
+            notes.append(f"{name}: {found.note}")
+        elif text and (advice := hint(text)):
+            notes.append(f"{name}: {advice}")
+    return request.updated(**changes), tuple(notes)
+
+
+def _expanded(request: Request, seed: int) -> str:
+    """The expanded prompt of the picture of one seed; one of mixed language stays."""
+    kind, name = "video" if request.seconds else "picture", language(request.prompt)
+    return request.prompt if name == "mixed" else expand(request.prompt, seed, name, kind)
 
 
 def _media(pixels: Tensor, request: Request, edit: Edit | None) -> Image | Video:

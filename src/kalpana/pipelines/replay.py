@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from kalpana.media import encode, read_receipt
+from kalpana.media import read_picture, read_receipt, read_video
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Output, Step
+from kalpana.types import KalpanaError, Output, Step, Video
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,15 @@ def again(model: Pipeline, receipt: dict[str, Any], files: Sequence[Path] = ()) 
 
 
 def compare(path: Path, again: Output) -> ReplayDiff:
-    """The comparison of the picture file at ``path`` with ``again``, its replay, which is encoded
-    in the same format."""
+    """The comparison of the picture or video file at ``path`` with ``again``, its replay, which is
+    encoded in the same format."""
     receipt, data = read_receipt(path), path.read_bytes()
-    # Encoded with the receipt of the file, so that only the pixels can differ.
-    file = encode(again.image, receipt["resolved"]["format"], receipt)
-    before, after = (
-        np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in (data, file)
-    )
+    with TemporaryDirectory() as folder:
+        # Encoded with the receipt of the file, so that only the pixels can differ.
+        copy = replace(again, receipt=receipt).save(Path(folder) / path.name).path
+        assert copy is not None
+        file = copy.read_bytes()
+    before, after = (_pixels(each, again) for each in (data, file))
     largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
     changed = tuple(
         name
@@ -83,6 +83,13 @@ def compare(path: Path, again: Output) -> ReplayDiff:
         if receipt.get(name) != again.receipt.get(name)
     )
     return ReplayDiff(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)
+
+
+def _pixels(data: bytes, output: Output) -> np.ndarray:
+    """The 8-bit pixels of a file that holds such an output: (h, w, 3), or (f, h, w, 3)."""
+    if not isinstance(output.media, Video):
+        return np.asarray(read_picture(data)).astype(int)
+    return np.stack([np.asarray(frame) for frame in read_video(data)]).astype(int)
 
 
 def replay(path: str | PathLike[str], inputs: Sequence[Path] = ()) -> tuple[Output, ReplayDiff]:

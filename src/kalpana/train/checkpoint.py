@@ -7,7 +7,6 @@ optimizers and the step.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kalpana.hub.weights import current_name, files_of, fingerprint
+from kalpana.media import atomic
 from kalpana.train.recipe import Recipe, located, saved_recipe
 from kalpana.types import KalpanaError
 from kalpana.world.world import VERSION
@@ -60,18 +60,15 @@ def save(path: Path, state: State, recipe: Recipe) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed
         left.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        safetensors.torch.save_file(
-            {name: value.contiguous().clone() for name, value in tensors.items()}, partial, header
-        )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with atomic(path) as temporary:
+            safetensors.torch.save_file(
+                {name: value.contiguous().clone() for name, value in tensors.items()},
+                temporary,
+                header,
+            )
     except (OSError, safetensors.SafetensorError) as error:
         raise KalpanaError(f"cannot write the checkpoint {path}: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: Path, state: State, recipe: Recipe) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.models.clip import unit
-from kalpana.request import clean, shorten
+from kalpana.request import shorten
+from kalpana.text.normalize import clean, comparable
 from kalpana.text.tokenizer import language
 from kalpana.types import KalpanaError
 from kalpana.understand.encoder import Encoder, load
@@ -83,7 +84,7 @@ def sentences(label: str, templates: Sequence[str] | None = None) -> list[str]:
 
 
 def checked(labels: Sequence[str]) -> list[str]:
-    """The labels with normalised spaces.
+    """The labels in their normal form (``clean``).
 
     Raises: KalpanaError where there are none, one is blank, or two differ in case at most.
     """
@@ -96,7 +97,7 @@ def checked(labels: Sequence[str]) -> list[str]:
         raise KalpanaError(f"label {labels.index('') + 1} of {len(labels)} is blank: leave it out")
     by_folded = dict[str, list[str]]()
     for label in labels:
-        by_folded.setdefault(label.casefold(), []).append(label)
+        by_folded.setdefault(comparable(label), []).append(label)
     if repeated := [group[0] for group in by_folded.values() if len(group) > 1]:
         more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
         raise KalpanaError(

@@ -6,18 +6,24 @@ import hashlib
 import os
 import stat
 import unicodedata
-import warnings
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import PIL
 from PIL import ExifTags, Image
 
-from kalpana.media import read_receipt, rgb
+from kalpana.media import (
+    decode_picture,
+    formats,
+    open_picture,
+    read_error,
+    read_picture,
+    read_receipt,
+)
+from kalpana.text.normalize import comparable
 from kalpana.types import KalpanaError
 
 SUFFIXES = (
@@ -35,7 +41,6 @@ SUFFIXES = (
     ".heic",
     ".heif",
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # names in Pillow
 LARGE = 1024  # pixels of the shorter side: decoding never reduces a picture below this
 
 
@@ -116,56 +121,23 @@ def read_file(folder: Path, file: File, known: Container[bytes]) -> Read | Broke
 
     The picture is not decoded where its hash is in ``known``.
     """
-    path, known_formats = folder / os.fsdecode(file.path), formats()
+    path = folder / os.fsdecode(file.path)
     try:
         with path.open("rb") as opened:
             hash = hashlib.file_digest(opened, "sha256").digest()
             opened.seek(0)
-            with Image.open(opened, formats=known_formats) as image:
+            with open_picture(opened) as image:
                 columns = _columns(path, file, image)
-                return Read(file, hash, columns, None if hash in known else _decoded(image))
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        return Broken(file.path, f"it has more than {limit:,} pixels", file)
+                picture = None if hash in known else decode_picture(image, LARGE)
+                return Read(file, hash, columns, picture)
     except Exception as error:  # for a damaged file Pillow raises exceptions of many types
-        if isinstance(error, OSError) and error.errno:  # not damaged, but unreachable
-            return Broken(file.path, error.strerror or str(error))
-        if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in known_formats:
-            return Broken(file.path, "HEIF needs pillow-heif: pip install pillow-heif", file)
-        if isinstance(error, PIL.UnidentifiedImageError):
-            reason = "it is no picture"
-        else:
-            reason = " ".join(str(error).split())[:200]
-        return Broken(file.path, reason or type(error).__name__, file)
+        reachable = not (isinstance(error, OSError) and error.errno)
+        return Broken(file.path, read_error(error, path.name), file if reachable else None)
 
 
 def read_image(path: Path) -> Image.Image:
-    """The picture in a file, decoded as for an index. Raises: KalpanaError if it is unreadable."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise KalpanaError(f"{path} cannot be read: {error.strerror}") from None
-    file = File(os.fsencode(path.name), status.st_size, status.st_mtime_ns)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        read = read_file(path.parent, file, ())
-    if isinstance(read, Broken) or read.picture is None:
-        reason = read.reason if isinstance(read, Broken) else "it is no picture"
-        raise KalpanaError(f"{path} cannot be read: {reason}")
-    return read.picture
-
-
-@cache
-def formats() -> tuple[str, ...]:
-    """The formats that Pillow may try: not the rare ones, whose decoders are little tested."""
-    Image.init()  # registers all formats; Image.open alone registers the most common ones
-    try:
-        import pillow_heif
-    except ImportError:
-        pass
-    else:
-        pillow_heif.register_heif_opener()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    """The picture in a file, reduced as for an index. Raises: KalpanaError if it is unreadable."""
+    return read_picture(path, LARGE)
 
 
 def reader() -> str:
@@ -186,7 +158,7 @@ def _columns(path: Path, file: File, image: Image.Image) -> dict[str, Any]:
         "height": sides[1],
         "date": _date(image, file),
         "prompt": prompt,
-        "words": prompt.casefold() if prompt else None,
+        "words": comparable(prompt) if prompt else None,
         "model": _text(model.get("name")) if isinstance(model, dict) else None,
         "seed": seed if isinstance(seed, int) and 0 <= seed < 2**63 else None,
     }
@@ -223,13 +195,6 @@ def _date(image: Image.Image, file: File) -> str:
             continue
     seconds = min(max(file.changed // 10**9, 0), 253_000_000_000)  # from 1970 to 9987
     return datetime.fromtimestamp(seconds).isoformat()
-
-
-def _decoded(image: Image.Image) -> Image.Image:
-    """The first frame as upright RGB (see ``rgb``), reduced if its shorter side is >= 2 LARGE."""
-    image.draft("RGB", (LARGE, LARGE))  # a JPEG decodes faster at a reduced size
-    image = rgb(image)
-    return image.reduce(min(image.size) // LARGE) if min(image.size) >= 2 * LARGE else image
 
 
 def shown(path: bytes | str) -> str:

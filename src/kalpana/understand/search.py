@@ -25,7 +25,8 @@ import torch
 from PIL import Image, ImageOps
 
 from kalpana.media import grid
-from kalpana.request import clean, shorten
+from kalpana.request import shorten
+from kalpana.text.normalize import clean, comparable
 from kalpana.types import KalpanaError
 from kalpana.understand.folder import read_image, shown
 from kalpana.understand.store import Embedder, Progress, Store, checked, open_store, silent
@@ -228,7 +229,7 @@ def _where(only: SearchFilter, folder: Path) -> Any:
         if only.largest is not None:
             parts.append(col(side) <= lit(only.largest))
     if only.prompt is not None:
-        parts.append(col("words").contains(lit(only.prompt.casefold())))
+        parts.append(col("words").contains(lit(comparable(only.prompt))))
     if only.model is not None:
         parts.append(col("model") == lit(only.model))
     return reduce(and_, parts) if parts else None

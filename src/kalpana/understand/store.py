@@ -478,7 +478,7 @@ def _schema(encoder: Embedder) -> pa.Schema:
             "height": pa.int32(),
             "date": pa.string(),
             "prompt": pa.string(),
-            "words": pa.string(),  # the prompt, case-folded
+            "words": pa.string(),  # the prompt, as texts are compared
             "model": pa.string(),
             "seed": pa.int64(),
             "vector": pa.list_(pa.float32(), encoder.size),

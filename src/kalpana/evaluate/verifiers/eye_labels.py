@@ -85,7 +85,7 @@ def labels(folder: Path = EYE) -> list[Label]:
 
 def pictures(folder: Path = EYE) -> list[Image.Image]:
     """Pictures of the set, SIDE pixels a side."""
-    sheet = np.asarray(Image.open(folder / "pictures.webp").convert("RGB"))
+    sheet = np.asarray(read_picture(folder / "pictures.webp"))
     cells = (
         sheet.reshape(sheet.shape[0] // SIDE, SIDE, COLUMNS, SIDE, 3)
         .swapaxes(1, 2)

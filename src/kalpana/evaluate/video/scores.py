@@ -39,7 +39,7 @@ from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.evaluate.video import motion
 from kalpana.evaluate.video.motion import Camera, Track
 from kalpana.evaluate.video.suite import PACES, ClipPrompt, Video, load, truth
-from kalpana.media import decode_clip, grid, read_picture, to_images, to_pixels, write
+from kalpana.media import decode_video, grid, read_picture, to_images, to_pixels, write
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
 from kalpana.world.sheet import captioned
@@ -540,20 +540,8 @@ def clips_of(
 
 def _video(path: Path) -> Video:
     """The video in an MP4 file."""
-    try:
-        import av
-    except ImportError:
-        raise KalpanaError(
-            "reading MP4 needs PyAV: install it with pip install 'kalpana[video]'"
-        ) from None
-    try:
-        images, rate, _ = decode_clip(path.read_bytes())
-        frames = to_pixels(images)
-    except (OSError, ValueError, IndexError, av.error.FFmpegError) as error:
-        raise KalpanaError(
-            f"it is no MP4, or a damaged one ({error}): give H.264 in an MP4 file"
-        ) from None
-    return Video(frames, rate)
+    images, rate, _ = decode_video(path.read_bytes())
+    return Video(to_pixels(images), rate)
 
 
 def _frames(folder: Path) -> Tensor:
