@@ -80,12 +80,14 @@ app(["train", {str(file)!r}, "--out", {str(out)!r}])
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:
         assert process.stdout is not None
-        while "tiny 5/" not in process.stdout.readline():
-            pass
-        with pytest.raises(KalpanaError, match="another process trains into") as error:
-            train(recipe, out, echo=quiet)
-        assert "\n" not in str(error.value)
-        os.kill(process.pid, signal.SIGKILL)
+        try:
+            while "tiny 5/" not in process.stdout.readline():
+                pass
+            with pytest.raises(KalpanaError, match="another process trains into") as error:
+                train(recipe, out, until=1, echo=quiet)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    assert "\n" not in str(error.value)
     with (out / "log.jsonl").open("a") as log:
         log.write('{"step": 9, "lo')  # cut off in the middle
     (out / f".checkpoint.safetensors.{process.pid}.part").touch()

@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {"name": "f", "num_images": 8, "steps": 10, "batch": 4,
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("flow", "diffusion"):
-        monkeypatch.setattr(f"kalpana.train.{module}.HELD_OUT", 64)
+        monkeypatch.setattr(f"kalpana.train.{module}.HELD_OUT", 8)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_any_network_is_trained_on_any_data(reads: tuple[str, ...]) -> None:
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     with torch.no_grad():
         scores, sheet = task.evaluate()
-    assert math.isfinite(scores["dev_loss"]) and sheet.shape == (32, 3, 8, 8)
+    assert math.isfinite(scores["dev_loss"]) and sheet.shape == (8, 3, 8, 8)
 
 
 def test_captions_of_a_batch_are_those_of_its_latents(vae: Path) -> None:

@@ -137,11 +137,13 @@ class DiffusionTask:
         """Error on dev data; the sheet has samples for the conditions of the first of them."""
         rng, errors = torch.Generator().manual_seed(0), []
         for start in range(0, HELD_OUT, PART):
-            batch = moved(self.data.held_out(range(start, start + PART)), self.device)
+            batch = moved(
+                self.data.held_out(range(start, min(start + PART, HELD_OUT))), self.device
+            )
             x0 = batch.x0.float()
             t, eps = noise_times(len(x0), rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
             errors.append(self._error(x0, t, eps, self.cond(batch))[0])
-        batch = moved(self.data.held_out(range(SHEET)), self.device)
+        batch = moved(self.data.held_out(range(min(SHEET, HELD_OUT))), self.device)
         x = torch.randn(batch.x0.shape, generator=rng).to(self.device)
         scale = GUIDANCE if self.model.reads else 1.0
         denoise = guide(self.process.denoiser(self.model), self.cond(batch), scale)
