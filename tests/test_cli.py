@@ -153,10 +153,10 @@ def test_json_is_all_of_stdout(model: str) -> None:
     assert first["receipt"] == read_receipt(Path(first["path"]))
 
 
-def test_show_prints_the_receipt(model: str) -> None:
+def test_metadata_prints_the_receipt(model: str) -> None:
     (path,) = made(kalpana("generate", HINDI, "--model", model))
-    assert json.loads(kalpana("show", str(path), "--json").stdout) == read_receipt(path)
-    assert f"prompt: {HINDI}" in kalpana("show", str(path)).stdout
+    assert json.loads(kalpana("metadata", str(path), "--json").stdout) == read_receipt(path)
+    assert f"prompt: {HINDI}" in kalpana("metadata", str(path)).stdout
 
 
 def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -> None:
@@ -248,8 +248,8 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["world", "show", "--kind", "clips", "--split", "exam"], "split 'exam'"),
         (["train", "absent.yaml"], "cannot read the recipe absent.yaml"),
         (["train", "file"], "file holds no fields"),
-        (["show", "absent.png"], "absent.png cannot be read"),
-        (["show", "file"], "no picture"),
+        (["metadata", "absent.png"], "absent.png cannot be read"),
+        (["metadata", "file"], "no picture"),
         (["replay", "bare.png"], "no receipt"),
     ],
 )
@@ -320,7 +320,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> No
     command = [
         sys.executable,
         "-m",
-        "kalpana.cli",
+        "kalpana",
         "generate",
         "--file",
         "prompts.txt",
@@ -395,7 +395,7 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_fol
     assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
     scored = kalpana(
         "evaluate",
-        "--images",
+        "--from-folder",
         "run",
         "--dev",
         "--limit",
@@ -442,8 +442,7 @@ def test_a_model_may_be_compared_by_its_own_number_of_steps(model: str, verifier
         "1",
         "--verifier",
         verifier,
-        "--steps",
-        "own",
+        "--default-steps",
         "--out",
         "own",
     )
@@ -547,9 +546,8 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
             image.save(here / "films" / f"{prompt.number:04d}" / f"{k}.png")
     done = kalpana(
         "evaluate",
-        "--suite",
-        "clips",
-        "--images",
+        "video",
+        "--from-folder",
         "films",
         "--dev",
         "--limit",
@@ -575,28 +573,22 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--suite", "clips"],
-            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate "
-            "--suite clips --images",
-        ),
-        (["compare", "default", "--suite", "clips"], "no model here draws clips yet"),
-        (["--suite", "clips", "--images", "nowhere"], "no clip in nowhere is of prompt 0"),
+        (["--suite", "clips"], "write kalpana evaluate video --from-folder FOLDER"),
+        (["compare", "default", "--suite", "clips"], "write kalpana evaluate video --from-folder"),
+        (["video", "--from-folder", "nowhere"], "no clip in nowhere is of prompt 0"),
         (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
-        (["default", "default"], "kalpana evaluate compare default default"),
-        (["compare"], "nothing to compare"),
-        (["default", "--steps", "0"], "--steps '0' should be numbers"),
-        (["default", "--steps", "1,4"], "one number of steps"),
-        (["--images", "nowhere"], "no pictures in nowhere"),
+        (["default", "default"], "unexpected extra argument"),
+        (["compare"], "Missing argument 'MODEL...'"),
+        (["compare", "default", "--steps", "0"], "--steps '0' should be numbers"),
+        (["compare", "default", "--steps", "2", "--default-steps"], "leave one out"),
+        (["default", "--steps", "1,4"], "evaluate compare default --steps 1,4"),
+        (["--from-folder", "nowhere"], "no pictures in nowhere"),
+        (["default", "--from-folder", "nowhere"], "leave out the model and --steps"),
         (
             ["default", "--clip-score", "nowhere"],
             "--clip-score nowhere: there is no checkpoint 'nowhere'",
         ),
-        (
-            ["compare", "default", "--clip-score", "clip"],
-            "leave it out of kalpana evaluate compare",
-        ),
-        (["--suite", "clips", "--clip-score", "clip"], "and of --suite clips"),
+        (["compare", "default", "--clip-score", "clip"], "No such option"),
     ],
 )
 def test_a_wrong_way_to_evaluate_is_one_line(

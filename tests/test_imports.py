@@ -24,6 +24,7 @@ LEVEL = {
     "train": 9,  # sample sheets use the pipelines
     "evaluate": 10,
     "cli": 11,
+    "__main__": 12,
 }
 
 

@@ -122,7 +122,27 @@ def test_every_prompt_is_exchanged_for_another_of_its_task() -> None:
     other = exchanged(prompts)
     assert sorted(other) == list(range(len(prompts))) and all(k != i for i, k in enumerate(other))
     assert [prompts[k].task for k in other] == [prompt.task for prompt in prompts]
-    assert exchanged(prompts[:1]) == [0]
+
+
+def test_a_prompt_alone_in_its_task_is_exchanged_for_one_of_another_task() -> None:
+    prompts = first(load("spriteeval", dev=True), 2)
+    one_each = first(prompts, 1)
+    # Six tasks of one prompt; two of two and one of one; a single prompt.
+    for asked in (one_each, [*prompts[:4], prompts[4]], [prompts[0], *prompts[2:4]]):
+        other = exchanged(asked)
+        assert sorted(other) == list(range(len(asked)))
+        assert all(k != i for i, k in enumerate(other))
+    assert exchanged(prompts[:1]) == []
+
+
+def test_a_single_prompt_has_no_floor_and_few_have_no_interval(tmp_path: Path) -> None:
+    asked, verifier = PROMPTS[:1], Knows()
+    true = [verifier.learn([asked[0].scene(random.Random(0))])]
+    report = judge(asked, true, verifier, tmp_path)
+    assert report.floor is None and "| floor |" not in report.markdown()
+    share = report.score.overall
+    assert (share.low, share.high) == (None, None) and share.percent() == "100.0"
+    assert "Strict (nothing else in the picture): 100.0." in report.markdown()
 
 
 def test_a_training_caption_is_its_own_nearest() -> None:

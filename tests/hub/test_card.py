@@ -108,7 +108,7 @@ def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
 def test_a_folder_without_weights_or_card_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(KalpanaError, match=r"no [.]safetensors files"):
         write_hashes(tmp_path)
-    with pytest.raises(KalpanaError, match=r"run `python -m kalpana[.]hub[.]card"):
+    with pytest.raises(KalpanaError, match=r"run `kalpana weights seal"):
         read_card(tmp_path)
 
 

@@ -6,22 +6,20 @@ import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
-from typer.core import TyperGroup
 
 from kalpana.cli.console import asked_to_stop, counting, print_json
+from kalpana.cli.groups import DefaultCommand
 from kalpana.cli.options import ClipName, Device, Json
 from kalpana.types import KalpanaError
 
 
-class QueryByDefault(TyperGroup):
+class QueryByDefault(DefaultCommand):
     """A group in which ``search "a cat"`` means ``search query "a cat"``."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = not args or args[0] in (*self.commands, "--help")
-        return super().parse_args(ctx, args if named else ["query", *args])
+    default = "query"
 
 
 searching = typer.Typer(

@@ -2,7 +2,7 @@
 
 The card states the model's name, family, capabilities, scores and file hashes.
 
-    python -m kalpana.hub.card FOLDER
+    kalpana weights seal FOLDER
 
 seals a folder: it writes into the card the hashes, the number of parameters, and the final training
 scores recorded in the files. With ``--int8`` the matrices in the files are converted to int8 first,
@@ -11,10 +11,8 @@ which halves them.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +84,7 @@ def read_card(folder: Path) -> Card:
     except OSError:
         raise KalpanaError(
             f"there is no {CARD} in {folder}, so it is no model: "
-            f"run `python -m kalpana.hub.card {folder}` to write one"
+            f"run `kalpana weights seal {folder}` to write one"
         ) from None
     except ValueError as error:
         raise KalpanaError(f"{folder / CARD} is no JSON: {error}") from None
@@ -206,7 +204,7 @@ def _summary(path: Path) -> _Summary:
         return _Summary(about.get("family", "unknown"), count, scores)
 
 
-def _shrink(folder: Path) -> None:
+def to_int8(folder: Path) -> None:
     """Convert the matrices of all weights in a folder to int8."""
     from kalpana.hub.weights import files_of, metadata, shrink, whole_of
 
@@ -214,17 +212,22 @@ def _shrink(folder: Path) -> None:
         shrink(path, metadata(files_of(path)[0]).get("family", "unknown"))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Seal folders of weights: write hashes and scores into cards."
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--int8", action="store_true", help="convert the matrices to int8 first")
-    options = parser.parse_args()
-    try:
-        for folder in options.folders:
-            if options.int8:
-                _shrink(folder)
-            print(write_hashes(folder).model_dump_json(indent=2))
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")
+def differences(folder: Path) -> list[str]:
+    """How the files of the model in a folder differ from its card; empty if they do not."""
+    from kalpana.hub.weights import fingerprint
+    from kalpana.text.tokenizer import BPE
+
+    card = read_card(folder)
+    paths = {path.name: path for path in weights_of(folder, card.family)} | {BPE.name: BPE}
+    faults = []
+    for name, sha256 in card.files.items():
+        if name not in paths:
+            faults.append(f"{name} is missing")
+        elif (found := fingerprint(paths[name])) != sha256:
+            faults.append(f"{name} has sha256 {found[:12]}…, not {sha256[:12]}…")
+    return faults + [f"{name} is not in the card" for name in _unlisted(folder, card)]
+
+
+def _unlisted(folder: Path, card: Card) -> list[str]:
+    """Names of weight files in a folder that its card does not list."""
+    return sorted({path.name for path in folder.glob("*.safetensors")} - card.files.keys())

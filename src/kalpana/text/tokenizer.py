@@ -5,14 +5,13 @@ Hindi words at every matra), never merges digits, and splits quoted text into ch
 model has to draw it. Text outside quotes is lower-cased. Sources: Sennrich et al. 2016 (BPE),
 Radford et al. 2019 (byte-level BPE).
 
-``python -m kalpana.text.tokenizer`` trains it from the captions of the world. With ``--words-only
+``kalpana tokenizer train`` trains it from the captions of the world. With ``--words-only
 --kind everything`` it keeps the tokens, so that existing weights remain valid, and replaces the
 list of known words, for a model that is trained on other captions.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import random
 import re
@@ -139,7 +138,7 @@ class Tokenizer:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise KalpanaError(
                 f"no tokenizer at {path} ({error}): train one with "
-                f"python -m kalpana.text.tokenizer --out {path}"
+                f"kalpana tokenizer train --out {path}"
             ) from error
 
     def __len__(self) -> int:
@@ -275,34 +274,3 @@ def fertility(tokenizer: Tokenizer, captions: Iterable[str]) -> float:
     """Mean number of tokens per space-separated word of the captions."""
     texts = list(captions)
     return sum(map(len, tokenizer._ids(texts, 64))) / sum(len(text.split()) for text in texts)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the tokenizer on the world's captions.")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=BPE,
-        help="file for the merges; words.txt.gz is written beside it",
-    )
-    parser.add_argument("--captions", type=int, default=40_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", default="objects", help="kind of scenes to caption")
-    parser.add_argument(
-        "--words-only", action="store_true", help="keep the merges and replace the known words"
-    )
-    options = parser.parse_args()
-    captions = corpus(options.captions, options.seed, options.kind)
-    if options.words_only:
-        tokenizer = meet((word for caption in captions for word in words(caption)), options.out)
-    else:
-        tokenizer = train(captions, options.out)
-    held_out = list(corpus(4000, options.seed + 1, options.kind))[-4000:]
-    for name in ("en", "hi"):
-        texts = [text for text in held_out if language(text) == name]
-        print(f"{name}: {fertility(tokenizer, texts):.2f} tokens a word")
-    print(f"{len(tokenizer)} tokens, {len(tokenizer.known)} words: {options.out}")
-
-
-if __name__ == "__main__":
-    main()
