@@ -90,8 +90,8 @@ def test_models_say_the_same_in_the_other_order(
             torch.nn.init.normal_(p, std=0.3)
         given, made = tmp_path / f"{family}.safetensors", tmp_path / f"{family}-new.safetensors"
         save_weights(given, model, family, model.config, {"name": "before"})
-        old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
-        codebook_transfer.transfer(given, old, new, made, pictures=64, device="cpu")
+        files = [tmp_path / f"{name}.safetensors" for name in ("old", "new")]
+        codebook_transfer.transfer(given, *files, made, pictures=64, device="cpu")
         assert read_weights(made, family).provenance == {
             "init": {"name": "before"},
             "vqgan": {"new.safetensors": fingerprint(tmp_path / "new.safetensors")},

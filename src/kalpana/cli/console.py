@@ -16,11 +16,10 @@ from kalpana.types import KalpanaError, Result, Step
 
 
 def prepare() -> None:
-    """Makes the standard streams and the arguments safe to use, whatever the environment.
+    """Makes the standard streams safe to use: no output raises because of its characters.
 
     A closed stream becomes the null device. Characters that a stream's encoding lacks are written
-    as backslash escapes. An argument in UTF-8 is decoded as such where the locale has another
-    encoding.
+    as backslash escapes.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
@@ -33,15 +32,17 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.argv[1:] = [_utf8(argument) for argument in sys.argv[1:]]
 
 
-def _utf8(argument: str) -> str:
-    """An argument decoded as UTF-8, or unchanged if its bytes are not UTF-8."""
-    try:
-        return os.fsencode(argument).decode("utf-8")
-    except UnicodeError:
-        return argument
+def use_utf8() -> None:
+    """Starts the program again in Python's UTF-8 mode (PEP 540) where the locale is not UTF-8.
+
+    Arguments and file names are UTF-8 then, as on most disks; the standard streams keep their
+    encoding.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", "utf-8"))
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def unicode_output() -> bool:

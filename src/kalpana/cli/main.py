@@ -13,7 +13,7 @@ import kalpana.cli.measure
 import kalpana.cli.verifiers  # noqa: F401  (adds commands to evaluate, as measure does)
 from kalpana.cli.caption import caption
 from kalpana.cli.classify import classify
-from kalpana.cli.console import prepare
+from kalpana.cli.console import prepare, use_utf8
 from kalpana.cli.evaluate import evaluating
 from kalpana.cli.generate import generate, replay
 from kalpana.cli.metadata import metadata
@@ -32,9 +32,13 @@ class OneLineErrors(TyperGroup):
     """Command group in which an error is one line on stderr and exit code 2; Ctrl-C is 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if args == () and kwargs.get("args") is None:  # not called by a test
+            use_utf8()
         prepare()
         try:
-            code = super().main(*args, **(kwargs | {"standalone_mode": False}))
+            code = super().main(
+                *args, **(kwargs | {"prog_name": "kalpana", "standalone_mode": False})
+            )
             sys.stdout.flush()
         except (KalpanaError, typer.TyperException) as error:
             message = error.format_message() if isinstance(error, typer.TyperException) else error
