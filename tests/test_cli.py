@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
@@ -17,13 +19,17 @@ from kalpana.evaluate.run import first
 from kalpana.evaluate.verifiers.ocr import ENGINES
 from kalpana.evaluate.video.suite import load as load_clips
 from kalpana.evaluate.video.suite import truth
+from kalpana.hub.card import Card, weights_dir, write_card
 from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, save, to_images
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector
 from kalpana.models.reader import Reader
+from kalpana.models.vae import Config as VAEConfig
+from kalpana.pipelines import load
 from kalpana.request import Request
 from kalpana.train.detector_labels import labels
+from kalpana.understand.encoder import load as load_encoder
 
 HINDI = "तीन लाल सेब"
 
@@ -173,11 +179,51 @@ def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -
     assert done.exit_code == 1 and done.stdout.startswith("other pixels")
 
 
-def test_models_are_listed() -> None:
+def test_models_are_listed_by_task_with_the_state_of_their_weights(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, family, tasks in (
+        ("default", "flow", ("text-to-image",)),
+        ("both", "dalle", ("text-to-image", "caption")),
+        ("judge", "detector", ()),
+        ("codec", "vae", ("reconstruct",)),
+    ):
+        (here / name).mkdir()
+        save_weights(here / name / f"{name}.safetensors", nn.Linear(2, 3), family, VAEConfig(), {})
+        write_card(here / name, Card(name=name, family=family, tasks=tasks, licence="MIT"))
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: here)
+    listed = kalpana("models").stdout
+    assert listed == (
+        "text to image:\n"
+        "  both: dalle, 0.0 million parameters, MIT, weights here\n"
+        "  default: flow, 0.0 million parameters, MIT, weights here, the default\n"
+        "captions and classification:\n"
+        "  both: dalle, 0.0 million parameters, MIT, weights here\n"
+        "verifiers:\n"
+        "  judge: detector, 0.0 million parameters, MIT, weights here\n"
+        "helpers:\n"
+        "  codec: vae, 0.0 million parameters, MIT, weights here\n"
+    )
+    card = Card(
+        name="default", family="flow", tasks=("text-to-image",), files={"d.safetensors": "0"}
+    )
+    write_card(here / "default", card)
+    assert "weights missing: d.safetensors, the default" in kalpana("models").stdout
+
+
+def test_the_json_of_models_is_their_cards() -> None:
     cards = json.loads(kalpana("models", "--json").stdout)
-    assert [line.split(":")[0] for line in kalpana("models").stdout.splitlines()] == [
-        card["name"] for card in cards
-    ]
+    on_disk = [json.loads(path.read_text()) for path in weights_dir().glob("*/card.json")]
+    assert {card["name"]: card["files"] for card in cards} == {
+        card["name"]: card["files"] for card in on_disk
+    }
+    names = re.findall(r"^  (\S+):", kalpana("models").stdout, re.M)
+    assert set(names) == {card["name"] for card in cards}
+
+
+def test_the_repr_of_a_loaded_model_is_one_short_line(folder: Path, clip_folder: Path) -> None:
+    for loaded in (load(str(folder)), load_encoder(str(clip_folder))):
+        assert len(repr(loaded)) < 150 and repr(loaded.name) in repr(loaded)
 
 
 def test_tokens_are_shown() -> None:

@@ -59,7 +59,7 @@ def named(text: str) -> Iterator[list[str]]:
             words = shlex.split((quoted or line).replace("\\\n", " "), comments=True)
         except ValueError:  # an apostrophe: a sentence, no command
             continue
-        if words and re.fullmatch(r"[a-z-]+", words[0]):
+        if words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
             yield words
 
 

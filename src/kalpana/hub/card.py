@@ -212,22 +212,32 @@ def to_int8(folder: Path) -> None:
         shrink(path, metadata(files_of(path)[0]).get("family", "unknown"))
 
 
+def missing_files(folder: Path, card: Card) -> list[str]:
+    """Names of the files in the card of a folder that are not there."""
+    return sorted(card.files.keys() - _paths(folder, card).keys())
+
+
 def differences(folder: Path) -> list[str]:
     """How the files of the model in a folder differ from its card; empty if they do not."""
     from kalpana.hub.weights import fingerprint
-    from kalpana.text.tokenizer import BPE
 
     card = read_card(folder)
-    paths = {path.name: path for path in weights_of(folder, card.family)} | {BPE.name: BPE}
-    faults = []
+    paths, faults = _paths(folder, card), list[str]()
     for name, sha256 in card.files.items():
         if name not in paths:
             faults.append(f"{name} is missing")
         elif (found := fingerprint(paths[name])) != sha256:
             faults.append(f"{name} has sha256 {found[:12]}…, not {sha256[:12]}…")
-    return faults + [f"{name} is not in the card" for name in _unlisted(folder, card)]
+    unlisted = sorted({path.name for path in folder.glob("*.safetensors")} - card.files.keys())
+    return faults + [f"{name} is not in the card" for name in unlisted]
 
 
-def _unlisted(folder: Path, card: Card) -> list[str]:
-    """Names of weight files in a folder that its card does not list."""
-    return sorted({path.name for path in folder.glob("*.safetensors")} - card.files.keys())
+def _paths(folder: Path, card: Card) -> dict[str, Path]:
+    """The files that the model in a folder uses, as far as they are there, by name."""
+    from kalpana.text.tokenizer import BPE
+
+    try:
+        found = weights_of(folder, card.family)
+    except KalpanaError:  # there is no VQGAN, or no CLIP
+        found = tuple(folder.glob("*.safetensors"))
+    return {path.name: path for path in (*found, BPE)}

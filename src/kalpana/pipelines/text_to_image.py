@@ -10,7 +10,7 @@ rounded the other way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ class TextToImage:
 
     name: str
     family: str
-    capabilities: Capabilities
-    files: dict[str, str]
-    tokenizer: Tokenizer
-    network: dit.DiT
-    vae: vae.VAE
+    capabilities: Capabilities = field(repr=False)
+    files: dict[str, str] = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    network: dit.DiT = field(repr=False)
+    vae: vae.VAE = field(repr=False)
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> TextToImage:

@@ -10,7 +10,7 @@ of the PIL processors of 🤗 transformers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -54,9 +54,9 @@ class Encoder:
 
     name: str
     fingerprint: str
-    model: CLIP
-    framing: Framing
-    words: Words
+    model: CLIP = field(repr=False)
+    framing: Framing = field(repr=False)
+    words: Words = field(repr=False)
 
     @property
     def size(self) -> int:
