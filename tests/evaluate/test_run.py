@@ -18,9 +18,10 @@ from torch import Tensor
 
 from kalpana.evaluate.compare import Clock, compare, markdown
 from kalpana.evaluate.cost import Cost
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
 from kalpana.evaluate.score import ALIKE
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.observations import Observation, Reading, truth
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
@@ -200,11 +201,13 @@ def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_pa
         sum(1 / len(prompt.word or "") for prompt in prompts) / len(prompts)
     )
     assert report.baseline.distance is not None and report.baseline.distance > 0.5
+    assert report.floor is not None and report.floor.distance is not None
+    assert report.floor.distance > 0.5, "the words of another prompt"
     output = report.markdown()
     for words in (
         "Words as read by exact:",
         "Words as read by plain:",
-        "alike): floor 0.000, baseline",
+        f"alike): floor {report.floor.distance:.3f}, baseline",
         "score 0.000, ceiling 0.000.",
     ):
         assert words in output, output

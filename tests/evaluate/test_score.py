@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import (
     Row,
     Share,
@@ -30,7 +31,7 @@ from kalpana.evaluate.score import (
     rows,
     table,
 )
-from kalpana.evaluate.suites import SUITES, Prompt, load
+from kalpana.evaluate.suites import SUITES, load
 from kalpana.evaluate.verifiers.observations import Box, Detection, Observation, Reading, truth
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS, Group

@@ -19,7 +19,7 @@ from kalpana.request import shorten
 from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
-    from kalpana.evaluate.suites import Prompt
+    from kalpana.evaluate.prompts import Prompt
     from kalpana.evaluate.verifiers.verifier import DetectorVerifier
     from kalpana.pipelines.pipeline import Pipeline
     from kalpana.understand.encoder import Encoder

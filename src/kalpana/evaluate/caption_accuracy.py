@@ -20,8 +20,8 @@ from typing import Any
 
 from PIL import Image
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import BATCH
-from kalpana.evaluate.suites import Prompt
 from kalpana.media import to_images
 from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.grammar import LANGUAGES, caption

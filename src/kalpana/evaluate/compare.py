@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kalpana.evaluate.cost import Cost, cells
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import Progress, ReferenceScores, run
 from kalpana.evaluate.score import Share
-from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import write
 from kalpana.request import Capabilities
@@ -91,22 +91,9 @@ def compare(
             folder = out / (model.name if count is None else f"{model.name}-{count}")
             clock = Clock(folder / "seconds.json")
 
-            def timed(
-                prompt: Prompt,
-                seeds: Sequence[int],
-                draw: Draw = draw,
-                count: int | None = count,
-                clock: Clock = clock,
-            ) -> Sequence[Output]:
-                with clock:
-                    pictures = draw(prompt, seeds, count)
-                clock.note(len(pictures))
-                return pictures
-
             this = about | {"model": model.name, "files": model.files, "steps": count}
-            report = run(
-                prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified
-            )
+            drawn, bar = clock.timed(draw, count), progress(folder.name)
+            report = run(prompts, drawn, this, verifier, folder, bar, bounds, verified)
             floor = None if report.floor is None else report.floor.overall.right
             ceiling = report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
@@ -142,6 +129,19 @@ class Clock:
 
     def __exit__(self, *error: object) -> None:
         self.seconds += time.perf_counter() - self.began
+
+    def timed(
+        self, draw: Draw, steps: int | None
+    ) -> Callable[[Prompt, Sequence[int]], Sequence[Output]]:
+        """``draw`` at a number of steps, with its time and its pictures added to the clock."""
+
+        def draw_timed(prompt: Prompt, seeds: Sequence[int]) -> Sequence[Output]:
+            with self:
+                pictures = draw(prompt, seeds, steps)
+            self.note(len(pictures))
+            return pictures
+
+        return draw_timed
 
     def note(self, pictures: int) -> None:
         """Add to the number of pictures and save the file."""

@@ -14,8 +14,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import right
-from kalpana.evaluate.suites import POSITION, Prompt
+from kalpana.evaluate.suites import POSITION
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import save, to_pixels
 from kalpana.train.data_cache import HARVEST, harvest_lines

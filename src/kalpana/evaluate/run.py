@@ -23,8 +23,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
-from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
 from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Output

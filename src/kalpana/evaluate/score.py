@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.verifiers.observations import Detection, Observation, best, surest
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group

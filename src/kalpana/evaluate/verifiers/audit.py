@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import VERDICTS, first
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.media import read_picture
 from kalpana.types import KalpanaError
 from kalpana.world.sheet import captioned

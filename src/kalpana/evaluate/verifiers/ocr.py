@@ -34,8 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import ALIKE, ned, right
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.observations import Observation, Reader, Reading
 from kalpana.evaluate.verifiers.probes import Damage, blurred, wrong
 from kalpana.media import to_images

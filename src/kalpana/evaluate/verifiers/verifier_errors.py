@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import BATCH, look_at
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.eye_labels import EyeErrors, agreement
 from kalpana.evaluate.verifiers.observations import Observation, Verifier, iou, surest, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES, readers
