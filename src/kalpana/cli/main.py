@@ -48,7 +48,9 @@ class OneLineErrors(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
+            known = error.filename is not None and error.strerror
+            message = f"{error.filename}: {error.strerror}" if known else str(error)
+            print(f"error: {message}", file=sys.stderr)
             code = 2
         except (KeyboardInterrupt, typer.Abort):
             print("stopped", file=sys.stderr)

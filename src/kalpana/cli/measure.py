@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from kalpana.cli.console import counting, print_json
-from kalpana.cli.evaluate import Dev, SuiteName, VerifierFolder, evaluating, verifier_folder
+from kalpana.cli.evaluate import Dev, Limit, SuiteName, VerifierFolder, evaluating, verifier_folder
 from kalpana.cli.options import Device, Json
 from kalpana.types import KalpanaError, Output
 
@@ -23,17 +23,22 @@ Model: TypeAlias = Annotated[
 
 @evaluating.command("captions")
 def captions(
-    model: Model = "dalle", suite: SuiteName = "spriteeval", dev: Dev = False, device: Device = None
+    model: Model = "dalle",
+    suite: SuiteName = "spriteeval",
+    dev: Dev = False,
+    limit: Limit = None,
+    device: Device = None,
 ) -> None:
     """Caption accuracy of a DALL-E, fact by fact, on the true pictures of a suite's prompts."""
-    from kalpana.evaluate import suites
     from kalpana.evaluate.caption_accuracy import measure
+    from kalpana.evaluate.run import first
+    from kalpana.evaluate.suites import load as load_suite
     from kalpana.pipelines import load
 
     pipeline = load(model, device)
     if not hasattr(pipeline, "caption"):
         raise KalpanaError(f"model {model!r} cannot caption pictures: name a DALL-E")
-    prompts = suites.load(suite, dev)
+    prompts = first(load_suite(suite, dev), limit)
     with counting("captions") as progress:
         table = measure(pipeline.caption, prompts, progress)
     print(table, end="")
