@@ -17,6 +17,7 @@ from measure import Row, main
 from PIL import Image
 
 from kalpana.understand import store as stores
+from kalpana.understand.database import Tuned
 from kalpana.understand.store import Store, writing
 
 # Vector size, number of clusters, and directions in which a cluster spreads.
@@ -92,7 +93,7 @@ def rows(quick: bool) -> Iterator[Row]:
             f"{how}; {4 * WIDTH} are the vector",
         )
 
-        def found(vector: np.ndarray, tuned: stores.Tuned | None) -> np.ndarray:
+        def found(vector: np.ndarray, tuned: Tuned | None) -> np.ndarray:
             return np.array(
                 [int(row["path"]) for row in store.nearest(vector, TOP, ["path"], tuned=tuned)]
             )

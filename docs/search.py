@@ -73,7 +73,7 @@ def index(folder: Path, model: str, encoder: Encoder, kills: tuple[int, ...]) ->
     The process is killed (SIGKILL) when the index holds each number of pictures in ``kills``, and
     finally runs to the end.
     """
-    command = [sys.executable, "-m", "kalpana.cli", "search", "index", str(folder)]
+    command = [sys.executable, "-m", "kalpana", "search", "index", str(folder)]
     command += ["--model", model, "--json"]
     for kill in kills:
         with subprocess.Popen(

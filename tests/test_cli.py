@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from kalpana.cli import app
@@ -17,13 +19,17 @@ from kalpana.evaluate.run import first
 from kalpana.evaluate.verifiers.ocr import ENGINES
 from kalpana.evaluate.video.suite import load as load_clips
 from kalpana.evaluate.video.suite import truth
+from kalpana.hub.card import Card, weights_dir, write_card
 from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, save, to_images
 from kalpana.models import detector, reader
 from kalpana.models.detector import Detector
 from kalpana.models.reader import Reader
+from kalpana.models.vae import Config as VAEConfig
+from kalpana.pipelines import load
 from kalpana.request import Request
 from kalpana.train.detector_labels import labels
+from kalpana.understand.encoder import load as load_encoder
 
 HINDI = "तीन लाल सेब"
 
@@ -153,10 +159,10 @@ def test_json_is_all_of_stdout(model: str) -> None:
     assert first["receipt"] == read_receipt(Path(first["path"]))
 
 
-def test_show_prints_the_receipt(model: str) -> None:
+def test_metadata_prints_the_receipt(model: str) -> None:
     (path,) = made(kalpana("generate", HINDI, "--model", model))
-    assert json.loads(kalpana("show", str(path), "--json").stdout) == read_receipt(path)
-    assert f"prompt: {HINDI}" in kalpana("show", str(path)).stdout
+    assert json.loads(kalpana("metadata", str(path), "--json").stdout) == read_receipt(path)
+    assert f"prompt: {HINDI}" in kalpana("metadata", str(path)).stdout
 
 
 def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -> None:
@@ -173,11 +179,51 @@ def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -
     assert done.exit_code == 1 and done.stdout.startswith("other pixels")
 
 
-def test_models_are_listed() -> None:
+def test_models_are_listed_by_task_with_the_state_of_their_weights(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, family, tasks in (
+        ("default", "flow", ("text-to-image",)),
+        ("both", "dalle", ("text-to-image", "caption")),
+        ("judge", "detector", ()),
+        ("codec", "vae", ("reconstruct",)),
+    ):
+        (here / name).mkdir()
+        save_weights(here / name / f"{name}.safetensors", nn.Linear(2, 3), family, VAEConfig(), {})
+        write_card(here / name, Card(name=name, family=family, tasks=tasks, licence="MIT"))
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: here)
+    listed = kalpana("models").stdout
+    assert listed == (
+        "text to image:\n"
+        "  both: dalle, 0.0 million parameters, MIT, weights here\n"
+        "  default: flow, 0.0 million parameters, MIT, weights here, the default\n"
+        "captions and classification:\n"
+        "  both: dalle, 0.0 million parameters, MIT, weights here\n"
+        "verifiers:\n"
+        "  judge: detector, 0.0 million parameters, MIT, weights here\n"
+        "helpers:\n"
+        "  codec: vae, 0.0 million parameters, MIT, weights here\n"
+    )
+    card = Card(
+        name="default", family="flow", tasks=("text-to-image",), files={"d.safetensors": "0"}
+    )
+    write_card(here / "default", card)
+    assert "weights missing: d.safetensors, the default" in kalpana("models").stdout
+
+
+def test_the_json_of_models_is_their_cards() -> None:
     cards = json.loads(kalpana("models", "--json").stdout)
-    assert [line.split(":")[0] for line in kalpana("models").stdout.splitlines()] == [
-        card["name"] for card in cards
-    ]
+    on_disk = [json.loads(path.read_text()) for path in weights_dir().glob("*/card.json")]
+    assert {card["name"]: card["files"] for card in cards} == {
+        card["name"]: card["files"] for card in on_disk
+    }
+    names = re.findall(r"^  (\S+):", kalpana("models").stdout, re.M)
+    assert set(names) == {card["name"] for card in cards}
+
+
+def test_the_repr_of_a_loaded_model_is_one_short_line(folder: Path, clip_folder: Path) -> None:
+    for loaded in (load(str(folder)), load_encoder(str(clip_folder))):
+        assert len(repr(loaded)) < 150 and repr(loaded.name) in repr(loaded)
 
 
 def test_tokens_are_shown() -> None:
@@ -248,8 +294,8 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["world", "show", "--kind", "clips", "--split", "exam"], "split 'exam'"),
         (["train", "absent.yaml"], "cannot read the recipe absent.yaml"),
         (["train", "file"], "file holds no fields"),
-        (["show", "absent.png"], "absent.png cannot be read"),
-        (["show", "file"], "no picture"),
+        (["metadata", "absent.png"], "absent.png cannot be read"),
+        (["metadata", "file"], "no picture"),
         (["replay", "bare.png"], "no receipt"),
     ],
 )
@@ -320,7 +366,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> No
     command = [
         sys.executable,
         "-m",
-        "kalpana.cli",
+        "kalpana",
         "generate",
         "--file",
         "prompts.txt",
@@ -395,7 +441,7 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_fol
     assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
     scored = kalpana(
         "evaluate",
-        "--images",
+        "--from-folder",
         "run",
         "--dev",
         "--limit",
@@ -442,8 +488,7 @@ def test_a_model_may_be_compared_by_its_own_number_of_steps(model: str, verifier
         "1",
         "--verifier",
         verifier,
-        "--steps",
-        "own",
+        "--default-steps",
         "--out",
         "own",
     )
@@ -547,9 +592,8 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
             image.save(here / "films" / f"{prompt.number:04d}" / f"{k}.png")
     done = kalpana(
         "evaluate",
-        "--suite",
-        "clips",
-        "--images",
+        "video",
+        "--from-folder",
         "films",
         "--dev",
         "--limit",
@@ -575,28 +619,22 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--suite", "clips"],
-            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate "
-            "--suite clips --images",
-        ),
-        (["compare", "default", "--suite", "clips"], "no model here draws clips yet"),
-        (["--suite", "clips", "--images", "nowhere"], "no clip in nowhere is of prompt 0"),
+        (["--suite", "clips"], "write kalpana evaluate video --from-folder FOLDER"),
+        (["compare", "default", "--suite", "clips"], "write kalpana evaluate video --from-folder"),
+        (["video", "--from-folder", "nowhere"], "no clip in nowhere is of prompt 0"),
         (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
-        (["default", "default"], "kalpana evaluate compare default default"),
-        (["compare"], "nothing to compare"),
-        (["default", "--steps", "0"], "--steps '0' should be numbers"),
-        (["default", "--steps", "1,4"], "one number of steps"),
-        (["--images", "nowhere"], "no pictures in nowhere"),
+        (["default", "default"], "unexpected extra argument"),
+        (["compare"], "Missing argument 'MODEL...'"),
+        (["compare", "default", "--steps", "0"], "--steps '0' should be numbers"),
+        (["compare", "default", "--steps", "2", "--default-steps"], "leave one out"),
+        (["default", "--steps", "1,4"], "evaluate compare default --steps 1,4"),
+        (["--from-folder", "nowhere"], "no pictures in nowhere"),
+        (["default", "--from-folder", "nowhere"], "leave out the model and --steps"),
         (
             ["default", "--clip-score", "nowhere"],
             "--clip-score nowhere: there is no checkpoint 'nowhere'",
         ),
-        (
-            ["compare", "default", "--clip-score", "clip"],
-            "leave it out of kalpana evaluate compare",
-        ),
-        (["--suite", "clips", "--clip-score", "clip"], "and of --suite clips"),
+        (["compare", "default", "--clip-score", "clip"], "No such option"),
     ],
 )
 def test_a_wrong_way_to_evaluate_is_one_line(

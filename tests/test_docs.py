@@ -164,7 +164,7 @@ def test_make_run_draws_a_prompt_with_every_awkward_sign_in_it(tmp_path: Path) -
     (picture,) = tmp_path.rglob("*.png")
     assert str(picture.relative_to(tmp_path)) in done.stdout.replace("\n", "")
     receipt = json.loads(
-        run([str(BIN / "kalpana"), "show", str(picture), "--json"], tmp_path).stdout
+        run([str(BIN / "kalpana"), "metadata", str(picture), "--json"], tmp_path).stdout
     )
     assert receipt["request"]["prompt"] == prompt
 

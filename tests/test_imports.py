@@ -27,6 +27,7 @@ LEVEL = {
     "train": 10,  # sample sheets use the pipelines
     "evaluate": 11,
     "cli": 12,
+    "__main__": 13,
 }
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from kalpana.capabilities import Capabilities
 from kalpana.evaluate.compare import Clock, compare, markdown
 from kalpana.evaluate.cost import Cost
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
 from kalpana.evaluate.score import ALIKE
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.observations import Observation, Reading, truth
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
@@ -122,7 +123,27 @@ def test_every_prompt_is_exchanged_for_another_of_its_task() -> None:
     other = exchanged(prompts)
     assert sorted(other) == list(range(len(prompts))) and all(k != i for i, k in enumerate(other))
     assert [prompts[k].task for k in other] == [prompt.task for prompt in prompts]
-    assert exchanged(prompts[:1]) == [0]
+
+
+def test_a_prompt_alone_in_its_task_is_exchanged_for_one_of_another_task() -> None:
+    prompts = first(load("spriteeval", dev=True), 2)
+    one_each = first(prompts, 1)
+    # Six tasks of one prompt; two of two and one of one; a single prompt.
+    for asked in (one_each, [*prompts[:4], prompts[4]], [prompts[0], *prompts[2:4]]):
+        other = exchanged(asked)
+        assert sorted(other) == list(range(len(asked)))
+        assert all(k != i for i, k in enumerate(other))
+    assert exchanged(prompts[:1]) == []
+
+
+def test_a_single_prompt_has_no_floor_and_few_have_no_interval(tmp_path: Path) -> None:
+    asked, verifier = PROMPTS[:1], Knows()
+    true = [verifier.learn([asked[0].scene(random.Random(0))])]
+    report = judge(asked, true, verifier, tmp_path)
+    assert report.floor is None and "| floor |" not in report.markdown()
+    share = report.score.overall
+    assert (share.low, share.high) == (None, None) and share.percent() == "100.0"
+    assert "Strict (nothing else in the picture): 100.0." in report.markdown()
 
 
 def test_a_training_caption_is_its_own_nearest() -> None:
@@ -180,11 +201,13 @@ def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_pa
         sum(1 / len(prompt.word or "") for prompt in prompts) / len(prompts)
     )
     assert report.baseline.distance is not None and report.baseline.distance > 0.5
+    assert report.floor is not None and report.floor.distance is not None
+    assert report.floor.distance > 0.5, "the words of another prompt"
     output = report.markdown()
     for words in (
         "Words as read by exact:",
         "Words as read by plain:",
-        "alike): floor 0.000, baseline",
+        f"alike): floor {report.floor.distance:.3f}, baseline",
         "score 0.000, ceiling 0.000.",
     ):
         assert words in output, output

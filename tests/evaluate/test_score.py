@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import (
     Row,
     Share,
@@ -30,7 +31,7 @@ from kalpana.evaluate.score import (
     rows,
     table,
 )
-from kalpana.evaluate.suites import SUITES, Prompt, load
+from kalpana.evaluate.suites import SUITES, load
 from kalpana.evaluate.verifiers.observations import Box, Detection, Observation, Reading, truth
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS, Group
@@ -330,6 +331,22 @@ def test_the_interval_is_that_of_the_normal_distribution() -> None:
     assert share.right == pytest.approx(means.mean()) and share.prompts == 2000
     assert share.low == pytest.approx(share.right - half, abs=0.08 * half)
     assert share.high == pytest.approx(share.right + half, abs=0.08 * half)
+
+
+def test_there_is_no_interval_below_five_prompts() -> None:
+    """Bootstrap samples of one prompt are all equal: an interval of width 0 would be wrong."""
+    asked = [Prompt(str(i), "en", "two", ()) for i in range(5)]
+    results = {i: [i % 2 == 0] for i in range(5)}
+    few = table(asked[:4], {i: results[i] for i in range(4)}).tasks["two"]
+    assert (few.low, few.high, few.percent()) == (None, None, "50.0")
+    enough = table(asked, results).tasks["two"]
+    assert enough.percent() == f"60.0 ({100 * enough.low:.1f} to {100 * enough.high:.1f})"
+    assert enough.low < enough.right < enough.high
+    # Overall: six tasks of one prompt have no known variance, six of two have.
+    for each, known in ((1, False), (2, True)):
+        asked = [Prompt(f"{i}", "en", str(i // each), ()) for i in range(6 * each)]
+        overall = table(asked, {i: [i % 2 == 0] for i in range(6 * each)}).overall
+        assert (overall.low is not None) is known
 
 
 def test_overall_is_the_plain_mean_of_tasks() -> None:

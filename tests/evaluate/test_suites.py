@@ -13,7 +13,8 @@ from functools import cache
 import pytest
 
 from kalpana.evaluate import suites
-from kalpana.evaluate.suites import SUITES, Prompt, load
+from kalpana.evaluate.prompts import Prompt
+from kalpana.evaluate.suites import SUITES, load
 from kalpana.types import KalpanaError
 from kalpana.world import splits
 from kalpana.world.kinds import signs

@@ -14,6 +14,7 @@ from torch import nn
 
 from kalpana.hub.card import (
     Card,
+    differences,
     find_model,
     list_models,
     read_card,
@@ -86,7 +87,7 @@ def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
         sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")),
     )
     done = subprocess.run(
-        [sys.executable, "-m", "kalpana.hub.card", "--int8", str(tmp_path)],
+        [sys.executable, "-m", "kalpana", "weights", "seal", "--int8", str(tmp_path)],
         capture_output=True,
         text=True,
         check=True,
@@ -104,10 +105,23 @@ def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
     assert set(after.files) == {file.name for file in files} | {"bpe.json"}
 
 
+def test_verify_finds_what_differs_from_the_card(tmp_path: Path) -> None:
+    save_weights(tmp_path / "one.safetensors", nn.Linear(2, 3), "flow", Config(), {})
+    write_hashes(tmp_path)
+    assert differences(tmp_path) == []
+    save_weights(tmp_path / "one.safetensors", nn.Linear(2, 3), "flow", Config(), {})
+    save_weights(tmp_path / "two.safetensors", nn.Linear(2, 3), "flow", Config(), {})
+    changed, unlisted = differences(tmp_path)
+    assert changed.startswith("one.safetensors has sha256 ")
+    assert unlisted == "two.safetensors is not in the card"
+    (tmp_path / "one.safetensors").unlink()
+    assert differences(tmp_path)[0] == "one.safetensors is missing"
+
+
 def test_a_folder_without_weights_or_card_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(KalpanaError, match=r"no [.]safetensors files"):
         write_hashes(tmp_path)
-    with pytest.raises(KalpanaError, match=r"run `python -m kalpana[.]hub[.]card"):
+    with pytest.raises(KalpanaError, match=r"run `kalpana weights seal"):
         read_card(tmp_path)
 
 

@@ -28,7 +28,8 @@ from transformers import (
     SiglipTokenizer,
 )
 
-from kalpana.hub.clip import FIELDS, MODELS, Framing, canonical, find, read, to_config, to_framing
+from kalpana.hub.clip import FIELDS, MODELS, Framing, find, read, to_config, to_framing
+from kalpana.hub.clip_tokenizer import canonical
 from kalpana.hub.weights import fingerprint
 from kalpana.media import to_images
 from kalpana.models.clip import CLIP, PRESETS, unit
@@ -491,6 +492,7 @@ def test_pictures_that_are_not_normalised_are_from_0_to_1(tmp_path: Path) -> Non
         ("do_pad", True),
         ("resample", 9),
         ("image_mean", [0.5, 0.5]),
+        ("image_mean", 0.5),
         ("image_std", [0.5, 0.5, 0]),
     ],
 )

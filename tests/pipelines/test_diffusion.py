@@ -48,14 +48,16 @@ def same(a: Output, b: Output) -> bool:
     )
 
 
-def test_a_stream_counts_its_steps_and_ends_in_a_result(model: DiffusionPipeline) -> None:
+def test_a_stream_counts_its_steps_and_ends_in_a_result(
+    model: DiffusionPipeline, second_a_step: None
+) -> None:
     steps = list(model.generate(PROMPT, n=TOGETHER + 1, seed=0, steps=3))
     assert [step.index for step in steps] == list(range(1, 9)) and {
         step.total for step in steps
     } == {8}
     assert [step.stage for step in steps] == 2 * [*3 * ["denoise"], "decode"]
     assert [step.result is not None for step in steps] == [*7 * [False], True]
-    assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
+    assert [step.eta for step in steps] == [step.total - step.index for step in steps]
     for step in steps[:-1]:
         assert step.preview is not None and step.preview.abs().max() <= 1
         assert step.preview.shape == (TOGETHER if step.index <= 4 else 1, 3, 4, 4)
@@ -238,6 +240,11 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: DiffusionPipeline) -> No
 def test_odd_prompts_draw(model: DiffusionPipeline, prompt: str) -> None:
     *_, last = model.generate(prompt, seed=1, steps=1)
     assert isinstance(last, Step) and last.result is not None
+    (picture,) = last.result.outputs
+    assert picture.receipt["request"]["prompt"] == prompt and picture.image.size == (32, 32)
+    # The prompt is read: its picture differs from that of another prompt by the same noise.
+    *_, other = model.generate(PROMPT, seed=1, steps=1)
+    assert other.result is not None and not same(picture, other.result.outputs[0])
 
 
 def test_a_receipt_says_how_the_picture_was_made(model: DiffusionPipeline, folder: Path) -> None:

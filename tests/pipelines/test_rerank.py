@@ -118,7 +118,7 @@ def test_the_receipt_names_the_ranker_and_the_seed_that_draws_the_picture_alone(
 
 @pytest.mark.parametrize(("n", "best_of"), [(1, 3), (3, 4), (2, TOGETHER + 1)])
 def test_the_stream_counts_on_over_all_that_is_drawn(
-    model: DiffusionPipeline, ranker: Encoder, n: int, best_of: int
+    model: DiffusionPipeline, ranker: Encoder, n: int, best_of: int, second_a_step: None
 ) -> None:
     steps = list(model.generate(PROMPT, rank_by=ranker, seed=0, n=n, best_of=best_of, steps=2))
     # Steps of one stream: two denoising steps and a decoding for each TOGETHER pictures.
@@ -128,7 +128,7 @@ def test_the_stream_counts_on_over_all_that_is_drawn(
         step.total for step in steps
     } == {parts * each}
     assert [step.stage for step in steps].count("rank") == parts and steps[-1].stage == "rank"
-    assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
+    assert [step.eta for step in steps] == [step.total - step.index for step in steps]
     assert [step.result is not None for step in steps] == [*(parts * each - 1) * [False], True]
     assert steps[-1].result is not None and len(steps[-1].result.outputs) == n
 

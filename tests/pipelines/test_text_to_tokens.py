@@ -137,7 +137,7 @@ def kalpana_(*arguments: str) -> Done:
 
 
 def test_a_stream_counts_its_steps_and_ends_in_a_result(
-    model: TextToTokens, family: str, monkeypatch: pytest.MonkeyPatch
+    model: TextToTokens, family: str, monkeypatch: pytest.MonkeyPatch, second_a_step: None
 ) -> None:
     monkeypatch.setattr(text_to_tokens, "PREVIEWS", math.inf)  # a preview in every step
     steps, count = list(model.generate(PROMPT, n=TOGETHER + 1, seed=0)), STEPS[family]
@@ -146,7 +146,7 @@ def test_a_stream_counts_its_steps_and_ends_in_a_result(
     } == {2 * count + 2}
     assert [step.stage for step in steps] == 2 * [*count * ["tokens"], "decode"]
     assert [step.result is not None for step in steps] == [*(2 * count + 1) * [False], True]
-    assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
+    assert [step.eta for step in steps] == [step.total - step.index for step in steps]
     for k, step in enumerate(steps[: count + 1], start=1):
         if k == count:
             assert step.preview is None  # the next step has the picture itself

@@ -496,7 +496,9 @@ def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_besid
         assert not torch.is_grad_enabled()
 
 
-def test_the_stream_counts_and_shows_where_the_picture_is_going(ranker: Encoder) -> None:
+def test_the_stream_counts_and_shows_where_the_picture_is_going(
+    ranker: Encoder, second_a_step: None
+) -> None:
     steps = list(vqgan_clip(PROMPT, ranker, CANVASES["vae"], QUICK, 0, size=(48, 32), every=5))
     assert [step.index for step in steps] == list(range(1, 17)) and {
         step.total for step in steps
@@ -505,7 +507,7 @@ def test_the_stream_counts_and_shows_where_the_picture_is_going(ranker: Encoder)
     assert [step.result is not None for step in steps] == [*15 * [False], True] and {
         step.stage for step in steps
     } == {"optimise"}
-    assert all(step.eta is not None and step.eta >= 0 for step in steps) and steps[-1].eta == 0
+    assert [step.eta for step in steps] == [step.total - step.index for step in steps]
     for step in steps:
         if step.preview is not None:
             assert (

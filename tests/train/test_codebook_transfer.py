@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def test_counts_are_of_codes_that_stand_in_one_cell(codecs: tuple[VQGAN, VQGAN, 
 
 
 def test_models_say_the_same_in_the_other_order(
-    codecs: tuple[VQGAN, VQGAN, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codecs: tuple[VQGAN, VQGAN, Tensor], tmp_path: Path
 ) -> None:
     """The command writes a file whose model has the same loss on the same picture, for all three
     families."""
@@ -91,21 +90,8 @@ def test_models_say_the_same_in_the_other_order(
             torch.nn.init.normal_(p, std=0.3)
         given, made = tmp_path / f"{family}.safetensors", tmp_path / f"{family}-new.safetensors"
         save_weights(given, model, family, model.config, {"name": "before"})
-        words = [
-            "translate",
-            str(given),
-            "--old",
-            "old.safetensors",
-            "--new",
-            "new.safetensors",
-            "--out",
-            str(made),
-            "--pictures",
-            "64",
-        ]
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", words)
-        codebook_transfer.main()
+        files = [tmp_path / f"{name}.safetensors" for name in ("old", "new")]
+        codebook_transfer.transfer(given, *files, made, pictures=64, device="cpu")
         assert read_weights(made, family).provenance == {
             "init": {"name": "before"},
             "vqgan": {"new.safetensors": fingerprint(tmp_path / "new.safetensors")},

@@ -42,6 +42,7 @@ class Colours:
     name: str = "colours"
     fingerprint: str = hashlib.sha256(repr(COLOURS).encode()).hexdigest()
     size: int = len(COLOURS)
+    photographs: bool = True
     looked: int = field(default=0, compare=False)
 
     def images(self, pictures: list[Image.Image]) -> Tensor:

@@ -25,7 +25,8 @@ from PIL import ExifTags, Image
 from kalpana.types import KalpanaError
 from kalpana.understand import index as indexing
 from kalpana.understand import store as stores
-from kalpana.understand.folder import File, Read, read_image, walk
+from kalpana.understand.database import table_name
+from kalpana.understand.folder import File, Read, read_file, read_image, walk
 from kalpana.understand.index import Report, index
 from kalpana.understand.search import search
 from kalpana.understand.store import open_store, writing
@@ -60,6 +61,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != "lock"
     }
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Replaces the content of a file by data of the same size, with its time of change kept."""
+    before = path.stat()
+    assert len(data) == before.st_size
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 # ---------------------------------------------------------------------------------- files and links
@@ -232,7 +241,7 @@ def bomb() -> bytes:
 
 
 def test_broken_files_are_listed_and_not_tried_again_until_they_change(
-    tmp_path: Path, paint: Paint, colours: Any
+    tmp_path: Path, paint: Paint, colours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = paint(tmp_path / "whole.png", "red", "blue").read_bytes()
     damaged = {
@@ -251,16 +260,21 @@ def test_broken_files_are_listed_and_not_tried_again_until_they_change(
     assert sorted(reasons) == sorted(damaged) and sorted(listed(tmp_path, colours)) == ["whole.png"]
     assert reasons["text.jpg"] == "it is no picture" and "pixels" in reasons["bomb.png"]
 
-    text = tmp_path / "text.jpg"
-    # A BMP, since its data may be followed by other bytes.
-    picture = paint(tmp_path / "x.bmp", "green", size=(1, 1)).read_bytes()
-    before = text.stat()
-    (tmp_path / "x.bmp").unlink()
-    text.write_bytes(picture[:5])
-    os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
+    text, tried = tmp_path / "text.jpg", list[bytes]()
+
+    def counted(folder: Path, file: File, known: Any) -> Any:
+        tried.append(file.path)
+        return read_file(folder, file, known)
+
+    monkeypatch.setattr(indexing, "read_file", counted)
     again = index(tmp_path, colours)
-    assert again.broken == report.broken and (again.seen, again.removed) == (0, 0)
-    text.write_bytes(picture)
+    assert again.broken == report.broken and (again.seen, again.removed, tried) == (0, 0, [])
+    picture = paint(tmp_path / "x.bmp", "green", size=(1, 1)).read_bytes()
+    (tmp_path / "x.bmp").unlink()
+    text.write_bytes(b"x" * len(picture))
+    index(tmp_path, colours)
+    assert tried == [b"text.jpg"]
+    overwrite(text, picture)  # of the same size and time
     mended = index(tmp_path, colours)
     assert (mended.seen, mended.added) == (1, 1) and sorted(reasons) == sorted(
         ["text.jpg", *(os.fsdecode(each.path) for each in mended.broken)]
@@ -286,6 +300,50 @@ def test_vectors_that_break_the_promise_are_refused(
 
 
 # ----------------------------------------------------------------------------------------- changes
+
+
+def test_files_that_swap_names_swap_their_embeddings(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
+    """Uncompressed pictures of one size, with one time of change."""
+    one, two = (paint(tmp_path / f"{name}.bmp", name) for name in ("red", "blue"))
+    for path in (one, two):
+        os.utime(path, ns=(10**18, 10**18))
+    index(tmp_path, colours)
+    assert one.stat().st_size == two.stat().st_size
+    one.rename(tmp_path / "x")
+    two.rename(one)
+    (tmp_path / "x").rename(two)
+    report = index(tmp_path, colours)
+    # The content hashes decide: both rows change, and no picture is embedded again.
+    assert (report.changed, report.added, report.removed, report.seen) == (2, 0, 0, 0)
+    assert_whole(tmp_path, colours)
+    assert [hit.path for hit in search(tmp_path, "red", colours, n=1)] == [two]
+
+
+def test_a_file_that_is_overwritten_with_its_time_kept_is_seen(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
+    path = paint(tmp_path / "a.bmp", "red")
+    index(tmp_path, colours)
+    overwrite(path, paint(tmp_path / "b.bmp", "blue").read_bytes())
+    (tmp_path / "b.bmp").unlink()
+    report = index(tmp_path, colours)
+    assert (report.changed, report.seen) == (1, 1)
+    assert_whole(tmp_path, colours)
+
+
+def test_a_file_with_the_same_content_keeps_its_embedding(
+    tmp_path: Path, paint: Paint, colours: Any
+) -> None:
+    path = paint(tmp_path / "a.bmp", "red")
+    index(tmp_path, colours)
+    overwrite(path, path.read_bytes())
+    copy = shutil.copy2(path, tmp_path / "copy")
+    os.replace(copy, path)  # another inode
+    report = index(tmp_path, colours)
+    assert (report.changed, report.added, report.seen) == (0, 0, 0)
+    assert_whole(tmp_path, colours)
 
 
 def test_only_what_is_new_or_changed_is_looked_at(
@@ -527,11 +585,11 @@ def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) ->
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("index.json", b'{"format": 2, "tuned": {}}', "made by another version of Kalpana"),
+        ("index.json", b'{"format": 1, "tuned": {}}', "made by another version of Kalpana"),
         ("index.json", b"{", "is damaged: its index.json"),
         (
             "index.json",
-            b'{"format": 1, "tuned": {"x": {"probes": 1}}}',
+            b'{"format": 2, "tuned": {"x": {"probes": 1}}}',
             "is damaged: its index.json",
         ),
         ("index.json", None, "is damaged: it has tables but no index.json"),
@@ -576,9 +634,9 @@ def test_a_table_that_was_half_made_is_made_anew(
     tmp_path: Path, paint: Paint, colours: Any
 ) -> None:
     paint(tmp_path / "a.png", "red")
-    half = tmp_path / ".kalpana" / f"{stores.table_name(colours)}.lance"
+    half = tmp_path / ".kalpana" / f"{table_name(colours)}.lance"
     (half / "_versions").mkdir(parents=True)
-    (tmp_path / ".kalpana" / "index.json").write_text('{"tuned": {}, "format": 1, "folder": null}')
+    (tmp_path / ".kalpana" / "index.json").write_text('{"tuned": {}, "format": 2, "folder": null}')
     with pytest.raises(KalpanaError, match="has not seen the pictures"):
         search(tmp_path, "red", colours)
     index(tmp_path, colours)

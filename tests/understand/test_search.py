@@ -264,6 +264,8 @@ def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
         "model": None,
         "seed": None,
     }
+    for k in range(300):
+        (tmp_path / str(k)).touch()
     with writing(tmp_path, colours, None) as store:
         store.write(
             [
@@ -292,6 +294,20 @@ def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
         len(duplicates(tmp_path, colours, alike=-1)) == 1
         and len(duplicates(tmp_path, colours, alike=-1)[0]) == 300
     )
+
+
+def test_files_that_are_gone_are_not_found(gallery: Path, colours: Any) -> None:
+    """Even if all the best pictures are gone, as many as wanted are found."""
+    every = search(gallery, "red", colours, n=100)
+    for hit in every[:5]:
+        hit.path.unlink()
+    assert search(gallery, "red", colours, n=2) == every[5:7]
+    assert search(gallery, "red", colours, n=100) == every[5:]
+    gone = {hit.path for hit in every[:5]}
+    latest = search(gallery, [], colours, n=100, only=SearchFilter(smallest=1))
+    assert len(latest) == len(every) - 5 and not gone & {hit.path for hit in latest}
+    groups = duplicates(gallery, colours, alike=0.5)
+    assert groups and not gone & {hit.path for group in groups for hit in group}
 
 
 def test_copies_are_found_and_others_are_not(gallery: Path, colours: Any) -> None:
@@ -348,6 +364,13 @@ def test_half_blocks_have_the_colours_of_the_picture() -> None:
     assert tall.plain.count("\n") <= engine.LINES and max(map(len, tall.plain.split("\n"))) <= 80
 
 
+@pytest.mark.parametrize("terminal", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+def test_a_terminal_without_colours_shows_no_pictures(
+    terminal: dict[str, str], gallery: Path, colours: Any
+) -> None:
+    assert engine.drawn(search(gallery, "blue", colours, n=2), terminal, 80) == ""
+
+
 def test_a_sheet_shows_every_hit_and_a_grey_one_for_a_file_that_is_gone(
     gallery: Path, colours: Any
 ) -> None:
@@ -386,8 +409,10 @@ def typed(colours: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Function that runs ``kalpana search`` with the encoder of these tests."""
     loading = SimpleNamespace(load=lambda name, device: replace(colours, name=name))
     monkeypatch.setitem(sys.modules, "kalpana.understand.encoder", loading)
-    return lambda *arguments: CliRunner().invoke(
-        app, ["search", *arguments, *(["--model", "colours"] if "--" not in arguments else [])]
+    return lambda *arguments, stdin="": CliRunner().invoke(
+        app,
+        ["search", *arguments, *(["--model", "colours"] if "--" not in arguments else [])],
+        input=stdin,
     )
 
 
@@ -439,6 +464,38 @@ def test_a_folder_is_indexed_and_searched_by_typing(
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no picture fits\n")
 
 
+def test_paths_are_printed_alone_and_queries_read_from_stdin(
+    gallery: Path, colours: Any, typed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(gallery)
+    odd = gallery / "नीला\n.bmp"
+    Image.new("RGB", (64, 48), (30, 60, 220)).save(odd)
+    typed("index", ".")
+    every = [hit.path for hit in search(Path("."), "blue", colours, n=3)]
+    done = typed("blue", "-n", "3", "-0")
+    assert done.stdout_bytes.split(b"\0") == [*map(os.fsencode, every), b""]
+    assert os.fsencode(odd.name) in done.stdout_bytes.split(b"\0")
+    lines = typed("yellow", "-n", "1", "-f").stdout
+    assert lines == "plain/yellow.png\n"
+    both = typed("-", "-n", "1", "--paths", stdin="yellow\nलाल + नीला\n\n")
+    assert both.stdout == "plain/yellow.png\npairs/red-blue.png\n"
+    first, second = json.loads(typed("-", "-n", "1", "--json", stdin="yellow\nyellow\n").stdout)
+    assert first == second and first[0]["path"] == "plain/yellow.png"
+    shown = typed("-", "-n", "1", stdin="yellow\nred\n").stdout
+    assert shown.startswith("yellow:\n 1.000 ") and "\n\nred:\n" in shown
+    done = typed("blue", "--since", "2027", "--until", "2026-12")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: since 2027 is after until 2026-12, so no picture fits: exchange them\n"
+    )
+
+
+def test_the_help_of_search_shows_the_filters(typed: Callable[..., Any]) -> None:
+    shown = CliRunner().invoke(app, ["search", "-h"]).stdout
+    for option in ("--since", "--min-size", "--prompt", "--made-by", "-0, --null", "--duplicates"):
+        assert option in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -453,6 +510,8 @@ def test_a_folder_is_indexed_and_searched_by_typing(
         (["red", "--duplicates"], "leave out the query"),
         (["red", "--sheet", "x.gif"], "--sheet x.gif should end in .png, .webp, .jpg"),
         (["red", "-n", "0"], "-n"),
+        (["red", "-f", "--json"], "leave out --paths"),
+        (["-"], "there are no queries on stdin"),
     ],
 )
 def test_a_mistake_is_one_line(

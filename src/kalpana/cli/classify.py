@@ -53,6 +53,7 @@ def classify(
     from kalpana.text.normalize import clean
     from kalpana.understand.classify import checked, directions, sentences
     from kalpana.understand.encoder import PICTURES, load
+    from kalpana.understand.photographs import photographic, warning
 
     listed = [label for label in clean(labels or "").split(",") if label.strip()]
     given = checked([*listed, *(lines_of(labels_file, "labels") if labels_file else ())])
@@ -71,7 +72,11 @@ def classify(
             file=sys.stderr,
         )
 
+    seen = photographs = 0
+
     def predictions(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:
+        nonlocal seen, photographs
+        seen, photographs = seen + len(images), photographs + sum(map(photographic, images))
         for row in encoder.probabilities(encoder.images(images), vectors, sigmoid):
             best = row.topk(min(top, len(given)))
             predicted = [
@@ -81,4 +86,9 @@ def classify(
             line = ", ".join(f"{entry['label']} {entry['probability']:.1%}" for entry in predicted)
             yield {"labels": predicted}, line
 
-    tell(pictures, PICTURES, predictions, as_json)
+    try:
+        tell(pictures, PICTURES, predictions, as_json)
+    finally:
+        message = warning(model, photographs, seen)
+        if message and not encoder.photographs:
+            print(f"warning: {message}", file=sys.stderr)

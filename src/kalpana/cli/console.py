@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from kalpana.types import KalpanaError, Result, Step
+
+
+def prepare() -> None:
+    """Makes the standard streams safe to use: no output raises because of its characters.
+
+    A closed stream becomes the null device. Characters that a stream's encoding lacks are written
+    as backslash escapes.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free one: often ``number``
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            raw = io.FileIO(number, mode, closefd=False)
+            setattr(sys, name, io.TextIOWrapper(raw, "utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def use_utf8() -> None:
+    """Starts the program again in Python's UTF-8 mode (PEP 540) where the locale is not UTF-8.
+
+    Arguments and file names are UTF-8 then, as on most disks; the standard streams keep their
+    encoding.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", "utf-8"))
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def unicode_output() -> bool:
+    """Whether stdout can encode every character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
 def lines_of(name: str, what: str = "prompts") -> list[str]:
@@ -126,5 +163,5 @@ def counting(label: str) -> Iterator[Callable[..., None]]:
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as indented JSON, with non-ASCII characters unescaped."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    """Prints a value as indented JSON, with \\u escapes where stdout has no Unicode."""
+    print(json.dumps(value, ensure_ascii=not unicode_output(), indent=2))

@@ -1,4 +1,4 @@
-"""The ``evaluate`` command: scores of models, pictures and videos by a verifier."""
+"""The ``evaluate`` commands that score pictures and videos on a suite of prompts."""
 
 from __future__ import annotations
 
@@ -8,49 +8,66 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from kalpana.cli.console import counting
+from kalpana.cli.groups import DefaultCommand
 from kalpana.cli.options import Device
 from kalpana.request import shorten
 from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
-    from kalpana.evaluate.suites import Prompt
+    from kalpana.evaluate.prompts import Prompt
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
     from kalpana.pipelines.pipeline import Pipeline
     from kalpana.understand.encoder import Encoder
 
 
-def evaluate(
-    models: Annotated[
-        list[str] | None,
+class SuiteByDefault(DefaultCommand):
+    """A group in which ``evaluate MODEL`` means ``evaluate suite MODEL``."""
+
+    default = "suite"
+
+
+evaluating = typer.Typer(
+    cls=SuiteByDefault,
+    help="Measure models, verifiers, CLIPs and codecs; kalpana evaluate MODEL scores a model.",
+)
+
+SuiteName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="spriteeval, spriteeval-hi, unseen, counts58, hard, facing, hands, words-latin or "
+        "words-devanagari"
+    ),
+]
+Dev: TypeAlias = Annotated[
+    bool, typer.Option("--dev", help="the dev split, with other prompts, for choices")
+]
+Limit: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="only the first so many prompts of each task")
+]
+VerifierFolder: TypeAlias = Annotated[
+    Path | None, typer.Option(help="a verifier's folder; verifier-b, or verifier-a with --dev")
+]
+
+
+@evaluating.command("suite")
+def suite(
+    model: Annotated[
+        str | None,
         typer.Argument(
-            help="a name from `kalpana models` or a folder of weights, default by default; or the "
-            "word compare and several"
+            help="a name from `kalpana models`, default if none, or a folder of weights"
         ),
     ] = None,
-    suite: Annotated[
-        str,
-        typer.Option(
-            help="spriteeval, spriteeval-hi, unseen, counts58, hard, hands, words-latin, "
-            "words-devanagari or clips"
-        ),
-    ] = "spriteeval",
-    dev: Annotated[
-        bool,
-        typer.Option("--dev", help="the dev split of the suite, with other prompts, for choices"),
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="only the first so many prompts of each task")
-    ] = None,
-    verifier: Annotated[
-        Path | None, typer.Option(help="a verifier's folder; verifier-b, or verifier-a with --dev")
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="score the pictures or videos in this folder, without a model"),
+    suite: SuiteName = "spriteeval",
+    dev: Dev = False,
+    limit: Limit = None,
+    verifier: VerifierFolder = None,
+    from_folder: Annotated[
+        Path | None, typer.Option(help="score the pictures in this folder, without a model")
     ] = None,
     clip_score: Annotated[
         str | None,
@@ -60,11 +77,7 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[
-        str | None,
-        typer.Option(
-            help="numbers of denoising steps, as 1,4,8,20,50, or own (the model's default); by "
-            "default 1,4,8,20,50 for compare, else own"
-        ),
+        str | None, typer.Option(help="denoising steps; by default the model's default")
     ] = None,
     device: Device = None,
     out: Annotated[
@@ -72,45 +85,192 @@ def evaluate(
         typer.Option(help="the run's folder, runs/SUITE-MODEL by default; a run in it is resumed"),
     ] = None,
 ) -> None:
-    """Score a model on a suite of prompts by a verifier, beside the score's floor and ceiling.
-
-    `kalpana evaluate compare A B C` prints one table of several models by steps and seconds.
-    """
+    """Score a model on a suite of prompts by a verifier, beside the score's floor and ceiling."""
     from kalpana.evaluate import run as running
-    from kalpana.evaluate.compare import STEPS, compare
-    from kalpana.evaluate.cost import Cost
-    from kalpana.evaluate.suites import load as load_suite
-    from kalpana.evaluate.verifiers.ocr import readers
-    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-    from kalpana.evaluate.verifiers.verifier_errors import verified
-    from kalpana.hub.card import weights_dir
-    from kalpana.hub.weights import fingerprint
     from kalpana.pipelines import load
 
-    comparing = bool(models) and models[0] == "compare"  # type: ignore[index]
-    names = models[1:] if models and comparing else models or ["default"]
-    counts = _steps(steps)
-    if comparing and not names:
+    if from_folder and (model or steps):
         raise KalpanaError(
-            "there is nothing to compare: name models, as in kalpana evaluate compare default "
-            "runs/mine"
+            f"the pictures in {from_folder} are there already: leave out the model and --steps, or "
+            "leave out --from-folder"
         )
-    if not comparing and (len(names) > 1 or len(counts) > 1):
+    count, *more = (None,) if steps is None else _steps(steps)
+    if more:
         raise KalpanaError(
-            "one model is scored at one number of steps: write kalpana evaluate compare "
-            f"{' '.join(names)} for a table of several"
+            "one model is scored at one number of steps: for a table of several write kalpana "
+            f"evaluate compare {model or 'default'} --steps {steps}"
         )
-    if clip_score is not None and (comparing or suite == "clips"):
-        raise KalpanaError(
-            "--clip-score is of one model's pictures: leave it out of kalpana evaluate compare "
-            "and of --suite clips"
+    setup = _Setup(suite, dev, limit, verifier)
+    encoder = None if clip_score is None else _encoder(clip_score, device, setup.prompts)
+    if from_folder:
+        folder = out or Path("runs") / f"{setup.run_name}-{from_folder.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = list(running.pictures_of(from_folder, setup.prompts))
+        report = running.judge(
+            setup.prompts,
+            pictures,
+            setup.detector,
+            folder,
+            verified=setup.verified,
+            encoder=encoder,
         )
-    weights = verifier or weights_dir() / ("verifier-a" if dev else "verifier-b")
-    run_name = f"{suite}-dev" if dev else suite
-    if suite == "clips":
-        _evaluate_clips(run_name, dev, limit, weights, images, out)
-        return
-    prompts = running.first(load_suite(suite, dev), limit)
+    else:
+        name = model or "default"
+        pipeline = load(name, device)
+        suffix = f"-{count}" if count else ""
+        folder = out or Path("runs") / f"{setup.run_name}-{pipeline.name}{suffix}"
+        about = setup.about | {"model": pipeline.name, "files": pipeline.files, "steps": count}
+        with counting(suite) as progress:
+            report = running.run(
+                setup.prompts,
+                partial(_draw, pipeline, name, steps=count),
+                about,
+                setup.detector,
+                folder,
+                progress,
+                verified=setup.verified,
+                encoder=encoder,
+            )
+    print(report.markdown(), end="")
+    print(folder / "report.json", file=sys.stderr)
+
+
+@evaluating.command("compare")
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="names from `kalpana models`, or folders"),
+    ],
+    suite: SuiteName = "spriteeval",
+    dev: Dev = False,
+    limit: Limit = None,
+    verifier: VerifierFolder = None,
+    steps: Annotated[
+        str | None, typer.Option(help="numbers of denoising steps; by default 1,4,8,20,50")
+    ] = None,
+    default_steps: Annotated[
+        bool, typer.Option("--default-steps", help="each model at its default number of steps")
+    ] = False,
+    device: Device = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the run's folder, runs/SUITE-compare by default; resumed if it exists"),
+    ] = None,
+) -> None:
+    """Compare models on a suite: one table by steps, seconds, memory and training compute."""
+    from kalpana.evaluate.compare import STEPS
+    from kalpana.evaluate.compare import compare as comparison
+    from kalpana.evaluate.cost import Cost
+    from kalpana.pipelines import load
+
+    if default_steps and steps is not None:
+        raise KalpanaError("--steps and --default-steps contradict each other: leave one out")
+    counts = (None,) if default_steps else STEPS if steps is None else _steps(steps)
+    setup = _Setup(suite, dev, limit, verifier)
+    folder = out or Path("runs") / f"{setup.run_name}-compare"
+    pipelines = [load(name, device) for name in models]
+    costs = [Cost.of(name, setup.prompts[0].text) for name in models]
+    compared = [
+        (pipeline, partial(_draw, pipeline, name), cost)
+        for pipeline, name, cost in zip(pipelines, models, costs, strict=True)
+    ]
+    with counting("") as progress:
+        comparison(
+            compared,
+            setup.prompts,
+            counts,
+            setup.about,
+            setup.detector,
+            folder,
+            lambda label: partial(progress, label=label),
+            setup.verified,
+        )
+    print((folder / "compare.md").read_text(encoding="utf-8"), end="")
+
+
+@evaluating.command("video")
+def video(
+    from_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="the videos: 0000.mp4, or a folder 0000 of frames, for the prompt with number 0"
+        ),
+    ] = None,
+    dev: Dev = False,
+    limit: Limit = None,
+    verifier: VerifierFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the report's folder, runs/clips-FOLDER by default")
+    ] = None,
+) -> None:
+    """Score videos on Clips-200; without --from-folder the true videos, which gives the ceiling."""
+    from kalpana.evaluate.run import first
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+    from kalpana.evaluate.video.files import clips_of
+    from kalpana.evaluate.video.scores import judge
+    from kalpana.evaluate.video.suite import load, truth
+
+    name = "clips-dev" if dev else "clips"
+    folder = out or Path("runs") / f"{name}-{from_folder.name if from_folder else 'true'}"
+    prompts = first(load(dev), limit)
+    # Without text readers: no prompt of Clips-200 asks for words.
+    detector = replace(DetectorVerifier.load(verifier_folder(verifier, dev)), readers=())
+    if from_folder:
+        videos = clips_of(from_folder, prompts)
+    else:
+        videos = (truth(prompt.clip) for prompt in prompts)
+    with counting(name) as progress:
+        report = judge(prompts, videos, detector, folder, progress)
+    print(report.markdown(), end="")
+    print(folder / "report.json", file=sys.stderr)
+
+
+class _Setup:
+    """The prompts of a suite, the verifier that judges them, and the description of a run.
+
+    ``verified`` tells for each task whether the verifier's errors are small enough.
+    """
+
+    def __init__(self, suite: str, dev: bool, limit: int | None, verifier: Path | None) -> None:
+        from kalpana.evaluate.run import first
+        from kalpana.evaluate.suites import load
+        from kalpana.evaluate.verifiers.verifier_errors import verified
+        from kalpana.hub.weights import fingerprint
+
+        if suite == "clips":
+            raise KalpanaError(
+                "--suite clips asks for videos: write kalpana evaluate video --from-folder FOLDER"
+            )
+        weights = verifier_folder(verifier, dev)
+        self.run_name = f"{suite}-dev" if dev else suite
+        self.prompts = first(load(suite, dev), limit)
+        self.detector = _with_readers(weights, suite)
+        self.verified = verified(weights, suite, {prompt.task for prompt in self.prompts})
+        self.about: dict[str, Any] = {
+            "suite": self.run_name,
+            "limit": limit,
+            "prompts": len(self.prompts),
+            "verifier": {
+                path.name: fingerprint(path) for path in sorted(weights.glob("*.safetensors"))
+            },
+        }
+
+
+def verifier_folder(given: Path | None, dev: bool) -> Path:
+    """A verifier's folder; by default verifier-b, and verifier-a for choices."""
+    from kalpana.hub.card import weights_dir
+
+    return given or weights_dir() / ("verifier-a" if dev else "verifier-b")
+
+
+def _with_readers(weights: Path, suite: str) -> DetectorVerifier:
+    """The verifier in a folder with the readers of a suite's words.
+
+    Raises: KalpanaError where the suite asks for words and there is no reader.
+    """
+    from kalpana.evaluate.verifiers.ocr import readers
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+
     detector = DetectorVerifier.load(weights)
     available, missing = readers(suite, detector.readers)
     if missing and not available:
@@ -119,54 +279,7 @@ def evaluate(
         )
     if missing:
         print(f"warning: no second reader: {missing}", file=sys.stderr)
-    detector = replace(detector, readers=available)
-    encoder = None if clip_score is None else _encoder(clip_score, device, prompts)
-    trusted = verified(weights, suite, {prompt.task for prompt in prompts})
-    about: dict[str, Any] = {"suite": run_name, "limit": limit, "prompts": len(prompts)}
-    about["verifier"] = {
-        path.name: fingerprint(path) for path in sorted(weights.glob("*.safetensors"))
-    }
-    if images:
-        folder = out or Path("runs") / f"{run_name}-{images.name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = list(running.pictures_of(images, prompts))
-        report = running.judge(
-            prompts, pictures, detector, folder, verified=trusted, encoder=encoder
-        )
-    elif comparing:
-        folder = out or Path("runs") / f"{run_name}-compare"
-        pipelines = [load(name, device) for name in names]
-        costs = [Cost.of(name, prompts[0].text) for name in names]
-        compared = [
-            (pipeline, partial(_draw, pipeline, name), cost)
-            for pipeline, name, cost in zip(pipelines, names, costs, strict=True)
-        ]
-        with counting("") as progress:
-            compare(
-                compared,
-                prompts,
-                counts or STEPS,
-                about,
-                detector,
-                folder,
-                lambda label: partial(progress, label=label),
-                trusted,
-            )
-        print((folder / "compare.md").read_text(encoding="utf-8"), end="")
-        return
-    else:
-        pipeline = load(names[0], device)
-        (count,) = counts or (None,)
-        suffix = f"-{count}" if count else ""
-        folder = out or Path("runs") / f"{run_name}-{pipeline.name}{suffix}"
-        about |= {"model": pipeline.name, "files": pipeline.files, "steps": count}
-        with counting(suite) as progress:
-            draw = partial(_draw, pipeline, names[0], steps=count)
-            report = running.run(
-                prompts, draw, about, detector, folder, progress, verified=trusted, encoder=encoder
-            )
-    print(report.markdown(), end="")
-    print(folder / "report.json", file=sys.stderr)
+    return replace(detector, readers=available)
 
 
 def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encoder:
@@ -189,31 +302,6 @@ def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encode
     return encoder
 
 
-def _evaluate_clips(
-    name: str, dev: bool, limit: int | None, verifier: Path, clips: Path | None, out: Path | None
-) -> None:
-    """Scores a folder of videos by a verifier and prints the tables.
-
-    The report is written to ``out``, by default runs/NAME-FOLDER.
-    """
-    from kalpana.evaluate.run import first
-    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-    from kalpana.evaluate.video.scores import clips_of, judge
-    from kalpana.evaluate.video.suite import load
-
-    if clips is None:
-        raise KalpanaError(
-            "no model here draws clips yet: score clips made elsewhere, as in kalpana evaluate "
-            "--suite clips --images FOLDER"
-        )
-    prompts, folder = first(load(dev), limit), out or Path("runs") / f"{name}-{clips.name}"
-    detector = replace(DetectorVerifier.load(verifier), readers=())
-    with counting(name) as progress:
-        report = judge(prompts, clips_of(clips, prompts), detector, folder, progress)
-    print(report.markdown(), end="")
-    print(folder / "report.json", file=sys.stderr)
-
-
 def _draw(
     model: Pipeline, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None
 ) -> Sequence[Output]:
@@ -223,18 +311,11 @@ def _draw(
     return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).outputs
 
 
-def _steps(given: str | None) -> tuple[int | None, ...]:
-    """Numbers of steps parsed from a text such as "1,4,8"; None stands for a model's default.
-
-    Raises: KalpanaError where the text is not valid.
-    """
-    if given is None:
-        return ()
-    if given == "own":
-        return (None,)
+def _steps(given: str) -> tuple[int, ...]:
+    """Numbers of steps parsed from a text such as "1,4,8". Raises: KalpanaError if it is wrong."""
     if not re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", given):
         raise KalpanaError(
             f"--steps {given!r} should be numbers from 1 to 999 with commas between, such as "
-            "1,4,8,20,50, or own"
+            "1,4,8,20,50"
         )
     return tuple(dict.fromkeys(int(count) for count in given.split(",")))

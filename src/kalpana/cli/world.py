@@ -47,3 +47,35 @@ def world_show(
         print(save_video(clip_wall(scenes, n), 24, path.with_suffix(".mp4"), about))
     else:
         print(save(sheet(scenes, n), path, about))
+
+
+@world.command("atlas")
+def world_atlas(
+    pack: Annotated[
+        Path, typer.Argument(help="a folder with captions.jsonl and one STYLE.tar per style")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="where lexicon.jsonl is and the sheets go; by default the package"),
+    ] = None,
+) -> None:
+    """Build the sprite atlas, its recolouring masks and its search keywords from the art pack."""
+    from kalpana.world import atlas
+    from kalpana.world.lexicon import ART
+
+    folder = out or ART
+    atlas.build(pack, folder)
+    atlas.build_masks(folder)
+    atlas.build_keywords(pack, folder)
+    print(folder)
+
+
+@world.command("held-out")
+def world_held_out(
+    out: Annotated[Path | None, typer.Option(help="file; by default the package's")] = None,
+) -> None:
+    """Draw the combinations that training never shows, and write them as JSON."""
+    from kalpana.world.splits import FILE, write_held_out
+
+    write_held_out(out or FILE)
+    print(out or FILE)

@@ -1,4 +1,4 @@
-"""Caption accuracy, fact by fact: ``python -m kalpana.evaluate.caption_accuracy MODEL``.
+"""Caption accuracy, fact by fact: ``kalpana evaluate captions MODEL``.
 
 Captions are parsed with the inverse of the world's grammar (``world/parse.py``). For the true
 picture of every prompt of a suite, the caption is checked for objects, counts, colours and
@@ -8,21 +8,16 @@ count, are the ceiling; captions of other pictures are the floor.
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 
 from PIL import Image
 
-from kalpana.evaluate import suites
-from kalpana.evaluate.run import BATCH, progress_to_stderr
-from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.prompts import Prompt
+from kalpana.evaluate.run import BATCH
 from kalpana.media import to_images
-from kalpana.pipelines import load
-from kalpana.types import KalpanaError
 from kalpana.world.grammar import LANGUAGES, caption
 from kalpana.world.hard_negatives import OPPOSITE
 from kalpana.world.parse import ParsedCaption, read
@@ -139,29 +134,3 @@ def measure(
             )
             lines.append(f"| {language} | {source} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "model", help="a DALL-E: a name from `kalpana models`, or a folder of weights"
-    )
-    parser.add_argument(
-        "--suite", default="spriteeval", help="the prompts whose true pictures are captioned"
-    )
-    parser.add_argument(
-        "--dev", action="store_true", help="the dev split, by which choices are made"
-    )
-    options = parser.parse_args()
-    try:
-        model = load(options.model)
-        if not hasattr(model, "caption"):
-            raise KalpanaError(f"model {options.model!r} cannot caption pictures: name a DALL-E")
-        prompts = suites.load(options.suite, options.dev)
-        print(measure(model.caption, prompts, progress_to_stderr("captions")), end="")
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kalpana.capabilities import Capabilities
-from kalpana.evaluate.cost import Cost
+from kalpana.evaluate.cost import Cost, cells
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import Progress, ReferenceScores, run
 from kalpana.evaluate.score import Share
-from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import write
 from kalpana.types import KalpanaError, Output
@@ -43,16 +43,16 @@ class Model(Protocol):
 class Entry:
     """The result of a model at a number of steps (None: the model has no steps).
 
-    ``score`` is the overall score, ``floor`` that of exchanged pictures and ``ceiling`` that of
-    true renders, both in [0, 1]; ``seconds`` is the time a picture took on this machine; ``reader``
-    names the text reader where prompts ask for words; ``verified`` tells whether the verifier's
-    errors are small enough for all tasks (None: not checked).
+    ``score`` is the overall score, ``floor`` that of exchanged pictures (None with a single prompt)
+    and ``ceiling`` that of true renders, both in [0, 1]; ``seconds`` is the time a picture took on
+    this machine; ``reader`` names the text reader where prompts ask for words; ``verified`` tells
+    whether the verifier's errors are small enough for all tasks (None: not checked).
     """
 
     model: str
     steps: int | None
     score: Share
-    floor: float
+    floor: float | None
     ceiling: float
     seconds: float
     cost: Cost
@@ -91,23 +91,11 @@ def compare(
             folder = out / (model.name if count is None else f"{model.name}-{count}")
             clock = Clock(folder / "seconds.json")
 
-            def timed(
-                prompt: Prompt,
-                seeds: Sequence[int],
-                draw: Draw = draw,
-                count: int | None = count,
-                clock: Clock = clock,
-            ) -> Sequence[Output]:
-                with clock:
-                    pictures = draw(prompt, seeds, count)
-                clock.note(len(pictures))
-                return pictures
-
             this = about | {"model": model.name, "files": model.files, "steps": count}
-            report = run(
-                prompts, timed, this, verifier, folder, progress(folder.name), bounds, verified
-            )
-            floor, ceiling = report.floor.overall.right, report.ceiling.overall.right
+            drawn, bar = clock.timed(draw, count), progress(folder.name)
+            report = run(prompts, drawn, this, verifier, folder, bar, bounds, verified)
+            floor = None if report.floor is None else report.floor.overall.right
+            ceiling = report.ceiling.overall.right
             trusted = None if report.verified is None else all(report.verified.values())
             entries.append(
                 Entry(
@@ -142,6 +130,19 @@ class Clock:
     def __exit__(self, *error: object) -> None:
         self.seconds += time.perf_counter() - self.began
 
+    def timed(
+        self, draw: Draw, steps: int | None
+    ) -> Callable[[Prompt, Sequence[int]], Sequence[Output]]:
+        """``draw`` at a number of steps, with its time and its pictures added to the clock."""
+
+        def draw_timed(prompt: Prompt, seeds: Sequence[int]) -> Sequence[Output]:
+            with self:
+                pictures = draw(prompt, seeds, steps)
+            self.note(len(pictures))
+            return pictures
+
+        return draw_timed
+
     def note(self, pictures: int) -> None:
         """Add to the number of pictures and save the file."""
         self.pictures += pictures
@@ -163,26 +164,15 @@ def markdown(entries: Sequence[Entry]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for entry in entries:
-        share = entry.score
-        score = f"{100 * share.right:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
-        score += " (not verified)" if entry.verified is False else ""
+        score = entry.score.percent() + (" (not verified)" if entry.verified is False else "")
         steps = "" if entry.steps is None else entry.steps
-        cost = " | ".join(_cost_cells(entry.cost))
+        cost = " | ".join(cells(entry.cost))
         lines.append(f"| {entry.model} | {steps} | {score} | {entry.seconds:.2f} | {cost} |")
-    floors, ceilings = [entry.floor for entry in entries], [entry.ceiling for entry in entries]
-    lines += [
-        "",
-        f"Floor {100 * min(floors):.1f} to {100 * max(floors):.1f}, "
-        f"ceiling {100 * max(ceilings):.1f}; ",
-    ]
+    floors = [entry.floor for entry in entries if entry.floor is not None]
+    floor = f"{100 * min(floors):.1f} to {100 * max(floors):.1f}" if floors else "–"
+    ceiling = max(entry.ceiling for entry in entries)
+    lines += ["", f"Floor {floor}, ceiling {100 * ceiling:.1f}; "]
     lines[-1] += f"{entries[0].score.prompts} prompts, the same seeds and verifier for all."
     if entries[0].reader:
         lines[-1] += f" Words are as read by {entries[0].reader}."
     return "\n".join(lines) + "\n"
-
-
-def _cost_cells(cost: Cost) -> tuple[str, str, str]:
-    """The table cells of memory, parameters and training arithmetic."""
-    memory = "–" if cost.memory is None else f"{cost.memory / 2**30:.2f} GiB"
-    parameters = "–" if cost.parameters is None else f"{cost.parameters / 1e6:.1f} M"
-    return memory, parameters, "–" if cost.flops is None else f"{cost.flops / 1e15:.2f} PFLOP"

@@ -4,25 +4,21 @@ The pictures and captions are written to a folder, which a flow recipe names in 
 the model is then fine-tuned on them along with the world's pictures (RAFT, Dong et al. 2023; for
 pictures Lee et al. 2023). The verifier must be A, never the one that reports scores.
 
-``python -m kalpana.evaluate.rejection_sampling --out runs/harvest`` resumes where it stopped.
+``kalpana evaluate rejection-sampling --out runs/harvest`` resumes where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import right
-from kalpana.evaluate.suites import POSITION, Prompt
+from kalpana.evaluate.suites import POSITION
 from kalpana.evaluate.verifiers.observations import Verifier
-from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.media import save, to_pixels
-from kalpana.pipelines import last, load
 from kalpana.train.data_cache import HARVEST, harvest_lines
 from kalpana.types import Output
 from kalpana.world.lexicon import lexicon
@@ -91,30 +87,3 @@ def harvest(
                 kept += len(names)
             progress(i + 1, len(prompts))
     return kept
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--verifier", type=Path, default=Path("weights/verifier-a"))
-    parser.add_argument("--captions", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=12, help="denoising steps of each picture")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    model = load(options.model)
-
-    def draw(text: str, seeds: Sequence[int]) -> Sequence[Output]:
-        steps = model.generate(text, model=options.model, seeds=tuple(seeds), steps=options.steps)
-        return last(steps).outputs
-
-    def progress(done: int, total: int) -> None:
-        if done % 20 == 0 or done == total:
-            print(f"{done} of {total} captions", file=sys.stderr)
-
-    prompts = list(islice(captions(), options.captions))
-    kept = harvest(draw, prompts, DetectorVerifier.load(options.verifier), options.out, progress)
-    print(f"{kept} pictures of {options.captions} captions are in {options.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""CLIP evaluation: ``python -m kalpana.evaluate.retrieval MODEL``.
+"""CLIP evaluation: ``kalpana evaluate retrieval MODEL``.
 
 On scenes of the test split, each with a dense caption in English and in Hindi:
 
@@ -14,10 +14,8 @@ Chance is given with each, and for zero-shot accuracy also the nearest neighbour
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -296,29 +294,3 @@ def _label(encoder: Encoder, concept: str, language: str) -> Tensor:
 def _said(scene: Scene, kind: str, language: str, i: int) -> str:
     """The dense caption of scene i."""
     return KINDS[kind].caption(scene, language, "dense", random.Random(f"pairs/{i}/{language}"))
-
-
-if __name__ == "__main__":
-    from kalpana.understand.encoder import load
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default="clip",
-        help="a name from `kalpana models` or a folder of weights",
-    )
-    parser.add_argument("--scenes", type=int, default=SCENES)
-    parser.add_argument("--kind", default="everything", help="a kind of the world's pictures")
-    parser.add_argument(
-        "--style",
-        help="a drawing style that the model was not trained on, for zero-shot accuracy in it",
-    )
-    options = parser.parse_args()
-    try:
-        print(
-            measure(load(options.model), options.scenes, options.kind, options.style).markdown(),
-            end="",
-        )
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")

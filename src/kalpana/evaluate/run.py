@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +23,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
-from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
 from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Output
@@ -65,7 +64,7 @@ class ClipScore:
     name: str
     sha256: str
     score: Table
-    floor: Table
+    floor: Table | None
     baseline: Table
     ceiling: Table
 
@@ -83,7 +82,8 @@ class Report:
     """The report on a finished run: accuracy by task, with reference scores by the same verifier.
 
     ``score`` is the accuracy and ``strict`` the same where any further object is wrong. ``floor``:
-    each prompt judged on the pictures of another prompt of its task. ``baseline``: the pictures of
+    each prompt judged on the pictures of another prompt of its task, or of another task where it is
+    alone; None with a single prompt. ``baseline``: the pictures of
     the nearest training captions. ``ceiling``: true renders of the prompts. Where prompts ask for
     words, ``reader`` names the text reader, and ``others`` are the reports by the verifier's other
     readers. ``verified`` tells by task whether the verifier's published errors are small enough;
@@ -92,7 +92,7 @@ class Report:
 
     score: Table
     strict: Table
-    floor: Table
+    floor: Table | None
     baseline: Table
     ceiling: Table
     reader: str = ""
@@ -106,11 +106,9 @@ class Report:
         For words it adds the reader, the edit distance and the reports by the other readers; with a
         CLIP, the CLIP score.
         """
-        strict = self.strict.overall
         parts = [
             markdown(rows(self.score, self.floor, self.baseline, self.ceiling, self.verified)),
-            f"Strict (nothing else in the picture): {100 * strict.right:.1f} "
-            f"({100 * strict.low:.1f} to {100 * strict.high:.1f}).\n",
+            f"Strict (nothing else in the picture): {self.strict.overall.percent()}.\n",
         ]
         if self.score.distance is not None:
             named = {
@@ -119,7 +117,9 @@ class Report:
                 "score": self.score,
                 "ceiling": self.ceiling,
             }
-            distances = ", ".join(f"{name} {table.distance:.3f}" for name, table in named.items())
+            distances = ", ".join(
+                f"{name} {table.distance:.3f}" for name, table in named.items() if table
+            )
             reader = f"Words as read by {self.reader or 'no reader'}:\n"
             mean = f"Mean edit distance (0 as asked, 1 nothing alike): {distances}.\n"
             parts = [reader, *parts, mean]
@@ -190,11 +190,6 @@ def run(
     return judge(prompts, images, verifier, out, bounds, verified, encoder)
 
 
-def progress_to_stderr(what: str) -> Progress:
-    """A progress callback that prints lines to stderr: "7 of 200 captions"."""
-    return lambda done, count: print(f"{done} of {count} {what}", file=sys.stderr)
-
-
 def first(prompts: Sequence[A], limit: int | None) -> list[A]:
     """The first ``limit`` prompts of each task; None: all."""
     counts: Counter[str] = Counter()
@@ -257,7 +252,7 @@ def _report(
     exchange = [mine[other] for other in exchanged(prompts)]
     score = judged(prompts, mine)
     strict = judged(prompts, mine, strict=True)
-    floor = judged(prompts, exchange)
+    floor = judged(prompts, exchange) if exchange else None
     reader = next((reading.by for row in mine for one in row for reading in one.readings), "")
     trusted = (
         None
@@ -304,11 +299,10 @@ def nearness(
     features = encoder.images([image for row in images for image in row])
     mine = list(features.split([len(row) for row in images]))  # of each prompt (k, d)
     exchange = [mine[other] for other in exchanged(prompts)]
+    floor = score(exchange) if exchange else None
     baseline = score(vectors(nearest_scenes(prompts)))
     ceiling = score(vectors(true_scenes(prompts)))
-    return ClipScore(
-        encoder.name, encoder.fingerprint, score(mine), score(exchange), baseline, ceiling
-    )
+    return ClipScore(encoder.name, encoder.fingerprint, score(mine), floor, baseline, ceiling)
 
 
 def observe(verifier: Verifier, images: Sequence[Sequence[Image.Image]]) -> list[list[Observation]]:
@@ -345,17 +339,24 @@ def _rows(
 
 
 def exchanged(prompts: Sequence[Asked]) -> list[int]:
-    """For each prompt the index of another prompt of its task, by a cyclic shift of a random order.
+    """For each prompt the index of another: a permutation. Empty for a single prompt.
 
-    A prompt that is alone in its task is its own.
+    The other prompt is of the same task, by a cyclic shift of a random order. Prompts that are
+    alone in their tasks are exchanged with each other, and a last one joins the first task.
     """
-    other = list(range(len(prompts)))
-    for task in {prompt.task for prompt in prompts}:
-        mine = [i for i, prompt in enumerate(prompts) if prompt.task == task]
+    tasks: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        tasks.setdefault(prompt.task, []).append(i)
+    for task, mine in tasks.items():
         random.Random(task).shuffle(mine)
-        for a, b in zip(mine, mine[1:] + mine[:1], strict=True):
-            other[a] = b
-    return other
+    alone = [mine[0] for mine in tasks.values() if len(mine) == 1]
+    cycles = [mine for mine in tasks.values() if len(mine) > 1]
+    if len(alone) > 1:
+        cycles.append(alone)
+    elif alone and cycles:
+        cycles[0] = cycles[0] + alone
+    other = {a: b for mine in cycles for a, b in zip(mine, mine[1:] + mine[:1], strict=True)}
+    return [other[i] for i in range(len(prompts))] if other else []
 
 
 def retrieve(texts: Sequence[str]) -> list[int]:

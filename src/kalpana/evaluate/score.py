@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.verifiers.observations import Detection, Observation, best, surest
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
@@ -26,6 +26,7 @@ NEAR = 0.1
 # Limits for a single object that is small or large: its longer side as a share of the picture's.
 SMALL, LARGE = (0.4, 0.75)
 RESAMPLES = 1000
+FEWEST = 5  # prompts that an interval needs
 ALIKE = str.maketrans("01", "OI")  # digits and capitals that look alike in most typefaces
 
 
@@ -193,15 +194,21 @@ def ned(word: str, read: str) -> float:
 class Share:
     """The share of right pictures with its 95 % interval ``low`` to ``high``; all in [0, 1].
 
+    The interval is None with fewer than FEWEST prompts, and overall if a task has a single prompt.
     ``any_right`` is the share of prompts with at least one right picture. For continuous scores:
     their mean, and the mean of the best score of each prompt.
     """
 
     right: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     any_right: float
     prompts: int
+
+    def percent(self) -> str:
+        """The share in per cent and, if known, its interval: "62.5 (50.0 to 75.0)"."""
+        interval = "" if self.low is None else f" ({_percent(self.low)} to {_percent(self.high)})"
+        return _percent(self.right) + interval
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,10 @@ def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> 
         draws.append(resampled)
         tasks[task] = _share(float(means.mean()), resampled, mine)
     mean = float(np.mean([share.right for share in tasks.values()]))
-    return Table(tasks, _share(mean, np.mean(draws, axis=0), results.values()))
+    overall = _share(mean, np.mean(draws, axis=0), results.values())
+    if min(share.prompts for share in tasks.values()) == 1:  # a task without any known variance
+        overall = replace(overall, low=None, high=None)
+    return Table(tasks, overall)
 
 
 def judged(
@@ -258,9 +268,11 @@ def judged(
 
 
 def _share(mean: float, resampled: np.ndarray, results: Iterable[Sequence[float]]) -> Share:
-    low, high = np.percentile(resampled, (2.5, 97.5))
     best_of = [max(pictures) for pictures in results]
-    return Share(mean, float(low), float(high), sum(best_of) / len(best_of), len(best_of))
+    low, high = None, None
+    if len(best_of) >= FEWEST:
+        low, high = map(float, np.percentile(resampled, (2.5, 97.5)))
+    return Share(mean, low, high, sum(best_of) / len(best_of), len(best_of))
 
 
 @dataclass(frozen=True)
@@ -317,10 +329,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "floor": [_percent(row.floor) for row in rows],
         "baseline": [_percent(row.baseline) for row in rows],
     }
-    columns["score (95 %)"] = [
-        f"{_percent(s.right)} ({_percent(s.low)} to {_percent(s.high)})"
-        for s in (row.score for row in rows)
-    ]
+    columns["score (95 %)"] = [row.score.percent() for row in rows]
     columns |= {
         "ceiling": [_percent(row.ceiling) for row in rows],
         "any seed": [_percent(row.score.any_right) for row in rows],

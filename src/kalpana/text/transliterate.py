@@ -1,7 +1,7 @@
 """Transliteration of Hindi in Latin letters to Devanagari: "teen laal seb" to "तीन लाल सेब".
 
 The vocabulary is that of the world's Hindi captions, in ``hindi.txt.gz``; it is written by
-``python -m kalpana.train.transliteration``. Latin spellings and Devanagari words are reduced to the
+``kalpana tokenizer hindi``. Latin spellings and Devanagari words are reduced to the
 same phonemes, one character each. A word is looked up by a coarse key (consonants without
 aspiration, three classes of vowels) and chosen by a weighted edit distance, in which the usual
 variations (aa/a, ee/i, oo/u, sh/s, v/w, doubled consonants, nasals, schwas) cost little.

@@ -1,6 +1,6 @@
 """Codebook transfer: converts a token model from one VQGAN's tokens to another's, to train on.
 
-``python -m kalpana.train.codebook_transfer WEIGHTS --old VQGAN --new VQGAN --out FILE``
+``kalpana weights transfer-codebook WEIGHTS --old VQGAN --new VQGAN --out FILE``
 
 Only the first and last layers of a token model depend on the codebook. Both VQGANs encode the same
 pictures on the same grid, so the rows of a new code start as the mean of the rows of the old codes
@@ -9,8 +9,6 @@ in the same cells.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,48 +77,40 @@ def translated(tensors: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
     return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", type=Path, help=f"of one of {', '.join(TOKENS)}")
-    parser.add_argument(
-        "--old", type=Path, required=True, help="the VQGAN whose tokens the weights use"
-    )
-    parser.add_argument(
-        "--new", type=Path, required=True, help="the VQGAN whose tokens the new weights use"
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    options = parser.parse_args()
-    try:
-        device = find_device(None)
-        family = metadata(files_of(options.weights)[0]).get("family", "")
-        if family not in TOKENS:
-            raise KalpanaError(
-                f"{options.weights} holds weights of family '{family}': "
-                f"give those of {', '.join(TOKENS)}"
-            )
-        given = read_weights(options.weights, family)
-        old, new = (load_module(path, "vqgan").to(device) for path in (options.old, options.new))
-        if old.quantiser.size != new.quantiser.size:
-            raise KalpanaError(
-                f"the old VQGAN has {old.quantiser.size} codes and the new {new.quantiser.size}: "
-                "their numbers must be equal"
-            )
-        world = World(1, kind="everything")
-        before, after = (
-            data_cache.codes(network, path, world, options.pictures, device)
-            for network, path in ((old, options.old), (new, options.new))
+def transfer(
+    weights: Path,
+    old: Path,
+    new: Path,
+    out: Path,
+    pictures: int = PICTURES,
+    device: str | None = None,
+) -> None:
+    """Write to ``out`` a token model for the codes of ``new``, from one for those of ``old``.
+
+    Raises KalpanaError if the weights are of no token model, or if the codebooks differ in size.
+    """
+    where = find_device(device)
+    family = metadata(files_of(weights)[0]).get("family", "")
+    if family not in TOKENS:
+        raise KalpanaError(
+            f"{weights} holds weights of family '{family}': give those of {', '.join(TOKENS)}"
         )
-        counts = cooccurrence(before, after, old.quantiser.size)
-        provenance = {
-            "init": given.provenance,
-            "vqgan": {file.name: fingerprint(file) for file in files_of(options.new)},
-        }
-        tensors = translated(given.tensors, counts)
-        save_tensors(options.out, replace(given, provenance=provenance, tensors=tensors))
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    given = read_weights(weights, family)
+    before_net, after_net = (load_module(path, "vqgan").to(where) for path in (old, new))
+    size = before_net.quantiser.size
+    if size != after_net.quantiser.size:
+        raise KalpanaError(
+            f"the old VQGAN has {size} codes and the new {after_net.quantiser.size}: "
+            "their numbers must be equal"
+        )
+    world = World(1, kind="everything")
+    before, after = (
+        data_cache.codes(network, path, world, pictures, where)
+        for network, path in ((before_net, old), (after_net, new))
+    )
+    provenance = {
+        "init": given.provenance,
+        "vqgan": {file.name: fingerprint(file) for file in files_of(new)},
+    }
+    tensors = translated(given.tensors, cooccurrence(before, after, size))
+    save_tensors(out, replace(given, provenance=provenance, tensors=tensors))

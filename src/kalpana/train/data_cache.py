@@ -212,7 +212,7 @@ def harvested(vae: VAE, folder: Path, device: torch.device) -> tuple[np.ndarray,
     if not found:
         raise KalpanaError(
             f"there is no harvest in {folder}: "
-            f"make one with python -m kalpana.evaluate.rejection_sampling --out {folder}"
+            f"make one with kalpana evaluate rejection-sampling --out {folder}"
         )
     encoded = []
     for start in range(0, len(found), CHUNK):

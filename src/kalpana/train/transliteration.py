@@ -1,4 +1,4 @@
-"""Vocabulary of ``text/transliterate.py``: ``python -m kalpana.train.transliteration`` writes it.
+"""Vocabulary of ``text/transliterate.py``: ``kalpana tokenizer hindi`` writes it.
 
 One line for each Hindi word of the captions of the world, of the lexicon and of COMMON, with
 its number of occurrences in these captions, 1 at least.
@@ -6,7 +6,6 @@ its number of occurrences in these captions, 1 at least.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import re
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from kalpana.media import write
 from kalpana.text.normalize import clean
-from kalpana.text.transliterate import QUOTED, VOCABULARY
+from kalpana.text.transliterate import QUOTED
 from kalpana.train.tokenizer import corpus
 from kalpana.world.video import Clips
 
@@ -43,18 +42,9 @@ def count(captions: int, videos: int, seed: int) -> Counter[str]:
     return words
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=40_000)
-    parser.add_argument("--videos", type=int, default=4_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=VOCABULARY)
-    options = parser.parse_args()
-    words = count(options.captions, options.videos, options.seed)
+def save_vocabulary(path: Path, captions: int, videos: int, seed: int) -> int:
+    """Write the vocabulary to ``path``; returns its number of words."""
+    words = count(captions, videos, seed)
     lines = "\n".join(f"{word} {number}" for word, number in sorted(words.items()))
-    write(options.out, gzip.compress(lines.encode("utf-8"), mtime=0))
-    print(f"{len(words)} words: {options.out}")
-
-
-if __name__ == "__main__":
-    main()
+    write(path, gzip.compress(lines.encode("utf-8"), mtime=0))
+    return len(words)

@@ -10,7 +10,7 @@ of the PIL processors of 🤗 transformers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -49,14 +49,15 @@ class Encoder:
     """A loaded CLIP model that embeds pictures and texts in one space.
 
     ``fingerprint`` is the hash of its weights: embeddings of different weights are not comparable.
-    ``words`` is its tokenizer.
+    ``words`` is its tokenizer. ``photographs`` tells whether it learned from photographs.
     """
 
     name: str
     fingerprint: str
-    model: CLIP
-    framing: Framing
-    words: Words
+    model: CLIP = field(repr=False)
+    framing: Framing = field(repr=False)
+    words: Words = field(repr=False)
+    photographs: bool = field(default=True, repr=False)
 
     @property
     def size(self) -> int:
@@ -163,7 +164,8 @@ def _load(
     framing = Framing((model.config.side, model.config.side), None)
     fingerprint = hashed(files_of(folder / FILE))
     words = Window(tokenizer, model.config.length)
-    return Encoder(card.name, fingerprint, placed(model, where, bf16), framing, words)
+    model = placed(model, where, bf16)
+    return Encoder(card.name, fingerprint, model, framing, words, photographs=False)
 
 
 def placed(model: CLIP, device: torch.device, bf16: bool) -> CLIP:

@@ -46,14 +46,23 @@ LARGE = 1024  # pixels of the shorter side: decoding never reduces a picture bel
 
 @dataclass(frozen=True)
 class File:
-    """A file named like a picture: ``path`` in the folder, size, and time of change in ns.
+    """A file named like a picture: ``path`` in the folder, and what tells that it is unchanged.
 
-    ``path`` is raw bytes with "/" between parts; ``bytes`` is the size.
+    ``path`` is raw bytes with "/" between parts; ``bytes`` is the size; ``changed`` is the time of
+    the last change of the content and ``ctime`` that of the inode (of a rename, too), in ns.
     """
 
     path: bytes
     bytes: int
     changed: int
+    ctime: int = 0
+    inode: int = 0
+
+
+def file_of(path: bytes, status: os.stat_result) -> File:
+    """The file at a path with this status."""
+    inode = status.st_ino & (2**63 - 1)  # fits a signed column
+    return File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def walk(folder: Path) -> tuple[list[File], list[Broken]]:
                 continue
             visited.add((status.st_dev, status.st_ino))
             if stat.S_ISREG(status.st_mode) and here.suffix.lower() in SUFFIXES:
-                files.append(File(path, status.st_size, status.st_mtime_ns))
+                files.append(file_of(path, status))
             elif stat.S_ISDIR(status.st_mode):
                 with os.scandir(here) as entries:
                     for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):

@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from kalpana.types import KalpanaError
+from kalpana.understand.database import Embedder, Progress, Tuned, checked, silent
 from kalpana.understand.folder import SUFFIXES, Broken, File, Read, read_file, shown, walk
-from kalpana.understand.store import Embedder, Progress, Store, Tuned, checked, silent, writing
+from kalpana.understand.photographs import photographic
+from kalpana.understand.store import Store, writing
 
 BATCH = 32  # pictures that are embedded together
 COMMIT = 256  # rows written together: a killed run loses at most these
@@ -32,6 +34,7 @@ class Report:
     ``pictures`` is the number in the index afterwards; of these, ``added``, ``changed`` and
     ``moved`` (with their embedding kept) in this run; ``removed`` is the number removed and
     ``seen`` the number embedded by the model. ``broken`` lists the files that are not indexed.
+    ``photographs`` is how many of the ``seen`` look like photographs, see photographs.py.
     ``tuned`` has the parameters of the approximate index, None where search compares every vector.
     """
 
@@ -41,6 +44,7 @@ class Report:
     moved: int
     removed: int
     seen: int
+    photographs: int
     broken: tuple[Broken, ...]
     tuned: Tuned | None
 
@@ -49,6 +53,9 @@ def index(
     folder: Path, encoder: Embedder, *, at: Path | None = None, progress: Progress = silent
 ) -> Report:
     """Updates the index of a folder for a model; only new and changed files are read and embedded.
+
+    A file with another size, time of change, inode or time of the inode's change is read again; if
+    its content is the same, its embedding is kept.
 
     ``at`` is the place of the index, by default ``.kalpana`` in the folder. A KeyboardInterrupt
     raised by ``progress`` loses nothing that was reported as done.
@@ -71,8 +78,8 @@ def index(
         todo = [
             file
             for file in files
-            if (file.bytes, file.changed) != known.get(file.path, (0, 0, b""))[:2]
-            and file not in skip
+            if file.path not in known or known[file.path][0] != file
+            if file not in skip
         ]
         run = _Run(folder, encoder, store, known, closed, still_failed)
         try:
@@ -94,16 +101,17 @@ class _Run:
         folder: Path,
         encoder: Embedder,
         store: Store,
-        known: dict[bytes, tuple[int, int, bytes]],
+        known: dict[bytes, tuple[File, bytes]],
         closed: list[Broken],
         failed: list[Broken],
     ) -> None:
         self.folder, self.encoder, self.store = folder, encoder, store
         self.known, self.closed = known, closed
-        self.hashes = {hash for _, _, hash in known.values()}  # whose embedding is in the table
+        self.hashes = {hash for _, hash in known.values()}  # whose embedding is in the table
         self.pending: list[tuple[Read, np.ndarray | None]] = []
         self.broken, self.pending_broken = closed + failed, list[Broken]()
-        self.added, self.changed, self.done, self.seen = dict[bytes, bytes](), 0, 0, 0
+        self.added, self.changed, self.done = dict[bytes, bytes](), 0, 0
+        self.seen, self.photographs = 0, 0
 
     def take(self, batch: Sequence[Read | Broken]) -> None:
         """Embeds a batch of pictures, and writes the pending rows once there are COMMIT of them."""
@@ -121,6 +129,7 @@ class _Run:
             vectors = checked(self.encoder.images(pictures), len(new), self.encoder)
             self.pending += zip(new, vectors, strict=True)
             self.seen += len(new)
+            self.photographs += sum(map(photographic, pictures))
         self.pending += [(read, None) for read in reads if read.picture is None]
 
     def commit(self) -> None:
@@ -153,7 +162,7 @@ class _Run:
             before = self.known.get(read.file.path)
             if before is None:
                 self.added[read.file.path] = read.hash
-            elif before[2] != read.hash:
+            elif before[1] != read.hash:
                 self.changed += 1
         self.hashes |= {read.hash for read, _ in rows}
         self.broken += self.pending_broken
@@ -188,7 +197,7 @@ class _Run:
         progress("tidying", 0, 1)
         self.store.tidy()
         self.store.approximate(self.encoder, progress)
-        removed_hashes = {self.known[path][2] for path in gone}
+        removed_hashes = {self.known[path][1] for path in gone}
         moved = sum(hash in removed_hashes for hash in self.added.values())
         return Report(
             pictures=self.store.count(),
@@ -197,6 +206,7 @@ class _Run:
             moved=moved,
             removed=max(len(gone) - moved, 0),
             seen=self.seen,
+            photographs=self.photographs,
             broken=tuple(sorted(self.broken, key=lambda entry: entry.path)),
             tuned=self.store.tuned,
         )

@@ -28,8 +28,9 @@ from kalpana.media import grid
 from kalpana.request import shorten
 from kalpana.text.normalize import clean, comparable
 from kalpana.types import KalpanaError
+from kalpana.understand.database import Embedder, Progress, checked, silent
 from kalpana.understand.folder import read_image, shown
-from kalpana.understand.store import Embedder, Progress, Store, checked, open_store, silent
+from kalpana.understand.store import Store, open_store
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -157,7 +158,8 @@ def search(
 ) -> list[Hit]:
     """The n pictures in the index of a folder with the highest score for a query, best first.
 
-    Without terms: the n latest pictures that pass the filter ``only``.
+    Pictures whose files are gone since the last ``index`` are left out. Without terms: the n latest
+    pictures that pass the filter ``only``.
     Raises: KalpanaError where there is neither a term nor a filter, and where the model has no
     index of the folder or the index is damaged.
     """
@@ -169,12 +171,22 @@ def search(
     store, where = open_store(folder, encoder, at), _where(only, folder)
     vector = _mixed(terms, encoder) if terms else None
     try:
-        rows = _rows(store, vector, n, where)
+        return _hits(folder, store, vector, n, where)
     except KalpanaError:
         # An index run that is tidying may have deleted the files being read. If that is not the
         # cause, the second attempt raises the error again.
-        rows = _rows(open_store(folder, encoder, at), vector, n, where)
-    return [_hit(folder, row) for row in rows]
+        return _hits(folder, open_store(folder, encoder, at), vector, n, where)
+
+
+def _hits(folder: Path, store: Store, vector: np.ndarray | None, n: int, where: Any) -> list[Hit]:
+    """The n best (or, without a vector, n latest) pictures whose files exist."""
+    asked = n
+    while True:
+        rows = _rows(store, vector, asked, where)
+        hits = [hit for hit in (_hit(folder, row) for row in rows) if hit.path.is_file()]
+        if len(hits) >= n or len(rows) < asked:
+            return hits[:n]
+        asked *= 2
 
 
 def _rows(store: Store, vector: np.ndarray | None, n: int, where: Any) -> list[dict[str, Any]]:
@@ -218,11 +230,17 @@ def _where(only: SearchFilter, folder: Path) -> Any:
         inside = _inside(only.folder, folder)
         if inside:  # "0" is the character after "/"
             parts += [col("path") >= lit(inside + b"/"), col("path") < lit(inside + b"0")]
-    if only.since is not None:
-        parts.append(col("date") >= lit(_day(only.since)))
-    if only.until is not None:
-        # "~" sorts after every continuation of a date.
-        parts.append(col("date") <= lit(_day(only.until) + "~"))
+    since = None if only.since is None else _day(only.since)
+    # "~" sorts after every continuation of a date.
+    until = None if only.until is None else _day(only.until) + "~"
+    if since is not None and until is not None and since > until:
+        raise KalpanaError(
+            f"since {only.since} is after until {only.until}, so no picture fits: exchange them"
+        )
+    if since is not None:
+        parts.append(col("date") >= lit(since))
+    if until is not None:
+        parts.append(col("date") <= lit(until))
     for side in ("width", "height"):
         if only.smallest is not None:
             parts.append(col(side) >= lit(only.smallest))
@@ -281,7 +299,8 @@ def duplicates(
     """Groups of near-duplicates in the index of a folder, the largest group first.
 
     In a group, every picture has a cosine of at least ``alike`` with another one. The first picture
-    has the most pixels; the score of the others is their cosine with it. All pairs are compared, so
+    has the most pixels; the score of the others is their cosine with it. Pictures whose files are
+    gone are left out. All pairs are compared, so
     the time grows with the square of the number of pictures.
     """
     rows, parts = list[dict[str, Any]](), [np.zeros((0, encoder.size), np.float32)]
@@ -300,7 +319,8 @@ def duplicates(
     for k, first in enumerate(leader.tolist()):
         groups.setdefault(first, []).append(k)
     found = []
-    for group in groups.values():
+    for members in groups.values():
+        group = [k for k in members if (folder / os.fsdecode(rows[k]["path"])).is_file()]
         if len(group) > 1:
             group.sort(key=lambda k: (-rows[k]["width"] * rows[k]["height"], rows[k]["path"]))
             scores = (vectors[group] @ vectors[group[0]]).tolist()
@@ -369,7 +389,8 @@ def thumbnails(hits: Sequence[Hit], side: int = 256) -> list[Image.Image]:
 def drawn(hits: Sequence[Hit], terminal: Mapping[str, str], columns: int) -> str | Text:
     """The first pictures as terminal output: inline images (kitty, iTerm2), else half blocks.
 
-    ``terminal`` holds environment variables; ``columns`` is the terminal's width.
+    Empty for a terminal without colours. ``terminal`` holds environment variables; ``columns`` is
+    the terminal's width.
     """
     program, kind = terminal.get("TERM_PROGRAM", ""), terminal.get("TERM", "")
     if "TMUX" not in terminal and not kind.startswith(("screen", "tmux")):
@@ -377,6 +398,8 @@ def drawn(hits: Sequence[Hit], terminal: Mapping[str, str], columns: int) -> str
             return kitty(sheet(hits[:12]))
         if program in ("iTerm.app", "WezTerm") or terminal.get("LC_TERMINAL") == "iTerm2":
             return iterm(sheet(hits[:12]))
+    if kind in ("dumb", "unknown") or terminal.get("NO_COLOR"):
+        return ""
     return blocks(grid(thumbnails(hits[:4])), columns)
 
 

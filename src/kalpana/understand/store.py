@@ -1,95 +1,56 @@
 """Tables of an index: a LanceDB database with one table for each model and one of broken files.
 
-A table is named after its model and the model's fingerprint; each row is a file. Writes are atomic,
-and one process writes at a time. An index that is damaged or of another version is never written.
+Writes are atomic, and one process writes at a time. database.py has the files around the tables.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kalpana.media import write
 from kalpana.types import KalpanaError
+from kalpana.understand.database import (
+    ABOUT,
+    BROKEN,
+    FORMAT,
+    PLACE,
+    Embedder,
+    Progress,
+    Tuned,
+    broken_schema,
+    checked,
+    has_table,
+    home_of,
+    lancedb_module,
+    metadata_of,
+    read_about,
+    schema_of,
+    silent,
+    table_name,
+    told,
+    write_about,
+)
 from kalpana.understand.folder import Broken, File, Read, reader, shown
+from kalpana.understand.queries import WORDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL import Image
-    from torch import Tensor
 
-PLACE = ".kalpana"  # default name of the index within its folder
-FORMAT = 1  # version of the index; other versions are rejected
-ABOUT = "index.json"  # the file that describes the index
-BROKEN = "broken"  # the table of files that could not be indexed
 EXACT = 100_000  # with fewer rows, search compares every vector
 GROWN = 2  # growth at which the approximate index is rebuilt, as a multiple of its rows when built
 DRIFT = 0.01  # change in the number of rows, as a share, after which recall is measured again
 RECALL, TOP = 0.99, 10  # required recall of the best TOP rows
-SAMPLE = 128  # query pictures, and as many query words, that recall is measured with
-MOVE_AWAY = "it was left as it is: move it away, and run kalpana search index again"
-FULL = {27, 28, 122}  # EFBIG, ENOSPC, EDQUOT
-CLOSED = {1, 13, 30}  # EPERM, EACCES, EROFS
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
+SAMPLE = 128  # query pictures that recall is measured with, beside the words of queries.py
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress callback that does nothing."""
-
-
-class Embedder(Protocol):
-    """A model that embeds pictures and words in one space; matching pairs have a large cosine."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Unique to the weights; only embeddings with the same fingerprint are comparable."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Dimension d of the embeddings."""
-        ...
-
-    def images(self, pictures: list[Image.Image], /) -> Tensor:
-        """Unit embeddings (n, d), fp32."""
-        ...
-
-    def texts(self, texts: list[str], /) -> Tensor:
-        """Unit embeddings (n, d), fp32."""
-        ...
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Parameters and measured recall of the approximate index.
-
-    A query searches the ``probes`` nearest partitions, which have about ``part`` rows each, and
-    compares ``refine`` times the wanted number of candidates exactly. ``pictures`` and ``words``
-    are the recall of the best TOP for query pictures and query words, measured at ``rows`` rows.
-    ``made`` is the number of rows when the index was built.
-    """
-
-    made: int
-    rows: int
-    part: int
-    probes: int
-    refine: int
-    pictures: float
-    words: float
+FILE = tuple(field.name for field in fields(File))  # the columns that describe a file
 
 
 class Store:
@@ -105,14 +66,14 @@ class Store:
         with told(home):
             entries = (self.table.schema.metadata or {}).items()
             metadata = {key.decode(): value.decode() for key, value in entries}
-        if metadata != _metadata(encoder):
+        if metadata != metadata_of(encoder):
             raise KalpanaError(
                 f"the index {home} is damaged: its table {self.name} is not of {encoder.name!r}"
             )
 
     def _open(self, name: str) -> Any:
         with told(self.home):
-            return _lancedb().connect(str(self.home.absolute())).open_table(name)
+            return lancedb_module().connect(str(self.home.absolute())).open_table(name)
 
     @property
     def tuned(self) -> Tuned | None:
@@ -124,19 +85,19 @@ class Store:
         with told(self.home):
             return int(self.table.count_rows())
 
-    def known(self) -> dict[bytes, tuple[int, int, bytes]]:
-        """Size in bytes, time of change in ns and SHA-256 of every indexed file, by path."""
-        names = ["path", "bytes", "changed", "hash"]
+    def known(self) -> dict[bytes, tuple[File, bytes]]:
+        """Every indexed file with its SHA-256, by path."""
         with told(self.home):
-            rows = self.table.search().select(names).to_arrow()
-            path, size, changed, hash = (rows.column(name).to_pylist() for name in names)
-        return dict(zip(path, zip(size, changed, hash, strict=True), strict=True))
+            rows = self.table.search().select([*FILE, "hash"]).to_arrow()
+            *columns, hashes = (rows.column(name).to_pylist() for name in (*FILE, "hash"))
+        files = map(File, *columns)
+        return {file.path: (file, hash) for file, hash in zip(files, hashes, strict=True)}
 
     def broken(self) -> dict[File, Broken]:
         """The files that could not be read; ``kept`` is set where the present reader tried them."""
         with told(self.home):
             rows = self._open(BROKEN).search().to_arrow().to_pylist()
-        files = [File(row["path"], row["bytes"], row["changed"]) for row in rows]
+        files = [File(*(row[name] for name in FILE)) for row in rows]
         now = reader()
         return {
             file: Broken(file.path, row["reason"], file if row["reader"] == now else None)
@@ -293,7 +254,7 @@ class Store:
             part, made = tuned.part, tuned.made
         self.tidy()
         self.about["tuned"][self.name] = asdict(self._tune(encoder, made, rows, part, progress))
-        _write_about(self.home, self.about)
+        write_about(self.home, self.about)
 
     def _tune(
         self, encoder: Embedder, made: int, rows: int, part: int, progress: Progress
@@ -305,7 +266,7 @@ class Store:
             count += len(block)
         queries = {
             "pictures": np.concatenate(samples),
-            "words": checked(encoder.texts(_words()), len(_words()), encoder),
+            "words": checked(encoder.texts(list(WORDS)), len(WORDS), encoder),
         }
         best = {kind: self._best(vectors) for kind, vectors in queries.items()}
         tuned = Tuned(made, rows, part, probes=8, refine=4, pictures=0, words=0)
@@ -346,33 +307,6 @@ def _matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return whole.flatten().to_numpy(zero_copy_only=False).reshape(len(whole), whole.type.list_size)
 
 
-def _words() -> list[str]:
-    """SAMPLE query words: names of concepts, every second one in Hindi."""
-    from kalpana.world.lexicon import lexicon
-
-    concepts = list(lexicon().values())
-    chosen = concepts[:: len(concepts) // SAMPLE][:SAMPLE]
-    return [concept.hi.singular if k % 2 else concept.en for k, concept in enumerate(chosen)]
-
-
-def home_of(folder: Path, at: Path | None) -> Path:
-    """The place of a folder's index: ``at`` if given, else PLACE within the folder."""
-    return folder / PLACE if at is None else at
-
-
-def table_name(encoder: Embedder) -> str:
-    """Name of a model's table: its name and the start of its fingerprint, in safe characters."""
-    parts = (
-        re.sub(r"[^A-Za-z0-9_.-]+", "-", part).strip("-.")
-        for part in (encoder.name[-64:], encoder.fingerprint[:12])
-    )
-    return "-".join(part or "model" for part in parts)
-
-
-def _metadata(encoder: Embedder) -> dict[str, str]:
-    return {"model": encoder.name, "fingerprint": encoder.fingerprint, "size": str(encoder.size)}
-
-
 def open_store(folder: Path, encoder: Embedder, at: Path | None = None) -> Store:
     """A model's table in the index of a folder, for searching.
 
@@ -381,7 +315,7 @@ def open_store(folder: Path, encoder: Embedder, at: Path | None = None) -> Store
     if not folder.is_dir():
         raise KalpanaError(f"there is no folder {folder}: name one that has an index")
     home = home_of(folder, at)
-    about = _read_about(home, folder, at)
+    about = read_about(home, folder, at)
     if about is None:
         above: Path | None = None
         hint = ""
@@ -394,7 +328,7 @@ def open_store(folder: Path, encoder: Embedder, at: Path | None = None) -> Store
         raise KalpanaError(
             f"there is no index of {folder}: make one with kalpana search index {folder}{hint}"
         )
-    if not _there(home, table_name(encoder)):
+    if not has_table(home, table_name(encoder)):
         raise KalpanaError(_another(home, folder, encoder))
     return Store(home, encoder, about)
 
@@ -403,9 +337,9 @@ def _another(home: Path, folder: Path, encoder: Embedder) -> str:
     """Error message where an index has no table of a model: others have one, or it has changed."""
     have = []
     for path in sorted(home.glob("*.lance")):
-        if path.stem != BROKEN and _there(home, path.stem):
+        if path.stem != BROKEN and has_table(home, path.stem):
             with told(home):
-                table = _lancedb().connect(str(home.absolute())).open_table(path.stem)
+                table = lancedb_module().connect(str(home.absolute())).open_table(path.stem)
                 have.append(table.schema.metadata[b"model"].decode())
     command = f"kalpana search index {folder}"
     if encoder.name in have:
@@ -425,13 +359,13 @@ def writing(folder: Path, encoder: Embedder, at: Path | None) -> Iterator[Store]
     """A model's table in the index of a folder, created if missing and locked for other writers."""
     from filelock import FileLock, Timeout
 
-    home, lancedb = home_of(folder, at), _lancedb()
+    home, lancedb = home_of(folder, at), lancedb_module()
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in str(home.absolute())):
         raise KalpanaError(
             f"no index can lie in {shown(str(home))}, for its name is no plain text: name another "
             "folder with --index"
         )
-    _read_about(home, folder, at)
+    read_about(home, folder, at)
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home / "lock", timeout=0)
@@ -445,150 +379,13 @@ def writing(folder: Path, encoder: Embedder, at: Path | None) -> Iterator[Store]
             f"nothing can be written to {home}: {error.strerror}; name another folder with --index"
         ) from None
     try:
-        about = _read_about(home, folder, at) or {"tuned": {}}
+        about = read_about(home, folder, at) or {"tuned": {}}
         indexed = str(folder.absolute()) if at else None
-        _write_about(home, about | {"format": FORMAT, "folder": indexed})
-        for name, schema in ((table_name(encoder), _schema(encoder)), (BROKEN, _broken_schema())):
-            if not _there(home, name):
+        write_about(home, about | {"format": FORMAT, "folder": indexed})
+        for name, schema in ((table_name(encoder), schema_of(encoder)), (BROKEN, broken_schema())):
+            if not has_table(home, name):
                 with told(home):
                     lancedb.connect(str(home.absolute())).create_table(name, schema=schema)
-        yield Store(home, encoder, _read_about(home, folder, at) or {})
+        yield Store(home, encoder, read_about(home, folder, at) or {})
     finally:
         lock.release()
-
-
-def _there(home: Path, name: str) -> bool:
-    """Whether an index has a complete table; a killed process may leave one half created."""
-    return any(
-        next((home / f"{name}.lance").glob(pattern), None)
-        for pattern in ("_versions/*.manifest", "data/*")
-    )
-
-
-def _schema(encoder: Embedder) -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        {
-            "path": pa.binary(),  # file names may be any bytes; also, no name can alter a filter
-            "bytes": pa.int64(),
-            "changed": pa.int64(),
-            "hash": pa.binary(),
-            "width": pa.int32(),
-            "height": pa.int32(),
-            "date": pa.string(),
-            "prompt": pa.string(),
-            "words": pa.string(),  # the prompt, as texts are compared
-            "model": pa.string(),
-            "seed": pa.int64(),
-            "vector": pa.list_(pa.float32(), encoder.size),
-        },
-        metadata=_metadata(encoder),
-    )
-
-
-def _broken_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        {
-            "path": pa.binary(),
-            "bytes": pa.int64(),
-            "changed": pa.int64(),
-            "reason": pa.string(),
-            "reader": pa.string(),
-        }
-    )
-
-
-def _read_about(home: Path, folder: Path, at: Path | None) -> dict[str, Any] | None:
-    """The description of an index, None where there is no index.
-
-    Raises: KalpanaError where it is damaged, of another version or of another folder.
-    """
-    try:
-        about = json.loads((home / ABOUT).read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise KalpanaError(
-                f"the index {home} was made by another version of Kalpana (format "
-                f"{about['format']}, this one reads {FORMAT}): use that version, or make a new "
-                "index with --index"
-            )
-        for entry in about["tuned"].values():
-            Tuned(**entry)
-        elsewhere = Path(about["folder"]) if at and about["folder"] else folder
-    except FileNotFoundError:
-        if next(home.glob("*.lance"), None):
-            raise KalpanaError(
-                f"the index {home} is damaged: it has tables but no {ABOUT}; {MOVE_AWAY}"
-            ) from None
-        return None
-    except OSError as error:
-        raise KalpanaError(f"the index {home} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise KalpanaError(
-            f"the index {home} is damaged: its {ABOUT} cannot be read; {MOVE_AWAY}"
-        ) from None
-    if elsewhere.is_dir() and not elsewhere.samefile(folder):
-        raise KalpanaError(
-            f"{home} holds the index of {elsewhere}, not of {folder}: name another with --index"
-        )
-    return about
-
-
-def _write_about(home: Path, about: dict[str, Any]) -> None:
-    with told(home):
-        write(home / ABOUT, json.dumps(about, indent=1).encode())
-
-
-@contextmanager
-def told(home: Path) -> Iterator[None]:
-    """Context in which exceptions of LanceDB become one-line KalpanaErrors with advice."""
-    try:
-        yield
-    except KalpanaError:
-        raise
-    except Exception as error:  # LanceDB raises RuntimeError, ValueError and panics of its threads
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
-        if number in FULL:
-            raise KalpanaError(
-                f"the disk is full at {home} ({os.strerror(number)}): make room, and run the same "
-                "command again"
-            ) from None
-        if number in CLOSED:
-            raise KalpanaError(
-                f"{home} cannot be used ({os.strerror(number)}): name another folder with --index"
-            ) from None
-        raise KalpanaError(
-            f"the index {home} is damaged ({' '.join(str(error).split())[:160]}); {MOVE_AWAY}"
-        ) from None
-
-
-def _lancedb() -> Any:
-    """The lancedb module. Raises: KalpanaError where it is not installed."""
-    # Its warnings are not about faults; faults are raised.
-    os.environ.setdefault("LANCEDB_LOG", "error")
-    try:
-        import lancedb
-    except ImportError:
-        raise KalpanaError(
-            "searching needs LanceDB: install it with pip install 'kalpana[search]'"
-        ) from None
-    return lancedb
-
-
-def checked(vectors: Tensor, count: int, encoder: Embedder) -> np.ndarray:
-    """A model's embeddings as an array (n, d) float32.
-
-    Raises: KalpanaError where their shape is wrong or their length is not 1.
-    """
-    if vectors.shape != (count, encoder.size):
-        raise KalpanaError(
-            f"model {encoder.name!r} gave vectors {tuple(vectors.shape)}, not "
-            f"{(count, encoder.size)}"
-        )
-    vectors = vectors.detach().float().cpu()
-    if not bool(((vectors.norm(dim=1) - 1).abs() < 1e-3).all()):
-        raise KalpanaError(f"model {encoder.name!r} gave vectors whose length is not 1")
-    return vectors.numpy()

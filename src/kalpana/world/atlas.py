@@ -1,6 +1,6 @@
 """The sprite atlas: all images of the art pack, cropped to content and packed into WebP sheets.
 
-``python -m kalpana.world.atlas PACK`` rebuilds ``art/`` from the art pack:
+``kalpana world atlas PACK`` rebuilds ``art/`` from the art pack:
 
 - ``build`` packs the sheets and their index,
 - ``build_masks`` adds the recolouring masks,
@@ -13,7 +13,6 @@ SIDE - 2 pixels. The size of a drawn object is therefore known without reading p
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tarfile
@@ -250,20 +249,3 @@ def recolor(rgba: Tensor, rows: Tensor, color: Tensor) -> Tensor:
         )
     masks = art.masks.index_select(0, mask_row).to(rgba.device).to(rgba.dtype).div_(255)
     return repaint(rgba, masks, art.reference[rows.cpu()].to(rgba.device), color.to(rgba.device))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make the sprite atlas again from the art pack.")
-    parser.add_argument(
-        "pack", type=Path, help="a folder with captions.jsonl and one STYLE.tar per style"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ART,
-        help="where lexicon.jsonl is and the sheets go (default: the package)",
-    )
-    arguments = parser.parse_args()
-    build(arguments.pack, arguments.out)
-    build_masks(arguments.out)
-    build_keywords(arguments.pack, arguments.out)

@@ -93,7 +93,8 @@ def draw_held_out(seed: int = 7, share: float = 0.06) -> dict[str, list[list[str
     }
 
 
-if __name__ == "__main__":
+def write_held_out(file: Path = FILE) -> None:
+    """Write the lists of ``draw_held_out`` as JSON, one combination a line."""
     lists = draw_held_out()
     lines = (
         f"  {json.dumps(kind)}: [\n"
@@ -101,4 +102,4 @@ if __name__ == "__main__":
         + "\n  ]"
         for kind in lists
     )
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from kalpana.cli import app
 from kalpana.evaluate.run import VERDICTS, first
 from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.audit import ask, choose, table
@@ -56,30 +56,17 @@ def test_answers_become_a_confusion_table(tmp_path: Path) -> None:
 
 
 def test_the_command_asks_first_and_then_counts(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "kalpana.evaluate.verifiers.audit",
-        str(tmp_path),
-        "--pictures",
-        "6",
-    ]
-    missing = subprocess.run(command, capture_output=True, text=True)
-    assert (
-        missing.returncode == 1
-        and "run.json is not there" in missing.stderr
-        and "Traceback" not in missing.stderr
-    )
+    command = ["evaluate", "audit", str(tmp_path), "--pictures", "6"]
+    missing = CliRunner().invoke(app, command)
+    assert missing.exit_code == 2 and missing.stderr.count("\n") == 1
+    assert "run.json is not there" in missing.stderr
     (tmp_path / "run.json").write_text(json.dumps({"suite": "spriteeval-dev", "limit": 5}))
     (tmp_path / VERDICTS).write_text(json.dumps(dict.fromkeys(NAMES, True)))
     for name in NAMES:
         Image.new("RGB", (128, 128)).save(tmp_path / name)
-    assert "audit.csv" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "audit.csv" in CliRunner().invoke(app, command).stdout
     path = tmp_path / "audit.csv"
     path.write_text(
         "\n".join(line + ("" if "eye" in line else "y") for line in path.read_text().splitlines())
     )
-    assert (
-        "| right | 6 | 0 |"
-        in subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    )
+    assert "| right | 6 | 0 |" in CliRunner().invoke(app, command).stdout

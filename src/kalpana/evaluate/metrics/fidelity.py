@@ -4,7 +4,7 @@ FD-lite0 is the Fréchet distance (Heusel et al. 2017) over features of Efficien
 FID, which uses another network. MMD is the maximum mean discrepancy with a polynomial kernel (KID,
 Binkowski et al. 2018), over the same features and over those of a verifier's detector.
 
-    python -m kalpana.evaluate.metrics.fidelity default
+    kalpana evaluate fidelity default
 
 generates pictures for the captions of 5,000 test scenes and measures their distances from 5,000
 other test scenes. Reference rows are the captions' own scenes, the least possible distance; these
@@ -14,10 +14,8 @@ Features of generated pictures are saved, and a run that was stopped resumes.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kalpana.evaluate.run import claim, progress_to_stderr
+from kalpana.evaluate.run import claim
 from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import load_module
@@ -34,7 +32,7 @@ from kalpana.media import grid, to_pixels, write
 from kalpana.pipelines import last, load
 from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.train.losses import looks
-from kalpana.types import KalpanaError, Output
+from kalpana.types import Output
 from kalpana.world.world import World
 
 RESAMPLES = 20
@@ -267,34 +265,7 @@ def measure(
     yield row("true: scenes of objects only", of_scenes(extractor, objects, range(count)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a name from `kalpana models`, or a folder of weights")
-    parser.add_argument("--pictures", type=int, default=5000)
-    parser.add_argument(
-        "--dev",
-        action="store_true",
-        help="use dev scenes and verifier-a, by which choices are made",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="the run's folder, runs/fidelity-MODEL by default; a run found there is resumed",
-    )
-    arguments = parser.parse_args()
-    verifier = weights_dir() / ("verifier-a" if arguments.dev else "verifier-b")
-    out = arguments.out or Path("runs") / f"fidelity-{Path(arguments.model).name}"
-
-    progress = progress_to_stderr("pictures")
-    model, count, dev = arguments.model, arguments.pictures, arguments.dev
-    try:
-        rows = list(measure(model, verifier, count, dev, out, progress))
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")
+def save(rows: Sequence[Row], out: Path) -> None:
+    """Write the rows into ``out`` as fidelity.md and fidelity.json."""
     write(out / "fidelity.md", markdown(rows).encode())
     write(out / "fidelity.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
-    print(markdown(rows), end="")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Reconstruction quality of a VQGAN or VAE: PSNR, SSIM, FD-lite0, codebook use and legibility.
 
-    python -m kalpana.evaluate.metrics.reconstruction WEIGHTS...
+    kalpana evaluate reconstruction WEIGHTS...
 
 On test scenes of every kind: PSNR, as the mean over pictures, which most papers report, and of the
 mean error, which the hardest pictures dominate; SSIM and FD-lite0 between pictures and their
@@ -11,8 +11,6 @@ reads correctly after reconstruction.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +18,11 @@ from statistics import fmean
 from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kalpana.evaluate.metrics.fidelity import FeatureExtractor, Features, frechet_from
 from kalpana.evaluate.verifiers.observations import Verifier
-from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import files_of, load_module, metadata
 from kalpana.media import to_images
 from kalpana.metrics import psnr, ssim
@@ -217,8 +214,14 @@ def line(row: Redrawn) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def sheet(coders: Sequence[Codec]) -> Iterator[tuple[Tensor, str]]:
-    """Rows of a sheet, as pixels and a label: pictures, then each codec's reconstructions."""
+def sheet(coders: Sequence[Codec]) -> Image.Image:
+    """A sheet of pictures and signs, each row followed by the reconstructions of every codec."""
+    rows = [(image, name) for pixels, name in _rows(coders) for image in to_images(pixels)]
+    return captioned([image for image, _ in rows], [name for _, name in rows], columns=SHOWN)
+
+
+def _rows(coders: Sequence[Codec]) -> Iterator[tuple[Tensor, str]]:
+    """Rows of a sheet, as pixels and a label."""
     scenes = [World(1, "test", kind="everything").scene(i) for i in range(SHOWN)]
     scenes += [scene for latin in (True, False) for scene in boards(latin, SHOWN // 2)]
     pixels = render(scenes).pixels
@@ -226,35 +229,3 @@ def sheet(coders: Sequence[Codec]) -> Iterator[tuple[Tensor, str]]:
         yield part, "original"
         for coder in coders:
             yield coder.again(part)[0], coder.name
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", nargs="+", type=Path, help="weights of VQGANs and autoencoders")
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--signs", type=int, default=SIGNS, help="of each script")
-    parser.add_argument(
-        "--sheet",
-        type=Path,
-        metavar="FILE",
-        help="write a sheet of pictures and their reconstructions",
-    )
-    arguments = parser.parse_args()
-    folder = weights_dir() / "verifier-b"
-    try:
-        coders = [load(path) for path in arguments.weights]
-        extractor, verifier = FeatureExtractor(folder), DetectorVerifier.load(folder)
-        pictures, each = arguments.pictures, arguments.signs
-        print(HEAD, flush=True)
-        for coder in coders:
-            print(line(measure(coder, extractor, verifier, pictures, each)), flush=True)
-        if arguments.sheet:
-            rows = [(image, name) for pixels, name in sheet(coders) for image in to_images(pixels)]
-            images, names = [image for image, _ in rows], [name for _, name in rows]
-            captioned(images, names, columns=SHOWN).save(arguments.sheet, quality=90)
-    except KalpanaError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Human audit of a verifier: sheets of a run's pictures without verdicts, and the confusion table.
 
-    python -m kalpana.evaluate.verifiers.audit RUN
+    kalpana evaluate audit RUN
 
 The first call writes audit-1.png and so on, and audit.csv with a row for each picture. Write y, n
 or ? (cannot tell) into the last column, looking at the sheets alone, and run the command again: it
@@ -9,7 +9,6 @@ prints the agreement of person and verifier.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import random
@@ -17,8 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import VERDICTS, first
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.media import read_picture
 from kalpana.types import KalpanaError
 from kalpana.world.sheet import captioned
@@ -100,32 +100,23 @@ def table(
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="the folder of a run of kalpana evaluate")
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    options = parser.parse_args()
+def audit(run: Path, pictures: int = PICTURES) -> str:
+    """What to do next, where a run has no audit.csv (written then); else the confusion table.
+
+    Raises KalpanaError if the run is not finished, or an answer is not one of ANSWERS.
+    """
     try:
-        about = json.loads((options.run / "run.json").read_text(encoding="utf-8"))
-        verdicts = json.loads((options.run / VERDICTS).read_text(encoding="utf-8"))
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        verdicts = json.loads((run / VERDICTS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SystemExit(
-            f"error: {error.filename} is not there: "
-            "give the folder of a finished run of kalpana evaluate"
+        raise KalpanaError(
+            f"{error.filename} is not there: give the folder of a finished run of kalpana evaluate"
         ) from None
     suite = about["suite"]
     prompts = first(load(suite.removesuffix("-dev"), suite.endswith("-dev")), about["limit"])
-    path = options.run / "audit.csv"
+    path = run / "audit.csv"
     if not path.exists():
-        answers = ask(options.run, prompts, verdicts, options.pictures)
-        print(f"look at the sheets in {options.run} and fill in {answers}")
-        return
+        answers = ask(run, prompts, verdicts, pictures)
+        return f"look at the sheets in {run} and fill in {answers}\n"
     with path.open(encoding="utf-8", newline="") as file:
-        try:
-            print(table(list(csv.DictReader(file)), prompts, verdicts), end="")
-        except KalpanaError as error:
-            raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()
+        return table(list(csv.DictReader(file)), prompts, verdicts)

@@ -6,7 +6,7 @@ score on which readers agree does not depend on a single one. Neither is trained
 pixels, in colours, in a frame: a sign is cut out, and its letters are extracted, black on white,
 and enlarged (``lifted``). The resulting accuracy is measured by
 
-    python -m kalpana.evaluate.verifiers.ocr
+    kalpana evaluate ocr
 
 Of RapidOCR only the recogniser is used (PP-OCRv4, an SVTR with a CTC head). Its text detector is
 left out: it lost one word in ten on dev signs. The enlargement of the letters, and Tesseract's data
@@ -15,7 +15,6 @@ and page segmentation mode, were chosen on dev signs too.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
@@ -35,8 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import ALIKE, ned, right
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.observations import Observation, Reader, Reading
 from kalpana.evaluate.verifiers.probes import Damage, blurred, wrong
 from kalpana.media import to_images
@@ -472,17 +472,3 @@ def table(signs: int = SIGNS, dev: bool = False) -> str:
             ]
             lines.append([ocr.name, ocr.script, condition, *shares])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--signs", type=int, default=SIGNS, help="signs of each script, at most 200"
-    )
-    parser.add_argument(
-        "--dev",
-        action="store_true",
-        help="use the dev signs, on which the readers were tuned, and not the test signs",
-    )
-    arguments = parser.parse_args()
-    print(table(arguments.signs, arguments.dev))

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import right
-from kalpana.evaluate.suites import Prompt
 from kalpana.evaluate.verifiers.observations import Observation
 from kalpana.hub.weights import load_module
 from kalpana.world.hard_negatives import OPPOSITE, OTHER_SIDE

@@ -7,7 +7,7 @@ network's own prediction decides, provided that it is one of the two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -42,7 +42,7 @@ MOST = 24  # detections per picture
 class DetectorVerifier:
     """Verifier made of a detector and optional sign readers, of which the first one counts."""
 
-    net: Detector
+    net: Detector = field(repr=False)
     readers: tuple[Reader, ...] = ()
 
     @classmethod

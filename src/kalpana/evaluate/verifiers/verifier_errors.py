@@ -1,6 +1,6 @@
 """Published error rates of a verifier, measured on renders outside its training data.
 
-    python -m kalpana.evaluate.verifiers.verifier_errors FOLDER
+    kalpana evaluate verifier-errors FOLDER
 
 For each attribute: the share of true pictures accepted (recall), and the share of minimally wrong
 questions accepted (see probes.py); for malformed hands, the share taken for whole ones. Words are
@@ -10,7 +10,6 @@ least 0.97 and at most 0.02 of the wrong questions are accepted; tables mark all
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import BATCH, look_at
-from kalpana.evaluate.suites import Prompt, load
+from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.eye_labels import EyeErrors, agreement
 from kalpana.evaluate.verifiers.observations import Observation, Verifier, iou, surest, truth
 from kalpana.evaluate.verifiers.ocr import ENGINES, readers
@@ -34,6 +34,7 @@ from kalpana.evaluate.verifiers.probes import (
     of_prompts,
 )
 from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+from kalpana.hub.card import weights_dir
 from kalpana.hub.weights import fingerprint
 from kalpana.media import write
 from kalpana.types import KalpanaError
@@ -146,7 +147,7 @@ def detections(
 def publish(
     folder: Path,
     renders: int = RENDERS,
-    autoencoder: Path = Path("weights/default/vae.safetensors"),
+    autoencoder: Path | None = None,
     only: Sequence[str] = (),
 ) -> str:
     """Measure the verifier in a folder, write errors.json there, and return the tables as Markdown.
@@ -158,7 +159,9 @@ def publish(
     damages = {f"blur {s} px": blurred(s) for s in (0.5, 1.0, 1.5, 2.0)} | {
         f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)
     }
-    damages["through the autoencoder"] = coded(autoencoder)
+    damages["through the autoencoder"] = coded(
+        autoencoder or weights_dir() / "default" / "vae.safetensors"
+    )
     measured: dict[str, Errors] = {
         name: {state: Error(**error) for state, error in each.items()}
         for name, each in previous.get("errors", {}).items()
@@ -312,21 +315,3 @@ def tables(
 
 def _percent(share: float | None, places: int) -> str:
     return "–" if share is None else f"{100 * share:.{places}f}"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a verifier's folder of weights")
-    parser.add_argument("--renders", type=int, default=RENDERS, help="pictures of each attribute")
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="ROW",
-        help="measure this row only and keep the others (repeatable)",
-    )
-    arguments = parser.parse_args()
-    try:
-        print(publish(arguments.folder, arguments.renders, only=arguments.only))
-    except KalpanaError as error:
-        raise SystemExit(f"error: {error}") from None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kalpana.evaluate.suites import Prompt
+from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.verifiers.observations import Detection, Observation
 from kalpana.types import KalpanaError
 from kalpana.world import maps

@@ -1,0 +1,165 @@
+"""The ``evaluate`` commands that measure one model: captions, CLIP, codecs, fidelity and cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from kalpana.cli.console import counting, print_json
+from kalpana.cli.evaluate import Dev, Limit, SuiteName, VerifierFolder, evaluating, verifier_folder
+from kalpana.cli.options import Device, Json
+from kalpana.types import KalpanaError, Output
+
+Model: TypeAlias = Annotated[
+    str, typer.Argument(help="a name from `kalpana models`, or a folder of weights")
+]
+
+
+@evaluating.command("captions")
+def captions(
+    model: Model = "dalle",
+    suite: SuiteName = "spriteeval",
+    dev: Dev = False,
+    limit: Limit = None,
+    device: Device = None,
+) -> None:
+    """Caption accuracy of a DALL-E, fact by fact, on the true pictures of a suite's prompts."""
+    from kalpana.evaluate.caption_accuracy import measure
+    from kalpana.evaluate.run import first
+    from kalpana.evaluate.suites import load as load_suite
+    from kalpana.pipelines import load
+
+    pipeline = load(model, device)
+    if not hasattr(pipeline, "caption"):
+        raise KalpanaError(f"model {model!r} cannot caption pictures: name a DALL-E")
+    prompts = first(load_suite(suite, dev), limit)
+    with counting("captions") as progress:
+        table = measure(pipeline.caption, prompts, progress)
+    print(table, end="")
+
+
+@evaluating.command("retrieval")
+def retrieval(
+    model: Model = "clip",
+    scenes: Annotated[int, typer.Option(min=1, help="how many scenes")] = 1000,
+    kind: Annotated[str, typer.Option(help="a kind of the world's pictures")] = "everything",
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="a drawing style that the model was not trained on, for zero-shot accuracy in it"
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """CLIP evaluation: retrieval R@k, agreement of the languages, hard negatives, zero-shot."""
+    from kalpana.evaluate.retrieval import measure
+    from kalpana.understand.encoder import load
+
+    print(measure(load(model, device), scenes, kind, style).markdown(), end="")
+
+
+@evaluating.command("reconstruction")
+def reconstruction(
+    weights: Annotated[
+        list[Path], typer.Argument(metavar="WEIGHTS...", help="weights of VQGANs and autoencoders")
+    ],
+    pictures: Annotated[int, typer.Option(min=1, help="how many pictures")] = 2000,
+    signs: Annotated[int, typer.Option(min=1, help="how many signs of each script")] = 200,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write a sheet of pictures and their reconstructions"),
+    ] = None,
+) -> None:
+    """Reconstruction quality of VQGANs and VAEs: PSNR, SSIM, FD-lite0, codes in use, legibility."""
+    from kalpana.evaluate.metrics import reconstruction as metric
+    from kalpana.evaluate.metrics.fidelity import FeatureExtractor
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+
+    folder = verifier_folder(None, dev=False)
+    codecs = [metric.load(path) for path in weights]
+    extractor, verifier = FeatureExtractor(folder), DetectorVerifier.load(folder)
+    print(metric.HEAD, flush=True)
+    for codec in codecs:
+        row = metric.measure(codec, extractor, verifier, pictures, signs)
+        print(metric.line(row), flush=True)
+    if sheet:
+        metric.sheet(codecs).save(sheet, quality=90)
+
+
+@evaluating.command("fidelity")
+def fidelity(
+    model: Model = "default",
+    pictures: Annotated[int, typer.Option(min=2, help="how many pictures")] = 5000,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="dev scenes and verifier-a, by which choices are made")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the run's folder, runs/fidelity-MODEL by default; a run is resumed"),
+    ] = None,
+) -> None:
+    """Fidelity: Fréchet distance and MMD between a model's pictures and true ones."""
+    from kalpana.evaluate.metrics import fidelity as metric
+
+    folder = out or Path("runs") / f"fidelity-{Path(model).name}"
+    with counting("pictures") as progress:
+        rows = list(
+            metric.measure(model, verifier_folder(None, dev), pictures, dev, folder, progress)
+        )
+    metric.save(rows, folder)
+    print(metric.markdown(rows), end="")
+
+
+@evaluating.command("cost")
+def cost(
+    model: Model = "default",
+    prompt: Annotated[str, typer.Option(help="the prompt of the picture")] = "a red apple",
+    as_json: Json = False,
+) -> None:
+    """Cost of a model: peak memory for one picture, parameters, training compute."""
+    from kalpana.evaluate.cost import Cost, cells
+
+    measured = Cost.of(model, prompt)
+    if as_json:
+        print_json(asdict(measured))
+    else:
+        for name, cell in zip(("memory", "parameters", "training"), cells(measured), strict=True):
+            print(f"{name}: {cell}")
+
+
+@evaluating.command("rejection-sampling")
+def rejection_sampling(
+    out: Annotated[
+        Path, typer.Option(help="folder for the pictures; a run that is found there is resumed")
+    ],
+    model: Annotated[str, typer.Option(help="a name from `kalpana models`, or a folder")] = (
+        "default"
+    ),
+    verifier: VerifierFolder = None,
+    captions: Annotated[int, typer.Option(min=1, help="how many training captions")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="denoising steps of each picture")] = 12,
+    device: Device = None,
+) -> None:
+    """Keep a model's own pictures that verifier A accepts, as further training data."""
+    from kalpana.evaluate.rejection_sampling import captions as training_captions
+    from kalpana.evaluate.rejection_sampling import harvest
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+    from kalpana.pipelines import last, load
+
+    pipeline = load(model, device)
+
+    def draw(text: str, seeds: Sequence[int]) -> Sequence[Output]:
+        return last(pipeline.generate(text, model=model, seeds=tuple(seeds), steps=steps)).outputs
+
+    # Verifier A, as for all choices: verifier B reports scores and is kept out of training.
+    detector = DetectorVerifier.load(verifier_folder(verifier, dev=True))
+    with counting("captions") as progress:
+        kept = harvest(draw, list(islice(training_captions(), captions)), detector, out, progress)
+    print(f"{kept} pictures of {captions} captions are in {out}", file=sys.stderr)
+    print(out)

