@@ -230,7 +230,8 @@ class Request(BaseModel):
         None,
         min_length=1,
         max_length=8,
-        description="control maps, each KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8",
+        description="a control map, KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8; "
+        "can be given several times",
     )
     seconds: float | None = Field(
         None, gt=0, le=60, allow_inf_nan=False, description="length of a video in seconds, up to 60"

@@ -57,13 +57,7 @@ def generate(
     mask_mode: Annotated[str | None, field("mask_mode")] = None,
     strength: Annotated[str | None, field("strength")] = None,
     label: Annotated[str | None, field("label")] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND=FILE",
-            help="a control map, KIND=FILE or KIND=FILE:STRENGTH; can be given several times",
-        ),
-    ] = None,
+    control: Annotated[list[str] | None, field("control")] = None,
     seconds: Annotated[str | None, field("seconds")] = None,
     fps: Annotated[str | None, field("fps")] = None,
     negative_prompt: Annotated[
@@ -175,7 +169,9 @@ def _saved(output: Output, request: Request, out: Path) -> tuple[Path, Output]:
 
     suffix = ".mp4" if isinstance(output.media, Video) else SUFFIX[request.format]
     text = request.prompt or request.label or Path(request.image.name if request.image else "").stem
-    written = output.save(out / f"{slug(text)}-{slug(request.model)}-{output.seed}{suffix}")
+    written = output.save(
+        out / f"{slug(text)}-{slug(output.receipt['model']['name'])}-{output.seed}{suffix}"
+    )
     assert written.path is not None
     return written.path, written
 

@@ -11,7 +11,7 @@ rounded the other way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,11 +60,11 @@ class DiffusionPipeline:
 
     name: str
     family: str
-    capabilities: Capabilities
-    files: dict[str, str]
-    words: Window | NoWords
-    network: Network
-    codec: Codec
+    capabilities: Capabilities = field(repr=False)
+    files: dict[str, str] = field(repr=False)
+    words: Window | NoWords = field(repr=False)
+    network: Network = field(repr=False)
+    codec: Codec = field(repr=False)
     process: Process
 
     @classmethod
