@@ -52,10 +52,16 @@ class OneLineErrors(TyperGroup):
             message = f"{error.filename}: {error.strerror}" if known else str(error)
             print(f"error: {message}", file=sys.stderr)
             code = 2
-        except (KeyboardInterrupt, typer.Abort):
+        except (KeyboardInterrupt, typer.Abort):  # before or in a command
             print("stopped", file=sys.stderr)
             code = 130
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # typer would exit without a word
+            raise typer.Abort from None
 
     def get_command(self, ctx: Any, name: str) -> Any:
         if name in RENAMED:

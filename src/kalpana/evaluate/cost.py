@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +145,21 @@ def sample(recipe: Recipe) -> float:
 
 def memory(name: str, prompt: str) -> int:
     """Peak memory in bytes of a separate process that generates one picture with this model."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_peak, name, prompt).result()
+    code = "import sys; from kalpana.evaluate.cost import peak; print(peak(*sys.argv[1:]))"
+    # In a session of its own, so that Ctrl-C reaches this process alone, which ends the other.
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, prompt],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["it was killed"]
+        raise KalpanaError(f"no picture of {name} could be drawn to measure memory: {reason[0]}")
+    return int(done.stdout)
 
 
-def _peak(name: str, prompt: str) -> int:
+def peak(name: str, prompt: str) -> int:
     """Generate one picture in this process; returns its peak memory in bytes."""
     last(load(name).generate(prompt, model=name, seed=0))
     if sys.platform == "linux":  # getrusage there includes the memory of the parent at the start
