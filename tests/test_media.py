@@ -258,7 +258,26 @@ def test_an_output_that_is_a_video_is_written_as_mp4(tmp_path: Path) -> None:
     output = Output(Video(frames, 8), 3, {"note": "v"})
     saved = output.save(tmp_path / "v.mp4")
     assert saved.path == tmp_path / "v.mp4" and saved.path.stat().st_size > 100
-    with pytest.raises(KalpanaError, match=r"write a name in \.mp4"):
+    with pytest.raises(KalpanaError, match=r"write a name in \.mp4 or \.webp"):
         output.save(tmp_path / "v.png")
     with pytest.raises(KalpanaError, match="is a video"):
         _ = output.image
+
+
+def test_mp4_bytes_are_the_same_in_every_run() -> None:
+    pytest.importorskip("av", reason="MP4 needs PyAV: kalpana[video]")
+    noise = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
+    frames = [Image.fromarray(levels).resize((64, 64)) for levels in noise]
+    assert len({media.encode_video(frames, 12, {}) for _ in range(40)}) == 1
+
+
+def test_an_animated_webp_keeps_pixels_times_and_receipt(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), (40 * k, 0, 99)) for k in range(5)]
+    path = media.save_video(frames, 24, tmp_path / "a.webp", {"note": "हिन्दी"})
+    assert media.read_receipt(path) == {"note": "हिन्दी"}
+    with Image.open(path) as image:
+        assert image.n_frames == 5
+        for k, frame in enumerate(frames):
+            image.seek(k)
+            assert image.convert("RGB").tobytes() == frame.tobytes()
+            assert image.info["duration"] in (41, 42)

@@ -184,8 +184,8 @@ class Output:
         """Writes the media with its receipt embedded; the output with the path that was written,
         which is PATH-2, PATH-3 … if the file exists.
 
-        The suffix sets the format: .png, .webp or .jpg for an image, .mp4 for a video. Raises
-        KalpanaError for another suffix.
+        The suffix sets the format: .png, .webp or .jpg for an image, .mp4 or .webp for a video.
+        Raises KalpanaError for another suffix.
         """
         from kalpana.media import save, save_video
 

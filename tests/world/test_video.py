@@ -248,3 +248,8 @@ def test_dev_pairs_are_never_trained_on() -> None:
 def test_an_unknown_split_is_an_error() -> None:
     with pytest.raises(ValueError, match="train, dev, test, unseen"):
         Clips(split="validation")
+
+
+def test_the_unseen_split_has_every_event_but_solid() -> None:
+    """A solid shows no colour, pair or count, so it cannot show one that is held out."""
+    assert {Clips(7, "unseen").clip(i).event for i in range(120)} == set(EVENTS) - {"solid"}
