@@ -12,8 +12,8 @@ from PIL import Image, ImageColor, ImageDraw
 
 from kalpana.media import to_images
 from kalpana.world.export.examples import BONES, VIDEO, Example, example
-from kalpana.world.sheet import SIDE, captioned, clip_wall
-from kalpana.world.video import Clips
+from kalpana.world.sheet import SIDE, captioned, video_wall
+from kalpana.world.video import Videos
 from kalpana.world.world import MIX, World
 
 EACH = 6
@@ -29,7 +29,7 @@ def main() -> None:
         captions += [world.describe(i)[0] for i in range(EACH)]
     captioned(images, captions, columns=EACH).save(here / "world.webp", quality=85)
     truth(here / "truth.webp")
-    first, *rest = clip_wall(Clips(0), 16, fps=12)
+    first, *rest = video_wall(Videos(0), 16, fps=12)
     first.save(
         here / "clips.webp",
         save_all=True,
@@ -46,7 +46,7 @@ def truth(path: Path) -> None:
     """The first example of each kind, and of the videos, with its truth drawn in."""
     images, captions = [], []
     for kind in (*MIX, VIDEO):
-        world = Clips(0, side=SIDE) if kind == VIDEO else World(0, side=SIDE, kind=kind)
+        world = Videos(0, side=SIDE) if kind == VIDEO else World(0, side=SIDE, kind=kind)
         shown = example(world, 0, ("en",))
         middle = len(shown.frames) // 2
         depth = Image.fromarray((shown.depth[middle] * 255).byte().numpy())

@@ -44,8 +44,8 @@ def world_show(
 ) -> None:
     """Draw scenes on one sheet, with captions and boxes; videos also as one video that plays."""
     from kalpana.media import SUFFIX, check_mp4, ready_folder, save, save_video
-    from kalpana.world.sheet import clip_sheet, clip_wall, sheet
-    from kalpana.world.video import Clips
+    from kalpana.world.sheet import sheet, video_sheet, video_wall
+    from kalpana.world.video import Videos
     from kalpana.world.world import KINDS, World
 
     kind = ALIASES.get(kind, kind)
@@ -63,16 +63,16 @@ def world_show(
     about = {"world": {"seed": seed, "split": split, "kind": kind, "n": n}}
     path = out / f"world-{kind}-{split}-{seed}.png"
     try:
-        scenes = Clips(seed, split) if kind == "video" else World(seed, split, kind=kind)
+        scenes = Videos(seed, split) if kind == "video" else World(seed, split, kind=kind)
     except ValueError as error:
         raise KalpanaError(str(error)) from None
     ready_folder(out, n * 65536)
     if isinstance(scenes, World):
         print(save(sheet(scenes, n), path.with_suffix(SUFFIX[format]), about))
         return
-    print(save(clip_sheet(scenes, n), path, about))
+    print(save(video_sheet(scenes, n), path, about))
     if format != "png":
-        print(save_video(clip_wall(scenes, n), 24, path.with_suffix(f".{format}"), about))
+        print(save_video(video_wall(scenes, n), 24, path.with_suffix(f".{format}"), about))
 
 
 @world.command("export")

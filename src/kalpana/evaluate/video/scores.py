@@ -43,7 +43,7 @@ from kalpana.media import decode_clip, grid, read_picture, to_images, to_pixels,
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
 from kalpana.world.sheet import captioned
-from kalpana.world.video import DIRECTIONS, Clip
+from kalpana.world.video import DIRECTIONS, VideoScene
 
 BATCH = 64  # frames in a verifier batch
 STEADY = 0.7  # least share of right frames: a verifier errs in some
@@ -317,7 +317,7 @@ def _usual(colors: Sequence[str | None]) -> str | None:
     return Counter(colors).most_common(1)[0][0] if colors else None
 
 
-def _filmed(clip: Clip, camera: Camera) -> bool:
+def _filmed(clip: VideoScene, camera: Camera) -> bool:
     """Whether the camera motion is the clip's, and its amount in the world's range."""
     if camera.word != clip.word:
         return False

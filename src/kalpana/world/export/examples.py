@@ -15,7 +15,7 @@ from kalpana.world.grammar import FORMS
 from kalpana.world.kinds import hands, puppets
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import Hand, Puppet, Scene, SceneObject, Sign, Solid
-from kalpana.world.video import Clips, speed
+from kalpana.world.video import Videos, speed
 from kalpana.world.video import caption as video_caption
 from kalpana.world.world import KINDS, World, kind_of
 
@@ -87,7 +87,7 @@ class Example:
         return f"{self.index:08d}"
 
 
-def example(world: World | Clips, index: int, languages: Sequence[str]) -> Example:
+def example(world: World | Videos, index: int, languages: Sequence[str]) -> Example:
     """Example ``index`` of a world of images or videos, with captions in these languages."""
     return (
         _image(world, index, languages)
@@ -133,30 +133,30 @@ def _image(world: World, index: int, languages: Sequence[str]) -> Example:
     )
 
 
-def _video(world: Clips, index: int, languages: Sequence[str]) -> Example:
+def _video(world: Videos, index: int, languages: Sequence[str]) -> Example:
     sample = world[index]
-    truth, clip = sample.truth, sample.truth.clip
-    scenes = clip.scenes()
+    truth, video = sample.truth, sample.truth.video
+    scenes = video.scenes()
 
     def describe(language: str, form: str, rng: random.Random) -> str:
-        return video_caption(clip, language, form, rng)
+        return video_caption(video, language, form, rng)
 
     captions = _captions(describe, f"{world.seed}/{world.split}/{index}/{VIDEO}", languages)
     chosen = _chosen(sample.caption, sample.language, sample.form, captions)
     objects = [
-        _object(item, clip.scene, world.side)
+        _object(item, video.scene, world.side)
         | {
             "boxes": truth.boxes[:, k].tolist(),
             "path": [_rounded(_spot(scene.objects[k])) for scene in scenes],
         }
-        for k, item in enumerate(clip.scene.objects)
+        for k, item in enumerate(video.scene.objects)
     ]
-    facts = _facts(index, VIDEO, chosen, captions, clip.scene) | {
-        "frames": clip.frames,
-        "fps": clip.fps,
-        "event": clip.event,
-        "direction": clip.word or None,
-        "speed": speed(clip) or None,
+    facts = _facts(index, VIDEO, chosen, captions, video.scene) | {
+        "frames": video.frames,
+        "fps": video.fps,
+        "event": video.event,
+        "direction": video.word or None,
+        "speed": speed(video) or None,
         "camera": [_rounded(view) for view in truth.views.tolist()],
         "objects": objects,
     }
@@ -164,7 +164,7 @@ def _video(world: Clips, index: int, languages: Sequence[str]) -> Example:
     return Example(
         index=index,
         frames=sample.frames,
-        fps=clip.fps,
+        fps=video.fps,
         caption=chosen["caption"],
         captions=captions,
         facts=facts,

@@ -8,7 +8,7 @@ from typing import Any
 from kalpana.errors import KalpanaError
 from kalpana.world.export.examples import VIDEO
 from kalpana.world.splits import SPLITS
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 from kalpana.world.world import KINDS, LANGUAGES, VERSION, World
 
 FORMATS = ("webdataset", "coco", "parquet")
@@ -48,7 +48,7 @@ class Settings:
             if number < 1:
                 raise KalpanaError(f"{name} {number}: write 1 or more")
         if not self.side:
-            own = Clips.side if self.kind == VIDEO else World.side
+            own = Videos.side if self.kind == VIDEO else World.side
             object.__setattr__(self, "side", own)
         if self.side not in SIZES:
             raise KalpanaError(
@@ -64,10 +64,10 @@ class Settings:
         """The indices of the examples of a shard."""
         return range(shard * self.shard, min((shard + 1) * self.shard, self.n))
 
-    def source(self) -> World | Clips:
+    def source(self) -> World | Videos:
         """The world that is exported."""
         if self.kind == VIDEO:
-            return Clips(self.seed, self.split, self.side)
+            return Videos(self.seed, self.split, self.side)
         return World(self.seed, self.split, self.side, self.kind)
 
     def to_json(self) -> dict[str, Any]:
