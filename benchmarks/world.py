@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from measure import Row, duration, main
 
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 from kalpana.world.world import MIX, World
 
 
@@ -33,7 +33,7 @@ def rows(quick: bool) -> Iterator[Row]:
         "–",
         "scene sampled and described, nothing drawn",
     )
-    clips, taken, frames = Clips(), 0, 0
+    clips, taken, frames = Videos(), 0, 0
 
     def frames_of_videos() -> None:
         nonlocal taken, frames

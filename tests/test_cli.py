@@ -299,6 +299,13 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["world", "show", "-n", "0"], "-n"),
         (["world", "show", "--kind", "ghosts"], "kind 'ghosts'"),
         (["world", "show", "--kind", "clips", "--split", "exam"], "split 'exam'"),
+        (["world", "show", "--format", "mp4"], "format 'mp4' of objects is not one of png, webp"),
+        (["world", "show", "--kind", "video", "--format", "gif"], "of video is not one of mp4"),
+        (["world", "show", "--out", "file/x"], "nothing can be written to the folder file/x"),
+        (["world", "export", "--format", "coco", "-n", "1"], "--out"),
+        (["world", "export", "--format", "coco", "-n", "0", "--out", "x"], "-n"),
+        (["world", "export", "--format", "zip", "-n", "1", "--out", "x"], "format 'zip'"),
+        (["world", "export", "--format", "coco", "-n", "1", "--out", "file"], "file"),
         (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
         (["train", "file"], "file holds no fields"),
         (["metadata", "absent.png"], "absent.png cannot be read"),
@@ -353,9 +360,34 @@ def test_every_kind_of_the_world_can_be_shown(kind: str, here: Path) -> None:
     assert done.exit_code == 0, done.stderr
     written = [Path(line) for line in done.stdout.splitlines()]
     assert [path.suffix for path in written] == ([".png", ".mp4"] if kind == "clips" else [".png"])
+    kind = "video" if kind == "clips" else kind
     assert read_receipt(written[0])["world"]["kind"] == kind and all(
         path.stat().st_size > 2000 for path in written
     )
+
+
+def test_without_pyav_a_video_is_refused_before_any_work_or_drawn_as_webp(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    show = ("world", "show", "--kind", "video", "-n", "1", "--out", "sheets")
+    done = kalpana(*show)
+    assert (done.exit_code, done.stdout) == (2, "") and not (here / "sheets").exists()
+    assert "pip install 'kalpana[video]'; or write --format webp" in done.stderr
+    done = kalpana(*show, "--format", "webp")
+    assert done.exit_code == 0, done.stderr
+    _, moving = map(Path, done.stdout.splitlines())
+    with Image.open(moving) as image:
+        assert image.n_frames > 8 and read_receipt(moving)["world"]["kind"] == "video"
+
+
+def test_an_export_is_written_and_goes_on(here: Path) -> None:
+    export = ("world", "export", "--format", "webdataset", "-n", "2", "--side", "32", "--out", "e")
+    for _ in range(2):
+        done = kalpana(*export)
+        assert (done.exit_code, done.stdout) == (0, "e\n"), done.stderr
+    done = kalpana(*export, "--languages", "hi")
+    assert done.exit_code == 2 and "holds another export: languages is" in done.stderr
 
 
 def test_no_command_is_a_call_for_help() -> None:

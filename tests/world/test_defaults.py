@@ -26,7 +26,7 @@ from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.sample import scene_of
 from kalpana.world.scene import BACKDROPS, Group, Scene
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 from kalpana.world.video import caption as video_caption
 from kalpana.world.world import KINDS, World
 
@@ -201,7 +201,7 @@ def test_nothing_is_turned(kind: str) -> None:
 def test_moving_objects_face_where_they_go() -> None:
     ahead = Counter[bool]()
     for i in range(900):
-        clip = Clips(3).clip(i)
+        clip = Videos(3).video(i)
         own = own_facing(clip.scene.groups[0].concept, clip.scene.style or "")
         if (
             clip.event in ("move", "arc", "return", "hide")
@@ -223,7 +223,7 @@ def test_captions_of_videos_name_a_style_that_is_not_the_house_style(language: s
     )
     found = 0
     for i in range(300):
-        clip = Clips(3).clip(i)
+        clip = Videos(3).video(i)
         if clip.scene.style != house_style(clip.scene.groups):
             text = video_caption(
                 clip, language, ("short", "natural", "dense")[i % 3], random.Random(i)

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import torch
 
-from kalpana.world import figures
+from kalpana.world import figures, places
 from kalpana.world.grammar import FORMS
 from kalpana.world.kinds import puppets
 from kalpana.world.recolor import PAINTS
@@ -159,7 +159,8 @@ def test_a_joint_is_at_the_end_of_its_limb(
             Puppet(pose, "tan", "red", "blue", "flat", seed), 0.5, 0.5, 0.6, angle, flip
         )
         with monkeypatch.context() as patch:
-            patch.setattr(puppets, "figure", lambda _, dots=dots: dots)
+            for module in (puppets, puppets.drawing):
+                patch.setattr(module, "figure", lambda _, dots=dots: dots)
             where = puppets.placed(item)
             pixels = render([Scene((item,), (), Background("flat", "black"))], 128).pixels[0]
         for channel, names in (
@@ -270,7 +271,7 @@ def test_clothes_stand_out_from_a_flat_background() -> None:
         scene = WORLD.scene(i)
         if scene.background.kind != "flat":
             continue
-        behind = torch.tensor(puppets.places.COLORS[scene.background.name])
+        behind = torch.tensor(places.COLORS[scene.background.name])
         for puppet in cast(scene):
             for color in (PAINTS[puppet.shirt][:3], PAINTS[puppet.trousers][:3]):
                 assert (torch.tensor(color) - behind).abs().max() > 0.15, (puppet, scene.background)

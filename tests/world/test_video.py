@@ -10,26 +10,36 @@ import pytest
 import torch
 from scipy import ndimage
 
-from kalpana.world import video
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
-from kalpana.world.video import CAMERAS, DIRECTIONS, EVENTS, FAST, SLOW, Clip, Clips, caption
+from kalpana.world.video import (
+    CAMERAS,
+    DIRECTIONS,
+    EVENTS,
+    FAST,
+    SLOW,
+    Videos,
+    VideoScene,
+    caption,
+    events,
+    speed,
+)
 
-CLIPS = Clips(seed=2)
+VIDEOS = Videos(seed=2)
 SIDE = 64
 
 
-def of(event: str, n: int, start: int = 0) -> Iterator[Clip]:
+def of(event: str, n: int, start: int = 0) -> Iterator[VideoScene]:
     """The first n videos of an event."""
     rng, found = random.Random(f"{event}/{start}"), 0
     while found < n:
-        clip = video._sample(rng, event)
+        clip = events._sample(rng, event)
         if clip is not None:
             found += 1
             yield clip
 
 
-def masks(clip: Clip, times: tuple[float, ...], side: int = SIDE) -> torch.Tensor:
+def masks(clip: VideoScene, times: tuple[float, ...], side: int = SIDE) -> torch.Tensor:
     """Visible masks of each object at these times: (t, n, side, side)."""
     drawn = render([clip.at(t) for t in times], side, masks=True)
     assert drawn.masks is not None
@@ -42,16 +52,16 @@ def centre(mask: torch.Tensor) -> tuple[float, float]:
 
 
 def test_a_clip_is_its_frames_and_depends_on_its_index_alone() -> None:
-    sample = CLIPS[3]
-    clip = sample.truth.clip
+    sample = VIDEOS[3]
+    clip = sample.truth.video
     assert (
         sample.frames.shape == (clip.frames, 3, SIDE, SIDE)
         and 8 <= clip.frames <= 64
         and 8 <= clip.fps <= 24
     )
     assert (
-        torch.equal(sample.frames, Clips(seed=2)[3].frames)
-        and sample.caption == Clips(seed=2)[3].caption
+        torch.equal(sample.frames, Videos(seed=2)[3].frames)
+        and sample.caption == Videos(seed=2)[3].caption
     )
     for k in (0, clip.frames // 2, clip.frames - 1):
         assert torch.equal(sample.frames[k], render([clip.scenes()[k]], SIDE).pixels[0])
@@ -63,7 +73,7 @@ def test_a_clip_is_its_frames_and_depends_on_its_index_alone() -> None:
 
 
 def test_every_event_and_every_move_of_the_camera_happens() -> None:
-    seen = [CLIPS.clip(i) for i in range(1200)]
+    seen = [VIDEOS.video(i) for i in range(1200)]
     assert {clip.event for clip in seen} == set(EVENTS)
     assert {clip.word for clip in seen if clip.event == "camera"} == set(CAMERAS)
     assert {clip.frames for clip in seen} & {8, 9} and max(clip.frames for clip in seen) == 64
@@ -82,7 +92,7 @@ def test_things_go_where_and_as_fast_as_is_said(event: str) -> None:
             "slow": (0.0, SLOW[1] + 0.03),
             "fast": (FAST[0] - 0.03, 2.0),
             "": (SLOW[1] - 0.03, FAST[0] + 0.03),
-        }[video.speed(clip)]
+        }[speed(clip)]
         assert low <= measured <= high
 
 
@@ -141,7 +151,7 @@ def test_two_things_swap() -> None:
             assert abs(centre(first[one])[0] - centre(last[two])[0]) < 0.06
 
 
-def background(clip: Clip, t: float) -> torch.Tensor:
+def background(clip: VideoScene, t: float) -> torch.Tensor:
     """The image without its objects."""
     scene = clip.at(t)
     return render([Scene((), (), scene.background)], SIDE).pixels[0]
@@ -234,7 +244,7 @@ def test_captions_say_the_direction_and_no_other(language: str) -> None:
 
 def test_dev_pairs_are_never_trained_on() -> None:
     def pairs(split: str) -> set[tuple[object, ...]]:
-        every = (Clips(7, split).clip(i).scene for i in range(500))
+        every = (Videos(7, split).video(i).scene for i in range(500))
         return {
             tuple(sorted((g.concept, str(g.color)) for g in s.groups))
             for s in every
@@ -247,4 +257,9 @@ def test_dev_pairs_are_never_trained_on() -> None:
 
 def test_an_unknown_split_is_an_error() -> None:
     with pytest.raises(ValueError, match="train, dev, test, unseen"):
-        Clips(split="validation")
+        Videos(split="validation")
+
+
+def test_the_unseen_split_has_every_event_but_solid() -> None:
+    """A solid shows no colour, pair or count, so it cannot show one that is held out."""
+    assert {Videos(7, "unseen").video(i).event for i in range(120)} == set(EVENTS) - {"solid"}

@@ -1,7 +1,8 @@
-"""The ``world`` commands: sheets of rendered scenes."""
+"""The ``world`` commands: sheets of rendered scenes, and exports as data sets."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,41 +13,128 @@ from kalpana.types import KalpanaError
 
 world = typer.Typer(help="The scene engine that the models learn from.")
 
+ALIASES = {"clips": "video"}  # earlier names of kinds
+STILL, MOVING = ("png", "webp", "jpeg"), ("mp4", "webp", "png")
+Kind = Annotated[
+    str,
+    typer.Option(help="objects, text, hands, puppets, depth, paintings, everything, or video"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="seed of the world")]
+Split = Annotated[
+    str,
+    typer.Option(help="train, dev, test, or unseen: combinations that training never shows"),
+]
+
 
 @world.command("show")
 def world_show(
     n: Annotated[int, typer.Option("-n", "--n", min=1, max=1024, help="how many scenes")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="seed of the world")] = 0,
-    split: Annotated[
-        str,
-        typer.Option(help="train, dev, test, or unseen: combinations that training never shows"),
-    ] = "train",
-    kind: Annotated[
-        str,
-        typer.Option(help="objects, text, hands, puppets, depth, paintings, everything, or clips"),
-    ] = "objects",
+    seed: Seed = 0,
+    split: Split = "train",
+    kind: Kind = "objects",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="file format of the sheet: png, webp or jpeg; of videos: mp4, webp (animated) or "
+            "png (frames in rows)",
+            show_default="png, and mp4 for videos",
+        ),
+    ] = None,
     out: Out = Path("pictures"),
 ) -> None:
-    """Draw scenes on one sheet, with captions and boxes; videos (clips) also as one MP4."""
-    from kalpana.media import ready_folder, save, save_video
-    from kalpana.world.sheet import clip_sheet, clip_wall, sheet
-    from kalpana.world.video import Clips
+    """Draw scenes on one sheet, with captions and boxes; videos also as one video that plays."""
+    from kalpana.media import SUFFIX, ready_folder, require_av, save, save_video
+    from kalpana.world.sheet import sheet, video_sheet, video_wall
+    from kalpana.world.video import Videos
     from kalpana.world.world import KINDS, World
 
-    if kind not in (*KINDS, "clips"):
-        raise KalpanaError(f"kind {kind!r} is not one of {', '.join((*KINDS, 'clips'))}")
+    kind = ALIASES.get(kind, kind)
+    if kind not in (*KINDS, "video"):
+        raise KalpanaError(f"kind {kind!r} is not one of {', '.join((*KINDS, 'video'))}")
+    formats = MOVING if kind == "video" else STILL
+    format = format or formats[0]
+    if format not in formats:
+        raise KalpanaError(f"format {format!r} of {kind} is not one of {', '.join(formats)}")
+    if format == "mp4":
+        try:
+            require_av("writing MP4")
+        except KalpanaError as error:
+            raise KalpanaError(f"{error}; or write --format webp") from None
     about = {"world": {"seed": seed, "split": split, "kind": kind, "n": n}}
     path = out / f"world-{kind}-{split}-{seed}.png"
     try:
-        scenes = Clips(seed, split) if kind == "clips" else World(seed, split, kind=kind)
+        scenes = Videos(seed, split) if kind == "video" else World(seed, split, kind=kind)
     except ValueError as error:
         raise KalpanaError(str(error)) from None
     ready_folder(out, n * 65536)
-    if isinstance(scenes, Clips):
-        print(save(clip_sheet(scenes, n), path, about))
-        print(save_video(clip_wall(scenes, n), 24, path.with_suffix(".mp4"), about))
-    else:
-        print(save(sheet(scenes, n), path, about))
+    if isinstance(scenes, World):
+        print(save(sheet(scenes, n), path.with_suffix(SUFFIX[format]), about))
+        return
+    print(save(video_sheet(scenes, n), path, about))
+    if format != "png":
+        print(save_video(video_wall(scenes, n), 24, path.with_suffix(f".{format}"), about))
+
+
+@world.command("export")
+def world_export(
+    out: Annotated[
+        Path,
+        typer.Option(help="folder of the export; one that was interrupted there goes on"),
+    ],
+    format: Annotated[str, typer.Option(help="webdataset, coco or parquet")],
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="how many images or videos")],
+    kind: Kind = "everything",
+    seed: Seed = 0,
+    split: Split = "train",
+    languages: Annotated[
+        str, typer.Option(help="languages of the captions: en, hi or en,hi")
+    ] = "en,hi",
+    side: Annotated[
+        int,
+        typer.Option(help="pixels, a multiple of 8", show_default="128, and 64 for videos"),
+    ] = 0,
+    shard: Annotated[
+        int, typer.Option(min=1, help="examples in a file, and the unit of work of a process")
+    ] = 256,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="processes; they do not change the result", show_default="all cores"
+        ),
+    ] = None,
+) -> None:
+    """Write images or videos with all captions and all truth as a data set, or go on with one."""
+    from kalpana.cli.console import counting
+    from kalpana.world.export.export import export
+    from kalpana.world.export.settings import Settings
+
+    settings = Settings(
+        format=format,
+        kind=ALIASES.get(kind, kind),
+        n=n,
+        seed=seed,
+        split=split,
+        languages=tuple(languages.split(",")),
+        side=side,
+        shard=shard,
+    )
+    done = 0
+    try:
+        with counting(f"{settings.kind}, {settings.split}") as bar:
+
+            def progress(written: int, total: int) -> None:
+                nonlocal done
+                done = written
+                bar(written, total)
+
+            export(settings, out, workers, progress)
+    except KeyboardInterrupt:
+        print(
+            f"stopped: {done:,} of {n:,} examples are written; the same command goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    print(out)
 
 
 @world.command("atlas")

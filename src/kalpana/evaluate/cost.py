@@ -13,8 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kalpana.hub.card import CARD, find_model, read_card, weights_dir, weights_of
-from kalpana.hub.weights import files_of, provenance, whole_of
+from kalpana.hub.card import CARD, find_model, read_card, weights_of
+from kalpana.hub.weights import provenance, whole_of
 from kalpana.pipelines import last, load
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import make_task
@@ -22,37 +22,6 @@ from kalpana.train.recipe import Recipe, saved_recipe
 from kalpana.train.task import SORT
 from kalpana.types import KalpanaError
 
-# Fields of a recipe, by the names that they have in the metadata of earlier weights.
-RENAMED = {
-    "drop": "caption_dropout",
-    "swap": "image_first_prob",
-    "blind": "token_dropout",
-    "layout": "aux_weight",
-    "cards": "object_augment_share",
-    "without": "held_out_styles",
-    "seldom": "downsampled_styles",
-    "anchor": "latent_anchor_weight",
-    "noise": "posterior_std",
-    "features": "perceptual_net",
-    "perceptual": "perceptual_weight",
-    "reader": "ocr_net",
-    "legible": "ocr_weight",
-    "signs": "sign_page_share",
-    "keep_codes": "freeze_encoder",
-    "judge": "gan_weight",
-    "judge_from": "gan_start",
-    "lecam": "lecam_weight",
-    "harvest": "self_train_dir",
-    "harvest_often": "self_train_repeat",
-    "redraw": "sdedit_model",
-    "pool": "num_images",
-    "chunk": "grad_cache_chunk",
-    "accumulate": "grad_accum",
-    "clip": "grad_clip",
-    "decay": "lr_decay_share",
-    "ema": "ema_decay",
-    "sheet_every": "sample_every",
-}
 BATCHES, BATCH = 8, 4  # spread over a run: the FLOPs of a training sample are their mean
 
 
@@ -109,23 +78,6 @@ def training(weights: Path) -> float:
             training_run.get("init") or training_run.get("grown_from"),
         )
     return samples * each
-
-
-def recipe_of(fields: dict[str, Any]) -> Recipe:
-    """The recipe with these fields, as in the metadata of weights.
-
-    Relative paths lead to files of the weights that come with Kalpana, if there are such, whatever
-    the working folder.
-    """
-    root = weights_dir().parent
-    current = {RENAMED.get(name, name): value for name, value in fields.items()}
-    recipe = Recipe(**current)
-    places = {
-        name: root / path
-        for name, path in recipe
-        if isinstance(path, Path) and files_of(root / path)[0].exists()
-    }
-    return recipe.model_copy(update=places)
 
 
 def sample(recipe: Recipe) -> float:

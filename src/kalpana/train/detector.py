@@ -26,7 +26,7 @@ from kalpana.world.kinds.corrupted import breaking
 from kalpana.world.lexicon import lexicon
 from kalpana.world.render import render
 from kalpana.world.scene import COLORS, Broken, Scene
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 from kalpana.world.world import World
 
 # Shares of a batch. "crowd": many objects; "broken": a crowd with some corrupted sprites; "one
@@ -243,7 +243,7 @@ def frame(seed: int, rng: random.Random) -> Scene:
     out.
     """
     while True:
-        video = Clips(seed).clip(rng.randrange(1 << 40))
+        video = Videos(seed).video(rng.randrange(1 << 40))
         scene = video.at(rng.random())
         inside = all(0 < item.x < 1 and 0 < item.y < 1 for item in scene.objects)
         if video.event != "solid" and inside:

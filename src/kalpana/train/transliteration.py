@@ -15,7 +15,7 @@ from kalpana.media import write
 from kalpana.text.normalize import clean
 from kalpana.text.transliterate import QUOTED
 from kalpana.train.tokenizer import corpus
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 
 # Frequent words that prompts have and captions of the world have not.
 COMMON = """
@@ -36,9 +36,9 @@ def count(captions: int, videos: int, seed: int) -> Counter[str]:
     for text in corpus(captions, seed, "everything"):
         words.update(WORD.findall(QUOTED.sub(" ", clean(text))))
     words.update(COMMON.split())
-    clips = Clips(seed)
+    scenes = Videos(seed)
     for k in range(videos):
-        words.update(WORD.findall(clean(clips.describe(k)[0])))
+        words.update(WORD.findall(clean(scenes.describe(k)[0])))
     return words
 
 

@@ -20,12 +20,17 @@ from functools import cache, partial
 
 from kalpana.text.normalize import clean
 from kalpana.types import KalpanaError
-from kalpana.world import grammar_en, grammar_hi, parse, video
+from kalpana.world import grammar_en, grammar_hi, parse
 from kalpana.world.defaults import background_for, choose_facing, choose_style
 from kalpana.world.grammar import LANGUAGES
+from kalpana.world.grammar_en import patterns as patterns_en
+from kalpana.world.grammar_hi import patterns as patterns_hi
+from kalpana.world.grammar_hi import phrases as phrases_hi
 from kalpana.world.lexicon import decline, lexicon
 from kalpana.world.parse import LanguageRules, Mention, language_rules, words_of
 from kalpana.world.scene import Background, Group
+from kalpana.world.video import CAMERAS
+from kalpana.world.video import captions as video
 
 KINDS = ("picture", "video")
 LONGEST = 1000  # characters; longer prompts are no captions
@@ -186,7 +191,7 @@ def _vocabulary(language: str) -> _Vocabulary:
         moving += video.EXITS.values()
     else:
         styles = _all(grammar_hi.STYLES)
-        facing = words((*grammar_hi.FACING, *grammar_hi.HEADING, "मुँह रुख़"))
+        facing = words((*phrases_hi.FACING, *phrases_hi.HEADING, "मुँह रुख़"))
         moving = [*_all(video.HINDI), *_all(video.HINDI_THERE), *_all(video.HINDI_SPEEDS)]
         moving += [
             *_all(video.HINDI_VIEWS),
@@ -211,12 +216,12 @@ def _all(tables: Mapping[str, tuple[str, ...]]) -> list[str]:
 def _core(language: str) -> Iterator[str]:
     """Texts of the grammar around objects, in all forms of agreement."""
     if language == "en":
-        singles = [*grammar_en.ONE, *grammar_en.MANY, *grammar_en.VAGUE, *grammar_en.PAINTED]
+        singles = [*patterns_en.ONE, *patterns_en.MANY, *patterns_en.VAGUE, *patterns_en.PAINTED]
         phrases = parse.english_phrases
         yield from (*grammar_en.PICTURES, *grammar_en.REGIONS.values())
         yield "The background is. It is. a picture of and"
     else:
-        singles = [*grammar_hi.ONE, *grammar_hi.MANY, *grammar_hi.VAGUE, *grammar_hi.PAINTED]
+        singles = [*patterns_hi.ONE, *patterns_hi.MANY, *patterns_hi.VAGUE, *patterns_hi.PAINTED]
         phrases = parse.hindi_phrases
         yield from (*grammar_hi.PICTURES, *grammar_hi.REGIONS.values())
         yield "पृष्ठभूमि: में है। शैली: और"
@@ -248,7 +253,7 @@ def _additions(read: _Read, kind: str, rng: random.Random) -> Iterator[Addition]
             if side:
                 yield lambda text: _with_facing(_read(text, language), side, rng)
     elif still and not read.camera:
-        view = rng.choice(video.CAMERAS)
+        view = rng.choice(CAMERAS)
         yield lambda text: _with_camera(text, language, view, rng)
     elif len(groups) == 1 and _moves(read) and not read.states(_speeds(language)):
         pace = rng.choice(("slow", "fast"))
@@ -339,7 +344,7 @@ def _agreement(read: _Read, start: int, end: int) -> tuple[str, bool, bool] | No
     concept = lexicon()[min(concepts)]
     for noun in (concept.hi, *(decline(name, concept.hi.gender) for name in concept.synonyms_hi)):
         for many, oblique in ((False, followed), (False, not followed), (True, followed)):
-            form = grammar_hi.form(noun, many, oblique)
+            form = phrases_hi.form(noun, many, oblique)
             if words_of(read.rules.clean(form)) == words:
                 return noun.gender, many, oblique
     return None

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from kalpana.world import grammar_en, grammar_hi
+from kalpana.world.grammar_hi import phrases as phrases_hi
 from kalpana.world.lexicon import Concept, decline, lexicon, plural
 from kalpana.world.scene import COLORS, Group
 
@@ -186,7 +187,7 @@ def _hindi() -> LanguageRules:
         places=_places(grammar_hi.PLACES, clean),
         facings=frozenset(
             words_of(clean(text.format(ore=ore)))
-            for text in (*grammar_hi.FACING, *grammar_hi.HEADING)
+            for text in (*phrases_hi.FACING, *phrases_hi.HEADING)
             for ore, _ in (*grammar_hi.LEFT, *grammar_hi.RIGHT)
         ),
         patterns=_patterns(grammar_hi.PAIRED, hindi_phrases, _hindi_sides, clean),

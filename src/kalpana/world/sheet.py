@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from kalpana.media import grid, to_images
 from kalpana.types import KalpanaError
 from kalpana.world.lexicon import ART
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 from kalpana.world.world import World
 
 # Pixels of an image's side and of the height of its caption, and the font of the captions.
@@ -72,22 +72,22 @@ def sheet(world: World, n: int = 64, start: int = 0) -> Image.Image:
     return captioned(images, captions)
 
 
-def clip_sheet(clips: Clips, n: int = 16, shown: int = 6) -> Image.Image:
+def video_sheet(videos: Videos, n: int = 16, shown: int = 6) -> Image.Image:
     """Contact sheet of the first ``n`` videos, each as ``shown`` evenly spaced frames in a row."""
     strips = []
     for k in range(n):
-        frames = clips.frames(k)
+        frames = videos.frames(k)
         indices = [round(i * (len(frames) - 1) / (shown - 1)) for i in range(shown)]
         strips.append(to_images(frames[indices]))
-    return _contact_sheet(strips, [clips.describe(k)[0] for k in range(n)], 2)
+    return _contact_sheet(strips, [videos.describe(k)[0] for k in range(n)], 2)
 
 
-def clip_wall(clips: Clips, n: int = 16, fps: int = 24) -> list[Image.Image]:
-    """Frames of one video, at ``fps``, that shows the first ``n`` videos of ``clips`` in a grid.
+def video_wall(videos: Videos, n: int = 16, fps: int = 24) -> list[Image.Image]:
+    """Frames of one video, at ``fps``, that shows the first ``n`` videos of ``videos`` in a grid.
 
     All start together and play at their own frame rates; the last frame of each stays.
     """
-    playing = [(clips.clip(k).fps, to_images(clips.frames(k))) for k in range(n)]
+    playing = [(videos.video(k).fps, to_images(videos.frames(k))) for k in range(n)]
     seconds = max(len(frames) / rate for rate, frames in playing)
     return [
         grid([frames[min(int(tick / fps * rate), len(frames) - 1)] for rate, frames in playing])

@@ -37,7 +37,7 @@ from kalpana.media import save_video, to_images
 from kalpana.types import KalpanaError
 from kalpana.world.scene import COLORS
 from kalpana.world.splits import belongs
-from kalpana.world.video import CAMERAS, EVENTS, HINDI_SPEEDS, SPEEDS, _camera
+from kalpana.world.video import CAMERAS, EVENTS, HINDI_SPEEDS, SPEEDS, camera_motion
 from kalpana.world.video import speed as pace_of
 
 PROMPTS = cache(load)
@@ -163,7 +163,7 @@ def test_amounts_are_those_of_the_worlds_cameras() -> None:
         ("zoom out", "zoom"),
         ("clockwise", "roll"),
     ):
-        drawn = [_camera(rng, word, False) for _ in range(300)]
+        drawn = [camera_motion(rng, word, False) for _ in range(300)]
         amounts = [
             abs(camera.dx)
             + abs(camera.dy)

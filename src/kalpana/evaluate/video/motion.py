@@ -1,7 +1,7 @@
 """Motion in a video: the camera, from the background alone, and object tracks, from detections.
 
 Lengths are in widths of the picture, y points down, videos are square. A camera pans along one
-axis, zooms or rolls, one of these at a time, like the cameras of ``world/video.py``. Each motion is
+axis, zooms or rolls, one of these at a time, like the cameras of ``world/video/``. Each motion is
 fitted to the background by Gauss-Newton steps, coarse to fine (Lucas and Kanade 1981; Bergen et al.
 1992); the one that aligns all frames best with the first is returned.
 """

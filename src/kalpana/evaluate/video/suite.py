@@ -25,7 +25,7 @@ from kalpana.world import video as world
 from kalpana.world.grammar import FORMS
 from kalpana.world.render import Rendering, render
 from kalpana.world.scene import Group
-from kalpana.world.video import CAMERAS, DIRECTIONS, FAST, SLOW, Clip
+from kalpana.world.video import CAMERAS, DIRECTIONS, FAST, SLOW, VideoScene
 
 SIDE = 64  # pixels: side of a true video
 SHOWN = 0.4  # least visible share of an object that a verifier without error detects
@@ -44,7 +44,7 @@ class ClipPrompt:
     text: str
     language: str
     task: str
-    clip: Clip
+    clip: VideoScene
     pace: str
     number: int
 
@@ -156,17 +156,17 @@ class Video:
 
 
 @lru_cache(8)
-def _rendered(clip: Clip) -> Rendering:
+def _rendered(clip: VideoScene) -> Rendering:
     """The frames of a video of the world with their masks."""
     return render(clip.scenes(), SIDE, masks=True)
 
 
-def truth(clip: Clip) -> Video:
+def truth(clip: VideoScene) -> Video:
     """The video as the world renders it, at SIDE pixels."""
     return Video(_rendered(clip).pixels, clip.fps)
 
 
-def truth_seen(clip: Clip) -> list[Observation]:
+def truth_seen(clip: VideoScene) -> list[Observation]:
     """The observations of a verifier without error, one for each frame.
 
     A box surrounds all of an object inside the picture, including its hidden parts. An object with

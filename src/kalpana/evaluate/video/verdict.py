@@ -28,7 +28,7 @@ from kalpana.evaluate.video.motion import Camera, Track
 from kalpana.evaluate.video.suite import PACES, ClipPrompt, Video
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
-from kalpana.world.video import DIRECTIONS, Clip
+from kalpana.world.video import DIRECTIONS, VideoScene
 
 STEADY = 0.7  # least share of right frames: a verifier errs in some
 PRESENT = 0.25  # the same for an object that leaves the picture or is hidden on its way
@@ -297,7 +297,7 @@ def _usual(colors: Sequence[str | None]) -> str | None:
     return Counter(colors).most_common(1)[0][0] if colors else None
 
 
-def _filmed(clip: Clip, camera: Camera) -> bool:
+def _filmed(clip: VideoScene, camera: Camera) -> bool:
     """Whether the camera motion is the clip's, and its amount in the world's range."""
     if camera.word != clip.word:
         return False

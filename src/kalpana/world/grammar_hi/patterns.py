@@ -1,0 +1,418 @@
+"""Hindi sentence patterns, by relation and for one group.
+
+As in English: a pattern that ends in a full stop is a sentence, the first PLAIN are the short form,
+and {side} is the side of a as seen from b. {ore} is the adjective before the feminine ओर and तरफ़
+(बाईं), {side} the adverb (बाएँ); {oore} and {other} are the opposites.
+"""
+
+from __future__ import annotations
+
+import random
+
+from kalpana.world.grammar_hi.phrases import LEFT, RIGHT
+from kalpana.world.patterns import Patterns
+
+UP = (("ऊपर", "ऊपरी"),)
+DOWN = (("नीचे", "निचले"),)
+BESIDE = (
+    "{a} {b.oblique} के {ore} ओर",
+    "{b.oblique} के {ore} ओर {a}",
+    "{a} {b.oblique} की {ore} तरफ़",
+    "{b.oblique} के {side} {a}",
+    "{a}, {b.oblique} के {ore} ओर",
+    "{b.oblique} की {ore} ओर {a}",
+    "{b.oblique} के {ore} तरफ़ {a}",
+    "{b.oblique} की {ore} तरफ़ {a}",
+    "{b}, {a.oblique} के {oore} ओर",
+    "{b} {a.oblique} के {oore} ओर",
+    "{a.oblique} के {oore} ओर {b}",
+    "{a.oblique} की {oore} तरफ़ {b}",
+    "{ore} ओर {a}, {oore} ओर {b}",
+    "{ore} तरफ़ {a} और {oore} तरफ़ {b}",
+    "{oore} ओर {b} और {ore} ओर {a}",
+    "{a} {ore} ओर और {b} {oore} ओर",
+    "{side} {a}, {other} {b}",
+    "{side} से {other}: {a}, {b}",
+    "{b}, {b.jis}के {ore} ओर {a} {a.hai}",
+    "{a}, {a.jis}के {oore} ओर {b} {b.hai}",
+    "{a}, जो {b.oblique} के {ore} ओर {a.hai}",
+    "{b} और {b.us}के {ore} ओर {a}",
+    "{a} और {a.us}के {oore} ओर {b}",
+    "{b.oblique} के {ore} ओर {a.oblique} {picture}",
+    "{b.oblique} की {ore} तरफ़ {a.oblique} {picture}",
+    "{a.oblique} के {oore} ओर {b.oblique} {picture}",
+    "{b.oblique} के {ore} ओर {a} {a.hai}।",
+    "{a} {b.oblique} के {ore} ओर {a.hai}।",
+    "{b.oblique} की {ore} तरफ़ {a} {a.hai}।",
+    "{a} {b.oblique} की {ore} तरफ़ {a.hai}।",
+    "{b.oblique} के {side} {a} {a.hai}।",
+    "{b.oblique} के {ore} ओर {a} दिख {a.raha} {a.hai}।",
+    "{a} {b.oblique} के {ore} ओर दिख {a.raha} {a.hai}।",
+    "{b.oblique} की {ore} तरफ़ {a} दिखाई दे {a.raha} {a.hai}।",
+    "तस्वीर में {b.oblique} के {ore} ओर {a} {a.hai}।",
+    "चित्र में {ore} ओर {a} {a.hai} और {oore} ओर {b} {b.hai}।",
+    "{ore} तरफ़ {a} {a.hai} और {oore} तरफ़ {b}।",
+    "{a.oblique} के {oore} ओर {b} {b.hai}।",
+    "यहाँ {b.oblique} के {ore} ओर {a} {a.hai}।",
+    "{a} {b.oblique} के {ore} ओर मौजूद {a.hai}।",
+)
+
+STACKED = (
+    "{a} {b.oblique} के {side}",
+    "{b.oblique} के {side} {a}",
+    "{a}, {b.oblique} के {side}",
+    "{a.oblique} के {other} {b}",
+    "{b}, {a.oblique} के {other}",
+    "{b} {a.oblique} के {other}",
+    "{b.oblique} से {side} {a}",
+    "{a} {b.oblique} से {side}",
+    "{b} {a.oblique} से {other}",
+    "{b.oblique} के {side} की ओर {a}",
+    "{side} {a}, {other} {b}",
+    "{side} {a} और {other} {b}",
+    "{other} {b} और {side} {a}",
+    "{side} की ओर {a}, {other} की ओर {b}",
+    "{a} {side} और {b} {other}",
+    "{end} हिस्से में {a}, {other_end} हिस्से में {b}",
+    "{end} भाग में {a} और {other_end} भाग में {b}",
+    "{b}, {b.jis}के {side} {a} {a.hai}",
+    "{a}, {a.jis}के {other} {b} {b.hai}",
+    "{a}, जो {b.oblique} के {side} {a.hai}",
+    "{b} और {b.us}के {side} {a}",
+    "{a} और {a.us}के {other} {b}",
+    "{b.oblique} के {side} {a.oblique} {picture}",
+    "{a.oblique} के {other} {b.oblique} {picture}",
+    "{b.oblique} के {side} {a} {a.hai}।",
+    "{a} {b.oblique} के {side} {a.hai}।",
+    "{b.oblique} से {side} {a} {a.hai}।",
+    "{a.oblique} के {other} {b} {b.hai}।",
+    "{b} {a.oblique} के {other} {b.hai}।",
+    "{b.oblique} के {side} {a} दिख {a.raha} {a.hai}।",
+    "{a} {b.oblique} के {side} दिख {a.raha} {a.hai}।",
+    "{b.oblique} के {side} {a} दिखाई दे {a.raha} {a.hai}।",
+    "{a.oblique} के {other} {b} दिख {b.raha} {b.hai}।",
+    "तस्वीर में {b.oblique} के {side} {a} {a.hai}।",
+    "चित्र में {side} {a} {a.hai} और {other} {b} {b.hai}।",
+    "{side} {a} {a.hai} और {other} {b}।",
+    "यहाँ {b.oblique} के {side} {a} {a.hai}।",
+    "{a} {b.oblique} के {side} मौजूद {a.hai}।",
+)
+
+NEAR = (
+    "{a} {b.oblique} के पास",
+    "{b.oblique} के पास {a}",
+    "{b.oblique} के बगल में {a}",
+    "{a} {b.oblique} के बगल में",
+    "{a}, {b.oblique} के पास",
+    "{b}, {a.oblique} के पास",
+    "{b} {a.oblique} के पास",
+    "{a.oblique} के पास {b}",
+    "{b.oblique} की बगल में {a}",
+    "{a.oblique} के बगल में {b}",
+    "{b.oblique} के नज़दीक {a}",
+    "{a} {b.oblique} के नज़दीक",
+    "{b.oblique} के क़रीब {a}",
+    "{b.oblique} के निकट {a}",
+    "{b.oblique} के बराबर में {a}",
+    "{b.oblique} के ठीक पास {a}",
+    "{a} और {b} पास-पास",
+    "{b} और {a} पास-पास",
+    "{a} और {b} अगल-बगल",
+    "{a} और {b} एक-दूसरे के पास",
+    "{b}, {b.jis}के पास {a} {a.hai}",
+    "{a}, {a.jis}के बगल में {b} {b.hai}",
+    "{a}, जो {b.oblique} के पास {a.hai}",
+    "{b} और {b.us}के पास {a}",
+    "{a} और {a.us}के बगल में {b}",
+    "{b.oblique} के पास {a.oblique} {picture}",
+    "{b.oblique} के बगल में {a.oblique} {picture}",
+    "{b.oblique} के पास {a} {a.hai}।",
+    "{a} {b.oblique} के पास {a.hai}।",
+    "{b.oblique} के बगल में {a} {a.hai}।",
+    "{a} {b.oblique} के बगल में {a.hai}।",
+    "{a.oblique} के पास {b} {b.hai}।",
+    "{b.oblique} के पास {a} दिख {a.raha} {a.hai}।",
+    "{a} {b.oblique} के बगल में दिख {a.raha} {a.hai}।",
+    "{b.oblique} के नज़दीक {a} दिखाई दे {a.raha} {a.hai}।",
+    "तस्वीर में {b.oblique} के पास {a} {a.hai}।",
+    "चित्र में {a} और {b} पास-पास हैं।",
+    "{a} और {b} अगल-बगल हैं।",
+    "यहाँ {b.oblique} के बगल में {a} {a.hai}।",
+    "{a} {b.oblique} के पास मौजूद {a.hai}।",
+)
+
+ON = (
+    "{b.oblique} पर {a}",
+    "{a} {b.oblique} पर",
+    "{b.oblique} पर {a.rakha} {a}",
+    "{b.oblique} के ऊपर {a.rakha} {a}",
+    "{a}, {b.oblique} पर",
+    "{a} {b.oblique} पर {a.rakha} {a.hua}",
+    "{b.oblique} पर {a.rakha} {a.hua} {a}",
+    "{a}, {b.oblique} पर {a.rakha} {a.hua}",
+    "{a}, {b.oblique} के ऊपर {a.rakha} {a.hua}",
+    "{a} {b.oblique} के ऊपर {a.rakha} {a.hua}",
+    "{b.oblique} पर मौजूद {a}",
+    "{b} और {b.us} पर {a}",
+    "{b} और {b.us} पर {a.rakha} {a}",
+    "{b}, {b.jis} पर {a} {a.hai}",
+    "{b}, {b.jis} पर {a} {a.rakha} {a.hai}",
+    "{b}, {b.jis}के ऊपर {a} {a.rakha} {a.hai}",
+    "{a}, जो {b.oblique} पर {a.hai}",
+    "{a}, जो {b.oblique} पर {a.rakha} {a.hai}",
+    "{a}, जो {b.oblique} के ऊपर {a.rakha} {a.hai}",
+    "{b.oblique} पर {a.oblique} {picture}",
+    "{b.oblique} पर {a.rakhe} {a.oblique} {picture}",
+    "{b.oblique} के ऊपर {a.rakhe} {a.oblique} {picture}",
+    "{b.oblique} पर {a} {a.hai}।",
+    "{b.oblique} पर {a} {a.rakha} {a.hai}।",
+    "{a} {b.oblique} पर {a.hai}।",
+    "{a} {b.oblique} पर {a.rakha} {a.hai}।",
+    "{a} {b.oblique} पर {a.rakha} {a.hua} {a.hai}।",
+    "{b.oblique} के ऊपर {a} {a.rakha} {a.hai}।",
+    "{a} {b.oblique} के ऊपर {a.rakha} {a.hai}।",
+    "{b.oblique} पर {a} दिख {a.raha} {a.hai}।",
+    "{a} {b.oblique} पर दिख {a.raha} {a.hai}।",
+    "{b.oblique} पर {a} दिखाई दे {a.raha} {a.hai}।",
+    "{b.oblique} पर {a.rakha} {a} दिख {a.raha} {a.hai}।",
+    "तस्वीर में {b.oblique} पर {a} {a.hai}।",
+    "तस्वीर में {a} {b.oblique} पर {a.rakha} {a.hai}।",
+    "चित्र में {b.oblique} पर {a} {a.rakha} {a.hai}।",
+    "यहाँ {b.oblique} पर {a} {a.hai}।",
+    "{a} {b.oblique} पर मौजूद {a.hai}।",
+)
+
+WITH = (
+    "{a} और {b}",
+    "{b} और {a}",
+    "{b.oblique} के साथ {a}",
+    "{a.oblique} के साथ {b}",
+    "{a} {b.oblique} के साथ",
+    "{b} {a.oblique} के साथ",
+    "{a}, {b.oblique} के साथ",
+    "{b}, {a.oblique} के साथ",
+    "{a} तथा {b}",
+    "{b} तथा {a}",
+    "{a} एवं {b}",
+    "{a} व {b}",
+    "{a}, {b}",
+    "{b}, {a}",
+    "{a} और साथ में {b}",
+    "{b} और साथ में {a}",
+    "{a} और {b} एक साथ",
+    "एक साथ {a} और {b}",
+    "{a} और {b}, बस इतना ही",
+    "{a} भी और {b} भी",
+    "{a.oblique} और {b.oblique} {picture}",
+    "{b.oblique} और {a.oblique} {picture}",
+    "{b.oblique} के साथ {a.oblique} {picture}",
+    "{a.oblique} के साथ {b.oblique} {picture}",
+    "एक तस्वीर जिसमें {a} और {b} हैं",
+    "एक चित्र जिसमें {b} और {a} हैं",
+    "तस्वीर में {a} और {b} हैं।",
+    "चित्र में {b} और {a} हैं।",
+    "तस्वीर में {a} {a.hai} और {b} भी {b.hai}।",
+    "यहाँ {a} और {b} हैं।",
+    "{a} {a.hai} और {b} भी।",
+    "{b.oblique} के साथ {a} {a.hai}।",
+    "{a.oblique} के साथ {b} {b.hai}।",
+    "{b.oblique} के साथ {a} दिख {a.raha} {a.hai}।",
+    "{a.oblique} के साथ {b} दिखाई दे {b.raha} {b.hai}।",
+    "{a} और {b} बनाओ",
+    "{a} और {b} दिखाओ",
+    "{b} और {a} बनाइए",
+)
+
+FRONT = (  # a hides a part of b
+    "{b.oblique} के सामने {a}",
+    "{a.oblique} के पीछे {b}",
+    "{b.oblique} के आगे {a}",
+    "{a} {b.oblique} के सामने",
+    "{a}, {b.oblique} के आगे",
+    "{a} {b.oblique} के आगे",
+    "{b} {a.oblique} के पीछे",
+    "{b}, {a.oblique} के पीछे",
+    "{b.oblique} के ठीक सामने {a}",
+    "{a.oblique} के ठीक पीछे {b}",
+    "{b.oblique} के ठीक आगे {a}",
+    "आगे {a}, पीछे {b}",
+    "आगे {a} और पीछे {b}",
+    "पीछे {b} और आगे {a}",
+    "{a} आगे और {b} पीछे",
+    "{b} और {b.us}के आगे {a}",
+    "{b} और {b.us}के सामने {a}",
+    "{a} और {a.us}के पीछे {b}",
+    "{b}, {b.jis}के सामने {a} {a.hai}",
+    "{b}, {b.jis}के आगे {a} {a.hai}",
+    "{a}, {a.jis}के पीछे {b} {b.hai}",
+    "{b}, जो {a.oblique} के पीछे {b.hai}",
+    "{b.oblique} के सामने {a.oblique} {picture}",
+    "{a.oblique} के पीछे {b.oblique} {picture}",
+    "{b.oblique} के सामने {a} {a.hai}।",
+    "{a} {b.oblique} के सामने {a.hai}।",
+    "{b.oblique} के आगे {a} {a.hai}।",
+    "{a.oblique} के पीछे {b} {b.hai}।",
+    "{b} {a.oblique} के पीछे {b.hai}।",
+    "{b.oblique} के सामने {a} दिख {a.raha} {a.hai}।",
+    "{a.oblique} के पीछे {b} दिख {b.raha} {b.hai}।",
+    "आगे {a} {a.hai} और पीछे {b} {b.hai}।",
+    "तस्वीर में {b.oblique} के सामने {a} {a.hai}।",
+)
+
+NEARER = (  # a is near, b is far, and neither hides the other
+    "पास में {a} और दूर {b}",
+    "नज़दीक {a} और दूर {b}",
+    "पास में {a}, दूर {b}",
+    "{a} पास में और {b} दूर",
+    "{a} नज़दीक, {b} दूर",
+    "दूर {b} और पास में {a}",
+    "बहुत दूर {b} और नज़दीक {a}",
+    "आगे पास में {a}, पीछे दूर {b}",
+    "{a} क़रीब और {b} दूर",
+    "{a} पास और {b} दूरी पर",
+    "दूरी पर {b} और पास में {a}",
+    "{a.oblique} से पीछे, दूर {b}",
+    "{a.oblique} के पीछे दूर {b}",
+    "{a} और {a.us}के पीछे दूर {b}",
+    "{a}, {a.jis}के पीछे दूर {b} {b.hai}",
+    "{b} {a.oblique} से ज़्यादा दूर",
+    "{a} {b.oblique} से ज़्यादा पास",
+    "{a} {b.oblique} से अधिक नज़दीक",
+    "सामने पास में {a}, दूर {b}",
+    "{a} पास में, {b} बहुत दूर",
+    "पास में {a} {a.hai} और दूर {b} {b.hai}।",
+    "{a} पास में {a.hai} और {b} दूर {b.hai}।",
+    "{b} {a.oblique} से ज़्यादा दूर {b.hai}।",
+    "{a} {b.oblique} से ज़्यादा पास {a.hai}।",
+    "नज़दीक {a} {a.hai} और दूरी पर {b}।",
+    "दूर {b} दिख {b.raha} {b.hai} और पास में {a}।",
+    "दूर {b} दिखाई दे {b.raha} {b.hai} और नज़दीक {a}।",
+    "तस्वीर में {a} पास में {a.hai} और {b} दूर।",
+    "चित्र में दूर {b} {b.hai} और पास में {a}।",
+    "यहाँ पास में {a} {a.hai} और दूर {b}।",
+)
+
+PAIRED = {
+    "left of": BESIDE,
+    "right of": BESIDE,
+    "above": STACKED,
+    "below": STACKED,
+    "next to": NEAR,
+    "on": ON,
+    None: WITH,
+} | {
+    "in front of": FRONT,
+    "nearer than": NEARER,
+}
+
+# Fragments that begin with a group and may be followed by more.
+NAMED = {
+    relation: tuple(
+        p
+        for p in table
+        if p.startswith(("{a", "{b"))
+        and not p.endswith(("।", "{picture}", "बनाओ", "दिखाओ", "बनाइए"))
+    )
+    for relation, table in PAIRED.items()
+}
+
+ONE = (
+    "{a}",
+    "{a}",
+    "{a.exact}",
+    "{a.bare}",
+    "{a.oblique} {picture}",
+    "{a.oblique} {picture}",
+    "बस {a.exact}",
+    "सिर्फ़ {a.exact}",
+    "केवल {a.exact}",
+    "{a}, और कुछ नहीं",
+    "तस्वीर में {a}",
+    "एक तस्वीर जिसमें {a} {a.hai}",
+    "{a} दिखाओ",
+    "{a} बनाओ",
+    "{a} बनाइए",
+    "{a.oblique} {picture} बनाओ",
+    "{a.oblique} {picture} दिखाइए",
+    "यह {a} {a.hai}।",
+    "यहाँ {a} {a.hai}।",
+    "तस्वीर में {a} {a.hai}।",
+    "चित्र में {a} दिख {a.raha} {a.hai}।",
+    "{a} दिखाई दे {a.raha} {a.hai}।",
+)
+
+MANY = (
+    "{a}",
+    "{a}",
+    "{a}",
+    "ठीक {a}",
+    "कुल {a}",
+    "{a.oblique} {picture}",
+    "{a.oblique} {picture}",
+    "ठीक {a.oblique} {picture}",
+    "कुल मिलाकर {a}",
+    "सिर्फ़ {a}",
+    "केवल {a}",
+    "बस {a}",
+    "एक साथ {a}",
+    "गिनती में {a}",
+    "{a}, न कम न ज़्यादा",
+    "{a}, और कुछ नहीं",
+    "{a.oblique} का समूह",
+    "तस्वीर में {a}",
+    "एक तस्वीर जिसमें {a} {a.hai}",
+    "एक चित्र जिसमें ठीक {a} {a.hai}",
+    "{a} बनाओ",
+    "ठीक {a} बनाओ",
+    "{a} दिखाओ",
+    "{a.oblique} {picture} बनाइए",
+    "यहाँ {a} {a.hai}।",
+    "तस्वीर में {a} {a.hai}।",
+    "तस्वीर में कुल {a} {a.hai}।",
+    "चित्र में {a} दिख {a.raha} {a.hai}।",
+    "{a} दिखाई दे {a.raha} {a.hai}।",
+)
+
+VAGUE = (  # three or more of one kind, not counted
+    "कुछ {a.bare}",
+    "कई {a.bare}",
+    "बेतरतीब {a.bare}",
+    "कुछ {a.loose} {picture}",
+    "बेतरतीब {a.loose} {picture}",
+)
+
+PAINTED = (  # one group that has a colour
+    "{a.plain} {a.jis}का रंग {a.color} है",
+    "{a.plain}, रंग {a.color}",
+    "{a.hue} रंग में {a.plain}",
+    "{a.hue} रंग {a.ka} {a.plain}",
+    "{a.plain} {a.hue} रंग में",
+    "{a.plain}, {a.jis}का रंग {a.color} है",
+)
+
+
+def sides(relation: str | None, rng: random.Random) -> dict[str, str]:
+    """Pattern words for the side of a as seen from b and for the opposite, in random spellings."""
+    if relation in ("left of", "right of"):
+        (ore, side), (oore, other) = (
+            rng.choice(words)
+            for words in ((LEFT, RIGHT) if relation == "left of" else (RIGHT, LEFT))
+        )
+        return {"ore": ore, "side": side, "oore": oore, "other": other}
+    if relation in ("above", "below"):
+        (side, end), (other, other_end) = (
+            rng.choice(words) for words in ((UP, DOWN) if relation == "above" else (DOWN, UP))
+        )
+        return {"side": side, "end": end, "other": other, "other_end": other_end}
+    return {}
+
+
+PATTERNS = Patterns(
+    paired=PAIRED,
+    named=NAMED,
+    one=ONE,
+    many=MANY,
+    exactly=("{a}", "{a}", "ठीक {a}"),
+    vague=VAGUE,
+    painted=PAINTED,
+)
