@@ -16,7 +16,7 @@ from kalpana.world.defaults import FACING, OTHER_STYLE
 from kalpana.world.expansion import SIZED, expand
 from kalpana.world.grammar import FORMS, LANGUAGES
 from kalpana.world.parse import language_rules, read
-from kalpana.world.video import Clips
+from kalpana.world.video import Videos
 from kalpana.world.world import KINDS
 
 PLAIN = {  # prompts that state an object alone
@@ -157,7 +157,7 @@ def test_videos_get_a_camera_or_a_speed(language: str) -> None:
 
 
 def test_captions_of_videos_keep_their_facts() -> None:
-    clips = Clips(0, "dev")
+    clips = Videos(0, "dev")
     for k in range(100):
         prompt, language, _ = clips.describe(k)
         text = expand(prompt, k, language, "video")

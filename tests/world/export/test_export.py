@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kalpana.media import decode_clip
+from kalpana.media import decode_video
 from kalpana.types import KalpanaError
 from kalpana.world.export.examples import BONES, JOINTS
 from kalpana.world.export.export import cores, export
@@ -180,7 +180,7 @@ def test_videos_have_paths_of_objects_and_camera(tmp_path: Path) -> None:
     checked = 0
     for sample in samples(tmp_path / "v").values():
         told, arrays = json.loads(sample["json"]), np.load(io.BytesIO(sample["npz"]))
-        frames, fps, _ = decode_clip(sample["mp4"])
+        frames, fps, _ = decode_video(sample["mp4"])
         assert len(frames) == told["frames"] == len(told["camera"]) == len(arrays["masks"])
         assert fps == told["fps"] and "whole" not in arrays
         assert arrays["depth"].shape == arrays["edges"].shape == (told["frames"], SIDE, SIDE)
@@ -262,7 +262,7 @@ def test_parquet_tables_hold_images_captions_and_truth(kind: str, tmp_path: Path
         assert len(row["objects"]) == len(told["objects"])
         if kind == "video":
             assert len(row["depth"]) == len(row["objects"][0]["masks"]) == told["frames"]
-            assert len(decode_clip(row["mp4"])[0]) == told["frames"]
+            assert len(decode_video(row["mp4"])[0]) == told["frames"]
         else:
             depth = np.asarray(Image.open(io.BytesIO(row["depth"])))
             assert depth.dtype == np.uint16 and depth.max() == 65535
