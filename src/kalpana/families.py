@@ -68,6 +68,12 @@ _ALL = (
         "kalpana.train.autoencoder:AutoencoderTask",
     ),
     Family(
+        "video-vae",
+        "kalpana.models.video_vae:VideoVAE",
+        "video_vae.safetensors",
+        "kalpana.train.video_autoencoder:VideoAutoencoderTask",
+    ),
+    Family(
         "vqgan", "kalpana.models.vqgan:VQGAN", "vqgan.safetensors", "kalpana.train.vqgan:VQGANTask"
     ),
     Family(

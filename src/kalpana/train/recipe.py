@@ -24,7 +24,17 @@ class Recipe(BaseModel):
 
     name: str = Field(description="name of the run, which its folder and its weights carry")
     family: Literal[
-        "vae", "vqgan", "flow", "dalle", "maskgit", "dalle-mini", "clip", "detector", "reader"
+        "vae",
+        "vqgan",
+        "flow",
+        "dalle",
+        "maskgit",
+        "dalle-mini",
+        "clip",
+        "detector",
+        "reader",
+        "video-vae",
+        "video",
     ] = Field(
         description="network to train: the autoencoder, the VQGAN, the latent flow transformer, "
         "one of three token models, CLIP, or the detector or reader of a verifier"
@@ -268,9 +278,9 @@ def read_recipe(path: Path) -> Recipe:
             f"{path}: field 'aux_weight': pictures of self_train_dir have no patch labels: "
             "leave it out"
         )
-    if recipe.family == "flow" and recipe.vae is None:
+    if recipe.family in ("flow", "video-vae") and recipe.vae is None:
         raise KalpanaError(
-            f"{path}: field 'vae': a flow recipe names its autoencoder's weights, "
+            f"{path}: field 'vae': a {recipe.family} recipe names its autoencoder's weights, "
             "such as weights/default/vae.safetensors"
         )
     if recipe.family in TOKENS and recipe.vqgan is None:
