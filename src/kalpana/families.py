@@ -133,6 +133,13 @@ _ALL = (
         codec="vqgan",
         tasks=_TEXT_TO_IMAGE,
     ),
+    Family(
+        "video",
+        "kalpana.models.video_dit:VideoDiT",
+        "video_dit.safetensors",
+        "kalpana.train.video_flow:VideoFlowTask",
+        codec="video-vae",
+    ),
     Family("clip", "kalpana.models.clip:CLIP", "clip.safetensors", "kalpana.train.clip:CLIPTask"),
     Family(
         "detector",

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from kalpana.families import FAMILIES, find
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.media import grid, to_images
-from kalpana.models import clip, dalle, dalle_mini, dit, vae, vqgan
+from kalpana.models import clip, dalle, dalle_mini, dit, vae, video_dit, vqgan
 from kalpana.train import checkpoint
 from kalpana.train.recipe import Recipe
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
@@ -38,6 +38,7 @@ from kalpana.world.world import VERSION
 # Modules that ``compile_blocks`` compiles.
 BLOCKS = (
     dit.Block,
+    video_dit.Block,
     vae.Block,
     vqgan.Block,
     dalle.Block,

@@ -57,6 +57,17 @@ class Recipe(BaseModel):
         description="detector, reader: weights of a flow transformer that noises a share of the "
         "pictures part of the way and denoises them (SDEdit)",
     )
+    image_model: Path | None = Field(
+        default=None,
+        description="video: weights of the image transformer to start from; the network then has "
+        "its config",
+    )
+    num_videos: int = Field(
+        default=1,
+        gt=0,
+        description="video: distinct videos over all sizes, rendered and encoded once and kept on "
+        "disk",
+    )
     held_out_styles: tuple[str, ...] = Field(
         default=(), description="clip: drawing styles kept out of training"
     )
@@ -278,7 +289,7 @@ def read_recipe(path: Path) -> Recipe:
             f"{path}: field 'aux_weight': pictures of self_train_dir have no patch labels: "
             "leave it out"
         )
-    if recipe.family in ("flow", "video-vae") and recipe.vae is None:
+    if recipe.family in ("flow", "video-vae", "video") and recipe.vae is None:
         raise KalpanaError(
             f"{path}: field 'vae': a {recipe.family} recipe names its autoencoder's weights, "
             "such as weights/default/vae.safetensors"
