@@ -144,7 +144,5 @@ def _window(clip: Clip, bucket: Bucket) -> tuple[float, float] | None:
         high = max(c + h for c, h in zip(centres, halves, strict=True))
         if share < 1 and high - low > share:
             return None
-        # In multiples of 1/16, so that the window starts at a whole pixel.
-        middle = round(((low + high - share) / 2) * 16) / 16
-        corner.append(min(max(middle, 0.0), 1 - share))
+        corner.append(min(max((low + high - share) / 2, 0.0), 1 - share))
     return corner[0], corner[1]
