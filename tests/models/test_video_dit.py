@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kalpana.hub.weights import load_module, save_weights
-from kalpana.models.dit import DiT
 from kalpana.models.dit import Config as ImageConfig
-from kalpana.models.video_dit import Config, VideoDiT
+from kalpana.models.dit import DiT
+from kalpana.models.video_dit import VideoDiT
 from kalpana.types import Cond, KalpanaError, Tokens
 
 SIZES = {"width": 64, "depth": 2, "heads": 2, "text_depth": 1, "channels": 4, "fine": 8}
@@ -106,6 +106,9 @@ def test_each_frame_has_its_own_time(trained: VideoDiT) -> None:
     same = trained(x, t, cond(1))
     assert torch.allclose(trained(x, torch.tensor([0.8]), cond(1)), same, atol=1e-5)
     assert torch.allclose(trained(x, t[..., None].expand(-1, -1, 2), cond(1)), same, atol=1e-5)
+    two = noisy(2, 3)  # one time for all rows, as samplers have it
+    both = trained(two, torch.tensor([0.8, 0.8]), cond(2))
+    assert torch.allclose(trained(two, torch.tensor([0.8]), cond(2)), both, atol=1e-5)
     lower = t.clone()
     lower[:, 1] = 0.1
     change = (trained(x, lower, cond(1)) - same).abs().amax((0, 2, 3, 4))

@@ -108,6 +108,8 @@ class VideoDiT(DiT):
       channels is what was given, whatever ``x_t`` holds there.
     """
 
+    reads = ("tokens", "seconds", "camera", "known")  # fields of the condition
+
     def __init__(self, config: Config | None = None) -> None:
         config = config or Config()
         super().__init__(config)
@@ -120,7 +122,7 @@ class VideoDiT(DiT):
         self.camera = nn.Sequential(nn.Linear(8, 256), nn.SiLU(), nn.Linear(256, 256))
         self._init()
         for zero in (self.motion_stem, self.motion_head, self.motion_time, self.camera[-1]):
-            nn.init.zeros_(zero.weight)
+            nn.init.zeros_(zero.weight)  # type: ignore[arg-type]
 
     @classmethod
     def inflate(cls, image: DiT) -> VideoDiT:
