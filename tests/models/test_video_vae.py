@@ -47,6 +47,8 @@ def test_shapes() -> None:
     assert (net.factor, net.time_factor) == (8, 4)
     assert net.decode(z).shape == (2, 9, 3, 16, 24)
     assert net.preview(z).shape == (2, 3, 3, 2, 3)
+    assert net.shape(16, 24, 9) == z.shape[1:] and net.shape(16, 24) == (1, 6, 2, 3)
+    assert net.shape(16, 24, 6)[0] == 3, "9 frames hold 6, 5 do not"
 
 
 def test_a_picture_is_a_video_of_one_frame_bit_for_bit() -> None:

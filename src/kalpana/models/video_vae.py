@@ -91,6 +91,11 @@ class VideoVAE(nn.Module):
         """Channels of a latent frame: those of the image latent, then those of the motion."""
         return self.config.latent + self.config.motion
 
+    def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Shape (f, channels, h/8, w/8) of the latents of a video with at least so many frames."""
+        latent_frames = 1 + -(-(frames - 1) // STRIDE)
+        return latent_frames, self.channels, height // self.factor, width // self.factor
+
     def train(self, mode: bool = True) -> VideoVAE:
         """Set the mode of the motion networks; the frozen image VAE stays in evaluation mode."""
         super().train(mode)
