@@ -74,6 +74,26 @@ _DIFFUSION = Capabilities(
     tiles=16,
     defaults=Defaults(strength=0.6),
 )
+_VIDEO = Capabilities(
+    uses=(
+        "prompt",
+        "negative_prompt",
+        "steps",
+        "guidance",
+        "sampler",
+        "size",
+        "image",
+        "last_image",
+        "video",
+        "camera",
+        "seconds",
+        "fps",
+    ),
+    sizes=("64x64", "96x64", "64x96", "128x128"),
+    defaults=Defaults(
+        steps=30, guidance=4.5, size="64x64", seconds=2, fps=8, shift=2, interval=(0.2, 0.9)
+    ),
+)
 _TOKENS = Capabilities(
     uses=("prompt", "guidance", "temperature", "top_k", "top_p", "size", "image", "mask"),
     samplers=(),
@@ -88,6 +108,13 @@ _ALL = (
         "vae.safetensors",
         "kalpana.train.autoencoder:AutoencoderTask",
         "kalpana.train.autoencoder:AutoencoderRecipe",
+    ),
+    Family(
+        "video-vae",
+        "kalpana.models.video_vae:VideoVAE",
+        "video_vae.safetensors",
+        "kalpana.train.video_autoencoder:VideoAutoencoderTask",
+        "kalpana.train.video_autoencoder:VideoAutoencoderRecipe",
     ),
     Family(
         "vqgan",
@@ -156,6 +183,17 @@ _ALL = (
         ),
         codec="vqgan",
         tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
+        "video",
+        "kalpana.models.video_dit:VideoDiT",
+        "video_dit.safetensors",
+        "kalpana.train.video_flow:VideoFlowTask",
+        "kalpana.train.video_flow:VideoFlowRecipe",
+        "kalpana.pipelines.diffusion:DiffusionPipeline",
+        _VIDEO,
+        codec="video-vae",
+        tasks=("text-to-video",),
     ),
     Family(
         "clip",

@@ -73,6 +73,7 @@ class Cond:
     - ``known`` (b, c + 1, h, w) or (b, f, c + 1, h, w): given latents, and their mask (1: given)
     - ``control``: maps in pixels (b, c, h, w) by kind, such as "edges"
     - ``camera`` (b, f, 4): x, y, log zoom and roll of each frame
+    - ``seconds`` (b, f): time of each latent frame in its video
     """
 
     tokens: Tokens | None = None
@@ -82,6 +83,7 @@ class Cond:
     known: Tensor | None = None
     control: dict[str, Tensor] | None = None
     camera: Tensor | None = None
+    seconds: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of rows, 0 for the empty condition."""

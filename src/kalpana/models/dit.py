@@ -122,7 +122,7 @@ class DiT(nn.Module):
     Latents are (b, channels, h, w), with h and w multiples of ``patch``; t is (b,) in [0, 1].
     """
 
-    reads = ("tokens",)  # fields of Cond, beside ``null``
+    reads: tuple[str, ...] = ("tokens",)  # fields of Cond, beside ``null``
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap
     path = folder() / f"pictures-{_name(world, count)}.npy"
     shape = (count, 3, world.side, world.side)
     chunks = _chunks(partial(_render_rows, world.scene, world.side), count)
-    return _array(path, shape, np.uint8, chunks, progress)
+    return array(path, shape, np.uint8, chunks, progress)
 
 
 def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.ndarra
     float32, as x0 y0 x1 y1 in the unit square, 0 for no sign.
     """
     path = folder() / f"pages-{_name(World(seed, kind='text'), count)}.npy"
-    rows = _array(path, (count,), PAGE, _chunks(partial(_pages, seed), count), progress)
+    rows = array(path, (count,), PAGE, _chunks(partial(_pages, seed), count), progress)
     return rows["pixels"], rows["boxes"]
 
 
@@ -122,7 +122,7 @@ def latents(
 
     ``vae`` is the autoencoder of the file ``weights`` and is on ``device``.
     """
-    name = f"latents-{_name(world, count)}-{_mark(weights, device)}.npy"
+    name = f"latents-{_name(world, count)}-{mark(weights, device)}.npy"
     shape = (count, vae.config.latent, world.side // 8, world.side // 8)
 
     @torch.inference_mode()
@@ -133,7 +133,7 @@ def latents(
                 z = vae.encode(floats(source[start : start + CHUNK], device))
                 yield z.to(torch.float16).cpu().numpy()
 
-    return _array(folder() / name, shape, np.float16, encode(), progress)
+    return array(folder() / name, shape, np.float16, encode(), progress)
 
 
 def codes(
@@ -148,7 +148,7 @@ def codes(
 
     ``vqgan`` is the network of the file ``weights``, has at most 65,536 codes and is on ``device``.
     """
-    name = f"codes-{_name(world, count)}-{_mark(weights, device)}.npy"
+    name = f"codes-{_name(world, count)}-{mark(weights, device)}.npy"
     shape = (count, *2 * (world.side // vqgan.config.factor,))
 
     @torch.inference_mode()
@@ -159,7 +159,7 @@ def codes(
                 tokens = vqgan.encode(floats(source[start : start + CHUNK], device))
                 yield tokens.cpu().numpy().astype(np.uint16)
 
-    return _array(folder() / name, shape, np.uint16, encode(), progress)
+    return array(folder() / name, shape, np.uint16, encode(), progress)
 
 
 def often(recipe: CaptionedRecipe, world: World, progress: Progress = silent) -> np.ndarray:
@@ -175,7 +175,7 @@ def often(recipe: CaptionedRecipe, world: World, progress: Progress = silent) ->
     times = np.ones(count, dtype=np.int64)
     if recipe.oversample > 1:  # only the scene tells how hard a picture is, so this is cached too
         path = folder() / f"hardness-{_name(world, count)}.npy"
-        levels = _array(path, (count,), np.uint8, hardness(), progress)
+        levels = array(path, (count,), np.uint8, hardness(), progress)
         times = recipe.oversample ** levels.astype(np.int64)
     return times
 
@@ -235,13 +235,13 @@ def _name(world: World, count: int) -> str:
     return f"v{worlds.VERSION}{kind}-{world.split}-{world.seed}-{world.side}-{count}"
 
 
-def _mark(weights: Path, device: torch.device) -> str:
+def mark(weights: Path, device: torch.device) -> str:
     """Part of a file name that identifies weights and device type; devices round differently."""
     kind = [] if device.type == "cpu" else [device.type]
     return "-".join([*kind, *(fingerprint(file)[:12] for file in files_of(weights))])
 
 
-def _array(
+def array(
     path: Path,
     shape: tuple[int, ...],
     dtype: type | np.dtype,
