@@ -194,6 +194,7 @@ def test_videos_have_paths_of_objects_and_camera(tmp_path: Path) -> None:
     assert checked
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["everything", "puppets", "video"])
 def test_coco_loads_in_pycocotools(kind: str, tmp_path: Path) -> None:
     """Masks, boxes, areas, keypoints and captions as the reference library reads them."""
@@ -350,3 +351,28 @@ def test_all_cores_are_at_least_one_and_threads_are_restored(tmp_path: Path) -> 
     before = torch.get_num_threads()
     export(settings(n=1), tmp_path / "e", workers=1)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows closes pipes in another way")
+def test_processes_end_with_a_parent_that_was_killed_and_the_export_goes_on(tmp_path: Path) -> None:
+    """The pipe of stdout closes only when the last process ends."""
+    script = (
+        "from pathlib import Path\n"
+        "from kalpana.world.export.export import export\n"
+        "from kalpana.world.export.settings import Settings\n"
+        'if __name__ == "__main__":\n'
+        "    plan = Settings('webdataset', 'objects', 60, side=64, shard=2)\n"
+        "    export(plan, Path('e'), 2, lambda done, total: print(done, flush=True))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    with subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "0\n" and int(parent.stdout.readline()) > 0
+        parent.kill()
+        parent.communicate(timeout=120)
+    assert 0 < len(samples(tmp_path / "e")) < 60
+    export(Settings("webdataset", "objects", 60, side=SIDE, shard=2), tmp_path / "e", workers=1)
+    assert len(samples(tmp_path / "e")) == 60
+    assert not list((tmp_path / "e").glob(".*"))

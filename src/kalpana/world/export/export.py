@@ -12,11 +12,13 @@ import importlib.util
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import ModuleType
 
@@ -41,20 +43,26 @@ def export(
 ) -> list[Path]:
     """Write the export into ``folder``, or what is missing of it; the files to load it from.
 
-    ``workers``: processes, by default one for each core. Raises KalpanaError where the folder holds
-    another export or other files, a package is missing, or a file cannot be written.
+    ``workers``: processes, by default one for each core; a script that asks for several needs
+    ``if __name__ == "__main__":``. Raises KalpanaError where the folder holds another export or
+    other files, a package is missing, or a file cannot be written.
     """
     _check_packages(settings)
     _claim(settings, folder)
     format = FORMATS[settings.format]
-    missing = [shard for shard in settings.shards if not format.shard_file(folder, shard).exists()]
-    done = settings.n - sum(len(settings.indices(shard)) for shard in missing)
+    missing = _missing(settings, folder)
+    done = _done(settings, missing)
     progress(done, settings.n)
+    shards = _written(settings, folder, missing, workers or cores())
     try:
-        for shard in _written(settings, folder, missing, workers or cores()):
+        for shard in shards:
             done += len(settings.indices(shard))
             progress(done, settings.n)
         return format.finish(settings, folder)
+    except KeyboardInterrupt:
+        shards.close()  # completes the shards that were begun
+        progress(_done(settings, _missing(settings, folder)), settings.n)
+        raise
     except OSError as error:
         raise KalpanaError(
             f"the export to {folder} stopped after {done:,} of {settings.n:,} examples: "
@@ -66,6 +74,17 @@ def export(
             "process was killed, perhaps for lack of memory; the same command goes on, and fewer "
             "--workers need less"
         ) from None
+
+
+def _missing(settings: Settings, folder: Path) -> list[int]:
+    """The numbers of the shards that are not complete."""
+    file = FORMATS[settings.format].shard_file
+    return [shard for shard in settings.shards if not file(folder, shard).exists()]
+
+
+def _done(settings: Settings, missing: list[int]) -> int:
+    """The number of examples in the shards that are complete."""
+    return settings.n - sum(len(settings.indices(shard)) for shard in missing)
 
 
 def cores() -> int:
@@ -112,7 +131,9 @@ def _claim(settings: Settings, folder: Path) -> None:
     write(path, (json.dumps(own, indent=2) + "\n").encode())
 
 
-def _written(settings: Settings, folder: Path, shards: list[int], workers: int) -> Iterator[int]:
+def _written(
+    settings: Settings, folder: Path, shards: list[int], workers: int
+) -> Generator[int, None, None]:
     """Write the shards; yields the number of each as it is complete.
 
     One process writes them in order; several take a free one each.
@@ -124,18 +145,31 @@ def _written(settings: Settings, folder: Path, shards: list[int], workers: int) 
                 yield _write_shard(settings, folder, shard)
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    todo = iter(shards)
     try:
-        jobs = [pool.submit(_write_shard, settings, folder, shard) for shard in shards]
-        for job in as_completed(jobs):
-            yield job.result()
+        jobs = {pool.submit(_write_shard, settings, folder, k) for k in islice(todo, workers + 1)}
+        while jobs:
+            ready, jobs = wait(jobs, return_when=FIRST_COMPLETED)
+            for job in ready:
+                jobs |= {pool.submit(_write_shard, settings, folder, k) for k in islice(todo, 1)}
+                yield job.result()
     finally:  # after an error or Ctrl-C, only the shards that were begun are completed
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """One thread a process; Ctrl-C is for the process that started the others."""
+    """One thread a process; Ctrl-C is for the parent, and the process ends when the parent does."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent ends, even if it was killed, and then end this process."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_shard(settings: Settings, folder: Path, shard: int) -> int:
