@@ -45,6 +45,10 @@ OPTIONAL = (
     "mask",
     "mask_mode",
     "strength",
+    "last_image",
+    "video",
+    "extend",
+    "camera",
     "label",
     "control",
     "seconds",
@@ -68,7 +72,7 @@ class Capabilities(BaseModel):
     - ``sizes``: the sizes of its training, the default first
     - ``tiles``: number of pixels of which the sides of a larger picture are multiples, for a model
       that generates larger pictures in overlapping windows. None: it has no other sizes
-    - ``samplers``, ``languages``, ``labels``, ``controls``: the values of these fields
+    - ``samplers``, ``languages``, ``labels``, ``controls``, ``cameras``: the values of these fields
     - ``tokens``: number of image tokens in its codebook. None: it generates no tokens
     """
 
@@ -81,6 +85,7 @@ class Capabilities(BaseModel):
     languages: tuple[str, ...] = ("en", "hi")
     labels: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
     tokens: int | None = None
     defaults: Defaults = Defaults()
 
@@ -110,7 +115,9 @@ class Capabilities(BaseModel):
     def _default(self, name: str, request: Request) -> Any:
         """The value of a field that a request leaves out."""
         if name == "strength":
-            if request.image is None or name not in self.uses:
+            if name not in self.uses or request.extend is not None:
+                return None
+            if (request.video if "video" in self.uses else request.image) is None:
                 return None
             return self.defaults.strength if request.mask is None else 1.0
         return getattr(self.defaults, name, Request.model_fields[name].default)
@@ -121,6 +128,7 @@ class Capabilities(BaseModel):
             "sampler": self.samplers,
             "language": ("auto", *self.languages),
             "label": self.labels,
+            "camera": self.cameras,
         }
         needs = {"language": "prompt", "expand": "prompt", "mask_mode": "mask"}.get(name, name)
         if needs not in self.uses:
@@ -129,6 +137,8 @@ class Capabilities(BaseModel):
             return self._size_refusal(value)
         if name in choices and value not in choices[name]:
             return f"it knows {', '.join(choices[name])}"
+        if name == "strength" and "video" in self.uses and resolved["video"] is None:
+            return "it starts from an image, and changes videos only"
         if name == "control":
             unknown = [each.kind for each in value if each.kind not in self.controls]
             return f"it knows {', '.join(self.controls)}, not {unknown[0]}" if unknown else None

@@ -85,13 +85,30 @@ _VIDEO = Capabilities(
         "image",
         "last_image",
         "video",
+        "strength",
+        "extend",
         "camera",
         "seconds",
         "fps",
     ),
     sizes=("64x64", "96x64", "64x96", "128x128"),
+    cameras=(
+        "still",
+        *(f"pan {side}" for side in ("left", "right", "up", "down")),
+        "zoom in",
+        "zoom out",
+        "clockwise",
+        "counter-clockwise",
+    ),
     defaults=Defaults(
-        steps=30, guidance=4.5, size="64x64", seconds=2, fps=8, shift=2, interval=(0.2, 0.9)
+        steps=30,
+        guidance=4.5,
+        size="64x64",
+        seconds=2,
+        fps=8,
+        strength=0.6,
+        shift=2,
+        interval=(0.2, 0.9),
     ),
 )
 _TOKENS = Capabilities(

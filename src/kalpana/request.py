@@ -223,7 +223,26 @@ class Request(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="how much of the image is changed, from 0, nothing, to 1, no trace is left",
+        description="how much of the image or video is changed, from 0, nothing, to 1, no trace is "
+        "left",
+    )
+    last_image: Media | None = Field(
+        None, description="the picture that a video ends with, as image is its first one"
+    )
+    video: Media | None = Field(
+        None, description="a video to change, by strength, or to go on from, by extend"
+    )
+    extend: float | None = Field(
+        None,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="seconds by which the video is continued, up to 60",
+    )
+    camera: str | None = Field(
+        None,
+        description="motion of the camera in a video: pan left, pan right, pan up, pan down, "
+        "zoom in, zoom out, clockwise, counter-clockwise or still",
     )
     label: str | None = Field(None, description="a class of a class-conditional model")
     control: Annotated[tuple[ControlMap, ...], BeforeValidator(_controls)] | None = Field(
@@ -288,13 +307,22 @@ class Request(BaseModel):
 
     @model_validator(mode="after")
     def _inputs_agree(self) -> Request:
-        if not self.prompt and self.label is None and self.image is None:
+        media = (self.image, self.video)
+        if not self.prompt and self.label is None and media == (None, None):
             raise ValueError(
                 "there is no prompt: write what the picture should show, such as "
                 "'three red apples', or give an image or a label"
             )
-        if self.image is None and (lone := [n for n in ("mask", "strength") if getattr(self, n)]):
-            raise ValueError(f"{lone[0]} needs an image: give the picture that is to be changed")
+        if self.image is None and self.mask is not None:
+            raise ValueError("mask needs an image: give the picture that is to be changed")
+        if media == (None, None) and self.strength is not None:
+            raise ValueError("strength needs an image or a video: give what is to be changed")
+        if self.video is None and self.extend is not None:
+            raise ValueError("extend needs a video: give the one that is to be continued")
+        if self.video is not None and (self.image or self.last_image):
+            raise ValueError("video and image are both given: leave one out")
+        if self.extend is not None and self.strength is not None:
+            raise ValueError("extend keeps the video, and strength changes it: leave one out")
         if self.mask is None and "mask_mode" in self.model_fields_set and self.mask_mode != "auto":
             raise ValueError("mask_mode needs a mask: give one, or leave it out")
         kinds = [each.kind for each in self.control or ()]
@@ -389,6 +417,10 @@ class RequestFields(TypedDict, total=False):
     mask: Any
     mask_mode: Literal["auto", "alpha", "white", "black"]
     strength: float | None
+    last_image: Any
+    video: Any
+    extend: float | None
+    camera: str | None
     label: str | None
     control: Any
     seconds: float | None

@@ -188,7 +188,7 @@ def test_a_batch_is_a_function_of_the_step_and_of_one_bucket(weights: Path) -> N
         b, f = batch.latents.shape[:2]
         assert batch.seconds.shape == (b, f) and batch.camera.shape == (b, f, 4)
         shapes.add(tuple(batch.latents.shape[1:]))
-        loss, metrics = task.loss(batch, torch.Generator().manual_seed(step))
+        loss, metrics = task.loss(batch, torch.Generator().manual_seed(step), 0.0)
         assert loss.isfinite() and metrics.keys() == {"pictures" if f == 1 else "videos"}
     assert shapes == {(5, 12, 2, 2), (3, 12, 2, 4), (1, 12, 16, 16)}
 

@@ -56,6 +56,10 @@ def generate(
     mask: Annotated[str | None, field("mask")] = None,
     mask_mode: Annotated[str | None, field("mask_mode")] = None,
     strength: Annotated[str | None, field("strength")] = None,
+    last_image: Annotated[str | None, field("last_image")] = None,
+    video: Annotated[str | None, field("video")] = None,
+    extend: Annotated[str | None, field("extend")] = None,
+    camera: Annotated[str | None, field("camera")] = None,
     label: Annotated[str | None, field("label")] = None,
     control: Annotated[list[str] | None, field("control")] = None,
     seconds: Annotated[str | None, field("seconds")] = None,
@@ -97,7 +101,7 @@ def generate(
     }
     if lenient:
         fields["strict"] = False
-    texts = _prompts(prompts or [], file, needed=image is None and label is None)
+    texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
     pipeline = load(requests[0].model, device)
     ranker = _ranker(rank_by, device) if requests[0].best_of > 1 else None
@@ -163,12 +167,18 @@ def expand(
             print(prompt if name == "mixed" else expanded(prompt, k, name, kind))
 
 
+def _input_name(request: Request) -> str:
+    """The name of the input of a request without a prompt, without its suffix."""
+    media = request.image or request.video
+    return Path(media.name).stem if media else ""
+
+
 def _saved(output: Output, request: Request, out: Path) -> tuple[Path, Output]:
     """The path of an output, written to the folder ``out``, and the output."""
     from kalpana.media import SUFFIX, slug
 
     suffix = ".mp4" if isinstance(output.media, Video) else SUFFIX[request.format]
-    text = request.prompt or request.label or Path(request.image.name if request.image else "").stem
+    text = request.prompt or request.label or _input_name(request)
     written = output.save(
         out / f"{slug(text)}-{slug(output.receipt['model']['name'])}-{output.seed}{suffix}"
     )

@@ -87,6 +87,11 @@ class VideoVAE(nn.Module):
         )
 
     @property
+    def key_channels(self) -> int:
+        """Channels of a latent frame that are those of the image latent."""
+        return self.config.latent
+
+    @property
     def channels(self) -> int:
         """Channels of a latent frame: those of the image latent, then those of the motion."""
         return self.config.latent + self.config.motion

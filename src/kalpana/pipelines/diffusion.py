@@ -33,6 +33,7 @@ from kalpana.media import to_pixels
 from kalpana.pipelines.editing import Edit, open_image
 from kalpana.pipelines.pipeline import NoWords, Progress, answer
 from kalpana.pipelines.rerank import Ranker
+from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step
@@ -111,25 +112,38 @@ class DiffusionPipeline:
         that the model lacks, has an input that cannot be read, or has ``best_of`` above 1 without a
         ranker.
         """
-        return answer(self, self.words, ask(request, **fields), partial(_sample, self), rank_by)
+        request, inputs = ask(request, **fields), None
+        if "known" in self.network.reads:
+            resolved = self.capabilities.resolve(request)[0]
+            inputs = read_video_inputs(resolved, self.codec, self.device)  # type: ignore[arg-type]
+        return answer(self, self.words, request, partial(_sample, self, inputs), rank_by)
 
 
-def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> Iterator[Progress]:
-    """Sample one batch, the pictures of a resolved request."""
+def _sample(
+    model: DiffusionPipeline, inputs: VideoInputs | None, request: Request, edit: Edit | None
+) -> Iterator[Progress]:
+    """Sample one batch, the pictures or videos of a resolved request."""
     assert request.steps and request.sampler and request.width and request.height  # resolved
     seeds, schedule = request.each_seed(), SCHEDULES[model.process.schedule]
     frames = 1
     if request.seconds and request.fps:
         frames = max(round(request.seconds * request.fps), 1)
+    if inputs is not None:
+        frames = inputs.frames
     shape = model.codec.shape(request.height, request.width, frames)
     x = noise(seeds, shape).to(model.device)
     timesteps = times(request.steps, model.capabilities.defaults.shift)
-    denoise, sampler = _denoise(model, request, len(seeds)), SAMPLERS[request.sampler]
-    if edit is not None:
-        x0 = model.codec.encode(edit.pixels.to(model.device))
+    denoise, sampler = (
+        _denoise(model, inputs, request, shape, len(seeds)),
+        SAMPLERS[request.sampler],
+    )
+    x0, strength = None if inputs is None else inputs.x0, request.strength
+    if edit is not None and inputs is None:
+        x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         if edit.mask is not None:
             denoise = inpaint(denoise, x0, _dilated(edit, model.codec.factor).to(x))
-        timesteps = start_at(timesteps, edit.strength)
+    if x0 is not None and strength is not None:
+        timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
     for state in sample(denoise, x, timesteps, sampler):
@@ -137,6 +151,8 @@ def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> It
         yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
     pixels = torch.cat([model.codec.decode(latents[None]) for latents in x])
+    if inputs is not None:
+        pixels = inputs.finish(pixels)
     yield Progress("decode", total, model.codec.preview(x), pixels)
 
 
@@ -156,13 +172,20 @@ def _dilated(edit: Edit, factor: int) -> Tensor:
     return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1)
 
 
-def _denoise(model: DiffusionPipeline, request: Request, b: int) -> Denoise:
+def _denoise(
+    model: DiffusionPipeline,
+    inputs: VideoInputs | None,
+    request: Request,
+    shape: tuple[int, ...],
+    b: int,
+) -> Denoise:
     """The guided x0 estimate of the model for b pictures of a resolved request."""
     assert request.guidance is not None  # resolved
-    cond = _cond(model, request, request.prompt, b)
+    given = Cond() if inputs is None else _video_cond(model, inputs, request, shape[0], b)
+    cond = _cond(model, request, request.prompt, b, given)
     negative = None
     if request.negative_prompt is not None:
-        negative = _cond(model, request, request.negative_prompt, b)
+        negative = _cond(model, request, request.negative_prompt, b, given)
 
     def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         # All rows have the same time. Passed as one row, its embedding is computed by matrix
@@ -185,8 +208,27 @@ def _active(cond: Cond, request: Request, t: float) -> Cond:
     return replace(cond, control={k: v for k, v in cond.control.items() if k in kinds} or None)
 
 
-def _cond(model: DiffusionPipeline, request: Request, text: str, b: int) -> Cond:
-    """The conditioning on a text and the other inputs of a request, repeated for b rows."""
+def _video_cond(
+    model: DiffusionPipeline, inputs: VideoInputs, request: Request, f: int, b: int
+) -> Cond:
+    """The conditioning of b videos of f latent frames on what is given of them."""
+    assert request.fps  # resolved
+    codec: Any = model.codec
+    seconds = torch.arange(f, device=model.device) * codec.time_factor / request.fps
+    camera = None
+    if request.camera is not None:
+        camera = camera_path(request.camera, f).to(model.device).expand(b, -1, -1)
+    known = inputs.known
+    return Cond(
+        seconds=seconds.expand(b, -1),
+        camera=camera,
+        known=None if known is None else known.expand(b, -1, -1, -1, -1),
+    )
+
+
+def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: Cond) -> Cond:
+    """The conditioning on a text and the other inputs of a request, repeated for b rows, with the
+    fields of ``given``."""
     reads, device = model.network.reads, model.device
     tokens = label = control = null = None
     if isinstance(model.words, Window):
@@ -203,4 +245,4 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int) -> Cond
             * to_pixels([open_image(each.image).resize(size)]).to(device).expand(b, -1, -1, -1)
             for each in request.control
         }
-    return Cond(tokens=tokens, null=null, label=label, control=control)
+    return replace(given, tokens=tokens, null=null, label=label, control=control)

@@ -118,6 +118,11 @@ def _named(media: Media) -> Iterator[None]:
         raise KalpanaError(f"the input {media.name}: {error}") from None
 
 
+def fitted(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Pixels (1, 3, h, w) of the middle of a picture, cropped to the aspect of ``size``."""
+    return _fit(image, _centre(image.size, size), size)
+
+
 def _fit(source: Image.Image, area: Box, size: tuple[int, int]) -> Tensor:
     """Pixels (1, 3, h, w) of an area of a picture, resized."""
     return to_pixels([source.crop(area).resize(size, Image.Resampling.LANCZOS)])

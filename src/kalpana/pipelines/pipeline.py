@@ -170,7 +170,7 @@ def _media(pixels: Tensor, request: Request, edit: Edit | None) -> Image | Video
     """The picture of pixels (3, h, w), or the video of pixels (f, 3, h, w), upscaled and put back
     into the input picture where the request asks for it."""
     frames = pixels if pixels.ndim == 4 else pixels[None]
-    if edit is not None:
+    if edit is not None and pixels.ndim == 3:
         frames = to_pixels([edit.paste(*to_images(frames))])
     if request.upscale > 1:
         frames = upscale(frames.clamp(-1, 1), request.upscale)

@@ -16,6 +16,8 @@ from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output, Step, Video
 
+INPUTS = ("image", "mask", "last_image", "video")  # media fields of a request
+
 
 @dataclass(frozen=True)
 class ReplayDiff:
@@ -50,7 +52,7 @@ def request_of(receipt: dict[str, Any], files: Sequence[Path] = ()) -> Request:
             "this receipt cannot be replayed: it is not of one picture "
             "(replay the pictures of a sheet one by one)"
         ) from None
-    media = {name: getattr(request, name) for name in ("image", "mask")}
+    media = {name: getattr(request, name) for name in INPUTS}
     found: dict[str, Any] = {name: each.found_in(files) for name, each in media.items() if each}
     if request.control:
         found["control"] = [

@@ -1,0 +1,144 @@
+"""Inputs of a video request: given first and last pictures, a video to change or to go on from, and
+the motion of the camera, as what a video network reads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kalpana.media import read_video, to_images, to_pixels
+from kalpana.pipelines.editing import fitted, open_image
+from kalpana.request import Request
+from kalpana.types import Codec, KalpanaError
+from kalpana.world.video import DIRECTIONS, Camera
+
+PAN, ZOOM, TURN = 0.225, 1.6, 42.0  # image widths, ratio and degrees: the middle of the world's
+CONTEXT = 3  # latent frames of a video that its continuation sees
+
+
+class VideoCodec(Codec, Protocol):
+    """Codec of videos: ``time_factor`` frames a latent frame, after the first, which is a picture
+    of its own; the first ``key_channels`` of a latent frame are those of a picture."""
+
+    @property
+    def time_factor(self) -> int: ...
+    @property
+    def key_channels(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class VideoInputs:
+    """What is given of a video.
+
+    - ``frames``: number of frames to be sampled
+    - ``known`` (1, f, c + 1, h, w): latents that are given, and their mask; None: nothing is
+    - ``x0`` (1, f, c, h, w): latents of the video that is changed; None: there is none
+    - ``before``: frames of the video that is continued, and ``again``: number of the sampled frames
+      that repeat its end
+    """
+
+    frames: int
+    known: Tensor | None = None
+    x0: Tensor | None = None
+    before: tuple[Image.Image, ...] = ()
+    again: int = 0
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """The whole video (b, f, 3, h, w): sampled pixels, cut to the length that was asked for,
+        behind the frames of the video that is continued."""
+        new = pixels[:, self.again : self.frames]
+        if not self.before:
+            return new
+        old = to_pixels(self.before).to(new)
+        return torch.cat((old.expand(len(new), -1, -1, -1, -1), new), 1)
+
+
+@torch.no_grad()
+def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device) -> VideoInputs:
+    """The inputs of a resolved request. Raises KalpanaError if one cannot be read."""
+    assert request.seconds and request.fps and request.width and request.height  # resolved
+    count = max(round(request.seconds * request.fps), 1)
+    if request.video is not None:
+        frames = _frames(request)
+        if request.extend is None:
+            return _changed(frames, codec, device)
+        return _continued(frames, round(request.extend * request.fps), codec, device)
+    given = {0: request.image, -1: request.last_image}
+    pictures = {place: media for place, media in given.items() if media is not None}
+    if not pictures:
+        return VideoInputs(count)
+    if -1 in pictures:  # the last frame is a keyframe
+        count = _whole(count, codec)
+    size, keys = (request.width, request.height), codec.key_channels
+    length, _, *sides = codec.shape(request.height, request.width, count)
+    known = torch.zeros(1, length, keys + 1, *sides, device=device)
+    for place, media in pictures.items():
+        pixels = fitted(open_image(media), size).to(device)
+        known[0, place, :keys] = codec.encode(pixels[:, None])[0, 0, :keys]
+        known[0, place, keys] = 1.0
+    return VideoInputs(count, known)
+
+
+def camera_path(word: str, count: int) -> Tensor:
+    """Camera path (count, 4) of one of the world's camera motions, or "still": x and y in image
+    widths, log zoom, roll in radians."""
+    move, _, direction = word.partition(" ")
+    camera = Camera()
+    if move == "pan":
+        ux, uy = DIRECTIONS[direction]
+        camera = Camera(dx=ux * PAN, dy=uy * PAN)
+    elif move == "zoom":
+        camera = Camera(zoom=ZOOM if direction == "in" else 1 / ZOOM)
+    elif move != "still":
+        camera = Camera(turn=TURN if move == "clockwise" else -TURN)
+    views = [camera.at(k / max(count - 1, 1)) for k in range(count)]
+    return torch.tensor([[x, y, math.log(zoom), math.radians(turn)] for x, y, zoom, turn in views])
+
+
+def _frames(request: Request) -> tuple[Image.Image, ...]:
+    """The frames of the input video at the frame rate and size of the request."""
+    assert request.video is not None and request.width and request.height
+    size, frames = (request.width, request.height), []
+    try:
+        for frame in read_video(request.video.read(), fps=request.fps):
+            frames += to_images(fitted(frame, size))
+            if len(frames) > 60 * 60:
+                raise KalpanaError("it has more than 3,600 frames at this frame rate: cut it")
+    except KalpanaError as error:
+        raise KalpanaError(f"the input {request.video.name}: {error}") from None
+    return tuple(frames)
+
+
+def _changed(
+    frames: tuple[Image.Image, ...], codec: VideoCodec, device: torch.device
+) -> VideoInputs:
+    """A video that is changed as a whole; its last frame is repeated up to a whole length."""
+    whole = _whole(len(frames), codec)
+    padded = (*frames, *[frames[-1]] * (whole - len(frames)))
+    return VideoInputs(len(frames), x0=codec.encode(to_pixels(padded)[None].to(device)))
+
+
+def _continued(
+    frames: tuple[Image.Image, ...], new: int, codec: VideoCodec, device: torch.device
+) -> VideoInputs:
+    """A video that goes on: its last frames are given, as far as the network sees back."""
+    stride = codec.time_factor
+    seen = min(CONTEXT, 1 + (len(frames) - 1) // stride)
+    again = stride * (seen - 1) + 1
+    latents = codec.encode(to_pixels(frames[-again:])[None].to(device))
+    _, f, c, h, w = latents.shape
+    total, *_ = codec.shape(h * codec.factor, w * codec.factor, again + new)
+    known = latents.new_zeros(1, total, c + 1, h, w)
+    known[:, :f, :c], known[:, :f, c] = latents, 1.0
+    return VideoInputs(again + new, known, before=frames, again=again)
+
+
+def _whole(count: int, codec: VideoCodec) -> int:
+    """The next number of frames that ends with a keyframe."""
+    return 1 + -(-(count - 1) // codec.time_factor) * codec.time_factor
