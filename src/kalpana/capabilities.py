@@ -55,6 +55,7 @@ OPTIONAL = (
     "fps",
     "expand",
     "language",
+    "format",
 )
 
 
@@ -89,6 +90,11 @@ class Capabilities(BaseModel):
     tokens: int | None = None
     defaults: Defaults = Defaults()
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """File formats of its outputs, the default first."""
+        return ("mp4", "webp", "gif", "png") if "seconds" in self.uses else ("png", "webp", "jpeg")
+
     def resolve(self, request: Request) -> tuple[Request, dict[str, str]]:
         """The request with its seed and every used field filled in, and the fields that this model
         ignores, each with the reason.
@@ -120,6 +126,8 @@ class Capabilities(BaseModel):
             if (request.video if "video" in self.uses else request.image) is None:
                 return None
             return self.defaults.strength if request.mask is None else 1.0
+        if name == "format":
+            return self.formats[0]
         return getattr(self.defaults, name, Request.model_fields[name].default)
 
     def _refusal(self, name: str, value: Any, resolved: dict[str, Any]) -> str | None:
@@ -129,9 +137,10 @@ class Capabilities(BaseModel):
             "language": ("auto", *self.languages),
             "label": self.labels,
             "camera": self.cameras,
+            "format": self.formats,
         }
         needs = {"language": "prompt", "expand": "prompt", "mask_mode": "mask"}.get(name, name)
-        if needs not in self.uses:
+        if needs not in (*self.uses, "format"):
             return "it has no such setting"
         if name == "size":
             return self._size_refusal(value)

@@ -269,8 +269,10 @@ class Request(BaseModel):
         description="a field the model cannot use is an error; "
         "otherwise the receipt lists it as ignored",
     )
-    format: Literal["png", "webp", "jpeg"] = Field(
-        "png", description="picture file format: png, webp (both lossless) or jpeg"
+    format: Literal["png", "webp", "jpeg", "mp4", "gif"] | None = Field(
+        None,
+        description="file format: png (the default), webp (both lossless) or jpeg; of videos mp4 "
+        "(the default), webp, gif or png, a sheet of the frames",
     )
     upscale: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = Field(
         1, description="enlarge the finished picture 2 or 4 times"
@@ -428,7 +430,7 @@ class RequestFields(TypedDict, total=False):
     expand: bool
     language: Literal["auto", "en", "hi"]
     strict: bool
-    format: Literal["png", "webp", "jpeg"]
+    format: Literal["png", "webp", "jpeg", "mp4", "gif"] | None
     upscale: Literal[1, 2, 4]
     num_inference_steps: int | None
     guidance_scale: float | None

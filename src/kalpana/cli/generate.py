@@ -11,7 +11,7 @@ import typer
 from kalpana.cli.console import asked_to_stop, lines_of, print_json, watch
 from kalpana.cli.options import Device, Json, Out, field
 from kalpana.request import Request
-from kalpana.types import KalpanaError, Output, Video
+from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
     from kalpana.understand.encoder import Encoder
@@ -90,7 +90,7 @@ def generate(
 ) -> None:
     """Generate pictures from prompts, and print the path of each as soon as it is finished."""
     from kalpana.media import grid as contact_sheet
-    from kalpana.media import ready_folder, save
+    from kalpana.media import ready_folder, require_av, save
     from kalpana.pipelines import load
     from kalpana.pipelines.pipeline import TOGETHER
 
@@ -111,6 +111,12 @@ def generate(
             "--best-of 8"
         )
     resolved = [pipeline.capabilities.resolve(request)[0] for request in requests]
+    if any(each.format == "mp4" for each in resolved):
+        require_av("writing MP4")
+    if grid and "seconds" in pipeline.capabilities.uses:
+        raise KalpanaError(
+            "--grid is a sheet of pictures, and this model makes videos: leave it out"
+        )
     # Estimated from above: uncompressed pixels and 64 KiB of metadata for each file.
     total_bytes = sum(
         len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536)
@@ -177,11 +183,11 @@ def _saved(output: Output, request: Request, out: Path) -> tuple[Path, Output]:
     """The path of an output, written to the folder ``out``, and the output."""
     from kalpana.media import SUFFIX, slug
 
-    suffix = ".mp4" if isinstance(output.media, Video) else SUFFIX[request.format]
+    receipt = output.receipt
     text = request.prompt or request.label or _input_name(request)
-    written = output.save(
-        out / f"{slug(text)}-{slug(output.receipt['model']['name'])}-{output.seed}{suffix}"
-    )
+    name = f"{slug(text)}-{slug(receipt['model']['name'])}-{output.seed}"
+    format = receipt["resolved"]["format"]
+    written = output.save(out / f"{name}{SUFFIX.get(format, f'.{format}')}")
     assert written.path is not None
     return written.path, written
 
