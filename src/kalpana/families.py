@@ -213,6 +213,22 @@ _ALL = (
         tasks=("text-to-video",),
     ),
     Family(
+        "control",
+        "kalpana.models.control_dit:ControlDiT",
+        "control_dit.safetensors",
+        "kalpana.train.control:ControlTask",
+        "kalpana.train.control:ControlRecipe",
+        "kalpana.pipelines.diffusion:DiffusionPipeline",
+        _DIFFUSION.model_copy(
+            update={
+                "uses": (*_DIFFUSION.uses, "control"),
+                "controls": ("edges", "outlines", "depth", "boxes", "pose", "glyphs"),
+            }
+        ),
+        codec="vae",
+        tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
         "clip",
         "kalpana.models.clip:CLIP",
         "clip.safetensors",

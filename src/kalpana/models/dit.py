@@ -176,8 +176,7 @@ class DiT(nn.Module):
         no_time, text_rotation = torch.zeros_like(time), rope_tables(angles[:length])
         for block in self.text:
             words = block(words, no_time, text_rotation, bias[..., :length])
-        stem = self.stem(x_t.contiguous(memory_format=torch.channels_last))
-        fine = self.before(stem, wave)  # b c h·p w·p
+        fine = self.before(self._stem(x_t, cond), wave)  # b c h·p w·p
         patches = F.pixel_unshuffle(fine, self.config.patch).flatten(2).transpose(1, 2)
         image = self.patches(patches)  # b hw d
         image = image + positions(grid, self.config.width)
@@ -197,6 +196,10 @@ class DiT(nn.Module):
         if self.config.precision_weighted:
             prediction = precision_weighted_x0(prediction, x_t, t)
         return prediction, aux
+
+    def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:
+        """First features (b, fine, h, w) of the noisy latents."""
+        return self.stem(x_t.contiguous(memory_format=torch.channels_last))
 
     def _angles(self, length: int, grid: Tensor) -> Tensor:
         """Rotary angles (length + hw, d/n/2): a quarter for the word index, the rest for the grid.

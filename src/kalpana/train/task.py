@@ -68,6 +68,8 @@ def moved(batch: Any, device: torch.device) -> Any:
     """A batch, see ``Task``, moved to the device."""
     if batch is None or isinstance(batch, Tensor):
         return None if batch is None else batch.to(device)
+    if isinstance(batch, dict):
+        return {name: moved(value, device) for name, value in batch.items()}
     return type(batch)(
         **{name: moved(getattr(batch, name), device) for name in batch.__dataclass_fields__}
     )

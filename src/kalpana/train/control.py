@@ -1,0 +1,159 @@
+"""Training of the control transformer: maps and masks of the world's scenes, beside captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kalpana.hub.weights import load_module
+from kalpana.models.control_dit import ControlDiT
+from kalpana.train import data_cache
+from kalpana.train.diffusion import DiffusionBatch, DiffusionTask
+from kalpana.train.flow import LatentData, LatentRecipe
+from kalpana.train.recipe import located
+from kalpana.world.controls import KINDS, available, control_maps
+from kalpana.world.world import World
+
+# Shares of the pictures: without maps, with one, with two or three, with a mask (inpainting).
+WITHOUT, ONE, SEVERAL, MASKED = 0.25, 0.45, 0.15, 0.15
+GLYPHS = 0.7  # share of the maps of a picture with a sign that are its glyphs
+
+
+class ControlRecipe(LatentRecipe):
+    """Recipe of a control transformer."""
+
+    family: Literal["control"] = "control"
+    image_model: Path = Field(
+        description="weights of the image transformer to start from, such as "
+        "weights/default/dit.safetensors"
+    )
+    extra_kind: str = Field(
+        default="text", description="a kind of pictures that come up more often"
+    )
+    extra_images: int = Field(
+        default=0, ge=0, description="pictures of this kind, besides those of the pool"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        for name in ("self_train_dir", "aux_weight"):
+            if getattr(self, name):
+                yield name, "a control recipe has no such data: leave it out"
+
+
+class ControlData(LatentData):
+    """Latents, captions, control maps and masks of a pool of pictures, and of a second pool of
+    another kind, whose pictures come up ``extra_images`` times in a pool of all."""
+
+    def __init__(self, recipe: ControlRecipe, *args: Any) -> None:
+        super().__init__(recipe, *args)
+        self.recipe: ControlRecipe = recipe
+        vae, _, _, device, progress = args
+        self.extra = World(recipe.seed, "train", kind=recipe.extra_kind)
+        self.more = (
+            data_cache.latents(
+                vae, located(recipe.vae), self.extra, recipe.extra_images, device, progress
+            )
+            if recipe.extra_images
+            else self.latents[:0]
+        )
+        self.extra_share = recipe.extra_images / (recipe.extra_images + recipe.num_images)
+
+    def batch(self, step: int) -> DiffusionBatch:
+        rng = np.random.default_rng([self.recipe.seed, step])
+        plain = super().batch(step)
+        rows = [row for row, _ in self.captions(step)]
+        scenes = [self.world.scene(row) for row in rows]
+        captions = [caption for _, caption in self.captions(step)]
+        x0 = plain.x0.clone()
+        for k in (rng.random(len(rows)) < self.extra_share).nonzero()[0]:
+            row = int(rng.integers(len(self.more)))
+            scenes[k] = self.extra.scene(row)
+            captions[k] = self.extra.describe(row, int(rng.integers(1 << 30)))[0]
+            x0[k] = torch.from_numpy(np.array(self.more[row]))
+        chosen = [self._chosen(rng, available(scene)) for scene in scenes]
+        masked = rng.random(len(rows)) < MASKED / (1 - SEVERAL - ONE)
+        masks = torch.stack(
+            [
+                random_mask(rng, x0.shape[-1]) if not kinds and mask else torch.zeros(x0.shape[-2:])
+                for kinds, mask in zip(chosen, masked, strict=True)
+            ]
+        )[:, None]  # 1: given
+        return DiffusionBatch(
+            x0,
+            self._tokens(captions),
+            control=maps_of(scenes, chosen),
+            known=torch.cat((x0.float() * masks, masks), 1),
+        )
+
+    def held_out(self, rows: range) -> DiffusionBatch:
+        scenes = [self.dev.scene(i) for i in rows]
+        rng = np.random.default_rng(0)
+        chosen = [self._chosen(rng, available(scene)) for scene in scenes]
+        return replace(super().held_out(rows), control=maps_of(scenes, chosen))
+
+    def _chosen(self, rng: np.random.Generator, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        """The kinds of map that a picture comes with."""
+        roll = rng.random()
+        if roll < WITHOUT + MASKED:
+            return ()
+        if "glyphs" in kinds and rng.random() < GLYPHS:
+            return ("glyphs",)
+        count = 1 if roll < WITHOUT + MASKED + ONE else int(rng.integers(2, 4))
+        return tuple(rng.permutation(kinds)[:count].tolist())
+
+
+class ControlTask(DiffusionTask):
+    """Diffusion task of the control transformer, started from an image transformer."""
+
+    data: ControlData
+
+    def __init__(
+        self, recipe: ControlRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
+        vae = load_module(located(recipe.vae), "vae").to(device)
+        image = load_module(located(recipe.image_model), "flow")
+        model = ControlDiT.widen(image, aux_outputs=0, **recipe.model).requires_grad_(True)
+        length, patch = model.config.length, model.config.patch
+        data = ControlData(recipe, vae, length, patch, device, progress)
+        super().__init__(recipe, device, model.to(device), data)
+
+
+def maps_of(scenes: list[Any], chosen: list[tuple[str, ...]]) -> dict[str, Tensor]:
+    """Control (b, 4, h, w) by kind: the chosen maps of each scene in [-1, 1], and strength 1 where
+    there is one."""
+    found = {}
+    for kind in KINDS:
+        rows = [k for k, kinds in enumerate(chosen) if kind in kinds]
+        if not rows:
+            continue
+        drawn = control_maps([scenes[k] for k in rows], [kind])[kind]
+        whole = torch.zeros(len(scenes), 4, *drawn.shape[-2:])
+        whole[:, :3] = -1
+        whole[rows, :3], whole[rows, 3] = 2 * drawn - 1, 1.0
+        found[kind] = whole
+    return found
+
+
+def random_mask(rng: np.random.Generator, side: int) -> Tensor:
+    """Random mask (side, side) of the given latents, 1 where they are given: around a box, or a
+    half, or nothing."""
+    mask = torch.ones(side, side)
+    roll = rng.random()
+    if roll < 0.2:
+        return torch.zeros(side, side)
+    if roll < 0.4:
+        half = mask.clone()
+        half[: side // 2] = 0
+        return torch.rot90(half, int(rng.integers(4)))
+    h, w = rng.integers(side // 4, side * 3 // 4 + 1, 2)
+    top, left = rng.integers(0, side - h + 1), rng.integers(0, side - w + 1)
+    mask[top : top + h, left : left + w] = 0
+    return mask
