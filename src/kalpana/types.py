@@ -71,7 +71,8 @@ class Cond:
     - ``label`` (b,) int64: class ids
     - ``embedding`` (b, d): a CLIP image embedding
     - ``known`` (b, c + 1, h, w) or (b, f, c + 1, h, w): given latents, and their mask (1: given)
-    - ``control``: maps in pixels (b, c, h, w) by kind, such as "edges"
+    - ``control``: maps in pixels (b, 4, h, w) by kind, such as "edges": RGB in [-1, 1], and the
+      strength of the map as a constant channel, 0 in rows without it
     - ``camera`` (b, f, 4): x, y, log zoom and roll of each frame
     - ``seconds`` (b, f): time of each latent frame in its video
     """

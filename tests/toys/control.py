@@ -37,7 +37,10 @@ class ToyControl(nn.Module):
         text = self.words(cond.tokens.ids[:, 0])
         if cond.null is not None:
             text = text.masked_fill(cond.null[:, None], 0)
-        edges = (cond.control or {}).get("edges", torch.zeros_like(x_t))
+        edges = torch.zeros_like(x_t)
+        if cond.control:
+            picture, strength = cond.control["edges"].split([3, 1], 1)
+            edges = picture * strength
         wave = torch.stack((t.cos(), t.sin()), -1).to(x_t)
         x = self.stem(torch.cat((x_t, edges), 1)) + (text + self.time(wave))[..., None, None]
         return self.head(F.silu(x + self.middle(F.silu(x))))

@@ -29,8 +29,8 @@ from kalpana.diffusion.schedule import SCHEDULES, times
 from kalpana.families import FAMILIES, find
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
-from kalpana.media import to_pixels
-from kalpana.pipelines.editing import Edit, open_image
+from kalpana.inputs import ControlMap
+from kalpana.pipelines.editing import Edit, fitted, open_image
 from kalpana.pipelines.pipeline import NoWords, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
@@ -113,7 +113,7 @@ class DiffusionPipeline:
         ranker.
         """
         request, inputs = ask(request, **fields), None
-        if "known" in self.network.reads:
+        if hasattr(self.codec, "time_factor"):
             resolved = self.capabilities.resolve(request)[0]
             inputs = read_video_inputs(resolved, self.codec, self.device)  # type: ignore[arg-type]
         return answer(self, self.words, request, partial(_sample, self, inputs), rank_by)
@@ -133,15 +133,19 @@ def _sample(
     shape = model.codec.shape(request.height, request.width, frames)
     x = noise(seeds, shape).to(model.device)
     timesteps = times(request.steps, model.capabilities.defaults.shift)
-    denoise, sampler = (
-        _denoise(model, inputs, request, shape, len(seeds)),
-        SAMPLERS[request.sampler],
-    )
-    x0, strength = None if inputs is None else inputs.x0, request.strength
+    x0, strength, given = None if inputs is None else inputs.x0, request.strength, Cond()
+    if inputs is not None:
+        given = _video_cond(model, inputs, request, shape[0], len(seeds))
+    mask = None
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
-        if edit.mask is not None:
-            denoise = inpaint(denoise, x0, _dilated(edit, model.codec.factor).to(x))
+        mask = _dilated(model, edit)
+    if mask is not None and x0 is not None and "known" in model.network.reads:
+        known = torch.cat(((1 - mask) * x0, 1 - mask), 1)
+        given = Cond(known=known.expand(len(seeds), -1, -1, -1))
+    denoise, sampler = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
+    if mask is not None and x0 is not None:
+        denoise = inpaint(denoise, x0, mask)
     if x0 is not None and strength is not None:
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
@@ -164,24 +168,19 @@ def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     )
 
 
-def _dilated(edit: Edit, factor: int) -> Tensor:
+def _dilated(model: DiffusionPipeline, edit: Edit) -> Tensor | None:
     """The mask of an edit in latents, (1, 1, h, w): 1 where a pixel is masked, and one latent
-    around, so that the decoder's receptive field at the seam holds new latents."""
-    cells = edit.cells(factor)
-    assert cells is not None
-    return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1)
+    around, so that the decoder's receptive field at the seam holds new latents. None without."""
+    cells = edit.cells(model.codec.factor)
+    if cells is None:
+        return None
+    return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1).to(model.device)
 
 
-def _denoise(
-    model: DiffusionPipeline,
-    inputs: VideoInputs | None,
-    request: Request,
-    shape: tuple[int, ...],
-    b: int,
-) -> Denoise:
-    """The guided x0 estimate of the model for b pictures of a resolved request."""
+def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) -> Denoise:
+    """The guided x0 estimate of the model for b pictures of a resolved request, with the fields of
+    ``given`` in its condition."""
     assert request.guidance is not None  # resolved
-    given = Cond() if inputs is None else _video_cond(model, inputs, request, shape[0], b)
     cond = _cond(model, request, request.prompt, b, given)
     negative = None
     if request.negative_prompt is not None:
@@ -198,6 +197,12 @@ def _denoise(
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
     return guide(model.process.denoiser(network), cond, request.guidance, interval, negative)
+
+
+def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
+    """A control map as (1, 4, h, w): RGB in [-1, 1], and its strength."""
+    pixels = fitted(open_image(control.image), size)
+    return F.pad(pixels, (0, 0, 0, 0, 0, 1), value=control.strength)
 
 
 def _active(cond: Cond, request: Request, t: float) -> Cond:
@@ -241,8 +246,6 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
         assert request.width and request.height  # resolved
         size = request.width, request.height
         control = {
-            each.kind: each.strength
-            * to_pixels([open_image(each.image).resize(size)]).to(device).expand(b, -1, -1, -1)
-            for each in request.control
+            each.kind: _map(each, size).to(device).expand(b, -1, -1, -1) for each in request.control
         }
     return replace(given, tokens=tokens, null=null, label=label, control=control)
