@@ -32,6 +32,7 @@ from kalpana.hub.weights import files_of, find_device, fingerprint, load_module,
 from kalpana.inputs import ControlMap
 from kalpana.pipelines.editing import Edit, fitted, open_image
 from kalpana.pipelines.pipeline import NoWords, Progress, answer
+from kalpana.pipelines.planner import plan_glyphs
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
@@ -207,10 +208,11 @@ def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
 
 def _active(cond: Cond, request: Request, t: float) -> Cond:
     """The condition without the control maps whose share of the denoising does not include t."""
-    if cond.control is None:
+    over = {each.kind for each in request.control or () if not each.start <= 1 - t <= each.end}
+    if not over:
         return cond
-    kinds = {each.kind for each in request.control or () if each.start <= 1 - t <= each.end}
-    return replace(cond, control={k: v for k, v in cond.control.items() if k in kinds} or None)
+    control = {kind: each for kind, each in (cond.control or {}).items() if kind not in over}
+    return replace(cond, control=control or None)
 
 
 def _video_cond(
@@ -248,4 +250,22 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
         control = {
             each.kind: _map(each, size).to(device).expand(b, -1, -1, -1) for each in request.control
         }
+    if (planned := _planned(model, request, b)) is not None:
+        control = {**(control or {}), "glyphs": planned}
     return replace(given, tokens=tokens, null=null, label=label, control=control)
+
+
+def _planned(model: DiffusionPipeline, request: Request, b: int) -> Tensor | None:
+    """Glyph maps (b, 4, h, w) for a quoted word in the prompt, a layout for each seed; None where
+    the model reads none, one is given, there is no such word, or the canvas is another one."""
+    given = {each.kind for each in request.control or ()}
+    if "glyphs" not in model.capabilities.controls or given or request.image is not None:
+        return None
+    side = request.width
+    if side is None or side != request.height or request.size != model.capabilities.sizes[0]:
+        return None
+    plans = [plan_glyphs(request.prompt, seed, side) for seed in request.each_seed()]
+    maps = [plan.map for plan in plans if plan is not None]
+    if len(maps) != b:
+        return None
+    return F.pad(2 * torch.stack(maps) - 1, (0, 0, 0, 0, 0, 1), value=1.0).to(model.device)

@@ -38,6 +38,7 @@ INKS = {name: PAINTS[name][:3] for name in COLORS}
 # Letter height in pixels of a 128 px picture: of a capital letter, or of a Devanagari letter
 # including its headline.
 HEIGHTS = (12.0, 24.0)
+TRIES = 200  # scenes that are sampled for a layout
 MARGIN = 0.03  # of the picture's side
 _DRAWN = 160  # font size in pixels before the text is resized to the tile
 _CONTRAST = 0.3  # least difference in luminance between the ink and its ground
@@ -176,7 +177,22 @@ def sample(rng: random.Random, split: str = "train") -> Scene:
             return scene
 
 
-def _sample(rng: random.Random, split: str) -> Scene | None:
+def layout(text: str, side: str | None, board: bool, rng: random.Random) -> Scene | None:
+    """Random scene of a sign with this text, on a board or not, from the layouts of ``sample``.
+
+    ``side`` is "above" or "below" an object, or None for a sign alone. None: the text is too long
+    to be legible, or the font lacks its characters.
+    """
+    for _ in range(TRIES):
+        scene = _sample(rng, "train", text)
+        if scene is None or scene.relation != side:
+            continue
+        if (sign_of(scene)[1].board is not None) == board:
+            return scene
+    return None
+
+
+def _sample(rng: random.Random, split: str, text: str | None = None) -> Scene | None:
     board = rng.choice(BACKDROPS) if rng.random() < 0.75 else None
     background = Background(
         rng.choice(("flat", "gradient")), rng.choice(BACKDROPS), rng.randrange(1 << 30)
@@ -185,7 +201,7 @@ def _sample(rng: random.Random, split: str) -> Scene | None:
     if not stands_out(ink, board, background.name):
         return None
     font = rng.choice(tuple(FONT_NAMES)) if rng.random() < OTHER_FONT else FONT
-    sign = Sign(word(rng, split), font, ink, board)
+    sign = Sign(word(rng, split) if text is None else text, font, ink, board)
     width, height = extent(sign)
     size = rng.uniform(*HEIGHTS) / 128 / letter_share(sign)
     beside = rng.random() < 1 / 3
