@@ -16,6 +16,7 @@ from kalpana.cli.classify import classify
 from kalpana.cli.console import prepare, use_utf8
 from kalpana.cli.evaluate import evaluating
 from kalpana.cli.generate import expand, generate, replay
+from kalpana.cli.map import maps
 from kalpana.cli.metadata import metadata
 from kalpana.cli.models import models
 from kalpana.cli.search import searching
@@ -83,6 +84,7 @@ app.add_typer(evaluating, name="evaluate")
 app.add_typer(searching, name="search")
 app.add_typer(weights, name="weights")
 app.add_typer(tokenizer, name="tokenizer")
+app.add_typer(maps, name="map")
 app.add_typer(world, name="world")
 
 

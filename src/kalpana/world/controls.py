@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from kalpana.world import maps, places
+from kalpana.world import maps
 from kalpana.world.kinds import signs
 from kalpana.world.kinds.puppets import placed
 from kalpana.world.render import render
@@ -119,8 +119,8 @@ def glyphs(scenes: Sequence[Scene], side: int = 128) -> Tensor:
         )
         for scene in scenes
     ]
-    ground = places.COLORS["black"][0]
-    levels = ((render(lettered, side).pixels + 1) / 2 - ground) / (1 - ground)
+    pixels = (render([*lettered, Scene((), (), black)], side).pixels + 1) / 2
+    levels = (pixels[:-1] - pixels[-1]) / (1 - pixels[-1])
     return levels.mean(1, keepdim=True).clamp(0, 1).expand(-1, 3, -1, -1)
 
 

@@ -1,0 +1,45 @@
+"""The commands that make control maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from kalpana.cli import app
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kalpana(*arguments: str) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_edge_of_two_colours_is_a_line(here: Path) -> None:
+    picture = Image.new("RGB", (40, 30), "navy")
+    picture.paste((255, 255, 255), (20, 0, 40, 30))
+    picture.save("half.png")
+    found = np.asarray(Image.open(kalpana("map", "edges", "half.png")).convert("L"))
+    assert found.shape == (30, 40) and set(found[15]) == {0, 255}
+    assert (found == 255).any(0).nonzero()[0].tolist() in ([19], [20], [19, 20])
+
+
+def test_glyphs_are_placed_as_generate_places_them(here: Path) -> None:
+    from kalpana.media import to_images
+    from kalpana.pipelines.planner import plan_glyphs
+
+    path = kalpana("map", "glyphs", 'a sign that says "OPEN"', "--seed", "4")
+    plan = plan_glyphs('a sign that says "OPEN"', 4)
+    assert plan is not None and Path(path).name == "open-glyphs-4.png"
+    assert Image.open(path).tobytes() == to_images(2 * plan.map[None] - 1)[0].tobytes()
+    done = CliRunner().invoke(app, ["map", "glyphs", "a sign"])
+    assert done.exit_code == 2 and "not one legible word in quotes" in done.stderr
