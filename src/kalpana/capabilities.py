@@ -51,12 +51,17 @@ OPTIONAL = (
     "camera",
     "label",
     "control",
+    "plan",
     "seconds",
     "fps",
     "expand",
     "language",
     "format",
 )
+
+
+# Fields that a model uses if it uses another one.
+NEEDS = {"language": "prompt", "expand": "prompt", "plan": "control", "mask_mode": "mask"}
 
 
 def _named(value: Any) -> str:
@@ -139,7 +144,12 @@ class Capabilities(BaseModel):
             "camera": self.cameras,
             "format": self.formats,
         }
-        needs = {"language": "prompt", "expand": "prompt", "mask_mode": "mask"}.get(name, name)
+        needs = {
+            "language": "prompt",
+            "expand": "prompt",
+            "plan": "control",
+            "mask_mode": "mask",
+        }.get(name, name)
         if needs not in (*self.uses, "format"):
             return "it has no such setting"
         if name == "size":

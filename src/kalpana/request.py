@@ -252,6 +252,10 @@ class Request(BaseModel):
         description="a control map, KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8; "
         "can be given several times",
     )
+    plan: bool = Field(
+        True,
+        description="place a quoted word by a planned layout, for a model that reads glyph maps",
+    )
     seconds: float | None = Field(
         None, gt=0, le=60, allow_inf_nan=False, description="length of a video in seconds, up to 60"
     )
@@ -425,6 +429,7 @@ class RequestFields(TypedDict, total=False):
     camera: str | None
     label: str | None
     control: Any
+    plan: bool
     seconds: float | None
     fps: int | None
     expand: bool

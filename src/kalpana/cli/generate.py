@@ -71,6 +71,9 @@ def generate(
     language: Annotated[str | None, field("language")] = None,
     format: Annotated[str | None, field("format")] = None,
     upscale: Annotated[str | None, field("upscale")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help=Request.model_fields["plan"].description)
+    ] = True,
     expand: Annotated[
         bool, typer.Option("--expand", help=Request.model_fields["expand"].description)
     ] = False,
@@ -101,6 +104,10 @@ def generate(
     }
     if lenient:
         fields["strict"] = False
+    if plan:
+        fields.pop("plan")
+    else:
+        fields["plan"] = False
     texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
     pipeline = load(requests[0].model, device)

@@ -163,3 +163,24 @@ def rejection_sampling(
         kept = harvest(draw, list(islice(training_captions(), captions)), detector, out, progress)
     print(f"{kept} pictures of {captions} captions are in {out}", file=sys.stderr)
     print(out)
+
+
+@evaluating.command("control")
+def control(
+    model: Model = "control",
+    count: Annotated[int, typer.Option("-n", min=1, help="scenes for each kind of map")] = 24,
+    verifier: VerifierFolder = None,
+    device: Device = None,
+) -> None:
+    """Obedience to control maps: edges, outlines, boxes and glyphs of dev scenes."""
+    from kalpana.evaluate.control import markdown, measure
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+    from kalpana.pipelines import load
+
+    pipeline = load(model, device)
+    if not pipeline.capabilities.controls:
+        raise KalpanaError(f"model {model!r} reads no control maps: name one that does")
+    judge = DetectorVerifier.load(verifier_folder(verifier, dev=True))
+    with counting("scenes") as progress:
+        rows = measure(pipeline, judge, count, progress)
+    print(markdown(rows), end="")

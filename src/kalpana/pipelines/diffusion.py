@@ -259,6 +259,8 @@ def _planned(model: DiffusionPipeline, request: Request, b: int) -> Tensor | Non
     """Glyph maps (b, 4, h, w) for a quoted word in the prompt, a layout for each seed; None where
     the model reads none, one is given, there is no such word, or the canvas is another one."""
     given = {each.kind for each in request.control or ()}
+    if not request.plan:
+        return None
     if "glyphs" not in model.capabilities.controls or given or request.image is not None:
         return None
     side = request.width

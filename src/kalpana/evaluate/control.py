@@ -1,0 +1,151 @@
+"""Obedience to control maps: how close generated pictures come to the maps they were given.
+
+Each map is that of a dev scene, generated with the scene's own caption. Beside the score stand the
+floor (the same caption and seed without the map), the score with the caption of another scene, and
+the ceiling (the true picture through the same measure).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from kalpana.evaluate.verifiers.observations import Observation, Verifier, iou, truth
+from kalpana.inputs import ControlMap
+from kalpana.media import to_images, to_pixels
+from kalpana.pipelines import last
+from kalpana.pipelines.pipeline import Pipeline
+from kalpana.request import ask
+from kalpana.world import maps
+from kalpana.world.controls import control_maps
+from kalpana.world.render import render
+from kalpana.world.scene import Scene
+from kalpana.world.world import World
+
+TOLERANCE = 2  # pixels between an edge and its match
+# The kind of scenes by whose maps a kind of control is measured.
+SCENES = {"edges": "objects", "outlines": "objects", "boxes": "objects", "glyphs": "text"}
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Obedience:
+    """Mean scores in [0, 1] of one ``kind`` of map over ``count`` scenes; ``measure`` names it."""
+
+    kind: str
+    measure: str
+    count: int
+    without: float
+    wrong: float
+    with_map: float
+    true: float
+
+
+def measure(model: Pipeline, verifier: Verifier, count: int, progress: Progress) -> list[Obedience]:
+    """Obedience of a model to each kind of map that it reads and that can be measured, over
+    ``count`` dev scenes each."""
+    kinds = [kind for kind in model.capabilities.controls if kind in SCENES]
+    rows, done = [], 0
+    for kind in kinds:
+        world, scenes, i = World(0, "dev", kind=SCENES[kind]), list[tuple[int, Scene]](), 0
+        while len(scenes) < count:
+            scene = world.scene(i)
+            if scene.objects:
+                scenes.append((i, scene))
+            i += 1
+        scores: list[list[float]] = []
+        for k, (index, scene) in enumerate(scenes):
+            prompt, other = (world.describe(scenes[j % count][0])[0] for j in (k, k + 1))
+            given = control_maps([scene], [kind])[kind]
+            control = _control(kind, to_images(2 * given - 1)[0])
+            drawn = [
+                to_pixels([_one(model, prompt, index, None)]),
+                to_pixels([_one(model, other, index, control)]),
+                to_pixels([_one(model, prompt, index, control)]),
+                render([scene]).pixels,
+            ]
+            scores.append([_score(kind, scene, given[0, 0], each, verifier) for each in drawn])
+            done += 1
+            progress(done, count * len(kinds))
+        means = torch.tensor(scores).mean(0).tolist()
+        rows.append(Obedience(kind, MEASURES[kind], count, *means))
+    return rows
+
+
+def edge_f1(found: Tensor, wanted: Tensor, tolerance: int = TOLERANCE) -> float:
+    """F1 score of edge maps (h, w) bool: an edge pixel counts if the other map has one within
+    ``tolerance`` pixels. 1 where both are empty."""
+    near = [
+        F.max_pool2d(each[None, None].float(), 2 * tolerance + 1, 1, tolerance)[0, 0] > 0
+        for each in (found, wanted)
+    ]
+    if not found.any() or not wanted.any():
+        return float(not found.any() and not wanted.any())
+    precision, recall = near[1][found].float().mean(), near[0][wanted].float().mean()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def box_iou(seen: Observation, wanted: Observation) -> float:
+    """Mean IoU of the true boxes with the best box of the same concept that was detected."""
+    best = [
+        max(
+            (iou(item.box, each.box) for each in seen.objects if each.concept == item.concept),
+            default=0.0,
+        )
+        for item in wanted.objects
+    ]
+    return sum(best) / len(best) if best else 0.0
+
+
+def words_read(seen: Observation, wanted: Observation) -> float:
+    """1 if the words on the signs are read as they are, else 0."""
+    return float(bool(seen.readings) and seen.readings[0].words == wanted.readings[0].words)
+
+
+MEASURES = {
+    "edges": "edge F1 (2 px)",
+    "outlines": "outline recall (2 px)",
+    "boxes": "box IoU, verifier",
+    "glyphs": "words read, verifier",
+}
+
+
+def _score(kind: str, scene: Scene, given: Tensor, pixels: Tensor, verifier: Verifier) -> float:
+    """The score in [0, 1] of a picture (1, 3, h, w) for a map (h, w) of a scene."""
+    if kind == "edges":
+        return edge_f1(maps.edges(pixels)[0], given > 0.5)
+    if kind == "outlines":
+        near = F.max_pool2d(maps.edges(pixels, 0.15)[None].float(), 2 * TOLERANCE + 1, 1, TOLERANCE)
+        return float((near[0, 0] > 0)[given > 0.5].float().mean()) if (given > 0.5).any() else 1.0
+    (seen,) = verifier.look(pixels)
+    return (box_iou if kind == "boxes" else words_read)(seen, truth(scene))
+
+
+def _one(model: Pipeline, prompt: str, seed: int, control: ControlMap | None) -> Image.Image:
+    """A picture by a prompt, a seed and a map; without one, no map is planned either."""
+    request = ask(prompt, seed=seed, plan=False)
+    if control is not None:
+        request = request.updated(control=(control,))
+    return last(model.generate(request)).outputs[0].image
+
+
+def _control(kind: str, image: Image.Image) -> ControlMap:
+    return ControlMap.model_validate({"kind": kind, "image": image})
+
+
+def markdown(rows: Sequence[Obedience]) -> str:
+    """The scores as a Markdown table, in per cent."""
+    lines = [
+        "| map | measure | scenes | no map (floor) | other caption | with map | true (ceiling) |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = (row.without, row.wrong, row.with_map, row.true)
+        numbers = " | ".join(f"{100 * each:.0f}" for each in cells)
+        lines.append(f"| {row.kind} | {row.measure} | {row.count} | {numbers} |")
+    return "\n".join(lines) + "\n"
