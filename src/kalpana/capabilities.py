@@ -144,12 +144,7 @@ class Capabilities(BaseModel):
             "camera": self.cameras,
             "format": self.formats,
         }
-        needs = {
-            "language": "prompt",
-            "expand": "prompt",
-            "plan": "control",
-            "mask_mode": "mask",
-        }.get(name, name)
+        needs = NEEDS.get(name, name)
         if needs not in (*self.uses, "format"):
             return "it has no such setting"
         if name == "size":
