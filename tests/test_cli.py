@@ -202,20 +202,23 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
     listed = kalpana("models").stdout
     assert listed == (
         "text to image:\n"
-        "  both: dalle, en and hi, 0.0 million parameters, MIT, weights here\n"
-        "  default: flow, en and hi, 0.0 million parameters, MIT, weights here, the default\n"
+        "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
+        "  default: flow, en and hi, 0.0 million parameters, MIT, the default, inside\n"
         "captions and classification:\n"
-        "  both: dalle, en and hi, 0.0 million parameters, MIT, weights here\n"
+        "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
         "verifiers:\n"
-        "  judge: detector, 0.0 million parameters, MIT, weights here\n"
+        "  judge: detector, 0.0 million parameters, MIT, inside\n"
         "helpers:\n"
-        "  codec: vae, 0.0 million parameters, MIT, weights here\n"
+        "  codec: vae, 0.0 million parameters, MIT, inside\n"
     )
     card = Card(
         name="default", family="flow", tasks=("text-to-image",), files={"d.safetensors": "0"}
     )
     write_card(here / "default", card)
-    assert "weights missing: d.safetensors, the default" in kalpana("models").stdout
+    assert (
+        "the default, missing d.safetensors: run `kalpana weights pull default`, or name a folder "
+        "that holds them by KALPANA_WEIGHTS" in kalpana("models").stdout
+    )
 
 
 def test_the_json_of_models_is_their_cards() -> None:
@@ -224,6 +227,7 @@ def test_the_json_of_models_is_their_cards() -> None:
     assert {card["name"]: card["files"] for card in cards} == {
         card["name"]: card["files"] for card in on_disk
     }
+    assert {card["weights"] for card in cards} == {"inside"}
     names = re.findall(r"^  (\S+):", kalpana("models").stdout, re.M)
     assert set(names) == {card["name"] for card in cards}
 
@@ -333,7 +337,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_without_a_clip_on_the_shelf_one_is_asked_for(
     model: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: here)
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: here)
     done = kalpana("generate", "a", "--best-of", "2", "--model", model)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not (
         here / "pictures"

@@ -23,7 +23,7 @@ import kalpana
 from kalpana.cli import app
 from kalpana.hub import dalle_mini as public
 from kalpana.hub import vqgan as public_vqgan
-from kalpana.hub.card import read_card, write_card, write_hashes
+from kalpana.hub.card import read_card, weights_dir, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, to_images, to_pixels
 from kalpana.models import dalle, dalle_mini, vqgan
@@ -480,14 +480,18 @@ def test_a_dalle_mini_draws_squares(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kalpana.pipelines.weights_dir", lambda: tmp_path)
+    for folder in ("work", "models"):
+        (tmp_path / folder).mkdir()
+    for each in ("default", "upscale"):
+        (tmp_path / "models" / each).symlink_to(weights_dir() / each)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: tmp_path / "models")
     done = kalpana_("generate", "बेतरतीब फूलों की एक पेंटिंग", "--model", name)
     assert (
         done.exit_code == 2
         and done.stdout == ""
         and done.stderr.count("\n") == 1
-        and list(tmp_path.iterdir()) == []
+        and list((tmp_path / "work").iterdir()) == []
     )
     assert done.stderr.startswith(
         f"error: model '{name}' is not here: "

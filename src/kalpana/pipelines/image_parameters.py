@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from kalpana.hub import vqgan as public
-from kalpana.hub.card import CARD, read_card, weights_dir
+from kalpana.hub.card import CARD, find_model, model_folders, read_card
 from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
 from kalpana.media import to_images
@@ -297,7 +297,7 @@ def load_canvas(
         case "vqgan":
             return _codes(folder, target)
         case "vae":
-            path = (folder or weights_dir() / "default") / "vae.safetensors"
+            path = (folder or find_model("default")) / "vae.safetensors"
             hashes = read_card(path.parent).files
             model = load_module(path, "vae", hashes)
             return Latents(model.to(target), hashed(files_of(path)))
@@ -315,13 +315,13 @@ def load_canvas(
 
 def _codes(folder: Path | None, target: torch.device) -> Codes:
     """The canvas of the VQGAN in a folder (None: the shipped one)."""
-    path = (folder or weights_dir() / "vqgan") / "vqgan.safetensors"
-    if folder is None and not path.parent.is_dir():
+    if folder is None and "vqgan" not in model_folders():
         raise KalpanaError(
-            f"no VQGAN comes with this version of Kalpana ({path} is missing): "
+            "no VQGAN comes with this version of Kalpana: "
             "name a folder with one in it, train one by recipes/vqgan.yaml, "
             "or take another canvas: vae, pixels, palette"
         )
+    path = (folder or find_model("vqgan")) / "vqgan.safetensors"
     if not (path.parent / CARD).is_file():
         checkpoint = public.read(path.parent)
         return Codes(checkpoint.model.to(target), checkpoint.fingerprint)

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from kalpana.families import FAMILIES, find
-from kalpana.hub.card import weights_dir
+from kalpana.hub.card import model_folders
 from kalpana.hub.weights import files_of
 from kalpana.types import KalpanaError
 from kalpana.world.world import KINDS
@@ -199,9 +199,10 @@ def find_recipe(name: str | Path) -> Path:
 def located(path: Path) -> Path:
     """File that a recipe names: as given or, below ``weights/``, of the weights that come with
     Kalpana."""
-    if path.parts[:1] != ("weights",) or files_of(path)[0].exists():
+    if path.parts[:1] != ("weights",) or len(path.parts) < 2 or files_of(path)[0].exists():
         return path
-    return weights_dir().joinpath(*path.parts[1:])
+    folder = model_folders().get(path.parts[1])
+    return path if folder is None else folder.joinpath(*path.parts[2:])
 
 
 def read_recipe(name: str | Path) -> Recipe:
