@@ -639,6 +639,18 @@ def test_what_was_learned_by_heart_is_said_in_either_language(teller: Path) -> N
         assert model.caption(others, "en") == 3 * [CAPTIONS["en"][k]]
 
 
+def test_captions_in_python(teller: Path, folder: Path, tmp_path: Path) -> None:
+    PICTURED[1].save(tmp_path / "blue.png")
+    assert kalpana.caption([PICTURED[0], tmp_path / "blue.png"], "hi", str(teller)) == list(
+        CAPTIONS["hi"]
+    )
+    assert kalpana.caption(PICTURED[0], language="en", model=str(teller)) == [CAPTIONS["en"][0]]
+    with pytest.raises(KalpanaError, match="does not speak 'fr'"):
+        kalpana.caption(PICTURED[0], "fr", str(teller))
+    with pytest.raises(KalpanaError, match="says nothing of pictures: name a DALL-E"):
+        kalpana.caption(PICTURED[0], model=str(folder))
+
+
 def test_captions_from_the_command_line(
     teller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

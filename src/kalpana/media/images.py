@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import PIL
 from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM")
 RAMPS = ((1, 0), (3, 0), (7, 128))  # step and shift of the channels of a probe of many colours
 MaskMode = Literal["auto", "alpha", "white", "black"]
+Picture: TypeAlias = Image.Image | str | os.PathLike[str] | bytes
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -194,6 +195,14 @@ def read_picture(
     if it cannot be read."""
     with _opened(source) as image:
         return decode_picture(image, shortest)
+
+
+def as_images(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
+    """The images of pictures that are given as PIL images, as paths or as bytes of files, or of one
+    of these. Raises KalpanaError if a file cannot be read."""
+    if isinstance(pictures, Image.Image | str | os.PathLike | bytes):
+        pictures = [pictures]
+    return [each if isinstance(each, Image.Image) else read_picture(each) for each in pictures]
 
 
 def read_mask(
