@@ -894,7 +894,7 @@ def test_pictures_from_the_command_line(
     shutil.rmtree("pictures")
     for wrong, why in (
         ("21", "it has 20 tokens"),
-        ("0", "top_k '0': should be greater than or equal to 1"),
+        ("0", "top_k '0': should be at least 1"),
         ("few", "top_k 'few'"),
     ):
         done = kalpana_(*command, "--top-k", wrong)

@@ -142,7 +142,7 @@ class Latents:
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
         shape = 1, self.model.config.latent, height // self.factor, width // self.factor
-        latents = torch.randn(shape, generator=generator)
+        latents = torch.randn(shape, generator=generator, dtype=torch.float32)
         return (latents.to(self.model.preview_bias.device),)
 
     @torch.no_grad()
@@ -175,7 +175,9 @@ class Pixels:
         return self.cell
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        noise = torch.randn(1, 3, height // self.cell, width // self.cell, generator=generator)
+        noise = torch.randn(
+            1, 3, height // self.cell, width // self.cell, generator=generator, dtype=torch.float32
+        )
         return (noise * self.scale,)
 
     def trace(self, pixels: Tensor) -> Latent:
@@ -213,14 +215,25 @@ class Palette:
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
         logits = torch.randn(
-            1, self.colours, height // self.cell, width // self.cell, generator=generator
+            1,
+            self.colours,
+            height // self.cell,
+            width // self.cell,
+            generator=generator,
+            dtype=torch.float32,
         )
-        return logits, torch.rand(1, self.colours, 3, generator=generator) * 2 - 1
+        return logits, torch.rand(
+            1, self.colours, 3, generator=generator, dtype=torch.float32
+        ) * 2 - 1
 
     def trace(self, pixels: Tensor) -> Latent:
         (small,) = to_images(F.avg_pool2d(pixels, self.cell))
         quantised = small.quantize(self.colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        found = torch.tensor(quantised.getpalette()).view(-1, 3)[: self.colours] / 127.5 - 1
+        found = (
+            torch.tensor(quantised.getpalette(), dtype=torch.float32).view(-1, 3)[: self.colours]
+            / 127.5
+            - 1
+        )
         # Grey fills the palette of a picture with fewer colours.
         colours = F.pad(found, (0, 0, 0, self.colours - len(found)))
         indices = torch.from_numpy(np.array(quantised)).long()
@@ -264,9 +277,15 @@ def perlin(width: int, height: int, generator: Generator, octaves: int = 4) -> T
 def lattice(width: int, height: int, side: float, generator: Generator) -> Tensor:
     """One octave of Perlin noise (3, h, w): 0 at the points of a lattice of ``side`` pixels, where
     the gradients are unit vectors of random direction."""
-    y, x = torch.arange(height) / side, torch.arange(width) / side
+    y, x = (torch.arange(each, dtype=torch.float32) / side for each in (height, width))
     row, column = y.long(), x.long()
-    angle = 2 * math.pi * torch.rand(3, int(row[-1]) + 2, int(column[-1]) + 2, generator=generator)
+    angle = (
+        2
+        * math.pi
+        * torch.rand(
+            3, int(row[-1]) + 2, int(column[-1]) + 2, generator=generator, dtype=torch.float32
+        )
+    )
     dy, dx = (y - row)[:, None], (x - column)[None]
 
     def corner(down: int, right: int) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from kalpana.errors import plain
 from kalpana.families import FAMILIES, find
 from kalpana.hub.card import model_folders
 from kalpana.hub.weights import files_of
@@ -125,6 +126,11 @@ class Recipe(BaseModel):
     def problems(self) -> Iterator[tuple[str, str]]:
         """(field, message) of each setting that does not fit the others."""
         yield from ()
+
+    @property
+    def codec_weights(self) -> Path | None:
+        """Weights of the autoencoder or VQGAN whose latents or tokens are the data, if any."""
+        return getattr(self, "vae", None) or getattr(self, "vqgan", None)
 
 
 class PoolRecipe(Recipe):
@@ -267,7 +273,7 @@ def config_problems(kind: type, model: Mapping[str, Any]) -> Iterator[Problem]:
         TypeAdapter(kind).validate_python({k: v for k, v in model.items() if k not in unknown})
     except ValidationError as error:
         for each in error.errors():
-            yield ("model", *map(str, each["loc"])), each["msg"].lower()
+            yield ("model", *map(str, each["loc"])), plain(each)
 
 
 def _validate(fields: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
@@ -309,7 +315,7 @@ def _problem(error: Any, kind: type[Recipe], family: str) -> Problem:
         return place, f"unknown field{_nearest(name, list(known))}"
     if name == "name" and error["type"] == "string_pattern_mismatch":
         return place, f"{error['input']!r} is not a plain name: write letters, digits, '-' and '_'"
-    return place, str(error["msg"]).lower()
+    return place, plain(error)
 
 
 def _nearest(name: str, known: list[str]) -> str:

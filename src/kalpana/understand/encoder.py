@@ -67,7 +67,10 @@ class Encoder:
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit embeddings (n, size) of pictures of any size and mode, fp32, on the CPU."""
-        device, rows = self.model.logit_scale.device, [torch.zeros(0, self.size)]
+        device, rows = (
+            self.model.logit_scale.device,
+            [torch.zeros(0, self.size, dtype=torch.float32)],
+        )
         for k in range(0, len(images), PICTURES):
             pixels = to_pixels([framed(image, self.framing) for image in images[k : k + PICTURES]])
             rows.append(unit(self.model.image(pixels.to(device)).float()).cpu())
@@ -79,7 +82,10 @@ class Encoder:
 
         A text that is too long is truncated: ``words.cut`` returns the lost part.
         """
-        device, rows = self.model.logit_scale.device, [torch.zeros(0, self.size)]
+        device, rows = (
+            self.model.logit_scale.device,
+            [torch.zeros(0, self.size, dtype=torch.float32)],
+        )
         for k in range(0, len(texts), TEXTS):
             tokens = self.words.encode(texts[k : k + TEXTS])
             rows.append(unit(self.model.text(tokens.to(device)).float()).cpu())
