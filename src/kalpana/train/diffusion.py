@@ -61,6 +61,8 @@ class DiffusionBatch:
     tokens: Tokens | None = None
     label: Tensor | None = None  # (b,)
     embedding: Tensor | None = None  # (b, d)
+    control: dict[str, Tensor] | None = None  # maps (b, c, h, w) by kind
+    known: Tensor | None = None  # (b, c + 1, h, w): given latents, and their mask
     layout: Tensor | None = None  # patch labels (b, 4, h, w), for the auxiliary loss
 
 

@@ -292,6 +292,8 @@ def _rows(batch: Any, part: range) -> Any:
     has a method ``rows``."""
     if batch is None or isinstance(batch, Tensor):
         return None if batch is None else batch[part.start : part.stop]
+    if isinstance(batch, dict):
+        return {name: _rows(value, part) for name, value in batch.items()}
     if hasattr(batch, "rows"):
         return batch.rows(part)
     return type(batch)(**{name: _rows(value, part) for name, value in vars(batch).items()})

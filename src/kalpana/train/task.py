@@ -29,10 +29,10 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """Training task of one family: its model, batches, loss and held-out evaluation.
 
-    A batch is a tensor, or a dataclass of tensors and of such dataclasses; what it does not have is
-    None. ``loss`` gets a batch that is on the device, and ``progress``, the share of the run so far
-    in [0, 1), by which weights fall. Its random numbers come from ``rng``, a CPU generator that the
-    loop seeds by the step.
+    A batch is a tensor, or a dataclass of tensors, of dicts of tensors and of such dataclasses;
+    what it does not have is None. ``loss`` gets a batch that is on the device, and ``progress``,
+    the share of the run so far in [0, 1), by which weights fall. Its random numbers come from
+    ``rng``, a CPU generator that the loop seeds by the step.
     """
 
     device: torch.device
@@ -68,6 +68,8 @@ def moved(batch: Any, device: torch.device) -> Any:
     """A batch, see ``Task``, moved to the device."""
     if batch is None or isinstance(batch, Tensor):
         return None if batch is None else batch.to(device)
+    if isinstance(batch, dict):
+        return {name: moved(value, device) for name, value in batch.items()}
     return type(batch)(
         **{name: moved(getattr(batch, name), device) for name in batch.__dataclass_fields__}
     )
