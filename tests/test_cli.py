@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
@@ -166,6 +167,82 @@ def test_json_is_all_of_stdout(model: str) -> None:
     assert first["receipt"] == read_receipt(Path(first["path"]))
 
 
+def test_file_names_follow_a_pattern(model: str) -> None:
+    paths = made(
+        kalpana(
+            "generate", "a cat", "❤️", "--model", model, "--seeds", "7,5", "--name", "{n:03}-{seed}"
+            "-{prompt} by {model}", "--steps", "1",
+        )
+    )  # fmt: skip
+    assert [path.stem for path in paths] == [
+        "001-7-a-cat by tiny",
+        "002-5-a-cat by tiny",
+        "003-7-heavy-black-heart by tiny",
+        "004-5-heavy-black-heart by tiny",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{promt}", "there is no placeholder {promt}, only {prompt}, {model}, {seed}, {n}"),
+        ("{prompt.x}", "there is no placeholder {prompt.x}"),
+        ("{}", "there is no placeholder {}"),
+        ("{n", "expected '}'"),
+        ("{prompt:03d}", "write a number as {n:03}"),
+        ("a/{n}", "give the folder by --out"),
+        ("{n}.png", "leave out .png; --format sets the suffix"),
+        ("", "empty or too long"),
+        ("x" * 300, "empty or too long"),
+    ],
+)
+def test_a_pattern_that_gives_no_names_is_an_error(
+    pattern: str, message: str, model: str, here: Path
+) -> None:
+    done = kalpana("generate", "a", "--model", model, "--name", pattern)
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (here / "pictures").exists()
+
+
+def test_without_metadata_the_receipt_is_in_the_json_alone(model: str, here: Path) -> None:
+    done = kalpana(
+        "generate", "a", "-n", "2", "--model", model, "--no-metadata", "--grid", "--json"
+    )
+    (first, second) = json.loads(done.stdout)
+    assert first["receipt"]["request"]["prompt"] == "a"
+    assert len([*here.glob("pictures/*")]) == 3
+    for path in here.glob("pictures/*"):
+        with Image.open(path) as image:
+            assert image.info == {} and not image.getexif()
+    assert "no receipt" in kalpana("metadata", second["path"]).stderr
+
+
+def test_strict_and_lenient_are_one_pair(model: str) -> None:
+    arguments = ["generate", "a", "--model", model, "--top-k", "5", "--steps", "1"]
+    assert "top_k 5 cannot be used" in kalpana(*arguments, "--strict").stderr
+    assert "top_k was ignored" in kalpana(*arguments, "--strict", "--lenient").stderr
+    assert kalpana(*arguments, "--lenient", "--strict").exit_code == 2
+
+
+def test_metadata_and_replay_take_many_files(model: str, here: Path) -> None:
+    paths = [str(p) for p in made(kalpana("generate", "a", "b", "--model", model, "--seed", "1"))]
+    Image.new("RGB", (8, 8)).save("bare.png")
+    done = kalpana("metadata", *paths, "--json")
+    assert json.loads(done.stdout) == [
+        {"path": path, "receipt": read_receipt(Path(path))} for path in paths
+    ]
+    done = kalpana("metadata", paths[0], "bare.png", paths[1])
+    assert done.exit_code == 1 and done.stderr.startswith(
+        "not read: there is no receipt in bare.png"
+    )
+    assert set(yaml.safe_load(done.stdout)) == set(paths)
+    done = kalpana("replay", *paths)
+    assert (done.exit_code, done.stdout) == (0, "".join(f"{p}: the same bytes\n" for p in paths))
+    done = kalpana("replay", "bare.png", paths[1], "--out", "again")
+    assert done.exit_code == 1 and done.stderr.startswith("not replayed: bare.png: ")
+    assert done.stdout == f"{paths[1]}: the same bytes\nagain/{Path(paths[1]).name}\n"
+
+
 def test_metadata_prints_the_receipt(model: str) -> None:
     (path,) = made(kalpana("generate", HINDI, "--model", model))
     assert json.loads(kalpana("metadata", str(path), "--json").stdout) == read_receipt(path)
@@ -202,20 +279,23 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
     listed = kalpana("models").stdout
     assert listed == (
         "text to image:\n"
-        "  both: dalle, en and hi, 0.0 million parameters, MIT, weights here\n"
-        "  default: flow, en and hi, 0.0 million parameters, MIT, weights here, the default\n"
+        "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
+        "  default: flow, en and hi, 0.0 million parameters, MIT, the default, inside\n"
         "captions and classification:\n"
-        "  both: dalle, en and hi, 0.0 million parameters, MIT, weights here\n"
+        "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
         "verifiers:\n"
-        "  judge: detector, 0.0 million parameters, MIT, weights here\n"
+        "  judge: detector, 0.0 million parameters, MIT, inside\n"
         "helpers:\n"
-        "  codec: vae, 0.0 million parameters, MIT, weights here\n"
+        "  codec: vae, 0.0 million parameters, MIT, inside\n"
     )
     card = Card(
         name="default", family="flow", tasks=("text-to-image",), files={"d.safetensors": "0"}
     )
     write_card(here / "default", card)
-    assert "weights missing: d.safetensors, the default" in kalpana("models").stdout
+    assert (
+        "the default, missing d.safetensors: run `kalpana weights pull default`, or name a folder "
+        "that holds them by KALPANA_WEIGHTS" in kalpana("models").stdout
+    )
 
 
 def test_the_json_of_models_is_their_cards() -> None:
@@ -224,6 +304,7 @@ def test_the_json_of_models_is_their_cards() -> None:
     assert {card["name"]: card["files"] for card in cards} == {
         card["name"]: card["files"] for card in on_disk
     }
+    assert {card["weights"] for card in cards} == {"inside"}
     names = re.findall(r"^  (\S+):", kalpana("models").stdout, re.M)
     assert set(names) == {card["name"] for card in cards}
 
@@ -261,7 +342,8 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["generate", "a", "--steps"], "--steps"),
         (["generate", "a", "-n", "x"], "n 'x'"),
         (["generate", "a", "--guidance", "nan"], "guidance 'nan'"),
-        (["generate", "a", "--size", "500x500"], "try 496x496"),
+        (["generate", "a", "--size", "500x500", "--model", "MODEL"], "try 496x496"),
+        (["generate", "a", "--size", "100x100"], "try 128x128"),
         (["generate", "a", "--size", "0x0"], "size '0x0'"),
         (["generate", "a", "--size", "99999999x99999999"], "size '99999999x99999999'"),
         (["generate", "a", "--size", "40x32", "--model", "MODEL"], "size '40x32' cannot be used"),
@@ -333,7 +415,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_without_a_clip_on_the_shelf_one_is_asked_for(
     model: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: here)
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: here)
     done = kalpana("generate", "a", "--best-of", "2", "--model", model)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1) and not (
         here / "pictures"
@@ -437,7 +519,7 @@ def test_the_installed_command_is_this_one(here: Path) -> None:
         [command, "generate", "a", "--steps", "0"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: steps '0': should be greater than or equal to 1\n"
+    assert done.stderr == "error: steps '0': should be at least 1\n"
 
 
 @pytest.fixture

@@ -15,20 +15,36 @@ if TYPE_CHECKING:
     from kalpana.hub.card import list_models as list_models
     from kalpana.pipelines import generate as generate
     from kalpana.pipelines import load as load
+    from kalpana.pipelines.captions import caption as caption
     from kalpana.pipelines.replay import replay as replay
     from kalpana.request import Request as Request
+    from kalpana.understand.classify import classify as classify
+    from kalpana.understand.indexed_search import search as search
     from kalpana.world.world import World as World
 
 
-__all__ = ["Request", "World", "generate", "list_models", "load", "replay"]
+__all__ = [
+    "Request",
+    "World",
+    "caption",
+    "classify",
+    "generate",
+    "list_models",
+    "load",
+    "replay",
+    "search",
+]
 
 HOMES = {
     "Request": "kalpana.request",
     "World": "kalpana.world.world",
+    "caption": "kalpana.pipelines.captions",
+    "classify": "kalpana.understand.classify",
     "generate": "kalpana.pipelines",
     "list_models": "kalpana.hub.card",
     "load": "kalpana.pipelines",
     "replay": "kalpana.pipelines.replay",
+    "search": "kalpana.understand.indexed_search",
 }
 
 

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from kalpana.errors import plain
 from kalpana.inputs import ControlMap, Media
 from kalpana.text.normalize import clean as clean  # for the callers of this module
 from kalpana.types import KalpanaError
@@ -37,7 +38,7 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> KalpanaError:
     and the values it accepts."""
     return KalpanaError(
         "; ".join(
-            _describe(problem["type"], problem["loc"], problem["msg"], problem["input"], schema)
+            _describe(problem["type"], problem["loc"], plain(problem), problem["input"], schema)
             for problem in error.errors()
         )
     )
@@ -57,8 +58,7 @@ def _describe(
         )
     if kind == "missing":
         return f"{name} is missing"
-    text = message.removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name} {shorten(value)}: {text}" if name else text
+    return f"{name} {shorten(value)}: {message}" if name else message
 
 
 def shorten(value: Any) -> str:
@@ -128,7 +128,7 @@ def one_line(cls: type[Asked], data: Any, handler: Callable[[Any], Asked]) -> As
 
 
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
-Side = 8, 2048  # pixels, minimum and maximum; the card of a model lists the sizes it supports
+Side = 8, 2048  # pixels, minimum and maximum; Capabilities say which sizes a model supports
 
 
 class Request(BaseModel):
@@ -206,7 +206,9 @@ class Request(BaseModel):
         description="sample each token among the fewest that together have this probability, "
         "up to 1; 1 is off",
     )
-    size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, multiples of 8")
+    size: str | None = Field(
+        None, description="WIDTHxHEIGHT in pixels; the model says which ones it knows"
+    )
     image: Media | None = Field(
         None, description="a picture to start from: its file, bytes, data URL or PIL image"
     )
@@ -303,12 +305,8 @@ class Request(BaseModel):
             )
         except (TypeError, ValueError):
             raise ValueError("should be WIDTHxHEIGHT in pixels, such as 128x128") from None
-        near = [min(max(round(side / 8) * 8, Side[0]), Side[1]) for side in (width, height)]
-        if near != [width, height]:
-            raise ValueError(
-                f"sides should be multiples of 8 from {Side[0]} to {Side[1]}: "
-                f"try {near[0]}x{near[1]}"
-            )
+        if not all(Side[0] <= side <= Side[1] for side in (width, height)):
+            raise ValueError(f"sides should be from {Side[0]} to {Side[1]} pixels")
         return f"{width}x{height}"
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,11 @@ def test_pixels_are_rounded_to_the_nearest_level_and_clamped() -> None:
         ("Three red apples, left of a blue car!", "three-red-apples-left-of-a-blue-car"),
         ("नीली कार के बाईं ओर", "नीली-कार-के-बाईं-ओर"),
         ("../../etc/passwd", "etc-passwd"),
-        ("🍎🍎", "picture"),
+        ("🍎", "red-apple"),
+        ("❤️", "heavy-black-heart"),
+        ("❤️ क्‍या", "क्या"),
+        ("\ufe0f\u3164", "picture"),
+        ("\u0301", "picture"),
         ("a\x00b\nc", "a-b-c"),
         ("x" * 5000, "picture"),
     ],
@@ -265,6 +270,7 @@ def test_file_names_are_the_words_of_any_script(prompt: str, name: str) -> None:
 @given(st.text(max_size=600))
 def test_any_prompt_makes_a_file_name(prompt: str) -> None:
     name = media.slug(prompt)
+    assert any(unicodedata.category(letter)[0] in "LN" for letter in name)  # visible
     assert 0 < len(name.encode()) <= 100 and not set(name) & set('/\\.:*?"<>|\0\n ')
 
 

@@ -1,6 +1,7 @@
-"""Three toy families use the whole spine: their networks, one entry each in the registry, and
-nothing else. A class-conditional network with v on a cosine schedule, a network of videos, and one
-with a control map sample through DiffusionPipeline, stream previews, save and replay.
+"""Three toy families use the whole spine, each with one file (network, data, task and recipe), one
+entry in the registry, and nothing else. A class-conditional network with v on a cosine schedule, a
+network of videos, and one with a control map are trained by the one loop, sample through
+DiffusionPipeline, stream previews, save and replay.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from torch import nn
 from kalpana.capabilities import Capabilities, Defaults
 from kalpana.families import FAMILIES, Family
 from kalpana.hub.card import Card, write_card, write_hashes
-from kalpana.hub.weights import save_weights
-from kalpana.media import read_receipt
+from kalpana.hub.weights import read_process, save_weights
+from kalpana.media import read_receipt, to_pixels
 from kalpana.pipelines import load
 from kalpana.pipelines.pipeline import Pipeline
-from kalpana.pipelines.replay import again
+from kalpana.pipelines.replay import again, replay
+from kalpana.train.loop import train
+from kalpana.train.recipe import read_recipe
 from kalpana.types import KalpanaError, Output, Step, Video
 
 PIPELINE = "kalpana.pipelines.diffusion:DiffusionPipeline"
@@ -33,7 +36,9 @@ TOYS = (
         "toy-unet",
         "toys.unet:ToyUNet",
         "unet.safetensors",
-        pipeline=PIPELINE,
+        "toys.unet:ToyUNetTask",
+        "toys.unet:ToyUNetRecipe",
+        PIPELINE,
         capabilities=Capabilities(
             uses=(*COMMON, "label", "image", "mask", "strength"),
             sizes=("16x16",),
@@ -47,7 +52,9 @@ TOYS = (
         "toy-video",
         "toys.video:ToyVideo",
         "video.safetensors",
-        pipeline=PIPELINE,
+        "toys.video:ToyVideoTask",
+        "toys.video:ToyVideoRecipe",
+        PIPELINE,
         capabilities=Capabilities(
             uses=("prompt", "negative_prompt", *COMMON, "seconds", "fps"),
             sizes=("16x16",),
@@ -59,7 +66,9 @@ TOYS = (
         "toy-control",
         "toys.control:ToyControl",
         "control.safetensors",
-        pipeline=PIPELINE,
+        "toys.control:ToyControlTask",
+        "toys.control:ToyControlRecipe",
+        PIPELINE,
         capabilities=Capabilities(
             uses=("prompt", "negative_prompt", *COMMON, "control"),
             sizes=("16x16",),
@@ -97,6 +106,63 @@ def make(name: str, folder: Path) -> Pipeline:
     write_card(folder, Card(name=name, family=name, tasks=("text-to-image",)))
     write_hashes(folder)
     return load(str(folder), "cpu")
+
+
+def trained(name: str, folder: Path, steps: int = 100) -> Pipeline:
+    """A model of a toy family, trained from a recipe file, with its codec and card; loaded."""
+    family = FAMILIES[name]
+    assert family.codec is not None
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"name: toy\nfamily: {name}\nsteps: {steps}\nbatch: 16\nlr: 0.01\nwarmup: 0\nbf16: false\n"
+        "ema_decay: 0.9\nsave_every: 1000\n"
+    )
+    weights = train(read_recipe(path), folder, device="cpu", echo=lambda line: None)
+    assert weights == folder / family.file and read_process(weights) == PROCESS[name]
+    codec, file = FAMILIES[family.codec].build(), FAMILIES[family.codec].file
+    save_weights(folder / file, codec, family.codec, codec.config, {})
+    write_card(folder, Card(name=name, family=name, tasks=family.tasks))
+    write_hashes(folder)
+    return load(str(folder), "cpu")
+
+
+def test_a_class_conditional_network_learns_its_classes(toys: None, tmp_path: Path) -> None:
+    model = trained("toy-unet", tmp_path)
+    for k, label in enumerate(("cat", "dog", "car")):
+        _, output = stream(model, tmp_path, label=label, steps=10)
+        assert np.asarray(output.image).mean((0, 1)).argmax() == k
+    path = output.save(tmp_path / "car.png").path
+    assert path is not None and replay(path)[1].bytes
+
+
+def test_a_video_network_learns_its_captions(toys: None, tmp_path: Path) -> None:
+    model = trained("toy-video", tmp_path)
+    means = dict[str, float]()
+    for word in ("day", "night"):
+        *_, last = model.generate(word, model=str(tmp_path), seed=1, steps=10, guidance=1)
+        assert last.result is not None and isinstance(last.result.outputs[0].media, Video)
+        pixels = to_pixels(last.result.outputs[0].media.frames)
+        codec: Any = model.codec  # type: ignore[attr-defined]
+        means[word] = codec.encode(pixels[None]).mean().item()
+    assert means["day"] > 0.1 > -0.1 > means["night"]
+    path = last.result.outputs[0].save(tmp_path / "night.webp").path
+    assert path is not None and replay(path)[1].pixels
+
+
+def test_a_network_with_a_control_map_learns_to_follow_it(toys: None, tmp_path: Path) -> None:
+    model = trained("toy-control", tmp_path)
+    edges = Image.new("RGB", (16, 16))
+    edges.paste((255, 255, 255), (0, 0, 5, 16))
+    edges.save(tmp_path / "edges.png")
+    *_, last = model.generate(
+        "a map", model=str(tmp_path), seed=1, control=f"edges={tmp_path / 'edges.png'}", steps=10
+    )
+    assert last.result is not None
+    output = last.result.outputs[0]
+    white, black = (np.asarray(output.image)[:, part].mean() for part in (slice(5), slice(5, 16)))
+    assert white > black + 100
+    path = output.save(tmp_path / "map.png").path
+    assert path is not None and replay(path)[1].bytes
 
 
 def stream(model: Pipeline, folder: Path, **fields: Any) -> tuple[list[Step], Output]:

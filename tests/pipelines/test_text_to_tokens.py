@@ -23,7 +23,7 @@ import kalpana
 from kalpana.cli import app
 from kalpana.hub import dalle_mini as public
 from kalpana.hub import vqgan as public_vqgan
-from kalpana.hub.card import read_card, write_card, write_hashes
+from kalpana.hub.card import read_card, weights_dir, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, to_images, to_pixels
 from kalpana.models import dalle, dalle_mini, vqgan
@@ -480,14 +480,18 @@ def test_a_dalle_mini_draws_squares(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kalpana.pipelines.weights_dir", lambda: tmp_path)
+    for folder in ("work", "models"):
+        (tmp_path / folder).mkdir()
+    for each in ("default", "upscale"):
+        (tmp_path / "models" / each).symlink_to(weights_dir() / each)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: tmp_path / "models")
     done = kalpana_("generate", "बेतरतीब फूलों की एक पेंटिंग", "--model", name)
     assert (
         done.exit_code == 2
         and done.stdout == ""
         and done.stderr.count("\n") == 1
-        and list(tmp_path.iterdir()) == []
+        and list((tmp_path / "work").iterdir()) == []
     )
     assert done.stderr.startswith(
         f"error: model '{name}' is not here: "
@@ -633,6 +637,18 @@ def test_what_was_learned_by_heart_is_said_in_either_language(teller: Path) -> N
     for k in (0, 1):
         others = PICTURED[k].resize((50, 20)), PICTURED[k].convert("RGBA"), PICTURED[k].quantize(2)
         assert model.caption(others, "en") == 3 * [CAPTIONS["en"][k]]
+
+
+def test_captions_in_python(teller: Path, folder: Path, tmp_path: Path) -> None:
+    PICTURED[1].save(tmp_path / "blue.png")
+    assert kalpana.caption([PICTURED[0], tmp_path / "blue.png"], "hi", str(teller)) == list(
+        CAPTIONS["hi"]
+    )
+    assert kalpana.caption(PICTURED[0], language="en", model=str(teller)) == [CAPTIONS["en"][0]]
+    with pytest.raises(KalpanaError, match="does not speak 'fr'"):
+        kalpana.caption(PICTURED[0], "fr", str(teller))
+    with pytest.raises(KalpanaError, match="says nothing of pictures: name a DALL-E"):
+        kalpana.caption(PICTURED[0], model=str(folder))
 
 
 def test_captions_from_the_command_line(
@@ -878,7 +894,7 @@ def test_pictures_from_the_command_line(
     shutil.rmtree("pictures")
     for wrong, why in (
         ("21", "it has 20 tokens"),
-        ("0", "top_k '0': should be greater than or equal to 1"),
+        ("0", "top_k '0': should be at least 1"),
         ("few", "top_k 'few'"),
     ):
         done = kalpana_(*command, "--top-k", wrong)

@@ -1,13 +1,18 @@
-"""Toy family: a network of videos, latents (b, f, c, h, w), that predicts the velocity."""
+"""Toy family: a network of videos, latents (b, f, c, h, w), that predicts the velocity. It is
+trained on videos of one level, bright or dark."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kalpana.text.tokenizer import Tokenizer
+from kalpana.train.diffusion import DiffusionBatch, DiffusionRecipe, DiffusionTask
+from kalpana.train.task import config_of
 from kalpana.types import Cond
 
 
@@ -42,3 +47,36 @@ class ToyVideo(nn.Module):
         shift = (text + self.time(wave))[..., None, None, None]
         x = F.silu(self.stem(x_t.transpose(1, 2)) + shift)  # b w f h w
         return self.head(x + F.silu(self.middle(x))).transpose(1, 2)
+
+
+class ToyVideoRecipe(DiffusionRecipe):
+    family: Literal["toy-video"] = "toy-video"
+    prediction: str = "flow"
+
+
+class Levels:
+    """Data: latents (4, 4, 8, 8) of four frames, all 1 for "day" and all -1 for "night"."""
+
+    def __init__(self) -> None:
+        self.words = Tokenizer.load()
+
+    def batch(self, step: int) -> DiffusionBatch:
+        day = torch.randint(2, (8,), generator=torch.Generator().manual_seed(step))
+        return self._videos(day.tolist())
+
+    def held_out(self, rows: range) -> DiffusionBatch:
+        return self._videos([row % 2 for row in rows])
+
+    def _videos(self, day: list[int]) -> DiffusionBatch:
+        level = torch.tensor([2.0 * each - 1 for each in day])
+        words = ["day" if each else "night" for each in day]
+        tokens = self.words.encode(words, Config.length)
+        return DiffusionBatch(level.view(-1, 1, 1, 1, 1).expand(-1, 4, 4, 8, 8), tokens)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return x0[:, 0, :3]
+
+
+class ToyVideoTask(DiffusionTask):
+    def __init__(self, recipe: ToyVideoRecipe, device: torch.device, progress: Any) -> None:
+        super().__init__(recipe, device, ToyVideo(config_of(Config, recipe)), Levels())

@@ -81,6 +81,18 @@ def test_probabilities_are_those_of_the_mean_sentence(encoder: Encoder) -> None:
     assert torch.allclose(found.sum(1), torch.ones(3))
 
 
+def test_pictures_may_be_files_and_one_alone(models: dict[str, str], tmp_path: Path) -> None:
+    PICTURES[0].save(tmp_path / "red.png")
+    data = (tmp_path / "red.png").read_bytes()
+    expected = classify(PICTURES[:1], LABELS, models["softmax"])
+    for given in (PICTURES[0], tmp_path / "red.png", str(tmp_path / "red.png"), data):
+        assert torch.equal(classify(given, LABELS, model=models["softmax"]), expected)
+    mixed = classify([data, PICTURES[1]], LABELS, models["softmax"])
+    assert torch.allclose(mixed, classify(PICTURES[:2], LABELS, models["softmax"]), atol=1e-6)
+    with pytest.raises(KalpanaError, match=r"none\.png cannot be read"):
+        classify(tmp_path / "none.png", LABELS, models["softmax"])
+
+
 def test_pictures_and_labels_do_not_disturb_each_other(encoder: Encoder) -> None:
     found = classify(PICTURES, LABELS, encoder)
     assert torch.allclose(classify(PICTURES[1:2], LABELS, encoder), found[1:2], atol=1e-6)

@@ -348,7 +348,7 @@ def test_there_is_no_clip_yet_or_it_is_another_family(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kalpana.understand.encoder.weights_dir", lambda: tmp_path / "weights")
+    monkeypatch.setattr("kalpana.hub.card.weights_dir", lambda: tmp_path / "weights")
     with pytest.raises(
         KalpanaError,
         match=r"no weights of a CLIP come with this version of Kalpana: name a public one, "

@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from typer.testing import CliRunner
 
+import kalpana
 from kalpana import media
 from kalpana.cli import app
 from kalpana.types import KalpanaError
@@ -148,6 +149,18 @@ def test_hits_are_those_of_brute_force_for_words_pictures_and_sums(
     assert names(search(gallery, [Term(picture=picture), Term(-1.0, "red")], colours, n=1)) == [
         "green.png"
     ]
+
+
+def test_search_in_python_indexes_what_is_new(tmp_path: Path, paint: Paint, colours: Any) -> None:
+    paint(tmp_path / "red.png", "red")
+    paint(tmp_path / "blue.png", "blue")
+    assert names(kalpana.search("red", str(tmp_path), n=1, model=colours)) == ["red.png"]
+    paint(tmp_path / "deep/green.png", "green")
+    assert len(kalpana.search("हरा", tmp_path, model=colours, update=False)) == 2
+    assert names(kalpana.search("हरा", tmp_path, n=1, model=colours)) == ["green.png"]
+    assert colours.looked == 3  # each picture once
+    only = SearchFilter(folder=Path("deep"))
+    assert names(kalpana.search("red", tmp_path, model=colours, only=only)) == ["green.png"]
 
 
 def test_a_run_that_tidies_up_meanwhile_is_no_hindrance(

@@ -10,7 +10,6 @@ import typer
 
 from kalpana.cli.options import Device, Json
 from kalpana.cli.pictures import tell
-from kalpana.types import KalpanaError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,16 +35,10 @@ def caption(
     as_json: Json = False,
 ) -> None:
     """Caption pictures with a DALL-E; exit code 1 where some pictures cannot be read."""
-    from kalpana.pipelines import load
+    from kalpana.pipelines.captions import captioner
     from kalpana.pipelines.pipeline import TOGETHER
-    from kalpana.pipelines.text_to_tokens import TextToTokens
 
-    pipeline = load(model, device)
-    if not isinstance(pipeline, TextToTokens):
-        raise KalpanaError(
-            f"model {pipeline.name!r} is of family {pipeline.family!r}, which says nothing of "
-            "pictures: name a DALL-E"
-        )
+    pipeline = captioner(model, device)
     pipeline.caption([], language)  # fails on a wrong language before the first picture is read
 
     def captions(images: list[Image]) -> Iterator[tuple[dict[str, Any], str]]:

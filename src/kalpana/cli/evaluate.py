@@ -258,9 +258,9 @@ class _Setup:
 
 def verifier_folder(given: Path | None, dev: bool) -> Path:
     """A verifier's folder; by default verifier-b, and verifier-a for choices."""
-    from kalpana.hub.card import weights_dir
+    from kalpana.hub.card import find_model
 
-    return given or weights_dir() / ("verifier-a" if dev else "verifier-b")
+    return given or find_model("verifier-a" if dev else "verifier-b")
 
 
 def _with_readers(weights: Path, suite: str) -> DetectorVerifier:

@@ -1,4 +1,4 @@
-"""The commands ``generate`` (pictures from prompts) and ``replay`` (from a receipt)."""
+"""The commands ``generate``, pictures from prompts, and ``expand``, prompts in more words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kalpana.cli.console import asked_to_stop, lines_of, print_json, watch
+from kalpana.cli.names import PATTERN, names
 from kalpana.cli.options import Device, Json, Out, field
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output
@@ -77,16 +78,34 @@ def generate(
     expand: Annotated[
         bool, typer.Option("--expand", help=Request.model_fields["expand"].description)
     ] = False,
-    lenient: Annotated[
+    strict: Annotated[
         bool,
-        typer.Option("--lenient", help="warn about settings that the model cannot use; no error"),
-    ] = False,
+        typer.Option(
+            "--strict/--lenient",
+            help="settings that the model cannot use are an error, or warnings",
+        ),
+    ] = True,
     file: Annotated[
         str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")
     ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="also write all the pictures on one sheet")
     ] = False,
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="PATTERN",
+            help="names of the files, of {prompt}, {model}, {seed} and {n}, the number of the "
+            "picture, as {n:03}",
+        ),
+    ] = PATTERN,
+    metadata: Annotated[
+        bool,
+        typer.Option(
+            "--metadata/--no-metadata",
+            help="with the receipt in the files, or without any metadata; --json prints it too",
+        ),
+    ] = True,
     device: Device = None,
     out: Out = Path("pictures"),
     as_json: Json = False,
@@ -102,7 +121,9 @@ def generate(
         for name, value in context.params.items()
         if name in (*Request.model_fields, "width", "height") and value not in (None, False, [], ())
     }
-    if lenient:
+    if strict:
+        del fields["strict"]  # the default
+    else:
         fields["strict"] = False
     if plan:
         fields.pop("plan")
@@ -117,6 +138,7 @@ def generate(
             "--rank-by ranks nothing alone: write also of how many to keep the best, such as "
             "--best-of 8"
         )
+    paths = [out / each for each in names(name, pipeline.name, requests)]
     resolved = [pipeline.capabilities.resolve(request)[0] for request in requests]
     if any(each.format == "mp4" for each in resolved):
         require_av("writing MP4")
@@ -139,13 +161,14 @@ def generate(
                 for part in request.parts(TOGETHER):
                     result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
                     for picture in result.outputs:
-                        saved.append(_saved(picture, request, out))
+                        saved.append(_saved(picture, paths[len(saved)], metadata))
                         if not as_json:
                             print(saved[-1][0], flush=True)
             if grid:
                 path = out / f"{saved[0][0].stem}-grid.png"
                 pictures = contact_sheet([picture.image for _, picture in saved])
-                sheet = save(pictures, path, {"sheet": [picture.receipt for _, picture in saved]})
+                receipts = {"sheet": [picture.receipt for _, picture in saved]}
+                sheet = save(pictures, path, receipts, metadata=metadata)
                 print(sheet, file=sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
         wanted = sum(len(request.each_seed()) for request in requests)
@@ -180,57 +203,14 @@ def expand(
             print(prompt if name == "mixed" else expanded(prompt, k, name, kind))
 
 
-def _input_name(request: Request) -> str:
-    """The name of the input of a request without a prompt, without its suffix."""
-    media = request.image or request.video
-    return Path(media.name).stem if media else ""
+def _saved(output: Output, path: Path, metadata: bool) -> tuple[Path, Output]:
+    """The path of an output, written to ``path`` with the suffix of its format, and the output."""
+    from kalpana.media import SUFFIX
 
-
-def _saved(output: Output, request: Request, out: Path) -> tuple[Path, Output]:
-    """The path of an output, written to the folder ``out``, and the output."""
-    from kalpana.media import SUFFIX, slug
-
-    receipt = output.receipt
-    text = request.prompt or request.label or _input_name(request)
-    name = f"{slug(text)}-{slug(receipt['model']['name'])}-{output.seed}"
-    format = receipt["resolved"]["format"]
-    written = output.save(out / f"{name}{SUFFIX.get(format, f'.{format}')}")
+    format = output.receipt["resolved"]["format"]
+    written = output.save(f"{path}{SUFFIX.get(format, f'.{format}')}", metadata=metadata)
     assert written.path is not None
     return written.path, written
-
-
-def replay(
-    file: Annotated[Path, typer.Argument(help="a picture made by Kalpana")],
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="an input picture that is not where the receipt says; can be given several times",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="a folder of weights, if it is not where the receipt says")
-    ] = None,
-    device: Device = None,
-    out: Annotated[Path | None, typer.Option(help="folder to save the new picture in")] = None,
-) -> None:
-    """Generate a picture again from its receipt and compare both; exit code 1 if pixels differ."""
-    from kalpana.media import read_receipt, ready_folder
-    from kalpana.pipelines import load
-    from kalpana.pipelines.replay import again, compare, request_of
-
-    receipt = read_receipt(file)
-    request = request_of(receipt, inputs or [])
-    pipeline = load(model or request.model, device)
-    if out:
-        ready_folder(out, file.stat().st_size)
-    (picture,) = watch(again(pipeline, receipt, inputs or [])).outputs
-    difference = compare(file, picture)
-    print(difference)
-    if out:
-        print(picture.save(out / file.name).path)
-    raise typer.Exit(0 if difference.pixels else 1)
 
 
 def _ranker(name: str | None, device: str | None) -> Encoder:

@@ -15,10 +15,11 @@ from kalpana.cli.caption import caption
 from kalpana.cli.classify import classify
 from kalpana.cli.console import prepare, use_utf8
 from kalpana.cli.evaluate import evaluating
-from kalpana.cli.generate import expand, generate, replay
+from kalpana.cli.generate import expand, generate
 from kalpana.cli.map import maps
 from kalpana.cli.metadata import metadata
 from kalpana.cli.models import models
+from kalpana.cli.replay import replay
 from kalpana.cli.search import searching
 from kalpana.cli.tokenizer import tokenizer, tokens
 from kalpana.cli.train import train

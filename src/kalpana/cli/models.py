@@ -1,4 +1,4 @@
-"""The ``models`` command: the models that come with Kalpana, by task."""
+"""The ``models`` command: the models known by name, by task, and where their weights are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from kalpana.cli.console import print_json
 from kalpana.cli.options import Json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kalpana.hub.card import Card
 
 GROUPS = {
@@ -19,20 +21,27 @@ GROUPS = {
 
 
 def models(as_json: Json = False) -> None:
-    """List the models that come with Kalpana, by task, and whether their weights are here."""
-    from kalpana.hub.card import list_models
+    """List the models by task, and where their weights are: inside Kalpana, in a folder, or
+    missing, with how to get them."""
+    from kalpana.hub.card import model_folders, read_card
 
-    cards = list_models()
+    folders = model_folders()
+    cards = {name: read_card(folder) for name, folder in folders.items()}
     if as_json:
-        print_json([card.model_dump(mode="json") for card in cards])
+        print_json(
+            [
+                card.model_dump(mode="json") | {"weights": _weights(folders[name], card)}
+                for name, card in cards.items()
+            ]
+        )
         return
     for group, tasks in GROUPS.items():
         print(f"{group}:")
-        for card in cards:
+        for name, card in cards.items():
             mine = _tasks(card)
             # A model of two groups is listed twice; helpers are all that no group has.
             if mine & set(tasks) or not (tasks or mine & set(sum(GROUPS.values(), ()))):
-                print(f"  {_line(card)}")
+                print(f"  {_line(folders[name], card)}")
 
 
 def _tasks(card: Card) -> set[str]:
@@ -40,19 +49,26 @@ def _tasks(card: Card) -> set[str]:
     return {*card.tasks, *(("verify",) if card.family == "detector" else ())}
 
 
-def _line(card: Card) -> str:
-    """Name, family, languages, size, licence and state of a model's weights."""
-    from kalpana.hub.card import missing_files, weights_dir
+def _weights(folder: Path, card: Card) -> str:
+    """Where the weights of a model are, or how to get them."""
+    from kalpana.hub.card import how_to_get, missing_files, placed
+
+    if missing := missing_files(folder, card):
+        return f"missing {', '.join(missing)}: {how_to_get(card.name)}"
+    return placed(folder)
+
+
+def _line(folder: Path, card: Card) -> str:
+    """Name, family, languages, size, licence and place of a model's weights."""
     from kalpana.request import Request
 
     default = Request.model_fields["model"].default
-    missing = missing_files(weights_dir() / card.name, card)
     facts = [
         card.family,
         *([" and ".join(able.languages)] if (able := card.usable()) else []),
         f"{card.parameters / 1e6:.1f} million parameters",
         card.licence,
-        f"weights missing: {', '.join(missing)}" if missing else "weights here",
         *(["the default"] if card.name == default else []),
+        _weights(folder, card),
     ]
     return f"{card.name}: {', '.join(facts)}"

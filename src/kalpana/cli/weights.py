@@ -1,4 +1,4 @@
-"""The ``weights`` commands: seal, verify and convert folders of weights."""
+"""The ``weights`` commands: fetch, seal, verify and convert folders of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,40 @@ import typer
 from kalpana.cli.options import Device
 from kalpana.types import KalpanaError
 
-weights = typer.Typer(help="Seal, verify and convert weights.")
+weights = typer.Typer(help="Fetch, seal, verify and convert weights.")
+
+
+@weights.command("pull")
+def pull(
+    names: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="names from `kalpana models`")
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MIRROR",
+            help="a folder, such as weights of a clone, or an https address; by default the "
+            "environment variable KALPANA_WEIGHTS_URL",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for the models; by default KALPANA_WEIGHTS, or else the user's cache"
+        ),
+    ] = None,
+) -> None:
+    """Fetch the weights of models, check their hashes, and print their folders.
+
+    A stopped transfer resumes.
+    """
+    from kalpana.cli.console import counting
+    from kalpana.hub.pull import pull as fetch
+
+    with counting("") as bar:
+        for name in names:
+            print(fetch(name, source, to, bar))
 
 
 @weights.command("seal")
@@ -35,15 +68,15 @@ def verify(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL...", help="names or folders of weights; by default all from Kalpana"
+            metavar="MODEL...", help="names or folders of weights; by default all that are here"
         ),
     ] = None,
 ) -> None:
     """Compare weights with the hashes in their cards; exit code 1 where one differs."""
-    from kalpana.hub.card import differences, find_model, list_models
+    from kalpana.hub.card import differences, find_model, usable_models
 
     wrong = 0
-    for name in models or [card.name for card in list_models()]:
+    for name in models or usable_models():
         faults = differences(find_model(name))
         wrong += bool(faults)
         print(f"{name}: {'; '.join(faults) or 'as its card says'}", flush=True)

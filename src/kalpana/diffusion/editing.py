@@ -89,7 +89,7 @@ def _starts(length: int, window: int) -> list[int]:
 
 def _bump(n: int) -> Tensor:
     """Weights (n,) in a window: triangular, highest in the middle, above 0 at the edges."""
-    return 1 - (torch.arange(n) - (n - 1) / 2).abs() / ((n + 1) / 2)
+    return 1 - (torch.arange(n, dtype=torch.float32) - (n - 1) / 2).abs() / ((n + 1) / 2)
 
 
 def _crop(cond: Cond, rows: slice, columns: slice, factor: int) -> Cond:

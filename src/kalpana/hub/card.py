@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from kalpana.request import one_line
 from kalpana.types import KalpanaError
 
 CARD, VQGAN = "card.json", "vqgan.safetensors"
+WEIGHTS = "KALPANA_WEIGHTS"  # environment variable: a folder of model folders, searched first
 BY_CLIP = "vqgan-clip"  # family that guides a VQGAN by a CLIP and has no weights of its own
 
 
@@ -64,25 +66,72 @@ class Card(BaseModel):
 def weights_dir() -> Path:
     """Folder of the weights that come with Kalpana.
 
-    It is inside an installed package, or at the root of a repository.
+    It is inside an installed package, or at the root of a repository. The package holds the cards
+    of all models, and the weights of a core set.
     """
     package = Path(__file__).parents[1]
     return package / "weights" if (package / "weights").is_dir() else package.parents[1] / "weights"
 
 
+def own_weights_dir() -> Path:
+    """Folder that `kalpana weights pull` writes to: the one named by the environment variable
+    KALPANA_WEIGHTS, or else ``kalpana/weights`` in the user's cache folder."""
+    if named := os.environ.get(WEIGHTS):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kalpana/weights"
+
+
+def model_folders() -> dict[str, Path]:
+    """Folders of all models known by name, in the order of the names.
+
+    Searched are the folder KALPANA_WEIGHTS, the weights that come with Kalpana, and those that were
+    pulled; the first folder with weights wins. A folder with a card alone is of a model whose
+    weights are not here, or that has none of its own. Raises KalpanaError if KALPANA_WEIGHTS names
+    no folder.
+    """
+    own, found = own_weights_dir(), dict[str, Path]()
+    if os.environ.get(WEIGHTS) and not own.is_dir():
+        raise KalpanaError(
+            f"{WEIGHTS} is {str(own)!r}, which is no folder: create it, or unset the variable"
+        )
+    for place in (own, weights_dir()) if os.environ.get(WEIGHTS) else (weights_dir(), own):
+        for path in place.glob(f"*/{CARD}"):
+            name, folder = path.parent.name, path.parent
+            if name not in found or (_has_weights(folder) and not _has_weights(found[name])):
+                found[name] = folder
+    return dict(sorted(found.items()))
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def usable_models() -> list[str]:
+    """Names of the models in ``model_folders`` whose weights are here, or that need none of their
+    own."""
+    folders = model_folders()
+    return [n for n in folders if _has_weights(folders[n]) or _needs_none(folders[n])]
+
+
+def _needs_none(folder: Path) -> bool:
+    return read_card(folder).family == BY_CLIP
+
+
 def list_models() -> list[Card]:
-    """Cards of the models that come with Kalpana, by name."""
-    return [read_card(path.parent) for path in sorted(weights_dir().glob(f"*/{CARD}"))]
+    """Cards of the models known by name, see ``model_folders``."""
+    return [read_card(folder) for folder in model_folders().values()]
 
 
 def find_model(name: str) -> Path:
-    """Folder of a model: by name for those that come with Kalpana, by path for any other.
+    """Folder of a model: by name for those in ``model_folders``, by path for any other.
 
-    Raises KalpanaError if there is none.
+    Raises KalpanaError if there is none, or its weights are not here.
     """
-    known = [path.parent.name for path in sorted(weights_dir().glob(f"*/{CARD}"))]
+    known = model_folders()
     if name in known:
-        return weights_dir() / name
+        if not (_has_weights(known[name]) or _needs_none(known[name])):
+            raise KalpanaError(f"the weights of model {name!r} are not here: {how_to_get(name)}")
+        return known[name]
     if Path(name).is_dir():
         return Path(name)
     close = difflib.get_close_matches(name, known, n=1)
@@ -94,19 +143,32 @@ def find_model(name: str) -> Path:
     raise KalpanaError(f"there is no model {name!r}: {hint}")
 
 
+def how_to_get(name: str) -> str:
+    """What to write to get the weights of a model that are not here."""
+    return f"run `kalpana weights pull {name}`, or name a folder that holds them by {WEIGHTS}"
+
+
 def read_card(folder: Path) -> Card:
     """Card in a folder of weights. Raises KalpanaError if it is missing or damaged."""
     try:
-        return Card.model_validate(json.loads((folder / CARD).read_text(encoding="utf-8")))
+        data = (folder / CARD).read_bytes()
     except OSError:
         raise KalpanaError(
             f"there is no {CARD} in {folder}, so it is no model: "
             f"run `kalpana weights seal {folder}` to write one"
         ) from None
+    return parse_card(data, str(folder / CARD))
+
+
+def parse_card(data: bytes, place: str) -> Card:
+    """Card in the bytes of a card.json. Raises KalpanaError, which names its ``place``, if it is
+    damaged."""
+    try:
+        return Card.model_validate(json.loads(data))
     except ValueError as error:
-        raise KalpanaError(f"{folder / CARD} is no JSON: {error}") from None
+        raise KalpanaError(f"{place} is no JSON: {error}") from None
     except KalpanaError as error:
-        raise KalpanaError(f"{folder / CARD}: {error}") from None
+        raise KalpanaError(f"{place}: {error}") from None
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -123,8 +185,8 @@ def vqgan_of(folder: Path) -> Path:
     """
     from kalpana.hub.weights import files_of
 
-    for path in (folder / VQGAN, weights_dir() / "vqgan" / VQGAN):
-        if files_of(path)[0].is_file():
+    for place in (folder, model_folders().get("vqgan", weights_dir() / "vqgan")):
+        if files_of(path := place / VQGAN)[0].is_file():
             return path
     raise KalpanaError(
         f"nothing turns the tokens of the model in {folder} into pictures, and no VQGAN comes with "
@@ -138,8 +200,8 @@ def clip_of(folder: Path) -> Path:
     It is the folder's own ``clip``, or else the one that comes with Kalpana. Raises KalpanaError if
     there is none.
     """
-    for path in (folder / "clip", weights_dir() / "clip"):
-        if (path / CARD).is_file():
+    for path in (folder / "clip", model_folders().get("clip")):
+        if path and (path / CARD).is_file():
             return path
     raise KalpanaError(
         f"the model in {folder} asks a CLIP, and none comes with this version of Kalpana: "
@@ -235,7 +297,7 @@ def to_int8(folder: Path) -> None:
 
 def missing_files(folder: Path, card: Card) -> list[str]:
     """Names of the files in the card of a folder that are not there."""
-    return sorted(card.files.keys() - _paths(folder, card).keys())
+    return sorted(card.files.keys() - paths_of(folder, card).keys())
 
 
 def differences(folder: Path) -> list[str]:
@@ -243,7 +305,7 @@ def differences(folder: Path) -> list[str]:
     from kalpana.hub.weights import fingerprint
 
     card = read_card(folder)
-    paths, faults = _paths(folder, card), list[str]()
+    paths, faults = paths_of(folder, card), list[str]()
     for name, sha256 in card.files.items():
         if name not in paths:
             faults.append(f"{name} is missing")
@@ -253,7 +315,7 @@ def differences(folder: Path) -> list[str]:
     return faults + [f"{name} is not in the card" for name in unlisted]
 
 
-def _paths(folder: Path, card: Card) -> dict[str, Path]:
+def paths_of(folder: Path, card: Card) -> dict[str, Path]:
     """The files that the model in a folder uses, as far as they are there, by name."""
     from kalpana.text.tokenizer import BPE
 
@@ -262,3 +324,8 @@ def _paths(folder: Path, card: Card) -> dict[str, Path]:
     except KalpanaError:  # there is no VQGAN, or no CLIP
         found = tuple(folder.glob("*.safetensors"))
     return {path.name: path for path in (*found, BPE)}
+
+
+def placed(folder: Path) -> str:
+    """Where a model's folder is: "inside" Kalpana (the package or a clone), or its path."""
+    return "inside" if folder.parent == weights_dir() else str(folder)

@@ -254,7 +254,7 @@ def load_module(path: Path, family: str, hashes: Mapping[str, str] | None = None
     """
     weights = read_weights(path, family, hashes)
     try:
-        module = FAMILIES[family].build(**weights.config)
+        module = FAMILIES[family].build(**weights.config).float()
         module.load_state_dict(weights.tensors)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -6,6 +6,8 @@ A receipt is one JSON object: all that is needed to generate the media again.
 from kalpana.media.animation import encode_animation
 from kalpana.media.files import atomic, ready_folder, write
 from kalpana.media.images import (
+    Picture,
+    as_images,
     decode_picture,
     formats,
     grid,
@@ -26,7 +28,9 @@ __all__ = [
     "KEY",
     "SUFFIX",
     "VIDEO_SUFFIXES",
+    "Picture",
     "VideoReader",
+    "as_images",
     "atomic",
     "decode_picture",
     "decode_video",

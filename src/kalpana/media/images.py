@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import PIL
 from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # Formats of Pillow that are read; the decoders of the rare ones are little tested.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM")
 RAMPS = ((1, 0), (3, 0), (7, 128))  # step and shift of the channels of a probe of many colours
+FILLERS = "\u115f\u1160\u3164\uffa0"  # letters that are blank
 MaskMode = Literal["auto", "alpha", "white", "black"]
+Picture: TypeAlias = Image.Image | str | os.PathLike[str] | bytes
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -196,6 +198,14 @@ def read_picture(
         return decode_picture(image, shortest)
 
 
+def as_images(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
+    """The images of pictures that are given as PIL images, as paths or as bytes of files, or of one
+    of these. Raises KalpanaError if a file cannot be read."""
+    if isinstance(pictures, Image.Image | str | os.PathLike | bytes):
+        pictures = [pictures]
+    return [each if isinstance(each, Image.Image) else read_picture(each) for each in pictures]
+
+
 def read_mask(
     source: str | os.PathLike[str] | bytes,
     size: tuple[int, int] | None = None,
@@ -297,17 +307,36 @@ def formats() -> tuple[str, ...]:
 
 def slug(prompt: str) -> str:
     """A short file name made of the words of a prompt in any script: "three-red-apples",
-    "तीन-लाल-सेब"; "picture" if it has no letters or digits."""
-    spaced = "".join(
-        letter if unicodedata.category(letter)[0] in "LMN" else " "
-        for letter in unicodedata.normalize("NFC", prompt[:400])
-    )
-    name = ""
+    "तीन-लाल-सेब"; of a prompt of symbols alone, their Unicode names: "red-apple"; else "picture".
+
+    It has a visible letter or digit.
+    """
+    text = unicodedata.normalize("NFC", prompt[:400])
+    symbols = (unicodedata.name(each, "") for each in text if unicodedata.category(each)[0] == "S")
+    return _joined(text) or _joined(" ".join(symbols)) or "picture"
+
+
+def _joined(text: str) -> str:
+    """The words of a text joined by hyphens, as many as 100 bytes hold; most file systems allow
+    255."""
+    spaced, name = "", ""
+    for letter in text:
+        kind = unicodedata.category(letter)[0]
+        # A mark belongs to a letter; alone, and as a variation selector, it is not visible.
+        mark = kind == "M" and spaced[-1:].strip() and not _is_selector(letter)
+        if mark or (kind in "LN" and letter not in FILLERS):
+            spaced += letter
+        elif kind != "M" and unicodedata.category(letter) != "Cf":  # Cf: joiners
+            spaced += " "
     for word in spaced.lower().split():
-        if len(f"{name}-{word}".encode()) > 100:  # bytes; most file systems allow 255
+        if len(f"{name}-{word}".encode()) > 100:
             break
         name = f"{name}-{word}" if name else word
-    return name or "picture"
+    return name
+
+
+def _is_selector(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith("VARIATION SELECTOR")
 
 
 def grid(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:

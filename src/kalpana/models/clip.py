@@ -347,7 +347,7 @@ class TextTower(nn.Module):
 
 def unseen(where: Tensor) -> Tensor:
     """Attention bias: -1e4 where the mask ``where`` is True, 0 elsewhere."""
-    return torch.where(where, -1e4, 0.0)
+    return -1e4 * where.float()
 
 
 class CLIP(nn.Module):

@@ -344,7 +344,7 @@ class MaskGIT(nn.Module):
         x = torch.cat((words, self.codes(_flat(image, c))), 1)  # b l+hw d
         places = torch.cat((word_places(length, x.device), cell_places(c, x.device)[1:]))  # l+hw 3
         x, rotation = x + positions(places[:, 1:], c.width).to(x), rope_tables(angles(places, c))
-        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, c.rows * c.columns))  # masks the padding
+        bias = F.pad(-1e4 * (~mask).float(), (0, c.rows * c.columns))  # masks the padding
         bias = bias[:, None, None, :]  # b 1 1 l+hw
         middle = x
         for depth, block in enumerate(self.blocks, start=1):

@@ -337,4 +337,4 @@ def silence(tokens: Tokens, null: Tensor) -> Tokens:
 
 def padding_bias(mask: Tensor) -> Tensor:
     """Attention bias (b, 1, 1, L), -1e4 at padding, where ``mask`` (b, L) is False."""
-    return torch.where(mask, 0.0, -1e4)[:, None, None, :]
+    return (-1e4 * (~mask).float())[:, None, None, :]

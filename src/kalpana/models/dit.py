@@ -169,7 +169,7 @@ class DiT(nn.Module):
         time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
         angles = self._angles(length, grid)  # l+hw d/n/2
-        bias = F.pad(torch.where(mask, 0.0, -1e4), (0, h * w))  # masks the padding
+        bias = F.pad(-1e4 * (~mask).float(), (0, h * w))  # masks the padding
         bias = bias[:, None, None, :]  # b 1 1 l+hw
 
         # The text-only blocks are not conditioned on the time.

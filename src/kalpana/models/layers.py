@@ -77,7 +77,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def frequencies(n: int, base: float, device: torch.device) -> Tensor:
     """Angular frequencies (n,), geometrically from 1 down to about 1 / base."""
-    return base ** -(torch.arange(n, device=device) / n)
+    return base ** -(torch.arange(n, dtype=torch.float32, device=device) / n)
 
 
 def timestep_embedding(t: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class VideoDiT(DiT):
             x_t, times, given = self._given(x_t, times.expand(b, f, 2), cond.known)
         words, mask = embed_text(self.words, self.null, cond, b)  # b l d, b l
         length = words.shape[1]
-        seconds = SECONDS * torch.arange(f, device=x_t.device)[None]
+        seconds = SECONDS * torch.arange(f, dtype=torch.float32, device=x_t.device)[None]
         seconds = seconds if cond.seconds is None else cond.seconds.float()
         grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1)
         grid = grid.flatten(0, 1).to(x_t.device)  # hw 2
@@ -238,7 +238,7 @@ def _biases(mask: Tensor, f: int, hw: int) -> tuple[Tensor, Tensor]:
     is 1 between patches of different frames.
     """
     length, device = mask.shape[1], mask.device
-    padding = F.pad(torch.where(mask, 0.0, -1e4), (0, f * hw))[:, None, None]
+    padding = F.pad(-1e4 * (~mask).float(), (0, f * hw))[:, None, None]
     frame = torch.arange(f, device=device).repeat_interleave(hw)
     others = F.pad((frame[:, None] != frame).float(), (length, 0, length, 0))
     dilution = torch.zeros_like(others)

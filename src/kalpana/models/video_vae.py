@@ -173,6 +173,9 @@ class VideoVAE(nn.Module):
 
 def cross_fade(before: Tensor, after: Tensor) -> Tensor:
     """The three frames (b, 3, c, h, w) of a linear fade between two frames (b, c, h, w)."""
-    share = torch.arange(1, STRIDE, device=before.device)[:, None, None, None] / STRIDE
+    share = (
+        torch.arange(1, STRIDE, dtype=torch.float32, device=before.device)[:, None, None, None]
+        / STRIDE
+    )
     first, last = before.float().unsqueeze(1), after.float().unsqueeze(1)
     return first + share * (last - first)

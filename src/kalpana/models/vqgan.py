@@ -322,7 +322,7 @@ class FSQ(nn.Module):
         """Nearest grid points of latents (b, d, h, w). The loss is 0: FSQ needs no commitment."""
         z, middle = latents.movedim(1, -1).float(), self.levels // 2
         half = (self.levels - 1) * (1 + MARGIN) / 2
-        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        offset = 0.5 * (self.levels % 2 == 0).float()
         bounded = (z + (offset / half).atanh()).tanh() * half - offset  # b h w d, 0 where z is 0
         rounded = bounded.round()
         indices = ((rounded.long() + middle) * self.places).sum(-1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from kalpana.families import FAMILIES, find
-from kalpana.hub.card import CARD, find_model, list_models, read_card, weights_dir
+from kalpana.hub.card import CARD, find_model, model_folders, read_card, usable_models
 from kalpana.request import Request, RequestFields, ask
 from kalpana.types import KalpanaError, Result, Step
 
@@ -26,7 +26,7 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
     if there is one, else the CPU. Raises KalpanaError if there is no such model or device, or if
     its files are damaged, changed or of another family.
     """
-    if _draws(name) and not (weights_dir() / name / CARD).is_file() and not Path(name).is_dir():
+    if _draws(name) and name not in model_folders() and not Path(name).is_dir():
         training = (
             f"train it by recipes/{name}.yaml"
             if FAMILIES[name].network
@@ -61,7 +61,9 @@ def _load(folder: Path, modified: tuple[tuple[str, int], ...], device: str | Non
 
 def _text_to_image_models() -> str:
     """The names of the installed text-to-image models, separated by commas."""
-    return ", ".join(card.name for card in list_models() if _draws(card.family)) or "nothing"
+    folders = model_folders()
+    names = [n for n in usable_models() if _draws(read_card(folders[n]).family)]
+    return ", ".join(names) or "nothing"
 
 
 def _draws(family: str) -> bool:

@@ -165,7 +165,10 @@ def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Unit Gaussian noise (b, ...) for b seeds, each drawn on the CPU from its own generator;
     ``shape`` is that of one row."""
     return torch.stack(
-        [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        [
+            torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+            for seed in seeds
+        ]
     )
 
 
@@ -221,7 +224,9 @@ def _video_cond(
     """The conditioning of b videos of f latent frames on what is given of them."""
     assert request.fps  # resolved
     codec: Any = model.codec
-    seconds = torch.arange(f, device=model.device) * codec.time_factor / request.fps
+    seconds = (
+        torch.arange(f, dtype=torch.float32, device=model.device) * codec.time_factor / request.fps
+    )
     camera = None
     if request.camera is not None:
         camera = camera_path(request.camera, f).to(model.device).expand(b, -1, -1)

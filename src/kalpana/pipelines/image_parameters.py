@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from kalpana.hub import vqgan as public
-from kalpana.hub.card import CARD, read_card, weights_dir
+from kalpana.hub.card import CARD, find_model, model_folders, read_card
 from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
 from kalpana.media import to_images
@@ -142,7 +142,7 @@ class Latents:
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
         shape = 1, self.model.config.latent, height // self.factor, width // self.factor
-        latents = torch.randn(shape, generator=generator)
+        latents = torch.randn(shape, generator=generator, dtype=torch.float32)
         return (latents.to(self.model.preview_bias.device),)
 
     @torch.no_grad()
@@ -175,7 +175,9 @@ class Pixels:
         return self.cell
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
-        noise = torch.randn(1, 3, height // self.cell, width // self.cell, generator=generator)
+        noise = torch.randn(
+            1, 3, height // self.cell, width // self.cell, generator=generator, dtype=torch.float32
+        )
         return (noise * self.scale,)
 
     def trace(self, pixels: Tensor) -> Latent:
@@ -213,14 +215,25 @@ class Palette:
 
     def noise(self, width: int, height: int, generator: Generator) -> Latent:
         logits = torch.randn(
-            1, self.colours, height // self.cell, width // self.cell, generator=generator
+            1,
+            self.colours,
+            height // self.cell,
+            width // self.cell,
+            generator=generator,
+            dtype=torch.float32,
         )
-        return logits, torch.rand(1, self.colours, 3, generator=generator) * 2 - 1
+        return logits, torch.rand(
+            1, self.colours, 3, generator=generator, dtype=torch.float32
+        ) * 2 - 1
 
     def trace(self, pixels: Tensor) -> Latent:
         (small,) = to_images(F.avg_pool2d(pixels, self.cell))
         quantised = small.quantize(self.colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        found = torch.tensor(quantised.getpalette()).view(-1, 3)[: self.colours] / 127.5 - 1
+        found = (
+            torch.tensor(quantised.getpalette(), dtype=torch.float32).view(-1, 3)[: self.colours]
+            / 127.5
+            - 1
+        )
         # Grey fills the palette of a picture with fewer colours.
         colours = F.pad(found, (0, 0, 0, self.colours - len(found)))
         indices = torch.from_numpy(np.array(quantised)).long()
@@ -264,9 +277,15 @@ def perlin(width: int, height: int, generator: Generator, octaves: int = 4) -> T
 def lattice(width: int, height: int, side: float, generator: Generator) -> Tensor:
     """One octave of Perlin noise (3, h, w): 0 at the points of a lattice of ``side`` pixels, where
     the gradients are unit vectors of random direction."""
-    y, x = torch.arange(height) / side, torch.arange(width) / side
+    y, x = (torch.arange(each, dtype=torch.float32) / side for each in (height, width))
     row, column = y.long(), x.long()
-    angle = 2 * math.pi * torch.rand(3, int(row[-1]) + 2, int(column[-1]) + 2, generator=generator)
+    angle = (
+        2
+        * math.pi
+        * torch.rand(
+            3, int(row[-1]) + 2, int(column[-1]) + 2, generator=generator, dtype=torch.float32
+        )
+    )
     dy, dx = (y - row)[:, None], (x - column)[None]
 
     def corner(down: int, right: int) -> Tensor:
@@ -297,7 +316,7 @@ def load_canvas(
         case "vqgan":
             return _codes(folder, target)
         case "vae":
-            path = (folder or weights_dir() / "default") / "vae.safetensors"
+            path = (folder or find_model("default")) / "vae.safetensors"
             hashes = read_card(path.parent).files
             model = load_module(path, "vae", hashes)
             return Latents(model.to(target), hashed(files_of(path)))
@@ -315,13 +334,13 @@ def load_canvas(
 
 def _codes(folder: Path | None, target: torch.device) -> Codes:
     """The canvas of the VQGAN in a folder (None: the shipped one)."""
-    path = (folder or weights_dir() / "vqgan") / "vqgan.safetensors"
-    if folder is None and not path.parent.is_dir():
+    if folder is None and "vqgan" not in model_folders():
         raise KalpanaError(
-            f"no VQGAN comes with this version of Kalpana ({path} is missing): "
+            "no VQGAN comes with this version of Kalpana: "
             "name a folder with one in it, train one by recipes/vqgan.yaml, "
             "or take another canvas: vae, pixels, palette"
         )
+    path = (folder or find_model("vqgan")) / "vqgan.safetensors"
     if not (path.parent / CARD).is_file():
         checkpoint = public.read(path.parent)
         return Codes(checkpoint.model.to(target), checkpoint.fingerprint)

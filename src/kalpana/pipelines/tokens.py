@@ -59,7 +59,10 @@ def draw(
     if temperature == 0:
         return logits.argmax(-1)
     exponential = torch.stack(
-        [torch.empty(logits.shape[1:]).exponential_(generator=each) for each in generators]
+        [
+            torch.empty(logits.shape[1:], dtype=torch.float32).exponential_(generator=each)
+            for each in generators
+        ]
     ).to(logits.device)
     values, ids = logits, None
     if top_k is not None or top_p < 1:
@@ -222,7 +225,9 @@ def masked(
             guess = torch.where(hidden, draw(logits, temperature, top_k, top_p, generators), ids)
             gumbel = torch.stack(
                 [
-                    -torch.empty(ids.shape[1:]).exponential_(generator=each).log()
+                    -torch.empty(ids.shape[1:], dtype=torch.float32)
+                    .exponential_(generator=each)
+                    .log()
                     for each in generators
                 ]
             )

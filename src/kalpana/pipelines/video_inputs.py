@@ -77,7 +77,7 @@ def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device)
         count = _whole(count, codec)
     size, keys = (request.width, request.height), codec.key_channels
     length, _, *sides = codec.shape(request.height, request.width, count)
-    known = torch.zeros(1, length, keys + 1, *sides, device=device)
+    known = torch.zeros(1, length, keys + 1, *sides, dtype=torch.float32, device=device)
     for place, media in pictures.items():
         pixels = fitted(open_image(media), size).to(device)
         known[0, place, :keys] = codec.encode(pixels[:, None])[0, 0, :keys]
@@ -98,7 +98,10 @@ def camera_path(word: str, count: int) -> Tensor:
     elif move != "still":
         camera = Camera(turn=TURN if move == "clockwise" else -TURN)
     views = [camera.at(k / max(count - 1, 1)) for k in range(count)]
-    return torch.tensor([[x, y, math.log(zoom), math.radians(turn)] for x, y, zoom, turn in views])
+    return torch.tensor(
+        [[x, y, math.log(zoom), math.radians(turn)] for x, y, zoom, turn in views],
+        dtype=torch.float32,
+    )
 
 
 def _frames(request: Request) -> tuple[Image.Image, ...]:

@@ -249,7 +249,7 @@ def _optimise(
             for each in prompts
         ]
     )
-    weights = torch.tensor([each.weight for each in prompts], device=device)
+    weights = torch.tensor([each.weight for each in prompts], dtype=torch.float32, device=device)
     # Cloned: tensors made in inference mode cannot take part in a backward pass.
     targets = (vectors.clone().to(device), weights)
     while run.step < total:
@@ -348,13 +348,13 @@ def cutouts(pixels: Tensor, side: int, settings: Settings, generator: Generator)
     smaller, linearly when it becomes larger.
     """
     s, n, (height, width) = settings, settings.cutouts, pixels.shape[2:]
-    share, across, down, flip, *signed = torch.rand(11, n, generator=generator)
+    share, across, down, flip, *signed = torch.rand(11, n, generator=generator, dtype=torch.float32)
     turn, shift_x, shift_y, saturation, contrast, brightness, loud = (2 * u - 1 for u in signed)
     short = min(height, width)
     size = short * (s.least + (1 - s.least) * share**s.power)  # n
     x = across * (width - size) + size / 2 + size * s.shift * shift_x  # of the centres
     y = down * (height - size) + size / 2 + size * s.shift * shift_y
-    angle, mirror = turn * math.radians(s.turn), torch.where(flip < s.flip, -1.0, 1.0)
+    angle, mirror = turn * math.radians(s.turn), 1 - 2 * (flip < s.flip).to(flip)
     rows = (
         (mirror * angle.cos(), -angle.sin(), 2 * x / size - width / size),
         (mirror * angle.sin(), angle.cos(), 2 * y / size - height / size),
@@ -379,7 +379,9 @@ def cutouts(pixels: Tensor, side: int, settings: Settings, generator: Generator)
     grey = cuts.mean(1, keepdim=True)
     cuts = grey + (cuts - grey) * column(1 + s.jitter * saturation)
     cuts = cuts * column(1 + s.jitter * contrast) + column(s.jitter * brightness)
-    return cuts + column(s.noise * loud) * torch.randn(cuts.shape, generator=generator).to(pixels)
+    return cuts + column(s.noise * loud) * torch.randn(
+        cuts.shape, generator=generator, dtype=torch.float32
+    ).to(pixels)
 
 
 def distance(images: Tensor, targets: Tensor) -> Tensor:

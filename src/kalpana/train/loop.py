@@ -392,8 +392,8 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     if recipe.init:
         provenance["init"] = read_weights(located(recipe.init), recipe.family).provenance
     codec = FAMILIES[recipe.family].codec
-    if codec:  # latents and tokens have a meaning for this autoencoder only
-        files = files_of(located(getattr(recipe, codec)))
+    if codec and recipe.codec_weights:  # the data have a meaning for this autoencoder only
+        files = files_of(located(recipe.codec_weights))
         provenance[codec] = {file.name: fingerprint(file) for file in files}
     process = asdict(recipe.process) if isinstance(recipe, DiffusionRecipe) else None
     with averaged(state):

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from kalpana.errors import plain
 from kalpana.families import FAMILIES, find
-from kalpana.hub.card import weights_dir
+from kalpana.hub.card import model_folders
 from kalpana.hub.weights import files_of
 from kalpana.types import KalpanaError
 from kalpana.world.world import KINDS
@@ -126,6 +127,11 @@ class Recipe(BaseModel):
         """(field, message) of each setting that does not fit the others."""
         yield from ()
 
+    @property
+    def codec_weights(self) -> Path | None:
+        """Weights of the autoencoder or VQGAN whose latents or tokens are the data, if any."""
+        return getattr(self, "vae", None) or getattr(self, "vqgan", None)
+
 
 class PoolRecipe(Recipe):
     """Recipe of a family that is trained on a pool of pictures, rendered once and kept on disk."""
@@ -199,9 +205,10 @@ def find_recipe(name: str | Path) -> Path:
 def located(path: Path) -> Path:
     """File that a recipe names: as given or, below ``weights/``, of the weights that come with
     Kalpana."""
-    if path.parts[:1] != ("weights",) or files_of(path)[0].exists():
+    if path.parts[:1] != ("weights",) or len(path.parts) < 2 or files_of(path)[0].exists():
         return path
-    return weights_dir().joinpath(*path.parts[1:])
+    folder = model_folders().get(path.parts[1])
+    return path if folder is None else folder.joinpath(*path.parts[2:])
 
 
 def read_recipe(name: str | Path) -> Recipe:
@@ -266,7 +273,7 @@ def config_problems(kind: type, model: Mapping[str, Any]) -> Iterator[Problem]:
         TypeAdapter(kind).validate_python({k: v for k, v in model.items() if k not in unknown})
     except ValidationError as error:
         for each in error.errors():
-            yield ("model", *map(str, each["loc"])), each["msg"].lower()
+            yield ("model", *map(str, each["loc"])), plain(each)
 
 
 def _validate(fields: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
@@ -308,7 +315,7 @@ def _problem(error: Any, kind: type[Recipe], family: str) -> Problem:
         return place, f"unknown field{_nearest(name, list(known))}"
     if name == "name" and error["type"] == "string_pattern_mismatch":
         return place, f"{error['input']!r} is not a plain name: write letters, digits, '-' and '_'"
-    return place, str(error["msg"]).lower()
+    return place, plain(error)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -29,10 +29,10 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """Training task of one family: its model, batches, loss and held-out evaluation.
 
-    A batch is a tensor, or a dataclass of tensors and of such dataclasses; what it does not have is
-    None. ``loss`` gets a batch that is on the device, and ``progress``, the share of the run so far
-    in [0, 1), by which weights fall. Its random numbers come from ``rng``, a CPU generator that the
-    loop seeds by the step.
+    A batch is a tensor, or a dataclass of tensors, of dicts of tensors and of such dataclasses;
+    what it does not have is None. ``loss`` gets a batch that is on the device, and ``progress``,
+    the share of the run so far in [0, 1), by which weights fall. Its random numbers come from
+    ``rng``, a CPU generator that the loop seeds by the step.
     """
 
     device: torch.device

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from kalpana.media import Picture, as_images
 from kalpana.models.clip import unit
 from kalpana.request import shorten
 from kalpana.text.normalize import clean, comparable
@@ -29,7 +29,7 @@ TEMPLATES = {
 
 
 def classify(
-    images: Sequence[Image.Image],
+    images: Picture | Sequence[Picture],
     labels: Sequence[str],
     model: str | Encoder = "clip",
     templates: Sequence[str] | None = None,
@@ -38,14 +38,18 @@ def classify(
 ) -> Tensor:
     """Probabilities (images, labels) of each label for each picture, in the given order.
 
+    ``images`` are PIL images, paths or bytes of picture files, or one of these.
+
+        probabilities = kalpana.classify(["one.png", "two.png"], ["a cat", "a car"])
+
     The probabilities of a picture sum to 1 (softmax) or are independent (sigmoid), as the model was
     trained unless ``sigmoid`` is given. ``templates`` are sentences with {} in place of the label;
     None: templates of the label's language.
-    Raises: KalpanaError where labels are missing, blank or repeated, where a softmax gets one label
-    only, and as ``load`` and ``Encoder`` do.
+    Raises: KalpanaError where a picture cannot be read, labels are missing, blank or repeated,
+    where a softmax gets one label only, and as ``load`` and ``Encoder`` do.
     """
     encoder = load(model, device) if isinstance(model, str) else model
-    pictures = encoder.images(images)
+    pictures = encoder.images(as_images(images))
     texts = directions(encoder, labels, templates, sigmoid)
     return encoder.probabilities(pictures, texts, sigmoid)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.hub import clip as public
-from kalpana.hub.card import CARD, read_card, weights_dir
+from kalpana.hub.card import CARD, find_model, model_folders, read_card
 from kalpana.hub.clip import Framing
 from kalpana.hub.public import hashed
 from kalpana.hub.weights import files_of, find_device, load_module
@@ -67,7 +67,10 @@ class Encoder:
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit embeddings (n, size) of pictures of any size and mode, fp32, on the CPU."""
-        device, rows = self.model.logit_scale.device, [torch.zeros(0, self.size)]
+        device, rows = (
+            self.model.logit_scale.device,
+            [torch.zeros(0, self.size, dtype=torch.float32)],
+        )
         for k in range(0, len(images), PICTURES):
             pixels = to_pixels([framed(image, self.framing) for image in images[k : k + PICTURES]])
             rows.append(unit(self.model.image(pixels.to(device)).float()).cpu())
@@ -79,7 +82,10 @@ class Encoder:
 
         A text that is too long is truncated: ``words.cut`` returns the lost part.
         """
-        device, rows = self.model.logit_scale.device, [torch.zeros(0, self.size)]
+        device, rows = (
+            self.model.logit_scale.device,
+            [torch.zeros(0, self.size, dtype=torch.float32)],
+        )
         for k in range(0, len(texts), TEXTS):
             tokens = self.words.encode(texts[k : k + TEXTS])
             rows.append(unit(self.model.text(tokens.to(device)).float()).cpu())
@@ -120,8 +126,7 @@ def load(name: str = FAMILY, device: str | None = None, bf16: bool = False) -> E
     Raises: KalpanaError where there is no such model or device, the CPU does not compute in
     bfloat16, or the files are damaged, changed or of another family.
     """
-    shipped = weights_dir() / name
-    folder = shipped if name and (shipped / CARD).is_file() else Path(name)
+    folder = find_model(name) if name in model_folders() else Path(name)
     if not (name and (folder / CARD).is_file()):
         if name == FAMILY and not folder.is_dir():
             raise KalpanaError(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from kalpana.evaluate.run import claim
 from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-from kalpana.hub.card import weights_dir
+from kalpana.hub.card import find_model
 from kalpana.hub.weights import load_module
 from kalpana.media import grid, to_pixels, write
 from kalpana.pipelines import last, load
@@ -74,7 +74,7 @@ class FeatureExtractor:
 
     def __init__(self, verifier: Path) -> None:
         """Load the networks; ``verifier`` is the verifier's folder."""
-        self.lite0 = load_module(weights_dir() / "lite0" / "lite0.safetensors", "lite0")
+        self.lite0 = load_module(find_model("lite0") / "lite0.safetensors", "lite0")
         self.own = DetectorVerifier.load(verifier).net
 
     @torch.inference_mode()

@@ -34,7 +34,7 @@ from kalpana.evaluate.verifiers.probes import (
     of_prompts,
 )
 from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-from kalpana.hub.card import weights_dir
+from kalpana.hub.card import find_model
 from kalpana.hub.weights import fingerprint
 from kalpana.media import write
 from kalpana.types import KalpanaError
@@ -160,7 +160,7 @@ def publish(
         f"noise {s}": noisy(s) for s in (0.05, 0.1, 0.2)
     }
     damages["through the autoencoder"] = coded(
-        autoencoder or weights_dir() / "default" / "vae.safetensors"
+        autoencoder or find_model("default") / "vae.safetensors"
     )
     measured: dict[str, Errors] = {
         name: {state: Error(**error) for state, error in each.items()}

@@ -1,0 +1,74 @@
+"""The command ``replay``: pictures generated again from their receipts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kalpana.cli.console import watch
+from kalpana.cli.options import Device
+from kalpana.types import KalpanaError, Output
+
+if TYPE_CHECKING:
+    from kalpana.pipelines.replay import ReplayDiff
+
+
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="pictures made by Kalpana")
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="an input picture that is not where the receipt says; can be given several times",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="a folder of weights, if it is not where the receipt says")
+    ] = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="folder to save the new pictures in")] = None,
+) -> None:
+    """Generate pictures again from their receipts and compare; exit code 1 if pixels differ.
+
+    Of several files, those that cannot be replayed are listed, and make the exit code 1.
+    """
+    from kalpana.media import ready_folder
+
+    if out:
+        ready_folder(out, sum(file.stat().st_size for file in files if file.is_file()))
+    same = True
+    for file in files:
+        label = f"{file}: " if len(files) > 1 else ""
+        try:
+            picture, difference = _again(file, inputs or [], model, device)
+        except KalpanaError as error:
+            if len(files) == 1:
+                raise
+            print(f"not replayed: {file}: {error}", file=sys.stderr)
+            same = False
+            continue
+        print(f"{label}{difference}", flush=True)
+        same &= difference.pixels
+        if out:
+            print(picture.save(out / file.name).path, flush=True)
+    raise typer.Exit(0 if same else 1)
+
+
+def _again(
+    file: Path, inputs: list[Path], model: str | None, device: str | None
+) -> tuple[Output, ReplayDiff]:
+    """The picture of the receipt in a file, generated again, and its comparison with the file."""
+    from kalpana.media import read_receipt
+    from kalpana.pipelines import load
+    from kalpana.pipelines.replay import again, compare, request_of
+
+    receipt = read_receipt(file)
+    pipeline = load(model or request_of(receipt, inputs).model, device)
+    (picture,) = watch(again(pipeline, receipt, inputs)).outputs
+    return picture, compare(file, picture)
