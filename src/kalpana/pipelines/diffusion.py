@@ -1,7 +1,7 @@
 """Diffusion pipeline: guided sampling from noise, or from a noised picture, to latents, then
 decoding. It serves every network that predicts x0, eps, v or a velocity.
 
-Seeds: the noise of each picture is drawn on the CPU from its own generator, nothing else is random,
+Seeds: all noise of a picture is drawn on the CPU from its own generators, nothing else is random,
 and the rows of a batch are computed independently. A picture is therefore the same alone, in a
 batch of eight, or in another process: bit for bit on the CPUs measured (x86, one and two threads).
 On a CPU or GPU whose matrix kernels depend on the number of rows, single 8-bit values may be
@@ -24,8 +24,8 @@ from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
-from kalpana.diffusion.samplers import SAMPLERS, sample
-from kalpana.diffusion.schedule import SCHEDULES, times
+from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
+from kalpana.diffusion.schedule import SCHEDULES, SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
@@ -132,11 +132,14 @@ def _sample(
         frames = inputs.frames
     shape = model.codec.shape(request.height, request.width, frames)
     x = noise(seeds, shape).to(model.device)
-    timesteps = times(request.steps, model.capabilities.defaults.shift)
+    spacing = SPACINGS[request.spacing or "uniform"]
+    timesteps = spacing(request.steps, model.capabilities.defaults.shift, schedule)
     denoise, sampler = (
         _denoise(model, inputs, request, shape, len(seeds)),
         SAMPLERS[request.sampler],
     )
+    if request.eta is not None:
+        sampler = partial(sampler, eta=request.eta)
     x0, strength = None if inputs is None else inputs.x0, request.strength
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
@@ -146,7 +149,7 @@ def _sample(
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
-    for state in sample(denoise, x, timesteps, sampler):
+    for state in sample(denoise, x, timesteps, sampler, step_noise(seeds)):
         x = state.x
         yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
@@ -197,7 +200,9 @@ def _denoise(
         factor = model.codec.factor
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
-    return guide(model.process.denoiser(network), cond, request.guidance, interval, negative)
+    rescale = request.guidance_rescale or 0.0
+    denoiser = model.process.denoiser(network)
+    return guide(denoiser, cond, request.guidance, interval, negative, rescale)
 
 
 def _active(cond: Cond, request: Request, t: float) -> Cond:
