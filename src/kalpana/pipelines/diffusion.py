@@ -134,12 +134,9 @@ def _sample(
     x = noise(seeds, shape).to(model.device)
     spacing = SPACINGS[request.spacing or "uniform"]
     timesteps = spacing(request.steps, model.capabilities.defaults.shift, schedule)
-    denoise, sampler = (
-        _denoise(model, inputs, request, shape, len(seeds)),
-        SAMPLERS[request.sampler],
-    )
+    denoise, step = _denoise(model, inputs, request, shape, len(seeds)), SAMPLERS[request.sampler]
     if request.eta is not None:
-        sampler = partial(sampler, eta=request.eta)
+        step = partial(step, **{"eta": request.eta})
     x0, strength = None if inputs is None else inputs.x0, request.strength
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
@@ -149,7 +146,7 @@ def _sample(
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
-    for state in sample(denoise, x, timesteps, sampler, step_noise(seeds)):
+    for state in sample(denoise, x, timesteps, step, step_noise(seeds)):
         x = state.x
         yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
