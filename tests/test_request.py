@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import zlib
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalpana.capabilities import Capabilities
+from kalpana import capabilities
+from kalpana.capabilities import Capabilities, Defaults
 from kalpana.diffusion.samplers import SAMPLERS
+from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES
 from kalpana.request import ALIASES, SEED_LIMIT, Request, RequestFields, ask, clean
 from kalpana.types import KalpanaError
@@ -220,6 +223,14 @@ def test_a_request_is_asked_anew_with_other_fields() -> None:
     [
         ({"size": "256x256"}, {}),
         ({"sampler": "eular"}, {}),
+        ({"sampler": "heun"}, {"samplers": ["euler"]}),
+        ({"eta": 0.5}, {}),
+        ({"eta": 0.5, "sampler": "euler"}, {}),
+        ({"eta": 0.5}, {"uses": ["prompt"]}),
+        ({"spacing": "caras"}, {}),
+        ({"spacing": "karras"}, {"uses": ["prompt"]}),
+        ({"guidance_rescale": 0.5}, {"uses": ["prompt", "guidance"]}),
+        ({"guidance_rescale": 0.5, "guidance": 1}, {}),
         ({"negative_prompt": "blur", "guidance": 1}, {}),
         ({"negative_prompt": "blur"}, {"uses": ["prompt", "steps"]}),
         ({"steps": 4}, {"uses": ["prompt"]}),
@@ -251,12 +262,47 @@ def test_what_a_model_cannot_use_is_refused_or_listed(
     )  # so a lenient receipt replays
 
 
-def test_help_and_capabilities_name_the_samplers_there_are() -> None:
+def test_help_and_capabilities_name_the_samplers_and_spacings_there_are() -> None:
     assert Capabilities().samplers == tuple(SAMPLERS)
-    description = Request.model_fields["sampler"].description
-    assert description is not None and re.findall(
-        r"[\w-]+", description.partition(":")[2].replace(" or ", " ")
-    ) == list(SAMPLERS)
+    assert tuple(SPACINGS) == capabilities.SPACINGS
+    for field, names in (("sampler", SAMPLERS), ("spacing", SPACINGS)):
+        description = Request.model_fields[field].description
+        assert description is not None and re.findall(
+            r"[\w-]+", description.partition(":")[2].replace(" or ", " ")
+        ) == list(names)
+
+
+def test_the_default_eta_is_that_of_the_step_function() -> None:
+    parameters = {name: inspect.signature(step).parameters for name, step in SAMPLERS.items()}
+    assert {
+        name: each["eta"].default for name, each in parameters.items() if "eta" in each
+    } == capabilities.ETA
+    for sampler in SAMPLERS:
+        settled, _ = Capabilities().resolve(Request(prompt="a", sampler=sampler))
+        assert settled.eta == capabilities.ETA.get(sampler)
+
+
+def test_an_eta_goes_with_the_sampler_that_is_used() -> None:
+    """A lenient request for an unknown sampler gets the default one, and what that one has."""
+    model = Capabilities(samplers=("euler", "dpmpp-2m"))
+    settled, ignored = model.resolve(Request(prompt="a", sampler="euler-a", eta=0.5, strict=False))
+    assert (settled.sampler, settled.eta) == ("dpmpp-2m", None) and set(ignored) == {
+        "sampler",
+        "eta",
+    }
+    own = Capabilities(samplers=("ddim",), defaults=Defaults(sampler="ddim"))
+    settled, ignored = own.resolve(Request(prompt="a", sampler="euler", eta=0.5, strict=False))
+    assert (settled.sampler, settled.eta) == ("ddim", 0.5) and set(ignored) == {"sampler"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("DPM++ 2M SDE", "dpmpp-2m-sde"), ("dpmpp_2m", "dpmpp-2m"), ("Euler a", "euler-a")],
+)
+def test_samplers_are_known_by_the_names_of_other_programs(typed: str, name: str) -> None:
+    assert Request(prompt="a", sampler=typed).sampler == name
+    assert Request(prompt="a", spacing="sgm_uniform") == Request(prompt="a", spacing="Trailing")
+    assert Request(prompt="a", spacing="trailing").spacing == "uniform"
 
 
 def test_every_field_has_a_help_text() -> None:

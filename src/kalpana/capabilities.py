@@ -19,6 +19,8 @@ class Defaults(BaseModel):
     steps: int | None = 20
     guidance: float = 3.0
     sampler: str | None = "dpmpp-2m"
+    spacing: str = "uniform"
+    guidance_rescale: float = 0.0
     size: str = "128x128"
     temperature: float | None = None
     top_k: int | None = None
@@ -30,13 +32,33 @@ class Defaults(BaseModel):
     interval: tuple[float, float] = (0.0, 1.0)  # times t at which guidance is applied
 
 
+# Default eta of the samplers that have it: the default of the argument in diffusion/stochastic.py.
+ETA = {"ddim": 0.0, "euler-a": 1.0, "dpm2-a": 1.0, "dpmpp-sde": 1.0, "dpmpp-2m-sde": 1.0}
+SAMPLERS = (
+    *("euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim", "ddpm"),
+    *("euler-a", "dpm2-a", "dpmpp-sde", "dpmpp-2m-sde", "lcm"),
+)
+SPACINGS = ("uniform", "quadratic", "beta", "karras", "exponential", "kl-optimal")
+
+# Fields that a model can use if it can use another one.
+NEEDS = {
+    "language": "prompt",
+    "expand": "prompt",
+    "mask_mode": "mask",
+    "guidance_rescale": "sampler",
+    "eta": "sampler",
+    "spacing": "sampler",
+}
 # The fields that a model may or may not use.
 OPTIONAL = (
     "prompt",
     "negative_prompt",
     "steps",
     "guidance",
+    "guidance_rescale",
     "sampler",
+    "eta",
+    "spacing",
     "temperature",
     "top_k",
     "top_p",
@@ -87,7 +109,7 @@ class Capabilities(BaseModel):
     uses: tuple[str, ...] = ("prompt", "negative_prompt", "steps", "guidance", "sampler", "size")
     sizes: tuple[str, ...] = ("128x128",)
     tiles: int | None = None
-    samplers: tuple[str, ...] = ("euler", "heun", "dpmpp-2m")
+    samplers: tuple[str, ...] = SAMPLERS
     languages: tuple[str, ...] = ("en", "hi")
     labels: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
@@ -131,26 +153,38 @@ class Capabilities(BaseModel):
             if (request.video if "video" in self.uses else request.image) is None:
                 return None
             return self.defaults.strength if request.mask is None else 1.0
+        if name == "eta":
+            return ETA.get(self._sampler(request.sampler) or "")
+        if NEEDS.get(name) == "sampler" and "sampler" not in self.uses:
+            return None
         if name == "format":
             return self.formats[0]
         return getattr(self.defaults, name, Request.model_fields[name].default)
+
+    def _sampler(self, asked: str | None) -> str | None:
+        """The sampler that a request gets: the one it asks for, where the model knows it."""
+        return asked if asked in self.samplers else self.defaults.sampler
 
     def _refusal(self, name: str, value: Any, resolved: dict[str, Any]) -> str | None:
         """The reason for which a value of a field cannot be used, None where it can."""
         choices = {
             "sampler": self.samplers,
+            "spacing": SPACINGS,
             "language": ("auto", *self.languages),
             "label": self.labels,
             "camera": self.cameras,
             "format": self.formats,
         }
-        needs = NEEDS.get(name, name)
-        if needs not in (*self.uses, "format"):
+        if NEEDS.get(name, name) not in (*self.uses, "format"):
             return "it has no such setting"
         if name == "size":
             return self._size_refusal(value)
         if name in choices and value not in choices[name]:
             return f"it knows {', '.join(choices[name])}"
+        if name == "eta" and (sampler := self._sampler(resolved["sampler"])) not in ETA:
+            return f"sampler {sampler} has none: it is for {', '.join(ETA)}"
+        if name == "guidance_rescale" and resolved["guidance"] == 1:
+            return "guidance 1 is off, and adds no contrast"
         if name == "strength" and "video" in self.uses and resolved["video"] is None:
             return "it starts from an image, and changes videos only"
         if name == "control":

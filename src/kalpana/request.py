@@ -84,6 +84,20 @@ def _controls(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
 
 
+def _hyphenated(value: Any) -> Any:
+    """A name such as "DPM++ 2M SDE" or "dpmpp_2m_sde", as other programs write it, as
+    "dpmpp-2m-sde"; other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    return value.lower().replace("++", "pp").replace("_", "-").replace(" ", "-")
+
+
+def _spacing(value: Any) -> Any:
+    """The name of a spacing; uniform has two more in other programs."""
+    name = _hyphenated(value)
+    return "uniform" if name in ("trailing", "sgm-uniform") else name
+
+
 # Names of other libraries for fields of a Request.
 ALIASES = {
     "num_inference_steps": "steps",
@@ -185,7 +199,30 @@ class Request(BaseModel):
         allow_inf_nan=False,
         description="how strongly to follow the prompt, 0 to 30; 1 is off",
     )
-    sampler: str | None = Field(None, description="the solver: euler, heun or dpmpp-2m")
+    guidance_rescale: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how much of the contrast that guidance adds is taken back, 0 to 1; 0 is off",
+    )
+    sampler: Annotated[str | None, BeforeValidator(_hyphenated)] = Field(
+        None,
+        description="the sampler: euler, heun, dpmpp-2m, dpm2, lms, deis, unipc, ddim, ddpm, "
+        "euler-a, dpm2-a, dpmpp-sde, dpmpp-2m-sde or lcm",
+    )
+    eta: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how much noise a stochastic sampler adds in its steps, from 0, none, to 1",
+    )
+    spacing: Annotated[str | None, BeforeValidator(_spacing)] = Field(
+        None,
+        description="the spacing of the timesteps: uniform, quadratic, beta, karras, exponential "
+        "or kl-optimal",
+    )
     temperature: float | None = Field(
         None,
         ge=0,
@@ -412,7 +449,10 @@ class RequestFields(TypedDict, total=False):
     best_of: int
     steps: int | None
     guidance: float | None
+    guidance_rescale: float | None
     sampler: str | None
+    eta: float | None
+    spacing: str | None
     temperature: float | None
     top_k: int | None
     top_p: float | None

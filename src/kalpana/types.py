@@ -8,7 +8,7 @@
   and shift
 - guidance 1 is off; ``seed`` 0 is a seed (ask ``seed is None``)
 - ``network(x_t, t, cond) -> prediction`` · ``denoise(x_t, t) -> x0`` ·
-  ``step(denoise, x, t, s, history) -> x``
+  ``step(denoise, x, t, s, history, noise) -> x``
 
 Shape letters: b batch, f frames, c channels, h w pixels, l tokens, d width, n heads.
 """

@@ -25,7 +25,9 @@ def test_start_at_keeps_the_steps_below_the_strength() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", ["euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim"]
+)
 def test_the_known_part_ends_as_given_and_its_path_is_straight(schedule: str, sampler: str) -> None:
     """In the known half every state is alpha(t) x0 + sigma(t) eps with one eps, and it ends at x0;
     the other half is what the denoiser alone gives."""

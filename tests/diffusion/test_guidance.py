@@ -16,9 +16,10 @@ from scipy.special import dawsn
 from torch import Tensor
 
 from kalpana.diffusion.denoiser import Denoise, Denoiser
-from kalpana.diffusion.guidance import guide, loss_guidance
-from kalpana.diffusion.samplers import SAMPLERS, Sampler, euler, sample
+from kalpana.diffusion.guidance import autoguide, guide, loss_guidance, rescaled
+from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample
 from kalpana.diffusion.schedule import Cosine, Flow, Schedule, times
+from kalpana.diffusion.solvers import euler
 from kalpana.types import Cond, Tokens
 
 NULL = -0.5
@@ -126,6 +127,47 @@ def test_a_negative_prompt_takes_the_place_of_null(network: Network, negative: C
     torch.testing.assert_close(swapped, guided)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+def test_rescaled_guidance_has_the_contrast_between_guided_and_conditional(
+    network: Network, share: float
+) -> None:
+    """Lin et al. 2023, eq. 15 and 16."""
+    x0 = denoiser(network)(X, T, COND)
+    plain = guide(denoiser(network), COND, 5.0)(X, T) * torch.linspace(1, 3, 4)
+    got = rescaled(plain, x0, share)
+    for row, before, target in zip(got, plain, x0, strict=True):
+        expected = share * target.std() + (1 - share) * before.std()
+        torch.testing.assert_close(row.std(), expected)
+        torch.testing.assert_close(row / row.std(), before / before.std())
+    if share == 0:
+        assert torch.equal(got, plain)
+    torch.testing.assert_close(
+        guide(denoiser(network), COND, 5.0, rescale=share)(X, T),
+        rescaled(guide(denoiser(network), COND, 5.0)(X, T), x0, share),
+    )
+
+
+def test_rescaling_is_that_of_diffusers() -> None:
+    pipelines = pytest.importorskip(
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+        reason="the reference: pip install diffusers",
+    )
+    x0, guided = X, 4 * X.roll(1, 2) + 0.3
+    expected = pipelines.rescale_noise_cfg(guided, x0, guidance_rescale=0.7)
+    torch.testing.assert_close(rescaled(guided, x0, 0.7), expected)
+
+
+def test_autoguidance_leads_away_from_the_weaker_network() -> None:
+    """For a true mean 1 and a weak network that says 0.6, scale w gives 0.6 + 0.4 w."""
+    good, weak = (
+        Denoise(Flow(), lambda x_t, t, mean=mean: torch.full_like(x_t, mean)) for mean in (1.0, 0.6)
+    )
+    for scale, expected in ((0.0, 0.6), (1.0, 1.0), (2.0, 1.4)):
+        denoise = autoguide(good, weak, scale)
+        *_, last = sample(denoise, X, times(3), euler)
+        torch.testing.assert_close(last.x, torch.full_like(X, expected))
+
+
 def test_inputs_are_unchanged_by_a_call(network: Network) -> None:
     x, ids, mask = X.clone(), COND.tokens.ids.clone(), COND.tokens.mask.clone()
     null = torch.tensor([False, False])
@@ -145,7 +187,8 @@ def test_inputs_are_unchanged_by_a_call(network: Network) -> None:
 
 MU, V = 0.7, 0.25
 every_schedule = pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=["flow", "cosine"])
-every_sampler = pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
+SOLVERS = {name: SAMPLERS[name] for name in ("euler", "heun", "dpmpp-2m")}
+every_sampler = pytest.mark.parametrize("step", SOLVERS.values(), ids=SOLVERS)
 
 
 def gaussian(schedule: Schedule) -> Denoise:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 
-from kalpana.diffusion.schedule import Cosine, Flow, Schedule, levels, times
+from kalpana.diffusion.schedule import (
+    LEVELS,
+    SPACINGS,
+    Cosine,
+    Flow,
+    Schedule,
+    half_log_snr,
+    levels,
+    time_at,
+    times,
+)
 
 SCHEDULES = [Flow(), Cosine()]
 
@@ -44,3 +56,45 @@ def test_shift_scales_the_noise_to_signal_ratio() -> None:
     """Esser et al. 2024, eq. 20-23: sigma / alpha of the flow schedule is scaled by ``shift``."""
     plain, shifted = times(10)[1:], times(10, shift=3.0)[1:]
     torch.testing.assert_close(shifted / (1 - shifted), 3 * plain / (1 - plain))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_time_at_inverts_the_level(schedule: Schedule) -> None:
+    t = torch.linspace(0.001, 0.999, 50, dtype=torch.float64)
+    torch.testing.assert_close(time_at(schedule, half_log_snr(schedule, t)), t, atol=1e-12, rtol=0)
+    assert half_log_snr(Flow(), torch.tensor(0.2)).item() == pytest.approx(np.log(4))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 50, 1000])
+def test_every_spacing_falls_strictly_from_one_to_zero(
+    schedule: Schedule, spacing: str, steps: int
+) -> None:
+    t = SPACINGS[spacing](steps, 2.0, schedule)
+    assert t.shape == (steps + 1,) and t.dtype == torch.float64
+    assert t[0] == 1 and t[-1] == 0 and (t.diff() < 0).all()
+
+
+def test_spacings_of_time_have_their_closed_forms() -> None:
+    """By time without shift; with it, sigma / alpha of the flow schedule is scaled."""
+    u = np.linspace(1, 0, 21)
+    for name, expected in (("uniform", u), ("quadratic", u**2), ("beta", beta.ppf(u, 0.6, 0.6))):
+        plain, shifted = (SPACINGS[name](20, shift, Flow()).numpy() for shift in (1.0, 3.0))
+        np.testing.assert_allclose(plain, expected, atol=1e-6)
+        np.testing.assert_allclose(shifted, 3 * expected / (1 + 2 * expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_spacings_of_levels_have_their_closed_forms(schedule: Schedule) -> None:
+    low, high = LEVELS
+    u = np.linspace(0, 1, 20)
+    levels = {
+        "karras": (high ** (1 / 7) + u * (low ** (1 / 7) - high ** (1 / 7))) ** 7,
+        "exponential": high ** (1 - u) * low**u,
+        "kl-optimal": np.tan(u * np.arctan(low) + (1 - u) * np.arctan(high)),
+    }
+    for name, expected in levels.items():
+        t = SPACINGS[name](20, 1.0, schedule)[1:-1]
+        got = schedule.sigma(t) / schedule.alpha(t)
+        np.testing.assert_allclose(got.numpy(), expected[1:], rtol=1e-9)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import kalpana
 from kalpana.diffusion.samplers import SAMPLERS
+from kalpana.diffusion.schedule import SPACINGS
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import load
 from kalpana.pipelines.diffusion import DiffusionPipeline, noise
@@ -194,6 +195,38 @@ def test_every_setting_draws_another_picture(
     )
     (other,) = result(model, seed=2, steps=5, guidance=4, sampler="euler").outputs
     assert picture.image.tobytes() != other.image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("fields", "usual"),
+    [
+        ({"sampler": "ddim", "eta": 0.5}, {"sampler": "ddim"}),
+        ({"sampler": "ddim", "eta": 1}, {"sampler": "ddim", "eta": 0.5}),
+        ({"sampler": "euler-a", "eta": 0.5}, {"sampler": "euler-a"}),
+        ({"sampler": "dpm2-a", "eta": 0.5}, {"sampler": "dpm2-a"}),
+        ({"sampler": "dpmpp-sde", "eta": 0.5}, {"sampler": "dpmpp-sde"}),
+        ({"sampler": "dpmpp-2m-sde", "eta": 0.5}, {"sampler": "dpmpp-2m-sde"}),
+        *(({"spacing": name}, {}) for name in SPACINGS if name != "uniform"),
+        ({"guidance_rescale": 0.7}, {}),
+        ({"guidance_rescale": 0.7}, {"guidance_rescale": 0.3}),
+    ],
+)
+def test_settings_of_the_sampling_change_the_picture_and_are_in_the_receipt(
+    model: DiffusionPipeline, fields: dict[str, Any], usual: dict[str, Any]
+) -> None:
+    (picture,) = result(model, seed=2, guidance=4, **fields).outputs
+    (other,) = result(model, seed=2, guidance=4, **usual).outputs
+    assert not same(picture, other)
+    assert {name: picture.receipt["resolved"][name] for name in fields} == fields
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_in_a_batch_is_the_picture_alone_by_every_sampler(
+    model: DiffusionPipeline, sampler: str
+) -> None:
+    together = result(model, seeds=(7, 3, 9), sampler=sampler).outputs
+    alone = [result(model, seed=seed, sampler=sampler).outputs[0] for seed in (7, 3, 9)]
+    assert all(same(one, other) for one, other in zip(together, alone, strict=True))
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(model: DiffusionPipeline) -> None:

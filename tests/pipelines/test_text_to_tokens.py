@@ -36,6 +36,7 @@ from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.pipelines.replay import again
 from kalpana.pipelines.text_to_tokens import TextToTokens
 from kalpana.pipelines.tokens import masked, stream
+from kalpana.pipelines.trace import trace
 from kalpana.request import Request
 from kalpana.types import Cond, KalpanaError, Output, Result, Step, Tokens
 from kalpana.understand.encoder import Encoder
@@ -917,3 +918,9 @@ def test_there_is_one_way_for_all(folders: dict[str, Path], folder: Path) -> Non
             and steps
         )
     assert isinstance(load(str(folder)), DiffusionPipeline)
+
+
+def test_a_trace_shows_the_tokens_filling_in(model: TextToTokens) -> None:
+    page = trace(model, "a cat", seed=1)
+    assert "The tokens as they fill in" in page and "<svg" not in page
+    assert page.count("<img") >= 2

@@ -42,7 +42,10 @@ def generate(
     guidance: Annotated[
         str | None, field("guidance", flags=("--guidance", "--guidance-scale", "--cfg-scale"))
     ] = None,
+    guidance_rescale: Annotated[str | None, field("guidance_rescale")] = None,
     sampler: Annotated[str | None, field("sampler")] = None,
+    eta: Annotated[str | None, field("eta")] = None,
+    spacing: Annotated[str | None, field("spacing")] = None,
     temperature: Annotated[str | None, field("temperature")] = None,
     top_k: Annotated[str | None, field("top_k")] = None,
     top_p: Annotated[str | None, field("top_p")] = None,

@@ -22,6 +22,7 @@ from kalpana.cli.models import models
 from kalpana.cli.replay import replay
 from kalpana.cli.search import searching
 from kalpana.cli.tokenizer import tokenizer, tokens
+from kalpana.cli.trace import trace
 from kalpana.cli.train import train
 from kalpana.cli.weights import weights
 from kalpana.cli.world import world
@@ -79,7 +80,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, models, metadata, replay, expand, tokens, train, classify, caption):
+COMMANDS = (generate, models, metadata, replay, trace, expand, tokens, train, classify, caption)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(evaluating, name="evaluate")
 app.add_typer(searching, name="search")

@@ -1,6 +1,6 @@
-"""Classifier-free guidance and loss guidance, as wrappers of a denoiser.
+"""Classifier-free guidance, autoguidance and loss guidance, as wrappers of a denoiser.
 
-Samplers and networks need no code for either.
+Samplers and networks need no code for any of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def guide(
     scale: float = 1.0,
     interval: tuple[float, float] = (0.0, 1.0),
     negative: Cond | None = None,
+    rescale: float = 0.0,
 ) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022): ``denoise(x_t, t) -> x0`` under ``cond``.
 
@@ -27,7 +28,7 @@ def guide(
     ``negative`` (b rows) where one is given. ``scale`` 1 is off. Only times in ``(low, high]`` are
     guided: early guidance reduces variety and late guidance has no effect (Kynkäänniemi et al.
     2024). In that interval the network runs once on 2b rows, the conditional rows first; outside
-    it, and with scale 1, once on b rows.
+    it, and with scale 1, once on b rows. ``rescale`` is that of ``rescaled``.
 
     Raises ValueError where ``scale`` is not 1 and ``cond`` is empty.
     """
@@ -45,9 +46,36 @@ def guide(
             return alone(x_t, t)
         x0, x0_other = denoiser(torch.cat((x_t, x_t)), t, both).chunk(2)
         # Ho & Salimans 2022, eq. 6 with w = scale - 1. It is affine, so it holds for x0 as for eps.
-        return x0_other + scale * (x0 - x0_other)
+        return rescaled(x0_other + scale * (x0 - x0_other), x0, rescale)
 
     return Denoise(denoiser.schedule, guided)
+
+
+def rescaled(guided: Tensor, x0: Tensor, share: float) -> Tensor:
+    """A guided estimate with its standard deviation moved towards that of the conditional estimate
+    ``x0``, row by row, against the excess of contrast of strong guidance.
+
+    Lin et al. 2023, eq. 15 and 16, where ``share`` is phi; 0 is off. They rescale v, which at pure
+    noise is -x0; here it is x0 at every time.
+    """
+    if share == 0:
+        return guided
+    ratio = x0.flatten(1).std(1) / guided.flatten(1).std(1)
+    return guided * (1 + share * (ratio - 1)).reshape(-1, *[1] * (x0.ndim - 1))
+
+
+def autoguide(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
+    """Autoguidance (Karras et al. 2024, eq. 4): the estimate of a network, moved away from that of
+    a weaker one, which is smaller or less trained. ``scale`` 1 is off.
+
+    ``denoise`` and ``weak`` follow the same schedule.
+    """
+
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        x0_weak = weak(x_t, t)
+        return x0_weak + scale * (denoise(x_t, t) - x0_weak)
+
+    return Denoise(denoise.schedule, guided)
 
 
 def loss_guidance(

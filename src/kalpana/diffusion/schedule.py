@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import pi
+from math import atan, log, pi
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,6 +63,21 @@ def levels(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return schedule.alpha(t), schedule.sigma(t)
 
 
+def half_log_snr(schedule: Schedule, t: Tensor) -> Tensor:
+    """lambda(t) = log(alpha / sigma), which falls with time; infinite where alpha or sigma is 0."""
+    return torch.log(schedule.alpha(t) / schedule.sigma(t))
+
+
+def time_at(schedule: Schedule, level: Tensor) -> Tensor:
+    """The time at which ``half_log_snr`` is ``level``, a finite float64, by bisection."""
+    low, high = torch.zeros_like(level), torch.ones_like(level)
+    for _ in range(53):
+        t = (low + high) / 2
+        above = half_log_snr(schedule, t) > level
+        low, high = torch.where(above, t, low), torch.where(above, high, t)
+    return (low + high) / 2
+
+
 def times(steps: int, shift: float = 1.0) -> Tensor:
     """Timesteps of a sampler, from 1 down to 0: (steps + 1,) float64 on the CPU.
 
@@ -69,5 +86,72 @@ def times(steps: int, shift: float = 1.0) -> Tensor:
     dtype without moving or promoting it.
     """
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    # shift t / (1 + (shift - 1) t), written so that it is exactly 1 at t = 1.
+    return _shifted(t, shift)
+
+
+# Spacings: timesteps of a sampler as those of ``times``, which is the uniform one. Those that are
+# stated by time are shifted; those that are stated by noise level are not.
+Spacing = Callable[[int, float, Schedule], Tensor]
+LEVELS = 0.03, 15.0  # least and greatest sigma / alpha, those of Stable Diffusion
+
+
+def uniform(steps: int, shift: float, schedule: Schedule) -> Tensor:
+    """Equal steps of time, from pure noise to data: "trailing" of Lin et al. 2023, table 2."""
+    return times(steps, shift)
+
+
+def quadratic(steps: int, shift: float, schedule: Schedule) -> Tensor:
+    """The squares of equal steps (Song et al. 2021, appendix D.2): more of them near data."""
+    return _shifted(times(steps) ** 2, shift)
+
+
+def beta(steps: int, shift: float, schedule: Schedule) -> Tensor:
+    """Quantiles of the distribution Beta(0.6, 0.6) (Lee et al. 2024): more steps at both ends."""
+    a, u = 0.6, times(steps).numpy()
+    # The density of y^a for y up to 1/2, which has no singularity, and its integral.
+    grid = np.linspace(0, 0.5**a, 4097)
+    density = (1 - grid ** (1 / a)) ** (a - 1)
+    mass = np.concatenate(([0.0], np.cumsum(density[1:] + density[:-1])))
+    low = np.interp(np.minimum(u, 1 - u), mass / (2 * mass[-1]), grid) ** (1 / a)
+    return _shifted(torch.from_numpy(np.where(u <= 0.5, low, 1 - low)), shift)
+
+
+def karras(steps: int, shift: float, schedule: Schedule) -> Tensor:
+    """Noise levels whose 7th roots have equal steps (Karras et al. 2022, eq. 5)."""
+    low, high = (level ** (1 / 7) for level in LEVELS)
+    return _at_levels(schedule, torch.linspace(high, low, steps, dtype=torch.float64) ** 7)
+
+
+def exponential(steps: int, shift: float, schedule: Schedule) -> Tensor:
+    """Noise levels whose logarithms have equal steps (Lu et al. 2022, uniform logSNR)."""
+    low, high = (log(level) for level in LEVELS)
+    return _at_levels(schedule, torch.linspace(high, low, steps, dtype=torch.float64).exp())
+
+
+def kl_optimal(steps: int, shift: float, schedule: Schedule) -> Tensor:
+    """Noise levels whose arcus tangents have equal steps (Sabour et al. 2024, theorem 3.1)."""
+    low, high = (atan(level) for level in LEVELS)
+    return _at_levels(schedule, torch.linspace(high, low, steps, dtype=torch.float64).tan())
+
+
+def _shifted(t: Tensor, shift: float) -> Tensor:
+    """Times with sigma / alpha of the flow schedule scaled by ``shift``, exact at both ends."""
+    # shift t / (1 + (shift - 1) t), written so that it is exactly 1 at t = 1
     return shift * t / (shift * t + (1 - t))
+
+
+def _at_levels(schedule: Schedule, levels: Tensor) -> Tensor:
+    """Times (steps + 1,) of falling noise levels sigma / alpha, with the first moved to pure noise,
+    and data at the end."""
+    inner = time_at(schedule, -levels[1:].log())
+    return torch.cat((inner.new_ones(1), inner, inner.new_zeros(1)))
+
+
+SPACINGS: dict[str, Spacing] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "beta": beta,
+    "karras": karras,
+    "exponential": exponential,
+    "kl-optimal": kl_optimal,
+}

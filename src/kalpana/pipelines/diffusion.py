@@ -1,7 +1,7 @@
 """Diffusion pipeline: guided sampling from noise, or from a noised picture, to latents, then
 decoding. It serves every network that predicts x0, eps, v or a velocity.
 
-Seeds: the noise of each picture is drawn on the CPU from its own generator, nothing else is random,
+Seeds: all noise of a picture is drawn on the CPU from its own generators, nothing else is random,
 and the rows of a batch are computed independently. A picture is therefore the same alone, in a
 batch of eight, or in another process: bit for bit on the CPUs measured (x86, one and two threads).
 On a CPU or GPU whose matrix kernels depend on the number of rows, single 8-bit values may be
@@ -24,8 +24,8 @@ from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
-from kalpana.diffusion.samplers import SAMPLERS, sample
-from kalpana.diffusion.schedule import SCHEDULES, times
+from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
+from kalpana.diffusion.schedule import SCHEDULES, SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
@@ -133,7 +133,8 @@ def _sample(
         frames = inputs.frames
     shape = model.codec.shape(request.height, request.width, frames)
     x = noise(seeds, shape).to(model.device)
-    timesteps = times(request.steps, model.capabilities.defaults.shift)
+    spacing = SPACINGS[request.spacing or "uniform"]
+    timesteps = spacing(request.steps, model.capabilities.defaults.shift, schedule)
     x0, strength, given = None if inputs is None else inputs.x0, request.strength, Cond()
     if inputs is not None:
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
@@ -144,14 +145,16 @@ def _sample(
     if mask is not None and x0 is not None and "known" in model.network.reads:
         known = torch.cat(((1 - mask) * x0, 1 - mask), 1)
         given = Cond(known=known.expand(len(seeds), -1, -1, -1))
-    denoise, sampler = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
+    denoise, step = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
+    if request.eta is not None:
+        step = partial(step, **{"eta": request.eta})
     if mask is not None and x0 is not None:
         denoise = inpaint(denoise, x0, mask)
     if x0 is not None and strength is not None:
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
-    for state in sample(denoise, x, timesteps, sampler):
+    for state in sample(denoise, x, timesteps, step, step_noise(seeds)):
         x = state.x
         yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
@@ -200,7 +203,9 @@ def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) ->
         factor = model.codec.factor
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
-    return guide(model.process.denoiser(network), cond, request.guidance, interval, negative)
+    rescale = request.guidance_rescale or 0.0
+    denoiser = model.process.denoiser(network)
+    return guide(denoiser, cond, request.guidance, interval, negative, rescale)
 
 
 def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
