@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalpana.diffusion.schedule import Cosine, Flow, Schedule, levels, times
+from kalpana.diffusion.schedule import Cosine, Discrete, Flow, Schedule, levels, times
 
-SCHEDULES = [Flow(), Cosine()]
+SCHEDULES = [Flow(), Cosine(), Discrete(zero_snr=True), Discrete(1e-4, 0.02, "linear", True)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -44,3 +46,30 @@ def test_shift_scales_the_noise_to_signal_ratio() -> None:
     """Esser et al. 2024, eq. 20-23: sigma / alpha of the flow schedule is scaled by ``shift``."""
     plain, shifted = times(10)[1:], times(10, shift=3.0)[1:]
     torch.testing.assert_close(shifted / (1 - shifted), 3 * plain / (1 - plain))
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_a_discrete_schedule_multiplies_its_steps(betas: Any, zero_snr: bool) -> None:
+    """alpha^2 after k steps is the product of 1 - beta (Ho et al. 2020, eq. 4), rescaled for zero
+    terminal SNR so that the first step is kept and the last is 0 (Lin et al. 2024)."""
+    start, end, steps = 0.001, 0.02, 10
+    product, alphas = 1.0, []
+    for k in range(steps):
+        share = k / (steps - 1)
+        if betas == "linear":
+            beta = start + share * (end - start)
+        else:
+            beta = (start**0.5 + share * (end**0.5 - start**0.5)) ** 2
+        product *= 1 - beta
+        alphas.append(product**0.5)
+    if zero_snr:
+        first, last = alphas[0], alphas[-1]
+        alphas = [(each - last) * first / (first - last) for each in alphas]
+    schedule = Discrete(start, end, betas, zero_snr, steps)
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    expected = torch.tensor([1.0, *alphas], dtype=torch.float64)
+    torch.testing.assert_close(schedule.alpha(t), expected)
+    torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
+    between = torch.tensor([0.25], dtype=torch.float64)  # halfway from the second to the third step
+    torch.testing.assert_close(schedule.alpha(between) ** 2, (expected[2:4] ** 2).mean()[None])
