@@ -59,8 +59,8 @@ class Discrete:
     """Variance-preserving schedule of a process of ``steps`` noising steps (Ho et al. 2020).
 
     Time t is step t * steps, and alpha(t)^2 is linear between steps. The betas rise linearly, or
-    ("scaled_linear", Rombach et al. 2022) their square roots do. ``zero_snr`` rescales alpha so that
-    alpha(1) is 0 (Lin et al. 2024, algorithm 1).
+    their square roots do ("scaled_linear", Rombach et al. 2022). ``zero_snr`` rescales alpha so
+    that alpha(1) is 0 (Lin et al. 2024, algorithm 1).
     """
 
     beta_start: float = 0.00085

@@ -2,8 +2,8 @@
 
 Residual convolutions at several resolutions and attention at the lowest (Rombach et al. 2022). The
 encoder gives mean and log-variance of a Gaussian posterior, of which the mean is used; scaled by
-``scaling_factor`` it has about unit variance. Config words, state dict keys and numbers are those of
-``AutoencoderKL`` of diffusers.
+``scaling_factor`` it has about unit variance. Config words, state dict keys and numbers are those
+of ``AutoencoderKL`` of diffusers.
 """
 
 from __future__ import annotations

@@ -134,9 +134,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.to_q = nn.Linear(width, width, bias=qkv_bias)
-        self.to_k, self.to_v = (
-            nn.Linear(context or width, width, bias=qkv_bias) for _ in range(2)
-        )
+        self.to_k, self.to_v = (nn.Linear(context or width, width, bias=qkv_bias) for _ in range(2))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(
@@ -378,6 +376,7 @@ class UNet(nn.Module):
             below = width
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
+        self._init()
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, text: Text | None = None) -> Tensor:
         """Prediction (b, out_channels, h, w). ``text`` is needed with a cross_attention_dim."""
@@ -403,6 +402,15 @@ class UNet(nn.Module):
         for level in self.up_blocks:
             x = level(x, time, pair, kept)
         return self.conv_out(ACTIVATIONS[c.act_fn](self.conv_norm_out(x)))
+
+    def _init(self) -> None:
+        """Every residual branch, and with them the prediction, starts at 0."""
+        ends: list[nn.Module] = [self.conv_out]
+        ends += [each.conv2 for each in self.modules() if isinstance(each, ResBlock)]
+        ends += [each.proj_out for each in self.modules() if isinstance(each, Transformer)]
+        for end in ends:
+            for parameter in end.parameters():
+                nn.init.zeros_(parameter)
 
 
 def inpaints(c: Config) -> bool:
@@ -446,7 +454,8 @@ def check(c: Config) -> None:
     heads = c.attention_head_dim
     heads = heads if isinstance(heads, tuple) else (heads,) * levels
     for width, count in zip(c.block_out_channels, heads, strict=True):
-        for word, divisor in (("norm_num_groups", c.norm_num_groups), ("attention_head_dim", count)):
+        divisors = {"norm_num_groups": c.norm_num_groups, "attention_head_dim": count}
+        for word, divisor in divisors.items():
             if divisor < 1 or width % divisor:
                 raise KalpanaError(
                     f"{word} {divisor} does not divide {width}, one of the block_out_channels"

@@ -25,18 +25,21 @@ from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
-from kalpana.diffusion.schedule import SCHEDULES, times
+from kalpana.diffusion.schedule import times
 from kalpana.families import FAMILIES, find
+from kalpana.hub import clip_tokenizer, stable_diffusion
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.media import to_pixels
 from kalpana.pipelines.editing import Edit, open_image
-from kalpana.pipelines.pipeline import NoWords, Progress, answer
+from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, answer
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step
+
+PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffusion models
 
 
 class Network(Protocol):
@@ -56,17 +59,19 @@ class Network(Protocol):
 class DiffusionPipeline:
     """A loaded diffusion model: a network, the process it was trained for, and its codec.
 
-    ``files`` maps its file names to their SHA-256; ``words`` tokenizes the prompt.
+    ``files`` maps its file names to their SHA-256; ``words`` tokenizes the prompt; ``together`` is
+    the largest batch of pictures.
     """
 
     name: str
     family: str
     capabilities: Capabilities = field(repr=False)
     files: dict[str, str] = field(repr=False)
-    words: Window | NoWords = field(repr=False)
+    words: Window | clip_tokenizer.Words | NoWords = field(repr=False)
     network: Network = field(repr=False)
     codec: Codec = field(repr=False)
     process: Process
+    together: int = TOGETHER
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> DiffusionPipeline:
@@ -98,6 +103,32 @@ class DiffusionPipeline:
             process=Process(**read_process(paths[0])),
         )
 
+    @classmethod
+    def read_public(cls, folder: Path, device: str | None = None) -> DiffusionPipeline:
+        """The Stable Diffusion 1 or 2 in a folder, in the layout of diffusers. Raises KalpanaError
+        as ``hub.stable_diffusion.read`` and ``find_device``."""
+        target, checkpoint = find_device(device), stable_diffusion.read(folder)
+        usual = FAMILIES["unet"].capabilities
+        assert usual is not None
+        side = checkpoint.network.config.sample_size * checkpoint.codec.factor
+        longer = side * 3 // 2 // 64 * 64
+        sizes = [f"{side}x{side}"]
+        if longer > side:
+            sizes += [f"{longer}x{side}", f"{side}x{longer}"]
+        defaults = usual.defaults.model_copy(update=PUBLIC | {"size": sizes[0]})
+        changes = {"languages": ("en",), "sizes": tuple(sizes), "tiles": 64, "defaults": defaults}
+        return cls(
+            name=folder.name,
+            family="unet",
+            capabilities=usual.model_copy(update=changes),
+            files=checkpoint.files,
+            words=checkpoint.words,
+            network=checkpoint.network.to(target),
+            codec=checkpoint.codec.to(target),
+            process=checkpoint.process,
+            together=1,
+        )
+
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device  # type: ignore[attr-defined]
@@ -113,10 +144,11 @@ class DiffusionPipeline:
         ranker.
         """
         request, inputs = ask(request, **fields), None
-        if "known" in self.network.reads:
+        if "seconds" in self.network.reads:
             resolved = self.capabilities.resolve(request)[0]
             inputs = read_video_inputs(resolved, self.codec, self.device)  # type: ignore[arg-type]
-        return answer(self, self.words, request, partial(_sample, self, inputs), rank_by)
+        draw = partial(_sample, self, inputs)
+        return answer(self, self.words, request, draw, rank_by, together=self.together)
 
 
 def _sample(
@@ -124,7 +156,7 @@ def _sample(
 ) -> Iterator[Progress]:
     """Sample one batch, the pictures or videos of a resolved request."""
     assert request.steps and request.sampler and request.width and request.height  # resolved
-    seeds, schedule = request.each_seed(), SCHEDULES[model.process.schedule]
+    seeds, schedule = request.each_seed(), model.process.levels
     frames = 1
     if request.seconds and request.fps:
         frames = max(round(request.seconds * request.fps), 1)
@@ -133,14 +165,15 @@ def _sample(
     shape = model.codec.shape(request.height, request.width, frames)
     x = noise(seeds, shape).to(model.device)
     timesteps = times(request.steps, model.capabilities.defaults.shift)
-    denoise, sampler = (
-        _denoise(model, inputs, request, shape, len(seeds)),
-        SAMPLERS[request.sampler],
-    )
+    if inputs is not None:
+        given = _video_cond(model, inputs, request, shape[0], len(seeds))
+    else:
+        given = _known_cond(model, edit, request, len(seeds))
+    denoise, sampler = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
     x0, strength = None if inputs is None else inputs.x0, request.strength
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
-        if edit.mask is not None:
+        if edit.mask is not None and given.known is None:
             denoise = inpaint(denoise, x0, _dilated(edit, model.codec.factor).to(x))
     if x0 is not None and strength is not None:
         timesteps = start_at(timesteps, strength)
@@ -172,16 +205,10 @@ def _dilated(edit: Edit, factor: int) -> Tensor:
     return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1)
 
 
-def _denoise(
-    model: DiffusionPipeline,
-    inputs: VideoInputs | None,
-    request: Request,
-    shape: tuple[int, ...],
-    b: int,
-) -> Denoise:
-    """The guided x0 estimate of the model for b pictures of a resolved request."""
+def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) -> Denoise:
+    """The guided x0 estimate of the model for b pictures of a resolved request, on the condition of
+    what is ``given`` of them."""
     assert request.guidance is not None  # resolved
-    given = Cond() if inputs is None else _video_cond(model, inputs, request, shape[0], b)
     cond = _cond(model, request, request.prompt, b, given)
     negative = None
     if request.negative_prompt is not None:
@@ -226,12 +253,28 @@ def _video_cond(
     )
 
 
+def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b: int) -> Cond:
+    """What an inpainting network is given of b pictures: latents of the input picture, grey where
+    it is masked, and the mask of what is given; other networks are given nothing."""
+    if "known" not in model.network.reads:
+        return Cond()
+    assert request.width and request.height  # resolved
+    factor, pixels = model.codec.factor, torch.zeros(1, 3, request.height, request.width)
+    given = torch.zeros(1, 1, request.height // factor, request.width // factor)
+    if edit is not None and edit.mask is not None:
+        pixels, cells = edit.pixels * (edit.mask == 0), edit.cells(factor)
+        assert cells is not None
+        given = (cells == 0).float()
+    latents = model.codec.encode(pixels.to(model.device))
+    return Cond(known=torch.cat((latents, given.to(latents)), 1).expand(b, -1, -1, -1))
+
+
 def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: Cond) -> Cond:
     """The conditioning on a text and the other inputs of a request, repeated for b rows, with the
     fields of ``given``."""
     reads, device = model.network.reads, model.device
     tokens = label = control = null = None
-    if isinstance(model.words, Window):
+    if not isinstance(model.words, NoWords):
         tokens = model.words.encode([clean(text)] * b).to(device)
         null = None if text else torch.ones(b, dtype=torch.bool, device=device)
     if "label" in reads and request.label is not None:
