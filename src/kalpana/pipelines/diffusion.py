@@ -175,7 +175,9 @@ def _sample(
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         if edit.mask is not None and given.known is None:
             denoise = inpaint(denoise, x0, _dilated(edit, model.codec.factor).to(x))
-    if x0 is not None and strength is not None:
+    # An inpainting network is given the picture by itself: all of it anew is from noise alone.
+    anew = given.known is not None and inputs is None and strength == 1
+    if x0 is not None and strength is not None and not anew:
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
