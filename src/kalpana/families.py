@@ -152,6 +152,17 @@ _ALL = (
         tasks=_TEXT_TO_IMAGE,
     ),
     Family(
+        "unet",
+        "kalpana.models.text_unet:TextUNet",
+        "unet.safetensors",
+        "kalpana.train.flow:UNetTask",
+        "kalpana.train.flow:UNetRecipe",
+        "kalpana.pipelines.diffusion:DiffusionPipeline",
+        _DIFFUSION,
+        codec="vae",
+        tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
         "dalle",
         "kalpana.models.dalle:DALLE",
         "dalle.safetensors",

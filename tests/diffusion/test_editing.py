@@ -104,7 +104,7 @@ def test_tiling_is_a_mean_inside_the_overlap() -> None:
 
 
 def test_a_process_is_named_by_its_weights() -> None:
-    with pytest.raises(Exception, match="schedule 'linear' is unknown: write flow, cosine"):
-        Process(schedule="linear")
+    with pytest.raises(Exception, match="schedule 'sigmoid' is unknown: write flow, cosine"):
+        Process(schedule="sigmoid")
     with pytest.raises(Exception, match="prediction 'score' is unknown: write x0, eps, v, flow"):
         Process(prediction="score")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from kalpana.diffusion.schedule import (
     LEVELS,
     SPACINGS,
     Cosine,
+    Discrete,
     Flow,
     Schedule,
     half_log_snr,
@@ -21,7 +24,7 @@ from kalpana.diffusion.schedule import (
     times,
 )
 
-SCHEDULES = [Flow(), Cosine()]
+SCHEDULES = [Flow(), Cosine(), Discrete(zero_snr=True), Discrete(1e-4, 0.02, "linear", True)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -98,3 +101,30 @@ def test_spacings_of_levels_have_their_closed_forms(schedule: Schedule) -> None:
         t = SPACINGS[name](20, 1.0, schedule)[1:-1]
         got = schedule.sigma(t) / schedule.alpha(t)
         np.testing.assert_allclose(got.numpy(), expected[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_a_discrete_schedule_multiplies_its_steps(betas: Any, zero_snr: bool) -> None:
+    """alpha^2 after k steps is the product of 1 - beta (Ho et al. 2020, eq. 4), rescaled for zero
+    terminal SNR so that the first step is kept and the last is 0 (Lin et al. 2024)."""
+    start, end, steps = 0.001, 0.02, 10
+    product, alphas = 1.0, []
+    for k in range(steps):
+        share = k / (steps - 1)
+        if betas == "linear":
+            beta = start + share * (end - start)
+        else:
+            beta = (start**0.5 + share * (end**0.5 - start**0.5)) ** 2
+        product *= 1 - beta
+        alphas.append(product**0.5)
+    if zero_snr:
+        first, last = alphas[0], alphas[-1]
+        alphas = [(each - last) * first / (first - last) for each in alphas]
+    schedule = Discrete(start, end, betas, zero_snr, steps)
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    expected = torch.tensor([1.0, *alphas], dtype=torch.float64)
+    torch.testing.assert_close(schedule.alpha(t), expected)
+    torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
+    between = torch.tensor([0.25], dtype=torch.float64)  # halfway from the second to the third step
+    torch.testing.assert_close(schedule.alpha(between) ** 2, (expected[2:4] ** 2).mean()[None])

@@ -39,6 +39,11 @@ BASE: dict[str, dict[str, Any]] = {
               "perceptual_net": "detector", "ocr_net": "reader"},
     "flow": {"model": {"width": 32, "depth": 1, "heads": 2, "text_depth": 1, "fine": 8},
              "vae": "vae", "kind": "everything"},
+    "unet": {"model": {"block_out_channels": (8, 8), "norm_num_groups": 4, "text_depth": 1,
+                       "cross_attention_dim": 32, "attention_head_dim": 2, "text_heads": 2,
+                       "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+                       "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")},
+             "vae": "vae", "kind": "everything"},
     "dalle": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
     "maskgit": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
     "dalle-mini": {"model": {**TOKENS, "hidden": 64, "text_depth": 1}, "vqgan": "vqgan",
@@ -58,8 +63,9 @@ EVERY: dict[str, Any] = {
 }  # fmt: skip
 OWN: dict[str, Any] = {
     "kind": "hands", "posterior_std": 0.5, "latent_anchor_weight": 2.0,
-    "caption_dropout": 1.0, "oversample": 3, "aux_weight": 0.5, "schedule": "cosine",
-    "prediction": "v", "self_train_dir": "harvest", "self_train_repeat": 9,
+    "caption_dropout": 1.0, "oversample": 3, "aux_weight": 0.5, "schedule": "linear",
+    "prediction": "eps", "text_encoder": "flow", "self_train_dir": "harvest",
+    "self_train_repeat": 9,
     "image_first_prob": 1.0, "token_dropout": 1.0, "held_out_styles": ("noto",),
     "object_augment_share": 0.5, "downsampled_styles": ("noto", "fluent-3d", "openmoji"),
     "perceptual_net": None, "perceptual_weight": 3.0, "ocr_net": None, "ocr_weight": 3.0,
@@ -69,6 +75,7 @@ OWN: dict[str, Any] = {
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
     "flow": ("vae", "other-vae"),
+    "unet": ("vae", "other-vae"),
     "detector": ("vae", None),
     "reader": ("vae", None),
     **dict.fromkeys(("dalle", "maskgit", "dalle-mini"), ("vqgan", "other-vqgan")),
@@ -81,12 +88,15 @@ WITH: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # Settings that change no weights, which other tests hold: gradient caching has the same gradients.
 SAME = {*FREE, "family", "grad_cache_chunk"}
+# Settings that a family refuses, which other tests hold.
+REFUSED = {("unet", "aux_weight")}
 
 CASES = [("vae", name, value) for name, value in EVERY.items()]
 for family in trained_families():
     kind = recipe_class(family)
     assert kind is not None
-    CASES += [(family, name, OWN[name]) for name in kind.model_fields if name in OWN]
+    own = [name for name in kind.model_fields if name in OWN and (family, name) not in REFUSED]
+    CASES += [(family, name, OWN[name]) for name in own]
 CASES += [(family, *pair) for family, pair in OTHERS.items()]
 CASES.append(("flow", "optimizer", "muon"))  # which an autoencoder, all convolutions, cannot have
 
@@ -97,7 +107,7 @@ def test_no_setting_is_forgotten() -> None:
         kind = recipe_class(family)
         assert kind is not None
         own = kind.model_fields.keys() - Recipe.model_fields.keys() - SAME
-        assert {(family, name) for name in own} <= covered
+        assert {(family, name) for name in own} - REFUSED <= covered
     assert Recipe.model_fields.keys() - SAME <= {name for _, name, _ in CASES}
 
 
@@ -167,7 +177,7 @@ def test_a_setting_has_an_effect(
 ) -> None:
     if name == "bf16" and not has_bf16(CPU):
         pytest.skip("this CPU has no bfloat16")
-    extra = {} if family == "flow" and name == "vae" else WITH.get(name, {})
+    extra = {} if family in ("flow", "unet") and name == "vae" else WITH.get(name, {})
     key = f"{family} {extra}"
     if key not in _BASELINES:
         _BASELINES[key] = learned(family, networks, extra)

@@ -56,24 +56,28 @@ PREDICTIONS = {
 @dataclass(frozen=True)
 class Process:
     """Diffusion process that a network was trained for, as the metadata of its weights states it:
-    ``schedule`` is a key of SCHEDULES, ``prediction`` one of PREDICTIONS.
+    ``schedule`` is a key of SCHEDULES or a Schedule, ``prediction`` a key of PREDICTIONS.
 
     Raises KalpanaError for another name.
     """
 
-    schedule: str = "flow"
+    schedule: str | Schedule = "flow"
     prediction: str = "x0"
 
     def __post_init__(self) -> None:
         for field, names in (("schedule", SCHEDULES), ("prediction", PREDICTIONS)):
-            if getattr(self, field) not in names:
-                raise KalpanaError(
-                    f"{field} {getattr(self, field)!r} is unknown: write {', '.join(names)}"
-                )
+            value = getattr(self, field)
+            if (isinstance(value, str) or field == "prediction") and value not in names:
+                raise KalpanaError(f"{field} {value!r} is unknown: write {', '.join(names)}")
+
+    @property
+    def levels(self) -> Schedule:
+        """The schedule itself."""
+        return SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
 
     def denoiser(self, network: Callable[[Tensor, Tensor, Cond], Tensor]) -> Denoiser:
         """Denoiser of a network that was trained for this process."""
-        return Denoiser(network, SCHEDULES[self.schedule], self.prediction)
+        return Denoiser(network, self.levels, self.prediction)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import atan, log, pi
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 class Schedule(Protocol):
     """Noise schedule: two elementwise functions of time.
 
-    They are exact at the ends: alpha(0) = 1, sigma(0) = 0, sigma(1) = 1. alpha(1) may be 0.
+    They are exact at the ends: alpha(0) = 1, sigma(0) = 0, sigma(1) = 1. alpha(1) may be 0. Only a
+    discrete process may end with some of its data left, sigma(1) < 1.
     """
 
     def alpha(self, t: Tensor) -> Tensor: ...
@@ -54,7 +56,57 @@ class Cosine:
         return torch.sin(t * pi / 2)
 
 
-SCHEDULES: dict[str, Schedule] = {"flow": Flow(), "cosine": Cosine()}
+@dataclass(frozen=True)
+class Discrete:
+    """Variance-preserving schedule of a process of ``steps`` noising steps (Ho et al. 2020).
+
+    Time t is step t * steps, and alpha(t)^2 is linear between steps. The betas rise linearly, or
+    their square roots do ("scaled_linear", Rombach et al. 2022). ``zero_snr`` rescales alpha so
+    that alpha(1) is 0 (Lin et al. 2024, algorithm 1).
+    """
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    betas: Literal["linear", "scaled_linear"] = "scaled_linear"
+    zero_snr: bool = False
+    steps: int = 1000
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._at(t, _powers(self)[0])
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._at(t, _powers(self)[1])
+
+    def _at(self, t: Tensor, powers: Tensor) -> Tensor:
+        """Root of ``powers`` (steps + 1,), interpolated at times t."""
+        powers, step = powers.to(t), self.steps * t
+        low = step.floor().clamp(0, self.steps - 1)
+        index = low.long()
+        return torch.lerp(powers[index], powers[index + 1], step - low).sqrt()
+
+
+@lru_cache(maxsize=8)
+def _powers(schedule: Discrete) -> tuple[Tensor, Tensor]:
+    """alpha^2 and sigma^2 after 0, 1, ... noising steps: (steps + 1,) float64 each."""
+    start, end, steps = schedule.beta_start, schedule.beta_end, schedule.steps
+    if schedule.betas == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    else:
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    alphas = (1 - betas).cumprod(0).sqrt()
+    if schedule.zero_snr:
+        alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
+    alphas = torch.cat((alphas.new_ones(1), alphas))
+    return alphas**2, 1 - alphas**2
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "flow": Flow(),
+    "cosine": Cosine(),
+    "linear": Discrete(0.0001, 0.02, "linear"),
+    "scaled-linear": Discrete(),
+    "scaled-linear-zero-snr": Discrete(zero_snr=True),
+}
 
 
 def levels(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -374,18 +374,19 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
         wanted = CLIP(config).state_dict()
     state = {}
     for name, like in wanted.items():
-        parts = [left.pop(theirs, None) for theirs in _theirs(name, config)]
+        parts = [left.pop(theirs, None) for theirs in checkpoint_names(name, config)]
         found = [part for part in parts if part is not None]
         if len(found) < len(parts):
             raise KalpanaError(
-                f"the weights in {folder} lack {', '.join(_theirs(name, config))}: "
+                f"the weights in {folder} lack {', '.join(checkpoint_names(name, config))}: "
                 f"they are not those of its {CONFIG}"
             )
         tensor = torch.cat(found).float() if like.ndim else found[0].float().reshape(-1)[0]
         if tensor.shape != like.shape:
             shapes = f"{tuple(tensor.shape)}, and {CONFIG} asks for {tuple(like.shape)}"
             raise KalpanaError(
-                f"{_theirs(name, config)[0]} in {folder} is {shapes}: take both from one model"
+                f"{checkpoint_names(name, config)[0]} in {folder} is {shapes}: "
+                "take both from one model"
             )
         state[name] = tensor
     if left:
@@ -396,7 +397,7 @@ def translate(given: Mapping[str, Tensor], config: Config, folder: Path) -> dict
     return state
 
 
-def _theirs(name: str, config: Config) -> list[str]:
+def checkpoint_names(name: str, config: Config) -> list[str]:
     """The checkpoint's names of the tensors that make up our tensor of this name."""
     for ours, other in (NAMES | READ[config.text_pool]).items():
         if name.startswith(ours):

@@ -1,4 +1,5 @@
-"""Tokenizers of public CLIP and SigLIP checkpoints, from tokenizer.json."""
+"""Tokenizers of public CLIP and SigLIP checkpoints, from tokenizer.json, and of Stable Diffusion,
+from vocab.json and merges.txt."""
 
 from __future__ import annotations
 
@@ -11,12 +12,17 @@ from typing import Any
 
 import tokenizers
 import torch
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from kalpana.hub.public import misfit, read_object
 from kalpana.models.clip import Config
 from kalpana.types import KalpanaError, Tokens
 
 TEXTS, TEXTS_TOO = "tokenizer.json", "tokenizer_config.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+EDGES = (("bos", "start"), ("eos", "end"))
+# Pieces of a text that are tokenized by themselves (Radford et al. 2021, code).
+PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 TOKENIZERS = {
     "clip": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "siglip": ("SiglipTokenizer", "SiglipTokenizerFast"),
@@ -27,24 +33,27 @@ TOKENIZERS = {
 class Words:
     """Tokenizer of a checkpoint.
 
-    SigLIP's texts are canonical, without capitals and punctuation, and all have ``length`` tokens.
+    SigLIP's texts are canonical, without capitals and punctuation. These and all ``padded`` ones
+    have ``length`` tokens.
     """
 
     bpe: tokenizers.Tokenizer
     length: int
     pad: int
     siglip: bool
+    padded: bool = False
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokens (b, l) of the texts, cut before the end token and padded.
 
-        The padded length is that of the longest text, for SigLIP ``length``.
+        The padded length is that of the longest text, or ``length``.
         """
         rows = [self.bpe.encode(self._read(text)).ids for text in texts]
         rows = [
             row if len(row) <= self.length else [*row[: self.length - 1], row[-1]] for row in rows
         ]
-        width = self.length if self.siglip else max(map(len, rows), default=0)
+        whole = self.siglip or self.padded
+        width = self.length if whole else max(map(len, rows), default=0)
         padded = [row + [self.pad] * (width - len(row)) for row in rows]
         ids = torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
         lengths = torch.tensor([len(row) for row in rows]).view(-1, 1)
@@ -118,6 +127,50 @@ def to_words(folder: Path, config: Config) -> Words:
             folder / TEXTS_TOO, "pad_token", about.get("pad_token"), f"{TEXTS} has no such token"
         )
     return Words(bpe, config.length, pad, kind == "siglip")
+
+
+def read_bpe(folder: Path, config: Config) -> Words:
+    """Tokenizer of a Stable Diffusion in a folder with vocab.json and merges.txt.
+
+    All its texts have ``config.length`` tokens. Raises KalpanaError if it is damaged, or another
+    model's.
+    """
+    paths = folder / VOCABULARY, folder / MERGES
+    about = read_object(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
+    start, end = (_token(about, f"{k}_token", f"<|{n}oftext|>") for k, n in EDGES)
+    try:
+        bpe = tokenizers.Tokenizer(
+            models.BPE.from_file(
+                *map(str, paths), unk_token=end, continuing_subword_prefix="",
+                end_of_word_suffix="</w>",
+            )
+        )  # fmt: skip
+    except Exception as error:  # the library raises bare Exception
+        raise KalpanaError(f"{paths[0]} and {MERGES} are no tokenizer: {error}") from None
+    pad = _token(about, "pad_token", end)
+    ids = dict[str, int]()
+    for token in (start, end, pad):
+        if (number := bpe.token_to_id(token)) is None:
+            raise KalpanaError(f"{paths[0]} has no token {token!r}, which {TEXTS_TOO} names")
+        ids[token] = number
+    if bpe.get_vocab_size() > config.vocabulary:
+        raise KalpanaError(
+            f"{paths[0]} has {bpe.get_vocab_size()} tokens, more than the {config.vocabulary} of "
+            "the text encoder: take both from one model"
+        )
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    bpe.post_processor = processors.RobertaProcessing(
+        (end, ids[end]), (start, ids[start]), trim_offsets=False, add_prefix_space=False
+    )
+    return Words(bpe, config.length, ids[pad], siglip=False, padded=True)
 
 
 def _token(about: dict[str, Any], name: str, default: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,10 +39,12 @@ class ControlDiT(DiT):
 
     - ``control``: by kind (b, 4, 8h, 8w), a map in RGB, in [-1, 1], and its strength as a constant
       channel; a row of strength 0 has no such map
-    - ``known`` (b, channels + 1, h, w): given latents, and their mask (1: given)
+    - ``known`` (b, channels + 1, h, w): given latents, and their mask (1: given); latents that are
+      not given count for nothing
     """
 
     reads: tuple[str, ...] = ("tokens", "control", "known")
+    blends = True  # inpainting also replaces the estimate outside the mask
 
     def __init__(self, config: Config | None = None) -> None:
         config = config or Config()
@@ -69,7 +72,8 @@ class ControlDiT(DiT):
     def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:
         x = super()._stem(x_t, cond)
         if cond.known is not None:
-            x = x + self.known_stem(cond.known.to(x))
+            latents, mask = cond.known.to(x).split([self.config.channels, 1], 1)
+            x = x + self.known_stem(torch.cat((latents * mask, mask), 1))
         if not cond.control:
             return x
         total = x.new_zeros(())

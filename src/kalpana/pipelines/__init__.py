@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def load(name: str = "default", device: str | None = None) -> Pipeline:
     """The pipeline of a model, given by a name in ``kalpana.list_models()``, by a folder of
-    weights, or by a folder of the public dalle-mini or dalle-mega.
+    weights, or by a folder of a public model: dalle-mini, dalle-mega, or a Stable Diffusion 1 or 2
+    in the layout of diffusers.
 
     The last two models are cached, and read again when their files change. ``device`` None: a GPU
     if there is one, else the CPU. Raises KalpanaError if there is no such model or device, or if
@@ -38,7 +39,7 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
             f"name one of these or a folder of weights, or {training}"
         )
     folder = find_model(name).resolve()
-    files = sorted((*folder.iterdir(), *folder.glob("vqgan/*")))
+    files = sorted((*folder.iterdir(), *folder.glob("*/*")))
     return _load(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files), device)
 
 
@@ -74,9 +75,13 @@ def _draws(family: str) -> bool:
 def _public(folder: Path, device: str | None) -> Pipeline | None:
     """The pipeline of a public checkpoint in a folder; None if the folder holds none. Raises
     KalpanaError for a public VQGAN, which is no text-to-image model."""
+    from kalpana.hub import stable_diffusion
     from kalpana.hub.dalle_mini import VQGAN, holds
+    from kalpana.pipelines.diffusion import DiffusionPipeline
     from kalpana.pipelines.text_to_tokens import TextToTokens
 
+    if stable_diffusion.holds(folder):
+        return DiffusionPipeline.read_public(folder, device)
     if holds(folder):
         return TextToTokens.read_public(folder, device)
     if list(folder.glob("*.yaml")) and list(folder.glob("*.safetensors")):

@@ -25,19 +25,22 @@ from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
-from kalpana.diffusion.schedule import SCHEDULES, SPACINGS
+from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
+from kalpana.hub import clip_tokenizer, stable_diffusion
 from kalpana.hub.card import Card
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
 from kalpana.pipelines.editing import Edit, fitted, open_image
-from kalpana.pipelines.pipeline import NoWords, Progress, answer
+from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, answer
 from kalpana.pipelines.planner import plan_glyphs
 from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step
+
+PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffusion models
 
 
 class Network(Protocol):
@@ -57,17 +60,19 @@ class Network(Protocol):
 class DiffusionPipeline:
     """A loaded diffusion model: a network, the process it was trained for, and its codec.
 
-    ``files`` maps its file names to their SHA-256; ``words`` tokenizes the prompt.
+    ``files`` maps its file names to their SHA-256; ``words`` tokenizes the prompt; ``together`` is
+    the largest batch of pictures.
     """
 
     name: str
     family: str
     capabilities: Capabilities = field(repr=False)
     files: dict[str, str] = field(repr=False)
-    words: Window | NoWords = field(repr=False)
+    words: Window | clip_tokenizer.Words | NoWords = field(repr=False)
     network: Network = field(repr=False)
     codec: Codec = field(repr=False)
     process: Process
+    together: int = TOGETHER
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> DiffusionPipeline:
@@ -99,6 +104,32 @@ class DiffusionPipeline:
             process=Process(**read_process(paths[0])),
         )
 
+    @classmethod
+    def read_public(cls, folder: Path, device: str | None = None) -> DiffusionPipeline:
+        """The Stable Diffusion 1 or 2 in a folder, in the layout of diffusers. Raises KalpanaError
+        as ``hub.stable_diffusion.read`` and ``find_device``."""
+        target, checkpoint = find_device(device), stable_diffusion.read(folder)
+        usual = FAMILIES["unet"].capabilities
+        assert usual is not None
+        side = checkpoint.network.config.sample_size * checkpoint.codec.factor
+        longer = side * 3 // 2 // 64 * 64
+        sizes = [f"{side}x{side}"]
+        if longer > side:
+            sizes += [f"{longer}x{side}", f"{side}x{longer}"]
+        defaults = usual.defaults.model_copy(update=PUBLIC | {"size": sizes[0]})
+        changes = {"languages": ("en",), "sizes": tuple(sizes), "tiles": 64, "defaults": defaults}
+        return cls(
+            name=folder.name,
+            family="unet",
+            capabilities=usual.model_copy(update=changes),
+            files=checkpoint.files,
+            words=checkpoint.words,
+            network=checkpoint.network.to(target),
+            codec=checkpoint.codec.to(target),
+            process=checkpoint.process,
+            together=1,
+        )
+
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device  # type: ignore[attr-defined]
@@ -117,7 +148,8 @@ class DiffusionPipeline:
         if hasattr(self.codec, "time_factor"):
             resolved = self.capabilities.resolve(request)[0]
             inputs = read_video_inputs(resolved, self.codec, self.device)  # type: ignore[arg-type]
-        return answer(self, self.words, request, partial(_sample, self, inputs), rank_by)
+        draw = partial(_sample, self, inputs)
+        return answer(self, self.words, request, draw, rank_by, together=self.together)
 
 
 def _sample(
@@ -125,7 +157,7 @@ def _sample(
 ) -> Iterator[Progress]:
     """Sample one batch, the pictures or videos of a resolved request."""
     assert request.steps and request.sampler and request.width and request.height  # resolved
-    seeds, schedule = request.each_seed(), SCHEDULES[model.process.schedule]
+    seeds, schedule = request.each_seed(), model.process.levels
     frames = 1
     if request.seconds and request.fps:
         frames = max(round(request.seconds * request.fps), 1)
@@ -135,22 +167,23 @@ def _sample(
     x = noise(seeds, shape).to(model.device)
     spacing = SPACINGS[request.spacing or "uniform"]
     timesteps = spacing(request.steps, model.capabilities.defaults.shift, schedule)
-    x0, strength, given = None if inputs is None else inputs.x0, request.strength, Cond()
     if inputs is not None:
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
-    mask = None
-    if edit is not None and inputs is None:
-        x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
-        mask = _dilated(model, edit)
-    if mask is not None and x0 is not None and "known" in model.network.reads:
-        known = torch.cat(((1 - mask) * x0, 1 - mask), 1)
-        given = Cond(known=known.expand(len(seeds), -1, -1, -1))
+    else:
+        given = _known_cond(model, edit, request, len(seeds))
     denoise, step = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
     if request.eta is not None:
         step = partial(step, **{"eta": request.eta})
-    if mask is not None and x0 is not None:
-        denoise = inpaint(denoise, x0, mask)
-    if x0 is not None and strength is not None:
+    x0, strength = None if inputs is None else inputs.x0, request.strength
+    alone = given.known is not None and not getattr(model.network, "blends", False)
+    if edit is not None and inputs is None:
+        x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
+        mask = _dilated(model, edit)
+        if mask is not None and not alone:
+            denoise = inpaint(denoise, x0, mask)
+    # An inpainting network is given the picture by itself: all of it anew is from noise alone.
+    anew = alone and inputs is None and strength == 1
+    if x0 is not None and strength is not None and not anew:
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
@@ -243,12 +276,28 @@ def _video_cond(
     )
 
 
+def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b: int) -> Cond:
+    """What an inpainting network is given of b pictures: latents of the input picture, grey where
+    it is masked, and the mask of what is given; other networks are given nothing."""
+    if "known" not in model.network.reads:
+        return Cond()
+    assert request.width and request.height  # resolved
+    factor, pixels = model.codec.factor, torch.zeros(1, 3, request.height, request.width)
+    given = torch.zeros(1, 1, request.height // factor, request.width // factor)
+    if edit is not None and edit.mask is not None:
+        pixels, cells = edit.pixels * (edit.mask == 0), edit.cells(factor)
+        assert cells is not None
+        given = (cells == 0).float()
+    latents = model.codec.encode(pixels.to(model.device))
+    return Cond(known=torch.cat((latents, given.to(latents)), 1).expand(b, -1, -1, -1))
+
+
 def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: Cond) -> Cond:
     """The conditioning on a text and the other inputs of a request, repeated for b rows, with the
     fields of ``given``."""
     reads, device = model.network.reads, model.device
     tokens = label = control = null = None
-    if isinstance(model.words, Window):
+    if not isinstance(model.words, NoWords):
         tokens = model.words.encode([clean(text)] * b).to(device)
         null = None if text else torch.ones(b, dtype=torch.bool, device=device)
     if "label" in reads and request.label is not None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.diffusion.editing import noised
-from kalpana.diffusion.schedule import SCHEDULES, SPACINGS, Schedule
+from kalpana.diffusion.schedule import SPACINGS, Schedule
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines.diffusion import DiffusionPipeline, noise
 from kalpana.pipelines.pipeline import Pipeline
@@ -121,7 +121,7 @@ def trace(model: Pipeline, request: Request | str, **fields: Any) -> str:
         _figure(output.image, "", "final", words["final"]),
     ]
     if isinstance(model, DiffusionPipeline):
-        schedule = SCHEDULES[model.process.schedule]
+        schedule = model.process.levels
         body += _schedule(model, resolved, schedule, words)
         body += _noised(model.codec, output.image, output.seed, schedule, model.device, words)
     body.append(f"<h2>{words[heading]}</h2>")
@@ -191,7 +191,7 @@ def _schedule(
         '<text x="20" y="212">t = 1</text><text x="582" y="212">t = 0</text>'
     )
     return [
-        f"<h2>{words['schedule']}: {escape(model.process.schedule)}</h2>",
+        f"<h2>{words['schedule']}: {escape(str(model.process.schedule))}</h2>",
         f"<p>{words['schedule_text']}</p>",
         f'<svg viewBox="0 0 640 220" font-size="14" role="img" aria-label="{words["schedule"]}">'
         f"{lines}{curve(schedule.alpha(t), '#1d4ed8')}{curve(schedule.sigma(t), '#c2410c')}"

@@ -94,7 +94,7 @@ class DiffusionTask:
     ) -> None:
         self.recipe, self.device = recipe, device
         self.model, self.data = model.to(device), data
-        self.process, self.schedule = recipe.process, SCHEDULES[recipe.schedule]
+        self.process, self.schedule = recipe.process, recipe.process.levels
 
     def batch(self, step: int) -> DiffusionBatch:
         return self.data.batch(step)

@@ -1,4 +1,5 @@
-"""Training of latent diffusion networks, such as the flow transformer, on captioned latents."""
+"""Training of latent diffusion networks, the flow transformer and the U-Net, on captioned
+latents."""
 
 from __future__ import annotations
 
@@ -12,16 +13,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kalpana.diffusion.denoiser import Process
+from kalpana.diffusion.denoiser import PREDICTIONS, Process
+from kalpana.diffusion.schedule import SCHEDULES
 from kalpana.families import FAMILIES
-from kalpana.hub.weights import load_module
+from kalpana.hub.weights import load_module, read_weights
 from kalpana.models.vae import VAE
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.diffusion import DiffusionBatch, DiffusionRecipe, DiffusionTask
 from kalpana.train.recipe import located
 from kalpana.train.task import HELD_OUT, CaptionSampler, aux_outputs, auxiliary_targets, config_of
-from kalpana.types import Tokens
+from kalpana.types import KalpanaError, Tokens
 from kalpana.world.world import World
 
 
@@ -53,6 +55,26 @@ class FlowRecipe(LatentRecipe):
     """Recipe of a latent flow transformer."""
 
     family: Literal["flow"] = "flow"
+
+
+class UNetRecipe(LatentRecipe):
+    """Recipe of a latent U-Net."""
+
+    family: Literal["unet"] = "unet"
+    schedule: str = Field(default="cosine", description=f"noise schedule: {', '.join(SCHEDULES)}")
+    prediction: str = Field(
+        default="v", description=f"what the network predicts: {', '.join(PREDICTIONS)}"
+    )
+    text_encoder: Path | None = Field(
+        default=None,
+        description="weights of a flow transformer, whose word embedding and text blocks are the "
+        "text encoder and stay as they are",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.aux_weight:
+            yield "aux_weight", "a U-Net has no auxiliary head: leave it out"
 
 
 class LatentData:
@@ -123,6 +145,8 @@ class FlowTask(DiffusionTask):
             vae = load_module(located(recipe.vae), family.codec).to(device)
         given = {
             "channels": vae.config.latent,
+            "in_channels": vae.config.latent,
+            "out_channels": vae.config.latent,
             "aux_outputs": aux_outputs(recipe),
             "precision_weighted": recipe.process == Process("flow", "x0"),
         }
@@ -131,5 +155,27 @@ class FlowTask(DiffusionTask):
             family.config_class(), recipe, {k: v for k, v in given.items() if k in known}
         )
         model = family.build(**vars(config)).to(device)
-        data = LatentData(recipe, vae, config.length, config.patch, device, progress)
+        data = LatentData(recipe, vae, config.length, getattr(config, "patch", 1), device, progress)
         super().__init__(recipe, device, model, data)
+
+
+class UNetTask(FlowTask):
+    """Diffusion task of a U-Net, whose text encoder may be that of a trained flow transformer."""
+
+    def __init__(
+        self, recipe: UNetRecipe, device: torch.device, progress: data_cache.Progress
+    ) -> None:
+        super().__init__(recipe, device, progress)
+        if recipe.text_encoder is None:
+            return
+        tensors, text = read_weights(located(recipe.text_encoder), "flow").tensors, self.model.text
+        wanted = text.state_dict()
+        for name, like in wanted.items():
+            if name not in tensors or tensors[name].shape != like.shape:
+                found = tuple(tensors[name].shape) if name in tensors else "not there"
+                raise KalpanaError(
+                    f"recipe {recipe.name}: field 'text_encoder': {name} in {recipe.text_encoder} "
+                    f"is {found}, and the fields 'model' ask for {tuple(like.shape)}"
+                )
+        text.load_state_dict({name: tensors[name] for name in wanted})
+        text.requires_grad_(False)
