@@ -19,6 +19,7 @@ from kalpana.cli.generate import expand, generate, replay
 from kalpana.cli.metadata import metadata
 from kalpana.cli.models import models
 from kalpana.cli.search import searching
+from kalpana.cli.serve import serve
 from kalpana.cli.tokenizer import tokenizer, tokens
 from kalpana.cli.train import train
 from kalpana.cli.weights import weights
@@ -79,6 +80,7 @@ app = typer.Typer(
 )
 for command in (generate, models, metadata, replay, expand, tokens, train, classify, caption):
     app.command()(command)
+app.command()(serve)
 app.add_typer(evaluating, name="evaluate")
 app.add_typer(searching, name="search")
 app.add_typer(weights, name="weights")
