@@ -142,8 +142,9 @@ def test_large_jobs_wait_for_others_between_their_batches(
 def test_a_full_queue_refuses(settings: Settings) -> None:
     jobs = Jobs(Store(settings.folder), Models(settings.models), most_waiting=1)
     submit(jobs)
-    with pytest.raises(Exception, match="the queue is full"):
+    with pytest.raises(Exception, match="of your jobs wait"):
         submit(jobs)
+    submit(jobs, "another")
     jobs.store.close()
 
 
@@ -214,12 +215,20 @@ def test_a_cancelled_job_stops_and_can_be_retried_to_the_same_bytes(
 
 
 def test_a_deleted_job_is_gone_with_its_files(client: TestClient, settings: Settings) -> None:
-    id = client.post("/v1/jobs", json=ASK).json()["id"]
-    client.get(f"/v1/jobs/{id}/events")
-    assert len(list((settings.folder / "outputs").iterdir())) == 1
-    assert client.delete(f"/v1/jobs/{id}").json()["deleted"]
-    assert list((settings.folder / "outputs").iterdir()) == []
-    assert client.get(f"/v1/jobs/{id}").status_code == 404
+    ask, ids = ASK | {"image": data_url(photo())}, list[str]()
+    for _ in range(2):
+        ids.append(client.post("/v1/jobs", json=ask).json()["id"])
+        client.get(f"/v1/jobs/{ids[-1]}/events")
+
+    def files() -> list[int]:
+        return [len(list((settings.folder / name).iterdir())) for name in ("outputs", "inputs")]
+
+    assert files() == [2, 1]
+    assert client.delete(f"/v1/jobs/{ids[0]}").json()["deleted"]
+    assert files() == [1, 1]  # the other job has the same input
+    client.delete(f"/v1/jobs/{ids[1]}")
+    assert files() == [0, 0]
+    assert client.get(f"/v1/jobs/{ids[0]}").status_code == 404
 
 
 def test_events_have_the_previews_that_were_asked_for(client: TestClient, paused: Paused) -> None:
@@ -269,6 +278,7 @@ def test_a_killed_server_loses_no_finished_picture_and_no_accepted_job(
     names = [each["url"].rpartition("/")[2] for each in halfway["outputs"]]
     finished = {name: (tmp_path / "server/outputs" / name).stat().st_mtime_ns for name in names}
 
+    start().end(kill=True)  # while it loads the model
     server = start()
     for id in ids:
         assert follow(server.url, id, lambda job: job.get("state") == "done")["progress"] == 1

@@ -9,14 +9,19 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kalpana.cli import app
+from kalpana.request import ALIASES, Request
 from kalpana.serve.gate import Rate
+from kalpana.serve.images import ImageFields
 from kalpana.serve.settings import hashed_keys
 from kalpana.types import KalpanaError
 
@@ -153,11 +158,11 @@ def test_a_key_is_asked_for_and_separates_clients(client_with: Callable[..., Any
         assert client.get("/v1/jobs", headers=other).json()["data"] == []
 
 
-def test_the_key_is_not_on_the_disk(client_with: Callable[..., Any], settings: Any) -> None:
+def test_the_key_is_not_on_the_disk(client_with: Callable[..., Any], tmp_path: Path) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     with client_with(api_keys=hashed_keys([KEY]), headers=headers) as client:
         pictures(client.post(URL, json=ASK))
-    files = [path for path in settings.folder.rglob("*") if path.is_file()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and all(KEY.encode() not in path.read_bytes() for path in files)
 
 
@@ -181,8 +186,9 @@ def test_a_taken_port_is_one_line() -> None:
 def test_other_sites_are_refused_unless_they_are_named(client_with: Callable[..., Any]) -> None:
     origin = {"origin": "https://example.org"}
     with client_with(hosts=("127.0.0.1",)) as client:
-        answer = client.get("/healthz", headers={"host": "rebound.example.org"})
-        assert answer.status_code == 403 and error(answer)["code"] == "wrong_host"
+        for host in ("rebound.example.org", "[", ""):
+            answer = client.get("/healthz", headers={"host": host})
+            assert answer.status_code == 403 and error(answer)["code"] == "wrong_host"
     with client_with() as client:
         answer = client.post(URL, json=ASK, headers=origin)
         assert answer.status_code == 403 and error(answer)["code"] == "wrong_origin"
@@ -236,6 +242,31 @@ def test_logs_are_json_without_prompts(
     (line,) = [line for line in lines if line.get("path") == URL]
     assert line["status"] == 200 and line["event"] == "request" and line["id"]
     assert "secret" not in json.dumps(lines)
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 2, 2**63 - 1, 2**63, -(2**70), 1e308, -0.5, 0.1]),
+    st.text(max_size=20),
+    st.sampled_from(["2", "-1", "NaN", "1e400", "32x32", "0x0", "१", "data:image/png;base64,AA"]),
+    st.lists(st.one_of(st.integers(0, 3), st.text(max_size=3)), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+)
+NAMES = sorted(
+    {*Request.model_fields, *ALIASES, *ImageFields.model_fields, "width", "height", "images"}
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(NAMES), value=ODD, path=st.sampled_from(["generations", "edits"]))
+def test_no_value_of_a_field_is_a_defect(
+    client: TestClient, name: str, value: Any, path: str
+) -> None:
+    ask = {"prompt": "a", "steps": 1, "size": "32x32", name: value}
+    answer = client.post(f"/v1/images/{path}", json=ask)
+    if answer.status_code != 200:
+        assert answer.status_code in (400, 404) and error(answer)["message"]
 
 
 def test_base64_of_other_programs_is_read_strictly(client: TestClient) -> None:

@@ -22,6 +22,7 @@ from .test_images import data_url, error, events
 pytest.importorskip("av", reason="MP4 needs PyAV: pip install 'kalpana[video]'")
 
 ASK = {"prompt": "a red car", "seed": 3, "seconds": "1"}
+PLAYLIST = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 KEYS = {
     *("id", "object", "model", "status", "progress", "created_at", "completed_at", "expires_at"),
     *("prompt", "size", "seconds", "remixed_from_video_id", "error"),
@@ -108,6 +109,8 @@ def test_a_cancelled_video_has_failed(client: TestClient) -> None:
         ({"n": 2}, "n"),
         ({"input_reference": {"file_id": "file-1"}}, "image"),
         ({"video": "/etc/passwd"}, "video"),
+        ({"video": data_url(PLAYLIST)}, "video"),
+        ({"video": data_url(b"ffconcat version 1.0\nfile /etc/passwd\n")}, "video"),
         (
             {"seconds": 60, "fps": 60, "size": "32x16", "upscale": 4, "prompt": "a" * 32_001},
             "prompt",

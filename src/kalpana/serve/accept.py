@@ -52,7 +52,7 @@ async def accept(
         request,
         kind=kind,
         client=client_of(http),
-        user=user,
+        user="" if server.settings.api_keys else user,  # a key has one turn, whatever it says
         previews=previews,
         size=f"{resolved.width}x{resolved.height}",
         seconds=resolved.seconds,

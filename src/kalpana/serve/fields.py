@@ -19,13 +19,16 @@ from starlette.requests import Request as HttpRequest
 
 from kalpana.capabilities import Capabilities
 from kalpana.inputs import DATA_URL
-from kalpana.media import open_picture, read_error, read_picture
+from kalpana.media import open_picture, read_error, read_picture, read_video
+from kalpana.media.receipts import is_mp4
 from kalpana.pipelines.replay import INPUTS
 from kalpana.request import Request, explain, shorten
 from kalpana.serve.errors import ApiError
 from kalpana.serve.settings import Settings
+from kalpana.types import KalpanaError
 
-PICTURES = ("image", "mask", "last_image")
+# The first bytes of WebM and MKV, GIF, WebP and PNG; MP4 and MOV by ``is_mp4``.
+VIDEO_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"GIF8", b"RIFF", b"\x89PNG")
 SURROGATE = re.compile("[\ud800-\udfff]")
 Fields = dict[str, Any]
 Wire = TypeVar("Wire", bound=BaseModel)
@@ -166,6 +169,22 @@ def picture(value: Any, name: str, settings: Settings, raw: bool = False) -> byt
     return data
 
 
+def video(value: Any, name: str, settings: Settings) -> bytes:
+    """The bytes of a video, as MP4, MOV, WebM, MKV, GIF, WebP or PNG. Others are refused: some,
+    such as playlists, name files and URLs that FFmpeg would open."""
+    data = media(value, name)
+    if not (is_mp4(data) or data.startswith(VIDEO_SIGNATURES)):
+        raise invalid(name, "is no MP4, WebM, GIF, WebP or PNG", "invalid_video")
+    try:
+        width, height = read_video(data).size
+    except KalpanaError as error:
+        raise invalid(name, str(error), "invalid_video") from None
+    if width * height > settings.max_input_pixels:
+        message = f"has {width * height:,} pixels a frame, more than {settings.max_input_pixels:,}"
+        raise invalid(name, message, "video_too_large")
+    return data
+
+
 def pictures(value: Any, name: str, settings: Settings) -> list[bytes]:
     """The bytes of one picture or several."""
     values = value if isinstance(value, list) else [value]
@@ -187,8 +206,8 @@ def to_request(fields: Fields, settings: Settings) -> Request:
         if name in fields:
             if isinstance(fields[name], list):
                 raise invalid(name, "the model takes one: send one")
-            read = picture if name in PICTURES else None
-            fields[name] = read(fields[name], name, settings) if read else media(fields[name], name)
+            read = video if name == "video" else picture
+            fields[name] = read(fields[name], name, settings)
     if "control" in fields:
         fields["control"] = [_control(each, settings) for each in _maps(fields["control"])]
     request = Request(**fields)

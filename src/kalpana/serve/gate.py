@@ -128,7 +128,10 @@ class Gate:
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Raises ApiError for a request of another site, too many requests, or a large body."""
         settings = self.server.settings
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        except ValueError:
+            host = ""
         if settings.hosts and host not in settings.hosts:
             raise ApiError(403, f"this server is not called {host[:60]!r}", "wrong_host")
         origin = headers.get("origin")

@@ -53,7 +53,7 @@ async def create(http: HttpRequest) -> Response:
 
 @router.get("/v1/jobs", summary="The jobs of this client, newest first")
 async def listed(http: HttpRequest, limit: int = Query(50, ge=1, le=500)) -> Response:
-    jobs = server_of(http).jobs.store.listed(client_of(http), None)
+    jobs = server_of(http).jobs.store.listed(client_of(http), limit + 1)
     data = [_shown(http, job) for job in jobs[:limit]]
     return JSONResponse({"object": "list", "data": data, "has_more": len(jobs) > limit})
 

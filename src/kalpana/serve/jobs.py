@@ -140,10 +140,12 @@ class Jobs:
         seconds: float | None = None,
         warnings: tuple[str, ...] = (),
     ) -> Job:
-        """A new job, on disk. Raises ApiError if too many wait."""
+        """A new job, on disk. Raises ApiError if too many of the client wait."""
         with self._wake:
-            if len(self.store.waiting()) >= self._most_waiting:
-                raise ApiError(429, "the queue is full: try again later", "queue_full")
+            mine = [job for job in self.store.waiting() if job.client == client]
+            if len(mine) >= self._most_waiting:
+                message = f"{len(mine)} of your jobs wait: try again when some are done"
+                raise ApiError(429, message, "queue_full")
             request = request.seeded()
             self.store.keep_inputs(request)
             job = self.store.add(
@@ -210,7 +212,8 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         """Delete a job and its files; the worker drops it if it is running."""
-        self.store.remove(job.id)
+        with self._lock:  # no job is accepted meanwhile, so no input that it needs is deleted
+            self.store.remove(job.id)
         self._tell()
 
     async def follow(self, id: str, patience: float = 15.0) -> AsyncIterator[Status]:

@@ -33,7 +33,7 @@ class Settings:
     - ``rate``: POST requests a minute of one client
     - ``max_body``: bytes of a request; ``max_input_pixels``: of an uploaded picture
     - ``max_pixels``: of one output, over all frames; ``max_n``: outputs of a request
-    - ``max_prompt``: characters; ``max_queue``: jobs that wait
+    - ``max_prompt``: characters; ``max_queue``: waiting jobs of one client
     """
 
     folder: Path

@@ -176,12 +176,23 @@ class Store:
         """The jobs that are queued or running, in the order in which they came."""
         return self._jobs("WHERE state IN (?, ?) ORDER BY number", *OPEN)
 
-    def listed(self, client: str, kind: str | None, newest_first: bool = True) -> list[Job]:
-        """The jobs of a client."""
-        order = "DESC" if newest_first else "ASC"
-        if kind is None:
-            return self._jobs(f"WHERE client = ? ORDER BY number {order}", client)
-        return self._jobs(f"WHERE client = ? AND kind = ? ORDER BY number {order}", client, kind)
+    def listed(
+        self,
+        client: str,
+        most: int,
+        kind: str | None = None,
+        after: Job | None = None,
+        newest_first: bool = True,
+    ) -> list[Job]:
+        """At most so many jobs of a client, those that follow ``after`` in their order."""
+        order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
+        return self._jobs(
+            "WHERE client = ? AND (? IS NULL OR kind = ?) "
+            f"AND (? IS NULL OR number {beyond} ?) ORDER BY number {order} LIMIT ?",
+            *(client, kind, kind),
+            *(2 * (None if after is None else after.number,)),
+            most,
+        )
 
     def update(self, id: str, *, only: tuple[str, ...] = OPEN, **fields: Any) -> bool:
         """Whether a job was in one of the states ``only``, and now has the given fields."""
@@ -213,10 +224,17 @@ class Store:
                 db.execute("UPDATE jobs SET state='done', finished=? WHERE id=?", (finished, id))
 
     def remove(self, id: str) -> None:
-        """Delete a job and its output files."""
+        """Delete a job, its output files, and its inputs where no other job has them."""
+        job = self.get(id)
+        if job is None:
+            return
         with self._transaction() as db:
             db.execute("DELETE FROM jobs WHERE id = ?", (id,))
             db.execute("DELETE FROM outputs WHERE job = ?", (id,))
+            used = "SELECT 1 FROM jobs WHERE instr(request, ?) LIMIT 1"
+            for media in _media(Request(**job.request)):
+                if db.execute(used, (media.sha256,)).fetchone() is None:
+                    (self.inputs / media.sha256).unlink(missing_ok=True)
         for path in self.outputs.glob(f"{id}-*"):
             path.unlink(missing_ok=True)
 

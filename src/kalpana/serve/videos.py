@@ -70,12 +70,8 @@ async def listed(
     after: str | None = None,
 ) -> Response:
     server = server_of(http)
-    jobs = server.jobs.store.listed(client_of(http), "video", order == "desc")
-    if after is not None:
-        ids = [f"{PREFIX}{job.id}" for job in jobs]
-        if after not in ids:
-            raise not_found(f"video {after[:60]!r}")
-        jobs = jobs[ids.index(after) + 1 :]
+    last = None if after is None else _job(http, after)
+    jobs = server.jobs.store.listed(client_of(http), limit + 1, "video", last, order == "desc")
     data = [video_json(server, job) for job in jobs[:limit]]
     body = {
         "object": "list",
