@@ -12,7 +12,7 @@ from torch import nn
 
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
-from kalpana.models import clip, dit, vae
+from kalpana.models import clip, dit, vae, video_dit, video_vae
 
 # No deadline, since a busy machine is not a bug; derandomised, so that failures are reproducible on
 # any machine.
@@ -68,5 +68,43 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = clip.CLIP(clip.Config(side=32, stem=(), features=24, **towers))
     save_weights(folder / "clip.safetensors", network, "clip", network.config, {})
     write_card(folder, Card(name="tiny-clip", family="clip", tasks=("classify", "search")))
+    write_hashes(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny video model with random weights."""
+    folder = tmp_path_factory.mktemp("tiny-video")
+    torch.manual_seed(0)
+    codec = video_vae.VideoVAE(
+        video_vae.Config(
+            latent=4,
+            fine=8,
+            coarse=8,
+            encoder=(1, 1),
+            decoder=(1, 1),
+            motion_fine=8,
+            motion_coarse=8,
+            motion_encoder=(1, 1),
+            motion_decoder=(1, 1),
+        )
+    )
+    network = video_dit.VideoDiT(
+        video_dit.Config(width=32, depth=2, heads=2, text_depth=1, channels=4, fine=8)
+    )
+    for parameter in [*network.parameters(), *codec.parameters()]:
+        nn.init.normal_(parameter, std=0.1)  # by default the last layers are zero
+    save_weights(
+        folder / "video_dit.safetensors",
+        network,
+        "video",
+        network.config,
+        {},
+        {"schedule": "flow", "prediction": "x0"},
+    )
+    save_weights(folder / "video_vae.safetensors", codec, "video-vae", codec.config, {})
+    capabilities = {"sizes": ("16x16", "32x16"), "defaults": {"steps": 3, "size": "16x16"}}
+    write_card(folder, Card(name="tiny-video", family="video", capabilities=capabilities))
     write_hashes(folder)
     return folder

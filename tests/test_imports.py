@@ -26,8 +26,9 @@ LEVEL = {
     "pipelines": 9,  # reranking asks a CLIP
     "train": 10,  # sample sheets use the pipelines
     "evaluate": 11,
-    "cli": 12,
-    "__main__": 13,
+    "serve": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 

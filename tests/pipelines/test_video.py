@@ -9,49 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from kalpana.hub.card import Card, write_card, write_hashes
-from kalpana.hub.weights import save_weights
 from kalpana.media import read_receipt, to_pixels
-from kalpana.models import vae, video_dit, video_vae
 from kalpana.pipelines import load
 from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.pipelines.replay import again, compare
 from kalpana.pipelines.video_inputs import camera_path
 from kalpana.types import KalpanaError, Output, Video
 
-IMAGE = vae.Config(latent=4, fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1))
-MOTION = {"motion_fine": 8, "motion_coarse": 8, "motion_encoder": (1, 1), "motion_decoder": (1, 1)}
-SIZES = {"width": 32, "depth": 2, "heads": 2, "text_depth": 1, "channels": 4, "fine": 8}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-video")
-    torch.manual_seed(0)
-    codec = video_vae.VideoVAE(video_vae.Config(**vars(IMAGE) | MOTION))
-    network = video_dit.VideoDiT(video_dit.Config(**SIZES))
-    for parameter in [*network.parameters(), *codec.parameters()]:
-        nn.init.normal_(parameter, std=0.1)  # by default the last layers are zero
-    save_weights(
-        folder / "video_dit.safetensors",
-        network,
-        "video",
-        network.config,
-        {},
-        {"schedule": "flow", "prediction": "x0"},
-    )
-    save_weights(folder / "video_vae.safetensors", codec, "video-vae", codec.config, {})
-    capabilities = {"sizes": ("16x16", "32x16"), "defaults": {"steps": 3, "size": "16x16"}}
-    write_card(folder, Card(name="tiny", family="video", capabilities=capabilities))
-    write_hashes(folder)
-    return folder
-
 
 @pytest.fixture
-def model(folder: Path) -> DiffusionPipeline:
-    return load(str(folder), "cpu")  # type: ignore[return-value]
+def model(video_folder: Path) -> DiffusionPipeline:
+    return load(str(video_folder), "cpu")  # type: ignore[return-value]
 
 
 def photo(seed: int = 0) -> Image.Image:

@@ -21,6 +21,7 @@ from kalpana.cli.metadata import metadata
 from kalpana.cli.models import models
 from kalpana.cli.replay import replay
 from kalpana.cli.search import searching
+from kalpana.cli.serve import serve
 from kalpana.cli.tokenizer import tokenizer, tokens
 from kalpana.cli.trace import trace
 from kalpana.cli.train import train
@@ -83,6 +84,7 @@ app = typer.Typer(
 COMMANDS = (generate, models, metadata, replay, trace, expand, tokens, train, classify, caption)
 for command in COMMANDS:
     app.command()(command)
+app.command()(serve)
 app.add_typer(evaluating, name="evaluate")
 app.add_typer(searching, name="search")
 app.add_typer(weights, name="weights")

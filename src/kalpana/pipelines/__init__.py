@@ -60,6 +60,11 @@ def _load(folder: Path, modified: tuple[tuple[str, int], ...], device: str | Non
     return find(reference).read(folder, card, device)
 
 
+def forget() -> None:
+    """Empties the cache of ``load``."""
+    _load.cache_clear()
+
+
 def _text_to_image_models() -> str:
     """The names of the installed text-to-image models, separated by commas."""
     folders = model_folders()

@@ -173,6 +173,11 @@ def _load(
     return Encoder(card.name, fingerprint, model, framing, words, photographs=False)
 
 
+def forget() -> None:
+    """Empties the cache of ``load``."""
+    _load.cache_clear()
+
+
 def placed(model: CLIP, device: torch.device, bf16: bool) -> CLIP:
     """The model on a device; ``bf16`` converts only its towers: a scale of 100 would become 99."""
     for tower in (model.see, model.read) if bf16 else ():

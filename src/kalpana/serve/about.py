@@ -1,0 +1,91 @@
+"""Models and their capabilities, health, and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.requests import Request as HttpRequest
+
+from kalpana import __version__
+from kalpana.serve.errors import ApiError
+from kalpana.serve.models import Kind, kinds_of
+from kalpana.serve.settings import Server, server_of
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/v1/models", summary="The models")
+async def models(http: HttpRequest) -> Response:
+    server = server_of(http)
+    data = [_model(server, name) for name in server.models.cards]
+    return JSONResponse({"object": "list", "data": data})
+
+
+@router.get("/v1/models/{id}", summary="One model")
+async def model(http: HttpRequest, id: str) -> Response:
+    server = server_of(http)
+    return JSONResponse(_model(server, _known(server, id)))
+
+
+@router.get("/v1/models/{id}/capabilities", summary="What a model can be asked for")
+async def capabilities(http: HttpRequest, id: str) -> Response:
+    server = server_of(http)
+    name = _known(server, id)
+    card = server.models.cards[name]
+    body: dict[str, Any] = {"id": name, "family": card.family, "kinds": kinds_of(card)}
+    if card.family != "clip":
+        able = server.models.known_capabilities(name)
+        if able is None:
+            able = await server.jobs.call(lambda: server.models.capabilities(name))
+        body |= able.model_dump(mode="json") | {"formats": able.formats}
+    return JSONResponse(body)
+
+
+@router.get("/healthz", summary="Whether the server works")
+async def health(http: HttpRequest) -> Response:
+    broken = server_of(http).jobs.broken
+    if broken:
+        return JSONResponse({"status": "broken", "error": broken}, 503)
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+@router.get("/metrics", summary="Counters in the text format of Prometheus")
+async def metrics(http: HttpRequest) -> Response:
+    server = server_of(http)
+    counts = server.jobs.store.counts()
+    lines = ["# TYPE kalpana_jobs gauge"]
+    for state in ("queued", "running", "done", "failed", "cancelled"):
+        lines.append(f'kalpana_jobs{{state="{state}"}} {counts.get(state, 0)}')
+    lines.append("# TYPE kalpana_outputs_total counter")
+    lines.append(f"kalpana_outputs_total {server.jobs.finished_outputs}")
+    lines.append("# TYPE kalpana_models_loaded gauge")
+    lines.append(f"kalpana_models_loaded {len(server.models.loaded)}")
+    lines.append("# TYPE kalpana_http_answers_total counter")
+    for status, count in sorted(server.answers.items()):
+        lines.append(f'kalpana_http_answers_total{{status="{status}"}} {count}')
+    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+
+def _known(server: Server, name: str) -> str:
+    if name not in server.models.cards:
+        known = ", ".join(server.models.cards)
+        message = f"there is no model {name[:60]!r} here: the models are {known}"
+        raise ApiError(404, message, "model_not_found", "model")
+    return name
+
+
+def _model(server: Server, name: str) -> dict[str, Any]:
+    card = server.models.cards[name]
+    kinds: tuple[Kind, ...] = kinds_of(card)
+    return {
+        "id": name,
+        "object": "model",
+        "created": int((server.models.folders[name] / "card.json").stat().st_mtime),
+        "owned_by": "kalpana",
+        "family": card.family,
+        "kinds": kinds,
+        "licence": card.licence,
+        "parameters": card.parameters,
+    }

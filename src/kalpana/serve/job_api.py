@@ -1,0 +1,158 @@
+"""Jobs: create, list, follow, cancel, retry, delete; and the files of their outputs."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+
+from kalpana.serve.accept import accept, event, link, signature, stream
+from kalpana.serve.errors import not_found
+from kalpana.serve.fields import Strict, read_fields, take
+from kalpana.serve.jobs import Status
+from kalpana.serve.models import kinds_of
+from kalpana.serve.page import body_of
+from kalpana.serve.settings import client_of, server_of
+from kalpana.serve.store import Job
+from kalpana.serve.videos import MEDIA_TYPES
+
+router = APIRouter(tags=["jobs"])
+FILE = re.compile(r"[0-9a-f]{24}-\d{1,4}\.(?:png|webp|jpg|mp4|gif)", re.ASCII)
+
+
+class JobFields(Strict):
+    """The fields of a job that are no fields of a Request."""
+
+    previews: int = Field(0, ge=0, le=64, description="previews of the first output, 0 to 64")
+    user: str = Field("", max_length=200, description="whose turn in the queue it is")
+
+
+@router.post(
+    "/v1/jobs",
+    summary="Pictures or a video, as a job",
+    status_code=202,
+    openapi_extra=body_of(JobFields, upload=True),
+)
+async def create(http: HttpRequest) -> Response:
+    server = server_of(http)
+    fields = await read_fields(http, server.settings)
+    wire = take(fields, JobFields)
+    card = server.models.cards.get(str(fields.get("model")))
+    kind = "video" if card is not None and "video" in kinds_of(card) else "image"
+    job = await accept(http, fields, kind=kind, user=wire.user, previews=wire.previews)  # type: ignore[arg-type]
+    return JSONResponse(_shown(http, job), 202, headers={"x-job-id": job.id})
+
+
+@router.get("/v1/jobs", summary="The jobs of this client, newest first")
+async def listed(http: HttpRequest, limit: int = Query(50, ge=1, le=500)) -> Response:
+    jobs = server_of(http).jobs.store.listed(client_of(http), limit + 1)
+    data = [_shown(http, job) for job in jobs[:limit]]
+    return JSONResponse({"object": "list", "data": data, "has_more": len(jobs) > limit})
+
+
+@router.get("/v1/jobs/{id}", summary="How a job stands")
+async def poll(http: HttpRequest, id: str) -> Response:
+    return JSONResponse(_shown(http, _job(http, id)))
+
+
+@router.get("/v1/jobs/{id}/events", summary="How a job stands, as server-sent events")
+async def events(http: HttpRequest, id: str) -> Response:
+    job = _job(http, id)
+    return stream(_events(http, job), job)
+
+
+@router.post("/v1/jobs/{id}/cancel", summary="Cancel a job; its finished outputs stay")
+async def cancel(http: HttpRequest, id: str) -> Response:
+    return JSONResponse(_shown(http, server_of(http).jobs.cancel(_job(http, id))))
+
+
+@router.post("/v1/jobs/{id}/retry", summary="Queue a failed or cancelled job again")
+async def retry(http: HttpRequest, id: str) -> Response:
+    return JSONResponse(_shown(http, server_of(http).jobs.retry(_job(http, id))))
+
+
+@router.delete("/v1/jobs/{id}", summary="Delete a job and its outputs")
+async def delete(http: HttpRequest, id: str) -> Response:
+    server_of(http).jobs.remove(_job(http, id))
+    return JSONResponse({"id": id, "object": "job.deleted", "deleted": True})
+
+
+@router.get("/v1/outputs/{file}", summary="The file of an output")
+async def output(http: HttpRequest, file: str, expires: str = "", signature: str = "") -> Response:
+    server = server_of(http)
+    path = server.jobs.store.outputs / file
+    if not FILE.fullmatch(file) or not _allowed(http, file, expires, signature):
+        raise not_found(f"file {file[:60]!r}")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise not_found(f"file {file[:60]!r}") from None
+    return Response(data, media_type=MEDIA_TYPES[file.rpartition(".")[2]])
+
+
+def _allowed(http: HttpRequest, file: str, expires: str, signed: str) -> bool:
+    """Whether a file may be read: by its owner, or by a link whose signature is right."""
+    server, client = server_of(http), client_of(http)
+    if client != "anyone":
+        job = server.jobs.store.get(file.partition("-")[0])
+        if job is not None and job.client == client:
+            return True
+    right = signature(server, file, expires)
+    good = expires.isdecimal() and hmac.compare_digest(signed.encode(), right.encode())
+    return good and int(expires) > time.time()
+
+
+def _job(http: HttpRequest, id: str) -> Job:
+    return server_of(http).jobs.get(id, client_of(http))
+
+
+async def _events(http: HttpRequest, job: Job) -> AsyncIterator[bytes]:
+    """A stream of the states of a job: events queued, running, preview, and at last done, failed,
+    cancelled or deleted."""
+    jobs, sent, ended = server_of(http).jobs, 0, False
+    async for status in jobs.follow(job.id):
+        for preview in status.previews[sent:]:
+            data = {"index": sent, "b64_json": base64.b64encode(preview).decode()}
+            yield event("preview", data)
+            sent += 1
+        yield event(status.job.state, job_json(http, status))
+        ended = status.job.ended
+    if not ended and jobs.store.get(job.id) is None:
+        yield event("deleted", {"id": job.id})
+
+
+def _shown(http: HttpRequest, job: Job) -> dict[str, Any]:
+    return job_json(http, server_of(http).jobs.status(job))
+
+
+def job_json(http: HttpRequest, status: Status) -> dict[str, Any]:
+    """A job as it stands, as JSON."""
+    job = status.job
+    return {
+        "id": job.id,
+        "object": "job",
+        "kind": job.kind,
+        "state": job.state,
+        "position": status.position,
+        "progress": round(status.progress, 4),
+        "eta": None if status.eta is None else round(status.eta, 1),
+        "created_at": job.created,
+        "started_at": job.started,
+        "finished_at": job.finished,
+        "size": job.size,
+        "request": job.request,
+        "outputs": [
+            {"url": link(http, each), "seed": each.seed, "revised_prompt": each.revised_prompt}
+            for each in job.outputs
+        ],
+        "warnings": list(job.warnings),
+        "error": job.error,
+    }

@@ -1,0 +1,427 @@
+"""The queue of jobs, and the one thread that owns the models and works on them.
+
+The unit of work is a batch of pictures of equal settings, whatever jobs they belong to: each
+picture depends on its own seed only, so it is the same in any batch. Users take turns, batch by
+batch. Short calls (embeddings, captions) run between two steps of a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kalpana.media import SUFFIX, to_images
+from kalpana.media.files import sidecar
+from kalpana.pipelines.pipeline import TOGETHER
+from kalpana.request import Request
+from kalpana.serve.errors import ApiError, not_found
+from kalpana.serve.models import Models
+from kalpana.serve.store import OPEN, Job, SavedOutput, Store
+from kalpana.types import KalpanaError, Output, Result, Step
+
+log = logging.getLogger("kalpana.serve")
+Answer = TypeVar("Answer")
+DEFECT = "the server failed on this job; its log says why"
+
+
+@dataclass
+class Live:
+    """The running batch of a job: ``outputs`` of it are in the batch, at step ``index`` of
+    ``total``; ``eta`` in seconds, and the ``previews`` so far, as PNG."""
+
+    outputs: int = 0
+    index: int = 0
+    total: int = 1
+    eta: float | None = None
+    previews: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A job as it stands: its ``position`` in the queue (0: next), None if it does not wait; its
+    ``progress`` from 0 to 1, ``eta`` in seconds, or None while it is unknown, and ``previews``."""
+
+    job: Job
+    position: int | None
+    progress: float
+    eta: float | None
+    previews: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One output to be generated: the job, its place there, and its seed."""
+
+    job: Job
+    place: int
+    seed: int
+
+
+def in_turn(jobs: Sequence[Job], turns: Mapping[str, int]) -> list[Job]:
+    """The jobs in the order of the queue: the users take turns, those whose last turn in ``turns``
+    is longest ago first, and each user's jobs stay in order."""
+    by_user = dict[str, list[Job]]()
+    for job in jobs:
+        by_user.setdefault(job.user, []).append(job)
+    users = sorted(by_user, key=lambda user: (turns.get(user, 0), by_user[user][0].number))
+    rounds = zip_longest(*(by_user[user] for user in users))
+    return [job for each in rounds for job in each if job is not None]
+
+
+def next_batch(queue: Sequence[Job]) -> list[Unit]:
+    """The next outputs to be generated together: those of the first job, then those of other jobs
+    with equal settings."""
+    if not queue:
+        return []
+    first = queue[0]
+    most = max(TOGETHER // first.request.get("best_of", 1), 1)
+    if first.kind == "video":
+        most = 1
+    same = [job for job in queue if job.settings == first.settings]
+    return [Unit(job, place, seed) for job in same for place, seed in job.left][:most]
+
+
+class Jobs:
+    """The queue. Its methods may be called from any thread; ``follow``, ``finished`` and ``call``
+    are for event loops."""
+
+    def __init__(self, store: Store, models: Models, most_waiting: int = 256) -> None:
+        self.store, self.models, self._most_waiting = store, models, most_waiting
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
+        self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
+        self._live = dict[str, Live]()
+        self._turns, self._turn = dict[str, int](), 0
+        self._watchers = set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
+        self._pace: float | None = None  # seconds per output of the last batch
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self.finished_outputs = 0
+        self.broken: str | None = None  # why the worker stopped
+
+    def start(self) -> None:
+        """Queue again what a killed process left half done, and start the worker."""
+        if count := self.store.requeue():
+            log.info("jobs_queued_again", extra={"fields": {"jobs": count}})
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the worker at its next step; its jobs stay on disk."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._tell()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # ------------------------------------------------------------------- the client's side
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        kind: str,
+        client: str,
+        user: str = "",
+        previews: int = 0,
+        size: str | None = None,
+        seconds: float | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> Job:
+        """A new job, on disk. Raises ApiError if too many of the client wait."""
+        with self._wake:
+            mine = [job for job in self.store.waiting() if job.client == client]
+            if len(mine) >= self._most_waiting:
+                message = f"{len(mine)} of your jobs wait: try again when some are done"
+                raise ApiError(429, message, "queue_full")
+            request = request.seeded()
+            self.store.keep_inputs(request)
+            job = self.store.add(
+                id=secrets.token_hex(12),
+                kind=kind,
+                client=client,
+                user=f"{client}/{user}",
+                state="queued",
+                created=time.time(),
+                request=request.to_json(),
+                size=size,
+                seconds=seconds,
+                previews=previews,
+                warnings=warnings,
+            )
+            self._wake.notify_all()
+        self._tell()
+        return job
+
+    def get(self, id: str, client: str | None = None) -> Job:
+        """A job. Raises ApiError if there is none, or it is another client's."""
+        job = self.store.get(id)
+        if job is None or client not in (None, job.client):
+            raise not_found(f"job {id[:60]!r}")
+        return job
+
+    def status(self, job: Job) -> Status:
+        """How a job stands."""
+        with self._lock:
+            queue = in_turn(self.store.waiting(), self._turns)
+            live = self._live.get(job.id, Live())
+            previews, pace = tuple(live.previews), self._pace
+        position = eta = None
+        if job.state == "queued":
+            queued = [each for each in queue if each.state == "queued"]
+            position = next((k for k, each in enumerate(queued) if each.id == job.id), None)
+        if not job.ended and pace is not None:
+            ahead = [each for each in queue if each.number <= job.number]
+            eta = pace * sum(len(each.left) for each in ahead)
+        if live.outputs and live.eta is not None:
+            rest = len(job.left) - live.outputs
+            eta = live.eta + rest * (live.eta if pace is None else pace)
+        count = len(job.seeds)
+        share = (count - len(job.left) + live.outputs * live.index / live.total) / count
+        return Status(job, position, min(share, 1.0), eta, previews)
+
+    def cancel(self, job: Job) -> Job:
+        """The job, cancelled if it had not ended; its finished outputs stay."""
+        self.store.update(job.id, state="cancelled", finished=time.time())
+        self._tell()
+        return self.get(job.id)
+
+    def retry(self, job: Job) -> Job:
+        """The job, queued again with its seeds. Raises ApiError if it neither failed nor was
+        cancelled."""
+        with self._wake:
+            changes = {"state": "queued", "error": None, "finished": None}
+            if not self.store.update(job.id, only=("failed", "cancelled"), **changes):
+                message = f"job {job.id} is {job.state}: only failed and cancelled jobs are retried"
+                raise ApiError(409, message, "not_retryable")
+            self._wake.notify_all()
+        self._tell()
+        return self.get(job.id)
+
+    def remove(self, job: Job) -> None:
+        """Delete a job and its files; the worker drops it if it is running."""
+        with self._lock:  # no job is accepted meanwhile, so no input that it needs is deleted
+            self.store.remove(job.id)
+        self._tell()
+
+    async def follow(self, id: str, patience: float = 15.0) -> AsyncIterator[Status]:
+        """How a job stands, again after each change and every ``patience`` seconds, until it has
+        ended, was removed, or the server stops."""
+        with self._watching() as changed:
+            while True:
+                changed.clear()
+                job = self.store.get(id)
+                if job is None:
+                    return
+                status = self.status(job)
+                yield status
+                if job.ended or self._closing or self.broken:
+                    return
+                try:
+                    async with asyncio.timeout(patience):
+                        await changed.wait()
+                except TimeoutError:
+                    continue
+
+    async def finished(self, id: str) -> Job:
+        """A job once it has ended. Raises ApiError if it does not end here."""
+        last = None
+        async for status in self.follow(id):
+            last = status.job
+        if last is None or not last.ended:
+            raise ApiError(503, f"the server stops; job {id} goes on when it is back", "stopping")
+        return last
+
+    async def call(self, function: Callable[[], Answer]) -> Answer:
+        """The result of a function that runs in the thread of the models."""
+        future = Future[Any]()
+        with self._wake:
+            if self._closing or self.broken:
+                raise ApiError(503, "the server stops", "stopping")
+            self._calls.append((function, future))
+            self._wake.notify_all()
+        return await asyncio.wrap_future(future)
+
+    @contextmanager
+    def _watching(self) -> Iterator[asyncio.Event]:
+        """Context with an event that is set at each change of any job."""
+        watcher = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._watchers.add(watcher)
+        try:
+            yield watcher[1]
+        finally:
+            with self._lock:
+                self._watchers.discard(watcher)
+
+    def _tell(self) -> None:
+        with self._lock:
+            for loop, event in self._watchers:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(event.set)
+
+    # ------------------------------------------------------------------- the worker's side
+
+    def _work(self) -> None:
+        try:
+            while self._wait():
+                self._run_calls()
+                with self._lock:
+                    batch = next_batch(in_turn(self.store.waiting(), self._turns))
+                    if batch:
+                        self._turn += 1
+                        self._turns[batch[0].job.user] = self._turn
+                if batch:
+                    self._run(batch)
+        except Exception as error:  # the disk: without it no job can be kept
+            log.exception("worker_stopped")
+            self.broken = f"{type(error).__name__}: {error}"
+        finally:
+            with self._lock:
+                calls, self._closing = list(self._calls), True
+            for _, future in calls:
+                future.set_exception(ApiError(503, "the server stops", "stopping"))
+            self._tell()
+
+    def _wait(self) -> bool:
+        """Whether there is something to do; waits for it. False when the server stops."""
+        with self._wake:
+            while not (self._closing or self._calls or self.store.waiting()):
+                self._wake.wait()
+            return not self._closing
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            function, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+    def _run(self, batch: list[Unit]) -> None:
+        """Generate a batch and save its outputs; jobs of a batch that fails have failed."""
+        jobs = {unit.job.id: unit.job for unit in batch}
+        began = time.time()
+        for id, job in jobs.items():
+            self.store.update(id, state="running", started=job.started or began)
+            with self._lock:
+                self._live[id] = Live(sum(unit.job.id == id for unit in batch))
+        self._tell()
+        try:
+            result = self._generate(batch)
+            if result is not None:
+                self._save(batch, result)
+                self._pace = (time.time() - began) / len(batch)
+        except KalpanaError as error:
+            self._fail(jobs, str(error))
+        except OSError as error:
+            self._fail(jobs, f"{error.strerror or error}")
+        except Exception:
+            log.exception("job_failed", extra={"fields": {"jobs": list(jobs)}})
+            self._fail(jobs, DEFECT)
+        finally:
+            with self._lock:
+                for id in jobs:
+                    self._live.pop(id, None)
+            self._tell()
+
+    def _generate(self, batch: list[Unit]) -> Result | None:
+        """The result of a batch; None if all its jobs were cancelled, or the server stops."""
+        first = batch[0].job
+        request = self.store.request_of(first)
+        name = self.models.named(request.model, "video" if first.kind == "video" else "image")
+        ranker = None
+        if request.best_of > 1:
+            ranker = self.models.encoder(self.models.named(None, "clip"))
+        seeds = tuple(unit.seed for unit in batch)
+        merged = request.updated(n=len(batch), seed=None, seeds=seeds)
+        stream = self.models.pipeline(name).generate(merged, rank_by=ranker)
+        for step in stream:
+            if step.result is not None:
+                return step.result
+            self._run_calls()
+            self._note(batch, step)
+            if self._closing or not self._alive({unit.job.id for unit in batch}):
+                stream.close()  # type: ignore[attr-defined]
+                return None
+        raise AssertionError("a stream ends with its result")
+
+    def _alive(self, ids: set[str]) -> bool:
+        """Whether a job of a batch was neither cancelled nor removed."""
+        found = (self.store.get(id) for id in ids)
+        return any(job is not None and not job.ended for job in found)
+
+    def _note(self, batch: list[Unit], step: Step) -> None:
+        """Record progress and previews of a batch."""
+        for row, unit in enumerate(batch):
+            with self._lock:
+                live = self._live[unit.job.id]
+            wanted = unit.job.previews + 1
+            due = step.index * wanted // step.total > (step.index - 1) * wanted // step.total
+            first = all(unit.job.id != each.job.id for each in batch[:row])
+            picture = None
+            if first and unit.job.previews and due and step.preview is not None:
+                picture = _png(step, row)
+            with self._lock:
+                live.index, live.total, live.eta = step.index, step.total, step.eta
+                if picture is not None:
+                    live.previews.append(picture)
+        self._tell()
+
+    def _save(self, batch: list[Unit], result: Result) -> None:
+        """Write the outputs of a batch, and end the jobs that have all of theirs."""
+        for unit, output in zip(batch, result.outputs, strict=True):
+            job = self.store.get(unit.job.id)
+            if job is None or job.ended:
+                continue
+            # The receipt of the job's own request, as if it had been alone.
+            receipt = output.receipt | {"request": job.request}
+            file = self._write(replace(output, receipt=receipt), job, unit.place)
+            saved = SavedOutput(unit.place, output.seed, file, receipt.get("revised_prompt"))
+            ended = time.time() if len(job.left) == 1 else None
+            self.store.add_output(job.id, saved, result.warnings, ended)
+            self.finished_outputs += 1
+
+    def _write(self, output: Output, job: Job, place: int) -> str:
+        """The name of the file of an output; what a killed process left there is replaced."""
+        format = output.receipt["resolved"]["format"]
+        path = self.store.outputs / f"{job.id}-{place}{SUFFIX.get(format, f'.{format}')}"
+        for old in (path, sidecar(path)):
+            old.unlink(missing_ok=True)
+        written = output.save(path).path
+        assert written == path
+        return path.name
+
+    def _fail(self, jobs: Mapping[str, Job], error: str) -> None:
+        for id in jobs:
+            self.store.update(id, only=OPEN, state="failed", error=error, finished=time.time())
+
+
+def output_path(store: Store, output: SavedOutput) -> Path:
+    """The file of a saved output."""
+    return store.outputs / output.file
+
+
+def _png(step: Step, row: int) -> bytes:
+    """A row of a step's preview as PNG; of a video its middle frame."""
+    assert step.preview is not None
+    pixels = step.preview[min(row, len(step.preview) - 1)]
+    if pixels.ndim == 4:
+        pixels = pixels[len(pixels) // 2]
+    file = io.BytesIO()
+    to_images(pixels[None])[0].save(file, "PNG")
+    return file.getvalue()
