@@ -98,3 +98,19 @@ def test_spacings_of_levels_have_their_closed_forms(schedule: Schedule) -> None:
         t = SPACINGS[name](20, 1.0, schedule)[1:-1]
         got = schedule.sigma(t) / schedule.alpha(t)
         np.testing.assert_allclose(got.numpy(), expected[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_schedule_that_ends_at_less_noise_is_spaced_within_it(spacing: str) -> None:
+    """As that of Stable Diffusion, whose sigma / alpha is 14.6 at t = 1; here it is 3."""
+
+    class Weak(Flow):
+        def alpha(self, t: torch.Tensor) -> torch.Tensor:
+            return 1 - t * 2 / 3
+
+    t = SPACINGS[spacing](500, 1.0, Weak())
+    assert t[0] == 1 and t[-1] == 0 and (t.diff() < 0).all()
+    if spacing == "exponential":
+        ratio = Weak().sigma(t) / Weak().alpha(t)
+        assert ratio[0] == pytest.approx(3) and ratio[-2] == pytest.approx(LEVELS[0])
+        torch.testing.assert_close(ratio[2:-1] / ratio[1:-2], (ratio[1] / ratio[0]).expand(498))

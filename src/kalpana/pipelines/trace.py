@@ -102,7 +102,7 @@ def trace(model: Pipeline, request: Request | str, **fields: Any) -> str:
         raise KalpanaError("a trace shows one picture: leave n, seeds and best_of out")
     shown: Any = model
     if isinstance(model, DiffusionPipeline):
-        shown = replace(model, codec=_DecodedPreviews(model.codec))  # type: ignore[arg-type]
+        shown = replace(model, codec=_DecodedPreviews(model.codec))
     stage, steps = "", list[tuple[int, Tensor]]()
     for step in shown.generate(request):
         if step.preview is not None and step.stage != "decode":
