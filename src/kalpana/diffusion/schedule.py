@@ -157,7 +157,7 @@ SPACINGS: dict[str, Spacing] = {
     "uniform": uniform,
     "quadratic": quadratic,
     "beta": beta,
+    "kl-optimal": kl_optimal,
     "karras": karras,
     "exponential": exponential,
-    "kl-optimal": kl_optimal,
 }
