@@ -56,7 +56,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     prompts = [world[i].caption for i in range(args.prompts)]
     reference = latents(model, prompts, "heun", args.reference, "uniform")
     yield f"| sampler | calls a step | {' | '.join(map(str, args.steps))} | contrast |"
-    yield f"|---|{'---|' * (len(args.steps) + 2)}"
+    yield f"| {' | '.join(['---'] * (len(args.steps) + 3))} |"
     for sampler in args.samplers:
         row = []
         for steps in args.steps:

@@ -348,7 +348,7 @@ def test_warnings_go_to_stderr(model: str) -> None:
         (["generate", "a", "--size", "99999999x99999999"], "size '99999999x99999999'"),
         (["generate", "a", "--size", "40x32", "--model", "MODEL"], "size '40x32' cannot be used"),
         (
-            ["generate", "a", "--sampler", "ddpm", "--model", "MODEL"],
+            ["generate", "a", "--sampler", "plms", "--model", "MODEL"],
             "it knows euler, heun, dpmpp-2m",
         ),
         (["generate", "a", "--model", "no-such"], "there is no model 'no-such'"),

@@ -38,7 +38,7 @@ SAMPLERS = (
     *("euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim", "ddpm"),
     *("euler-a", "dpm2-a", "dpmpp-sde", "dpmpp-2m-sde", "lcm"),
 )
-SPACINGS = ("uniform", "quadratic", "beta", "karras", "exponential", "kl-optimal")
+SPACINGS = ("uniform", "quadratic", "beta", "kl-optimal", "karras", "exponential")
 
 # Fields that a model can use if it can use another one.
 NEEDS = {

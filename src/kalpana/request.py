@@ -220,8 +220,8 @@ class Request(BaseModel):
     )
     spacing: Annotated[str | None, BeforeValidator(_spacing)] = Field(
         None,
-        description="the spacing of the timesteps: uniform, quadratic, beta, karras, exponential "
-        "or kl-optimal",
+        description="the spacing of the timesteps: uniform, quadratic, beta, kl-optimal, karras "
+        "or exponential",
     )
     temperature: float | None = Field(
         None,

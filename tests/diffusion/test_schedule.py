@@ -128,3 +128,19 @@ def test_a_discrete_schedule_multiplies_its_steps(betas: Any, zero_snr: bool) ->
     torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
     between = torch.tensor([0.25], dtype=torch.float64)  # halfway from the second to the third step
     torch.testing.assert_close(schedule.alpha(between) ** 2, (expected[2:4] ** 2).mean()[None])
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_schedule_that_ends_at_less_noise_is_spaced_within_it(spacing: str) -> None:
+    """As that of Stable Diffusion, whose sigma / alpha is 14.6 at t = 1; here it is 3."""
+
+    class Weak(Flow):
+        def alpha(self, t: torch.Tensor) -> torch.Tensor:
+            return 1 - t * 2 / 3
+
+    t = SPACINGS[spacing](500, 1.0, Weak())
+    assert t[0] == 1 and t[-1] == 0 and (t.diff() < 0).all()
+    if spacing == "exponential":
+        ratio = Weak().sigma(t) / Weak().alpha(t)
+        assert ratio[0] == pytest.approx(3) and ratio[-2] == pytest.approx(LEVELS[0])
+        torch.testing.assert_close(ratio[2:-1] / ratio[1:-2], (ratio[1] / ratio[0]).expand(498))

@@ -170,19 +170,19 @@ def beta(steps: int, shift: float, schedule: Schedule) -> Tensor:
 
 def karras(steps: int, shift: float, schedule: Schedule) -> Tensor:
     """Noise levels whose 7th roots have equal steps (Karras et al. 2022, eq. 5)."""
-    low, high = (level ** (1 / 7) for level in LEVELS)
+    low, high = (level ** (1 / 7) for level in _levels(schedule))
     return _at_levels(schedule, torch.linspace(high, low, steps, dtype=torch.float64) ** 7)
 
 
 def exponential(steps: int, shift: float, schedule: Schedule) -> Tensor:
     """Noise levels whose logarithms have equal steps (Lu et al. 2022, uniform logSNR)."""
-    low, high = (log(level) for level in LEVELS)
+    low, high = (log(level) for level in _levels(schedule))
     return _at_levels(schedule, torch.linspace(high, low, steps, dtype=torch.float64).exp())
 
 
 def kl_optimal(steps: int, shift: float, schedule: Schedule) -> Tensor:
     """Noise levels whose arcus tangents have equal steps (Sabour et al. 2024, theorem 3.1)."""
-    low, high = (atan(level) for level in LEVELS)
+    low, high = (atan(level) for level in _levels(schedule))
     return _at_levels(schedule, torch.linspace(high, low, steps, dtype=torch.float64).tan())
 
 
@@ -190,6 +190,12 @@ def _shifted(t: Tensor, shift: float) -> Tensor:
     """Times with sigma / alpha of the flow schedule scaled by ``shift``, exact at both ends."""
     # shift t / (1 + (shift - 1) t), written so that it is exactly 1 at t = 1
     return shift * t / (shift * t + (1 - t))
+
+
+def _levels(schedule: Schedule) -> tuple[float, float]:
+    """The least and greatest noise level, not above that of the schedule at t = 1."""
+    end = torch.ones((), dtype=torch.float64)
+    return LEVELS[0], min(LEVELS[1], float(schedule.sigma(end) / schedule.alpha(end)))
 
 
 def _at_levels(schedule: Schedule, levels: Tensor) -> Tensor:
@@ -203,7 +209,7 @@ SPACINGS: dict[str, Spacing] = {
     "uniform": uniform,
     "quadratic": quadratic,
     "beta": beta,
+    "kl-optimal": kl_optimal,
     "karras": karras,
     "exponential": exponential,
-    "kl-optimal": kl_optimal,
 }

@@ -69,7 +69,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff }
 figure { display: inline-block; margin: 0 .5rem .5rem 0; text-align: center }
-figure img { width: 120px; display: block; border-radius: 4px }
+figure img { width: 112px; display: block; border-radius: 4px }
 figcaption, dd, dt, p { color: #555; font-size: .85rem }
 dl { display: flex; flex-wrap: wrap; gap: 0 1.5rem } dt { font-weight: 600 } dd { margin: 0 }
 figure.final img { width: 256px } svg { width: 100%; max-width: 640px; height: auto }
