@@ -189,6 +189,15 @@ def test_an_fp16_variant_and_old_names_are_read(tmp_path: Path, ours: dict[str, 
     torch.testing.assert_close(encoded, ours["vae.encode"])
 
 
+def test_the_padding_token_is_that_of_the_special_tokens(tmp_path: Path) -> None:
+    """Stable Diffusion 2 states two: "!" there, and the end token in tokenizer_config.json."""
+    toy.write(tmp_path)
+    toy.put(tmp_path / "tokenizer/special_tokens_map.json", {"pad_token": "!"})
+    number = json.loads((tmp_path / "tokenizer/vocab.json").read_text())["!"]
+    (row,) = read(tmp_path).words.encode(["a"]).ids.tolist()
+    assert row[:3] == [518, row[1], 519] and row[3:] == [number] * 74
+
+
 def test_all_that_is_missing_is_named_before_weights_are_read(tmp_path: Path) -> None:
     toy.write(tmp_path)
     (tmp_path / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"no weights")

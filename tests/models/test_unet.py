@@ -129,9 +129,11 @@ def test_the_text_encoder_is_that_of_the_diffusion_transformer() -> None:
         ({"norm_num_groups": 12}, "norm_num_groups 12 does not divide 16"),
         ({"act_fn": "tanh"}, "act_fn 'tanh' is unknown: write silu"),
         ({"mid_block_type": "Middle"}, "mid_block_type 'Middle' is unknown"),
+        ({"cross_attention_dim": None}, "write a multiple of 4, twice the text_heads"),
+        ({"cross_attention_dim": 34}, "cross_attention_dim is 34"),
         ({"in_channels": 5}, "in_channels 5 is not supported: write 4, the out_channels, or 9"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(KalpanaError, match=message):
-        UNet(replace(TINY, **changes))
+        TextUNet(replace(TINY, **changes))

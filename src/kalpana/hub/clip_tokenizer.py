@@ -19,7 +19,7 @@ from kalpana.models.clip import Config
 from kalpana.types import KalpanaError, Tokens
 
 TEXTS, TEXTS_TOO = "tokenizer.json", "tokenizer_config.json"
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
+VOCABULARY, MERGES, SPECIAL = "vocab.json", "merges.txt", "special_tokens_map.json"
 EDGES = (("bos", "start"), ("eos", "end"))
 # Pieces of a text that are tokenized by themselves (Radford et al. 2021, code).
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -136,7 +136,9 @@ def read_bpe(folder: Path, config: Config) -> Words:
     model's.
     """
     paths = folder / VOCABULARY, folder / MERGES
-    about = read_object(folder / TEXTS_TOO) if (folder / TEXTS_TOO).is_file() else {}
+    about = dict[str, Any]()
+    for path in (folder / TEXTS_TOO, folder / SPECIAL):  # the second counts, as in transformers
+        about |= read_object(path) if path.is_file() else {}
     start, end = (_token(about, f"{k}_token", f"<|{n}oftext|>") for k, n in EDGES)
     try:
         bpe = tokenizers.Tokenizer(
@@ -151,7 +153,9 @@ def read_bpe(folder: Path, config: Config) -> Words:
     ids = dict[str, int]()
     for token in (start, end, pad):
         if (number := bpe.token_to_id(token)) is None:
-            raise KalpanaError(f"{paths[0]} has no token {token!r}, which {TEXTS_TOO} names")
+            raise KalpanaError(
+                f"{paths[0]} has no token {token!r}, which {TEXTS_TOO} or {SPECIAL} names"
+            )
         ids[token] = number
     if bpe.get_vocab_size() > config.vocabulary:
         raise KalpanaError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from kalpana.models import clip, dit, unet
 from kalpana.models.layers import embed_text, frequencies, norm, rope_tables
 from kalpana.models.unet import Text, UNet
-from kalpana.types import Cond
+from kalpana.types import Cond, KalpanaError
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class TextBlocks(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        assert c.cross_attention_dim is not None
-        self.width, self.heads = c.cross_attention_dim, c.text_heads
+        width, heads = c.cross_attention_dim, c.text_heads
+        if width is None or heads < 1 or width % (2 * heads):
+            raise KalpanaError(
+                f"cross_attention_dim is {width}, the width of the text: "
+                f"write a multiple of {2 * heads}, twice the text_heads"
+            )
+        self.width, self.heads = width, heads
         self.words = nn.Embedding(c.vocabulary, self.width)
         self.null = nn.Parameter(torch.zeros(self.width))
         self.text = nn.ModuleList([dit.Block(self.width, self.heads) for _ in range(c.text_depth)])

@@ -101,8 +101,6 @@ class TimestepMLP(nn.Module):
 class ResBlock(nn.Module):
     """Residual block of two convolutions; the time embedding (b, time) is added between them."""
 
-    compile_dynamic = True  # the training loop compiles this block, for any shape
-
     def __init__(
         self, inputs: int, width: int, time: int | None, groups: int, eps: float, act: str
     ) -> None:

@@ -39,7 +39,7 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
             f"name one of these or a folder of weights, or {training}"
         )
     folder = find_model(name).resolve()
-    files = sorted((*folder.iterdir(), *folder.glob("*/*")))
+    files = sorted(path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file())
     return _load(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files), device)
 
 
