@@ -15,11 +15,22 @@ from kalpana.world.grammar_en.phrases import (
     living,
     phrase,
 )
-from kalpana.world.grammar_en.settings import PICTURES, PLACES, REGIONS, STYLES, TINTS, surroundings
+from kalpana.world.grammar_en.settings import (
+    FLAT,
+    GRADIENT,
+    PICTURES,
+    PLACES,
+    REGIONS,
+    STYLES,
+    TINTS,
+    surroundings,
+)
 
 __all__ = [
     "COLORS",
     "FACING",
+    "FLAT",
+    "GRADIENT",
     "NUMERALS",
     "ONE",
     "PAIRED",

@@ -18,11 +18,22 @@ from kalpana.world.grammar_hi.phrases import (
     names,
     phrase,
 )
-from kalpana.world.grammar_hi.settings import PICTURES, PLACES, REGIONS, STYLES, TINTS, surroundings
+from kalpana.world.grammar_hi.settings import (
+    FLAT,
+    GRADIENT,
+    PICTURES,
+    PLACES,
+    REGIONS,
+    STYLES,
+    TINTS,
+    surroundings,
+)
 
 __all__ = [
     "COLORS",
     "DIGITS",
+    "FLAT",
+    "GRADIENT",
     "LEFT",
     "NUMERALS",
     "ONE",
