@@ -1,11 +1,11 @@
-# make run PROMPT="three red apples to the left of a blue car"   draw an image
-# make test | check | bench | train | format                     see each target below
+# make run PROMPT="three red apples to the left of a blue car" SEED=7   draw an image
+# make test | test-fast | check | bench | train | format                     see each target below
 # Each target sets up the environment it needs in .venv and writes only inside this folder.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench train clean
+.PHONY: help run test test-fast check format bench train clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -15,16 +15,20 @@ RECIPE ?= recipes/flow.yaml
 # The prompt is passed in the environment and never expanded into a command, so quotes, dollars and
 # every script are safe.
 override PROMPT := $(value PROMPT)
-export PROMPT
+override SEED := $(value SEED)
+export PROMPT SEED
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 run: .venv/.run  ## draw an image of PROMPT and print the path of the PNG
-	@$(BIN)/kalpana generate -- "$$PROMPT"
+	@$(BIN)/kalpana generate $${SEED:+--seed "$$SEED"} -- "$$PROMPT"
 
 test: .venv/.test  ## the test suite
 	@$(BIN)/python -m pytest
+
+test-fast: .venv/.test  ## the tests without those marked slow
+	@$(BIN)/python -m pytest -m "not slow"
 
 check: .venv/.test  ## format, lint and types, required for every change
 	@$(BIN)/ruff format --check .
