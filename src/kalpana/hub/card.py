@@ -177,6 +177,21 @@ def write_card(folder: Path, card: Card) -> None:
     write(folder / CARD, text.encode())
 
 
+def vae_of(folder: Path) -> Path:
+    """Weights of the autoencoder of the model in a folder: in that folder, or else that of the
+    default model. Raises KalpanaError if there are none."""
+    from kalpana.hub.weights import files_of
+
+    name = FAMILIES["vae"].file
+    for place in (folder, model_folders().get("default", weights_dir() / "default")):
+        if files_of(path := place / name)[0].is_file():
+            return path
+    raise KalpanaError(
+        f"nothing turns the latents of the model in {folder} into pictures: put there the {name} "
+        "that it learned with"
+    )
+
+
 def vqgan_of(folder: Path) -> Path:
     """Weights of the VQGAN that decodes the tokens of the model in a folder.
 
@@ -219,6 +234,8 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
     paths = sorted(folder.glob("*.safetensors"))
     if family in FAMILIES and FAMILIES[family].codec == "vqgan":
         paths += files_of(vqgan_of(folder))
+    if family in FAMILIES and FAMILIES[family].codec == "vae":
+        paths += files_of(vae_of(folder))
     if family == BY_CLIP:
         paths += sorted(clip_of(folder).glob("*.safetensors"))
     return tuple(dict.fromkeys(paths))

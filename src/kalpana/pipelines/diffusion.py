@@ -28,7 +28,7 @@ from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub import clip_tokenizer, stable_diffusion
-from kalpana.hub.card import Card
+from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
 from kalpana.pipelines.editing import Edit, fitted, open_image
@@ -81,7 +81,8 @@ class DiffusionPipeline:
         ``find_device``."""
         target, family, capabilities = find_device(device), FAMILIES[card.family], card.usable()
         assert family.network and family.codec and capabilities
-        paths = folder / family.file, folder / FAMILIES[family.codec].file
+        codec = folder / FAMILIES[family.codec].file
+        paths = folder / family.file, vae_of(folder) if family.codec == "vae" else codec
         reads_text = "tokens" in find(family.network).reads
         if reads_text and card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
