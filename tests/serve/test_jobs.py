@@ -11,6 +11,9 @@ from typing import Any
 
 import httpx2
 import pytest
+
+pytest.importorskip("fastapi", reason="the server needs fastapi: pip install 'kalpana[serve]'")
+
 from fastapi.testclient import TestClient
 
 from kalpana.pipelines.diffusion import DiffusionPipeline
