@@ -10,19 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi", reason="the server needs fastapi: pip install 'kalpana[serve]'")
-pytest.importorskip("httpx2", reason="the test client of starlette needs httpx2")
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
 
-from fastapi.testclient import TestClient
-
-from kalpana.serve.app import create_app
-from kalpana.serve.settings import Settings
+    from kalpana.serve.settings import Settings
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> bytes:
@@ -36,11 +33,17 @@ def photo(seed: int = 0, size: tuple[int, int] = (32, 32), mode: str = "RGB") ->
 
 @pytest.fixture
 def settings(folder: Path, clip_folder: Path, tmp_path: Path) -> Settings:
+    from kalpana.serve.settings import Settings
+
     return Settings(tmp_path / "server", models=(str(folder), str(clip_folder)))
 
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
+    from fastapi.testclient import TestClient
+
+    from kalpana.serve.app import create_app
+
     with TestClient(create_app(settings)) as client:
         yield client
 
@@ -48,6 +51,9 @@ def client(settings: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def client_with(settings: Settings) -> Callable[..., Any]:
     """A context with a client of a server with other settings."""
+    from fastapi.testclient import TestClient
+
+    from kalpana.serve.app import create_app
 
     @contextmanager
     def serve(**changes: Any) -> Iterator[TestClient]:

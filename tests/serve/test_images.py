@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("fastapi", reason="the server needs fastapi: pip install 'kalpana[serve]'")
+
 from fastapi.testclient import TestClient
 from PIL import Image
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fastapi", reason="the server needs fastapi: pip install 'kalpana[serve]'")
+
+
 from kalpana.media import read_picture, read_video
 
 from .conftest import Process, photo

@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 
-from kalpana.request import Request
 from kalpana.serve.errors import ApiError
 from kalpana.serve.fields import Fields, check_pixels, to_request
 from kalpana.serve.jobs import output_path
@@ -93,11 +92,6 @@ def link(http: HttpRequest, output: SavedOutput) -> str:
 def signature(server: Server, file: str, expires: str) -> str:
     """The signature of a link that can be opened until ``expires``."""
     return hmac.new(server.link_key, f"{file} {expires}".encode(), hashlib.sha256).hexdigest()
-
-
-def receipt_request(job: Job) -> Request:
-    """The request of a job, without the bytes of its inputs."""
-    return Request(**job.request)
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

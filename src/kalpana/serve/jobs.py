@@ -13,11 +13,11 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,19 +33,19 @@ from kalpana.types import KalpanaError, Output, Result, Step
 
 log = logging.getLogger("kalpana.serve")
 Answer = TypeVar("Answer")
+PREVIEWED = 32  # jobs whose previews are kept, so that a slow reader gets all; above TOGETHER
 DEFECT = "the server failed on this job; its log says why"
 
 
 @dataclass
 class Live:
     """The running batch of a job: ``outputs`` of it are in the batch, at step ``index`` of
-    ``total``; ``eta`` in seconds, and the ``previews`` so far, as PNG."""
+    ``total``; ``eta`` in seconds."""
 
     outputs: int = 0
     index: int = 0
     total: int = 1
     eta: float | None = None
-    previews: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Jobs:
         self._wake = threading.Condition(self._lock)
         self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
         self._live = dict[str, Live]()
+        self._previews = OrderedDict[str, list[bytes]]()  # PNGs of the latest jobs
         self._turns, self._turn = dict[str, int](), 0
         self._watchers = set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
         self._pace: float | None = None  # seconds per output of the last batch
@@ -177,7 +178,7 @@ class Jobs:
         with self._lock:
             queue = in_turn(self.store.waiting(), self._turns)
             live = self._live.get(job.id, Live())
-            previews, pace = tuple(live.previews), self._pace
+            previews, pace = tuple(self._previews.get(job.id, ())), self._pace
         position = eta = None
         if job.state == "queued":
             queued = [each for each in queue if each.state == "queued"]
@@ -320,6 +321,13 @@ class Jobs:
             self.store.update(id, state="running", started=job.started or began)
             with self._lock:
                 self._live[id] = Live(sum(unit.job.id == id for unit in batch))
+        with self._lock:
+            for unit in batch:
+                if unit.place == 0:
+                    self._previews.pop(unit.job.id, None)  # of an earlier try
+                    self._previews[unit.job.id] = []
+            while len(self._previews) > PREVIEWED:
+                self._previews.popitem(last=False)
         self._tell()
         try:
             result = self._generate(batch)
@@ -372,14 +380,13 @@ class Jobs:
                 live = self._live[unit.job.id]
             wanted = unit.job.previews + 1
             due = step.index * wanted // step.total > (step.index - 1) * wanted // step.total
-            first = all(unit.job.id != each.job.id for each in batch[:row])
             picture = None
-            if first and unit.job.previews and due and step.preview is not None:
+            if unit.place == 0 and unit.job.previews and due and step.preview is not None:
                 picture = _png(step, row)
             with self._lock:
                 live.index, live.total, live.eta = step.index, step.total, step.eta
                 if picture is not None:
-                    live.previews.append(picture)
+                    self._previews[unit.job.id].append(picture)
         self._tell()
 
     def _save(self, batch: list[Unit], result: Result) -> None:

@@ -66,7 +66,7 @@ async def docs(http: HttpRequest) -> HTMLResponse:
 def _fields(about: dict[str, Any]) -> str:
     """The fields of an endpoint's body as a folded list."""
     content: dict[str, Any] = about.get("requestBody", {}).get("content", {})
-    schema: dict[str, Any] = next(iter(content.values()), {"schema": {}}).get("schema", {})
+    schema: dict[str, Any] = next(iter(content.values()))["schema"] if content else {}
     rows = "".join(
         f"<li><code>{escape(name)}</code> {escape(str(field.get('description', '')))}"
         for name, field in schema.get("properties", {}).items()
