@@ -28,7 +28,7 @@ MODEL: dict[str, Any] = {
     "cross_attention_dim": 32, "text_heads": 2, "text_depth": 1,
 }  # fmt: skip
 COMMON: dict[str, Any] = {
-    "name": "u", "num_images": 4, "steps": 180, "batch": 4, "lr": 5e-3, "warmup": 10,
+    "name": "u", "num_images": 4, "steps": 130, "batch": 4, "lr": 5e-3, "warmup": 10,
     "bf16": False, "ema_decay": 0.98, "caption_dropout": 0.0, "model": MODEL,
 }  # fmt: skip
 

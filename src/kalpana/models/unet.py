@@ -182,8 +182,6 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention, cross-attention to the text if there is any, and feed-forward."""
 
-    compile_dynamic = True  # the training loop compiles this block, for any shape
-
     def __init__(self, width: int, heads: int, context: int | None) -> None:
         super().__init__()
         self.norm1, self.attn1 = nn.LayerNorm(width), Attention(width, heads)
