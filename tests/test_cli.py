@@ -298,6 +298,7 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
     )
 
 
+@pytest.mark.slow
 def test_the_json_of_models_is_their_cards() -> None:
     cards = json.loads(kalpana("models", "--json").stdout)
     on_disk = [json.loads(path.read_text()) for path in weights_dir().glob("*/card.json")]
@@ -481,6 +482,7 @@ def test_no_command_is_a_call_for_help() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> None:
     (here / "prompts.txt").write_text("a qwertyuiop\na dog\n")
@@ -513,6 +515,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> No
     assert json.loads(stdout)[0]["path"] == str(picture.relative_to(here))
 
 
+@pytest.mark.slow
 def test_the_installed_command_is_this_one(here: Path) -> None:
     command = Path(sys.executable).with_name("kalpana")
     done = subprocess.run(

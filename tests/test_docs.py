@@ -70,6 +70,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [each for each in BLOCKS if each.language in {"bash", "python"} and each.excuse is None],
@@ -144,6 +145,7 @@ def test_the_files_the_tour_names_exist() -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_make_run_draws_a_prompt_with_every_awkward_sign_in_it(tmp_path: Path) -> None:
     prompt = 'तीन "लाल" सेब, it\'s $HOME $(id) `id` \\ 100% #1'
     # -o says that the environment is there already: the one these tests run in.

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAVY = "torch", "numpy", "PIL", "pydantic", "typer", "rich", "tokenizers"
 
 
@@ -19,6 +21,7 @@ def python(code: str, folder: Path) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.slow
 def test_import_loads_nothing_heavy_makes_no_file_and_starts_no_thread(tmp_path: Path) -> None:
     code = (
         "import sys, threading, kalpana; "
@@ -28,6 +31,7 @@ def test_import_loads_nothing_heavy_makes_no_file_and_starts_no_thread(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_request_and_the_list_of_models_need_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, kalpana; kalpana.Request(prompt='a'); kalpana.list_models(); "
@@ -36,6 +40,7 @@ def test_the_request_and_the_list_of_models_need_no_torch(tmp_path: Path) -> Non
     assert python(code, tmp_path) == "False"
 
 
+@pytest.mark.slow
 def test_the_command_line_offers_its_help_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys, kalpana.cli; "
@@ -44,6 +49,7 @@ def test_the_command_line_offers_its_help_without_torch(tmp_path: Path) -> None:
     assert python(code, tmp_path) == "[]"
 
 
+@pytest.mark.slow
 def test_public_names_are_there_and_importing_them_sets_no_switch(tmp_path: Path) -> None:
     code = """
 import torch

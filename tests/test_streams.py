@@ -45,12 +45,14 @@ def test_any_text_can_be_printed_in_any_encoding(
     assert sys.stderr.buffer.getvalue() == f"{HINDI}\n".encode(encoding, "backslashreplace")
 
 
+@pytest.mark.slow
 def test_an_error_in_hindi_is_one_line_of_ascii() -> None:
     wrong = kalpana("metadata", f"{HINDI}.png", PYTHONIOENCODING="ascii")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count(b"\n")) == (2, b"", 1)
     assert HINDI.encode("ascii", "backslashreplace") in wrong.stderr
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("utf8", ["", "0"], ids=["as Python decides", "without UTF-8 mode"])
 def test_a_hindi_argument_is_read_as_utf_8_in_the_c_locale(utf8: str, tmp_path: Path) -> None:
@@ -61,6 +63,7 @@ def test_a_hindi_argument_is_read_as_utf_8_in_the_c_locale(utf8: str, tmp_path: 
     assert [path.suffix for path in sheet.iterdir()] == [".png"]
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_the_null_device(closed: str, tmp_path: Path) -> None:
@@ -73,6 +76,7 @@ def test_a_closed_stream_is_the_null_device(closed: str, tmp_path: Path) -> None
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @POSIX
 def test_prompts_from_a_closed_stdin_are_none() -> None:
     command = f"'{sys.executable}' -m kalpana generate - <&-"
@@ -80,6 +84,7 @@ def test_prompts_from_a_closed_stdin_are_none() -> None:
     assert wrong.returncode == 2 and wrong.stderr.startswith(b"error: there is no prompt")
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_reader_that_ends_early_is_no_error() -> None:
     command = f"'{sys.executable}' -m kalpana models --json | head -c 1; exit ${{PIPESTATUS[0]}}"
@@ -87,6 +92,7 @@ def test_a_reader_that_ends_early_is_no_error() -> None:
     assert (done.stdout, done.stderr) == (b"[", b"") and done.returncode in (0, 1)
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize(
     "arguments",
@@ -115,6 +121,7 @@ def test_ctrl_c_is_exit_code_130(arguments: list[str], tmp_path: Path) -> None:
     assert (run.returncode, stdout, stderr) == (130, b"", b"stopped\n")
 
 
+@pytest.mark.slow
 def test_the_version_and_the_completion_are_printed() -> None:
     assert kalpana("--version").stdout.decode().split() == ["kalpana", "0.1.0"]
     assert b"complete" in kalpana("--show-completion", "bash").stdout

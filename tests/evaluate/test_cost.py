@@ -63,6 +63,7 @@ def test_all_sittings_count_and_weights_that_say_nothing_are_told(
         training(tmp_path / "mute.safetensors")
 
 
+@pytest.mark.slow
 def test_every_shipped_model_says_how_it_was_trained_in_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,6 +272,7 @@ FINGERPRINT = (
 )
 
 
+@pytest.mark.slow
 def test_suites_do_not_depend_on_the_process() -> None:
     here = zlib.crc32(repr([load(n, d) for n in SUITES for d in (False, True)]).encode())
     other = {

@@ -74,6 +74,7 @@ def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_sealing_can_halve_the_weights_first(tmp_path: Path) -> None:
     save_weights(
         tmp_path / "one.safetensors",
@@ -140,6 +141,7 @@ def test_a_damaged_card_names_its_file_and_field(text: str, told: str, tmp_path:
     assert str(tmp_path / "card.json") in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_model_is_found_by_name_or_folder(tmp_path: Path) -> None:
     assert find_model(str(tmp_path)) == tmp_path
     for card in list_models():
@@ -148,6 +150,7 @@ def test_a_model_is_found_by_name_or_folder(tmp_path: Path) -> None:
         find_model("no-such-model")
 
 
+@pytest.mark.slow
 def test_shipped_files_are_those_the_cards_describe() -> None:
     for path in weights_dir().glob("*/card.json"):
         files = json.loads(path.read_text(encoding="utf-8"))["files"]

@@ -527,6 +527,7 @@ def test_tensors_that_do_not_fit_are_named(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_pickle_is_refused_and_the_line_that_it_asks_for_converts_it(tame: Path) -> None:
     state = load_file(tame / "last.safetensors")
     before = read(tame).model.state_dict()

@@ -127,6 +127,7 @@ def on_a_small_disk(attempt: str, folder: Path) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sets no limit on the size of files")
 def test_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
     output = on_a_small_disk(
@@ -137,6 +138,7 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sets no limit on the size of files")
 def test_a_full_disk_is_found_before_the_work(tmp_path: Path) -> None:
     assert f"KalpanaError nothing can be written to the folder {tmp_path}" in on_a_small_disk(

@@ -110,6 +110,7 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(
     )
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_same_split_over_two_processes(
     model: DiffusionPipeline, folder: Path, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def trained(name: str, folder: Path, steps: int = 100) -> Pipeline:
     return load(str(folder), "cpu")
 
 
+@pytest.mark.slow
 def test_a_class_conditional_network_learns_its_classes(toys: None, tmp_path: Path) -> None:
     model = trained("toy-unet", tmp_path)
     for k, label in enumerate(("cat", "dog", "car")):
@@ -135,6 +136,7 @@ def test_a_class_conditional_network_learns_its_classes(toys: None, tmp_path: Pa
     assert path is not None and replay(path)[1].bytes
 
 
+@pytest.mark.slow
 def test_a_video_network_learns_its_captions(toys: None, tmp_path: Path) -> None:
     model = trained("toy-video", tmp_path)
     means = dict[str, float]()
@@ -149,6 +151,7 @@ def test_a_video_network_learns_its_captions(toys: None, tmp_path: Path) -> None
     assert path is not None and replay(path)[1].pixels
 
 
+@pytest.mark.slow
 def test_a_network_with_a_control_map_learns_to_follow_it(toys: None, tmp_path: Path) -> None:
     model = trained("toy-control", tmp_path)
     edges = Image.new("RGB", (16, 16))

@@ -477,6 +477,7 @@ def test_a_dalle_mini_draws_squares(tmp_path: Path) -> None:
         load(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_that_is_not_there_yet_is_told_beside_those_that_are(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

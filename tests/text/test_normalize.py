@@ -97,6 +97,7 @@ def test_texts_are_compared_without_case() -> None:
     assert comparable("a cat") != comparable("a car")
 
 
+@pytest.mark.slow
 def test_it_imports_nothing_heavy() -> None:
     code = (
         "import sys, kalpana.text.normalize; "

@@ -166,6 +166,7 @@ def test_a_mixed_prompt_gets_a_hint() -> None:
         assert hint(other) is None
 
 
+@pytest.mark.slow
 def test_it_imports_nothing_heavy() -> None:
     code = (
         "import sys; from kalpana.text.transliterate import transliterate; transliterate('seb'); "

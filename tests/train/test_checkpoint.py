@@ -61,6 +61,7 @@ def steps_in(log: Path) -> list[int]:
     return [json.loads(line)["step"] for line in log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_a_killed_one_neither_locks_nor_logs_twice(
     tmp_path: Path,
 ) -> None:

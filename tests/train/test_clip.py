@@ -188,6 +188,7 @@ def _one_of_two(rank: int, folder: str, batch: CLIPBatch, state: dict[str, Tenso
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(
     task: CLIPTask, tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(
         assert torch.allclose(found[name], p.grad, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_it_learns_its_batch_and_is_scored_between_nothing_and_all(task: CLIPTask) -> None:
     batch = task.batch(0)
     optimizer = torch.optim.AdamW(task.model.parameters(), 3e-3)

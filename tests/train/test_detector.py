@@ -134,6 +134,7 @@ def test_frames_of_clips_are_turned_and_never_of_solids() -> None:
     assert scenes[0] == frame(3, random.Random(0)) and frame(4, random.Random(0)) != scenes[0]
 
 
+@pytest.mark.slow
 def test_broken_things_have_no_peak() -> None:
     rng = random.Random(0)
     scenes = [breaking(World(3).scene(i), rng, 1.0) for i in range(80)]

@@ -85,7 +85,7 @@ def flow_recipe(vae: Path, **fields: Any) -> FlowRecipe:
         ("flow", False),
         ("detector", False),
         ("reader", False),
-        pytest.param("flow", True, marks=COMPILER, id="flow-compiled"),
+        pytest.param("flow", True, marks=[COMPILER, pytest.mark.slow], id="flow-compiled"),
     ],
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(
@@ -251,6 +251,7 @@ def test_it_learns(vae: Path, tmp_path: Path) -> None:
     assert sum(losses[-3:]) < 0.6 * losses[0] * 3
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     """A process that saves in a loop is killed by SIGKILL: its checkpoint always loads."""
     path, recipe = str(tmp_path / "c.safetensors"), VAE_RECIPE.model_dump_json()
@@ -285,6 +286,7 @@ while True:
         assert (net.weight == state.step).all() and (net.bias == state.step).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "workers", "code"),
     [

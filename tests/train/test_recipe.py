@@ -116,6 +116,7 @@ def test_every_family_that_is_trained_has_a_recipe_of_its_own() -> None:
     assert recipe_class("lite0") is None and recipe_class("ghost") is None
 
 
+@pytest.mark.slow
 def test_recipes_and_weights_are_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_recipes_and_weights_are_found_from_any_folder(
             find_recipe(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     sorted(weights_dir().rglob("*.safetensors")),

@@ -467,6 +467,7 @@ def test_held_out_bits_are_the_mean_over_all_tokens(vqgan: Path) -> None:
     assert (image == data_cache.codes(codec(vqgan), vqgan, dev, 512, CPU)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(  # torch's own, while it compiles
     "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
 )

@@ -281,6 +281,7 @@ def test_a_judge_that_learns_much_does_not_keep_the_network_from_learning() -> N
         assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(  # torch's own, while it compiles
     "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
 )

@@ -344,6 +344,7 @@ def test_asked_again_it_is_the_same_and_after_a_change_another(tmp_path: Path) -
     assert load(str(folder), "cpu").fingerprint != first.fingerprint
 
 
+@pytest.mark.slow
 def test_there_is_no_clip_yet_or_it_is_another_family(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

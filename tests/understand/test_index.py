@@ -471,6 +471,7 @@ indexing.index(Path(sys.argv[2]), Colours(), progress=lambda *step: print(*step,
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_killed_run_loses_nothing_that_was_written_and_the_next_goes_on(
     tmp_path: Path, paint: Paint, colours: Any

@@ -176,6 +176,7 @@ def tiny_lexicon(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_atlas_is_built_the_same_twice_and_by_its_command(tmp_path: Path) -> None:
     pack, one, two = (
         tiny_pack(tmp_path / "pack"),

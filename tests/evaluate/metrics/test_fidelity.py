@@ -67,6 +67,7 @@ def test_mmd_is_unbiased_and_grows_with_distance() -> None:
     assert 0 < near < far
 
 
+@pytest.mark.slow
 def test_the_more_a_picture_is_blurred_the_farther_it_is() -> None:
     pixels = World(1).images(range(32))
 
@@ -86,6 +87,7 @@ def test_the_more_a_picture_is_blurred_the_farther_it_is() -> None:
     assert far(little.own) < 0.7 * far(much.own)
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_between_what_is_near_and_what_is_far_and_a_stopped_run_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

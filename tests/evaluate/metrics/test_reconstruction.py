@@ -52,6 +52,7 @@ def sight() -> tuple[FeatureExtractor, DetectorVerifier]:
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_where_nothing_changes(
     sight: tuple[FeatureExtractor, DetectorVerifier],
 ) -> None:
@@ -65,6 +66,7 @@ def test_nothing_is_lost_where_nothing_changes(
     assert all(still == 1.0 for _, still in same.words.values()) and same.words["Latin"][0] >= 0.8
 
 
+@pytest.mark.slow
 def test_what_a_coder_changes_is_measured(sight: tuple[FeatureExtractor, DetectorVerifier]) -> None:
     brighter, nothing = (measure(Shift(by), *sight, pictures=6, each=10) for by in (0.1, 2.0))
     assert brighter.psnr == pytest.approx(10 * math.log10(4 / 0.01), abs=1e-3)
@@ -72,6 +74,7 @@ def test_what_a_coder_changes_is_measured(sight: tuple[FeatureExtractor, Detecto
     assert nothing.fd > brighter.fd > 0 and nothing.ssim < brighter.ssim < 1
 
 
+@pytest.mark.slow
 def test_the_psnr_of_pictures_is_not_that_of_their_pixels(
     sight: tuple[FeatureExtractor, DetectorVerifier],
 ) -> None:
@@ -89,6 +92,7 @@ def test_the_psnr_of_pictures_is_not_that_of_their_pixels(
     )  # 22.97
 
 
+@pytest.mark.slow
 def test_words_in_a_picture_that_is_blank_are_read_no_more(
     sight: tuple[FeatureExtractor, DetectorVerifier],
 ) -> None:
@@ -111,6 +115,7 @@ def test_signs_have_letters_of_one_height_in_one_script(latin: bool) -> None:
         assert len(rows) > 128 * LETTER * 0.9  # a sign is at least as tall as its letters
 
 
+@pytest.mark.slow
 def test_a_coder_is_what_its_weights_are(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = VQGAN(TINY)

@@ -326,6 +326,7 @@ def test_a_missing_package_is_found_before_any_work(
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 def test_a_file_that_cannot_be_written_ends_the_export_in_one_line(tmp_path: Path) -> None:
     """Files are limited to 70 kB, as by a full disk; without the limit, the export goes on."""
@@ -353,6 +354,7 @@ def test_all_cores_are_at_least_one_and_threads_are_restored(tmp_path: Path) -> 
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows closes pipes in another way")
 def test_processes_end_with_a_parent_that_was_killed_and_the_export_goes_on(tmp_path: Path) -> None:
     """The pipe of stdout closes only when the last process ends."""
