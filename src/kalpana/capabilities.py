@@ -44,6 +44,7 @@ SPACINGS = ("uniform", "quadratic", "beta", "kl-optimal", "karras", "exponential
 NEEDS = {
     "language": "prompt",
     "expand": "prompt",
+    "plan": "control",
     "mask_mode": "mask",
     "guidance_rescale": "sampler",
     "eta": "sampler",
@@ -80,10 +81,6 @@ OPTIONAL = (
     "language",
     "format",
 )
-
-
-# Fields that a model uses if it uses another one.
-NEEDS = {"language": "prompt", "expand": "prompt", "plan": "control", "mask_mode": "mask"}
 
 
 def _named(value: Any) -> str:
