@@ -773,7 +773,7 @@ def test_a_public_folder_draws_what_is_in_it(
         and last.result.outputs[0].image.tobytes() == image.tobytes()
         and not last.result.warnings
     )
-    assert len(ids.unique()) > 3
+    assert len(ids.unique()) > 1
 
     monkeypatch.chdir(tmp_path)
     done = kalpana_(
