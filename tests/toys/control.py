@@ -75,7 +75,9 @@ class Copies:
         white = (torch.arange(16) < edge[:, None]) ^ bool(flip)  # b w
         x0 = (2.0 * white - 1)[:, None, None].expand(-1, 3, 16, -1)
         tokens = self.words.encode(["a map"] * len(edge), Config.length)
-        return DiffusionBatch(x0, tokens, control={"edges": F.pad(x0, (0, 0, 0, 0, 0, 1), value=1.0)})
+        return DiffusionBatch(
+            x0, tokens, control={"edges": F.pad(x0, (0, 0, 0, 0, 0, 1), value=1.0)}
+        )
 
     def decode(self, x0: Tensor) -> Tensor:
         return x0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kalpana.cli.console import asked_to_stop, lines_of, print_json, watch
-from kalpana.cli.names import PATTERN, names
+from kalpana.cli.names import PATTERN, check, name_of
 from kalpana.cli.options import Device, Json, Out, field
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output
@@ -141,7 +141,7 @@ def generate(
             "--rank-by ranks nothing alone: write also of how many to keep the best, such as "
             "--best-of 8"
         )
-    paths = [out / each for each in names(name, pipeline.name, requests)]
+    check(name, pipeline.name, requests)
     resolved = [pipeline.capabilities.resolve(request)[0] for request in requests]
     if any(each.format == "mp4" for each in resolved):
         require_av("writing MP4")
@@ -164,7 +164,9 @@ def generate(
                 for part in request.parts(TOGETHER):
                     result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
                     for picture in result.outputs:
-                        saved.append(_saved(picture, paths[len(saved)], metadata))
+                        count = len(saved) + 1
+                        stem = name_of(name, pipeline.name, request, picture.seed, count)
+                        saved.append(_saved(picture, out / stem, metadata))
                         if not as_json:
                             print(saved[-1][0], flush=True)
             if grid:

@@ -14,33 +14,36 @@ PLACEHOLDERS = "prompt", "model", "seed", "n"
 LONGEST = 200  # bytes of a name; file systems allow 255, with the suffix and a number
 
 
-def names(pattern: str, model: str, requests: Sequence[Request]) -> list[str]:
-    """The name, without suffix, of each picture of seeded requests, in order.
+def check(pattern: str, model: str, requests: Sequence[Request]) -> None:
+    """Raises KalpanaError if a pattern holds another placeholder than those below, a folder or a
+    suffix, or gives one of these seeded requests a name that is empty or too long.
 
     ``pattern`` may hold {prompt}, {model}, {seed}, and {n}, the number of the picture from 1 on;
-    numbers can be padded, as {n:03}. Raises KalpanaError if it holds another placeholder, a folder
-    or a suffix, or gives a name that is empty or too long.
+    numbers can be padded, as {n:03}.
     """
+    _check(pattern)
+    number = 0
+    for request in requests:
+        for seed in request.each_seed():
+            number += 1
+            name_of(pattern, model, request, seed, number)
+
+
+def name_of(pattern: str, model: str, request: Request, seed: int, number: int) -> str:
+    """The name, without suffix, of the picture of a seed. Raises KalpanaError as ``check``."""
     from kalpana.media import slug
 
-    _check(pattern)
-    found = list[str]()
-    for request in requests:
-        text = request.prompt or request.label or _input_name(request)
-        for seed in request.each_seed():
-            values = {"prompt": slug(text), "model": slug(model), "seed": seed}
-            try:
-                name = pattern.format(**values, n=len(found) + 1)
-            except ValueError as error:
-                raise KalpanaError(
-                    f"--name {pattern!r}: {error}; write a number as {{n:03}}"
-                ) from None
-            if not name.strip(". ") or len(name.encode()) > LONGEST:
-                raise KalpanaError(
-                    f"--name {pattern!r} gives the name {name[:40]!r}, which is empty or too long"
-                )
-            found.append(name)
-    return found
+    text = request.prompt or request.label or _input_name(request)
+    values = {"prompt": slug(text), "model": slug(model), "seed": seed}
+    try:
+        name = pattern.format(**values, n=number)
+    except ValueError as error:
+        raise KalpanaError(f"--name {pattern!r}: {error}; write a number as {{n:03}}") from None
+    if not name.strip(". ") or len(name.encode()) > LONGEST:
+        raise KalpanaError(
+            f"--name {pattern!r} gives the name {name[:40]!r}, which is empty or too long"
+        )
+    return name
 
 
 def _check(pattern: str) -> None:
