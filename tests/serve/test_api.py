@@ -18,6 +18,7 @@ pytest.importorskip("fastapi", reason="the server needs fastapi: pip install 'ka
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from kalpana.diffusion.samplers import SAMPLERS
 from kalpana.media import read_picture
 from kalpana.understand import encoder
 from kalpana.understand.classify import classify
@@ -202,7 +203,7 @@ def test_options_samplers_models_and_progress(client: TestClient) -> None:
     wrong = client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "other"})
     assert error(wrong)["code"] == "model_not_found"
     names = [each["name"] for each in client.get("/sdapi/v1/samplers").json()]
-    assert names == ["euler", "heun", "dpmpp-2m"]
+    assert names == list(SAMPLERS)
     assert [each["title"] for each in client.get("/sdapi/v1/sd-models").json()] == ["tiny"]
     body = client.get("/sdapi/v1/progress").json()
     assert body["progress"] == 0 and body["current_image"] is None
