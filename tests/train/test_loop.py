@@ -302,7 +302,7 @@ def test_a_signal_to_all_its_processes_saves_and_leaves(
     recipe, run = tmp_path / "r.yaml", tmp_path / "run"
     fields = {**VAE_RECIPE.model_dump(mode="json"), "steps": 100000, "log_every": 1}
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
-    command = ["-m", "kalpana.cli", "train", recipe, "--out", run, "--workers", str(workers)]
+    command = ["-m", "kalpana", "train", recipe, "--out", run, "--workers", str(workers)]
     with subprocess.Popen(
         [sys.executable, *command],
         stdout=subprocess.PIPE,

@@ -187,7 +187,8 @@ def test_the_atlas_is_built_the_same_twice_and_by_its_command(tmp_path: Path) ->
     atlas.build_masks(one)
     atlas.build_keywords(pack, one)
     subprocess.run(
-        [sys.executable, "-m", "kalpana.world.atlas", str(pack), "--out", str(two)], check=True
+        [sys.executable, "-m", "kalpana", "world", "atlas", str(pack), "--out", str(two)],
+        check=True,
     )
     assert {file.name: file.read_bytes() for file in one.iterdir()} == {
         file.name: file.read_bytes() for file in two.iterdir()

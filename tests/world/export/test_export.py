@@ -330,7 +330,7 @@ def test_a_missing_package_is_found_before_any_work(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 def test_a_file_that_cannot_be_written_ends_the_export_in_one_line(tmp_path: Path) -> None:
     """Files are limited to 70 kB, as by a full disk; without the limit, the export goes on."""
-    command = [sys.executable, "-m", "kalpana.cli", "world", "export", "--format", "webdataset"]
+    command = [sys.executable, "-m", "kalpana", "world", "export", "--format", "webdataset"]
     command += ["-n", "12", "--shard", "12", "--workers", "1", "--out", "e"]
     limit = (
         "import resource, subprocess, sys\n"

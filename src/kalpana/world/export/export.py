@@ -44,7 +44,7 @@ def export(
     """Write the export into ``folder``, or what is missing of it; the files to load it from.
 
     ``workers``: processes, by default one for each core; a script that asks for several needs
-    ``if __name__ == "__main__":``. Raises KalpanaError where the folder holds another export or
+    the usual guard of the main module. Raises KalpanaError where the folder holds another export or
     other files, a package is missing, or a file cannot be written.
     """
     _check_packages(settings)
