@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from kalpana.models import clip, dit, vae, video_dit, video_vae
 # any machine.
 settings.register_profile("kalpana", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("kalpana")
+
+# A test run in the background of a shell ignores SIGINT, and so would the processes that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

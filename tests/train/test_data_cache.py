@@ -81,10 +81,10 @@ def test_two_processes_write_under_names_of_their_own(cache: Path) -> None:
     def chunks(value: int) -> Iterator[np.ndarray]:
         yield np.full((1, 2), value, np.uint8)
         if value == 1:
-            data_cache._array(path, (2, 2), np.uint8, chunks(2), data_cache.silent)
+            data_cache.array(path, (2, 2), np.uint8, chunks(2), data_cache.silent)
             assert len(list(cache.glob(".*.part"))) == 1
         yield np.full((1, 2), value, np.uint8)
 
     path = cache / "pool.npy"
-    found = data_cache._array(path, (2, 2), np.uint8, chunks(1), data_cache.silent)
+    found = data_cache.array(path, (2, 2), np.uint8, chunks(1), data_cache.silent)
     assert found.tolist() == [[1, 1], [1, 1]] and not list(cache.glob(".*.part"))
