@@ -124,7 +124,7 @@ def test_ctrl_c_is_exit_code_130(arguments: list[str], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_version_and_the_completion_are_printed() -> None:
     assert kalpana("--version").stdout.decode().split() == ["kalpana", "0.1.0"]
-    assert b"complete" in kalpana("--show-completion", "bash").stdout
+    assert b"complete" in kalpana(_KALPANA_COMPLETE="source_bash").stdout
     script = kalpana(
         COMP_WORDS="kalpana weights s", COMP_CWORD="2", _KALPANA_COMPLETE="complete_bash"
     )
