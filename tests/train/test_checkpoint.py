@@ -82,8 +82,7 @@ app(["train", {str(file)!r}, "--out", {str(out)!r}])
     ) as process:
         assert process.stdout is not None
         try:
-            while "tiny 5/" not in process.stdout.readline():
-                pass
+            assert any("tiny 5/" in line for line in process.stdout), "it ended too early"
             with pytest.raises(KalpanaError, match="another process trains into") as error:
                 train(recipe, out, until=1, echo=quiet)
         finally:
