@@ -20,9 +20,12 @@ from kalpana.models import clip, dit, vae, video_dit, video_vae
 settings.register_profile("kalpana", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("kalpana")
 
-# A test run in the background of a shell ignores SIGINT, and so would the processes that it starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+# A test run in the background, or under nohup, ignores signals, and so would the processes that it
+# starts.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (HANGUP, signal.SIG_DFL)):
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
