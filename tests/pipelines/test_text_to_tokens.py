@@ -750,6 +750,7 @@ def write_public(folder: Path, words: list[str]) -> tuple[DalleMini, VQGAN]:
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DalleMini, VQGAN]:
     folder = tmp_path_factory.mktemp("public") / "dalle-nano"
+    torch.manual_seed(0)
     return folder, *write_public(folder, ["Ġa", "Ġc", "Ġca", "Ġcat"])
 
 
@@ -773,7 +774,7 @@ def test_a_public_folder_draws_what_is_in_it(
         and last.result.outputs[0].image.tobytes() == image.tobytes()
         and not last.result.warnings
     )
-    assert len(ids.unique()) > 1
+    assert len(ids.unique()) > 3
 
     monkeypatch.chdir(tmp_path)
     done = kalpana_(
