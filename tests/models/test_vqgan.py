@@ -18,6 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalpana.hub.weights import load_module, save_weights
+from kalpana.models.discriminator import (
+    Discriminator,
+    LeCamEMA,
+    adaptive_gan_weight,
+    generator_loss,
+    hinge,
+    lecam,
+)
 from kalpana.models.vqgan import (
     FSQ,
     PRESETS,
@@ -25,13 +33,7 @@ from kalpana.models.vqgan import (
     VQGAN,
     Codebook,
     Config,
-    Discriminator,
-    LeCamEMA,
-    adaptive_gan_weight,
     count,
-    generator_loss,
-    hinge,
-    lecam,
     perplexity,
     used,
 )

@@ -18,9 +18,10 @@ from kalpana.hub.weights import load_module, read_weights, save_weights
 from kalpana.metrics import ssim
 from kalpana.models.detector import Config as DetectorConfig
 from kalpana.models.detector import Detector
+from kalpana.models.discriminator import adaptive_gan_weight
 from kalpana.models.reader import Config as ReaderConfig
 from kalpana.models.reader import Reader
-from kalpana.models.vqgan import VQGAN, Config, adaptive_gan_weight
+from kalpana.models.vqgan import VQGAN, Config
 from kalpana.train import data_cache
 from kalpana.train.checkpoint import State
 from kalpana.train.data_cache import silent

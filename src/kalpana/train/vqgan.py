@@ -17,18 +17,15 @@ from torch.func import functional_call
 from kalpana.hub.weights import load_module
 from kalpana.metrics import psnr, ssim
 from kalpana.models import detector, reader, vqgan
-from kalpana.models.vqgan import (
-    Codebook,
+from kalpana.models.discriminator import (
     Discriminator,
     LeCamEMA,
     adaptive_gan_weight,
-    count,
     generator_loss,
     hinge,
     lecam,
-    perplexity,
-    used,
 )
+from kalpana.models.vqgan import Codebook, count, perplexity, used
 from kalpana.train import data_cache
 from kalpana.train.autoencoder import rows_of
 from kalpana.train.losses import ocr_loss, perceptual_loss, reconstruction_loss
