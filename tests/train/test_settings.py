@@ -18,6 +18,7 @@ from kalpana.train.data_cache import silent
 from kalpana.train.loop import make_optimizers, make_task, start_from, train_step
 from kalpana.train.recipe import Recipe, recipe_class, trained_families
 from kalpana.train.task import has_bf16
+from kalpana.train.video_cache import Bucket
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -44,6 +45,11 @@ BASE: dict[str, dict[str, Any]] = {
                        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
                        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")},
              "vae": "vae", "kind": "everything"},
+    "control": {"model": {"map_width": 8}, "vae": "vae", "image_model": "flow",
+                "kind": "everything", "extra_images": 6},
+    "video-vae": {"model": {**SMALL_VAE, "motion_fine": 8, "motion_coarse": 8,
+                            "motion_encoder": (1, 1), "motion_decoder": (1, 1)}, "vae": "vae"},
+    "video": {"vae": "video-vae", "image_model": "flow", "kind": "everything", "num_videos": 6},
     "dalle": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
     "maskgit": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
     "dalle-mini": {"model": {**TOKENS, "hidden": 64, "text_depth": 1}, "vqgan": "vqgan",
@@ -70,12 +76,16 @@ OWN: dict[str, Any] = {
     "object_augment_share": 0.5, "downsampled_styles": ("noto", "fluent-3d", "openmoji"),
     "perceptual_net": None, "perceptual_weight": 3.0, "ocr_net": None, "ocr_weight": 3.0,
     "sign_page_share": 0.5, "freeze_encoder": True, "gan_weight": 1.0, "gan_start": 1.0,
-    "lecam_weight": 9.0, "sdedit_model": None,
+    "lecam_weight": 9.0, "sdedit_model": None, "image_model": "other-flow", "num_videos": 12,
+    "extra_kind": "hands", "extra_images": 24,
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
     "flow": ("vae", "other-vae"),
     "unet": ("vae", "other-vae"),
+    "control": ("vae", "other-vae"),
+    "video-vae": ("vae", "other-vae"),
+    "video": ("vae", "other-video-vae"),
     "detector": ("vae", None),
     "reader": ("vae", None),
     **dict.fromkeys(("dalle", "maskgit", "dalle-mini"), ("vqgan", "other-vqgan")),
@@ -89,7 +99,10 @@ WITH: dict[str, dict[str, Any]] = {
 # Settings that change no weights, which other tests hold: gradient caching has the same gradients.
 SAME = {*FREE, "family", "grad_cache_chunk"}
 # Settings that a family refuses, which other tests hold.
-REFUSED = {("unet", "aux_weight")}
+REFUSED = {
+    ("unet", "aux_weight"), ("control", "aux_weight"), ("control", "self_train_dir"),
+    ("control", "self_train_repeat"),
+}  # fmt: skip
 
 CASES = [("vae", name, value) for name, value in EVERY.items()]
 for family in trained_families():
@@ -115,7 +128,10 @@ def test_no_setting_is_forgotten() -> None:
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small networks with random weights, and a folder of self-training pictures."""
     folder, paths = tmp_path_factory.mktemp("networks"), {}
-    for name in ("vae", "other-vae", "vqgan", "other-vqgan", "flow", "detector", "reader"):
+    for name in (
+        "vae", "other-vae", "vqgan", "other-vqgan", "flow", "other-flow", "video-vae",
+        "other-video-vae", "detector", "reader",
+    ):  # fmt: skip
         torch.manual_seed(len(name))
         family = FAMILIES[name.removeprefix("other-")]
         config = BASE[family.name]["model"] | {
@@ -145,6 +161,12 @@ def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
         "autoencoder", "vqgan", "flow", "diffusion", "token_tasks", "clip", "detector", "reader",
     ):  # fmt: skip
         monkeypatch.setattr(f"kalpana.train.{module}.HELD_OUT", 8)
+    monkeypatch.setattr("kalpana.train.video_autoencoder.SMALL", 16)
+    monkeypatch.setattr("kalpana.train.video_autoencoder.LARGE", 32)
+    buckets = {Bucket(16, 16, 5): 0.5, Bucket(16, 32, 3): 0.5}
+    monkeypatch.setattr("kalpana.train.video_flow.BUCKETS", buckets)
+    monkeypatch.setattr("kalpana.train.video_flow.DEV", Bucket(16, 16, 5))
+    monkeypatch.setattr("kalpana.train.video_flow.DEV_VIDEOS", 8)
 
 
 def learned(family: str, networks: dict[str, Path], fields: dict[str, Any]) -> dict[str, Tensor]:
@@ -177,7 +199,8 @@ def test_a_setting_has_an_effect(
 ) -> None:
     if name == "bf16" and not has_bf16(CPU):
         pytest.skip("this CPU has no bfloat16")
-    extra = {} if family in ("flow", "unet") and name == "vae" else WITH.get(name, {})
+    of_eyes = family in ("detector", "reader")
+    extra = {} if name == "vae" and not of_eyes else WITH.get(name, {})
     key = f"{family} {extra}"
     if key not in _BASELINES:
         _BASELINES[key] = learned(family, networks, extra)

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kalpana.diffusion.denoiser import Process
 from kalpana.hub.weights import load_module
 from kalpana.models.control_dit import ControlDiT
 from kalpana.train import data_cache
@@ -120,7 +121,10 @@ class ControlTask(DiffusionTask):
     ) -> None:
         vae = load_module(located(recipe.vae), "vae").to(device)
         image = load_module(located(recipe.image_model), "flow")
-        model = ControlDiT.widen(image, aux_outputs=0, **recipe.model).requires_grad_(True)
+        # The mean with x_t / (1 - t) holds for this process alone.
+        weighted = recipe.process == Process("flow", "x0")
+        fields = {"aux_outputs": 0, "precision_weighted": weighted} | recipe.model
+        model = ControlDiT.widen(image, **fields).requires_grad_(True)
         length, patch = model.config.length, model.config.patch
         data = ControlData(recipe, vae, length, patch, device, progress)
         super().__init__(recipe, device, model.to(device), data)
