@@ -176,7 +176,7 @@ def _sample(
     if request.eta is not None:
         step = partial(step, **{"eta": request.eta})
     x0, strength = None if inputs is None else inputs.x0, request.strength
-    alone = given.known is not None and not getattr(model.network, "blends", False)
+    alone = given.known is not None and not _blends(model)
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         mask = _dilated(model, edit)
@@ -277,10 +277,17 @@ def _video_cond(
     )
 
 
+def _blends(model: DiffusionPipeline) -> bool:
+    """Whether inpainting by the network also replaces the estimate outside the mask."""
+    return getattr(model.network, "blends", False)
+
+
 def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b: int) -> Cond:
     """What an inpainting network is given of b pictures: latents of the input picture, grey where
     it is masked, and the mask of what is given; other networks are given nothing."""
-    if "known" not in model.network.reads:
+    masked = edit is not None and edit.mask is not None
+    # For a network that blends, latents that are not given count for nothing.
+    if "known" not in model.network.reads or (_blends(model) and not masked):
         return Cond()
     assert request.width and request.height  # resolved
     factor, pixels = model.codec.factor, torch.zeros(1, 3, request.height, request.width)
