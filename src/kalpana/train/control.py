@@ -25,6 +25,7 @@ from kalpana.world.world import World
 # Shares of the pictures: without maps, with one, with two or three, with a mask (inpainting).
 WITHOUT, ONE, SEVERAL, MASKED = 0.25, 0.45, 0.15, 0.15
 GLYPHS = 0.7  # share of the maps of a picture with a sign that are its glyphs
+EXTRA_WITHOUT = 0.15  # share of the pictures of the second pool without maps
 
 
 class ControlRecipe(LatentRecipe):
@@ -41,17 +42,26 @@ class ControlRecipe(LatentRecipe):
     extra_images: int = Field(
         default=0, ge=0, description="pictures of this kind, besides those of the pool"
     )
+    extra_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the samples that are of this kind; by default its share of all "
+        "pictures",
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         for name in ("self_train_dir", "aux_weight"):
             if getattr(self, name):
                 yield name, "a control recipe has no such data: leave it out"
+        if self.extra_share and not self.extra_images:
+            yield "extra_share", "there are no extra_images: give their number too, or leave it out"
 
 
 class ControlData(LatentData):
     """Latents, captions, control maps and masks of a pool of pictures, and of a second pool of
-    another kind, whose pictures come up ``extra_images`` times in a pool of all."""
+    another kind, which is ``extra_share`` of the samples."""
 
     def __init__(self, recipe: ControlRecipe, *args: Any) -> None:
         super().__init__(recipe, *args)
@@ -65,7 +75,8 @@ class ControlData(LatentData):
             if recipe.extra_images
             else self.latents[:0]
         )
-        self.extra_share = recipe.extra_images / (recipe.extra_images + recipe.num_images)
+        share = recipe.extra_images / (recipe.extra_images + recipe.num_images)
+        self.extra_share = share if recipe.extra_share is None else recipe.extra_share
 
     def batch(self, step: int) -> DiffusionBatch:
         rng = np.random.default_rng([self.recipe.seed, step])
@@ -74,12 +85,17 @@ class ControlData(LatentData):
         scenes = [self.world.scene(row) for row in rows]
         captions = [caption for _, caption in self.captions(step)]
         x0 = plain.x0.clone()
-        for k in (rng.random(len(rows)) < self.extra_share).nonzero()[0]:
+        extra = rng.random(len(rows)) < self.extra_share
+        for k in extra.nonzero()[0]:
             row = int(rng.integers(len(self.more)))
             scenes[k] = self.extra.scene(row)
             captions[k] = self.extra.describe(row, int(rng.integers(1 << 30)))[0]
             x0[k] = torch.from_numpy(np.array(self.more[row]))
-        chosen = [self._chosen(rng, available(scene)) for scene in scenes]
+        without = np.where(extra, EXTRA_WITHOUT, WITHOUT + MASKED)
+        chosen = [
+            self._chosen(rng, available(scene), share)
+            for scene, share in zip(scenes, without.tolist(), strict=True)
+        ]
         masked = rng.random(len(rows)) < MASKED / (1 - SEVERAL - ONE)
         masks = torch.stack(
             [
@@ -97,17 +113,19 @@ class ControlData(LatentData):
     def held_out(self, rows: range) -> DiffusionBatch:
         scenes = [self.dev.scene(i) for i in rows]
         rng = np.random.default_rng(0)
-        chosen = [self._chosen(rng, available(scene)) for scene in scenes]
+        chosen = [self._chosen(rng, available(scene), WITHOUT + MASKED) for scene in scenes]
         return replace(super().held_out(rows), control=maps_of(scenes, chosen))
 
-    def _chosen(self, rng: np.random.Generator, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """The kinds of map that a picture comes with."""
-        roll = rng.random()
-        if roll < WITHOUT + MASKED:
+    def _chosen(
+        self, rng: np.random.Generator, kinds: tuple[str, ...], without: float
+    ) -> tuple[str, ...]:
+        """The kinds of map that a picture comes with; none for a share ``without``."""
+        roll = (rng.random() - without) / (1 - without)
+        if roll < 0:
             return ()
         if "glyphs" in kinds and rng.random() < GLYPHS:
             return ("glyphs",)
-        count = 1 if roll < WITHOUT + MASKED + ONE else int(rng.integers(2, 4))
+        count = 1 if roll < ONE / (ONE + SEVERAL) else int(rng.integers(2, 4))
         return tuple(rng.permutation(kinds)[:count].tolist())
 
 
