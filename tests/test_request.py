@@ -16,7 +16,8 @@ from kalpana.capabilities import Capabilities, Defaults
 from kalpana.diffusion.samplers import SAMPLERS
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES
-from kalpana.request import ALIASES, SEED_LIMIT, Request, RequestFields, ask, clean
+from kalpana.request import SEED_LIMIT, Request, RequestFields, ask, clean
+from kalpana.request_values import ALIASES
 from kalpana.types import KalpanaError
 
 PNG = b"the bytes of a picture"

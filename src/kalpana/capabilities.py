@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from kalpana.errors import one_line, shorten
 from kalpana.inputs import Media
-from kalpana.request import Request, one_line, shorten
+from kalpana.request import Request
 from kalpana.types import KalpanaError
 
 

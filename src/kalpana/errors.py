@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class KalpanaError(Exception):
@@ -45,3 +50,46 @@ def plain(problem: Mapping[str, Any]) -> str:
     if text is not None:
         return text.format(**problem.get("ctx", {}))
     return str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> KalpanaError:
+    """The KalpanaError of a validation error: one line that names each wrong field of ``schema``
+    and the values it accepts."""
+    return KalpanaError(
+        "; ".join(
+            _describe(problem["type"], problem["loc"], plain(problem), problem["input"], schema)
+            for problem in error.errors()
+        )
+    )
+
+
+def _describe(
+    kind: str, location: tuple[int | str, ...], message: str, value: Any, schema: type[BaseModel]
+) -> str:
+    """The text of one problem that pydantic reports."""
+    name = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(name, schema.model_fields, n=1)
+        return f"there is no field {name!r}: " + (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"the fields are {', '.join(schema.model_fields)}"
+        )
+    if kind == "missing":
+        return f"{name} is missing"
+    return f"{name} {shorten(value)}: {message}" if name else message
+
+
+def shorten(value: Any) -> str:
+    """The ``repr`` of a value for an error message, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def one_line(cls: type[Model], data: Any, handler: Callable[[Any], Model]) -> Model:
+    """Wrap validator that turns pydantic's report into one KalpanaError; the last of a schema, so
+    that it is the outermost."""
+    try:
+        return handler(data)
+    except ValidationError as error:
+        raise explain(error, cls) from None

@@ -5,140 +5,29 @@ The Python API, the command line and HTTP all read the fields, bounds and help t
 
 from __future__ import annotations
 
-import difflib
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from kalpana.errors import plain
+from kalpana.errors import one_line
 from kalpana.inputs import ControlMap, Media
+from kalpana.request_values import controls, hyphenated, listed, spacing, translate, whole
 from kalpana.text.normalize import clean as clean  # for the callers of this module
-from kalpana.types import KalpanaError
 
 SEED_LIMIT = 2**63  # seeds are below it
-Asked = TypeVar("Asked", bound=BaseModel)
 # Characters. The receipt holds the prompt and must still fit into the text chunk of a PNG.
 LONGEST_PROMPT = 1_000_000
-
-
-def explain(error: ValidationError, schema: type[BaseModel]) -> KalpanaError:
-    """The KalpanaError of a validation error: one line that names each wrong field of ``schema``
-    and the values it accepts."""
-    return KalpanaError(
-        "; ".join(
-            _describe(problem["type"], problem["loc"], plain(problem), problem["input"], schema)
-            for problem in error.errors()
-        )
-    )
-
-
-def _describe(
-    kind: str, location: tuple[int | str, ...], message: str, value: Any, schema: type[BaseModel]
-) -> str:
-    """The text of one problem that pydantic reports."""
-    name = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(name, schema.model_fields, n=1)
-        return f"there is no field {name!r}: " + (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"the fields are {', '.join(schema.model_fields)}"
-        )
-    if kind == "missing":
-        return f"{name} is missing"
-    return f"{name} {shorten(value)}: {message}" if name else message
-
-
-def shorten(value: Any) -> str:
-    """The ``repr`` of a value for an error message, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _whole(value: Any) -> Any:
-    """A digit string from a command line or a form as an int; other values unchanged."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _listed(value: Any) -> Any:
-    """A comma-separated string such as "3,1,4" as a list of strings; other values unchanged."""
-    return value.split(",") if isinstance(value, str) else value
-
-
-def _controls(value: Any) -> Any:
-    """Control maps given as {kind: file} or as one "KIND=FILE", as a list of maps."""
-    if isinstance(value, dict) and "kind" not in value:
-        return [{"kind": kind, "image": image} for kind, image in value.items()]
-    return [value] if isinstance(value, str | dict) else value
-
-
-def _hyphenated(value: Any) -> Any:
-    """A name such as "DPM++ 2M SDE" or "dpmpp_2m_sde", as other programs write it, as
-    "dpmpp-2m-sde"; other values unchanged."""
-    if not isinstance(value, str):
-        return value
-    return value.lower().replace("++", "pp").replace("_", "-").replace(" ", "-")
-
-
-def _spacing(value: Any) -> Any:
-    """The name of a spacing; uniform has two more in other programs."""
-    name = _hyphenated(value)
-    return "uniform" if name in ("trailing", "sgm-uniform") else name
-
-
-# Names of other libraries for fields of a Request.
-ALIASES = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "cfg_scale": "guidance",
-    "num_images_per_prompt": "n",
-    "mask_image": "mask",
-    "output_format": "format",
-}
-
-
-def _translate(fields: Any) -> Any:
-    """The fields of a request with aliases replaced, and width and height joined to a size.
-
-    Raises ValueError where a field is given by two names.
-    """
-    if not isinstance(fields, dict):
-        return fields
-    fields = dict(fields)
-    for alias in ALIASES.keys() & fields.keys():
-        name = ALIASES[alias]
-        if name in fields:
-            raise ValueError(f"{alias} and {name} are the same field: leave one out")
-        fields[name] = fields.pop(alias)
-    sides = [name for name in ("width", "height") if name in fields]
-    if sides and (len(sides) == 1 or "size" in fields):
-        raise ValueError("width and height go together, and replace size: write both or a size")
-    if sides:
-        fields["size"] = f"{fields.pop('width')}x{fields.pop('height')}"
-    if fields.get("format") == "jpg":
-        fields["format"] = "jpeg"
-    return fields
-
-
-def one_line(cls: type[Asked], data: Any, handler: Callable[[Any], Asked]) -> Asked:
-    """Wrap validator that turns pydantic's report into one KalpanaError; the last of a schema, so
-    that it is the outermost."""
-    try:
-        return handler(data)
-    except ValidationError as error:
-        raise explain(error, cls) from None
 
 
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
@@ -173,7 +62,7 @@ class Request(BaseModel):
         description="seed of the first picture, the others count up from it; "
         "random, and shown, when left out",
     )
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] | None = Field(
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(listed)] | None = Field(
         None,
         min_length=1,
         max_length=256,
@@ -206,7 +95,7 @@ class Request(BaseModel):
         allow_inf_nan=False,
         description="how much of the contrast that guidance adds is taken back, 0 to 1; 0 is off",
     )
-    sampler: Annotated[str | None, BeforeValidator(_hyphenated)] = Field(
+    sampler: Annotated[str | None, BeforeValidator(hyphenated)] = Field(
         None,
         description="the sampler: euler, heun, dpmpp-2m, dpm2, lms, deis, unipc, ddim, ddpm, "
         "euler-a, dpm2-a, dpmpp-sde, dpmpp-2m-sde or lcm",
@@ -218,7 +107,7 @@ class Request(BaseModel):
         allow_inf_nan=False,
         description="how much noise a stochastic sampler adds in its steps, from 0, none, to 1",
     )
-    spacing: Annotated[str | None, BeforeValidator(_spacing)] = Field(
+    spacing: Annotated[str | None, BeforeValidator(spacing)] = Field(
         None,
         description="the spacing of the timesteps: uniform, quadratic, beta, kl-optimal, karras "
         "or exponential",
@@ -284,7 +173,7 @@ class Request(BaseModel):
         "zoom in, zoom out, clockwise, counter-clockwise or still",
     )
     label: str | None = Field(None, description="a class of a class-conditional model")
-    control: Annotated[tuple[ControlMap, ...], BeforeValidator(_controls)] | None = Field(
+    control: Annotated[tuple[ControlMap, ...], BeforeValidator(controls)] | None = Field(
         None,
         min_length=1,
         max_length=8,
@@ -317,7 +206,7 @@ class Request(BaseModel):
         description="file format: png (the default), webp (both lossless) or jpeg; of videos mp4 "
         "(the default), webp, gif or png, a sheet of the frames",
     )
-    upscale: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = Field(
+    upscale: Annotated[Literal[1, 2, 4], BeforeValidator(whole)] = Field(
         1, description="enlarge the finished picture 2 or 4 times"
     )
 
@@ -384,7 +273,7 @@ class Request(BaseModel):
             )
         return self
 
-    _aliases = model_validator(mode="before")(_translate)
+    _aliases = model_validator(mode="before")(translate)
     _one_line = model_validator(mode="wrap")(one_line)  # defined last, so outermost
 
     @property
@@ -431,7 +320,7 @@ class Request(BaseModel):
     def updated(self, **fields: Any) -> Request:
         """A validated copy with some fields replaced."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        return Request(**(given | _translate(fields)))
+        return Request(**(given | translate(fields)))
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were set, as JSON types: ``Request(**request.to_json()) == request``."""

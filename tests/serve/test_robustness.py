@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kalpana.cli import app
-from kalpana.request import ALIASES, Request
+from kalpana.request import Request
+from kalpana.request_values import ALIASES
 from kalpana.serve.gate import Rate
 from kalpana.serve.images import ImageFields
 from kalpana.serve.settings import hashed_keys

@@ -49,7 +49,7 @@ def classify(
 
     Exit code 1 where some pictures cannot be read.
     """
-    from kalpana.request import shorten
+    from kalpana.errors import shorten
     from kalpana.text.normalize import clean
     from kalpana.understand.classify import checked, directions, sentences
     from kalpana.understand.encoder import PICTURES, load

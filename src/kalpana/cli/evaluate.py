@@ -15,7 +15,7 @@ import typer
 from kalpana.cli.console import counting
 from kalpana.cli.groups import DefaultCommand
 from kalpana.cli.options import Device
-from kalpana.request import shorten
+from kalpana.errors import shorten
 from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kalpana.capabilities import Capabilities
+from kalpana.errors import one_line
 from kalpana.families import FAMILIES
 from kalpana.media import write
-from kalpana.request import one_line
 from kalpana.types import KalpanaError
 
 CARD, VQGAN = "card.json", "vqgan.safetensors"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from kalpana.errors import shorten
 from kalpana.media import write
 from kalpana.pipelines.image_parameters import Latent
-from kalpana.request import shorten
 from kalpana.types import KalpanaError
 
 FORMAT = "kalpana-vqgan-clip"  # identifies a state file

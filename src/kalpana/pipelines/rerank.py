@@ -17,7 +17,8 @@ from typing import Protocol
 from PIL.Image import Image
 from torch import Tensor
 
-from kalpana.request import Request, clean, shorten
+from kalpana.errors import shorten
+from kalpana.request import Request, clean
 from kalpana.types import KalpanaError, Output, Result, Step
 
 Draw = Callable[[Request], Iterator[Step]]

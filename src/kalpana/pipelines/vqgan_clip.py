@@ -30,12 +30,13 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from kalpana import __version__
+from kalpana.errors import shorten
 from kalpana.media import encode_video, ready_folder, rgb, save_video, to_images, to_pixels
 from kalpana.models.clip import CLIP, unit
 from kalpana.pipelines.image_parameters import Canvas, Latent, perlin
 from kalpana.pipelines.optimisation import Run, new_run, read_run, resume, save_run
 from kalpana.pipelines.rerank import Ranker
-from kalpana.request import SEED_LIMIT, Side, clean, shorten
+from kalpana.request import SEED_LIMIT, Side, clean
 from kalpana.types import KalpanaError, Output, Result, Step
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")

@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
-from kalpana.request import ALIASES, Request
+from kalpana.request import Request
+from kalpana.request_values import ALIASES
 from kalpana.types import KalpanaError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

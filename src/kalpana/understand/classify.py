@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kalpana.errors import shorten
 from kalpana.media import Picture, as_images
 from kalpana.models.clip import unit
-from kalpana.request import shorten
 from kalpana.text.normalize import clean, comparable
 from kalpana.text.tokenizer import language
 from kalpana.types import KalpanaError

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from kalpana.errors import shorten
 from kalpana.media import grid
-from kalpana.request import shorten
 from kalpana.text.normalize import clean, comparable
 from kalpana.types import KalpanaError
 from kalpana.understand.database import Embedder, Progress, checked, silent

@@ -1,0 +1,71 @@
+"""Spellings of the values and names of request fields that are read as well as the usual ones:
+those of other libraries, of command lines and of forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def whole(value: Any) -> Any:
+    """A digit string from a command line or a form as an int; other values unchanged."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def listed(value: Any) -> Any:
+    """A comma-separated string such as "3,1,4" as a list of strings; other values unchanged."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+def controls(value: Any) -> Any:
+    """Control maps given as {kind: file} or as one "KIND=FILE", as a list of maps."""
+    if isinstance(value, dict) and "kind" not in value:
+        return [{"kind": kind, "image": image} for kind, image in value.items()]
+    return [value] if isinstance(value, str | dict) else value
+
+
+def hyphenated(value: Any) -> Any:
+    """A name such as "DPM++ 2M SDE" or "dpmpp_2m_sde", as other programs write it, as
+    "dpmpp-2m-sde"; other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    return value.lower().replace("++", "pp").replace("_", "-").replace(" ", "-")
+
+
+def spacing(value: Any) -> Any:
+    """The name of a spacing; uniform has two more in other programs."""
+    name = hyphenated(value)
+    return "uniform" if name in ("trailing", "sgm-uniform") else name
+
+
+# Names of other libraries for fields of a Request.
+ALIASES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "num_images_per_prompt": "n",
+    "mask_image": "mask",
+    "output_format": "format",
+}
+
+
+def translate(fields: Any) -> Any:
+    """The fields of a request with aliases replaced, and width and height joined to a size.
+
+    Raises ValueError where a field is given by two names.
+    """
+    if not isinstance(fields, dict):
+        return fields
+    fields = dict(fields)
+    for alias in ALIASES.keys() & fields.keys():
+        name = ALIASES[alias]
+        if name in fields:
+            raise ValueError(f"{alias} and {name} are the same field: leave one out")
+        fields[name] = fields.pop(alias)
+    sides = [name for name in ("width", "height") if name in fields]
+    if sides and (len(sides) == 1 or "size" in fields):
+        raise ValueError("width and height go together, and replace size: write both or a size")
+    if sides:
+        fields["size"] = f"{fields.pop('width')}x{fields.pop('height')}"
+    if fields.get("format") == "jpg":
+        fields["format"] = "jpeg"
+    return fields
