@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src/kalpana"
 # A package imports from packages of a lower level and from itself. Packages of one level never
 # import each other: a network (models) reaches a sampler (diffusion) as an argument.
 LEVEL = {
-    "errors": 0,
+    **dict.fromkeys(("errors", "request_values"), 0),
     **dict.fromkeys(("media", "metrics"), 1),
     "types": 2,  # an output can write itself
     "inputs": 2,
