@@ -22,7 +22,7 @@ from pydantic import (
 
 from kalpana.errors import one_line
 from kalpana.inputs import ControlMap, Media
-from kalpana.request_values import controls, hyphenated, listed, spacing, translate, whole
+from kalpana.request_values import controls, hyphenated, listed, spacing_name, translate, whole
 from kalpana.text.normalize import clean as clean  # for the callers of this module
 
 SEED_LIMIT = 2**63  # seeds are below it
@@ -107,7 +107,7 @@ class Request(BaseModel):
         allow_inf_nan=False,
         description="how much noise a stochastic sampler adds in its steps, from 0, none, to 1",
     )
-    spacing: Annotated[str | None, BeforeValidator(spacing)] = Field(
+    spacing: Annotated[str | None, BeforeValidator(spacing_name)] = Field(
         None,
         description="the spacing of the timesteps: uniform, quadratic, beta, kl-optimal, karras "
         "or exponential",

@@ -31,7 +31,7 @@ def hyphenated(value: Any) -> Any:
     return value.lower().replace("++", "pp").replace("_", "-").replace(" ", "-")
 
 
-def spacing(value: Any) -> Any:
+def spacing_name(value: Any) -> Any:
     """The name of a spacing; uniform has two more in other programs."""
     name = hyphenated(value)
     return "uniform" if name in ("trailing", "sgm-uniform") else name
