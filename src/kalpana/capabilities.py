@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kalpana.errors import one_line, shorten
-from kalpana.inputs import Media
+from kalpana.inputs import Adapter, Media
 from kalpana.request import Request
 from kalpana.types import KalpanaError
 
@@ -75,6 +75,7 @@ OPTIONAL = (
     "camera",
     "label",
     "control",
+    "adapter",
     "plan",
     "seconds",
     "fps",
@@ -88,7 +89,10 @@ def _named(value: Any) -> str:
     """A value in an error message, after a space; nothing for a media input."""
     if isinstance(value, Media) or value is None:
         return ""
-    return " " + (", ".join(v.kind for v in value) if isinstance(value, tuple) else shorten(value))
+    if isinstance(value, tuple):
+        names = (v.file.name if isinstance(v, Adapter) else v.kind for v in value)
+        return " " + ", ".join(names)
+    return " " + shorten(value)
 
 
 class Capabilities(BaseModel):

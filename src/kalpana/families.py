@@ -70,6 +70,7 @@ _DIFFUSION = Capabilities(
         "image",
         "mask",
         "strength",
+        "adapter",
     ),
     tiles=16,
     defaults=Defaults(strength=0.6),
@@ -238,6 +239,13 @@ _ALL = (
         ),
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
+        "lora",
+        "kalpana.models.lora:LoRA",
+        "lora.safetensors",
+        "kalpana.train.lora:LoRATask",
+        "kalpana.train.lora:LoRARecipe",
     ),
     Family(
         "clip",

@@ -142,8 +142,35 @@ class ControlMap(BaseModel):
         kind, equals, file = value.partition("=")
         if not equals or not kind or not file:
             raise ValueError("should be KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8")
-        name, _, strength = file.rpartition(":")
-        try:
-            return {"kind": kind, "image": name, "strength": float(strength)}
-        except ValueError:  # no strength; a colon belongs to the name
-            return {"kind": kind, "image": file}
+        name, strength = _with_strength(file)
+        return {"kind": kind, "image": name, "strength": strength}
+
+
+class Adapter(BaseModel):
+    """One adapter (LoRA) of a request: the file of its weights, and its ``strength``.
+
+    As text: "FILE" or "FILE:STRENGTH"; for a folder, the lora.safetensors in it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Media
+    strength: float = Field(1.0, ge=-2, le=2, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: Any) -> Any:
+        if not isinstance(value, str | PathLike):
+            return value
+        name, strength = _with_strength(fspath(value))
+        path = Path(name).expanduser()
+        return {"file": path / "lora.safetensors" if path.is_dir() else path, "strength": strength}
+
+
+def _with_strength(text: str) -> tuple[str, float]:
+    """The file and the strength of "FILE:STRENGTH"; 1 without a strength."""
+    name, _, strength = text.rpartition(":")
+    try:
+        return (name, float(strength)) if name else (text, 1.0)
+    except ValueError:  # no strength; a colon belongs to the name
+        return text, 1.0

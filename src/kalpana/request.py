@@ -21,8 +21,16 @@ from pydantic import (
 )
 
 from kalpana.errors import one_line
-from kalpana.inputs import ControlMap, Media
-from kalpana.request_values import controls, hyphenated, listed, spacing_name, translate, whole
+from kalpana.inputs import Adapter, ControlMap, Media
+from kalpana.request_values import (
+    adapters,
+    controls,
+    hyphenated,
+    listed,
+    spacing_name,
+    translate,
+    whole,
+)
 from kalpana.text.normalize import clean as clean  # for the callers of this module
 
 SEED_LIMIT = 2**63  # seeds are below it
@@ -178,6 +186,13 @@ class Request(BaseModel):
         min_length=1,
         max_length=8,
         description="a control map, KIND=FILE or KIND=FILE:STRENGTH, such as edges=map.png:0.8; "
+        "can be given several times",
+    )
+    adapter: Annotated[tuple[Adapter, ...], BeforeValidator(adapters)] | None = Field(
+        None,
+        min_length=1,
+        max_length=8,
+        description="an adapter (LoRA), FILE or FILE:STRENGTH, such as mydog/lora.safetensors:0.8; "
         "can be given several times",
     )
     plan: bool = Field(
@@ -356,6 +371,7 @@ class RequestFields(TypedDict, total=False):
     camera: str | None
     label: str | None
     control: Any
+    adapter: Any
     plan: bool
     seconds: float | None
     fps: int | None

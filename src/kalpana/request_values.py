@@ -3,6 +3,7 @@ those of other libraries, of command lines and of forms."""
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 
@@ -21,6 +22,11 @@ def controls(value: Any) -> Any:
     if isinstance(value, dict) and "kind" not in value:
         return [{"kind": kind, "image": image} for kind, image in value.items()]
     return [value] if isinstance(value, str | dict) else value
+
+
+def adapters(value: Any) -> Any:
+    """One adapter, such as a path, as a list of adapters."""
+    return [value] if isinstance(value, str | PathLike | dict) else value
 
 
 def hyphenated(value: Any) -> Any:

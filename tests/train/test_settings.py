@@ -47,6 +47,8 @@ BASE: dict[str, dict[str, Any]] = {
              "vae": "vae", "kind": "everything"},
     "control": {"model": {"map_width": 8}, "vae": "vae", "image_model": "flow",
                 "kind": "everything", "extra_images": 6},
+    "lora": {"model": {"rank": 2}, "vae": "vae", "image_model": "flow", "data": "pictures",
+             "word": "zorb", "kind": "everything", "prior_share": 0.5},
     "video-vae": {"model": {**SMALL_VAE, "motion_fine": 8, "motion_coarse": 8,
                             "motion_encoder": (1, 1), "motion_decoder": (1, 1)}, "vae": "vae"},
     "video": {"vae": "video-vae", "image_model": "flow", "kind": "everything", "num_videos": 6},
@@ -77,13 +79,15 @@ OWN: dict[str, Any] = {
     "perceptual_net": None, "perceptual_weight": 3.0, "ocr_net": None, "ocr_weight": 3.0,
     "sign_page_share": 0.5, "freeze_encoder": True, "gan_weight": 1.0, "gan_start": 1.0,
     "lecam_weight": 9.0, "sdedit_model": None, "image_model": "other-flow", "num_videos": 12,
-    "extra_kind": "hands", "extra_images": 24,
+    "extra_kind": "hands", "extra_images": 24, "extra_share": 0.9, "data": "other-pictures",
+    "word": "flim", "prior_share": 0.0,
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
     "flow": ("vae", "other-vae"),
     "unet": ("vae", "other-vae"),
     "control": ("vae", "other-vae"),
+    "lora": ("vae", "other-vae"),
     "video-vae": ("vae", "other-vae"),
     "video": ("vae", "other-video-vae"),
     "detector": ("vae", None),
@@ -101,7 +105,8 @@ SAME = {*FREE, "family", "grad_cache_chunk"}
 # Settings that a family refuses, which other tests hold.
 REFUSED = {
     ("unet", "aux_weight"), ("control", "aux_weight"), ("control", "self_train_dir"),
-    ("control", "self_train_repeat"),
+    ("control", "self_train_repeat"), ("lora", "aux_weight"), ("lora", "self_train_dir"),
+    ("lora", "self_train_repeat"),
 }  # fmt: skip
 
 CASES = [("vae", name, value) for name, value in EVERY.items()]
@@ -126,7 +131,7 @@ def test_no_setting_is_forgotten() -> None:
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small networks with random weights, and a folder of self-training pictures."""
+    """Small networks with random weights, a folder of self-training pictures, and two others."""
     folder, paths = tmp_path_factory.mktemp("networks"), {}
     for name in (
         "vae", "other-vae", "vqgan", "other-vqgan", "flow", "other-flow", "video-vae",
@@ -152,6 +157,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     Image.new("RGB", (128, 128), "red").save(paths["harvest"] / "0.png")
     line = {"caption": "a red square", "kept": ["0.png"]}
     (paths["harvest"] / "harvest.jsonl").write_text(json.dumps(line) + "\n")
+    for name, color in (("pictures", "red"), ("other-pictures", "blue")):
+        paths[name] = folder / name
+        paths[name].mkdir()
+        Image.new("RGB", (40, 32), color).save(paths[name] / "0.png")
     return paths
 
 

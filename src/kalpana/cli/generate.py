@@ -66,6 +66,7 @@ def generate(
     camera: Annotated[str | None, field("camera")] = None,
     label: Annotated[str | None, field("label")] = None,
     control: Annotated[list[str] | None, field("control")] = None,
+    adapter: Annotated[list[str] | None, field("adapter")] = None,
     seconds: Annotated[str | None, field("seconds")] = None,
     fps: Annotated[str | None, field("fps")] = None,
     negative_prompt: Annotated[

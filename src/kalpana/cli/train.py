@@ -22,6 +22,12 @@ def train(
         int | None,
         typer.Option(min=1, help="stop after this many steps in all; resume by the same command"),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="a folder of pictures, for a recipe that learns from one")
+    ] = None,
+    word: Annotated[
+        str | None, typer.Option(help="the word that stands for what these pictures show")
+    ] = None,
     device: Device = None,
     workers: Annotated[
         int | None,
@@ -36,7 +42,8 @@ def train(
     from kalpana.train.loop import train as run
     from kalpana.train.recipe import read_recipe
 
-    config = read_recipe(recipe)
+    given = {"data": data, "word": word}
+    config = read_recipe(recipe, **{name: each for name, each in given.items() if each is not None})
     folder = out or Path("runs") / config.name
     weights = run(config, folder, until=steps, device=device, workers=workers)
     if weights:

@@ -47,6 +47,21 @@ def pull(
             print(fetch(name, source, to, bar))
 
 
+@weights.command("merge")
+def merge(
+    model: Annotated[str, typer.Argument(help="a name from `kalpana models`, or a folder")],
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER...", help="FILE or FILE:STRENGTH, one or more")
+    ],
+    out: Annotated[Path, typer.Option(help="new folder for the merged model")],
+) -> None:
+    """Merge adapters (LoRA) into a copy of a model, and print its folder."""
+    from kalpana.hub.adapters import merge as merged
+    from kalpana.request import ask
+
+    print(merged(model, ask("-", adapter=adapters).adapter or (), out))
+
+
 @weights.command("seal")
 def seal(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="folders of weights")],

@@ -28,6 +28,7 @@ from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub import clip_tokenizer, stable_diffusion
+from kalpana.hub.adapters import adapt
 from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
@@ -145,12 +146,17 @@ class DiffusionPipeline:
         that the model lacks, has an input that cannot be read, or has ``best_of`` above 1 without a
         ranker.
         """
-        request, inputs = ask(request, **fields), None
+        request, inputs, model = ask(request, **fields), None, self
+        notes: tuple[str, ...] = ()
         if hasattr(self.codec, "time_factor"):
             resolved = self.capabilities.resolve(request)[0]
             inputs = read_video_inputs(resolved, self.codec, self.device)  # type: ignore[arg-type]
-        draw = partial(_sample, self, inputs)
-        return answer(self, self.words, request, draw, rank_by, together=self.together)
+        if request.adapter and "adapter" in self.capabilities.uses:
+            network: Any = self.network
+            network, notes = adapt(network, self.family, self.files, request.adapter)
+            model = replace(self, network=network)
+        draw = partial(_sample, model, inputs)
+        return answer(self, self.words, request, draw, rank_by, together=self.together, notes=notes)
 
 
 def _sample(

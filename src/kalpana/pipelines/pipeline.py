@@ -88,24 +88,28 @@ def answer(
     rank_by: Ranker | None = None,
     more: Mapping[str, Any] | None = None,
     together: int = TOGETHER,
+    notes: tuple[str, ...] = (),
 ) -> Iterator[Step]:
     """The stream of ``Pipeline.generate`` for a model that reads text by ``words`` and generates
-    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts.
+    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts, and
+    ``notes`` to the warnings.
 
     Raises KalpanaError at the call, as ``Pipeline.generate`` and ``read_edit``."""
     if request.best_of > 1:
         return best(
-            lambda each: answer(model, words, each, draw, more=more, together=together),
+            lambda each: answer(
+                model, words, each, draw, more=more, together=together, notes=notes
+            ),
             request,
             rank_by,
             together,
         )
     request = request.seeded()
     resolved, ignored = model.capabilities.resolve(request)
-    asked, resolved, notes = request, *_transliterated(resolved, model.capabilities)
+    asked, resolved, read = request, *_transliterated(resolved, model.capabilities)
     edit = read_edit(resolved)
     receipt, warnings = _receipt(model, words, asked, resolved, ignored)
-    warnings = (*notes, *warnings)
+    warnings = (*notes, *read, *warnings)
     if edit is not None:
         warnings = (*warnings, *edit.warnings)
     receipt["warnings"] = list(warnings)

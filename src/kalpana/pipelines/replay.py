@@ -59,6 +59,10 @@ def request_of(receipt: dict[str, Any], files: Sequence[Path] = ()) -> Request:
             each.model_copy(update={"image": each.image.found_in(files)})
             for each in request.control
         ]
+    if request.adapter:
+        found["adapter"] = [
+            each.model_copy(update={"file": each.file.found_in(files)}) for each in request.adapter
+        ]
     return request.updated(**found)
 
 

@@ -211,6 +211,8 @@ def to_request(fields: Fields, settings: Settings) -> Request:
             fields[name] = read(fields[name], name, settings)
     if "control" in fields:
         fields["control"] = [_control(each, settings) for each in _maps(fields["control"])]
+    if fields.get("adapter"):
+        raise invalid("adapter", "adapters are files of this machine: merge one into a model")
     request = Request(**fields)
     longest = max(len(request.prompt), len(request.negative_prompt or ""))
     if longest > settings.max_prompt:

@@ -29,6 +29,7 @@ def body_of(
             about = Request.model_fields[name].description
             properties[name] = {"type": "string", "description": f"{about}: a data URL"}
         properties["control"] = {"type": "array", "items": {"type": "object"}}
+        properties.pop("adapter", None)  # files of the server's machine
     for schema in schemas:
         properties |= _inline(schema)
     json_schema = {"type": "object", "properties": properties, "additionalProperties": False}

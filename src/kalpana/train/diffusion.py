@@ -94,7 +94,13 @@ class DiffusionTask:
     ) -> None:
         self.recipe, self.device = recipe, device
         self.model, self.data = model.to(device), data
+        self.reads: tuple[str, ...] = self.network.reads
         self.process, self.schedule = recipe.process, recipe.process.levels
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts: the trained model, or one that it changes."""
+        return self.model
 
     def batch(self, step: int) -> DiffusionBatch:
         return self.data.batch(step)
@@ -114,9 +120,9 @@ class DiffusionTask:
 
     def cond(self, batch: DiffusionBatch, null: Tensor | None = None) -> Cond:
         """What the network reads of a batch, dropped in the rows where ``null`` (b,) is True."""
-        if not self.model.reads:
+        if not self.reads:
             return Cond()
-        return Cond(**{name: getattr(batch, name) for name in self.model.reads}, null=null)
+        return Cond(**{name: getattr(batch, name) for name in self.reads}, null=null)
 
     def _error(
         self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond, with_aux: bool = False
@@ -126,9 +132,9 @@ class DiffusionTask:
         alpha, sigma = levels(self.schedule, t, x0)
         x_t, aux = alpha * x0 + sigma * eps, None
         if with_aux:
-            prediction, aux = self.model.forward_with_aux(x_t, t, cond)
+            prediction, aux = self.network.forward_with_aux(x_t, t, cond)
         else:
-            prediction = self.model(x_t, t, cond)
+            prediction = self.network(x_t, t, cond)
         target = PREDICTIONS[self.process.prediction].target(x0, eps, alpha, sigma)
         error = prediction.float() - target
         if self.process == Process("flow", "x0"):
@@ -137,7 +143,13 @@ class DiffusionTask:
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Error on dev data; the sheet has samples for the conditions of the first of them."""
-        rng, errors = torch.Generator().manual_seed(0), []
+        rng = torch.Generator().manual_seed(0)
+        metrics = {"dev_loss": self.dev_error(rng)}
+        return metrics, self.samples(self.data.held_out(range(min(SHEET, HELD_OUT))), rng)
+
+    def dev_error(self, rng: Generator) -> float:
+        """Mean error on dev data."""
+        errors = []
         for start in range(0, HELD_OUT, PART):
             batch = moved(
                 self.data.held_out(range(start, min(start + PART, HELD_OUT))), self.device
@@ -145,13 +157,17 @@ class DiffusionTask:
             x0 = batch.x0.float()
             t, eps = noise_times(len(x0), rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
             errors.append(self._error(x0, t, eps, self.cond(batch))[0])
-        batch = moved(self.data.held_out(range(min(SHEET, HELD_OUT))), self.device)
+        return torch.cat(errors).mean().item()
+
+    def samples(self, batch: DiffusionBatch, rng: Generator) -> Tensor:
+        """Pictures (b, 3, h, w) sampled for the conditions of a batch."""
+        batch = moved(batch, self.device)
         x = torch.randn(batch.x0.shape, generator=rng).to(self.device)
-        scale = GUIDANCE if self.model.reads else 1.0
-        denoise = guide(self.process.denoiser(self.model), self.cond(batch), scale)
+        scale = GUIDANCE if self.reads else 1.0
+        denoise = guide(self.process.denoiser(self.network), self.cond(batch), scale)
         for state in sample(denoise, x, times(20), SAMPLERS["dpmpp-2m"]):
             x = state.x
-        return {"dev_loss": torch.cat(errors).mean().item()}, self.data.decode(x.float()).float()
+        return self.data.decode(x.float()).float()
 
     def finish(self) -> None:
         """No final step."""

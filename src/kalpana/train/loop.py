@@ -388,6 +388,7 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
         "samples": state.step * recipe.batch,
         "hardware": f"{hardware(task.device)}, {state.seconds / 3600:.2f} h",
         "scores": {name: round(value, 4) for name, value in scores.items()},
+        **getattr(task, "provenance", {}),
     }
     if recipe.init:
         provenance["init"] = read_weights(located(recipe.init), recipe.family).provenance

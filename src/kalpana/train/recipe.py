@@ -211,8 +211,8 @@ def located(path: Path) -> Path:
     return path if folder is None else folder.joinpath(*path.parts[2:])
 
 
-def read_recipe(name: str | Path) -> Recipe:
-    """Recipe read from a YAML file, see ``find_recipe``.
+def read_recipe(name: str | Path, **changes: Any) -> Recipe:
+    """Recipe read from a YAML file, see ``find_recipe``, with some fields replaced.
 
     Raises a KalpanaError that names all fields at fault with their lines.
     """
@@ -229,7 +229,7 @@ def read_recipe(name: str | Path) -> Recipe:
         raise KalpanaError(f"{path} holds no fields: write lines such as 'family: flow'")
     lines: dict[Place, int] = {}
     problems = list(_duplicates(node, lines))
-    recipe, found = _validate({str(key): value for key, value in fields.items()})
+    recipe, found = _validate({str(key): value for key, value in fields.items()} | changes)
     if recipe is None or problems or found:
         raise KalpanaError(f"{path}: {_told([*problems, *found], lines)}")
     return recipe
