@@ -712,7 +712,7 @@ def test_without_the_engine_words_need_the_verifiers_own_reader(
 def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     for prompt in first(load_clips(dev=True), 1):
         (here / "films" / f"{prompt.number:04d}").mkdir(parents=True)
-        for k, image in enumerate(to_images(truth(prompt.clip).frames[::4])):
+        for k, image in enumerate(to_images(truth(prompt.video).frames[::4])):
             image.save(here / "films" / f"{prompt.number:04d}" / f"{k}.png")
     done = kalpana(
         "evaluate",
@@ -727,7 +727,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     )
     assert done.exit_code == 0, done.stderr
     assert (
-        "| task | other clip | frozen | score (95 %) | ceiling |" in done.stdout
+        "| task | other video | frozen | score (95 %) | ceiling |" in done.stdout
         and "| dynamic degree |" in done.stdout
     )
     folder = here / "runs" / "clips-dev-films"
@@ -745,7 +745,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     [
         (["--suite", "clips"], "write kalpana evaluate video --from-folder FOLDER"),
         (["compare", "default", "--suite", "clips"], "write kalpana evaluate video --from-folder"),
-        (["video", "--from-folder", "nowhere"], "no clip in nowhere is of prompt 0"),
+        (["video", "--from-folder", "nowhere"], "no video in nowhere is of prompt 0"),
         (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
         (["default", "default"], "unexpected extra argument"),
         (["compare"], "Missing argument 'MODEL...'"),

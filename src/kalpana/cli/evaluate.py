@@ -206,7 +206,7 @@ def video(
     """Score videos on Clips-200; without --from-folder the true videos, which gives the ceiling."""
     from kalpana.evaluate.run import first
     from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-    from kalpana.evaluate.video.files import clips_of
+    from kalpana.evaluate.video.files import videos_of
     from kalpana.evaluate.video.scores import judge
     from kalpana.evaluate.video.suite import load, truth
 
@@ -216,9 +216,9 @@ def video(
     # Without text readers: no prompt of Clips-200 asks for words.
     detector = replace(DetectorVerifier.load(verifier_folder(verifier, dev)), readers=())
     if from_folder:
-        videos = clips_of(from_folder, prompts)
+        videos = videos_of(from_folder, prompts)
     else:
-        videos = (truth(prompt.clip) for prompt in prompts)
+        videos = (truth(prompt.video) for prompt in prompts)
     with counting(name) as progress:
         report = judge(prompts, videos, detector, folder, progress)
     print(report.markdown(), end="")

@@ -57,35 +57,35 @@ class Bucket:
 @dataclass(frozen=True)
 class Pool:
     """Videos of a bucket: ``latents`` (n, f, c, h/8, w/8) float16, and ``index`` (n,) INDEX, the
-    number of each video in ``clips`` and the corner of its window, as shares of the side."""
+    number of each video in ``world`` and the corner of its window, as shares of the side."""
 
-    clips: Videos
+    world: Videos
     bucket: Bucket
     index: np.ndarray
     latents: np.ndarray
 
     def seconds(self, row: int) -> Tensor:
         """Time (f,) of each latent frame."""
-        clip = self.clips.video(int(self.index["video"][row]))
-        return torch.linspace(0, clip.seconds, self.bucket.frames)
+        video = self.world.video(int(self.index["video"][row]))
+        return torch.linspace(0, video.seconds, self.bucket.frames)
 
     def camera(self, row: int) -> Tensor:
         """Camera path (f, 4): x and y in widths of the rendered square, log zoom, roll in
         radians."""
-        clip = self.clips.video(int(self.index["video"][row]))
+        video = self.world.video(int(self.index["video"][row]))
         views = torch.tensor(
-            [clip.camera.at(float(t)) for t in torch.linspace(0, 1, self.bucket.frames)]
+            [video.camera.at(float(t)) for t in torch.linspace(0, 1, self.bucket.frames)]
         )
         return torch.cat((views[:, :2], views[:, 2:3].log(), views[:, 3:].deg2rad()), 1)
 
     def caption(self, row: int, take: int) -> str:
-        return self.clips.describe(int(self.index["video"][row]), take)[0]
+        return self.world.describe(int(self.index["video"][row]), take)[0]
 
 
 def pool(
     vae: VideoVAE,
     weights: Path,
-    clips: Videos,
+    world: Videos,
     bucket: Bucket,
     count: int,
     device: torch.device,
@@ -93,49 +93,49 @@ def pool(
 ) -> Pool:
     """The first ``count`` videos that fit a bucket, as latents of the autoencoder ``vae``, whose
     file is ``weights``."""
-    name = f"v{VERSION}-{clips.split}-{clips.seed}-{bucket}-{count}"
+    name = f"v{VERSION}-{world.split}-{world.seed}-{bucket}-{count}"
     index = array(
-        folder() / f"videos-{name}.npy", (count,), INDEX, _fitting(clips, bucket, count), silent
+        folder() / f"videos-{name}.npy", (count,), INDEX, _fitting(world, bucket, count), silent
     )
 
     @torch.inference_mode()
     def encode() -> Iterator[np.ndarray]:
         for row in index:
             video = frames(
-                clips.video(int(row["video"])), bucket, float(row["top"]), float(row["left"])
+                world.video(int(row["video"])), bucket, float(row["top"]), float(row["left"])
             )
             with autocast(device):
                 yield vae.encode(video[None].to(device)).to(torch.float16).cpu().numpy()
 
     shape = (count, bucket.frames, vae.channels, bucket.height // 8, bucket.width // 8)
     path = folder() / f"video-latents-{name}-{mark(weights, device)}.npy"
-    return Pool(clips, bucket, index, array(path, shape, np.float16, encode(), progress))
+    return Pool(world, bucket, index, array(path, shape, np.float16, encode(), progress))
 
 
-def frames(clip: VideoScene, bucket: Bucket, top: float, left: float) -> Tensor:
+def frames(video: VideoScene, bucket: Bucket, top: float, left: float) -> Tensor:
     """The frames (f, 3, height, width) in [-1, 1] of a video in a window of the rendered square."""
     count, side = bucket.pixel_frames, bucket.side
-    pixels = render([clip.at(k / (count - 1)) for k in range(count)], side).pixels
+    pixels = render([video.at(k / (count - 1)) for k in range(count)], side).pixels
     y, x = round(top * side), round(left * side)
     return pixels[:, :, y : y + bucket.height, x : x + bucket.width]
 
 
-def _fitting(clips: Videos, bucket: Bucket, count: int) -> Iterator[np.ndarray]:
+def _fitting(world: Videos, bucket: Bucket, count: int) -> Iterator[np.ndarray]:
     """The INDEX rows, one at a time, of the first videos that fit the bucket."""
     found, i = 0, 0
     while found < count:
-        clip = clips.video(i)
-        window = _window(clip, bucket)
-        if RATES[0] <= (bucket.pixel_frames - 1) / clip.seconds <= RATES[1] and window:
+        video = world.video(i)
+        window = _window(video, bucket)
+        if RATES[0] <= (bucket.pixel_frames - 1) / video.seconds <= RATES[1] and window:
             yield np.array([(i, *window)], INDEX)
             found += 1
         i += 1
 
 
-def _window(clip: VideoScene, bucket: Bucket) -> tuple[float, float] | None:
+def _window(video: VideoScene, bucket: Bucket) -> tuple[float, float] | None:
     """Top and left of the window that has all objects in its middle, as shares of the side; None
     where they do not fit a side of the window that is shorter than the square's."""
-    items = [item for k in range(MOMENTS) for item in clip.at(k / (MOMENTS - 1)).objects]
+    items = [item for k in range(MOMENTS) for item in video.at(k / (MOMENTS - 1)).objects]
     corner = []
     for axis, length in ((1, bucket.height), (0, bucket.width)):
         share = length / bucket.side

@@ -113,9 +113,9 @@ class VideoFlowTask:
         self.model = network.to(device)
         self.decoder = load_module(located(recipe.vae), "video-vae").to(device)
         self.tokenizer = Tokenizer.load()
-        clips = Videos(recipe.seed, "train")
+        world = Videos(recipe.seed, "train")
         self.pools = [
-            self._pool(clips, bucket, max(1, round(share * recipe.num_videos)), progress)
+            self._pool(world, bucket, max(1, round(share * recipe.num_videos)), progress)
             for bucket, share in BUCKETS.items()
         ]
         self.dev = self._pool(Videos(recipe.seed, "dev"), DEV, DEV_VIDEOS, progress)
@@ -212,10 +212,10 @@ class VideoFlowTask:
         """No final step."""
 
     def _pool(
-        self, clips: Videos, bucket: Bucket, count: int, progress: data_cache.Progress
+        self, world: Videos, bucket: Bucket, count: int, progress: data_cache.Progress
     ) -> Pool:
         return pool(
-            self.decoder, located(self.recipe.vae), clips, bucket, count, self.device, progress
+            self.decoder, located(self.recipe.vae), world, bucket, count, self.device, progress
         )
 
     def _dev_cond(self, rows: list[int]) -> Cond:

@@ -28,10 +28,10 @@ from kalpana.cli import app
 from kalpana.evaluate.run import first
 from kalpana.evaluate.verifiers.observations import Box, Detection, Observation
 from kalpana.evaluate.video import motion, suite
-from kalpana.evaluate.video.files import clips_of
+from kalpana.evaluate.video.files import videos_of
 from kalpana.evaluate.video.motion import Track, tracks
 from kalpana.evaluate.video.scores import judge, table
-from kalpana.evaluate.video.suite import ClipPrompt, Video, load, truth, truth_seen
+from kalpana.evaluate.video.suite import Video, VideoPrompt, load, truth, truth_seen
 from kalpana.evaluate.video.verdict import AMOUNTS, Verdict, right
 from kalpana.media import save_video, to_images
 from kalpana.types import KalpanaError
@@ -41,14 +41,14 @@ from kalpana.world.video import CAMERAS, EVENTS, HINDI_SPEEDS, SPEEDS, camera_mo
 from kalpana.world.video import speed as pace_of
 
 PROMPTS = cache(load)
-Shown = tuple[ClipPrompt, Tensor, list[Observation]]
+Shown = tuple[VideoPrompt, Tensor, list[Observation]]
 BOTH = pytest.mark.parametrize("dev", (False, True), ids=("test", "dev"))
 
 
 @cache
 def some() -> tuple[Shown, ...]:
     """Three true videos of every task with their true observations; a fast one if there is any."""
-    tasks: dict[str, list[ClipPrompt]] = {}
+    tasks: dict[str, list[VideoPrompt]] = {}
     for prompt in PROMPTS(True):
         tasks.setdefault(prompt.task, []).append(prompt)
     chosen = [
@@ -57,7 +57,7 @@ def some() -> tuple[Shown, ...]:
         for k in (0, len(mine) // 2, -1)
     ]
     return tuple(
-        (prompt, truth(prompt.clip).frames.half(), truth_seen(prompt.clip)) for prompt in chosen
+        (prompt, truth(prompt.video).frames.half(), truth_seen(prompt.video)) for prompt in chosen
     )
 
 
@@ -70,7 +70,7 @@ def shown(*tasks: str) -> list[Shown]:
 
 def verdict(of: Shown) -> Verdict:
     prompt, frames, seen = of
-    return right(prompt, frames, prompt.clip.fps, seen)
+    return right(prompt, frames, prompt.video.fps, seen)
 
 
 def changed(seen: Observation, change: Callable[[Detection], Detection]) -> Observation:
@@ -122,22 +122,22 @@ def test_events_and_cameras_are_asked_for_evenly_in_both_languages_by_turns(dev:
         assert Counter(prompt.language for prompt in mine) == dict.fromkeys(
             ("en", "hi"), len(mine) // 2
         )
-        assert all(task in (prompt.clip.event, prompt.clip.word) for prompt in mine)
-        words = Counter(prompt.clip.word for prompt in mine)
+        assert all(task in (prompt.video.event, prompt.video.word) for prompt in mine)
+        words = Counter(prompt.video.word for prompt in mine)
         assert set(words.values()) == {len(mine) // len(words)}, "every direction as often"
     for task in ("move", "arc"):
         assert (
             len(set(Counter(prompt.pace for prompt in prompts if prompt.task == task).values()))
             == 1
         )
-    assert sum(prompt.clip.camera.parallax for prompt in prompts) == 8
+    assert sum(prompt.video.camera.parallax for prompt in prompts) == 8
 
 
 @BOTH
 def test_prompts_are_of_their_split_and_say_the_pace_that_is_judged(dev: bool) -> None:
     for prompt in PROMPTS(dev):
-        assert belongs(prompt.clip.scene, "dev" if dev else "test")
-        assert prompt.pace == pace_of(prompt.clip)
+        assert belongs(prompt.video.scene, "dev" if dev else "test")
+        assert prompt.pace == pace_of(prompt.video)
         for pace, words in (SPEEDS if prompt.language == "en" else HINDI_SPEEDS).items():
             if pace and prompt.task in ("move", "arc"):
                 assert any(word.strip() in prompt.text for word in words) == (
@@ -149,7 +149,8 @@ def test_no_prompt_is_asked_twice_in_dev_or_test() -> None:
     both = [*PROMPTS(False), *PROMPTS(True)]
     assert len({prompt.text for prompt in both}) == 400
     assert (
-        len({repr((prompt.clip.event, prompt.clip.word, prompt.groups)) for prompt in both}) == 400
+        len({repr((prompt.video.event, prompt.video.word, prompt.groups)) for prompt in both})
+        == 400
     )
     assert suite._load.__wrapped__(True)[::9] == tuple(PROMPTS(True)[::9])
 
@@ -178,7 +179,7 @@ def test_amounts_are_those_of_the_worlds_cameras() -> None:
 # ----------------------------------------------------------------------------------------- verdicts
 
 
-def test_true_clips_are_right() -> None:
+def test_true_videos_are_right() -> None:
     wrong = [
         (of[0].text, outcome.parts())
         for of in some()
@@ -187,7 +188,7 @@ def test_true_clips_are_right() -> None:
     assert len(wrong) <= 0.05 * len(some()), wrong
 
 
-def test_frozen_clips_are_wrong() -> None:
+def test_frozen_videos_are_wrong() -> None:
     for of in some()[::2]:
         outcome = verdict(frozen((of[0], of[1].float(), of[2])))
         assert (
@@ -200,11 +201,11 @@ def test_frozen_clips_are_wrong() -> None:
         assert asked and not any(outcome.parts()[part] for part in asked), of[0].text
 
 
-def test_reversed_and_mirrored_clips_go_the_wrong_way() -> None:
+def test_reversed_and_mirrored_videos_go_the_wrong_way() -> None:
     for of in shown("move", "arc", "turn", "hide"):
         assert verdict(backwards(of)).direction is False, of[0].text
     for of in shown("move", "arc", "turn", "hide", "return"):
-        assert verdict(mirrored(of)).direction is (of[0].clip.word in ("up", "down")), of[0].text
+        assert verdict(mirrored(of)).direction is (of[0].video.word in ("up", "down")), of[0].text
     for of in shown("grow", "shrink"):
         assert verdict(backwards(of)).path is False and verdict(mirrored(of)).path is True
     for of in shown(*CAMERAS)[::2]:
@@ -220,7 +221,7 @@ def test_half_as_fast_is_not_fast() -> None:
     for of in quick:
         prompt, frames, seen = of
         assert verdict(of).speed is True
-        assert right(prompt, frames, prompt.clip.fps / 2, seen).speed is False, prompt.text
+        assert right(prompt, frames, prompt.video.fps / 2, seen).speed is False, prompt.text
     for of in shown("return", "swap"):
         assert verdict(halved(of)).path is False, of[0].text
 
@@ -236,7 +237,7 @@ def test_other_colors_are_wrong_colors() -> None:
                 )
                 for one in seen
             ]
-            outcome = right(prompt, frames.float(), prompt.clip.fps, swap)
+            outcome = right(prompt, frames.float(), prompt.video.fps, swap)
             assert outcome.colors is False and outcome.objects is True and not outcome.right, (
                 prompt.text
             )
@@ -248,13 +249,13 @@ def test_what_comes_back_in_another_color_is_not_the_same() -> None:
     for prompt, frames, seen in shown("return", "hide"):
         late = len(seen) // 2
         other = [painted(one, "red" if k < late else "blue") for k, one in enumerate(seen)]
-        assert right(prompt, frames, prompt.clip.fps, other).identity is False, prompt.text
+        assert right(prompt, frames, prompt.video.fps, other).identity is False, prompt.text
         same = [painted(one, "red") for one in seen]
-        assert right(prompt, frames, prompt.clip.fps, same).identity is True, prompt.text
+        assert right(prompt, frames, prompt.video.fps, same).identity is True, prompt.text
         gone = [
             Observation(one.objects if k < late else one.objects[1:]) for k, one in enumerate(seen)
         ]
-        assert right(prompt, frames, prompt.clip.fps, gone).identity is False, prompt.text
+        assert right(prompt, frames, prompt.video.fps, gone).identity is False, prompt.text
 
 
 def test_lost_and_doubled_things_are_wrong_things() -> None:
@@ -271,21 +272,21 @@ def test_lost_and_doubled_things_are_wrong_things() -> None:
         ]
         other = [changed(one, lambda item: replace(item, concept="none")) for one in seen]
         for wrong in (lost, twice, other):
-            outcome = right(prompt, frames, prompt.clip.fps, wrong)
+            outcome = right(prompt, frames, prompt.video.fps, wrong)
             assert outcome.objects is False and not outcome.right, prompt.text
     for prompt, frames, seen in shown("return", "hide"):
         twice = [Observation((*one.objects, *one.objects)) for one in seen]
-        assert right(prompt, frames, prompt.clip.fps, twice).objects is False, prompt.text
+        assert right(prompt, frames, prompt.video.fps, twice).objects is False, prompt.text
 
 
-def test_a_clip_needs_a_sight_of_every_frame_and_a_square() -> None:
+def test_a_video_needs_a_sight_of_every_frame_and_a_square() -> None:
     prompt, frames, seen = shown("move")[0]
     with pytest.raises(KalpanaError, match="give what is seen in each"):
         right(prompt, frames, 8, seen[1:])
     with pytest.raises(KalpanaError, match="give square frames"):
         right(prompt, frames[..., 1:], 8, seen)
     for bad, fps in ((frames[:1], 8), (frames[0], 8), (frames, 0)):
-        with pytest.raises(KalpanaError, match="are no clip"):
+        with pytest.raises(KalpanaError, match="are no video"):
             right(prompt, bad, fps, seen)
 
 
@@ -461,25 +462,25 @@ def test_a_turn_is_measured_in_pictures_turned_by_another_library(degrees: float
 class Knows:
     """A verifier without error on the frames of the true videos of its prompts."""
 
-    def __init__(self, prompts: Sequence[ClipPrompt]) -> None:
+    def __init__(self, prompts: Sequence[VideoPrompt]) -> None:
         self.known: dict[bytes, Observation] = {}
         for prompt in prompts:
-            frames = truth(prompt.clip).frames
+            frames = truth(prompt.video).frames
             self.known |= {
                 frame.numpy().tobytes(): seen
-                for frame, seen in zip(frames, truth_seen(prompt.clip), strict=True)
+                for frame, seen in zip(frames, truth_seen(prompt.video), strict=True)
             }
 
     def look(self, pixels: Tensor) -> list[Observation]:
         return [self.known[frame.numpy().tobytes()] for frame in pixels]
 
 
-def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> None:
+def test_true_videos_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> None:
     prompts, done = [prompt for prompt, *_ in shown("move", "grow", "pan left")], []
     out = tmp_path / "runs" / "clips"
     report = judge(
         prompts,
-        (truth(prompt.clip) for prompt in prompts),
+        (truth(prompt.video) for prompt in prompts),
         Knows(prompts),
         out,
         lambda k, n: done.append((k, n)),
@@ -493,7 +494,7 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> N
     )
     output = report.markdown()
     for words in (
-        "other clip | frozen",
+        "other video | frozen",
         "| pan left | 0.0 | 0.0 | 100.0 | 100.0 | 3 |",
         "| camera |",
         "dynamic degree",
@@ -508,10 +509,10 @@ def test_true_clips_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> N
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.size[0] > 2000, "nine clips, each of four frames"
     with pytest.raises(ValueError, match="shorter"):
-        judge(prompts, [truth(prompts[0].clip)], Knows(prompts[:1]), out, lambda k, n: None)
+        judge(prompts, [truth(prompts[0].video)], Knows(prompts[:1]), out, lambda k, n: None)
 
 
-def test_true_clips_are_judged_by_a_command(
+def test_true_videos_are_judged_by_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Score and ceiling are equal on the same videos; a folder without a verifier is an error."""
@@ -567,64 +568,64 @@ def test_a_table_counts_parts_where_they_are_asked_for() -> None:
         table([], [])
 
 
-def test_clips_made_elsewhere_are_found_by_number(tmp_path: Path) -> None:
+def test_videos_made_elsewhere_are_found_by_number(tmp_path: Path) -> None:
     two = PROMPTS()[:2]
-    with pytest.raises(KalpanaError, match=r"no clip .* is of prompt 0, .*call it 0000\.mp4"):
-        list(clips_of(tmp_path, two))
+    with pytest.raises(KalpanaError, match=r"no video .* is of prompt 0, .*call it 0000\.mp4"):
+        list(videos_of(tmp_path, two))
     frames = filmed(dx=0.25)
     save_video(to_images(frames), 12, tmp_path / "0000.mp4", {})
     folder = tmp_path / "0001"
     folder.mkdir()
     with pytest.raises(KalpanaError, match=r"0001: there are no frames in it"):
-        list(clips_of(tmp_path, two))
+        list(videos_of(tmp_path, two))
     for k, image in enumerate(to_images(frames)):
         image.save(folder / f"{k + 1}.png")  # 10.png comes after 9.png
-    film, pictures = clips_of(tmp_path, two)
+    film, pictures = videos_of(tmp_path, two)
     assert (
         film.fps == 12
         and film.frames.shape == frames.shape
         and (film.frames - frames).abs().mean() < 0.05
     )
-    assert pictures.fps == two[1].clip.fps and (pictures.frames - frames).abs().max() < 0.005
-    assert next(iter(clips_of(tmp_path, two[:1], fps=30))).fps == 12
-    assert [video.fps for video in clips_of(tmp_path, two, fps=30)] == [12, 30]
+    assert pictures.fps == two[1].video.fps and (pictures.frames - frames).abs().max() < 0.005
+    assert next(iter(videos_of(tmp_path, two[:1], fps=30))).fps == 12
+    assert [video.fps for video in videos_of(tmp_path, two, fps=30)] == [12, 30]
 
 
-def test_clips_are_found_by_their_number_in_the_suite_whatever_is_left_out(tmp_path: Path) -> None:
+def test_videos_are_found_by_their_number_in_the_suite_whatever_is_left_out(tmp_path: Path) -> None:
     assert [prompt.number for prompt in PROMPTS()] == list(range(200))
     some = first(PROMPTS(), 1)
     last = some[-1]
     assert last.number > len(some)
     save_video(to_images(filmed()), 12, tmp_path / f"{last.number:04d}.mp4", {})
-    assert [video.fps for video in clips_of(tmp_path, [last])] == [12]
+    assert [video.fps for video in videos_of(tmp_path, [last])] == [12]
     (tmp_path / f"{some[0].number:04d}.mp4").write_bytes(b"no film")
     with pytest.raises(KalpanaError, match=f"of prompt {some[1].number}, "):  # before any is read
-        next(clips_of(tmp_path, some))
+        next(videos_of(tmp_path, some))
 
 
-def test_clips_that_cannot_be_read_are_errors(
+def test_videos_that_cannot_be_read_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = PROMPTS()[:1]
     path, folder = tmp_path / "0000.mp4", tmp_path / "0000"
     path.write_bytes(b"no film")
     with pytest.raises(KalpanaError, match=r"0000\.mp4: .*it is no video"):
-        list(clips_of(tmp_path, one))
+        list(videos_of(tmp_path, one))
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "av", None)
         with pytest.raises(KalpanaError, match=r"pip install 'kalpana\[video\]'"):
-            list(clips_of(tmp_path, one))
+            list(videos_of(tmp_path, one))
     save_video(to_images(filmed()[:1]), 8, tmp_path / "one.mp4", {}).replace(path)
-    with pytest.raises(KalpanaError, match=r"0000\.mp4: .*are no clip"):
-        list(clips_of(tmp_path, one))
+    with pytest.raises(KalpanaError, match=r"0000\.mp4: .*are no video"):
+        list(videos_of(tmp_path, one))
     path.unlink()
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / "0.png")
     Image.new("RGB", (9, 9)).save(folder / "1.png")
     with pytest.raises(KalpanaError, match="unlike sizes"):
-        list(clips_of(tmp_path, one))
+        list(videos_of(tmp_path, one))
     (folder / "1.png").write_text("no picture")
     with pytest.raises(KalpanaError, match=r"1\.png cannot be read"):
-        list(clips_of(tmp_path, one))
+        list(videos_of(tmp_path, one))
     with pytest.raises(KalpanaError, match="give square frames"):
         Video(torch.zeros(2, 3, 8, 9), 8)

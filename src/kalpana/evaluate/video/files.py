@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kalpana.evaluate.video.suite import ClipPrompt, Video
+from kalpana.evaluate.video.suite import Video, VideoPrompt
 from kalpana.media import decode_video, read_picture, to_pixels
 from kalpana.types import KalpanaError
 
 
-def clips_of(
-    folder: Path, prompts: Sequence[ClipPrompt], fps: float | None = None
+def videos_of(
+    folder: Path, prompts: Sequence[VideoPrompt], fps: float | None = None
 ) -> Iterator[Video]:
     """The video of each prompt in a folder of videos from elsewhere.
 
@@ -28,12 +28,12 @@ def clips_of(
         path = next((path for path in candidates if path.exists()), None)
         if path is None:
             raise KalpanaError(
-                f"no clip in {folder} is of prompt {prompt.number}, {prompt.text!r}: "
+                f"no video in {folder} is of prompt {prompt.number}, {prompt.text!r}: "
                 f"call it {name}.mp4, or put its frames into {name}/000.png, ..."
             )
         paths.append(path)
     for path, prompt in zip(paths, prompts, strict=True):
-        rate = prompt.clip.fps if fps is None else fps
+        rate = prompt.video.fps if fps is None else fps
         try:
             yield Video(_frames(path), rate) if path.is_dir() else _video(path)
         except KalpanaError as error:

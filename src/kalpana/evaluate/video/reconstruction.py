@@ -37,11 +37,11 @@ def measure(
 ) -> list[Row]:
     """PSNR over the first ``videos`` videos of the world, at their own frame rates: of all frames
     between keyframes, of these by event and by position in their group, and of the keyframes."""
-    clips, errors = Videos(1, split, side), defaultdict[str, list[tuple[float, float, float]]](list)
+    world, errors = Videos(1, split, side), defaultdict[str, list[tuple[float, float, float]]](list)
     for i in range(videos):
-        clip = clips.video(i)
-        count = (min(clip.frames, LONGEST) - 1) // STRIDE * STRIDE + 1
-        scenes = [clip.at(k / (clip.frames - 1)) for k in range(count)]
+        video = world.video(i)
+        count = (min(video.frames, LONGEST) - 1) // STRIDE * STRIDE + 1
+        scenes = [video.at(k / (video.frames - 1)) for k in range(count)]
         x = render(scenes, side).pixels
         images = codec.image.decode(codec.image.encode(x)).clamp(-1, 1)
         y = codec.decode(codec.encode(x[None]))[0].clamp(-1, 1)
@@ -54,7 +54,7 @@ def measure(
             if k % STRIDE == 0:
                 errors["keyframes"].append(values)
                 continue
-            for name in ("all between", clip.event, f"frame {k % STRIDE} of {BETWEEN}"):
+            for name in ("all between", video.event, f"frame {k % STRIDE} of {BETWEEN}"):
                 errors[name].append(values)
     names = ["all between", *EVENTS, *(f"frame {k} of {BETWEEN}" for k in range(1, STRIDE))]
     return [

@@ -20,7 +20,7 @@ from kalpana.evaluate import score
 from kalpana.evaluate.run import Progress, boxed, exchanged
 from kalpana.evaluate.score import RESAMPLES, Share, Table
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
-from kalpana.evaluate.video.suite import ClipPrompt, Video, truth
+from kalpana.evaluate.video.suite import Video, VideoPrompt, truth
 from kalpana.evaluate.video.verdict import MEASURED, PARTS, Verdict, right
 from kalpana.media import grid, to_images, write
 from kalpana.world.sheet import captioned
@@ -52,7 +52,7 @@ class ClipTable:
     measured: dict[str, Mean]
 
 
-def table(prompts: Sequence[ClipPrompt], verdicts: Sequence[Verdict]) -> ClipTable:
+def table(prompts: Sequence[VideoPrompt], verdicts: Sequence[Verdict]) -> ClipTable:
     """The tables of verdicts, one for each prompt, with intervals as in score.table.
 
     Raises KalpanaError if there are none.
@@ -113,7 +113,7 @@ class Report:
             for name, mean in self.score.measured.items()
         ]
         heads = [
-            f"| {head} | other clip | frozen | score (95 %) | ceiling | prompts |\n"
+            f"| {head} | other video | frozen | score (95 %) | ceiling | prompts |\n"
             f"|{' --- |' * 6}\n"
             for head in ("task", "part")
         ]
@@ -143,7 +143,7 @@ def _line(name: str, shares: Sequence[Share | None]) -> str:
 
 
 def judge(
-    prompts: Sequence[ClipPrompt],
+    prompts: Sequence[VideoPrompt],
     videos: Iterable[Video],
     verifier: Verifier,
     out: Path,
@@ -167,7 +167,7 @@ def judge(
             shown[prompt.task, result].append(
                 (tile(video, seen, color), f"{result}: {prompt.text}")
             )
-        video = truth(prompt.clip)
+        video = truth(prompt.video)
         seen, n = look(verifier, video), len(video.frames)
         true.append(right(prompt, video.frames, video.fps, seen))
         frozen.append(

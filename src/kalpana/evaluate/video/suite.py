@@ -33,10 +33,10 @@ PACES = {"slow": SLOW, "fast": FAST}
 
 
 @dataclass(frozen=True)
-class ClipPrompt:
+class VideoPrompt:
     """A prompt for a video.
 
-    ``language`` is "en" or "hi"; ``task`` is the event or the camera motion; ``clip`` is a video of
+    ``language`` is "en" or "hi"; ``task`` is the event or the camera motion; ``video`` is one of
     the world that the text describes; ``pace`` is the named pace: "slow", "fast" or "" for none;
     ``number`` is the index in the suite.
     """
@@ -44,14 +44,14 @@ class ClipPrompt:
     text: str
     language: str
     task: str
-    clip: VideoScene
+    video: VideoScene
     pace: str
     number: int
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The groups of objects in the video."""
-        return self.clip.scene.groups
+        return self.video.scene.groups
 
     def of(self, task: str) -> Prompt:
         """The prompt for a picture of the same contents, with a task for score.table."""
@@ -68,7 +68,7 @@ class _Preferring(random.Random):
         return found or super().choice(seq)
 
 
-def load(dev: bool = False) -> list[ClipPrompt]:
+def load(dev: bool = False) -> list[VideoPrompt]:
     """The prompts of Clips-200 or of its dev split, alternately English and Hindi.
 
     Always the same.
@@ -77,8 +77,8 @@ def load(dev: bool = False) -> list[ClipPrompt]:
 
 
 @cache
-def _load(dev: bool) -> tuple[ClipPrompt, ...]:
-    prompts: dict[str, ClipPrompt] = {}
+def _load(dev: bool) -> tuple[VideoPrompt, ...]:
+    prompts: dict[str, VideoPrompt] = {}
     asked: set[str] = set()
     for i, (task, wanted, pace, objects) in enumerate(_quotas()):
         language, form = ("en", "hi")[i % 2], "dense" if pace else FORMS[i // 2 % len(FORMS)]
@@ -87,19 +87,19 @@ def _load(dev: bool) -> tuple[ClipPrompt, ...]:
         words = random.Random(f"clips-200/{split}/{i}/words")
         rng.wanted = wanted
         while len(prompts) == i:
-            clip = world.sample(rng, split)
-            contents = repr((clip.event, clip.word, clip.scene.groups))
+            video = world.sample(rng, split)
+            contents = repr((video.event, video.word, video.scene.groups))
             # Videos of one group have no split of their own: a hash shares them between dev and
             # test.
-            mine = len(clip.scene.groups) > 1 or zlib.crc32(contents.encode()) % 2 == dev
+            mine = len(video.scene.groups) > 1 or zlib.crc32(contents.encode()) % 2 == dev
             if (
                 mine
                 and contents not in asked
-                and world.speed(clip) == pace
-                and len(clip.scene.groups) == objects
+                and world.speed(video) == pace
+                and len(video.scene.groups) == objects
             ):
-                text = world.caption(clip, language, form, words)
-                prompts.setdefault(text, ClipPrompt(text, language, task, clip, pace, i))
+                text = world.caption(video, language, form, words)
+                prompts.setdefault(text, VideoPrompt(text, language, task, video, pace, i))
                 asked.add(contents)
     return tuple(prompts.values())
 
@@ -145,41 +145,41 @@ class Video:
             or not self.fps > 0
         ):
             raise KalpanaError(
-                f"frames of shape {tuple(self.frames.shape)} at {self.fps} a second are no clip: "
+                f"frames of shape {tuple(self.frames.shape)} at {self.fps} a second are no video: "
                 "give (t, 3, h, w), t 2 or more, fps over 0"
             )
         if self.frames.shape[2] != self.frames.shape[3]:
             raise KalpanaError(
-                f"a clip of {self.frames.shape[3]}x{self.frames.shape[2]} pixels "
+                f"a video of {self.frames.shape[3]}x{self.frames.shape[2]} pixels "
                 "cannot be judged: give square frames"
             )
 
 
 @lru_cache(8)
-def _rendered(clip: VideoScene) -> Rendering:
+def _rendered(video: VideoScene) -> Rendering:
     """The frames of a video of the world with their masks."""
-    return render(clip.scenes(), SIDE, masks=True)
+    return render(video.scenes(), SIDE, masks=True)
 
 
-def truth(clip: VideoScene) -> Video:
+def truth(video: VideoScene) -> Video:
     """The video as the world renders it, at SIDE pixels."""
-    return Video(_rendered(clip).pixels, clip.fps)
+    return Video(_rendered(video).pixels, video.fps)
 
 
-def truth_seen(clip: VideoScene) -> list[Observation]:
+def truth_seen(video: VideoScene) -> list[Observation]:
     """The observations of a verifier without error, one for each frame.
 
     A box surrounds all of an object inside the picture, including its hidden parts. An object with
     more than 1 - SHOWN hidden or outside has no detection.
     """
-    rendering = _rendered(clip)
+    rendering = _rendered(video)
     assert rendering.whole is not None and rendering.masks is not None
     whole = torch.stack(rendering.whole).sum((2, 3))  # pixels inside the picture: t n
-    zoom = torch.tensor([[item.size**2 for item in scene.objects] for scene in clip.scenes()])
+    zoom = torch.tensor([[item.size**2 for item in scene.objects] for scene in video.scenes()])
     full = (whole / zoom).amax(0) * zoom  # pixels if all of the object were inside
     shown = torch.stack(rendering.masks).sum((2, 3)) / full
     seen = []
-    for k, scene in enumerate(clip.scenes()):
+    for k, scene in enumerate(video.scenes()):
         boxes = (maps.boxes(rendering.whole[k]) / SIDE).tolist()
         objects = [
             Detection(

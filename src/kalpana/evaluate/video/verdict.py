@@ -25,7 +25,7 @@ from torch import Tensor
 from kalpana.evaluate.verifiers.observations import Detection, Observation, best
 from kalpana.evaluate.video import motion
 from kalpana.evaluate.video.motion import Camera, Track
-from kalpana.evaluate.video.suite import PACES, ClipPrompt, Video
+from kalpana.evaluate.video.suite import PACES, Video, VideoPrompt
 from kalpana.types import KalpanaError
 from kalpana.world.scene import Group
 from kalpana.world.video import DIRECTIONS, VideoScene
@@ -92,7 +92,7 @@ MEASURED = {
 PARTS = tuple(field.name for field in fields(Verdict) if field.name not in MEASURED)
 
 
-def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Observation]) -> Verdict:
+def right(prompt: VideoPrompt, frames: Tensor, fps: float, seen: Sequence[Observation]) -> Verdict:
     """The verdict on a video (t, 3, h, w) in [-1, 1] with one observation ``seen`` for each frame.
 
     Raises KalpanaError if the shape is not that of a video, or if observations are missing.
@@ -110,12 +110,12 @@ def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Observa
         for track in motion.tracks(seen, group.concept)[:1]
     ]
     whole = len(paths) == len(prompt.groups)
-    spin = motion.spin(frames, paths[0], fps) if whole and prompt.clip.event == "turn" else 0.0
+    spin = motion.spin(frames, paths[0], fps) if whole and prompt.video.event == "turn" else 0.0
     measured = _Motion(prompt, len(frames), fps, paths, spin)
     share, colors = _share(prompt, seen), _colors(prompt, seen)
     asked = {
         part: whole and holds(measured)
-        for part, holds in JUDGES[prompt.clip.event].items()
+        for part, holds in JUDGES[prompt.video.event].items()
         if part != "speed" or prompt.pace
     }
     speed = float(np.mean([track.motion(fps) for track in paths] or [0.0]))
@@ -126,7 +126,7 @@ def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Observa
         direction=asked.get("direction"),
         speed=asked.get("speed"),
         path=asked.get("path"),
-        camera=_filmed(prompt.clip, camera) if prompt.clip.event == "camera" else None,
+        camera=_filmed(prompt.video, camera) if prompt.video.event == "camera" else None,
         identity=asked.get("identity"),
         moving=dynamic >= DYNAMIC,
         share=share,
@@ -135,7 +135,7 @@ def right(prompt: ClipPrompt, frames: Tensor, fps: float, seen: Sequence[Observa
     )
 
 
-def _share(prompt: ClipPrompt, seen: Sequence[Observation]) -> float:
+def _share(prompt: VideoPrompt, seen: Sequence[Observation]) -> float:
     """The share of frames with the right count of each group, in [0, 1].
 
     An object that leaves or hides may be missing, but must be in PRESENT of the frames.
@@ -143,14 +143,14 @@ def _share(prompt: ClipPrompt, seen: Sequence[Observation]) -> float:
     counts = torch.tensor([[len(_surest(one, group)) for group in prompt.groups] for one in seen])
     wanted = torch.tensor([group.count for group in prompt.groups])
     correct = counts == wanted
-    if prompt.clip.event in ("return", "hide"):
+    if prompt.video.event in ("return", "hide"):
         if (counts[:, 0] > 0).float().mean() < PRESENT:
             return 0.0
         correct[:, 0] |= counts[:, 0] < wanted[0]
     return float(correct.all(1).float().mean())
 
 
-def _colors(prompt: ClipPrompt, seen: Sequence[Observation]) -> bool | None:
+def _colors(prompt: VideoPrompt, seen: Sequence[Observation]) -> bool | None:
     """Whether each group has its colour in the share STEADY of its detections; None: none named."""
     correct = []
     for group in prompt.groups:
@@ -174,7 +174,7 @@ class _Motion:
     first object in degrees a second, counter-clockwise.
     """
 
-    prompt: ClipPrompt
+    prompt: VideoPrompt
     frames: int
     fps: float
     paths: list[Track]
@@ -214,15 +214,15 @@ def _along(way: Tensor, word: str) -> bool:
 
 
 def _goes(measured: _Motion) -> bool:
-    return _along(measured.way, measured.prompt.clip.word)
+    return _along(measured.way, measured.prompt.video.word)
 
 
 def _leaves(measured: _Motion) -> bool:
-    return _along(measured.away, measured.prompt.clip.word)
+    return _along(measured.away, measured.prompt.video.word)
 
 
 def _turns(measured: _Motion) -> bool:
-    clockwise = measured.prompt.clip.word == "clockwise"
+    clockwise = measured.prompt.video.word == "clockwise"
     return abs(measured.spin) >= SPUN and (measured.spin < 0) == clockwise
 
 
@@ -261,7 +261,7 @@ def _shrinks(measured: _Motion) -> bool:
 
 def _returns(measured: _Motion) -> bool:
     """Whether the object leaves at an edge and ends where it began."""
-    axis = 0 if DIRECTIONS[measured.prompt.clip.word][0] else 1
+    axis = 0 if DIRECTIONS[measured.prompt.video.word][0] else 1
     place = (measured.paths[0].centres[0] + measured.away)[axis].item()
     out = max(place, 1 - place)
     left = out >= AWAY or (measured.gap >= 0 and out >= EDGE)
@@ -297,9 +297,9 @@ def _usual(colors: Sequence[str | None]) -> str | None:
     return Counter(colors).most_common(1)[0][0] if colors else None
 
 
-def _filmed(clip: VideoScene, camera: Camera) -> bool:
-    """Whether the camera motion is the clip's, and its amount in the world's range."""
-    if camera.word != clip.word:
+def _filmed(video: VideoScene, camera: Camera) -> bool:
+    """Whether the camera motion is the video's, and its amount in the world's range."""
+    if camera.word != video.word:
         return False
     low, high = AMOUNTS[camera.kind]
     return (1 - AMOUNT) * low <= abs(float(camera.way[-1])) <= (1 + AMOUNT) * high
