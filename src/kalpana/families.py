@@ -69,6 +69,8 @@ _DIFFUSION = Capabilities(
         "size",
         "image",
         "mask",
+        "outpaint",
+        "source_prompt",
         "strength",
     ),
     tiles=16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,75 @@ def test_strength_goes_from_the_picture_itself_to_no_trace(model: DiffusionPipel
         6,
         9,
     ]  # the steps below the strength, the first one shortened, and decoding
+
+
+@pytest.mark.parametrize(
+    ("margins", "size"),
+    [
+        ({"left": 16, "right": 16}, (64, 32)),
+        ("right=32", (64, 32)),
+        ("top=16,bottom=32,left=16", (48, 80)),
+    ],
+)
+def test_outpainting_keeps_the_picture_and_replays(
+    model: DiffusionPipeline, margins: Any, size: tuple[int, int], tmp_path: Path
+) -> None:
+    photo(32, 32).save(tmp_path / "photo.png")
+    output = generated(model, image=tmp_path / "photo.png", outpaint=margins)
+    sides = output.receipt["resolved"]["outpaint"]
+    assert output.image.size == size and output.receipt["resolved"]["strength"] == 1
+    kept = output.image.crop((x := sides["left"], y := sides["top"], x + 32, y + 32))
+    assert kept.tobytes() == photo(32, 32).tobytes()
+    assert np.array(output.image)[:, -1].std() > 1  # the margin holds a picture
+    *_, last = again(model, output.receipt)
+    assert last.result is not None
+    assert last.result.outputs[0].image.tobytes() == output.image.tobytes()
+
+
+def test_outpainting_sees_the_picture(model: DiffusionPipeline) -> None:
+    """What is new depends on what is given, and below strength 1 it starts from its edges."""
+    new = [
+        np.array(generated(model, image=image, outpaint="right=32", **fields).image)[:, 48:]
+        for image in (photo(32, 32), Image.new("RGB", (32, 32), "red"))
+        for fields in ({}, {"strength": 0.5})
+    ]
+    assert all(not np.array_equal(one, other) for one, other in combinations(new, 2))
+    same = generated(model, image=photo(32, 32), outpaint="right=32", strength=0)
+    edges = np.array(same.image)
+    assert (edges[:, 32:] == edges[:, 31:32]).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "margins", "message"),
+    [
+        ((32, 32), "right=30", "would be 62x32, and its sides are multiples of 16.*try right=32$"),
+        ((40, 32), "left=8,top=18", "would be 48x50.*: try left=8,top=32$"),
+        ((40, 30), "left=16", "would be 56x30.*: try left=24,bottom=2$"),
+        ((32, 32), "left=2040", "would be 2072x32, and sides are at most 2048"),
+    ],
+)
+def test_margins_that_the_windows_do_not_allow_are_refused_with_some_that_they_do(
+    model: DiffusionPipeline, size: tuple[int, int], margins: str, message: str
+) -> None:
+    def ask(margins: str) -> Any:
+        return model.generate("a", image=photo(*size), outpaint=margins, seed=1)
+
+    with pytest.raises(KalpanaError, match=message) as caught:
+        ask(margins)
+    if "try" in message:
+        assert ask(str(caught.value).rpartition("try ")[2])
+
+
+def test_outpainting_sets_the_size(model: DiffusionPipeline) -> None:
+    fields: dict[str, Any] = {"image": photo(32, 32), "outpaint": "right=32", "seed": 3}
+    with pytest.raises(KalpanaError, match="outpaint sets it, to 64x32: leave size out"):
+        model.generate("a red cat", size="32x32", **fields)
+    lenient = generated(model, size="32x32", strict=False, image=photo(32, 32), outpaint="right=32")
+    assert lenient.image.size == (64, 32) and set(lenient.receipt["ignored"]) == {"size"}
+    bad = generated(model, strict=False, image=photo(32, 32), outpaint="right=30")
+    plain = generated(model, image=photo(32, 32))
+    assert bad.image.tobytes() == plain.image.tobytes()
+    assert set(bad.receipt["ignored"]) == {"outpaint"}
 
 
 def test_a_larger_picture_is_made_of_windows(model: DiffusionPipeline) -> None:

@@ -31,7 +31,7 @@ from kalpana.hub import clip_tokenizer, stable_diffusion
 from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
-from kalpana.pipelines.editing import Edit, fitted, open_image
+from kalpana.pipelines.editing import Edit, fitted
 from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, answer
 from kalpana.pipelines.planner import plan_glyphs
 from kalpana.pipelines.rerank import Ranker
@@ -244,7 +244,7 @@ def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) ->
 
 def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
     """A control map as (1, 4, h, w): RGB in [-1, 1], and its strength."""
-    pixels = fitted(open_image(control.image), size)
+    pixels = fitted(control.image.picture(), size)
     return F.pad(pixels, (0, 0, 0, 0, 0, 1), value=control.strength)
 
 
