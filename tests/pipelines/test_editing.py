@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kalpana.pipelines.diffusion import DiffusionPipeline
+from kalpana.media import to_images, to_pixels
+from kalpana.pipelines.diffusion import SOURCE_GUIDANCE, DiffusionPipeline
 from kalpana.pipelines.editing import read_edit
 from kalpana.pipelines.replay import again
 from kalpana.request import Request
@@ -214,6 +215,68 @@ def test_outpainting_sets_the_size(model: DiffusionPipeline) -> None:
     plain = generated(model, image=photo(32, 32))
     assert bad.image.tobytes() == plain.image.tobytes()
     assert set(bad.receipt["ignored"]) == {"outpaint"}
+
+
+def test_an_edit_to_what_the_picture_shows_gives_its_reconstruction(
+    model: DiffusionPipeline,
+) -> None:
+    image = photo(32, 32)
+    same = generated(model, image=image, source_prompt="a red cat", guidance=SOURCE_GUIDANCE)
+    with torch.no_grad():
+        expected = to_images(model.codec.decode(model.codec.encode(to_pixels([image]))))[0]
+    levels = np.array(same.image).astype(int) - np.array(expected)
+    assert np.abs(levels).max() <= 1  # rounding
+    for fields in ({"source_prompt": "a blue dog"}, {"guidance": 20}):
+        given = {"source_prompt": "a red cat", "guidance": SOURCE_GUIDANCE} | fields
+        other = generated(model, image=image, **given)
+        assert np.abs(np.array(other.image).astype(int) - np.array(expected)).max() > 1
+
+
+def test_an_edit_has_its_own_defaults_and_replays(model: DiffusionPipeline, tmp_path: Path) -> None:
+    photo(32, 32).save(tmp_path / "photo.png")
+    fields: dict[str, Any] = {"image": tmp_path / "photo.png", "source_prompt": "a blue dog"}
+    stream = list(model.generate("a red cat", seeds=(7, 3), **fields))
+    assert len(stream) == 24 + 1 and all(step.preview is not None for step in stream[:-1])
+    assert stream[-1].result is not None
+    for output in stream[-1].result.outputs:
+        resolved = output.receipt["resolved"]
+        assert (resolved["steps"], resolved["sampler"], resolved["strength"]) == (30, "euler", 0.8)
+        assert output.receipt["read"]["source_prompt"]["language"] == "en"
+        *_, last = again(model, output.receipt)  # alone: the same as in the batch
+        assert last.result is not None
+        assert last.result.outputs[0].image.tobytes() == output.image.tobytes()
+    changed = {
+        generated(model, **fields, **more).image.tobytes()
+        for more in ({}, {"strength": 0.5}, {"sampler": "heun"}, {"steps": 9})
+    }
+    assert len(changed) == 4
+    untouched = generated(model, **fields, strength=0)
+    assert untouched.image.tobytes() == photo(32, 32).tobytes()
+
+
+def test_an_edit_keeps_what_is_not_masked(model: DiffusionPipeline) -> None:
+    image, mask = photo(32, 32), mask_of((32, 32), (8, 8, 20, 30))
+    output = generated(model, image=image, mask=mask, source_prompt="a blue dog")
+    before, after, kept = np.array(image), np.array(output.image), np.array(mask) == 0
+    assert np.array_equal(after[kept], before[kept])
+    assert not np.array_equal(after[~kept], before[~kept])
+
+
+def test_an_edit_takes_samplers_of_one_step(model: DiffusionPipeline) -> None:
+    fields: dict[str, Any] = {"image": photo(32, 32), "source_prompt": "a blue dog"}
+    with pytest.raises(KalpanaError, match="with a source_prompt it knows euler, heun, dpm2"):
+        model.generate("a red cat", sampler="dpmpp-2m", **fields)
+    lenient = generated(model, sampler="ddim", eta=0.5, strict=False, **fields)
+    assert set(lenient.receipt["ignored"]) == {"sampler"} or set(lenient.receipt["ignored"]) == {
+        "sampler",
+        "eta",
+    }
+    assert lenient.image.tobytes() == generated(model, **fields).image.tobytes()
+
+
+def test_a_source_prompt_in_latin_hindi_is_read_as_hindi(model: DiffusionPipeline) -> None:
+    output = generated(model, image=photo(32, 32), source_prompt="ek laal billi", steps=2)
+    assert output.receipt["read"]["source_prompt"]["language"] == "hi"
 
 
 def test_a_larger_picture_is_made_of_windows(model: DiffusionPipeline) -> None:

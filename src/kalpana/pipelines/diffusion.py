@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
-from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
+from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
@@ -41,6 +41,8 @@ from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step
 
 PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffusion models
+
+SOURCE_GUIDANCE = 1.5  # of the source_prompt of an edit
 
 
 class Network(Protocol):
@@ -172,7 +174,7 @@ def _sample(
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
     else:
         given = _known_cond(model, edit, request, len(seeds))
-    denoise, step = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
+    denoise, step = _denoise(model, given, request, request.prompt), SAMPLERS[request.sampler]
     if request.eta is not None:
         step = partial(step, **{"eta": request.eta})
     x0, strength = None if inputs is None else inputs.x0, request.strength
@@ -180,13 +182,17 @@ def _sample(
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         mask = _dilated(model, edit)
-        if mask is not None and not alone:
+        if request.source_prompt is not None:
+            source = _denoise(model, given, _source(request), request.source_prompt)
+            step = flow_edit(step, source, x0, 1.0 if mask is None else mask)
+        elif mask is not None and not alone:
             denoise = inpaint(denoise, x0, mask)
     # An inpainting network is given the picture by itself: all of it anew is from noise alone.
     anew = alone and inputs is None and strength == 1
     if x0 is not None and strength is not None and not anew:
         timesteps = start_at(timesteps, strength)
-        x = noised(schedule, x0, x, timesteps[0])
+        edits = request.source_prompt is not None  # from the picture itself
+        x = x0.expand_as(x) if edits else noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
     for state in sample(denoise, x, timesteps, step, step_noise(seeds)):
         x = state.x
@@ -218,11 +224,17 @@ def _dilated(model: DiffusionPipeline, edit: Edit) -> Tensor | None:
     return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1).to(model.device)
 
 
-def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) -> Denoise:
-    """The guided x0 estimate of the model for b pictures of a resolved request, with the fields of
-    ``given`` in its condition."""
+def _source(request: Request) -> Request:
+    """The request for the estimate of what the input picture shows (FlowEdit)."""
+    return request.updated(guidance=SOURCE_GUIDANCE, negative_prompt=None)
+
+
+def _denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: str) -> Denoise:
+    """The guided x0 estimate of the model for the pictures of a resolved request by ``prompt``,
+    with the fields of ``given`` in its condition."""
     assert request.guidance is not None  # resolved
-    cond = _cond(model, request, request.prompt, b, given)
+    b = len(request.each_seed())
+    cond = _cond(model, request, prompt, b, given)
     negative = None
     if request.negative_prompt is not None:
         negative = _cond(model, request, request.negative_prompt, b, given)
