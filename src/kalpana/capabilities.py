@@ -39,7 +39,7 @@ ETA = {"ddim": 0.0, "euler-a": 1.0, "dpm2-a": 1.0, "dpmpp-sde": 1.0, "dpmpp-2m-s
 # one deterministic step.
 EDIT: dict[str, Any] = {"steps": 30, "sampler": "euler", "strength": 0.8}
 EDIT_SAMPLERS = ("euler", "heun", "dpm2")
-STYLE_STRENGTH = 0.7  # of a style_image
+STYLE_STRENGTH = 0.4  # of a style_image
 SAMPLERS = (
     *("euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim", "ddpm"),
     *("euler-a", "dpm2-a", "dpmpp-sde", "dpmpp-2m-sde", "lcm"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kalpana.families import FAMILIES
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines.diffusion import SOURCE_GUIDANCE, DiffusionPipeline
 from kalpana.pipelines.editing import read_edit
@@ -277,6 +279,45 @@ def test_an_edit_takes_samplers_of_one_step(model: DiffusionPipeline) -> None:
 def test_a_source_prompt_in_latin_hindi_is_read_as_hindi(model: DiffusionPipeline) -> None:
     output = generated(model, image=photo(32, 32), source_prompt="ek laal billi", steps=2)
     assert output.receipt["read"]["source_prompt"]["language"] == "hi"
+
+
+def test_a_style_changes_the_picture_by_its_strength_and_is_in_the_receipt(
+    model: DiffusionPipeline, tmp_path: Path
+) -> None:
+    photo(48, 32).save(tmp_path / "style.png")
+    fields: dict[str, Any] = {"style_image": tmp_path / "style.png"}
+    plain, none = generated(model), generated(model, **fields, style_strength=0)
+    assert none.image.tobytes() == plain.image.tobytes()
+    *_, last = model.generate("a red cat", seeds=(3, 8), **fields)
+    assert last.result is not None
+    styled = last.result.outputs[0]
+    assert styled.image.tobytes() not in {plain.image.tobytes()}
+    resolved = styled.receipt["resolved"]
+    digest = hashlib.sha256((tmp_path / "style.png").read_bytes()).hexdigest()
+    assert resolved["style_image"]["sha256"] == digest and resolved["style_strength"] == 0.4
+    *_, last = again(model, styled.receipt)  # alone
+    assert last.result is not None
+    assert last.result.outputs[0].image.tobytes() == styled.image.tobytes()
+    strong = generated(model, **fields, style_strength=1)
+    assert strong.image.tobytes() != styled.image.tobytes()
+
+
+@pytest.mark.parametrize("more", [{"size": "64x48"}, {"image": photo(32, 32)}, {"guidance": 1}])
+def test_a_style_goes_with_other_inputs(model: DiffusionPipeline, more: dict[str, Any]) -> None:
+    huge = Image.new("RGB", (8000, 100), "green")
+    styled = generated(model, style_image=huge, style_strength=0.8, **more)
+    assert styled.image.tobytes() != generated(model, **more).image.tobytes()
+
+
+@pytest.mark.parametrize("family", ["unet", "video", "dalle", "vqgan-clip"])
+def test_families_without_shared_attention_refuse_a_style(family: str) -> None:
+    able = FAMILIES[family].capabilities
+    assert able is not None
+    with pytest.raises(
+        KalpanaError, match=r"style_image cannot be used .* no such setting"
+    ) as error:
+        able.resolve(Request(prompt="a", style_image=photo(8, 8), style_strength=0.5))
+    assert "\n" not in str(error.value)
 
 
 def test_a_larger_picture_is_made_of_windows(model: DiffusionPipeline) -> None:

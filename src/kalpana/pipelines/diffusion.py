@@ -44,6 +44,8 @@ PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffus
 
 SOURCE_GUIDANCE = 1.5  # of the source_prompt of an edit
 
+STYLE_SEED = 2**62  # of the noise of a style reference, which is the same for all pictures
+
 
 class Network(Protocol):
     """A network that predicts x0, eps, v or a velocity.
@@ -226,7 +228,9 @@ def _dilated(model: DiffusionPipeline, edit: Edit) -> Tensor | None:
 
 def _source(request: Request) -> Request:
     """The request for the estimate of what the input picture shows (FlowEdit)."""
-    return request.updated(guidance=SOURCE_GUIDANCE, negative_prompt=None)
+    return request.updated(
+        guidance=SOURCE_GUIDANCE, negative_prompt=None, style_image=None, style_strength=None
+    )
 
 
 def _denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: str) -> Denoise:
@@ -242,16 +246,40 @@ def _denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: st
     def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         # All rows have the same time. Passed as one row, its embedding is computed by matrix
         # products of one row, whose rounding does not depend on the batch size.
-        return model.network(x_t, t[:1], _active(cond, request, float(t[0])))
+        active = _active(cond, request, float(t[0]))
+        if style is not None:
+            noisy = noised(model.process.levels, style, style_noise, t[0])
+            active = replace(active, style=F.pad(noisy, (0, 0, 0, 0, 0, 1), value=strength))
+        return model.network(x_t, t[:1], active)
 
-    if model.capabilities.tiles is not None and request.size not in model.capabilities.sizes:
-        width, height = (int(side) for side in model.capabilities.sizes[0].split("x"))
-        factor = model.codec.factor
+    factor, (width, height) = model.codec.factor, _window(model, request)
+    style, strength = _style(model, request, (width, height)), request.style_strength or 0.0
+    if style is not None:
+        style_noise = noise([STYLE_SEED], style.shape[1:]).to(style)
+    if f"{width}x{height}" != request.size:
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
     rescale = request.guidance_rescale or 0.0
     denoiser = model.process.denoiser(network)
     return guide(denoiser, cond, request.guidance, interval, negative, rescale)
+
+
+def _window(model: DiffusionPipeline, request: Request) -> tuple[int, int]:
+    """The (width, height) in pixels of what the network sees at once of a resolved request."""
+    able, size = model.capabilities, request.size or ""
+    if able.tiles is not None and size not in able.sizes:
+        size = able.sizes[0]
+    width, height = (int(side) for side in size.split("x"))
+    return width, height
+
+
+def _style(model: DiffusionPipeline, request: Request, size: tuple[int, int]) -> Tensor | None:
+    """Latents (1, c, h, w) of the style reference of a request, cropped to ``size``; None without
+    one, or with strength 0."""
+    if request.style_image is None or not request.style_strength:
+        return None
+    pixels = fitted(request.style_image.picture(shortest=max(size)), size)
+    return model.codec.encode(pixels.to(model.device))
 
 
 def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
