@@ -38,6 +38,7 @@ def test_axes_are_read_from_text_and_mappings() -> None:
         ({"x": "guidance"}, "should be FIELD=VALUE,VALUE"),
         ({"x": "guidance=1,,2"}, "should be FIELD=VALUE,VALUE"),
         ({"x": "colour=red"}, "there is no such field"),
+        ({"x": "prompt=a dog|a cat"}, "prompt is given twice"),
         ({"x": "n=1,2"}, "use an axis of seed"),
         ({"x": {"seed": []}}, "has no values"),
         ({"x": {}}, "one field with its values"),
@@ -62,7 +63,6 @@ def test_mistakes_are_one_line_before_any_work(
 
 def test_a_cell_is_the_picture_of_its_values(model: DiffusionPipeline, folder: Path) -> None:
     done = kalpana.grid(
-        "a cat",
         x="guidance=1,9",
         y={"seed": [4, 5]},
         z="prompt=एक बिल्ली|a dog",

@@ -109,6 +109,8 @@ def plan(
     axes = read_axis(x), read_axis(y), read_axis(z)
     names = [axis.field for axis in axes if axis.field]
     given = {ALIASES.get(name, name) for name in fields}
+    if isinstance(prompt, str) and prompt:
+        given.add("prompt")
     for name in names:
         if names.count(name) > 1 or name in given:
             raise KalpanaError(f"{name} is given twice: as an axis, and again")
