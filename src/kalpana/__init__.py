@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kalpana.pipelines import generate as generate
     from kalpana.pipelines import load as load
     from kalpana.pipelines.captions import caption as caption
+    from kalpana.pipelines.grid import grid as grid
     from kalpana.pipelines.replay import replay as replay
     from kalpana.request import Request as Request
     from kalpana.understand.classify import classify as classify
@@ -29,6 +30,7 @@ __all__ = [
     "caption",
     "classify",
     "generate",
+    "grid",
     "list_models",
     "load",
     "replay",
@@ -41,6 +43,7 @@ HOMES = {
     "caption": "kalpana.pipelines.captions",
     "classify": "kalpana.understand.classify",
     "generate": "kalpana.pipelines",
+    "grid": "kalpana.pipelines.grid",
     "list_models": "kalpana.hub.card",
     "load": "kalpana.pipelines",
     "replay": "kalpana.pipelines.replay",

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kalpana.errors import one_line, shorten
-from kalpana.inputs import Adapter, Media
-from kalpana.request import Request
+from kalpana.inputs import Adapter, Margins, Media
+from kalpana.request import Request, Side
 from kalpana.types import KalpanaError
 
 
@@ -35,6 +35,11 @@ class Defaults(BaseModel):
 
 # Default eta of the samplers that have it: the default of the argument in diffusion/stochastic.py.
 ETA = {"ddim": 0.0, "euler-a": 1.0, "dpm2-a": 1.0, "dpmpp-sde": 1.0, "dpmpp-2m-sde": 1.0}
+# Defaults of a request with a source_prompt (FlowEdit), and the samplers that it can take: those of
+# one deterministic step.
+EDIT: dict[str, Any] = {"steps": 30, "sampler": "euler", "strength": 0.8}
+EDIT_SAMPLERS = ("euler", "heun", "dpm2")
+STYLE_STRENGTH = 0.4  # of a style_image
 SAMPLERS = (
     *("euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim", "ddpm"),
     *("euler-a", "dpm2-a", "dpmpp-sde", "dpmpp-2m-sde", "lcm"),
@@ -47,6 +52,7 @@ NEEDS = {
     "expand": "prompt",
     "plan": "control",
     "mask_mode": "mask",
+    "style_strength": "style_image",
     "guidance_rescale": "sampler",
     "eta": "sampler",
     "spacing": "sampler",
@@ -68,6 +74,10 @@ OPTIONAL = (
     "image",
     "mask",
     "mask_mode",
+    "outpaint",
+    "source_prompt",
+    "style_image",
+    "style_strength",
     "strength",
     "last_image",
     "video",
@@ -92,7 +102,7 @@ def _named(value: Any) -> str:
     if isinstance(value, tuple):
         names = (v.file.name if isinstance(v, Adapter) else v.kind for v in value)
         return " " + ", ".join(names)
-    return " " + shorten(value)
+    return f" {value}" if isinstance(value, Margins) else " " + shorten(value)
 
 
 class Capabilities(BaseModel):
@@ -131,12 +141,16 @@ class Capabilities(BaseModel):
         Raises KalpanaError, which names the ignored fields, if the request is strict.
         """
         defaults = {name: self._default(name, request) for name in OPTIONAL}
+        if request.outpaint is not None and request.image is not None and "outpaint" in self.uses:
+            width, height = request.outpaint.around(request.image.picture().size)
+            defaults["size"] = f"{width}x{height}"
         given = {name: getattr(request, name) for name in OPTIONAL}
         resolved = {name: defaults[name] if given[name] is None else given[name] for name in given}
         ignored = {
             name: reason
             for name, value in resolved.items()
-            if value != defaults[name] and (reason := self._refusal(name, value, resolved))
+            if value != defaults[name]
+            and (reason := self._refusal(name, value, resolved, defaults["size"]))
         }
         if ignored and request.strict:
             errors = (
@@ -144,17 +158,26 @@ class Capabilities(BaseModel):
                 for name, why in ignored.items()
             )
             raise KalpanaError("; ".join(errors))
-        used = resolved | {name: defaults[name] for name in ignored}
-        return request.seeded().updated(**used), ignored
+        if ignored:  # without these fields, others may have other defaults
+            left = {name: Request.model_fields[name].default for name in ignored}
+            return self.resolve(request.updated(**left))[0], ignored
+        return request.seeded().updated(**resolved), ignored
 
     def _default(self, name: str, request: Request) -> Any:
         """The value of a field that a request leaves out."""
+        edits = request.source_prompt is not None and "source_prompt" in self.uses
+        if edits and name in EDIT and name in self.uses:
+            return EDIT[name]
+        if name == "style_strength":
+            styled = request.style_image is not None and "style_image" in self.uses
+            return STYLE_STRENGTH if styled else None
         if name == "strength":
             if name not in self.uses or request.extend is not None:
                 return None
             if (request.video if "video" in self.uses else request.image) is None:
                 return None
-            return self.defaults.strength if request.mask is None else 1.0
+            anew = request.mask is not None or request.outpaint is not None
+            return 1.0 if anew else self.defaults.strength
         if name == "eta":
             return ETA.get(self._sampler(request.sampler) or "")
         if NEEDS.get(name) == "sampler" and "sampler" not in self.uses:
@@ -167,8 +190,9 @@ class Capabilities(BaseModel):
         """The sampler that a request gets: the one it asks for, where the model knows it."""
         return asked if asked in self.samplers else self.defaults.sampler
 
-    def _refusal(self, name: str, value: Any, resolved: dict[str, Any]) -> str | None:
-        """The reason for which a value of a field cannot be used, None where it can."""
+    def _refusal(self, name: str, value: Any, resolved: dict[str, Any], size: str) -> str | None:
+        """The reason for which a value of a field cannot be used, None where it can; ``size`` is
+        the default one."""
         choices = {
             "sampler": self.samplers,
             "spacing": SPACINGS,
@@ -179,6 +203,13 @@ class Capabilities(BaseModel):
         }
         if NEEDS.get(name, name) not in (*self.uses, "format"):
             return "it has no such setting"
+        if name == "size" and resolved["outpaint"] is not None:
+            return f"outpaint sets it, to {size}: leave size out"
+        if name == "outpaint":
+            return self._outpaint_refusal(value, size)
+        if name == "sampler" and resolved["source_prompt"] is not None:
+            known = ", ".join(EDIT_SAMPLERS)
+            return None if value in EDIT_SAMPLERS else f"with a source_prompt it knows {known}"
         if name == "size":
             return self._size_refusal(value)
         if name in choices and value not in choices[name]:
@@ -197,6 +228,30 @@ class Capabilities(BaseModel):
         if name == "negative_prompt" and "guidance" in self.uses and resolved["guidance"] == 1:
             return "guidance 1 is off, and a negative prompt needs guidance"
         return None
+
+    def _outpaint_refusal(self, margins: Margins, size: str) -> str | None:
+        """The reason for which margins that make a picture of ``size`` cannot be used, with some
+        that can."""
+        sides = [int(side) for side in size.split("x")]
+        if size in self.sizes:
+            return None
+        if self.tiles is None:
+            return f"the picture would be {size}, and it knows {', '.join(self.sizes)}"
+        if max(sides) > Side[1]:
+            return f"the picture would be {size}, and sides are at most {Side[1]}: write less"
+        least = [int(side) for side in self.sizes[0].split("x")]
+        wider = margins.model_dump()
+        for (before, after), side, low in zip(
+            (("left", "right"), ("top", "bottom")), sides, least, strict=True
+        ):
+            grown = before if wider[before] and not wider[after] else after
+            wider[grown] += max(-(-side // self.tiles) * self.tiles, low) - side
+        if wider == margins.model_dump():
+            return None
+        return (
+            f"the picture would be {size}, and its sides are multiples of {self.tiles}, from "
+            f"{self.sizes[0]}: try {Margins(**wider)}"
+        )
 
     def _size_refusal(self, size: str) -> str | None:
         """The reason for which a size cannot be used, with one that can."""

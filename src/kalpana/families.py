@@ -69,11 +69,16 @@ _DIFFUSION = Capabilities(
         "size",
         "image",
         "mask",
+        "outpaint",
+        "source_prompt",
         "strength",
         "adapter",
     ),
     tiles=16,
     defaults=Defaults(strength=0.6),
+)
+_TRANSFORMER = _DIFFUSION.model_copy(
+    update={"uses": (*_DIFFUSION.uses, "style_image")}  # by shared attention
 )
 _VIDEO = Capabilities(
     uses=(
@@ -148,7 +153,7 @@ _ALL = (
         "kalpana.train.flow:FlowTask",
         "kalpana.train.flow:FlowRecipe",
         "kalpana.pipelines.diffusion:DiffusionPipeline",
-        _DIFFUSION,
+        _TRANSFORMER,
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
     ),
@@ -231,9 +236,9 @@ _ALL = (
         "kalpana.train.control:ControlTask",
         "kalpana.train.control:ControlRecipe",
         "kalpana.pipelines.diffusion:DiffusionPipeline",
-        _DIFFUSION.model_copy(
+        _TRANSFORMER.model_copy(
             update={
-                "uses": (*_DIFFUSION.uses, "control"),
+                "uses": (*_TRANSFORMER.uses, "control"),
                 "controls": ("edges", "outlines", "depth", "boxes", "pose", "glyphs"),
             }
         ),

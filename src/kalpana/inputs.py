@@ -13,11 +13,14 @@ import re
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from kalpana.errors import KalpanaError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=-]+)*;base64,", re.ASCII)
 
@@ -87,6 +90,16 @@ class Media(BaseModel):
             )
         return data
 
+    def picture(self, shortest: int | None = None) -> Image.Image:
+        """The picture, in RGB, as ``media.read_picture``. Raises KalpanaError, which names the
+        input, if it cannot be read."""
+        from kalpana.media import read_picture
+
+        try:
+            return read_picture(self.read(), shortest)
+        except KalpanaError as error:
+            raise KalpanaError(f"the input {self.name}: {error}") from None
+
     def found_in(self, files: Sequence[Path]) -> Media:
         """The same input, at the path of the first of these files that has its hash."""
         for file in files:
@@ -117,6 +130,31 @@ def _read(value: Any) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+class Margins(BaseModel):
+    """Margins of pixels by which a picture is widened, on each side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    left: int = Field(0, ge=0, le=2048)
+    top: int = Field(0, ge=0, le=2048)
+    right: int = Field(0, ge=0, le=2048)
+    bottom: int = Field(0, ge=0, le=2048)
+
+    @model_validator(mode="after")
+    def _widens(self) -> Margins:
+        if not any((self.left, self.top, self.right, self.bottom)):
+            raise ValueError("adds no pixel: write by how many, such as left=64,right=64")
+        return self
+
+    def __str__(self) -> str:
+        sides = {side: getattr(self, side) for side in type(self).model_fields}
+        return ",".join(f"{side}={pixels}" for side, pixels in sides.items() if pixels)
+
+    def around(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (width, height) of a picture of ``size`` with the margins."""
+        return size[0] + self.left + self.right, size[1] + self.top + self.bottom
 
 
 class ControlMap(BaseModel):

@@ -21,12 +21,13 @@ from pydantic import (
 )
 
 from kalpana.errors import one_line
-from kalpana.inputs import Adapter, ControlMap, Media
+from kalpana.inputs import Adapter, ControlMap, Margins, Media
 from kalpana.request_values import (
     adapters,
     controls,
     hyphenated,
     listed,
+    margins,
     spacing_name,
     translate,
     whole,
@@ -154,6 +155,26 @@ class Request(BaseModel):
         description="the part of the mask that is generated anew: where it is transparent (alpha), "
         "white or black; auto is alpha for a mask with transparency, else white",
     )
+    outpaint: Annotated[Margins | None, BeforeValidator(margins)] = Field(
+        None,
+        description="pixels by which the image is widened, such as left=64,right=64, of left, top, "
+        "right and bottom; they set the size",
+    )
+    source_prompt: str | None = Field(
+        None,
+        max_length=LONGEST_PROMPT,
+        description="what the image shows, where the prompt says what it should show instead",
+    )
+    style_image: Media | None = Field(
+        None, description="a picture whose style, its colours and strokes, the result takes on"
+    )
+    style_strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how much of the style of style_image is taken on, from 0, nothing, to 1",
+    )
     strength: float | None = Field(
         None,
         ge=0,
@@ -225,7 +246,7 @@ class Request(BaseModel):
         1, description="enlarge the finished picture 2 or 4 times"
     )
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "source_prompt")
     @classmethod
     def _has_words(cls, text: str | None, info: ValidationInfo) -> str | None:
         empty = info.field_name == "prompt" and text == ""  # see _inputs_agree
@@ -260,6 +281,16 @@ class Request(BaseModel):
             )
         if self.image is None and self.mask is not None:
             raise ValueError("mask needs an image: give the picture that is to be changed")
+        for name in ("outpaint", "source_prompt"):
+            if self.image is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} needs an image: give the picture that is to be changed")
+        if self.source_prompt is not None and not self.prompt:
+            raise ValueError("source_prompt needs a prompt: write what the image should show")
+        if self.outpaint is not None and (self.mask or self.source_prompt is not None):
+            other = "mask" if self.mask else "source_prompt"
+            raise ValueError(f"outpaint and {other} are both given: leave one out")
+        if self.style_image is None and self.style_strength is not None:
+            raise ValueError("style_strength needs a style_image: give one, or leave it out")
         if media == (None, None) and self.strength is not None:
             raise ValueError("strength needs an image or a video: give what is to be changed")
         if self.video is None and self.extend is not None:
@@ -364,6 +395,10 @@ class RequestFields(TypedDict, total=False):
     image: Any
     mask: Any
     mask_mode: Literal["auto", "alpha", "white", "black"]
+    outpaint: Any
+    source_prompt: str | None
+    style_image: Any
+    style_strength: float | None
     strength: float | None
     last_image: Any
     video: Any

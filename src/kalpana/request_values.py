@@ -29,6 +29,18 @@ def adapters(value: Any) -> Any:
     return [value] if isinstance(value, str | PathLike | dict) else value
 
 
+def margins(value: Any) -> Any:
+    """Margins given as one "left=64,right=64", as a mapping from sides to strings; other values
+    unchanged."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",")]
+    sides = {side.strip().lower(): pixels.strip() for side, _, pixels in pairs}
+    if len(sides) < len(pairs) or not all(sides.values()):
+        raise ValueError("should be SIDE=PIXELS, each side once, such as left=64,right=64")
+    return sides
+
+
 def hyphenated(value: Any) -> Any:
     """A name such as "DPM++ 2M SDE" or "dpmpp_2m_sde", as other programs write it, as
     "dpmpp-2m-sde"; other values unchanged."""

@@ -73,6 +73,8 @@ class Cond:
     - ``known`` (b, c + 1, h, w) or (b, f, c + 1, h, w): given latents, and their mask (1: given)
     - ``control``: maps in pixels (b, 4, h, w) by kind, such as "edges": RGB in [-1, 1], and the
       strength of the map as a constant channel, 0 in rows without it
+    - ``style`` (1, c + 1, h, w): latents of a style reference, noised as the sample is, and its
+      strength as a constant channel; one for all rows
     - ``camera`` (b, f, 4): x, y, log zoom and roll of each frame
     - ``seconds`` (b, f): time of each latent frame in its video
     """
@@ -83,6 +85,7 @@ class Cond:
     embedding: Tensor | None = None
     known: Tensor | None = None
     control: dict[str, Tensor] | None = None
+    style: Tensor | None = None
     camera: Tensor | None = None
     seconds: Tensor | None = None
 

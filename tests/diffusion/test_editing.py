@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from kalpana.capabilities import EDIT_SAMPLERS
 from kalpana.diffusion.denoiser import Denoise, Process
-from kalpana.diffusion.editing import inpaint, noised, start_at, tiled, windows
-from kalpana.diffusion.samplers import SAMPLERS, sample
+from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled, windows
+from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SCHEDULES, times
 from kalpana.types import Cond
 
@@ -54,6 +55,68 @@ def test_the_known_part_ends_as_given_and_its_path_is_straight(schedule: str, sa
         torch.testing.assert_close(x_t[..., :2], expected[..., :2])
     *_, free = sample(alone, start, timesteps, SAMPLERS[sampler])
     torch.testing.assert_close(last.x[..., 2:], free.x[..., 2:])
+
+
+EDIT_START = start_at(times(20), 0.8)
+
+
+def edited(
+    schedule: str, sampler: str, target: Denoise, source: Denoise, mask: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Latents, and what they are edited to."""
+    x0 = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    step = flow_edit(SAMPLERS[sampler], source, x0, mask)
+    *_, last = sample(target, x0, EDIT_START, step, step_noise([3, 4]))
+    return x0, last.x
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sampler", EDIT_SAMPLERS)
+def test_an_edit_to_the_same_prompt_changes_nothing(schedule: str, sampler: str) -> None:
+    denoise = Denoise(SCHEDULES[schedule], lambda x_t, t: torch.tanh(2 * x_t) - t)
+    x0, result = edited(schedule, sampler, denoise, denoise)
+    torch.testing.assert_close(result, x0, rtol=0, atol=1e-10)
+
+
+def test_an_edit_with_linear_velocities_is_a_geometric_series() -> None:
+    """Velocities c x + d differ, at a difference D, by c D + d_target - d_source, whatever the
+    noise: n Euler steps of h from 0 give (d_target - d_source) ((1 - c h)^n - 1) / c."""
+    c, d_target, d_source = 0.7, -1.5, 0.5
+
+    def denoise(d: float) -> Denoise:
+        return Denoise(SCHEDULES["flow"], lambda x_t, t: x_t - t * (c * x_t + d))
+
+    x0, result = edited("flow", "euler", denoise(d_target), denoise(d_source))
+    n, h = len(EDIT_START) - 1, 1 / 20
+    assert n == 16
+    expected = x0 + (d_target - d_source) * ((1 - c * h) ** n - 1) / c
+    torch.testing.assert_close(result, expected)
+
+
+def test_an_edit_is_algorithm_1_of_flow_edit() -> None:
+    def target(x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(x + t)
+
+    def source(x: Tensor, t: Tensor) -> Tensor:
+        return torch.sin(3 * x) * t
+
+    flow = SCHEDULES["flow"]
+    mask = torch.ones(4, 4, dtype=torch.float64)
+    mask[:2] = 0
+    x0, result = edited(
+        "flow",
+        "euler",
+        Denoise(flow, lambda x_t, t: x_t - t * target(x_t, t)),
+        Denoise(flow, lambda x_t, t: x_t - t * source(x_t, t)),
+        mask,
+    )
+    z, draws = x0, step_noise([3, 4])
+    for k, (t, s) in enumerate(pairwise(EDIT_START), start=1):
+        z_source = (1 - t) * x0 + t * draws(k)(x0)
+        z_target = z + z_source - x0
+        z = z + (s - t) * (target(z_target, t) - source(z_source, t)) * mask
+    torch.testing.assert_close(result, z)
+    assert torch.equal(result[..., :2, :], x0[..., :2, :]) and not torch.equal(result, x0)
 
 
 @pytest.mark.parametrize(

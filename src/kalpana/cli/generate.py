@@ -59,6 +59,12 @@ def generate(
     image: Annotated[str | None, field("image")] = None,
     mask: Annotated[str | None, field("mask")] = None,
     mask_mode: Annotated[str | None, field("mask_mode")] = None,
+    outpaint: Annotated[str | None, field("outpaint")] = None,
+    source_prompt: Annotated[
+        str | None, field("source_prompt", flags=("--from", "--source-prompt"))
+    ] = None,
+    style_image: Annotated[str | None, field("style_image")] = None,
+    style_strength: Annotated[str | None, field("style_strength")] = None,
     strength: Annotated[str | None, field("strength")] = None,
     last_image: Annotated[str | None, field("last_image")] = None,
     video: Annotated[str | None, field("video")] = None,

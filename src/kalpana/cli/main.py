@@ -16,6 +16,7 @@ from kalpana.cli.classify import classify
 from kalpana.cli.console import prepare, use_utf8
 from kalpana.cli.evaluate import evaluating
 from kalpana.cli.generate import expand, generate
+from kalpana.cli.grid import grid
 from kalpana.cli.map import maps
 from kalpana.cli.metadata import metadata
 from kalpana.cli.models import models
@@ -81,7 +82,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (generate, models, metadata, replay, trace, expand, tokens, train, classify, caption)
+COMMANDS = (
+    generate,
+    grid,
+    models,
+    metadata,
+    replay,
+    trace,
+    expand,
+    tokens,
+    train,
+    classify,
+    caption,
+)
 for command in COMMANDS:
     app.command()(command)
 app.command()(serve)

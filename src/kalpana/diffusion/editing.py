@@ -1,5 +1,5 @@
-"""Image-to-image, inpainting and larger canvases, as a start of the sampling and wrappers of a
-denoiser or a network. None of them needs training.
+"""Image-to-image, inpainting, edits by two prompts and larger canvases, as a start of the sampling
+and wrappers of a denoiser, a step or a network. None of them needs training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from kalpana.diffusion.denoiser import Denoise
+from kalpana.diffusion.samplers import Sampler
 from kalpana.diffusion.schedule import Schedule
+from kalpana.diffusion.solvers import History, Noise
 from kalpana.types import Cond
 
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
@@ -45,6 +47,28 @@ def inpaint(denoise: Denoise, x0: Tensor, mask: Tensor) -> Denoise:
         return mask * denoise(x_t, t) + (1 - mask) * x0
 
     return replace(denoise, estimate=estimate)
+
+
+def flow_edit(step: Sampler, source: Denoise, x0: Tensor, mask: Tensor | float = 1.0) -> Sampler:
+    """FlowEdit (Kulikov et al. 2024): a sampler that changes clean latents ``x0`` from what one
+    prompt describes to what another describes, without inversion.
+
+    The sample is ``x0`` plus the difference of two paths, 0 at first. In every step ``x0`` is
+    noised afresh; ``step`` moves it by ``source``, the denoiser of the first prompt, and with the
+    difference added by the denoiser that is sampled, that of the second prompt; both results give
+    the new difference. For the flow schedule and Euler steps this is algorithm 1, ``z += dt *
+    (v_target(z + x_t - x0) - v_source(x_t))``; the paths of another schedule differ in the same
+    way. ``step`` is one without history or noise of its own. Where ``mask`` is 0, ``x0`` stays.
+    """
+
+    def edit(
+        denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise
+    ) -> Tensor:
+        x_t = noised(denoise.schedule, x0, noise(x), t)
+        target = step(denoise, x_t + (x - x0), t, s, [], noise)
+        return x0 + mask * (target - step(source, x_t, t, s, [], noise))
+
+    return edit
 
 
 def tiled(network: Network, window: tuple[int, int], factor: int = 1) -> Network:

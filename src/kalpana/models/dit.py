@@ -31,6 +31,7 @@ from kalpana.models.layers import (
     rotate,
     timestep_embedding,
 )
+from kalpana.models.style import SHARE, Reference, reference_bias, with_reference
 from kalpana.types import Cond
 
 
@@ -68,10 +69,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation, bias: Tensor, reference: Reference | None = None
+    ) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each b n l d/n
-        q, k = rotate(norm(q), rotation), rotate(norm(k), rotation)
+        q, k, key_rotation = norm(q), norm(k), rotation
+        if reference is not None:
+            q, k, v, bias = reference.share(q, k, v, bias)
+            key_rotation = reference.rotation
+        q, k = rotate(q, rotation), rotate(k, key_rotation)
         # Written out: at these lengths the backward pass of torch's fused CPU kernel takes twenty
         # times as long.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.to(q.dtype)  # b n l l
@@ -92,10 +99,17 @@ class Block(nn.Module):
         self.feed = SwiGLU(width)
         self.offset = nn.Parameter(torch.zeros(6, width))
 
-    def forward(self, x: Tensor, time: Tensor, rotation: Rotation, bias: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        rotation: Rotation,
+        bias: Tensor,
+        reference: Reference | None = None,
+    ) -> Tensor:
         modulation = (time + self.offset).unsqueeze(2)  # b 6 1 d
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.unbind(1)  # each b 1 d
-        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a), rotation, bias)
+        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a), rotation, bias, reference)
         return x + gate_f * self.feed(modulate(x, shift_f, scale_f))
 
 
@@ -162,6 +176,9 @@ class DiT(nn.Module):
         self, x_t: Tensor, t: Tensor, cond: Cond, with_aux: bool
     ) -> tuple[Tensor, Tensor | None]:
         h, w = x_t.shape[-2] // self.config.patch, x_t.shape[-1] // self.config.patch
+        rows, style = len(x_t), cond.style
+        if style is not None:
+            x_t, t, cond = with_reference(x_t, t, cond)
         words, mask = embed_text(self.words, self.null, cond, len(x_t))  # b l d, b l
         rows_columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         grid = torch.stack(rows_columns, -1).flatten(0, 1).to(x_t.device)  # hw 2
@@ -182,8 +199,10 @@ class DiT(nn.Module):
         image = image + positions(grid, self.config.width)
         x, rotation = torch.cat((words, image), 1), rope_tables(angles)  # b l+hw d
         aux, aux_depth = None, math.ceil(self.config.depth / 3)
+        reference = None if style is None else self._reference(style, angles, grid, len(x))
+        first = self.config.depth // SHARE
         for depth, block in enumerate(self.blocks, start=1):
-            x = block(x, time, rotation, bias)
+            x = block(x, time, rotation, bias, reference if depth > first else None)
             if with_aux and self.aux_head is not None and depth == aux_depth:
                 aux = self.aux_head(x[:, length:])  # b hw aux
 
@@ -195,7 +214,19 @@ class DiT(nn.Module):
         prediction = self.head(fine)
         if self.config.precision_weighted:
             prediction = precision_weighted_x0(prediction, x_t, t)
-        return prediction, aux
+        return prediction[:rows], aux
+
+    def _reference(self, style: Tensor, angles: Tensor, grid: Tensor, rows: int) -> Reference:
+        """The style reference in a batch of ``rows``; its columns follow those of the picture, so
+        that its layout is not copied."""
+        strength, length = float(style[0, -1, 0, 0]), len(angles) - len(grid)
+        beside = grid + torch.stack((torch.zeros_like(grid[-1, 1]), grid[-1, 1] + 1))
+        return Reference(
+            length,
+            strength,
+            rope_tables(torch.cat((angles, self._angles(0, beside)))),
+            reference_bias(rows, length, len(grid), strength).to(style.device),
+        )
 
     def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:
         """First features (b, fine, h, w) of the noisy latents."""

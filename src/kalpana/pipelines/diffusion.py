@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
-from kalpana.diffusion.editing import inpaint, noised, start_at, tiled
+from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
@@ -32,7 +32,7 @@ from kalpana.hub.adapters import adapt
 from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
-from kalpana.pipelines.editing import Edit, fitted, open_image
+from kalpana.pipelines.editing import Edit, fitted
 from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, answer
 from kalpana.pipelines.planner import plan_glyphs
 from kalpana.pipelines.rerank import Ranker
@@ -42,6 +42,10 @@ from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step
 
 PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffusion models
+
+SOURCE_GUIDANCE = 1.5  # of the source_prompt of an edit
+
+STYLE_SEED = 2**62  # of the noise of a style reference, which is the same for all pictures
 
 
 class Network(Protocol):
@@ -178,7 +182,7 @@ def _sample(
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
     else:
         given = _known_cond(model, edit, request, len(seeds))
-    denoise, step = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
+    denoise, step = _denoise(model, given, request, request.prompt), SAMPLERS[request.sampler]
     if request.eta is not None:
         step = partial(step, **{"eta": request.eta})
     x0, strength = None if inputs is None else inputs.x0, request.strength
@@ -186,13 +190,17 @@ def _sample(
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         mask = _dilated(model, edit)
-        if mask is not None and not alone:
+        if request.source_prompt is not None:
+            source = _denoise(model, given, _source(request), request.source_prompt)
+            step = flow_edit(step, source, x0, 1.0 if mask is None else mask)
+        elif mask is not None and not alone:
             denoise = inpaint(denoise, x0, mask)
     # An inpainting network is given the picture by itself: all of it anew is from noise alone.
     anew = alone and inputs is None and strength == 1
     if x0 is not None and strength is not None and not anew:
         timesteps = start_at(timesteps, strength)
-        x = noised(schedule, x0, x, timesteps[0])
+        edits = request.source_prompt is not None  # from the picture itself
+        x = x0.expand_as(x) if edits else noised(schedule, x0, x, timesteps[0])
     total = len(timesteps)
     for state in sample(denoise, x, timesteps, step, step_noise(seeds)):
         x = state.x
@@ -224,11 +232,19 @@ def _dilated(model: DiffusionPipeline, edit: Edit) -> Tensor | None:
     return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1).to(model.device)
 
 
-def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) -> Denoise:
-    """The guided x0 estimate of the model for b pictures of a resolved request, with the fields of
-    ``given`` in its condition."""
+def _source(request: Request) -> Request:
+    """The request for the estimate of what the input picture shows (FlowEdit)."""
+    return request.updated(
+        guidance=SOURCE_GUIDANCE, negative_prompt=None, style_image=None, style_strength=None
+    )
+
+
+def _denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: str) -> Denoise:
+    """The guided x0 estimate of the model for the pictures of a resolved request by ``prompt``,
+    with the fields of ``given`` in its condition."""
     assert request.guidance is not None  # resolved
-    cond = _cond(model, request, request.prompt, b, given)
+    b = len(request.each_seed())
+    cond = _cond(model, request, prompt, b, given)
     negative = None
     if request.negative_prompt is not None:
         negative = _cond(model, request, request.negative_prompt, b, given)
@@ -236,11 +252,17 @@ def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) ->
     def network(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         # All rows have the same time. Passed as one row, its embedding is computed by matrix
         # products of one row, whose rounding does not depend on the batch size.
-        return model.network(x_t, t[:1], _active(cond, request, float(t[0])))
+        active = _active(cond, request, float(t[0]))
+        if style is not None:
+            noisy = noised(model.process.levels, style, style_noise, t[0])
+            active = replace(active, style=F.pad(noisy, (0, 0, 0, 0, 0, 1), value=strength))
+        return model.network(x_t, t[:1], active)
 
-    if model.capabilities.tiles is not None and request.size not in model.capabilities.sizes:
-        width, height = (int(side) for side in model.capabilities.sizes[0].split("x"))
-        factor = model.codec.factor
+    factor, (width, height) = model.codec.factor, _window(model, request)
+    style, strength = _style(model, request, (width, height)), request.style_strength or 0.0
+    if style is not None:
+        style_noise = noise([STYLE_SEED], style.shape[1:]).to(style)
+    if f"{width}x{height}" != request.size:
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
     rescale = request.guidance_rescale or 0.0
@@ -248,9 +270,27 @@ def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) ->
     return guide(denoiser, cond, request.guidance, interval, negative, rescale)
 
 
+def _window(model: DiffusionPipeline, request: Request) -> tuple[int, int]:
+    """The (width, height) in pixels of what the network sees at once of a resolved request."""
+    able, size = model.capabilities, request.size or ""
+    if able.tiles is not None and size not in able.sizes:
+        size = able.sizes[0]
+    width, height = (int(side) for side in size.split("x"))
+    return width, height
+
+
+def _style(model: DiffusionPipeline, request: Request, size: tuple[int, int]) -> Tensor | None:
+    """Latents (1, c, h, w) of the style reference of a request, cropped to ``size``; None without
+    one, or with strength 0."""
+    if request.style_image is None or not request.style_strength:
+        return None
+    pixels = fitted(request.style_image.picture(shortest=max(size)), size)
+    return model.codec.encode(pixels.to(model.device))
+
+
 def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
     """A control map as (1, 4, h, w): RGB in [-1, 1], and its strength."""
-    pixels = fitted(open_image(control.image), size)
+    pixels = fitted(control.image.picture(), size)
     return F.pad(pixels, (0, 0, 0, 0, 0, 1), value=control.strength)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from kalpana.inputs import Media
-from kalpana.media import read_mask, read_picture, to_images, to_pixels
+from kalpana.inputs import Margins, Media
+from kalpana.media import read_mask, to_images, to_pixels
 from kalpana.media.images import MaskMode
 from kalpana.request import Request
 from kalpana.types import KalpanaError
@@ -64,15 +62,19 @@ def read_edit(request: Request) -> Edit | None:
     """The input picture of a resolved request; None if it has none.
 
     Without a mask the picture is scaled and cropped to the size of the request. With a mask the
-    model sees the area around the mask. Raises KalpanaError if a picture cannot be read, or the
-    mask has other proportions than the image or marks nothing.
+    model sees the area around the mask, and for outpainting the whole canvas. Raises KalpanaError
+    if a picture cannot be read, or the mask has other proportions than the image or marks nothing.
     """
     if request.image is None:
         return None
     assert request.width and request.height  # resolved
     size = request.width, request.height
-    source = open_image(request.image)
+    source = request.image.picture()
     strength = 1.0 if request.strength is None else request.strength
+    if request.outpaint is not None:
+        source, blend = _widened(source, request.outpaint)
+        mask = to_mask(blend)
+        return Edit(to_pixels([source]), mask, strength, source, (0, 0, *size), blend)
     if request.mask is None:
         area = _centre(source.size, size)
         warnings: tuple[str, ...] = ()
@@ -87,16 +89,24 @@ def read_edit(request: Request) -> Edit | None:
     box = blend.getbbox()
     assert box is not None  # an empty mask is refused when it is read
     area = _around(box, source.size, size)
-    mask = torch.from_numpy(np.array(blend.crop(area).resize(size, Image.Resampling.BILINEAR)))
-    return Edit(
-        _fit(source, area, size), mask[None, None].float() / 255, strength, source, area, blend
+    mask = to_mask(blend.crop(area).resize(size, Image.Resampling.BILINEAR))
+    return Edit(_fit(source, area, size), mask, strength, source, area, blend)
+
+
+def to_mask(levels: Image.Image) -> Tensor:
+    """A mask (1, 1, h, w) in [0, 1] of an image in mode L."""
+    return torch.from_numpy(np.array(levels))[None, None].float() / 255
+
+
+def _widened(image: Image.Image, margins: Margins) -> tuple[Image.Image, Image.Image]:
+    """A picture widened by margins that repeat its edges, and the mask of these in mode L."""
+    sides = (margins.top, margins.bottom), (margins.left, margins.right)
+    levels = np.array(image)
+    given = np.zeros(levels.shape[:2], np.uint8)
+    return (
+        Image.fromarray(np.pad(levels, (*sides, (0, 0)), "edge")),
+        Image.fromarray(np.pad(given, sides, constant_values=255)),
     )
-
-
-def open_image(media: Media) -> Image.Image:
-    """An input picture, in RGB. Raises KalpanaError if it cannot be read."""
-    with _named(media):
-        return read_picture(media.read())
 
 
 def open_mask(media: Media, mode: MaskMode, size: tuple[int, int]) -> Image.Image:
@@ -104,18 +114,11 @@ def open_mask(media: Media, mode: MaskMode, size: tuple[int, int]) -> Image.Imag
 
     Raises KalpanaError if it cannot be read, has other proportions, or marks nothing.
     """
-    with _named(media):
-        mask = read_mask(media.read(), size, mode)
-    return Image.fromarray((mask.numpy() * 255).round().astype(np.uint8))
-
-
-@contextmanager
-def _named(media: Media) -> Iterator[None]:
-    """Context in which errors of reading name the input."""
     try:
-        yield
+        mask = read_mask(media.read(), size, mode)
     except KalpanaError as error:
         raise KalpanaError(f"the input {media.name}: {error}") from None
+    return Image.fromarray((mask.numpy() * 255).round().astype(np.uint8))
 
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Tensor:

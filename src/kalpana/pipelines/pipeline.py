@@ -26,6 +26,7 @@ from kalpana.types import Output, Result, Step, Video
 from kalpana.world.expansion import expand
 
 TOGETHER = 8  # largest batch of pictures: more take memory and gain no speed
+TEXTS = "prompt", "negative_prompt", "source_prompt"  # fields of a request that the model reads
 TOLD = 12  # most unknown words that a warning lists
 
 
@@ -154,7 +155,7 @@ def _transliterated(
     if "hi" not in capabilities.languages or request.language == "en":
         return request, ()
     changes, notes = dict[str, str](), list[str]()
-    for name in ("prompt", "negative_prompt"):
+    for name in TEXTS:
         text = getattr(request, name)
         if text and (found := transliterate(text)):
             changes[name] = found.text
@@ -192,8 +193,8 @@ def _receipt(
     ``asked`` is the request as it was given."""
     warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
     read = {}
-    for name, text in (("prompt", resolved.prompt), ("negative_prompt", resolved.negative_prompt)):
-        if not text:
+    for name in TEXTS:
+        if not (text := getattr(resolved, name)):
             continue
         if controls := sum(
             unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text

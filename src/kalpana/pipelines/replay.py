@@ -16,7 +16,7 @@ from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output, Step, Video
 
-INPUTS = ("image", "mask", "last_image", "video")  # media fields of a request
+INPUTS = ("image", "mask", "style_image", "last_image", "video")  # media fields of a request
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.media import read_video, to_images, to_pixels
-from kalpana.pipelines.editing import fitted, open_image
+from kalpana.pipelines.editing import fitted
 from kalpana.request import Request
 from kalpana.types import Codec, KalpanaError
 from kalpana.world.video import DIRECTIONS, Camera
@@ -79,7 +79,7 @@ def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device)
     length, _, *sides = codec.shape(request.height, request.width, count)
     known = torch.zeros(1, length, keys + 1, *sides, dtype=torch.float32, device=device)
     for place, media in pictures.items():
-        pixels = fitted(open_image(media), size).to(device)
+        pixels = fitted(media.picture(), size).to(device)
         known[0, place, :keys] = codec.encode(pixels[:, None])[0, 0, :keys]
         known[0, place, keys] = 1.0
     return VideoInputs(count, known)

@@ -214,7 +214,8 @@ def to_request(fields: Fields, settings: Settings) -> Request:
     if fields.get("adapter"):
         raise invalid("adapter", "adapters are files of this machine: merge one into a model")
     request = Request(**fields)
-    longest = max(len(request.prompt), len(request.negative_prompt or ""))
+    texts = request.prompt, request.negative_prompt, request.source_prompt
+    longest = max(len(text or "") for text in texts)
     if longest > settings.max_prompt:
         message = f"has {longest:,} characters, more than {settings.max_prompt:,}"
         raise invalid("prompt", message, "prompt_too_long")

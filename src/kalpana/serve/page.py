@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from kalpana.request import Request
 
 router = APIRouter()
-UPLOADS = ("image", "mask", "last_image", "video")
+UPLOADS = ("image", "mask", "style_image", "last_image", "video")
 STYLE = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
 
 

@@ -30,6 +30,47 @@ def captioned(
     )
 
 
+def table(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str],
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Image.Image:
+    """Sheet of pictures in rows, with a legend above each column and, with ``names``, beside each
+    row. Cells are as large as the largest picture. Legends may be English or Hindi."""
+    font = _font()
+    cell_w, cell_h = (max(image.size[k] for row in rows for image in row) for k in (0, 1))
+    cell_w, wide = max(cell_w, 96), 0 if names is None else 128
+    lines = [textwrap.wrap(text, max(cell_w // 8, 4)) for text in columns]
+    top = 22 * (max(len(each) for each in lines) + (title is not None)) + 4
+    size = wide + len(columns) * (cell_w + 4), top + len(rows) * (cell_h + 4)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    if title is not None:
+        draw.text((4, 0), title, fill="black", font=font)
+    for i, each in enumerate(lines):
+        at = wide + i * (cell_w + 4), 22 * (title is not None)
+        draw.text(at, "\n".join(each), fill="black", font=font, spacing=0)
+    for j, row in enumerate(rows):
+        y = top + j * (cell_h + 4)
+        if names is not None:
+            text = "\n".join(textwrap.wrap(names[j], 14))
+            draw.text((4, y), text, fill="black", font=font, spacing=0)
+        for i, image in enumerate(row):
+            canvas.paste(image, (wide + i * (cell_w + 4), y))
+    return canvas
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """The font of captions. Raises KalpanaError if Pillow cannot shape Devanagari."""
+    if not features.check("raqm"):
+        raise KalpanaError(
+            "this Pillow cannot shape Devanagari (no raqm): reinstall it with "
+            "'pip install --force-reinstall --only-binary :all: Pillow'"
+        )
+    return ImageFont.truetype(str(FONT), 15, layout_engine=ImageFont.Layout.RAQM)
+
+
 def _contact_sheet(
     strips: Sequence[Sequence[Image.Image]], captions: Sequence[str], columns: int
 ) -> Image.Image:
@@ -37,12 +78,7 @@ def _contact_sheet(
 
     Raises KalpanaError if Pillow lacks raqm.
     """
-    if not features.check("raqm"):
-        raise KalpanaError(
-            "this Pillow cannot shape Devanagari (no raqm): reinstall it with "
-            "'pip install --force-reinstall --only-binary :all: Pillow'"
-        )
-    font = ImageFont.truetype(str(FONT), 15, layout_engine=ImageFont.Layout.RAQM)
+    font = _font()
     length = len(strips[0])
     width, height = length * SIDE + 8, SIDE + TEXT
     canvas = Image.new("RGB", (columns * width, math.ceil(len(strips) / columns) * height), "white")
