@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers as d
-import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
 from toys import stable_diffusion as sd
 
 VAE: dict[str, Any] = {
@@ -214,7 +212,7 @@ def sana() -> Any:
     transformer = d.SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2,
         attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
-        cross_attention_dim=8, caption_channels=8, sample_size=32,
+        cross_attention_dim=8, caption_channels=8, sample_size=8,
     )  # fmt: skip
     blocks = ("ResBlock", "ResBlock")
     autoencoder = d.AutoencoderDC(
@@ -243,7 +241,11 @@ def lumina2() -> Any:
     )  # fmt: skip
     return d.Lumina2Pipeline(
         transformer=sd.stir(transformer, 13),
-        vae=vae(use_quant_conv=False, use_post_quant_conv=False),
+        vae=vae(  # Lumina2Pipeline takes it for granted that a latent is 8 pixels wide
+            use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06,
+            block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ),  # fmt: skip
         scheduler=d.FlowMatchEulerDiscreteScheduler(),
         text_encoder=gemma(),
         tokenizer=words_tokenizer(),
@@ -253,12 +255,12 @@ def lumina2() -> Any:
 def kandinsky3() -> Any:
     net = d.Kandinsky3UNet(
         in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4,
-        layers_per_block=1, block_out_channels=(16, 32), cross_attention_dim=16, encoder_hid_dim=16,
+        layers_per_block=3, block_out_channels=(32, 64), cross_attention_dim=4, encoder_hid_dim=16,
     )  # fmt: skip
     movq = d.VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4,
-        norm_num_groups=4, num_vq_embeddings=8, vq_embed_dim=4, norm_type="spatial",
+        block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, latent_channels=4,
+        norm_num_groups=32, num_vq_embeddings=8, vq_embed_dim=4, norm_type="spatial",
     )  # fmt: skip
     return d.Kandinsky3Pipeline(
         unet=sd.stir(net, 14),
@@ -271,9 +273,7 @@ def kandinsky3() -> Any:
 
 def wan_vae() -> Any:
     config = {"base_dim": 3, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
-    return sd.stir(
-        d.AutoencoderKLWan(**config, temperal_downsample=[False, True, True]), 16
-    )
+    return sd.stir(d.AutoencoderKLWan(**config, temperal_downsample=[False, True, True]), 16)
 
 
 def wan_transformer(channels: int = 16, **more: Any) -> Any:
@@ -281,8 +281,8 @@ def wan_transformer(channels: int = 16, **more: Any) -> Any:
         d.WanTransformer3DModel(
             patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12,
             in_channels=channels, out_channels=16, text_dim=16, freq_dim=16, ffn_dim=16,
-            num_layers=1, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
-            **more,
+            num_layers=1, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=32, **more,
         ),
         17,
     )  # fmt: skip
@@ -348,7 +348,7 @@ def cogvideox_image() -> Any:
         num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4,
         time_embed_dim=2, text_embed_dim=16, num_layers=1, sample_width=2, sample_height=2,
         sample_frames=9, patch_size=2, temporal_compression_ratio=4, max_text_seq_length=16,
-        use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True,
+        use_rotary_positional_embeddings=True,
     )  # fmt: skip
     blocks = 4
     autoencoder = d.AutoencoderKLCogVideoX(

@@ -27,11 +27,13 @@ SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 @dataclass(frozen=True)
 class DiffusersFolder:
     """Contents of a folder: the class of its ``pipeline``, the library and class of its ``parts``,
-    its weight files, and the ``variant`` of their names, such as fp16."""
+    the names of the parts that are ``absent`` on purpose, its weight files, and the ``variant`` of
+    their names, such as fp16."""
 
     path: Path
     pipeline: str
     parts: dict[str, tuple[str, str]]
+    absent: tuple[str, ...]
     weights: tuple[Path, ...]
     variant: str | None
 
@@ -77,8 +79,10 @@ def read(folder: Path) -> DiffusersFolder:
     if missing:
         raise _lacks(folder, missing, pickles)
     weights = tuple(path for paths in chosen.values() for path in paths)
-    variants = {each for path in weights if (each := variant_of(path.name))}
-    return DiffusersFolder(folder, pipeline, parts, weights, next(iter(sorted(variants)), None))
+    variant = next((each for path in weights if (each := variant_of(path.name))), None)
+    index = read_object(folder / INDEX)
+    absent = tuple(name for name, value in index.items() if value == [None, None])
+    return DiffusersFolder(folder, pipeline, parts, absent, weights, variant)
 
 
 def parts_of(folder: Path) -> dict[str, tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from kalpana.families import FAMILIES, find
-from kalpana.hub.card import CARD, find_model, model_folders, read_card, usable_models
+from kalpana.hub.card import CARD, Card, find_model, model_folders, read_card, usable_models
 from kalpana.pipelines.options import LoadOptions
 from kalpana.request import Request, RequestFields, ask
 from kalpana.types import KalpanaError, Result, Step
@@ -58,10 +58,7 @@ def load(
 
 @lru_cache(maxsize=2)
 def _load(
-    folder: Path,
-    modified: tuple[tuple[str, int], ...],
-    device: str | None,
-    options: LoadOptions,
+    folder: Path, modified: tuple[tuple[str, int], ...], device: str | None, options: LoadOptions
 ) -> Pipeline:
     """The pipeline in a folder; ``modified``, the modification times of its files in ns, is part of
     the cache key only."""
@@ -77,6 +74,22 @@ def _load(
     reference = FAMILIES[card.family].pipeline
     assert reference is not None
     return find(reference).read(folder, card, device)
+
+
+def card_of(folder: Path) -> Card:
+    """The card of the model in a folder; that of a public model in the layout of diffusers, which
+    comes without one, is made from its files. Raises KalpanaError as ``read_card``, and if the
+    public model cannot be loaded."""
+    from kalpana.hub import diffusers_folder, stable_diffusion
+    from kalpana.hub.huggingface import name_of
+
+    if (folder / CARD).is_file() or not diffusers_folder.holds(folder):
+        return read_card(folder)
+    if stable_diffusion.takes(folder):
+        return Card(name=name_of(folder), family="unet", tasks=("text-to-image",))
+    from kalpana.pipelines.diffusers_pipeline import public_card
+
+    return public_card(folder)
 
 
 def forget() -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,21 @@ class DiffusersPipeline:
         return self.pipes[task]
 
 
+def public_card(folder: Path) -> Card:
+    """The card of the model in a folder in the layout of diffusers, without its weights: whether it
+    makes pictures or videos. Raises KalpanaError as ``DiffusersPipeline.read``."""
+    found = diffusers_folder.read(folder)
+    arguments = signature(_class(found).__call__).parameters
+    video = "num_frames" in arguments
+    capabilities = {"uses": ("prompt", "seconds", "fps")} if video else {}
+    return Card(
+        name=name_of(folder),
+        family="diffusers",
+        tasks=("text-to-video" if video else "text-to-image",),
+        capabilities=capabilities,
+    )
+
+
 @dataclass(frozen=True)
 class PromptLimit:
     """Limit of the text that a model reads: of its tokenizer that reads most, with its length."""
@@ -177,7 +194,8 @@ def _load(
     loaded."""
     given = dict[str, Any](dtype=dtype, variant=found.variant, use_safetensors=True)
     expected, _ = kind._get_signature_keys(kind)
-    given |= {name: None for name in diffusers_folder.CHECKERS if name in expected}
+    absent = (*diffusers_folder.CHECKERS, *found.absent)
+    given |= {name: None for name in absent if name in expected}
     try:
         pipe = kind.from_pretrained(str(found.path), local_files_only=True, **given)
         _check_tensors(found, pipe)
@@ -218,6 +236,9 @@ def _class(found: DiffusersFolder) -> Any:
                 f"{index} names the class {name} of {library} for {part}, which is neither in "
                 f"{version} nor in transformers {transformers.__version__}"
             )
+        needs = home is diffusers and getattr(getattr(home, name), "_keep_in_fp32_modules", None)
+        if needs and find_spec("accelerate") is None:
+            raise KalpanaError(f"a {name} needs accelerate: pip install 'kalpana[hub]'")
     return kind
 
 
@@ -292,6 +313,10 @@ def _named(pipe: Any) -> Iterator[None]:
         raise KalpanaError(
             f"{type(pipe).__name__} has too little memory ({_reason(error)}): load it with dtype "
             "bf16, offload model or tiling, or ask for a smaller size"
+        ) from None
+    except NameError as error:  # diffusers imports some packages only if they are installed
+        raise KalpanaError(
+            f"{type(pipe).__name__} needs {error.name}: pip install 'kalpana[hub]'"
         ) from None
     except Exception as error:  # of diffusers: what its checks of arguments say
         raise KalpanaError(f"{type(pipe).__name__} failed: {_reason(error)}") from None

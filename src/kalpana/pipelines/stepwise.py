@@ -12,7 +12,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Stopped(BaseException):
@@ -50,7 +51,7 @@ def stepwise(
                 turns.put(True)
                 kind, value = answers.get()
             if kind == "result":
-                return value  # type: ignore[no-any-return]
+                return value
             if kind == "error":
                 raise value
             yield value
