@@ -28,6 +28,12 @@ VAE: dict[str, Any] = {
     "latent_channels": 4,
     "sample_size": 32,
 }
+# Levels of an autoencoder whose latents are 8 pixels wide, as Lumina2Pipeline takes for granted.
+FOUR: dict[str, Any] = {
+    "block_out_channels": (8,) * 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 UNET: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": 4,
@@ -241,11 +247,7 @@ def lumina2() -> Any:
     )  # fmt: skip
     return d.Lumina2Pipeline(
         transformer=sd.stir(transformer, 13),
-        vae=vae(  # Lumina2Pipeline takes it for granted that a latent is 8 pixels wide
-            use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06,
-            block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-        ),  # fmt: skip
+        vae=vae(**FOUR, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06),
         scheduler=d.FlowMatchEulerDiscreteScheduler(),
         text_encoder=gemma(),
         tokenizer=words_tokenizer(),
