@@ -111,7 +111,7 @@ def reference(name: str, fields: dict[str, Any], kind: str = "", **more: Any) ->
 
 
 def arrays(pictures: Any) -> list[np.ndarray]:
-    return [np.asarray(each) for each in pictures]
+    return [np.array(each) for each in pictures]
 
 
 def media(output: Any) -> list[np.ndarray]:
@@ -134,7 +134,8 @@ def test_every_kind_gives_the_pixels_of_diffusers_alone_and_in_a_batch(
     found = media(second)
     if name == "sdxl-inpaint":  # ours puts the picture back around the mask
         wanted[0][16:], wanted[0][:, 16:] = np.asarray(PHOTO)[16:], np.asarray(PHOTO)[:, 16:]
-    assert len(found) == len(wanted) and all(map(np.array_equal, found, wanted))
+    difference = np.abs(np.stack(found).astype(int) - np.stack(wanted))
+    assert difference.max() == 0, (difference.max(), difference.mean())
     assert found[0].std() > 1  # a picture
     assert len(found) == (5 if name in VIDEOS else 1)
     first = end.result.outputs[0]
@@ -158,12 +159,11 @@ def test_the_receipt_holds_the_hashes_and_replays(write: Write, tmp_path: Path) 
 def test_a_replay_loads_the_weights_in_the_same_numbers(write: Write, tmp_path: Path) -> None:
     folder = str(write("sdxl"))
     (exact,) = last(load(folder, "cpu").generate("a red ball", **ASK)).outputs
-    (output,) = last(load(folder, "cpu", dtype="bf16").generate("a red ball", **ASK)).outputs
+    model = load(folder, "cpu", dtype="bf16")
+    (output,) = last(model.generate("a red ball", **ASK, model=folder)).outputs
     assert output.receipt["diffusers"]["dtype"] == "bf16"
     difference = np.abs(media(exact)[0].astype(int) - media(output)[0])
     assert 0 < difference.mean() < 20
-    receipt = output.receipt | {"request": output.receipt["request"] | {"model": folder}}
-    receipt["resolved"] = receipt["resolved"] | {"model": folder}
     path = output.save(tmp_path / "a.png").path
     assert path is not None and kalpana.replay(path)[1].bytes
 
@@ -197,7 +197,7 @@ def test_a_controlnet_follows_its_map_and_is_left_out_without_one(write: Write) 
         draw(control={"map": PHOTO}),
         draw(control={"map": grey}),
         draw(control=[{"kind": "map", "image": PHOTO, "strength": 0.3}]),
-        draw(control=[{"kind": "map", "image": PHOTO, "end": 0.4}]),
+        draw(control=[{"kind": "map", "image": PHOTO, "end": 0.5}]),
         draw(control={"map": PHOTO}, image=PHOTO),
         draw(control={"map": PHOTO}, image=PHOTO, mask=MASK),
     }
@@ -232,7 +232,7 @@ def test_closing_the_stream_cancels_after_the_step(write: Write) -> None:
 
 
 def test_what_the_tokenizers_do_not_read_is_reported(write: Write) -> None:
-    for name, limit in (("sdxl", 77), ("flux", 64)):
+    for name, limit in (("sdxl", 77), ("pixart", 64)):
         model = load(str(write(name)), "cpu")
         text = "a" * (limit + 10)
         result = last(model.generate(text, **ASK))
@@ -244,14 +244,14 @@ def test_what_the_tokenizers_do_not_read_is_reported(write: Write) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("flux", {"sampler": "euler"}, "sampler euler cannot be used by model .*no such setting"),
+        ("flux", {"sampler": "euler"}, "sampler 'euler' cannot be used by model .*no such setting"),
         ("flux", {"negative_prompt": "a cat"}, "negative_prompt .*no such setting"),
         ("flux", {"size": "33x40"}, "its sides are multiples of 16: try 32x32"),
         ("flux", {"seconds": 2}, "seconds .*no such setting"),
         ("flux", {"control": {"edges": PHOTO}}, "control edges .*no such setting"),
         ("sdxl", {"guidance": 1, "negative_prompt": "a"}, "negative prompt needs guidance"),
         ("sdxl", {"eta": 0.5}, "eta 0.5 .*no such setting"),
-        ("sdxl", {"language": "hi"}, "language hi .*it knows auto, en"),
+        ("sdxl", {"language": "hi"}, "language 'hi' .*it knows auto, en"),
         ("sdxl-inpaint", {}, "generates from image and mask, not from a prompt alone"),
         ("cogvideox-image", {}, "generates from image, not from a prompt alone"),
     ],

@@ -223,7 +223,9 @@ def _class(found: DiffusersFolder) -> Any:
     index = found.path / diffusers_folder.INDEX
     version = f"diffusers {diffusers.__version__}"
     kind = getattr(diffusers, found.pipeline, None)
-    if not isinstance(kind, type) or not hasattr(kind, "_get_signature_keys"):
+    if backends := getattr(kind, "_backends", None):  # in place of a class that cannot be imported
+        raise KalpanaError(f"a {found.pipeline} needs {', '.join(backends)}: install them")
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
         raise KalpanaError(
             f"{index} names the pipeline {found.pipeline}, which is not in {version}: "
             "write pip install -U diffusers, or take another model"
