@@ -134,8 +134,10 @@ def test_every_kind_gives_the_pixels_of_diffusers_alone_and_in_a_batch(
     found = media(second)
     if name == "sdxl-inpaint":  # ours puts the picture back around the mask
         wanted[0][16:], wanted[0][:, 16:] = np.asarray(PHOTO)[16:], np.asarray(PHOTO)[:, 16:]
-    difference = np.abs(np.stack(found).astype(int) - np.stack(wanted))
-    assert difference.max() == 0, (difference.max(), difference.mean())
+    # Wan rounds a few values the other way, by the place of loaded weights in memory; CogVideoX
+    # makes more frames than it is asked for, of which ours are the first.
+    difference = np.abs(np.stack(found).astype(int) - np.stack(wanted[: len(found)]))
+    assert difference.max() <= name.startswith("wan") and difference.mean() < 0.01
     assert found[0].std() > 1  # a picture
     assert len(found) == (5 if name in VIDEOS else 1)
     first = end.result.outputs[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from kalpana.capabilities import Capabilities, Defaults
@@ -110,11 +111,14 @@ def _relatives(pipe: Any) -> Iterator[Any]:
 
 
 def _sibling(pipe: Any, kind: Any) -> Any:
-    """A pipeline of another class on the same parts; None if it needs others."""
+    """A pipeline of another class on the same parts, with a scheduler of its own; None if it needs
+    others."""
     parts, options = kind._get_signature_keys(kind)
     given = {name: part for name, part in pipe.components.items() if name in parts}
     if set(parts) - given.keys() - set(kind._optional_components):
         return None
+    if "scheduler" in given:  # some classes change the settings of theirs
+        given["scheduler"] = deepcopy(given["scheduler"])
     given |= dict.fromkeys(set(parts) - given.keys())
     return kind(**given, **{name: pipe.config[name] for name in options if name in pipe.config})
 
