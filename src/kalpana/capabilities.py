@@ -112,6 +112,8 @@ class Capabilities(BaseModel):
     - ``sizes``: the sizes of its training, the default first
     - ``tiles``: number of pixels of which the sides of a larger picture are multiples, for a model
       that generates larger pictures in overlapping windows. None: it has no other sizes
+    - ``multiple``: number of pixels of which the sides of any picture are multiples. None: it has
+      the sizes above only
     - ``samplers``, ``languages``, ``labels``, ``controls``, ``cameras``: the values of these fields
     - ``tokens``: number of image tokens in its codebook. None: it generates no tokens
     """
@@ -121,6 +123,7 @@ class Capabilities(BaseModel):
     uses: tuple[str, ...] = ("prompt", "negative_prompt", "steps", "guidance", "sampler", "size")
     sizes: tuple[str, ...] = ("128x128",)
     tiles: int | None = None
+    multiple: int | None = None
     samplers: tuple[str, ...] = SAMPLERS
     languages: tuple[str, ...] = ("en", "hi")
     labels: tuple[str, ...] = ()
@@ -257,6 +260,8 @@ class Capabilities(BaseModel):
         """The reason for which a size cannot be used, with one that can."""
         if size in self.sizes:
             return None
+        if self.multiple is not None:
+            return self._multiple_refusal(size)
         if self.tiles is None:
             return f"it knows {', '.join(self.sizes)} (for a larger picture ask to upscale it)"
         least = [int(side) for side in self.sizes[0].split("x")]
@@ -271,5 +276,14 @@ class Capabilities(BaseModel):
             f"it knows {', '.join(self.sizes)} and larger sides that are multiples of "
             f"{self.tiles}: try {near[0]}x{near[1]}"
         )
+
+    def _multiple_refusal(self, size: str) -> str | None:
+        """The reason for which a size is not one of multiples, with one that is."""
+        assert self.multiple is not None
+        sides = [int(side) for side in size.split("x")]
+        near = [max(round(side / self.multiple), 1) * self.multiple for side in sides]
+        if near == sides:
+            return None
+        return f"its sides are multiples of {self.multiple}: try {near[0]}x{near[1]}"
 
     _one_line = model_validator(mode="wrap")(one_line)

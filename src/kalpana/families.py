@@ -245,6 +245,12 @@ _ALL = (
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
     ),
+    Family(  # of models in the layout of the diffusers library, which have no card
+        "diffusers",
+        pipeline="kalpana.pipelines.diffusers_pipeline:DiffusersPipeline",
+        capabilities=Capabilities(samplers=(), languages=("en",)),
+        tasks=_TEXT_TO_IMAGE,
+    ),
     Family(
         "lora",
         "kalpana.models.lora:LoRA",

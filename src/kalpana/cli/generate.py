@@ -10,7 +10,7 @@ import typer
 
 from kalpana.cli.console import asked_to_stop, lines_of, print_json, watch
 from kalpana.cli.names import PATTERN, check, name_of
-from kalpana.cli.options import Device, Json, Out, field
+from kalpana.cli.options import Device, Dtype, Json, Offload, Out, Tiling, field
 from kalpana.request import Request
 from kalpana.types import KalpanaError, Output
 
@@ -117,6 +117,9 @@ def generate(
         ),
     ] = True,
     device: Device = None,
+    dtype: Dtype = None,
+    offload: Offload = None,
+    tiling: Tiling = False,
     out: Out = Path("pictures"),
     as_json: Json = False,
 ) -> None:
@@ -141,7 +144,7 @@ def generate(
         fields["plan"] = False
     texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
-    pipeline = load(requests[0].model, device)
+    pipeline = load(requests[0].model, device, dtype=dtype, offload=offload, tiling=tiling)
     ranker = _ranker(rank_by, device) if requests[0].best_of > 1 else None
     if rank_by is not None and not ranker:
         raise KalpanaError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from kalpana.cli.console import print_json
 from kalpana.cli.options import Json
@@ -20,9 +22,17 @@ GROUPS = {
 }
 
 
-def models(as_json: Json = False) -> None:
+def models(
+    hub: Annotated[
+        bool, typer.Option("--hub", help="list those in the Hugging Face cache instead, offline")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the models by task, and where their weights are: inside Kalpana, in a folder, or
     missing, with how to get them."""
+    if hub:
+        _print_cached(as_json)
+        return
     from kalpana.hub.card import model_folders, read_card
 
     folders = model_folders()
@@ -42,6 +52,23 @@ def models(as_json: Json = False) -> None:
             # A model of two groups is listed twice; helpers are all that no group has.
             if mine & set(tasks) or not (tasks or mine & set(sum(GROUPS.values(), ()))):
                 print(f"  {_line(folders[name], card)}")
+
+
+def _print_cached(as_json: bool) -> None:
+    """Print the models in the Hugging Face cache, with their sizes."""
+    from kalpana.hub.huggingface import cache_folder, cached_models
+
+    found = cached_models()
+    if as_json:
+        print_json([model.to_json() for model in found])
+        return
+    print(f"Hugging Face cache, {cache_folder()}:")
+    for model in found:
+        size = f"{model.size / 1e9:.1f} GB" if model.size >= 1e8 else f"{model.size / 1e6:.1f} MB"
+        state = f"cannot be loaded: {model.problem}" if model.problem else str(model.folder)
+        print(f"  {model.name}: {model.kind}, {size}, {state}")
+    if not found:
+        print("  no models in the layout of diffusers; `kalpana weights pull ORG/NAME` fetches one")
 
 
 def _tasks(card: Card) -> set[str]:

@@ -66,9 +66,10 @@ def _again(
     """The picture of the receipt in a file, generated again, and its comparison with the file."""
     from kalpana.media import read_receipt
     from kalpana.pipelines import load
-    from kalpana.pipelines.replay import again, compare, request_of
+    from kalpana.pipelines.replay import again, compare, load_options, request_of
 
     receipt = read_receipt(file)
-    pipeline = load(model or request_of(receipt, inputs).model, device)
+    name = model or request_of(receipt, inputs).model
+    pipeline = load(name, device, **load_options(receipt))
     (picture,) = watch(again(pipeline, receipt, inputs)).outputs
     return picture, compare(file, picture)

@@ -17,7 +17,10 @@ weights = typer.Typer(help="Fetch, seal, verify and convert weights.")
 @weights.command("pull")
 def pull(
     names: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="names from `kalpana models`")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="names from `kalpana models`, or ORG/NAME of Hugging Face"
+        ),
     ],
     source: Annotated[
         str | None,
@@ -37,10 +40,23 @@ def pull(
 ) -> None:
     """Fetch the weights of models, check their hashes, and print their folders.
 
-    A stopped transfer resumes.
+    A model of Hugging Face, ORG/NAME, goes into the cache of huggingface_hub, without code and
+    pickles. A stopped transfer resumes.
     """
     from kalpana.cli.console import counting
+    from kalpana.hub.huggingface import REPO
+    from kalpana.hub.huggingface import pull as fetch_public
     from kalpana.hub.pull import pull as fetch
+
+    public = [name for name in names if REPO.fullmatch(name)]
+    if public and (source or to):
+        raise KalpanaError(
+            f"{public[0]} goes into the cache of Hugging Face: leave --from and --to out, or set "
+            "HF_HUB_CACHE or HF_ENDPOINT"
+        )
+    for name in public:
+        print(fetch_public(name), flush=True)
+    names = [name for name in names if name not in public]
 
     with counting("") as bar:
         for name in names:

@@ -123,7 +123,8 @@ def list_models() -> list[Card]:
 
 
 def find_model(name: str) -> Path:
-    """Folder of a model: by name for those in ``model_folders``, by path for any other.
+    """Folder of a model: by name for those in ``model_folders``, by path for any other, by
+    ORG/NAME for those in the Hugging Face cache.
 
     Raises KalpanaError if there is none, or its weights are not here.
     """
@@ -134,6 +135,11 @@ def find_model(name: str) -> Path:
         return known[name]
     if Path(name).is_dir():
         return Path(name)
+    if "/" in name:
+        from kalpana.hub import huggingface
+
+        if huggingface.REPO.fullmatch(name):
+            return huggingface.snapshot(name)
     close = difflib.get_close_matches(name, known, n=1)
     hint = (
         f"did you mean {close[0]!r}?"

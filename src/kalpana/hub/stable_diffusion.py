@@ -26,6 +26,7 @@ from kalpana.diffusion.denoiser import Process
 from kalpana.diffusion.schedule import SCHEDULES, Discrete, Schedule
 from kalpana.hub.clip import ACTIVATIONS, checkpoint_names
 from kalpana.hub.clip_tokenizer import MERGES, VOCABULARY, Words, read_bpe
+from kalpana.hub.diffusers_folder import class_of
 from kalpana.hub.public import misfit, read_object, read_tensors
 from kalpana.hub.vqgan import OLD
 from kalpana.hub.weights import fingerprint
@@ -131,9 +132,10 @@ class Checkpoint:
     files: dict[str, str]
 
 
-def holds(folder: Path) -> bool:
-    """Whether a folder is a pipeline in the layout of diffusers."""
-    return (folder / INDEX).is_file()
+def takes(folder: Path) -> bool:
+    """Whether the pipeline in a folder is a Stable Diffusion 1 or 2, by its class. Raises
+    KalpanaError if it is none of diffusers."""
+    return class_of(folder) in PIPELINES
 
 
 def read(folder: Path) -> Checkpoint:

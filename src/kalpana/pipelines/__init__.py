@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from kalpana.families import FAMILIES, find
-from kalpana.hub.card import CARD, find_model, model_folders, read_card, usable_models
+from kalpana.hub.card import CARD, Card, find_model, model_folders, read_card, usable_models
+from kalpana.pipelines.options import LoadOptions
 from kalpana.request import Request, RequestFields, ask
 from kalpana.types import KalpanaError, Result, Step
 
@@ -18,18 +19,29 @@ if TYPE_CHECKING:
     from kalpana.pipelines.rerank import Ranker
 
 
-def load(name: str = "default", device: str | None = None) -> Pipeline:
+def load(
+    name: str = "default",
+    device: str | None = None,
+    *,
+    dtype: str | None = None,
+    offload: str | None = None,
+    tiling: bool = False,
+) -> Pipeline:
     """The pipeline of a model, given by a name in ``kalpana.list_models()``, by a folder of
-    weights, or by a folder of a public model: dalle-mini, dalle-mega, or a Stable Diffusion 1 or 2
-    in the layout of diffusers.
+    weights, by a folder of a public model (dalle-mini, dalle-mega, or any in the layout of
+    diffusers), or by ORG/NAME of one in the Hugging Face cache.
 
     The last two models are cached, and read again when their files change. ``device`` None: a GPU
-    if there is one, else the CPU. Raises KalpanaError if there is no such model or device, or if
-    its files are damaged, changed or of another family.
+    if there is one, else the CPU. ``dtype``, ``offload`` and ``tiling`` are for models of the
+    diffusers library, see ``LoadOptions``. Raises KalpanaError if there is no such model or device,
+    or if its files are damaged, changed or of another family.
     """
+    options = LoadOptions(dtype, offload, tiling).checked()
     if _draws(name) and name not in model_folders() and not Path(name).is_dir():
         training = (
-            f"train it by recipes/{name}.yaml"
+            "take a public one by `kalpana weights pull ORG/NAME`"
+            if name == "diffusers"
+            else f"train it by recipes/{name}.yaml"
             if FAMILIES[name].network
             else "train the CLIP that it asks by recipes/clip.yaml"
         )
@@ -40,16 +52,20 @@ def load(name: str = "default", device: str | None = None) -> Pipeline:
         )
     folder = find_model(name).resolve()
     files = sorted(path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file())
-    return _load(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files), device)
+    modified = tuple((str(path), path.stat().st_mtime_ns) for path in files)
+    return _load(folder, modified, device, options)
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, modified: tuple[tuple[str, int], ...], device: str | None) -> Pipeline:
+def _load(
+    folder: Path, modified: tuple[tuple[str, int], ...], device: str | None, options: LoadOptions
+) -> Pipeline:
     """The pipeline in a folder; ``modified``, the modification times of its files in ns, is part of
     the cache key only."""
-    if not (folder / CARD).is_file() and (public := _public(folder, device)):
+    if not (folder / CARD).is_file() and (public := _public(folder, device, options)):
         return public
     card = read_card(folder)
+    options.refuse(f"model {card.name!r}")
     if not _draws(card.family):
         raise KalpanaError(
             f"model {card.name!r} is of family {card.family!r}, which draws nothing from words: "
@@ -58,6 +74,22 @@ def _load(folder: Path, modified: tuple[tuple[str, int], ...], device: str | Non
     reference = FAMILIES[card.family].pipeline
     assert reference is not None
     return find(reference).read(folder, card, device)
+
+
+def card_of(folder: Path) -> Card:
+    """The card of the model in a folder; that of a public model in the layout of diffusers, which
+    comes without one, is made from its files. Raises KalpanaError as ``read_card``, and if the
+    public model cannot be loaded."""
+    from kalpana.hub import diffusers_folder, stable_diffusion
+    from kalpana.hub.huggingface import name_of
+
+    if (folder / CARD).is_file() or not diffusers_folder.holds(folder):
+        return read_card(folder)
+    if stable_diffusion.takes(folder):
+        return Card(name=name_of(folder), family="unet", tasks=("text-to-image",))
+    from kalpana.pipelines.diffusers_pipeline import public_card
+
+    return public_card(folder)
 
 
 def forget() -> None:
@@ -77,15 +109,20 @@ def _draws(family: str) -> bool:
     return family in FAMILIES and FAMILIES[family].pipeline is not None
 
 
-def _public(folder: Path, device: str | None) -> Pipeline | None:
+def _public(folder: Path, device: str | None, options: LoadOptions) -> Pipeline | None:
     """The pipeline of a public checkpoint in a folder; None if the folder holds none. Raises
     KalpanaError for a public VQGAN, which is no text-to-image model."""
-    from kalpana.hub import stable_diffusion
+    from kalpana.hub import diffusers_folder, stable_diffusion
     from kalpana.hub.dalle_mini import VQGAN, holds
     from kalpana.pipelines.diffusion import DiffusionPipeline
     from kalpana.pipelines.text_to_tokens import TextToTokens
 
-    if stable_diffusion.holds(folder):
+    if diffusers_folder.holds(folder) and not stable_diffusion.takes(folder):
+        from kalpana.pipelines.diffusers_pipeline import DiffusersPipeline
+
+        return DiffusersPipeline.read(folder, device=device, options=options)
+    options.refuse(str(folder))
+    if diffusers_folder.holds(folder):
         return DiffusionPipeline.read_public(folder, device)
     if holds(folder):
         return TextToTokens.read_public(folder, device)

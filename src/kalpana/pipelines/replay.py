@@ -66,6 +66,12 @@ def request_of(receipt: dict[str, Any], files: Sequence[Path] = ()) -> Request:
     return request.updated(**found)
 
 
+def load_options(receipt: dict[str, Any]) -> dict[str, Any]:
+    """Options with which ``load`` reads the model of a receipt as it was, on the same device."""
+    about = receipt.get("diffusers") or {}
+    return {name: about[name] for name in ("dtype", "tiling") if about.get(name)}
+
+
 def again(model: Pipeline, receipt: dict[str, Any], files: Sequence[Path] = ()) -> Iterator[Step]:
     """The stream that generates the picture of a receipt again. Raises KalpanaError as
     ``request_of`` and ``Pipeline.generate``."""
@@ -85,7 +91,7 @@ def compare(path: Path, again: Output) -> ReplayDiff:
     largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
     changed = tuple(
         name
-        for name in ("kalpana", "torch", "device", "model")
+        for name in ("kalpana", "torch", "device", "model", "diffusers")
         if receipt.get(name) != again.receipt.get(name)
     )
     return ReplayDiff(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)
@@ -107,5 +113,6 @@ def replay(path: str | PathLike[str], inputs: Sequence[Path] = ()) -> tuple[Outp
     from kalpana.pipelines import last, load
 
     receipt = read_receipt(Path(path))
-    (output,) = last(again(load(request_of(receipt).model), receipt, inputs)).outputs
+    model = load(request_of(receipt).model, **load_options(receipt))
+    (output,) = last(again(model, receipt, inputs)).outputs
     return output, compare(Path(path), output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,6 +10,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.requests import Request as HttpRequest
 
 from kalpana import __version__
+from kalpana.hub.card import CARD
+from kalpana.hub.diffusers_folder import INDEX
 from kalpana.serve.errors import ApiError
 from kalpana.serve.models import Kind, kinds_of
 from kalpana.serve.settings import Server, server_of
@@ -23,13 +26,7 @@ async def models(http: HttpRequest) -> Response:
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/v1/models/{id}", summary="One model")
-async def model(http: HttpRequest, id: str) -> Response:
-    server = server_of(http)
-    return JSONResponse(_model(server, _known(server, id)))
-
-
-@router.get("/v1/models/{id}/capabilities", summary="What a model can be asked for")
+@router.get("/v1/models/{id:path}/capabilities", summary="What a model can be asked for")
 async def capabilities(http: HttpRequest, id: str) -> Response:
     server = server_of(http)
     name = _known(server, id)
@@ -41,6 +38,12 @@ async def capabilities(http: HttpRequest, id: str) -> Response:
             able = await server.jobs.call(lambda: server.models.capabilities(name))
         body |= able.model_dump(mode="json") | {"formats": able.formats}
     return JSONResponse(body)
+
+
+@router.get("/v1/models/{id:path}", summary="One model")  # after the longer path above
+async def model(http: HttpRequest, id: str) -> Response:
+    server = server_of(http)
+    return JSONResponse(_model(server, _known(server, id)))
 
 
 @router.get("/healthz", summary="Whether the server works")
@@ -76,13 +79,18 @@ def _known(server: Server, name: str) -> str:
     return name
 
 
+def _described(folder: Path) -> Path:
+    """The file that describes the model in a folder: its card, or the index of a public one."""
+    return next(path for name in (CARD, INDEX) if (path := folder / name).is_file())
+
+
 def _model(server: Server, name: str) -> dict[str, Any]:
     card = server.models.cards[name]
     kinds: tuple[Kind, ...] = kinds_of(card)
     return {
         "id": name,
         "object": "model",
-        "created": int((server.models.folders[name] / "card.json").stat().st_mtime),
+        "created": int(_described(server.models.folders[name]).stat().st_mtime),
         "owned_by": "kalpana",
         "family": card.family,
         "kinds": kinds,

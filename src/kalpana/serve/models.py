@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kalpana.capabilities import Capabilities
 from kalpana.families import FAMILIES
-from kalpana.hub.card import Card, find_model, list_models, missing_files, read_card, weights_dir
+from kalpana.hub.card import Card, find_model, list_models, missing_files, weights_dir
+from kalpana.pipelines import card_of
 from kalpana.request import Request
 from kalpana.serve.errors import ApiError
 from kalpana.types import KalpanaError
@@ -59,7 +60,7 @@ class Models:
 
     def _add(self, name: str, strict: bool) -> None:
         folder = find_model(name)
-        card = read_card(folder)
+        card = card_of(folder)
         if not kinds_of(card) or missing_files(folder, card):
             if strict:
                 what = ", ".join(missing_files(folder, card)) or "a family that can be served"
