@@ -33,7 +33,7 @@ from kalpana.hub.weights import find_device
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import diffusers_tasks as of
 from kalpana.pipelines.diffusers_tasks import Task
-from kalpana.pipelines.editing import Edit, fitted, open_image
+from kalpana.pipelines.editing import Edit, fitted
 from kalpana.pipelines.options import DTYPES, USUAL, LoadOptions
 from kalpana.pipelines.pipeline import Progress, answer
 from kalpana.pipelines.rerank import Ranker
@@ -251,7 +251,7 @@ def _check_tensors(found: DiffusersFolder, pipe: Any) -> None:
     from safetensors import safe_open
 
     for part in found.parts:
-        module = pipe.components.get(part)
+        module: Any = pipe.components.get(part)
         files = [path for path in found.weights if path.parent.name == part]
         if not isinstance(module, diffusers.ModelMixin) or not files:
             continue
@@ -373,7 +373,7 @@ def _arguments(pipe: Any, request: Request, edit: Edit | None, seed: int) -> dic
             mask = (edit.mask[0, 0].numpy() * 255).round().astype(np.uint8)
             given["mask_image"] = Image.fromarray(mask)
     if request.last_image is not None:
-        given["last_image"] = to_images(fitted(open_image(request.last_image), size))[0]
+        given["last_image"] = to_images(fitted(request.last_image.picture(), size))[0]
     given |= _control(pipe, request, size) | _timing(pipe, request)
     # Checked against the capabilities before: what is left out here has its default.
     return {name: value for name, value in given.items() if name in call and value is not None}
@@ -388,8 +388,8 @@ def _control(pipe: Any, request: Request, size: tuple[int, int]) -> dict[str, An
     kinds = of.control_kinds(pipe)
     if lost := [kind for kind in kinds if kind not in maps]:
         raise KalpanaError(f"control needs a map for each ControlNet: give {', '.join(lost)} too")
-    images = [to_images(fitted(open_image(maps[kind].image), size))[0] for kind in kinds]
-    values = {
+    images = [to_images(fitted(maps[kind].image.picture(), size))[0] for kind in kinds]
+    values: dict[str, list[Any]] = {
         argument: images,
         "controlnet_conditioning_scale": [maps[kind].strength for kind in kinds],
         "control_guidance_start": [maps[kind].start for kind in kinds],

@@ -95,7 +95,9 @@ def _relatives(pipe: Any) -> Iterator[Any]:
 
     yield pipe
     network = pipe.components.get("unet") or pipe.components.get("transformer")
-    channels = [getattr(network.config, f"{end}_channels", None) for end in ("in", "out")]
+    channels: list[Any] = [
+        getattr(network.config, f"{end}_channels", None) for end in ("in", "out")
+    ]
     if None not in channels and channels[0] > channels[1]:
         return  # a network that reads a picture beside the latents does nothing else
     classes = list[Any]()
@@ -219,7 +221,7 @@ def default_size(pipe: Any) -> tuple[int, int]:
     config, factor = network.config, scale(pipe)
     sides = config.get("sample_width"), config.get("sample_height")
     if all(isinstance(side, int) for side in sides):
-        return sides[0] * factor, sides[1] * factor  # type: ignore[operator]
+        return sides[0] * factor, sides[1] * factor
     side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     if isinstance(side, list | tuple) and len(side) == 2:
         return side[1] * factor, side[0] * factor
@@ -256,8 +258,10 @@ def frame_rate(pipe: Any) -> int:
 
 def whole_frames(pipe: Any, count: int) -> int:
     """The least number of frames from ``count`` on that a pipeline can generate."""
-    names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
-    names += ("vae_temporal_scale_factor", "temporal_compression_ratio")
+    names = (
+        *("vae_scale_factor_temporal", "vae_temporal_compression_ratio"),
+        *("vae_temporal_scale_factor", "temporal_compression_ratio"),
+    )
     factors = (getattr(pipe, name, None) for name in names)
     factor = next((each for each in factors if isinstance(each, int)), 1)
     return 1 + -(-(count - 1) // factor) * factor
