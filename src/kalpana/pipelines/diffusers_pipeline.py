@@ -253,7 +253,8 @@ def _check_tensors(found: DiffusersFolder, pipe: Any) -> None:
     for part in found.parts:
         module: Any = pipe.components.get(part)
         files = [path for path in found.weights if path.parent.name == part]
-        if not isinstance(module, diffusers.ModelMixin) or not files:
+        known: Any = diffusers.ModelMixin
+        if not isinstance(module, known) or not files:
             continue
         stored = set[str]()
         for path in files:
