@@ -47,6 +47,9 @@ function pictureChanged(value) {
   $("#mask-tools").hidden = !value;
   undo = [];
   mask = value && h("canvas", { width: value.width, height: value.height });
+  mask?.getContext("2d", { willReadFrequently: true });
+  painted = false;
+  put($("#mask-state"), null);
   if (!value) return;
   const canvas = $("#mask");
   canvas.width = value.width;

@@ -27,6 +27,15 @@ const NEEDS = {
   language: "prompt", expand: "prompt", plan: "control", mask_mode: "mask",
   guidance_rescale: "sampler", eta: "sampler", spacing: "sampler",
 };
+// What a model can do, by its capabilities.
+const SKILLS = {
+  draw: ({ kinds }) => kinds.includes("image"),
+  video: ({ kinds }) => kinds.includes("video"),
+  edit: ({ uses }) => uses.includes("image"),
+  mask: ({ uses }) => uses.includes("mask"),
+  control: ({ uses }) => uses.includes("control"),
+  larger: ({ tiles }) => tiles !== null,
+};
 const ALWAYS = ["best_of", "upscale", "format", "n", "seed", "model"];
 const WHOLE = ["n", "steps", "top_k", "best_of", "upscale", "fps"];
 const NUMBERS = [...WHOLE, "guidance", "guidance_rescale", "eta", "temperature", "top_p", "strength",
@@ -132,6 +141,7 @@ async function choose(name) {
 // The reason for which the model cannot use a field, as a key of the strings; null if it can.
 export function refusal(name, able = capabilities) {
   if (!able || ALWAYS.includes(name)) return null;
+  if (mode === "compare" && able === capabilities) return null; // each model takes what it can use
   if (name === "label" && !able.labels.length) return "no_such_setting";
   if (name === "strength" && able.kinds.includes("video") && !able.uses.includes("video")) return "no_such_setting";
   return able.uses.includes(NEEDS[name] ?? name) ? null : "no_such_setting";
@@ -141,10 +151,12 @@ function show() {
   const { defaults } = capabilities;
   const about = models.find((each) => each.id === capabilities.id);
   const languages = capabilities.languages.map((each) => t(`language_${each}`)).join(", ");
+  const skills = Object.keys(SKILLS).filter((each) => SKILLS[each](capabilities));
   put($("#model-note"), "model_about", {
     family: capabilities.family,
     million: about?.parameters ? (about.parameters / 1e6).toFixed(1) : "?",
     languages,
+    skills: skills.map((each) => t(`can_${each}`)).join(", "),
   });
   options("size", sizes(), capabilities.sizes[0]);
   options("sampler", capabilities.samplers, defaults.sampler);

@@ -14,6 +14,19 @@ const SILENCE = 40_000; // milliseconds without an event after which a stream co
 export const isOpen = (job) => OPEN.includes(job.state);
 export const openJobs = () => [...jobs.values()].filter(isOpen);
 
+const MINE = "kalpana.mine"; // in sessionStorage: ids of the jobs that this tab has started
+const mine = new Set(session() ?? []);
+export const ownOpen = () => openJobs().filter(({ id }) => mine.has(id));
+
+function session(value) {
+  try {
+    if (value) sessionStorage.setItem(MINE, JSON.stringify(value));
+    return JSON.parse(sessionStorage.getItem(MINE));
+  } catch {
+    return null;
+  }
+}
+
 const emit = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
 export function keep(job) {
@@ -32,7 +45,10 @@ function forget(id) {
 }
 
 export async function submit(fields) {
-  return keep(await post("/v1/jobs", { previews: 12, ...fields }));
+  const job = await post("/v1/jobs", { previews: 12, ...fields });
+  mine.add(job.id);
+  session([...mine].slice(-500));
+  return keep(job);
 }
 
 export async function cancel(id) {

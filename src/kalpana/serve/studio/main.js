@@ -104,18 +104,18 @@ async function tracing(request) {
   }
 }
 
-// What Cancel and Escape stop: the trace, the jobs of the table, or all own jobs.
+// What Cancel and Escape stop: the trace, the jobs of the table, or the jobs of this tab.
 async function cancel() {
   if (mode === "trace") return trace.stop();
   const table = mode === "compare" || mode === "grid";
-  const ids = table ? compareAndGrid.openIds(mode) : jobs.openJobs().map((each) => each.id);
+  const ids = table ? compareAndGrid.openIds(mode) : jobs.ownOpen().map((each) => each.id);
   for (const id of ids) await jobs.cancel(id);
   if (ids.length) announce("told_cancelled", { n: ids.length });
   return null;
 }
 
 function stopButton() {
-  const open = mode === "trace" ? trace.isRunning() : jobs.openJobs().length > 0;
+  const open = mode === "trace" ? trace.isRunning() : jobs.ownOpen().length > 0;
   $("#stop").hidden = !open;
 }
 

@@ -2,7 +2,7 @@
 
 import { local } from "./api.js";
 import { $, alertUser, announce, h, icon, put, say, seconds, shortened, t } from "./dom.js";
-import { bus, cancel, isOpen, jobs, listed, openJobs, previews, refreshed, remove, retry } from "./jobs.js";
+import { bus, cancel, isOpen, jobs, listed, previews, refreshed, remove, retry } from "./jobs.js";
 import { open } from "./viewer.js";
 
 const SHOWN = 24; // cards on the page; the gallery has the others
@@ -184,7 +184,6 @@ function update(job) {
 // Announces the start, each quarter, and the end of a job.
 const quarters = new Map();
 function tellState(job, was) {
-  $("#stop").hidden = openJobs().length === 0;
   const quarter = Math.floor(job.progress * 4);
   if (job.state !== was && !isOpen(job)) {
     quarters.delete(job.id);

@@ -102,8 +102,10 @@ export class Slot {
     return true;
   }
 
+  // Takes a data URL in base64.
   async setUrl(url) {
-    return this.set(await (await fetch(url)).blob());
+    const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (each) => each.charCodeAt(0));
+    return this.set(new Blob([bytes], { type: /^data:([^;,]*)/.exec(url)[1] }));
   }
 
   clear() {
