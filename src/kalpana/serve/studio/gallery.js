@@ -1,15 +1,16 @@
 // The gallery: all finished pictures and videos of this client, found by words, meaning or stars.
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { $, alertUser, put } from "./dom.js";
 import { limits } from "./form.js";
-import { bus, jobs, keep, listed } from "./jobs.js";
+import { bus, jobs, keep } from "./jobs.js";
 import { tile } from "./results.js";
 
 const PAGE = 60; // jobs at a time
 let last = null; // the id of the last job that was listed
 let hits = null; // of a search by meaning, [{id, file}]
 let shown = false; // whether the gallery was filled
+let listing = false; // jobs of a page that is being listed are not new
 let wanted = 0; // number of the latest search
 
 export function start() {
@@ -21,7 +22,9 @@ export function start() {
   $("#find-by").addEventListener("change", () => $("#query").value && search());
   $("#query").addEventListener("search", search);
   $("#older").addEventListener("click", () => more().catch(alertUser));
-  bus.addEventListener("job", ({ detail }) => shown && detail.state === "done" && refresh(detail));
+  bus.addEventListener("job", ({ detail }) => {
+    if (shown && !listing && detail.state === "done") refresh(detail);
+  });
   bus.addEventListener("deleted", ({ detail }) => {
     document.querySelectorAll(`#tiles [data-job="${detail}"]`).forEach((each) => each.remove());
   });
@@ -62,7 +65,9 @@ async function byMeaning(fields, mine) {
   put($("#gallery-state"), "searching");
   const { data } = await post("/v1/search", { n: 60, ...fields });
   if (mine !== wanted) return;
+  listing = true;
   data.forEach(({ job }) => keep(job));
+  listing = false;
   const starred = $("#starred").checked;
   hits = data.map(({ job, file }) => ({ id: job.id, file }))
     .filter(({ id, file }) => !starred || jobs.get(id).outputs.some((each) => each.file === file && each.starred));
@@ -79,8 +84,11 @@ async function more(mine = wanted) {
   if (words) query.set("query", words);
   if ($("#starred").checked) query.set("starred", "true");
   if (last) query.set("after", last);
-  const { data, has_more } = await listed(query);
+  const { data, has_more } = await get(`/v1/jobs?${query}`);
   if (mine !== wanted) return;
+  listing = true;
+  data.forEach((job) => keep(job));
+  listing = false;
   last = data.at(-1)?.id ?? last;
   for (const job of data) for (const { file } of job.outputs) place(jobs.get(job.id), file);
   $("#older").hidden = !has_more;

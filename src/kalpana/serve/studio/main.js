@@ -244,6 +244,7 @@ async function main() {
     if (file) go(() => restore(file));
   });
   document.addEventListener("keydown", keys);
+  addEventListener("hashchange", () => go(() => enter(location.hash.slice(1))));
   drops();
   jobs.bus.addEventListener("connection", connection);
   jobs.bus.addEventListener("job", stopButton);

@@ -19,6 +19,10 @@ export function picture(job, output, attributes = {}) {
   const element = isVideo(output.file)
     ? h("video", { src: source, muted: true, loop: true, playsinline: true, preload: "metadata", "aria-label": alt, ...size })
     : h("img", { src: source, alt, loading: "lazy", decoding: "async", ...size });
+  if (isVideo(output.file) && !matchMedia("(prefers-reduced-motion: reduce)").matches) {
+    element.addEventListener("pointerenter", () => element.play().catch(() => {}));
+    element.addEventListener("pointerleave", () => element.pause());
+  }
   let again = false;
   element.addEventListener("error", async () => {
     if (again) return element.classList.add("broken");
