@@ -85,7 +85,8 @@ async function failure(response) {
   }
 }
 
-export const get = async (path, signal) => parse(await (await send("GET", path, undefined, signal)).text());
+export const get = async (path, signal) =>
+  parse(await (await send("GET", path, undefined, signal)).text());
 export const post = async (path, body, signal) =>
   parse(await (await send("POST", path, body, signal)).text());
 export const remove = (path) => send("DELETE", path);

@@ -17,7 +17,8 @@ export async function loadStrings() {
 // A string of the page's language; {name} in it is replaced by values.name.
 export function t(key, values = {}) {
   const text = strings[language][key] ?? strings.en[key] ?? key;
-  return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+  return text.replace(/\{(\w+)\}/g,
+    (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
 export const has = (key) => key in strings.en;
@@ -34,7 +35,8 @@ export function setLanguage(wanted) {
 // Fills the strings of all elements that name one: data-t the text, data-t-label the aria-label,
 // data-t-placeholder and data-t-title the attributes.
 export function translate(root) {
-  for (const element of $$("[data-t], [data-t-label], [data-t-placeholder], [data-t-title]", root)) {
+  for (const element of $$("[data-t], [data-t-label], [data-t-placeholder], [data-t-title]",
+    root)) {
     translateOne(element);
   }
 }
@@ -103,7 +105,8 @@ export function alertUser(text, values = {}) {
     ? h("span", { lang: "en", dir: "auto" }, text.message)
     : say(text, values);
   const box = h("div", { class: "alert" }, message,
-    h("button", { type: "button", class: "icon", "data-t-label": "close", onclick: () => box.remove() },
+    h("button", { type: "button", class: "icon", "data-t-label": "close",
+      onclick: () => box.remove() },
       icon("close")));
   const boxes = $("#alerts");
   const same = [...boxes.children].find((each) => each.textContent === box.textContent);
@@ -144,9 +147,11 @@ export function store(name, value) {
 // ------------------------------------------------------------------------------------ numbers
 
 export function seconds(value) {
-  if (value < 60) return t("seconds_short", { s: value < 10 ? value.toFixed(1) : Math.round(value) });
+  if (value < 60) return t("seconds_short",
+    { s: value < 10 ? value.toFixed(1) : Math.round(value) });
   return t("minutes_short", { m: Math.floor(value / 60), s: Math.round(value % 60) });
 }
 
 export const shortened = (text, most = 120) =>
-  [...text.slice(0, 2 * most)].length > most ? `${[...text.slice(0, 2 * most)].slice(0, most).join("")}…` : text;
+  [...text.slice(0, 2 * most)].length > most
+    ? `${[...text.slice(0, 2 * most)].slice(0, most).join("")}…` : text;

@@ -30,7 +30,8 @@ export function start() {
   $("#clear-mask").addEventListener("click", () => change((context, { width, height }) =>
     context.clearRect(0, 0, width, height)));
   $("#add-rect").addEventListener("click", () => {
-    const [x, y, w, high] = ["x", "y", "w", "h"].map((each) => Number($(`#rect-${each}`).value) || 0);
+    const [x, y, w, high] = ["x", "y", "w",
+      "h"].map((each) => Number($(`#rect-${each}`).value) || 0);
     change((context) => context.fillRect(x, y, w, high));
   });
   $("#add-control").addEventListener("click", () => addMap());
@@ -54,7 +55,8 @@ function pictureChanged(value) {
   const canvas = $("#mask");
   canvas.width = value.width;
   canvas.height = value.height;
-  for (const [name, side] of [["x", value.width], ["w", value.width], ["y", value.height], ["h", value.height]]) {
+  for (const [name, side] of [["x", value.width], ["w", value.width], ["y", value.height],
+    ["h", value.height]]) {
     $(`#rect-${name}`).max = side;
   }
   $("#rect-w").value = Math.ceil(value.width / 2);
@@ -87,7 +89,8 @@ function covered() {
 function state() {
   const share = covered();
   painted = share > 0;
-  put($("#mask-state"), painted ? "mask_covers" : "mask_empty", { percent: (100 * share).toFixed(share < 0.1 ? 1 : 0) });
+  put($("#mask-state"), painted ? "mask_covers" : "mask_empty",
+    { percent: (100 * share).toFixed(share < 0.1 ? 1 : 0) });
 }
 
 function snapshot() {
@@ -116,7 +119,8 @@ function paint(event) {
   const context = mask.getContext("2d");
   const at = (each) => {
     const box = canvas.getBoundingClientRect();
-    return [((each.clientX - box.left) * mask.width) / box.width, ((each.clientY - box.top) * mask.height) / box.height];
+    return [((each.clientX - box.left) * mask.width) / box.width,
+      ((each.clientY - box.top) * mask.height) / box.height];
   };
   context.lineCap = context.lineJoin = "round";
   context.lineWidth = (Number($("#brush").value) / 100) * Math.min(mask.width, mask.height) * 0.8;
@@ -176,7 +180,8 @@ function addMap(kind, strength = 1) {
   const id = `map-${Date.now() % 1e6}-${maps.length}`;
   const entry = {};
   const select = h("select", { id: `${id}-kind` });
-  const weight = h("input", { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength });
+  const weight = h("input",
+    { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength });
   entry.slot = new Slot(id, "map", { extra: [
     h("button", { type: "button", "data-t": "edges_of", onclick: () => make(entry, "edges") }),
     h("button", { type: "button", "data-t": "glyphs_of", onclick: () => make(entry, "glyphs") }),
@@ -186,7 +191,8 @@ function addMap(kind, strength = 1) {
   entry.element = h("div", { class: "map" },
     h("div", { class: "pair" },
       h("div", { class: "field" }, h("label", { for: select.id, "data-t": "map_kind" }), select),
-      h("div", { class: "field" }, h("label", { for: weight.id, "data-t": "map_strength" }), weight)),
+      h("div", { class: "field" }, h("label", { for: weight.id, "data-t": "map_strength" }),
+        weight)),
     entry.slot.element,
     h("button", { type: "button", "data-t": "remove_map", onclick: () => {
       maps = maps.filter((each) => each !== entry);
@@ -197,7 +203,8 @@ function addMap(kind, strength = 1) {
   $("#controls").append(entry.element);
   showKinds();
   const used = maps.map((each) => each.kind.value);
-  select.value = kind ?? capabilities?.controls.find((each) => !used.slice(0, -1).includes(each)) ?? "edges";
+  select.value = kind ?? capabilities?.controls.find((each) => !used.slice(0, -1).includes(each))
+    ?? "edges";
   return entry;
 }
 
@@ -205,7 +212,8 @@ function showKinds() {
   const kinds = capabilities?.controls.length ? capabilities.controls : ["edges"];
   for (const { kind } of maps) {
     const { value } = kind;
-    kind.replaceChildren(...kinds.map((each) => h("option", { value: each, "data-t": `map_${each}` })));
+    kind.replaceChildren(...kinds.map((each) =>
+      h("option", { value: each, "data-t": `map_${each}` })));
     if (kinds.includes(value)) kind.value = value;
   }
 }

@@ -38,13 +38,16 @@ const SKILLS = {
 };
 const ALWAYS = ["best_of", "upscale", "format", "n", "seed", "model"];
 const WHOLE = ["n", "steps", "top_k", "best_of", "upscale", "fps"];
-const NUMBERS = [...WHOLE, "guidance", "guidance_rescale", "eta", "temperature", "top_p", "strength",
+const NUMBERS = [...WHOLE, "guidance", "guidance_rescale", "eta", "temperature", "top_p",
+  "strength",
   "seconds", "extend"];
-export const FIELDS = ["prompt", "negative_prompt", "model", "n", "seed", "strength", "seconds", "fps",
+export const FIELDS = ["prompt", "negative_prompt", "model", "n", "seed", "strength", "seconds",
+  "fps",
   "camera", "extend", ...Object.keys(MORE)];
 const LARGEST_RANDOM = 1e9; // random seeds have at most 9 digits, so that they can be typed again
 
-export let limits = { max_prompt: 32000, max_n: 64, max_input_pixels: 4e7, max_body: 64 << 20, search: false };
+export let limits = { max_prompt: 32000, max_n: 64, max_input_pixels: 4e7, max_body: 64 << 20,
+  search: false };
 export let models = [];
 const known = new Map(); // capabilities by model
 export let capabilities = null; // of the chosen model
@@ -62,7 +65,8 @@ export function build() {
       : h("input", { ...id, ...bounds, type: kind, ...(kind === "number" ? { step: "any" } : {}) });
     const label = h("label", { for: name, "data-t": `f_${name}` });
     const reason = h("p", { class: "note reason", "data-reason": name });
-    const parts = kind === "checkbox" ? [h("div", { class: "check" }, control, label)] : [label, control];
+    const parts = kind === "checkbox" ? [h("div", { class: "check" }, control, label)]
+      : [label, control];
     place.append(h("div", { class: "field", "data-field": name }, ...parts, reason));
   }
   $("#settings").addEventListener("input", changed);
@@ -104,8 +108,10 @@ export async function enter(wanted) {
   mode = wanted;
   const fitting = models.filter((each) => able(each, mode));
   const chosen = input("model").value || stored("draft")?.model;
-  input("model").replaceChildren(...fitting.map((each) => h("option", { value: each.id }, each.id)));
-  const first = fitting.find((each) => each.id === chosen) ?? fitting.find((each) => each.id === "default") ?? fitting[0];
+  input("model").replaceChildren(...fitting.map((each) =>
+    h("option", { value: each.id }, each.id)));
+  const first = fitting.find((each) => each.id === chosen)
+    ?? fitting.find((each) => each.id === "default") ?? fitting[0];
   $("#go").disabled = !first;
   if (!first) {
     capabilities = null;
@@ -143,7 +149,8 @@ export function refusal(name, able = capabilities) {
   if (!able || ALWAYS.includes(name)) return null;
   if (mode === "compare" && able === capabilities) return null; // each model takes what it can use
   if (name === "label" && !able.labels.length) return "no_such_setting";
-  if (name === "strength" && able.kinds.includes("video") && !able.uses.includes("video")) return "no_such_setting";
+  if (name === "strength" && able.kinds.includes("video")
+    && !able.uses.includes("video")) return "no_such_setting";
   return able.uses.includes(NEEDS[name] ?? name) ? null : "no_such_setting";
 }
 
@@ -165,7 +172,8 @@ function show() {
   options("label", capabilities.labels, null);
   options("camera", capabilities.cameras, null);
   options("language", capabilities.languages, "auto", (each) => t(`language_${each}`));
-  options("upscale", capabilities.kinds.includes("video") ? [] : ["2", "4"], "1", (each) => `${each}×`);
+  options("upscale", capabilities.kinds.includes("video") ? [] : ["2", "4"], "1",
+    (each) => `${each}×`);
   for (const name of NUMBERS) {
     if (input(name)) input(name).placeholder = defaults[name] ?? "";
   }
@@ -194,7 +202,8 @@ function options(name, values, usual, label = (each) => each) {
   const rest = values.filter((each) => each !== usual);
   select.replaceChildren(first, ...rest.map((each) => h("option", { value: each }, label(each))));
   if (rest.includes(chosen)) select.value = chosen;
-  else if (chosen && chosen !== usual) tell("value_dropped", { name: t(`f_${name}`), value: chosen });
+  else if (chosen && chosen !== usual) tell("value_dropped",
+    { name: t(`f_${name}`), value: chosen });
 }
 
 function disable(field, name) {
@@ -256,7 +265,8 @@ export async function write(settings) {
 }
 
 function fill(control, value) {
-  if (control.tagName === "SELECT" && value && ![...control.options].some((o) => o.value === value)) {
+  if (control.tagName === "SELECT" && value
+    && ![...control.options].some((o) => o.value === value)) {
     if (control.options[0]?.textContent.includes(value)) value = ""; // the model's own value
     else control.append(h("option", { value }, value));
   }
@@ -299,4 +309,6 @@ function restoreDraft() {
 }
 
 export const promptIsFine = () => [...input("prompt").value].length <= limits.max_prompt;
-export const fieldLabel = (name) => say(name === "prompt" ? "prompt" : name === "model" ? "model" : name === "seed" ? "seed" : `f_${name}`);
+export const fieldLabel = (name) =>
+  say(name === "prompt" ? "prompt" : name === "model" ? "model" : name === "seed" ? "seed"
+  : `f_${name}`);

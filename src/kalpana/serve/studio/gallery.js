@@ -70,7 +70,8 @@ async function byMeaning(fields, mine) {
   listing = false;
   const starred = $("#starred").checked;
   hits = data.map(({ job, file }) => ({ id: job.id, file }))
-    .filter(({ id, file }) => !starred || jobs.get(id).outputs.some((each) => each.file === file && each.starred));
+    .filter(({ id, file }) => !starred
+      || jobs.get(id).outputs.some((each) => each.file === file && each.starred));
   $("#tiles").replaceChildren();
   hits.forEach(({ id, file }) => place(jobs.get(id), file));
   $("#older").hidden = true;
@@ -93,7 +94,9 @@ async function more(mine = wanted) {
   for (const job of data) for (const { file } of job.outputs) place(jobs.get(job.id), file);
   $("#older").hidden = !has_more;
   const n = $("#tiles").children.length;
-  put($("#gallery-state"), n || has_more ? "found" : words || $("#starred").checked ? "found_none" : "gallery_empty", { n });
+  put($("#gallery-state"),
+    n || has_more ? "found" : words || $("#starred").checked ? "found_none" : "gallery_empty",
+    { n });
 }
 
 const list = () => [...document.querySelectorAll("#tiles [data-file]")].map((each) => ({
@@ -118,8 +121,10 @@ function refresh(job) {
     const old = $(`#tiles [data-file="${output.file}"]`);
     if (old) {
       if ($("#starred").checked && !output.starred) old.remove();
-      else if ($(".starred", old) === null ? output.starred : !output.starred) old.replaceWith(made(job, output));
-    } else if (hits === null && !$("#query").value.trim() && !$("#starred").checked && newest(job)) {
+      else if ($(".starred", old) === null ? output.starred
+        : !output.starred) old.replaceWith(made(job, output));
+    } else if (hits === null && !$("#query").value.trim() && !$("#starred").checked
+      && newest(job)) {
       $("#tiles").prepend(made(job, output));
     }
   }

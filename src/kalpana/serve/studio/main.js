@@ -2,7 +2,8 @@
 
 import { fetchFile, local, post } from "./api.js";
 import * as compareAndGrid from "./tables.js";
-import { $, $$, alertUser, announce, clearAlerts, has, language, loadStrings, put, setLanguage, store, stored, t, tell } from "./dom.js";
+import { $, $$, alertUser, announce, clearAlerts, has, language, loadStrings, put, setLanguage,
+  store, stored, t, tell } from "./dom.js";
 import * as edit from "./edit.js";
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
@@ -14,7 +15,8 @@ import * as video from "./video.js";
 import * as viewer from "./viewer.js";
 
 const MODES = ["draw", "edit", "video", "compare", "grid", "trace", "gallery"];
-const GO = { draw: "draw", edit: "draw", video: "draw", compare: "compare_go", grid: "grid_go", trace: "trace_go" };
+const GO = { draw: "draw", edit: "draw", video: "draw", compare: "compare_go", grid: "grid_go",
+  trace: "trace_go" };
 let mode = "draw";
 
 // ---------------------------------------------------------------------------------------- tabs
@@ -120,7 +122,8 @@ function stopButton() {
 }
 
 function keys(event) {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && mode !== "gallery" && !$("dialog[open]")) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && mode !== "gallery"
+    && !$("dialog[open]")) {
     event.preventDefault();
     go(draw);
   }
@@ -135,12 +138,14 @@ async function restore(file) {
   body.append("file", file, file.name);
   const { settings, notes } = await post("/v1/metadata", body);
   const model = form.models.find((each) => each.id === settings.model);
-  if (model && !form.able(model, mode)) await enter(model.kinds.includes("video") ? "video" : "draw");
+  if (model && !form.able(model, mode)) await enter(model.kinds.includes("video") ? "video"
+    : "draw");
   else if (mode === "gallery") await enter("draw");
   await form.write(settings);
   tell("restored");
   for (const { code, ...values } of notes) {
-    if (has(`note_${code}`)) alertUser(`note_${code}`, { ...values, fields: (values.fields ?? []).join(", ") });
+    if (has(`note_${code}`)) alertUser(`note_${code}`,
+      { ...values, fields: (values.fields ?? []).join(", ") });
   }
 }
 
@@ -148,7 +153,8 @@ const inputOf = (job) => (media) => fetchFile(`/v1/jobs/${job.id}/inputs/${media
 
 viewer.actions.use = (job, output) => go(async () => {
   const { request } = job;
-  const wanted = job.kind === "video" ? "video" : request.image || request.control ? "edit" : "draw";
+  const wanted = job.kind === "video" ? "video" : request.image || request.control ? "edit"
+    : "draw";
   await enter(wanted);
   await form.write({ ...request, seed: output.seed, n: 1 });
   if (wanted === "edit") await edit.write(request, inputOf(job));
@@ -231,7 +237,8 @@ async function main() {
   setLanguage(language);
   $("#language").value = language;
   $("#language").addEventListener("change", (event) => setLanguage(event.target.value));
-  for (const tab of $$('[role="tab"]')) tab.addEventListener("click", () => go(() => enter(tab.dataset.mode)));
+  for (const tab of $$('[role="tab"]')) tab.addEventListener("click",
+    () => go(() => enter(tab.dataset.mode)));
   $(".tabs").addEventListener("keydown", tabKeys);
   $("#settings").addEventListener("submit", (event) => {
     event.preventDefault();

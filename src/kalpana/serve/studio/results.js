@@ -17,7 +17,8 @@ export function picture(job, output, attributes = {}) {
   const alt = t("picture_of", { prompt: shortened(job.request.prompt ?? "") , seed: output.seed });
   const size = { width, height, ...attributes };
   const element = isVideo(output.file)
-    ? h("video", { src: source, muted: true, loop: true, playsinline: true, preload: "metadata", "aria-label": alt, ...size })
+    ? h("video", { src: source, muted: true, loop: true, playsinline: true, preload: "metadata",
+      "aria-label": alt, ...size })
     : h("img", { src: source, alt, loading: "lazy", decoding: "async", ...size });
   if (isVideo(output.file) && !matchMedia("(prefers-reduced-motion: reduce)").matches) {
     element.addEventListener("pointerenter", () => element.play().catch(() => {}));
@@ -39,7 +40,8 @@ export function picture(job, output, attributes = {}) {
 export function tile(job, output, list) {
   return h("button", {
     type: "button", class: "tile", "data-file": output.file,
-    "data-t-label": "show_large", values: { prompt: shortened(job.request.prompt ?? "", 60), seed: output.seed },
+    "data-t-label": "show_large",
+      values: { prompt: shortened(job.request.prompt ?? "", 60), seed: output.seed },
     onclick: () => open(job.id, output.file, list?.()),
   }, picture(job, output), output.starred ? h("span", { class: "starred" }, icon("star")) : null);
 }
@@ -76,12 +78,14 @@ function fill(entry, job) {
 
 function state(job) {
   if (job.state === "queued") {
-    const values = { position: (job.position ?? 0) + 1, eta: job.eta === null ? "" : `· ${seconds(job.eta)}` };
+    const values = { position: (job.position ?? 0) + 1,
+      eta: job.eta === null ? "" : `· ${seconds(job.eta)}` };
     return ["state_queued", values];
   }
   if (job.state === "running") {
     const percent = Math.round(job.progress * 100);
-    return job.eta === null ? ["state_running", { percent }] : ["state_running_eta", { percent, eta: seconds(job.eta) }];
+    return job.eta === null ? ["state_running", { percent }]
+      : ["state_running_eta", { percent, eta: seconds(job.eta) }];
   }
   return [`state_${job.state}`, {}];
 }
@@ -154,7 +158,8 @@ function empty() {
   const note = $(".empty", place);
   if (cards.size && note) note.remove();
   if (!cards.size && !note) {
-    place.append(h("div", { class: "empty" }, icon("mark"), say("empty_title", {}, "h2"), say("empty", {}, "p")));
+    place.append(h("div", { class: "empty" }, icon("mark"), say("empty_title", {}, "h2"),
+      say("empty", {}, "p")));
   }
 }
 

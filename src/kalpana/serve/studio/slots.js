@@ -10,7 +10,8 @@ const LARGEST_SIDE = 2048; // pixels of an input; larger pictures are scaled dow
 // Reads a file as a picture: {url, width, height, image}. Raises an Error that says what is wrong.
 export async function readPicture(file) {
   if (file.size > limits.max_body * 0.7) {
-    throw new Error(t("file_too_large", { name: file.name ?? "", most: Math.round((limits.max_body * 0.7) / 2 ** 20) }));
+    throw new Error(t("file_too_large",
+      { name: file.name ?? "", most: Math.round((limits.max_body * 0.7) / 2 ** 20) }));
   }
   const source = URL.createObjectURL(file);
   try {
@@ -26,8 +27,10 @@ export async function readPicture(file) {
       throw new Error(t("picture_too_large", values));
     }
     const scale = LARGEST_SIDE / Math.max(width, height);
-    if (scale >= 1) return { url: await dataUrl(file), width, height, image: await loaded(await dataUrl(file)) };
-    const canvas = h("canvas", { width: Math.round(width * scale), height: Math.round(height * scale) });
+    if (scale >= 1) return { url: await dataUrl(file), width, height,
+      image: await loaded(await dataUrl(file)) };
+    const canvas = h("canvas",
+      { width: Math.round(width * scale), height: Math.round(height * scale) });
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
@@ -48,7 +51,8 @@ async function loaded(url) {
 
 async function readVideo(file) {
   if (file.size > limits.max_body * 0.7) {
-    throw new Error(t("file_too_large", { name: file.name ?? "", most: Math.round((limits.max_body * 0.7) / 2 ** 20) }));
+    throw new Error(t("file_too_large",
+      { name: file.name ?? "", most: Math.round((limits.max_body * 0.7) / 2 ** 20) }));
   }
   return { url: await dataUrl(file), width: 0, height: 0, image: null, type: file.type };
 }
@@ -61,13 +65,15 @@ export class Slot {
     this.video = video;
     const id = `slot-${name}`;
     const accept = video ? "video/*,image/gif,image/webp,image/png" : "image/*";
-    this.input = h("input", { type: "file", id, accept, class: "visually-hidden slot-input", onchange: () => {
+    this.input = h("input",
+      { type: "file", id, accept, class: "visually-hidden slot-input", onchange: () => {
       const [file] = this.input.files;
       if (file) this.set(file);
       this.input.value = "";
     } });
     this.thumb = h("div", { class: "slot-thumb" });
-    this.clearButton = h("button", { type: "button", "data-t": "remove", hidden: true, onclick: () => this.clear() });
+    this.clearButton = h("button",
+      { type: "button", "data-t": "remove", hidden: true, onclick: () => this.clear() });
     this.title = h("span", { class: "slot-title", "data-t": label });
     this.reason = h("p", { class: "note reason", "data-reason": name });
     this.element = h("div", { class: "slot field", "data-field": name },
@@ -104,7 +110,8 @@ export class Slot {
 
   // Takes a data URL in base64.
   async setUrl(url) {
-    const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (each) => each.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)),
+      (each) => each.charCodeAt(0));
     return this.set(new Blob([bytes], { type: /^data:([^;,]*)/.exec(url)[1] }));
   }
 

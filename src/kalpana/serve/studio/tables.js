@@ -1,13 +1,15 @@
 // The tabs Compare and X/Y grid: many jobs, shown as a table with legends.
 
-import { $, $$, alertUser, announce, h, put, say, seconds, shortened, store, stored, t } from "./dom.js";
+import { $, $$, alertUser, announce, h, put, say, seconds, shortened, store, stored,
+  t } from "./dom.js";
 import { able, capabilitiesOf, models, refusal } from "./form.js";
 import { bus, isOpen, jobs, previews, refreshed, submit } from "./jobs.js";
 import { tile } from "./results.js";
 import { labelKey } from "./viewer.js";
 
 const MOST_CELLS = 100;
-const AXES = ["steps", "guidance", "seed", "sampler", "spacing", "model", "prompt", "negative_prompt", "size",
+const AXES = ["steps", "guidance", "seed", "sampler", "spacing", "model", "prompt",
+  "negative_prompt", "size",
   "eta", "guidance_rescale", "temperature", "top_k", "top_p", "best_of"];
 const tables = { compare: null, grid: null }; // {cells: [{fields, id, error}], …}
 
@@ -41,7 +43,8 @@ export function showModels() {
   const chosen = stored("compared") ?? [];
   const fitting = models.filter((each) => able(each, "compare"));
   $("#compare-models").replaceChildren(...fitting.map((each) => h("label", { class: "check" },
-    h("input", { type: "checkbox", value: each.id, checked: chosen.length ? chosen.includes(each.id) : true,
+    h("input", { type: "checkbox", value: each.id,
+      checked: chosen.length ? chosen.includes(each.id) : true,
       onchange: () => store("compared", comparedModels()) }), h("span", {}, each.id))));
 }
 
@@ -73,7 +76,8 @@ export async function compare(request) {
     }
     cells.push({ fields: { ...fields, model: name }, left, x: name, y: "" });
   }
-  await run("compare", { prompt: request.prompt ?? "", seed: request.seed, cells, columns: names, rows: [""] });
+  await run("compare", { prompt: request.prompt ?? "", seed: request.seed, cells, columns: names,
+    rows: [""] });
 }
 
 function unknownValue(field, value, able) {
@@ -110,7 +114,8 @@ function axesChanged() {
   const count = x.values.length * y.values.length;
   $("#x-values").disabled = !x.field;
   $("#y-values").disabled = !y.field;
-  put($("#grid-count"), count > MOST_CELLS ? "too_many_cells" : "cells", { n: count, most: MOST_CELLS });
+  put($("#grid-count"), count > MOST_CELLS ? "too_many_cells" : "cells",
+    { n: count, most: MOST_CELLS });
   $("#grid-count").classList.toggle("error", count > MOST_CELLS);
 }
 
@@ -118,14 +123,16 @@ export async function grid(request) {
   const [x, y] = axes();
   if (x.field && x.field === y.field) throw new Error(t("same_axes"));
   if (!x.values.length || !y.values.length) throw new Error(t("axis_empty"));
-  if (x.values.length * y.values.length > MOST_CELLS) throw new Error(t("too_many_cells", { n: x.values.length * y.values.length, most: MOST_CELLS }));
+  if (x.values.length * y.values.length > MOST_CELLS) throw new Error(t("too_many_cells",
+    { n: x.values.length * y.values.length, most: MOST_CELLS }));
   const cells = y.values.flatMap((down) => x.values.map((across) => {
     const fields = { ...request };
     if (x.field) fields[x.field] = across;
     if (y.field) fields[y.field] = down;
     return { fields, x: across, y: down };
   }));
-  await run("grid", { prompt: request.prompt ?? "", seed: request.seed, cells, columns: x.values, rows: y.values, x: x.field, y: y.field });
+  await run("grid", { prompt: request.prompt ?? "", seed: request.seed, cells, columns: x.values,
+    rows: y.values, x: x.field, y: y.field });
 }
 
 // ----------------------------------------------------------------------------------- the table
@@ -150,24 +157,29 @@ async function run(name, table) {
 
 function heading(field, value) {
   if (value === undefined || value === "") return "";
-  return field ? h("span", {}, say(labelKey(field)), " ", h("b", { dir: "auto" }, shortened(String(value), 60))) : h("b", {}, value);
+  return field ? h("span", {}, say(labelKey(field)), " ",
+    h("b", { dir: "auto" }, shortened(String(value), 60))) : h("b", {}, value);
 }
 
 function render(name) {
   const table = tables[name];
   const place = $(`#${name}`);
   if (!table) {
-    place.replaceChildren(h("div", { class: "empty" }, say(`${name}_empty_title`, {}, "h2"), say(`${name}_empty`, {}, "p")));
+    place.replaceChildren(h("div", { class: "empty" }, say(`${name}_empty_title`, {}, "h2"),
+      say(`${name}_empty`, {}, "p")));
     return;
   }
   const rows = table.rows.map((down, r) => h("tr", {},
     table.rows.length > 1 || table.y ? h("th", { scope: "row" }, heading(table.y, down)) : null,
     table.columns.map((_, c) => h("td", { "data-cell": r * table.columns.length + c }))));
   const corner = table.rows.length > 1 || table.y ? h("td", {}) : null;
-  place.replaceChildren(h("div", { class: "scroll", tabindex: 0, role: "region", "data-t-label": `tab_${name}` },
+  place.replaceChildren(h("div",
+    { class: "scroll", tabindex: 0, role: "region", "data-t-label": `tab_${name}` },
     h("table", { class: "results" },
-      h("caption", { dir: "auto" }, shortened(table.prompt, 200), " ", table.seed ? h("span", { class: "note" }, say("seed_is", { seed: table.seed })) : null),
-      h("thead", {}, h("tr", {}, corner, table.columns.map((each) => h("th", { scope: "col" }, heading(table.x, each))))),
+      h("caption", { dir: "auto" }, shortened(table.prompt, 200), " ",
+        table.seed ? h("span", { class: "note" }, say("seed_is", { seed: table.seed })) : null),
+      h("thead", {}, h("tr", {}, corner,
+        table.columns.map((each) => h("th", { scope: "col" }, heading(table.x, each))))),
       h("tbody", {}, rows))));
   table.cells.forEach((_, k) => cell(name, k));
 }
@@ -184,21 +196,26 @@ function cell(name, k) {
   else if (!each.id) parts.push(say("not_sent", {}, "p"));
   else if (!job) parts.push(say("was_deleted", {}, "p"));
   else if (job.outputs.length) {
-    const all = () => table.cells.flatMap(({ id }) => (jobs.get(id)?.outputs ?? []).map(({ file }) => ({ id, file })));
+    const all = () => table.cells.flatMap(({ id }) =>
+      (jobs.get(id)?.outputs ?? []).map(({ file }) => ({ id, file })));
     parts.push(...job.outputs.map((output) => tile(job, output, all)));
   } else if (isOpen(job)) {
     const preview = previews.get(job.id);
-    parts.push(preview ? h("img", { src: preview, alt: t("preview"), width, height, class: "live" }) : h("div", { class: "blank" }),
-      h("progress", { max: 1, value: job.progress, "aria-label": t("progress_of", { percent: Math.round(100 * job.progress) }) }));
+    parts.push(preview ? h("img", { src: preview, alt: t("preview"), width, height, class: "live" })
+      : h("div", { class: "blank" }),
+      h("progress", { max: 1, value: job.progress,
+        "aria-label": t("progress_of", { percent: Math.round(100 * job.progress) }) }));
   } else parts.push(h("p", { class: "error", lang: "en" }, job.error ?? t(`state_${job.state}`)));
   const about = [];
   if (job?.finished_at && job.started_at) about.push(seconds(job.finished_at - job.started_at));
   if (about.length) parts.push(h("p", { class: "note" }, about.join(" · ")));
   if (each.left?.length) {
-    parts.push(h("p", { class: "note" }, say("left_out"), " ", each.left.flatMap((field, j) => [j ? ", " : "", say(labelKey(field))])));
+    parts.push(h("p", { class: "note" }, say("left_out"), " ",
+      each.left.flatMap((field, j) => [j ? ", " : "", say(labelKey(field))])));
   }
   place.replaceChildren(...parts);
 }
 
 export const openIds = (name) =>
-  (tables[name]?.cells ?? []).map(({ id }) => id).filter((id) => jobs.has(id) && isOpen(jobs.get(id)));
+  (tables[name]?.cells ?? []).map(({ id }) => id).filter((id) => jobs.has(id)
+    && isOpen(jobs.get(id)));

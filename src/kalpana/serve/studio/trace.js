@@ -11,7 +11,8 @@ export function start() {
 }
 
 function empty() {
-  $("#trace").replaceChildren(h("div", { class: "empty" }, say("trace_empty_title", {}, "h2"), say("trace_empty", {}, "p")));
+  $("#trace").replaceChildren(h("div", { class: "empty" }, say("trace_empty_title", {}, "h2"),
+    say("trace_empty", {}, "p")));
 }
 
 export const isRunning = () => running !== null;
@@ -25,7 +26,8 @@ export async function trace(request) {
   put(note, "tracing");
   $("#trace").replaceChildren(h("div", { class: "card" }, note, bar));
   try {
-    for await (const { name, data } of events("POST", "/v1/trace", { ...request, stream: true }, mine.signal)) {
+    for await (const { name, data } of events("POST", "/v1/trace", { ...request, stream: true },
+      mine.signal)) {
       if (name === "progress") {
         bar.value = data.index / data.total;
         put(note, data.eta === null ? "tracing" : "tracing_eta", { eta: seconds(data.eta ?? 0) });
@@ -51,7 +53,8 @@ function show() {
   const parsed = new DOMParser().parseFromString(bare, "text/html");
   for (const each of parsed.querySelectorAll("script, title, meta")) each.remove();
   const download = h("button", { type: "button", "data-t": "save_page", onclick: () => {
-    const link = h("a", { href: URL.createObjectURL(new Blob([page], { type: "text/html" })), download: "trace.html" });
+    const link = h("a", { href: URL.createObjectURL(new Blob([page], { type: "text/html" })),
+      download: "trace.html" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   } });

@@ -46,10 +46,13 @@ function render(dialog) {
   const k = shown.list.findIndex((each) => each.file === output.file);
   const source = local(output.url);
   const media = isVideo(output.file)
-    ? h("video", { src: source, controls: true, autoplay: !still(), loop: true, muted: true, playsinline: true })
-    : h("img", { src: source, alt: t("picture_of", { prompt: shortened(request.prompt ?? ""), seed: output.seed }) });
+    ? h("video", { src: source, controls: true, autoplay: !still(), loop: true, muted: true,
+      playsinline: true })
+    : h("img", { src: source,
+      alt: t("picture_of", { prompt: shortened(request.prompt ?? ""), seed: output.seed }) });
   const receipt = h("details", { ontoggle: () => receipt.open && loadReceipt(output, receipt) },
-    h("summary", { "data-t": "receipt" }), h("pre", { class: "receipt", tabindex: 0, "data-t-label": "receipt" }));
+    h("summary", { "data-t": "receipt" }),
+      h("pre", { class: "receipt", tabindex: 0, "data-t-label": "receipt" }));
   dialog.replaceChildren(
     h("header", { class: "viewer-top" },
       iconButton("left", "previous", () => step(-1), k <= 0),
@@ -60,8 +63,11 @@ function render(dialog) {
     h("div", { class: "viewer-body" },
       h("div", { class: "viewer-media" }, media),
       h("div", { class: "viewer-about" },
-        h("h2", { id: "viewer-title", dir: "auto", class: "viewer-prompt" }, shortened(request.prompt || request.label || t("no_prompt"), 600)),
-        output.revised_prompt ? h("p", { class: "note", dir: "auto" }, say("expanded_to"), " ", output.revised_prompt) : null,
+        h("h2", { id: "viewer-title", dir: "auto", class: "viewer-prompt" },
+          shortened(request.prompt || request.label || t("no_prompt"), 600)),
+        output.revised_prompt
+          ? h("p", { class: "note", dir: "auto" }, say("expanded_to"), " ", output.revised_prompt)
+          : null,
         facts(job, output),
         ...job.warnings.map((each) => h("p", { class: "note warning", lang: "en" }, each)),
         buttons(job, output, dialog), receipt)));
@@ -72,18 +78,22 @@ const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function facts(job, output) {
   const left_out = ["prompt", "seed", "seeds", "n", "format", "strict"];
-  const rows = Object.entries(job.request).filter(([name, value]) => !left_out.includes(name) && value !== null);
+  const rows = Object.entries(job.request).filter(([name, value]) => !left_out.includes(name)
+    && value !== null);
   const text = (name, value) => {
-    if (name === "control") return value.map((each) => `${each.kind} ${each.strength ?? 1}`).join(", ");
+    if (name === "control") return value.map((each) =>
+      `${each.kind} ${each.strength ?? 1}`).join(", ");
     return typeof value === "object" ? value.name : String(value);
   };
-  const row = (key, value) => h("div", {}, h("dt", { "data-t": key }), h("dd", { dir: "auto" }, shortened(value, 300)));
+  const row = (key, value) =>
+    h("div", {}, h("dt", { "data-t": key }), h("dd", { dir: "auto" }, shortened(value, 300)));
   return h("dl", { class: "facts" },
     row("seed", String(output.seed)), row("f_size", job.size ?? ""),
     rows.map(([name, value]) => row(labelKey(name), text(name, value))));
 }
 
-const OWN = { model: "model", negative_prompt: "negative", image: "picture", mask: "mask", control: "control" };
+const OWN = { model: "model", negative_prompt: "negative", image: "picture", mask: "mask",
+  control: "control" };
 export const labelKey = (name) => OWN[name] ?? `f_${name}`;
 
 function buttons(job, output, dialog) {
@@ -104,7 +114,8 @@ function buttons(job, output, dialog) {
     act("similar", go("similar")),
     video ? act("extend_this", go("extend")) : act("edit_this", go("edit")),
     video ? null : act("first_frame", go("firstFrame")),
-    h("a", { class: "button", href: local(output.url), download: output.file, "data-t": "download" }),
+    h("a", { class: "button", href: local(output.url), download: output.file,
+      "data-t": "download" }),
     act("delete_job", async () => {
       if (!confirm(t("delete_sure", { n: job.outputs.length }))) return;
       await remove(job.id);
@@ -115,7 +126,8 @@ function buttons(job, output, dialog) {
 
 function star(output) {
   const button = h("button", {
-    type: "button", class: "icon star", "aria-pressed": String(output.starred), "data-t-label": "star",
+    type: "button", class: "icon star", "aria-pressed": String(output.starred),
+      "data-t-label": "star",
     onclick: async () => {
       const starred = button.getAttribute("aria-pressed") !== "true";
       try {
@@ -131,7 +143,8 @@ function star(output) {
 }
 
 function iconButton(name, label, action, disabled = false) {
-  return h("button", { type: "button", class: "icon", "data-t-label": label, onclick: action, disabled }, icon(name));
+  return h("button", { type: "button", class: "icon", "data-t-label": label, onclick: action,
+    disabled }, icon(name));
 }
 
 async function loadReceipt(output, place) {
