@@ -235,8 +235,8 @@ async function main() {
   form.build();
   for (const part of [edit, video, results, viewer, gallery, trace]) part.start();
   setLanguage(language);
-  $("#language").value = language;
-  $("#language").addEventListener("change", (event) => setLanguage(event.target.value));
+  $("#page-language").value = language;
+  $("#page-language").addEventListener("change", (event) => setLanguage(event.target.value));
   for (const tab of $$('[role="tab"]')) tab.addEventListener("click",
     () => go(() => enter(tab.dataset.mode)));
   $(".tabs").addEventListener("keydown", tabKeys);

@@ -92,8 +92,10 @@ function facts(job, output) {
     rows.map(([name, value]) => row(labelKey(name), text(name, value))));
 }
 
-const OWN = { model: "model", negative_prompt: "negative", image: "picture", mask: "mask",
-  control: "control" };
+const OWN = {
+  prompt: "prompt", seed: "seed", model: "model", negative_prompt: "negative", image: "picture",
+  mask: "mask", control: "control",
+};
 export const labelKey = (name) => OWN[name] ?? `f_${name}`;
 
 function buttons(job, output, dialog) {
