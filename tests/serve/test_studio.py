@@ -331,10 +331,9 @@ def test_a_mask_by_numbers_changes_only_its_rectangle(
         assert (before[outside] == after[outside]).all() and (before != after).any()
         page.click("#undo-mask")
         expect(page.locator("#mask-state")).to_contain_text("empty")
-        box = page.locator("#mask").bounding_box()
-        page.mouse.move(box["x"] + 50, box["y"] + 50)
+        page.locator("#mask").hover(position={"x": 50, "y": 50})
         page.mouse.down()
-        page.mouse.move(box["x"] + 90, box["y"] + 60)
+        page.locator("#mask").hover(position={"x": 90, "y": 60})
         page.mouse.up()
         expect(page.locator("#mask-state")).to_contain_text("covers")
 
