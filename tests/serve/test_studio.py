@@ -492,4 +492,5 @@ def test_the_key_is_asked_for_once(opened: Any, models: list[str], tmp_path: Pat
 @pytest.mark.slow
 def test_without_javascript_the_page_says_so(server: Process, opened: Any) -> None:
     with opened(server.url, ready=False, java_script_enabled=False) as page:
-        expect(page.locator("noscript")).to_contain_text("needs JavaScript")
+        expect(page.locator("noscript .notice")).to_be_visible()
+        expect(page.locator("noscript .notice")).to_contain_text("needs JavaScript")
