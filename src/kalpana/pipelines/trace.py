@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -24,7 +25,7 @@ from kalpana.pipelines.diffusion import DiffusionPipeline, noise
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request, ask
 from kalpana.text.tokenizer import language
-from kalpana.types import Codec, KalpanaError
+from kalpana.types import Codec, KalpanaError, Step
 
 MOST = 60  # pictures of steps on a page; of a longer run they are spread evenly
 WORDS = {
@@ -89,8 +90,14 @@ class _DecodedPreviews:
         return self.codec.decode(latents)
 
 
-def trace(model: Pipeline, request: Request | str, **fields: Any) -> str:
-    """The HTML page of one picture of a request, in the language of its prompt.
+def trace(
+    model: Pipeline,
+    request: Request | str,
+    each: Callable[[Step], None] | None = None,
+    **fields: Any,
+) -> str:
+    """The HTML page of one picture of a request, in the language of its prompt. ``each`` is called
+    after every step, and may raise to stop.
 
     Raises KalpanaError for several pictures, for a model that makes videos, and as
     ``Pipeline.generate``.
@@ -105,6 +112,8 @@ def trace(model: Pipeline, request: Request | str, **fields: Any) -> str:
         shown = replace(model, codec=_DecodedPreviews(model.codec))
     stage, steps = "", list[tuple[int, Tensor]]()
     for step in shown.generate(request):
+        if each is not None:
+            each(step)
         if step.preview is not None and step.stage != "decode":
             steps.append((step.index, step.preview))
             stage = step.stage

@@ -54,6 +54,19 @@ async def health(http: HttpRequest) -> Response:
     return JSONResponse({"status": "ok", "version": __version__})
 
 
+@router.get("/v1/limits", summary="The limits of a request")
+async def limits(http: HttpRequest) -> Response:
+    settings = server_of(http).settings
+    names = ("max_prompt", "max_n", "max_body", "max_input_pixels", "max_pixels", "max_queue")
+    body = {name: getattr(settings, name) for name in names}
+    return JSONResponse(body | {"version": __version__, "search": _can_search(http)})
+
+
+def _can_search(http: HttpRequest) -> bool:
+    """Whether there is a CLIP to search by."""
+    return any("clip" in kinds_of(card) for card in server_of(http).models.cards.values())
+
+
 @router.get("/metrics", summary="Counters in the text format of Prometheus")
 async def metrics(http: HttpRequest) -> Response:
     server = server_of(http)

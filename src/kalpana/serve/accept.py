@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 
+from kalpana.request import Request
 from kalpana.serve.errors import ApiError
 from kalpana.serve.fields import Fields, check_pixels, to_request
 from kalpana.serve.jobs import output_path
@@ -35,18 +36,7 @@ async def accept(
     """The job of a request, which is checked against its model first. Raises ApiError or
     KalpanaError if it cannot be done."""
     server = server_of(http)
-    name = fields.get("model")
-    if name is not None and not isinstance(name, str):
-        raise ApiError(400, "model: write a name", "invalid_value", "model")
-    model = server.models.named(name, kind)
-    request = await run_in_threadpool(to_request, fields | {"model": model}, server.settings)
-    capabilities = server.models.known_capabilities(model)
-    if capabilities is None:
-        capabilities = await server.jobs.call(lambda: server.models.capabilities(model))
-    if request.best_of > 1:
-        server.models.named(None, "clip")
-    resolved, ignored = capabilities.resolve(request)
-    check_pixels(resolved, server.settings, capabilities)
+    request, (resolved, ignored), _ = await checked(http, fields, kind)
     return server.jobs.submit(
         request,
         kind=kind,
@@ -57,6 +47,27 @@ async def accept(
         seconds=resolved.seconds,
         warnings=warnings + tuple(f"{field} was ignored: {why}" for field, why in ignored.items()),
     )
+
+
+async def checked(
+    http: HttpRequest, fields: Fields, kind: Kind
+) -> tuple[Request, tuple[Request, dict[str, str]], str]:
+    """The request of the fields, what its model makes of it (see ``Capabilities.resolve``), and the
+    name of the model. Raises as ``accept``."""
+    server = server_of(http)
+    name = fields.get("model")
+    if name is not None and not isinstance(name, str):
+        raise ApiError(400, "model: write a name", "invalid_value", "model")
+    model = server.models.named(name, kind)
+    request = await run_in_threadpool(to_request, fields | {"model": model}, server.settings)
+    capabilities = server.models.known_capabilities(model)
+    if capabilities is None:
+        capabilities = await server.jobs.call(lambda: server.models.capabilities(model))
+    if request.best_of > 1:
+        server.models.named(None, "clip")
+    resolved = capabilities.resolve(request)
+    check_pixels(resolved[0], server.settings, capabilities)
+    return request, resolved, model
 
 
 async def done(server: Server, job: Job) -> Job:

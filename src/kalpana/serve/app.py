@@ -10,7 +10,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from kalpana import __version__
-from kalpana.serve import about, images, job_api, page, sdapi, understand, videos
+from kalpana.serve import (
+    about,
+    images,
+    job_api,
+    page,
+    sdapi,
+    search,
+    tools,
+    understand,
+    videos,
+    web,
+)
 from kalpana.serve.errors import add_handlers
 from kalpana.serve.gate import Gate
 from kalpana.serve.jobs import Jobs
@@ -40,7 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     server = Server(settings, models, jobs)
     app.state.server = server
-    for module in (images, videos, understand, job_api, about, sdapi, page):
+    routes = (images, videos, understand, search, tools, job_api, about, sdapi, page, web)
+    for module in routes:
         app.include_router(module.router)
     add_handlers(app)
     app.add_middleware(Gate, server=server)

@@ -22,7 +22,8 @@ from kalpana.serve.settings import Server
 
 log = logging.getLogger("kalpana.serve")
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-OPEN_PATHS = ("/healthz",)  # answered without a key
+# Answered without a key: health, and the files of the web page, which asks for it.
+OPEN_PATHS, OPEN_FOLDERS = ("/", "/healthz"), ("/studio/", "/v1/outputs/")
 MOST_CLIENTS = 10_000  # of which the rate is remembered
 
 
@@ -120,7 +121,8 @@ class Gate:
         same = [hmac.compare_digest(digest, each) for each in settings.api_keys]
         if kind.lower() == "bearer" and any(same):
             return f"key-{digest[:12]}"
-        if scope["path"] in OPEN_PATHS or scope["path"].startswith("/v1/outputs/"):
+        is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDERS)
+        if scope["method"] in ("GET", "HEAD") and is_open:
             return "anyone"  # outputs check the signature of their links
         message = "no valid API key: send the header Authorization: Bearer KEY"
         raise ApiError(401, message, "invalid_api_key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import re
@@ -10,13 +11,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
 
 from kalpana.serve.accept import accept, event, link, signature, stream
 from kalpana.serve.errors import not_found
-from kalpana.serve.fields import Strict, read_fields, take
+from kalpana.serve.fields import Strict, only, read_fields, take
 from kalpana.serve.jobs import Status
 from kalpana.serve.models import kinds_of
 from kalpana.serve.page import body_of
@@ -33,6 +34,12 @@ class JobFields(Strict):
 
     previews: int = Field(0, ge=0, le=64, description="previews of the first output, 0 to 64")
     user: str = Field("", max_length=200, description="whose turn in the queue it is")
+
+
+class StarFields(Strict):
+    """The fields of a star."""
+
+    starred: bool = Field(True, description="false removes the star")
 
 
 @router.post(
@@ -52,10 +59,23 @@ async def create(http: HttpRequest) -> Response:
 
 
 @router.get("/v1/jobs", summary="The jobs of this client, newest first")
-async def listed(http: HttpRequest, limit: int = Query(50, ge=1, le=500)) -> Response:
-    jobs = server_of(http).jobs.store.listed(client_of(http), limit + 1)
-    data = [_shown(http, job) for job in jobs[:limit]]
-    return JSONResponse({"object": "list", "data": data, "has_more": len(jobs) > limit})
+async def listed(
+    http: HttpRequest,
+    limit: int = Query(50, ge=1, le=500),
+    after: str | None = None,
+    query: str = Query("", max_length=1000, description="only prompts that contain it"),
+    starred: bool = False,
+) -> Response:
+    jobs, last = server_of(http).jobs, None if after is None else _job(http, after)
+    found = jobs.store.listed(client_of(http), limit + 1, after=last, words=query, starred=starred)
+    data = [job_json(http, status) for status in jobs.statuses(found[:limit])]
+    return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
+
+
+@router.get("/v1/jobs/events", summary="All open jobs of this client, as server-sent events")
+async def all_events(http: HttpRequest) -> Response:
+    headers = {"cache-control": "no-store"}
+    return StreamingResponse(_changes(http), media_type="text/event-stream", headers=headers)
 
 
 @router.get("/v1/jobs/{id}", summary="How a job stands")
@@ -85,6 +105,14 @@ async def delete(http: HttpRequest, id: str) -> Response:
     return JSONResponse({"id": id, "object": "job.deleted", "deleted": True})
 
 
+@router.get("/v1/jobs/{id}/inputs/{sha256}", summary="A picture or video that a job was given")
+async def media_input(http: HttpRequest, id: str, sha256: str) -> Response:
+    data = server_of(http).jobs.store.input_of(_job(http, id), sha256)
+    if data is None:
+        raise not_found(f"input {sha256[:60]!r} of job {id[:60]!r}")
+    return Response(data, media_type="application/octet-stream")
+
+
 @router.get("/v1/outputs/{file}", summary="The file of an output")
 async def output(http: HttpRequest, file: str, expires: str = "", signature: str = "") -> Response:
     server = server_of(http)
@@ -96,6 +124,18 @@ async def output(http: HttpRequest, file: str, expires: str = "", signature: str
     except FileNotFoundError:
         raise not_found(f"file {file[:60]!r}") from None
     return Response(data, media_type=MEDIA_TYPES[file.rpartition(".")[2]])
+
+
+@router.post("/v1/outputs/{file}/star", summary="Star an output, or remove its star")
+async def star(http: HttpRequest, file: str) -> Response:
+    server = server_of(http)
+    wire = only(await read_fields(http, server.settings), StarFields)
+    job = server.jobs.store.get(file.partition("-")[0])
+    mine = job is not None and job.client == client_of(http)
+    if job is None or not mine or file not in {output.file for output in job.outputs}:
+        raise not_found(f"file {file[:60]!r}")
+    server.jobs.store.star(file, wire.starred)
+    return JSONResponse({"file": file, "starred": wire.starred})
 
 
 def _allowed(http: HttpRequest, file: str, expires: str, signed: str) -> bool:
@@ -133,6 +173,32 @@ def _shown(http: HttpRequest, job: Job) -> dict[str, Any]:
     return job_json(http, server_of(http).jobs.status(job))
 
 
+async def _changes(http: HttpRequest) -> AsyncIterator[bytes]:
+    """A stream of the jobs of a client: an event job when one has changed, preview for each new
+    preview, deleted, and ready once the open jobs were sent."""
+    sent, previews = dict[str, dict[str, Any]](), dict[str, int]()
+    ready = False
+    async for statuses, gone in server_of(http).jobs.watch(client_of(http)):
+        for status in statuses:
+            id, data = status.job.id, job_json(http, status)
+            for k, preview in enumerate(
+                status.previews[previews.get(id, 0) :], previews.get(id, 0)
+            ):
+                about = {"id": id, "index": k, "b64_json": base64.b64encode(preview).decode()}
+                yield event("preview", about)
+            previews[id] = len(status.previews)
+            if sent.get(id) != data:
+                yield event("job", data)
+            sent[id] = data
+            if status.job.ended:
+                del sent[id], previews[id]
+        for id in gone:
+            yield event("deleted", {"id": id})
+        yield event("alive" if ready else "ready", {})
+        ready = True
+        await asyncio.sleep(0.1)  # seconds; changes within them are sent together
+
+
 def job_json(http: HttpRequest, status: Status) -> dict[str, Any]:
     """A job as it stands, as JSON."""
     job = status.job
@@ -150,7 +216,13 @@ def job_json(http: HttpRequest, status: Status) -> dict[str, Any]:
         "size": job.size,
         "request": job.request,
         "outputs": [
-            {"url": link(http, each), "seed": each.seed, "revised_prompt": each.revised_prompt}
+            {
+                "url": link(http, each),
+                "file": each.file,
+                "seed": each.seed,
+                "revised_prompt": each.revised_prompt,
+                "starred": each.starred,
+            }
             for each in job.outputs
         ],
         "warnings": list(job.warnings),

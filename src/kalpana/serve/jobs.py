@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -127,6 +127,11 @@ class Jobs:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def closing(self) -> bool:
+        """Whether the server stops."""
+        return self._closing
+
     # ------------------------------------------------------------------- the client's side
 
     def submit(
@@ -175,10 +180,17 @@ class Jobs:
 
     def status(self, job: Job) -> Status:
         """How a job stands."""
+        return self.statuses([job])[0]
+
+    def statuses(self, jobs: Sequence[Job]) -> list[Status]:
+        """How each of several jobs stands; the queue is read once."""
         with self._lock:
             queue = in_turn(self.store.waiting(), self._turns)
-            live = self._live.get(job.id, Live())
-            previews, pace = tuple(self._previews.get(job.id, ())), self._pace
+            return [self._status(job, queue) for job in jobs]
+
+    def _status(self, job: Job, queue: Sequence[Job]) -> Status:
+        live = self._live.get(job.id, Live())
+        previews, pace = tuple(self._previews.get(job.id, ())), self._pace
         position = eta = None
         if job.state == "queued":
             queued = [each for each in queue if each.state == "queued"]
@@ -235,6 +247,31 @@ class Jobs:
                         await changed.wait()
                 except TimeoutError:
                     continue
+
+    async def watch(
+        self, client: str, patience: float = 15.0
+    ) -> AsyncIterator[tuple[list[Status], list[str]]]:
+        """The open jobs of a client with those that ended since the last time, and the ids of those
+        that were removed; again after each change and every ``patience`` seconds."""
+        ids = dict[str, None]()  # in order; of the jobs that were open the last time
+        newest = next(iter(self.store.listed(client, 1)), None)
+        with self._watching() as changed:
+            while True:
+                changed.clear()
+                waiting = [job for job in self.store.waiting() if job.client == client]
+                came = self.store.listed(client, 1000, after=newest, newest_first=False)
+                newest = came[-1] if came else newest
+                known = {job.id: job for job in (*came, *waiting)}
+                left = [id for id in ids if id not in known]
+                found = {id: self.store.get(id) for id in left}
+                jobs = [job for job in found.values() if job is not None] + [*known.values()]
+                yield self.statuses(jobs), [id for id, job in found.items() if job is None]
+                ids = dict.fromkeys(job.id for job in jobs if not job.ended)
+                if self._closing or self.broken:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        await changed.wait()
 
     async def finished(self, id: str) -> Job:
         """A job once it has ended. Raises ApiError if it does not end here."""

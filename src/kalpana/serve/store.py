@@ -54,18 +54,32 @@ CREATE TABLE IF NOT EXISTS outputs (
     revised_prompt TEXT,
     PRIMARY KEY (job, place)
 );
+CREATE TABLE IF NOT EXISTS stars (file TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS embeddings (
+    file TEXT NOT NULL,
+    encoder TEXT NOT NULL,
+    vector BLOB NOT NULL,
+    PRIMARY KEY (file, encoder)
+);
 """
+
+OUTPUTS = """
+SELECT place, seed, outputs.file AS file, revised_prompt, stars.file IS NOT NULL AS starred
+FROM outputs LEFT JOIN stars ON stars.file = outputs.file WHERE job = ? ORDER BY place
+"""
+DELETE_STAR = "DELETE FROM stars WHERE file = ?"
 
 
 @dataclass(frozen=True)
 class SavedOutput:
-    """One finished picture or video of a job: its place in the request, from 0, its seed, and the
-    name of its file."""
+    """One finished picture or video of a job: its place in the request, from 0, its seed, the name
+    of its file, and whether the client has starred it."""
 
     place: int
     seed: int
     file: str
     revised_prompt: str | None
+    starred: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,15 +197,21 @@ class Store:
         kind: str | None = None,
         after: Job | None = None,
         newest_first: bool = True,
+        words: str = "",
+        starred: bool = False,
     ) -> list[Job]:
-        """At most so many jobs of a client, those that follow ``after`` in their order."""
+        """At most so many jobs of a client, those that follow ``after`` in their order; only those
+        whose prompt contains ``words``, and with ``starred`` those with a starred output."""
         order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         return self._jobs(
             "WHERE client = ? AND (? IS NULL OR kind = ?) "
-            f"AND (? IS NULL OR number {beyond} ?) ORDER BY number {order} LIMIT ?",
+            f"AND (? IS NULL OR number {beyond} ?) "
+            "AND instr(lower(coalesce(json_extract(request, '$.prompt'), '')), lower(?)) "
+            "AND (NOT ? OR id IN (SELECT job FROM outputs JOIN stars USING (file))) "
+            f"ORDER BY number {order} LIMIT ?",
             *(client, kind, kind),
             *(2 * (None if after is None else after.number,)),
-            most,
+            *(words, starred, most),
         )
 
     def update(self, id: str, *, only: tuple[str, ...] = OPEN, **fields: Any) -> bool:
@@ -223,6 +243,36 @@ class Store:
             if finished is not None:
                 db.execute("UPDATE jobs SET state='done', finished=? WHERE id=?", (finished, id))
 
+    def star(self, file: str, starred: bool) -> None:
+        """Mark an output file, or remove its mark."""
+        change = "INSERT OR IGNORE INTO stars VALUES (?)" if starred else DELETE_STAR
+        with self._transaction() as db:
+            db.execute(change, (file,))
+
+    def finished_files(self, client: str) -> list[str]:
+        """The names of all output files of a client, newest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT file FROM outputs JOIN jobs ON jobs.id = outputs.job WHERE client = ? "
+                "ORDER BY number DESC, place",
+                (client,),
+            ).fetchall()
+        return [row["file"] for row in rows]
+
+    def embeddings(self, encoder: str) -> dict[str, bytes]:
+        """The embeddings of output files by an encoder, as little-endian 32-bit numbers."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT file, vector FROM embeddings WHERE encoder = ?", (encoder,)
+            ).fetchall()
+        return {row["file"]: row["vector"] for row in rows}
+
+    def add_embeddings(self, encoder: str, vectors: dict[str, bytes]) -> None:
+        """Keep the embeddings of output files."""
+        rows = [(file, encoder, vector) for file, vector in vectors.items()]
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
+
     def remove(self, id: str) -> None:
         """Delete a job, its output files, and its inputs where no other job has them."""
         job = self.get(id)
@@ -230,6 +280,9 @@ class Store:
             return
         with self._transaction() as db:
             db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+            for output in job.outputs:
+                db.execute(DELETE_STAR, (output.file,))
+                db.execute("DELETE FROM embeddings WHERE file = ?", (output.file,))
             db.execute("DELETE FROM outputs WHERE job = ?", (id,))
             used = "SELECT 1 FROM jobs WHERE instr(request, ?) LIMIT 1"
             for media in _media(Request(**job.request)):
@@ -260,12 +313,9 @@ class Store:
             rows = self._db.execute(f"SELECT * FROM jobs {where}", values).fetchall()
             found: dict[str, list[SavedOutput]] = {row["id"]: [] for row in rows}
             for id, outputs in found.items():
-                for row in self._db.execute(
-                    "SELECT * FROM outputs WHERE job = ? ORDER BY place", (id,)
-                ):
-                    outputs.append(
-                        SavedOutput(row["place"], row["seed"], row["file"], row["revised_prompt"])
-                    )
+                for row in self._db.execute(OUTPUTS, (id,)):
+                    fields = dict(row) | {"starred": bool(row["starred"])}
+                    outputs.append(SavedOutput(**fields))
         return [
             Job(
                 **dict(row)
@@ -299,6 +349,11 @@ class Store:
                 for each in fields["control"]
             ]
         return Request(**fields)
+
+    def input_of(self, job: Job, sha256: str) -> bytes | None:
+        """The bytes of a media input of a job; None if it has no such input."""
+        found = {media.sha256 for media in _media(Request(**job.request))}
+        return self._bytes(sha256) if sha256 in found else None
 
     def _bytes(self, sha256: str) -> bytes:
         data = (self.inputs / sha256).read_bytes()
