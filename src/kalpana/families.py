@@ -111,6 +111,20 @@ _VIDEO = Capabilities(
         interval=(0.2, 0.9),
     ),
 )
+_UNCLIP = Capabilities(
+    uses=(
+        "prompt",
+        "steps",
+        "guidance",
+        "sampler",
+        "size",
+        "image",
+        "last_image",
+        "source_prompt",
+        "strength",
+    ),
+    defaults=Defaults(strength=0.1),
+)
 _TOKENS = Capabilities(
     uses=("prompt", "guidance", "temperature", "top_k", "top_p", "size", "image", "mask"),
     samplers=(),
@@ -238,6 +252,24 @@ _ALL = (
         ),
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
+    ),
+    Family(
+        "unclip",
+        "kalpana.models.unclip:Unclip",
+        "unclip.safetensors",
+        "kalpana.train.unclip:UnclipTask",
+        "kalpana.train.unclip:UnclipRecipe",
+        "kalpana.pipelines.unclip:UnclipPipeline",
+        _UNCLIP,
+        codec="vae",
+        tasks=(*_TEXT_TO_IMAGE, "variations"),
+    ),
+    Family(
+        "unclip-prior",
+        "kalpana.models.prior:Prior",
+        "unclip_prior.safetensors",
+        "kalpana.train.unclip:PriorTask",
+        "kalpana.train.unclip:PriorRecipe",
     ),
     Family(
         "clip",
