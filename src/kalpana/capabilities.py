@@ -70,6 +70,7 @@ OPTIONAL = (
     "mask_mode",
     "strength",
     "last_image",
+    "source_prompt",
     "video",
     "extend",
     "camera",

@@ -155,7 +155,14 @@ class Request(BaseModel):
         "left",
     )
     last_image: Media | None = Field(
-        None, description="the picture that a video ends with, as image is its first one"
+        None,
+        description="the picture that a video, or the way between two pictures, ends with; image is "
+        "its first one",
+    )
+    source_prompt: str | None = Field(
+        None,
+        max_length=LONGEST_PROMPT,
+        description="what the image shows, where the prompt says what it should show instead",
     )
     video: Media | None = Field(
         None, description="a video to change, by strength, or to go on from, by extend"
@@ -210,7 +217,7 @@ class Request(BaseModel):
         1, description="enlarge the finished picture 2 or 4 times"
     )
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "source_prompt")
     @classmethod
     def _has_words(cls, text: str | None, info: ValidationInfo) -> str | None:
         empty = info.field_name == "prompt" and text == ""  # see _inputs_agree
@@ -245,6 +252,11 @@ class Request(BaseModel):
             )
         if self.image is None and self.mask is not None:
             raise ValueError("mask needs an image: give the picture that is to be changed")
+        if self.source_prompt is not None and not (self.image and self.prompt):
+            raise ValueError(
+                "source_prompt needs an image and a prompt: give the picture, and what it should "
+                "show instead"
+            )
         if media == (None, None) and self.strength is not None:
             raise ValueError("strength needs an image or a video: give what is to be changed")
         if self.video is None and self.extend is not None:
@@ -305,10 +317,10 @@ class Request(BaseModel):
 
     def parts(self, most: int) -> Iterator[Request]:
         """The same pictures, in order, as requests of at most ``most`` candidates each. One picture
-        is never split: with ``best_of`` above ``most``, each request has one picture. The request
-        must be ``seeded``."""
+        is never split: with ``best_of`` above ``most``, each request has one picture. Nor are the
+        pictures on the way between two. The request must be ``seeded``."""
         seeds, most = self.each_seed(), max(most // self.best_of, 1)
-        if len(seeds) <= most:
+        if len(seeds) <= most or (self.last_image is not None and self.seconds is None):
             yield self
             return
         for start in range(0, len(seeds), most):
@@ -351,6 +363,7 @@ class RequestFields(TypedDict, total=False):
     mask_mode: Literal["auto", "alpha", "white", "black"]
     strength: float | None
     last_image: Any
+    source_prompt: str | None
     video: Any
     extend: float | None
     camera: str | None

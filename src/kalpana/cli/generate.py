@@ -61,6 +61,7 @@ def generate(
     mask_mode: Annotated[str | None, field("mask_mode")] = None,
     strength: Annotated[str | None, field("strength")] = None,
     last_image: Annotated[str | None, field("last_image")] = None,
+    source_prompt: Annotated[str | None, field("source_prompt", flags=("--from",))] = None,
     video: Annotated[str | None, field("video")] = None,
     extend: Annotated[str | None, field("extend")] = None,
     camera: Annotated[str | None, field("camera")] = None,

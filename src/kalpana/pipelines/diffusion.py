@@ -38,7 +38,7 @@ from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
-from kalpana.types import Codec, Cond, KalpanaError, Step
+from kalpana.types import Codec, Cond, KalpanaError, Step, Tokens
 
 PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffusion models
 
@@ -172,9 +172,7 @@ def _sample(
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
     else:
         given = _known_cond(model, edit, request, len(seeds))
-    denoise, step = _denoise(model, given, request, len(seeds)), SAMPLERS[request.sampler]
-    if request.eta is not None:
-        step = partial(step, **{"eta": request.eta})
+    denoise = guided_denoise(model, given, request, len(seeds))
     x0, strength = None if inputs is None else inputs.x0, request.strength
     alone = given.known is not None and not _blends(model)
     if edit is not None and inputs is None:
@@ -187,14 +185,26 @@ def _sample(
     if x0 is not None and strength is not None and not anew:
         timesteps = start_at(timesteps, strength)
         x = noised(schedule, x0, x, timesteps[0])
-    total = len(timesteps)
-    for state in sample(denoise, x, timesteps, step, step_noise(seeds)):
+    for progress in integrate(model, denoise, x, timesteps, request):
+        if inputs is not None and progress.pixels is not None:
+            progress = replace(progress, pixels=inputs.finish(progress.pixels))
+        yield progress
+
+
+def integrate(
+    model: DiffusionPipeline, denoise: Denoise, x: Tensor, timesteps: Tensor, request: Request
+) -> Iterator[Progress]:
+    """The steps from x at the first of the timesteps to pixels, by the sampler of a resolved
+    request: one for each denoising step, and one for the decoding."""
+    assert request.sampler  # resolved
+    step, total = SAMPLERS[request.sampler], len(timesteps)
+    if request.eta is not None:
+        step = partial(step, **{"eta": request.eta})
+    for state in sample(denoise, x, timesteps, step, step_noise(request.each_seed())):
         x = state.x
         yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
     pixels = torch.cat([model.codec.decode(latents[None]) for latents in x])
-    if inputs is not None:
-        pixels = inputs.finish(pixels)
     yield Progress("decode", total, model.codec.preview(x), pixels)
 
 
@@ -218,7 +228,7 @@ def _dilated(model: DiffusionPipeline, edit: Edit) -> Tensor | None:
     return F.max_pool2d((cells > 0).float(), 3, stride=1, padding=1).to(model.device)
 
 
-def _denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) -> Denoise:
+def guided_denoise(model: DiffusionPipeline, given: Cond, request: Request, b: int) -> Denoise:
     """The guided x0 estimate of the model for b pictures of a resolved request, with the fields of
     ``given`` in its condition."""
     assert request.guidance is not None  # resolved
@@ -307,7 +317,10 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
     tokens = label = control = null = None
     if not isinstance(model.words, NoWords):
         tokens = model.words.encode([clean(text)] * b).to(device)
-        null = None if text else torch.ones(b, dtype=torch.bool, device=device)
+        if not text and given.embedding is not None:  # only the text is left out
+            tokens = Tokens(tokens.ids, tokens.mask & False)
+        elif not text:
+            null = torch.ones(b, dtype=torch.bool, device=device)
     if "label" in reads and request.label is not None:
         index = model.capabilities.labels.index(request.label)
         label = torch.full((b,), index, device=device)

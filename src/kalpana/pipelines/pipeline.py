@@ -88,14 +88,16 @@ def answer(
     rank_by: Ranker | None = None,
     more: Mapping[str, Any] | None = None,
     together: int = TOGETHER,
+    read: Callable[[Request], Edit | None] = read_edit,
 ) -> Iterator[Step]:
-    """The stream of ``Pipeline.generate`` for a model that reads text by ``words`` and generates
-    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts.
+    """The stream of ``Pipeline.generate`` for a model that reads text by ``words``, the input
+    picture by ``read``, and generates batches of at most ``together`` pictures by ``draw``.
+    ``more`` is added to the receipts.
 
     Raises KalpanaError at the call, as ``Pipeline.generate`` and ``read_edit``."""
     if request.best_of > 1:
         return best(
-            lambda each: answer(model, words, each, draw, more=more, together=together),
+            lambda each: answer(model, words, each, draw, None, more, together, read),
             request,
             rank_by,
             together,
@@ -103,7 +105,7 @@ def answer(
     request = request.seeded()
     resolved, ignored = model.capabilities.resolve(request)
     asked, resolved, notes = request, *_transliterated(resolved, model.capabilities)
-    edit = read_edit(resolved)
+    edit = read(resolved)
     receipt, warnings = _receipt(model, words, asked, resolved, ignored)
     warnings = (*notes, *warnings)
     if edit is not None:
@@ -150,7 +152,7 @@ def _transliterated(
     if "hi" not in capabilities.languages or request.language == "en":
         return request, ()
     changes, notes = dict[str, str](), list[str]()
-    for name in ("prompt", "negative_prompt"):
+    for name in ("prompt", "negative_prompt", "source_prompt"):
         text = getattr(request, name)
         if text and (found := transliterate(text)):
             changes[name] = found.text
@@ -188,7 +190,8 @@ def _receipt(
     ``asked`` is the request as it was given."""
     warnings = [f"{name} was ignored: {why}" for name, why in ignored.items()]
     read = {}
-    for name, text in (("prompt", resolved.prompt), ("negative_prompt", resolved.negative_prompt)):
+    for name in ("prompt", "negative_prompt", "source_prompt"):
+        text = getattr(resolved, name)
         if not text:
             continue
         if controls := sum(
