@@ -156,8 +156,8 @@ class Request(BaseModel):
     )
     last_image: Media | None = Field(
         None,
-        description="the picture that a video, or the way between two pictures, ends with; image is "
-        "its first one",
+        description="the picture that a video, or the way between two pictures, ends with; image "
+        "is its first one",
     )
     source_prompt: str | None = Field(
         None,

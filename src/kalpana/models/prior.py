@@ -19,7 +19,7 @@ from kalpana.models.clip import Block, TextTower, unit, unseen
 from kalpana.models.dit import precision_weighted_x0
 from kalpana.models.layers import timestep_embedding
 from kalpana.models.unclip import Standard
-from kalpana.types import Cond, Tokens
+from kalpana.types import Cond, KalpanaError, Tokens
 
 EPS = 1e-6  # of the layer norms
 # Assumed standard deviation of the error of the predicted vector, whose numbers have one of 1: a
@@ -96,7 +96,14 @@ class Prior(nn.Module):
 
 def text_cond(tower: TextTower, tokens: Tokens, null: Tensor | None = None) -> Cond:
     """Condition of the prior: texts as the text tower of a CLIP reads them; no text in the rows
-    where ``null`` (b,) is True."""
+    where ``null`` (b,) is True. Raises KalpanaError for a CLIP whose states have another width than
+    its features."""
+    c = tower.config
+    if c.text_width != c.features or c.text_pool != "mean":
+        raise KalpanaError(
+            f"the prior reads the words of a CLIP with mean pooling, whose text_width is its number "
+            f"of features, {c.features}, not {c.text_pool!r} and {c.text_width}"
+        )
     states = tower.states(tokens).float()  # b l d
     vector = unit(tower.pooled(states, tokens.mask).float())  # b d
     return Cond(tokens=tokens, null=null, embedding=torch.cat((vector[:, None], states), 1))
