@@ -101,7 +101,7 @@ def text_cond(tower: TextTower, tokens: Tokens, null: Tensor | None = None) -> C
     c = tower.config
     if c.text_width != c.features or c.text_pool != "mean":
         raise KalpanaError(
-            f"the prior reads the words of a CLIP with mean pooling, whose text_width is its number "
+            "the prior reads the words of a CLIP with mean pooling, whose text_width is its number "
             f"of features, {c.features}, not {c.text_pool!r} and {c.text_width}"
         )
     states = tower.states(tokens).float()  # b l d
