@@ -115,14 +115,16 @@ def test_what_is_added_for_a_row_does_not_depend_on_the_batch() -> None:
     """Bit for bit, with one time for all rows, as the pipelines call networks."""
     _, _, z = inputs(8)
     network, wave, cond = trained(), timestep_embedding(torch.tensor([0.4])), vector(z)
-    together = (
-        network._time(wave, Cond(embedding=cond)),
-        *network._extra(wave, Cond(embedding=cond)),
-    )  # type: ignore[misc]
+
+    def added(given: Tensor) -> tuple[Tensor, ...]:
+        cond = Cond(embedding=given)
+        extra = network._extra(wave, cond)
+        assert extra is not None
+        return network._time(wave, cond), *extra
+
+    together = added(cond)
     for k in range(8):
-        row = Cond(embedding=cond[k : k + 1])
-        alone = network._time(wave, row), *network._extra(wave, row)  # type: ignore[misc]
-        for one, many in zip(alone, together, strict=True):
+        for one, many in zip(added(cond[k : k + 1]), together, strict=True):
             assert torch.equal(one[0], many[k])
 
 

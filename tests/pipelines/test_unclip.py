@@ -197,7 +197,7 @@ def test_inputs_that_do_not_fit_are_refused(
 
 
 def test_other_families_refuse_a_source_prompt(folder: Path) -> None:
-    with pytest.raises(KalpanaError, match="source_prompt .*cannot be used"):
+    with pytest.raises(KalpanaError, match=r"source_prompt .*cannot be used"):
         load(str(folder)).generate("a cat", image=RED, source_prompt="a dog")
 
 
