@@ -243,6 +243,7 @@ def test_a_request_is_asked_anew_with_other_fields() -> None:
         ({"seconds": 1}, {}),
         ({"format": "mp4"}, {}),
         ({"format": "jpeg"}, {"uses": ["prompt", "seconds"]}),
+        ({"source_prompt": "a dog", "image": PNG}, {"uses": ["prompt", "image"]}),
         ({"label": "cat"}, {}),
         ({"label": "cat"}, {"uses": ["prompt", "label"], "labels": ["dog"]}),
         ({"size": "136x136"}, {"uses": ["prompt", "size"], "tiles": 16}),

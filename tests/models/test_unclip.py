@@ -208,4 +208,4 @@ def test_the_prior_is_finite_at_both_ends_and_keeps_clean_vectors(t: float) -> N
 def test_config_names_the_sizes() -> None:
     assert unclip.Config(features=8, vector_tokens=2).vector_tokens == 2
     network = Unclip.widen(image_model(), features=8, vector_tokens=2)
-    assert network.vector.out_features == 2 * 32 and network.key_bias.tolist() == [-4.0, -4.0]
+    assert network.vector.out_features == 2 * 32 and network.key_bias.tolist() == [-1.0, -1.0]
