@@ -7,7 +7,7 @@ All pictures are drawn by the diffusion pipeline of the decoder; this file finds
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -105,9 +105,9 @@ class UnclipPipeline:
         ``strength`` is the place of a single one, from 0 to 1.
         """
         request = _checked(ask(request, **fields)).seeded()
-        draw = partial(_sample, self)
+        sampled = partial(_sample, self)
         if request.last_image is None:
-            return answer(self, self.decoder.words, request, draw, rank_by, read=_read)
+            return answer(self, self.decoder.words, request, sampled, rank_by, read=_read)
         (seed,) = request.seeds or (request.seed,)
         places = [k / (request.n - 1) for k in range(request.n)] if request.n > 1 else [None]
         return _chained(
@@ -117,7 +117,7 @@ class UnclipPipeline:
                     self,
                     self.decoder.words,
                     request.updated(n=1, seed=seed, seeds=None, **_place(place)),
-                    draw,
+                    sampled,
                     read=_read,
                 )
                 for place in places
@@ -201,13 +201,13 @@ def _sample(model: UnclipPipeline, request: Request, edit: Edit | None) -> Itera
     if edit is None:
         yield Progress("prior", request.steps + 2, None)
         # One by one: a vector is then the same in every batch.
-        z = torch.cat([_from_text(model, request.prompt, seed) for seed in seeds])
+        z = torch.cat([drawn_vector(model, request.prompt, seed) for seed in seeds])
     else:
-        z = _from_pixels(model, edit.pixels).expand(len(seeds), -1)
+        z = picture_vectors(model, edit.pixels).expand(len(seeds), -1)
         assert request.strength is not None  # resolved
         if request.last_image is not None:
             last = fitted(open_image(request.last_image), (request.width, request.height))
-            z = slerp(z, _from_pixels(model, last).expand_as(z), request.strength)
+            z = slerp(z, picture_vectors(model, last).expand_as(z), request.strength)
             others = [zlib.crc32(f"{seed}/last".encode()) for seed in seeds]
             x = slerp(x, noise(others, shape).to(x), request.strength)
         elif request.source_prompt is not None:
@@ -215,24 +215,34 @@ def _sample(model: UnclipPipeline, request: Request, edit: Edit | None) -> Itera
             z = slerp(z, change * z.norm(dim=1, keepdim=True), request.strength)
         else:
             level = request.strength
+    for progress in draw(model, request, z, x, level):
+        yield replace(progress, total=progress.total + (edit is None))
+
+
+def draw(
+    model: UnclipPipeline, request: Request, z: Tensor, x: Tensor, level: float = 0.0
+) -> Iterator[Progress]:
+    """The pictures of a resolved request, from standardised vectors z (b, d), which get noise of a
+    level, and the noise x (b, ...) of the latents."""
+    assert request.steps  # resolved
+    decoder, seeds = model.decoder, request.each_seed()
     others = [zlib.crc32(f"{seed}/vector".encode()) for seed in seeds]
     eps = noise(others, z.shape[1:]).to(z)
     given = Cond(embedding=with_noise(z, eps, z.new_full((len(z),), level)))
     denoise = guided_denoise(decoder, given, request, len(seeds))
     spacing, shift = SPACINGS[request.spacing or "uniform"], decoder.capabilities.defaults.shift
     timesteps = spacing(request.steps, shift, decoder.process.levels)
-    for progress in integrate(decoder, denoise, x, timesteps, request):
-        yield replace(progress, total=progress.total + (edit is None))
+    yield from integrate(decoder, denoise, x, timesteps, request)
 
 
-def _from_pixels(model: UnclipPipeline, pixels: Tensor) -> Tensor:
+def picture_vectors(model: UnclipPipeline, pixels: Tensor) -> Tensor:
     """Standardised CLIP vectors (b, d) of pictures (b, 3, h, w)."""
     size = [model.clip.config.side] * 2
     resized = F.interpolate(pixels.to(model.device), size, mode="bicubic", antialias=True)
     return model.standard(unit(model.clip.image(resized.clamp(-1, 1))))
 
 
-def _from_text(model: UnclipPipeline, prompt: str, seed: int) -> Tensor:
+def drawn_vector(model: UnclipPipeline, prompt: str, seed: int) -> Tensor:
     """The standardised vector (1, d) that the prior draws for a prompt: of CANDIDATES, the one that
     is nearest to the text vector."""
     tokens = model.reader.encode([clean(prompt)] * CANDIDATES).to(model.device)
@@ -248,10 +258,15 @@ def _from_text(model: UnclipPipeline, prompt: str, seed: int) -> Tensor:
     return model.standard(vectors[best][None])
 
 
+def text_vectors(model: UnclipPipeline, texts: Sequence[str]) -> Tensor:
+    """Standardised CLIP vectors (b, d) of texts, by the constants of those of pictures."""
+    tokens = model.reader.encode([clean(text) for text in texts]).to(model.device)
+    return model.standard(unit(model.clip.text(tokens)))
+
+
 def _difference(model: UnclipPipeline, source: str, target: str) -> Tensor:
     """Direction (1, d) between two texts in standardised vectors."""
-    tokens = model.reader.encode([clean(source), clean(target)]).to(model.device)
-    before, after = model.standard(unit(model.clip.text(tokens)))
+    before, after = text_vectors(model, (source, target))
     if torch.equal(before, after):
         raise KalpanaError(
             "source_prompt and prompt say the same: write what the picture should show instead"
