@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from kalpana.hub.weights import load_module, read_process, save_weights
 from kalpana.media import to_images, to_pixels
@@ -41,13 +42,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(weights: Path, **fields: Any) -> UnclipRecipe:
     settings = {"name": "u", "vae": weights / "vae.safetensors", "num_images": 24}
-    settings |= {"clip": weights / "clip.safetensors", "image_model": weights / "dit.safetensors"}
+    settings |= {
+        "clip_model": weights / "clip.safetensors",
+        "image_model": weights / "dit.safetensors",
+    }
     settings |= {"steps": 3, "batch": 16, "lr": 1e-3, "bf16": False, "warmup": 1}
     return UnclipRecipe(**settings | fields)
 
 
 def prior_recipe(weights: Path, **fields: Any) -> PriorRecipe:
-    settings = {"name": "p", "clip": weights / "clip.safetensors", "num_images": 24}
+    settings = {"name": "p", "clip_model": weights / "clip.safetensors", "num_images": 24}
     settings |= {"model": {"width": 32, "depth": 2, "heads": 2, "hidden": 64}}
     settings |= {"steps": 3, "batch": 16, "lr": 1e-3, "bf16": False, "warmup": 1}
     return PriorRecipe(**settings | fields)
@@ -130,6 +134,19 @@ def test_a_run_saves_the_decoder_with_the_constants_of_its_pool(
     assert read_process(path) == {"schedule": "flow", "prediction": "x0"}
 
 
+@pytest.mark.parametrize("make", [recipe, prior_recipe])
+def test_a_run_that_is_stopped_goes_on_exactly(weights: Path, tmp_path: Path, make: Any) -> None:
+    def run(folder: str, until: int | None = None) -> Path | None:
+        return train(make(weights), tmp_path / folder, until, echo=lambda line: None)
+
+    whole = run("whole")
+    assert run("parts", 1) is None
+    parts = run("parts")
+    assert whole is not None and parts is not None
+    tensors = load_file(whole)
+    assert all(torch.equal(each, tensors[name]) for name, each in load_file(parts).items())
+
+
 def test_the_prior_learns_which_vectors_belong_to_which_texts(weights: Path) -> None:
     """Two texts with a vector each: the drawn vectors come to those of their own texts."""
     made = prior_task(weights, num_images=2)
@@ -195,12 +212,12 @@ def test_fields_that_the_prior_cannot_use_are_problems(
 
 def test_another_family_cannot_be_the_clip(weights: Path) -> None:
     with pytest.raises(KalpanaError, match="holds weights of family 'vae', not 'clip'"):
-        task(weights, clip=weights / "vae.safetensors")
+        task(weights, clip_model=weights / "vae.safetensors")
 
 
 def test_a_clip_whose_words_have_another_width_is_refused(weights: Path, tmp_path: Path) -> None:
     other = clip.Config(side=32, stem=(), features=24, text_width=32, text_depth=1, text_heads=2)
     save_weights(tmp_path / "clip.safetensors", clip.CLIP(other), "clip", other, {})
-    made = prior_task(weights, clip=tmp_path / "clip.safetensors")
+    made = prior_task(weights, clip_model=tmp_path / "clip.safetensors")
     with pytest.raises(KalpanaError, match="text_width is its number of features, 24"):
         made.loss(made.batch(0), torch.Generator().manual_seed(0), 0.0)

@@ -42,7 +42,9 @@ class UnclipRecipe(LatentRecipe):
     """Recipe of a decoder of unCLIP."""
 
     family: Literal["unclip"] = "unclip"
-    clip: Path = Field(description="weights of the CLIP, such as weights/clip/clip.safetensors")
+    clip_model: Path = Field(
+        description="weights of the CLIP, such as weights/clip/clip.safetensors"
+    )
     image_model: Path = Field(
         description="weights of the image transformer to start from, such as "
         "weights/default/dit.safetensors"
@@ -75,7 +77,7 @@ class UnclipData(LatentData):
         self.recipe: UnclipRecipe = recipe
         *_, device, progress = args
         self.vectors, self.dev_vectors = (
-            data_cache.vectors(clip, located(recipe.clip), world, count, device, progress)
+            data_cache.vectors(clip, located(recipe.clip_model), world, count, device, progress)
             for world, count in ((self.world, recipe.num_images), (self.dev, HELD_OUT))
         )
         self.standard = fitted(self.vectors)
@@ -112,7 +114,7 @@ class UnclipTask(DiffusionTask):
         self, recipe: UnclipRecipe, device: torch.device, progress: data_cache.Progress
     ) -> None:
         vae = load_module(located(recipe.vae), "vae").to(device)
-        clip = load_module(located(recipe.clip), "clip").to(device)
+        clip = load_module(located(recipe.clip_model), "clip").to(device)
         image = load_module(located(recipe.image_model), "flow")
         # The mean with x_t / (1 - t) holds for this process alone.
         weighted = recipe.process == Process("flow", "x0")
@@ -136,7 +138,9 @@ class PriorRecipe(DiffusionRecipe):
     """Recipe of a prior of unCLIP."""
 
     family: Literal["unclip-prior"] = "unclip-prior"
-    clip: Path = Field(description="weights of the CLIP, such as weights/clip/clip.safetensors")
+    clip_model: Path = Field(
+        description="weights of the CLIP, such as weights/clip/clip.safetensors"
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -157,7 +161,7 @@ class PriorData:
             World(recipe.seed, split, kind=recipe.kind) for split in ("train", "dev")
         )
         self.vectors, self.dev_vectors = (
-            data_cache.vectors(clip, located(recipe.clip), world, count, device, progress)
+            data_cache.vectors(clip, located(recipe.clip_model), world, count, device, progress)
             for world, count in ((self.world, recipe.num_images), (self.dev, HELD_OUT))
         )
         self.standard = fitted(self.vectors)
@@ -190,7 +194,7 @@ class PriorTask(DiffusionTask):
         self, recipe: PriorRecipe, device: torch.device, progress: data_cache.Progress
     ) -> None:
         with torch.random.fork_rng(devices=[]):  # the network's own weights do not depend on it
-            clip = load_module(located(recipe.clip), "clip").to(device)
+            clip = load_module(located(recipe.clip_model), "clip").to(device)
         self.tower = clip.read
         model = Prior(config_of(prior.Config, recipe, {"features": clip.config.features}))
         data = PriorData(recipe, clip, device, progress)
