@@ -13,7 +13,7 @@ from torch import nn
 
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
-from kalpana.models import clip, dit, vae, video_dit, video_vae
+from kalpana.models import clip, dit, prior, unclip, vae, video_dit, video_vae
 
 # No deadline, since a busy machine is not a bug; derandomised, so that failures are reproducible on
 # any machine.
@@ -114,5 +114,39 @@ def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(folder / "video_vae.safetensors", codec, "video-vae", codec.config, {})
     capabilities = {"sizes": ("16x16", "32x16"), "defaults": {"steps": 3, "size": "16x16"}}
     write_card(folder, Card(name="tiny-video", family="video", capabilities=capabilities))
+    write_hashes(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unclip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny unCLIP with random weights, and with a CLIP of its own."""
+    folder = tmp_path_factory.mktemp("tiny-unclip")
+    torch.manual_seed(0)
+    network = unclip.Unclip(
+        unclip.Config(width=32, depth=2, heads=2, text_depth=1, fine=8, features=24)
+    )
+    drawing = prior.Prior(prior.Config(width=32, depth=1, heads=2, hidden=64, features=24))
+    decoder = vae.VAE(vae.Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1)))
+    for parameter in [*network.parameters(), *drawing.parameters(), *decoder.parameters()]:
+        nn.init.normal_(parameter, std=0.2)  # by default the last layers are zero
+    for standard in (network.standard, drawing.standard):
+        standard.mean.copy_(torch.linspace(-0.5, 0.5, 24))
+        standard.deviation.copy_(torch.linspace(0.5, 1.5, 24))
+    decoder.fit_preview(torch.rand(4, 3, 32, 32) * 2 - 1)
+    process = {"schedule": "flow", "prediction": "x0"}
+    save_weights(folder / "unclip.safetensors", network, "unclip", network.config, {}, process)
+    save_weights(
+        folder / "unclip_prior.safetensors", drawing, "unclip-prior", drawing.config, {}, process
+    )
+    save_weights(folder / "vae.safetensors", decoder, "vae", decoder.config, {})
+    sizes = {"width": 24, "depth": 1, "heads": 2, "hidden": 48}
+    sizes |= {f"text_{name}": size for name, size in sizes.items()}
+    seeing = clip.CLIP(clip.Config(side=32, stem=(), features=24, **sizes))
+    save_weights(folder / "clip/clip.safetensors", seeing, "clip", seeing.config, {})
+    write_card(folder / "clip", Card(name="clip", family="clip"))
+    write_hashes(folder / "clip")
+    capabilities = {"sizes": ("32x32",), "defaults": {"steps": 4, "size": "32x32"}}
+    write_card(folder, Card(name="tiny-unclip", family="unclip", capabilities=capabilities))
     write_hashes(folder)
     return folder

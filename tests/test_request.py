@@ -267,6 +267,7 @@ def test_a_request_is_asked_anew_with_other_fields() -> None:
         ({"outpaint": "left=8", "image": PNG}, {"uses": ["prompt", "image"]}),
         ({"source_prompt": "a dog", "image": PNG}, {"uses": ["prompt", "image"]}),
         ({"format": "jpeg"}, {"uses": ["prompt", "seconds"]}),
+        ({"source_prompt": "a dog", "image": PNG}, {"uses": ["prompt", "image"]}),
         ({"label": "cat"}, {}),
         ({"label": "cat"}, {"uses": ["prompt", "label"], "labels": ["dog"]}),
         ({"size": "136x136"}, {"uses": ["prompt", "size"], "tiles": 16}),

@@ -33,12 +33,20 @@ class Defaults(BaseModel):
     interval: tuple[float, float] = (0.0, 1.0)  # times t at which guidance is applied
 
 
+class Edits(BaseModel):
+    """Defaults of a request with a source_prompt, and its ``samplers``; those of FlowEdit, which
+    takes samplers of one deterministic step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = 30
+    sampler: str = "euler"
+    strength: float = 0.8
+    samplers: tuple[str, ...] = ("euler", "heun", "dpm2")
+
+
 # Default eta of the samplers that have it: the default of the argument in diffusion/stochastic.py.
 ETA = {"ddim": 0.0, "euler-a": 1.0, "dpm2-a": 1.0, "dpmpp-sde": 1.0, "dpmpp-2m-sde": 1.0}
-# Defaults of a request with a source_prompt (FlowEdit), and the samplers that it can take: those of
-# one deterministic step.
-EDIT: dict[str, Any] = {"steps": 30, "sampler": "euler", "strength": 0.8}
-EDIT_SAMPLERS = ("euler", "heun", "dpm2")
 STYLE_STRENGTH = 0.4  # of a style_image
 SAMPLERS = (
     *("euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim", "ddpm"),
@@ -115,6 +123,7 @@ class Capabilities(BaseModel):
     - ``multiple``: number of pixels of which the sides of any picture are multiples. None: it has
       the sizes above only
     - ``samplers``, ``languages``, ``labels``, ``controls``, ``cameras``: the values of these fields
+    - ``edits``: how it answers a source_prompt. None: by its own defaults and samplers
     - ``tokens``: number of image tokens in its codebook. None: it generates no tokens
     """
 
@@ -129,6 +138,7 @@ class Capabilities(BaseModel):
     labels: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
+    edits: Edits | None = None
     tokens: int | None = None
     defaults: Defaults = Defaults()
 
@@ -168,9 +178,9 @@ class Capabilities(BaseModel):
 
     def _default(self, name: str, request: Request) -> Any:
         """The value of a field that a request leaves out."""
-        edits = request.source_prompt is not None and "source_prompt" in self.uses
-        if edits and name in EDIT and name in self.uses:
-            return EDIT[name]
+        edits = self.edits if request.source_prompt is not None else None
+        if edits is not None and name in ("steps", "sampler", "strength"):
+            return getattr(edits, name)
         if name == "style_strength":
             styled = request.style_image is not None and "style_image" in self.uses
             return STYLE_STRENGTH if styled else None
@@ -210,9 +220,9 @@ class Capabilities(BaseModel):
             return f"outpaint sets it, to {size}: leave size out"
         if name == "outpaint":
             return self._outpaint_refusal(value, size)
-        if name == "sampler" and resolved["source_prompt"] is not None:
-            known = ", ".join(EDIT_SAMPLERS)
-            return None if value in EDIT_SAMPLERS else f"with a source_prompt it knows {known}"
+        if name == "sampler" and self.edits is not None and resolved["source_prompt"] is not None:
+            known = self.edits.samplers
+            return None if value in known else f"with a source_prompt it knows {', '.join(known)}"
         if name == "size":
             return self._size_refusal(value)
         if name in choices and value not in choices[name]:

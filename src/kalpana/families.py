@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from kalpana.capabilities import Capabilities, Defaults
+from kalpana.capabilities import Capabilities, Defaults, Edits
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ _DIFFUSION = Capabilities(
         "strength",
         "adapter",
     ),
+    edits=Edits(),
     tiles=16,
     defaults=Defaults(strength=0.6),
 )
@@ -116,6 +117,20 @@ _VIDEO = Capabilities(
         shift=2,
         interval=(0.2, 0.9),
     ),
+)
+_UNCLIP = Capabilities(
+    uses=(
+        "prompt",
+        "steps",
+        "guidance",
+        "sampler",
+        "size",
+        "image",
+        "last_image",
+        "source_prompt",
+        "strength",
+    ),
+    defaults=Defaults(strength=0.1),
 )
 _TOKENS = Capabilities(
     uses=("prompt", "guidance", "temperature", "top_k", "top_p", "size", "image", "mask"),
@@ -257,6 +272,24 @@ _ALL = (
         "lora.safetensors",
         "kalpana.train.lora:LoRATask",
         "kalpana.train.lora:LoRARecipe",
+    ),
+    Family(
+        "unclip",
+        "kalpana.models.unclip:Unclip",
+        "unclip.safetensors",
+        "kalpana.train.unclip:UnclipTask",
+        "kalpana.train.unclip:UnclipRecipe",
+        "kalpana.pipelines.unclip:UnclipPipeline",
+        _UNCLIP,
+        codec="vae",
+        tasks=(*_TEXT_TO_IMAGE, "variations"),
+    ),
+    Family(
+        "unclip-prior",
+        "kalpana.models.prior:Prior",
+        "unclip_prior.safetensors",
+        "kalpana.train.unclip:PriorTask",
+        "kalpana.train.unclip:PriorRecipe",
     ),
     Family(
         "clip",

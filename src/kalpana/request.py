@@ -184,7 +184,9 @@ class Request(BaseModel):
         "left",
     )
     last_image: Media | None = Field(
-        None, description="the picture that a video ends with, as image is its first one"
+        None,
+        description="the picture that a video, or the way between two pictures, ends with; image "
+        "is its first one",
     )
     video: Media | None = Field(
         None, description="a video to change, by strength, or to go on from, by extend"
@@ -351,10 +353,10 @@ class Request(BaseModel):
 
     def parts(self, most: int) -> Iterator[Request]:
         """The same pictures, in order, as requests of at most ``most`` candidates each. One picture
-        is never split: with ``best_of`` above ``most``, each request has one picture. The request
-        must be ``seeded``."""
+        is never split: with ``best_of`` above ``most``, each request has one picture. Nor are the
+        pictures on the way between two. The request must be ``seeded``."""
         seeds, most = self.each_seed(), max(most // self.best_of, 1)
-        if len(seeds) <= most:
+        if len(seeds) <= most or (self.last_image is not None and self.seconds is None):
             yield self
             return
         for start in range(0, len(seeds), most):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kalpana.capabilities import EDIT_SAMPLERS
+from kalpana.capabilities import Edits
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled, windows
 from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
@@ -71,7 +71,7 @@ def edited(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("sampler", EDIT_SAMPLERS)
+@pytest.mark.parametrize("sampler", Edits().samplers)
 def test_an_edit_to_the_same_prompt_changes_nothing(schedule: str, sampler: str) -> None:
     denoise = Denoise(SCHEDULES[schedule], lambda x_t, t: torch.tanh(2 * x_t) - t)
     x0, result = edited(schedule, sampler, denoise, denoise)

@@ -112,7 +112,9 @@ def test_every_family_that_is_trained_has_a_recipe_of_its_own() -> None:
         ]
         assert FAMILIES[name].codec is None or [field.is_required() for field in codecs] == [True]
         if issubclass(kind, DiffusionRecipe):
-            assert FAMILIES[name].pipeline == "kalpana.pipelines.diffusion:DiffusionPipeline"
+            pipeline = "kalpana.pipelines.diffusion:DiffusionPipeline"
+            others = {"unclip": "kalpana.pipelines.unclip:UnclipPipeline", "unclip-prior": None}
+            assert FAMILIES[name].pipeline == others.get(name, pipeline)
     assert recipe_class("lite0") is None and recipe_class("ghost") is None
 
 

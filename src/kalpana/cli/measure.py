@@ -184,3 +184,32 @@ def control(
     with counting("scenes") as progress:
         rows = measure(pipeline, judge, count, progress)
     print(markdown(rows), end="")
+
+
+@evaluating.command("unclip")
+def unclip(
+    model: Model = "unclip",
+    count: Annotated[
+        int, typer.Option("-n", min=1, help="dev prompts of each of the six tasks of SpriteEval")
+    ] = 4,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="denoising steps of each picture")
+    ] = None,
+    verifier: VerifierFolder = None,
+    device: Device = None,
+) -> None:
+    """Accuracy of unCLIP by the source of its vectors: prior, text, or the true picture."""
+    from kalpana.evaluate.run import first
+    from kalpana.evaluate.suites import spriteeval
+    from kalpana.evaluate.unclip import markdown, measure
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+    from kalpana.pipelines import load
+    from kalpana.pipelines.unclip import UnclipPipeline
+
+    pipeline = load(model, device)
+    if not isinstance(pipeline, UnclipPipeline):
+        raise KalpanaError(f"model {model!r} is no unCLIP: name one")
+    judge = DetectorVerifier.load(verifier_folder(verifier, dev=True))
+    with counting("pictures") as progress:
+        rows = measure(pipeline, judge, first(spriteeval(dev=True), count), progress, steps)
+    print(markdown(rows))

@@ -242,7 +242,7 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
         paths += files_of(vqgan_of(folder))
     if family in FAMILIES and FAMILIES[family].codec == "vae":
         paths += files_of(vae_of(folder))
-    if family == BY_CLIP:
+    if family in (BY_CLIP, "unclip"):
         paths += sorted(clip_of(folder).glob("*.safetensors"))
     return tuple(dict.fromkeys(paths))
 

@@ -327,20 +327,33 @@ class TextTower(nn.Module):
             return (ids if c.end is None else (ids == c.end).int()).argmax(1)
         return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
 
+    def states(self, tokens: Tokens) -> Tensor:
+        """States (b, l, d) of the tokens, whose projected mean over the real ones is the feature;
+        of towers with mean pooling."""
+        assert self.config.text_pool == "mean"
+        x = self.words(tokens.ids) + self.positions[: tokens.ids.shape[1]]  # b l d
+        bias = unseen(~tokens.mask[:, None])[:, None]  # b 1 1 l
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.norm(x)
+
+    def pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Features (b, features) of states (b, l, d) and the mask (b, l) of the real tokens."""
+        weight = mask[..., None].to(states.dtype)
+        return self.project((states * weight).sum(1) / weight.sum(1))
+
     def _features(self, tokens: Tokens, last: Tensor) -> Tensor:
         """Features (b, features) of tokens (b, l), with ``last`` (b,) from ``_last``."""
+        if self.config.text_pool == "mean":
+            return self.pooled(self.states(tokens), tokens.mask)
         pool, places = self.config.text_pool, torch.arange(tokens.ids.shape[1], device=last.device)
         x = self.words(tokens.ids) + self.positions[: len(places)]  # b l d
         bias = None
         if pool != "last":
-            masked = ~tokens.mask[:, None] if pool == "mean" else (places > places[:, None])[None]
-            bias = unseen(masked)[:, None]  # b or 1, 1, 1 or l, l
+            bias = unseen(places > places[:, None])[None, None]  # 1 1 l l
         *blocks, final = self.blocks
         for block in blocks:
             x = block(x, bias)
-        if pool == "mean":
-            mask = tokens.mask[..., None].to(x.dtype)
-            return self.project((self.norm(final(x, bias)) * mask).sum(1) / mask.sum(1))
         bias = unseen(places > last[:, None])[:, None, None]  # b 1 1 l
         return self.project(self.norm(final(x, bias, last)[:, 0]))
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.models import dit
-from kalpana.models.dit import DiT
+from kalpana.models.dit import DiT, inherit
 from kalpana.types import Cond, KalpanaError
 
 FACTOR = 8  # pixels of a map a latent, along each side
@@ -65,8 +65,7 @@ class ControlDiT(DiT):
         """A control transformer with the weights of an image transformer; it predicts the same
         until it is trained. ``config`` holds other fields of its Config."""
         network = cls(Config(**asdict(image.config) | config))
-        own, given = network.state_dict(), image.state_dict()
-        network.load_state_dict(own | {name: given[name] for name in own.keys() & given.keys()})
+        inherit(network, image)
         return network
 
     def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:

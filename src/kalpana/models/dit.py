@@ -183,16 +183,21 @@ class DiT(nn.Module):
         rows_columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         grid = torch.stack(rows_columns, -1).flatten(0, 1).to(x_t.device)  # hw 2
         wave = timestep_embedding(t)  # b 256
-        time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
+        time = self._time(wave, cond).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
         angles = self._angles(length, grid)  # l+hw d/n/2
-        bias = F.pad(-1e4 * (~mask).float(), (0, h * w))  # masks the padding
-        bias = bias[:, None, None, :]  # b 1 1 l+hw
+        bias = -1e4 * (~mask).float()  # masks the padding
 
         # The text-only blocks are not conditioned on the time.
         no_time, text_rotation = torch.zeros_like(time), rope_tables(angles[:length])
         for block in self.text:
-            words = block(words, no_time, text_rotation, bias[..., :length])
+            words = block(words, no_time, text_rotation, bias[:, None, None])
+        if (extra := self._extra(wave, cond)) is not None:
+            words, bias = (torch.cat(pair, 1) for pair in zip((words, bias), extra, strict=True))
+            still = angles.new_zeros(words.shape[1] - length, angles.shape[1])
+            angles = torch.cat((angles[:length], still, angles[length:]))  # l+k+hw d/n/2
+            length = words.shape[1]
+        bias = F.pad(bias, (0, h * w))[:, None, None]  # b 1 1 l+hw
         fine = self.before(self._stem(x_t, cond), wave)  # b c h·p w·p
         patches = F.pixel_unshuffle(fine, self.config.patch).flatten(2).transpose(1, 2)
         image = self.patches(patches)  # b hw d
@@ -232,6 +237,15 @@ class DiT(nn.Module):
         """First features (b, fine, h, w) of the noisy latents."""
         return self.stem(x_t.contiguous(memory_format=torch.channels_last))
 
+    def _time(self, wave: Tensor, cond: Cond) -> Tensor:
+        """Time embedding (b, 6d) of the sinusoidal one (b, 256): the modulation of the blocks."""
+        return self.time(wave)
+
+    def _extra(self, wave: Tensor, cond: Cond) -> tuple[Tensor, Tensor] | None:
+        """Tokens (b, k, d) after the words, which have no position, and the bias (b, k) of their
+        keys; None here. ``wave`` (b or 1, 256) is the sinusoidal embedding of the time."""
+        return None
+
     def _angles(self, length: int, grid: Tensor) -> Tensor:
         """Rotary angles (length + hw, d/n/2): a quarter for the word index, the rest for the grid.
 
@@ -267,13 +281,21 @@ class DiT(nn.Module):
                 block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)
 
 
-def precision_weighted_x0(guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+def inherit(network: DiT, image: DiT) -> None:
+    """Copy the weights of an image transformer into a network that has them and others."""
+    own, given = network.state_dict(), image.state_dict()
+    network.load_state_dict(own | {name: given[name] for name in own.keys() & given.keys()})
+
+
+def precision_weighted_x0(
+    guess: Tensor, x_t: Tensor, t: Tensor, deviation: float = GUESS
+) -> Tensor:
     """Precision-weighted mean of two x0 estimates: the network's ``guess`` and x_t / (1 - t).
 
-    The second estimate has a standard deviation of t / (1 - t); the guess is assumed to have one of
-    GUESS at all times. So the guess weighs less as t approaches 0, and the network's own artefacts
-    vanish there. c_skip has the same role in Karras et al. 2022, eq. 7.
+    The second estimate has a standard deviation of t / (1 - t); the guess is assumed to have
+    ``deviation`` at all times. So the guess weighs less as t approaches 0, and the network's own
+    artefacts vanish there. c_skip has the same role in Karras et al. 2022, eq. 7.
     """
-    t = t[:, None, None, None].to(x_t)
-    weight_x_t, total = GUESS**2 * (1 - t), GUESS**2 * (1 - t) ** 2 + t**2
+    t = t.reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t)
+    weight_x_t, total = deviation**2 * (1 - t), deviation**2 * (1 - t) ** 2 + t**2
     return (weight_x_t * x_t + t**2 * guess) / total

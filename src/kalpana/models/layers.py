@@ -52,17 +52,17 @@ class TextEmbedding(nn.Module):
 def embed_text(words: nn.Embedding, null: Tensor, cond: Cond, b: int) -> tuple[Tensor, Tensor]:
     """Token embeddings (b, l, d) of a condition and their mask (b, l).
 
-    Rows without text have one token, with the embedding ``null`` (d,).
+    Rows without text (null rows, and rows without a real token) have one token, with the embedding
+    ``null`` (d,).
     """
     if cond.tokens is None:
         mask = torch.ones(b, 1, dtype=torch.bool, device=null.device)
         return null.expand(b, 1, -1), mask
     embedded, mask = words(cond.tokens.ids), cond.tokens.mask
-    if cond.null is not None:
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
-        embedded = torch.where(cond.null[:, None, None], null, embedded)
-        mask = torch.where(cond.null[:, None], first, mask)
-    return embedded, mask
+    without = ~mask.any(1) if cond.null is None else cond.null | ~mask.any(1)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    embedded = torch.where(without[:, None, None], null, embedded)
+    return embedded, torch.where(without[:, None], first, mask)
 
 
 def norm(x: Tensor) -> Tensor:

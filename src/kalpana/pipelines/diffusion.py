@@ -24,7 +24,7 @@ from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
-from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
+from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub import clip_tokenizer, stable_diffusion
@@ -39,7 +39,7 @@ from kalpana.pipelines.rerank import Ranker
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
-from kalpana.types import Codec, Cond, KalpanaError, Step
+from kalpana.types import Codec, Cond, KalpanaError, Step, Tokens
 
 PUBLIC = {"guidance": 7.5, "strength": 0.75}  # defaults of public Stable Diffusion models
 
@@ -182,16 +182,14 @@ def _sample(
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
     else:
         given = _known_cond(model, edit, request, len(seeds))
-    denoise, step = _denoise(model, given, request, request.prompt), SAMPLERS[request.sampler]
-    if request.eta is not None:
-        step = partial(step, **{"eta": request.eta})
+    denoise, step = guided_denoise(model, given, request, request.prompt), _step(request)
     x0, strength = None if inputs is None else inputs.x0, request.strength
     alone = given.known is not None and not _blends(model)
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         mask = _dilated(model, edit)
         if request.source_prompt is not None:
-            source = _denoise(model, given, _source(request), request.source_prompt)
+            source = guided_denoise(model, given, _source(request), request.source_prompt)
             step = flow_edit(step, source, x0, 1.0 if mask is None else mask)
         elif mask is not None and not alone:
             denoise = inpaint(denoise, x0, mask)
@@ -201,14 +199,35 @@ def _sample(
         timesteps = start_at(timesteps, strength)
         edits = request.source_prompt is not None  # from the picture itself
         x = x0.expand_as(x) if edits else noised(schedule, x0, x, timesteps[0])
-    total = len(timesteps)
-    for state in sample(denoise, x, timesteps, step, step_noise(seeds)):
+    for progress in integrate(model, denoise, x, timesteps, request, step):
+        if inputs is not None and progress.pixels is not None:
+            progress = replace(progress, pixels=inputs.finish(progress.pixels))
+        yield progress
+
+
+def _step(request: Request) -> Sampler:
+    """The step of the sampler of a resolved request."""
+    assert request.sampler
+    step = SAMPLERS[request.sampler]
+    return step if request.eta is None else partial(step, **{"eta": request.eta})
+
+
+def integrate(
+    model: DiffusionPipeline,
+    denoise: Denoise,
+    x: Tensor,
+    timesteps: Tensor,
+    request: Request,
+    step: Sampler | None = None,
+) -> Iterator[Progress]:
+    """The steps from x at the first of the timesteps to pixels, by ``step`` or else the sampler of
+    a resolved request: one for each denoising step, and one for the decoding."""
+    step, total = step or _step(request), len(timesteps)
+    for state in sample(denoise, x, timesteps, step, step_noise(request.each_seed())):
         x = state.x
         yield Progress("denoise", total, model.codec.preview(state.x0))
     # Decoded one by one: the activations of the widest layers set the peak memory.
     pixels = torch.cat([model.codec.decode(latents[None]) for latents in x])
-    if inputs is not None:
-        pixels = inputs.finish(pixels)
     yield Progress("decode", total, model.codec.preview(x), pixels)
 
 
@@ -239,7 +258,7 @@ def _source(request: Request) -> Request:
     )
 
 
-def _denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: str) -> Denoise:
+def guided_denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: str) -> Denoise:
     """The guided x0 estimate of the model for the pictures of a resolved request by ``prompt``,
     with the fields of ``given`` in its condition."""
     assert request.guidance is not None  # resolved
@@ -353,7 +372,10 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
     tokens = label = control = null = None
     if not isinstance(model.words, NoWords):
         tokens = model.words.encode([clean(text)] * b).to(device)
-        null = None if text else torch.ones(b, dtype=torch.bool, device=device)
+        if not text and given.embedding is not None:  # only the text is left out
+            tokens = Tokens(tokens.ids, tokens.mask & False)
+        elif not text:
+            null = torch.ones(b, dtype=torch.bool, device=device)
     if "label" in reads and request.label is not None:
         index = model.capabilities.labels.index(request.label)
         label = torch.full((b,), index, device=device)

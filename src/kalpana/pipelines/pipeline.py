@@ -90,27 +90,26 @@ def answer(
     more: Mapping[str, Any] | None = None,
     together: int = TOGETHER,
     notes: tuple[str, ...] = (),
+    read: Callable[[Request], Edit | None] = read_edit,
 ) -> Iterator[Step]:
-    """The stream of ``Pipeline.generate`` for a model that reads text by ``words`` and generates
-    batches of at most ``together`` pictures by ``draw``. ``more`` is added to the receipts, and
-    ``notes`` to the warnings.
+    """The stream of ``Pipeline.generate`` for a model that reads text by ``words``, the input
+    picture by ``read``, and generates batches of at most ``together`` pictures by ``draw``.
+    ``more`` is added to the receipts, and ``notes`` to the warnings.
 
     Raises KalpanaError at the call, as ``Pipeline.generate`` and ``read_edit``."""
     if request.best_of > 1:
         return best(
-            lambda each: answer(
-                model, words, each, draw, more=more, together=together, notes=notes
-            ),
+            lambda each: answer(model, words, each, draw, None, more, together, notes, read),
             request,
             rank_by,
             together,
         )
     request = request.seeded()
     resolved, ignored = model.capabilities.resolve(request)
-    asked, resolved, read = request, *_transliterated(resolved, model.capabilities)
-    edit = read_edit(resolved)
+    asked, resolved, spelled = request, *_transliterated(resolved, model.capabilities)
+    edit = read(resolved)
     receipt, warnings = _receipt(model, words, asked, resolved, ignored)
-    warnings = (*notes, *read, *warnings)
+    warnings = (*notes, *spelled, *warnings)
     if edit is not None:
         warnings = (*warnings, *edit.warnings)
     receipt["warnings"] = list(warnings)

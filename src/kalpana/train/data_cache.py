@@ -20,10 +20,12 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.hub.weights import files_of, fingerprint
 from kalpana.media import read_picture, to_pixels
+from kalpana.models.clip import CLIP, unit
 from kalpana.models.vae import VAE
 from kalpana.models.vqgan import VQGAN
 from kalpana.train import sign_augmentation
@@ -160,6 +162,35 @@ def codes(
                 yield tokens.cpu().numpy().astype(np.uint16)
 
     return array(folder() / name, shape, np.uint16, encode(), progress)
+
+
+def vectors(
+    clip: CLIP,
+    weights: Path,
+    world: World,
+    count: int,
+    device: torch.device,
+    progress: Progress = silent,
+) -> np.memmap:
+    """Unit CLIP vectors of the first ``count`` pictures, (count, features) float16.
+
+    ``clip`` is the network of the file ``weights``, and is on ``device``. Pictures are resized to
+    its input.
+    """
+    name = f"vectors-{_name(world, count)}-{mark(weights, device)}.npy"
+    shape, size = (count, clip.config.features), [clip.config.side] * 2
+
+    @torch.inference_mode()
+    def encode() -> Iterator[np.ndarray]:
+        source = pictures(world, count, progress)
+        for start in range(0, count, CHUNK):
+            pixels = floats(source[start : start + CHUNK], device)
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(-1, 1)
+            with autocast(device):
+                features = clip.image(pixels)
+            yield unit(features.float()).to(torch.float16).cpu().numpy()
+
+    return array(folder() / name, shape, np.float16, encode(), progress)
 
 
 def often(recipe: CaptionedRecipe, world: World, progress: Progress = silent) -> np.ndarray:
