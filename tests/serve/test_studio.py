@@ -188,6 +188,7 @@ def test_escape_cancels_the_jobs_of_this_tab_only(server: Process, opened: Any) 
         page.click("#more summary")
         page.fill("#prompt", "slow")
         page.fill("#steps", "1000")
+        page.fill("#n", "16")  # seconds, also on a fast machine
         page.click("#go")
         expect(page.locator("#stop")).to_be_visible()
         expect(page.locator(".card.running progress")).to_have_count(1)
@@ -449,7 +450,8 @@ def test_nothing_is_lost_when_the_server_goes_away(
         with opened(server.url) as page:
             page.click("#more summary")
             page.fill("#prompt", "slow")
-            page.fill("#steps", "150")
+            page.fill("#steps", "1000")
+            page.fill("#n", "16")
             page.click("#go")
             expect(page.locator(".card.running")).to_have_count(1)
             server.end(kill=True)
