@@ -194,16 +194,19 @@ def test_a_controlnet_follows_its_map_and_is_left_out_without_one(write: Write) 
         return media(last(model.generate("a red ball", **ASK | fields)).outputs[0])[0].tobytes()
 
     grey = Image.new("RGB", (32, 32), "grey")
-    pictures = {
+    pictures = [
         draw(),
         draw(control={"map": PHOTO}),
         draw(control={"map": grey}),
         draw(control=[{"kind": "map", "image": PHOTO, "strength": 0.3}]),
-        draw(control=[{"kind": "map", "image": PHOTO, "end": 0.5}]),
+        draw(control=[{"kind": "map", "image": PHOTO, "start": 0.5}]),
         draw(control={"map": PHOTO}, image=PHOTO),
         draw(control={"map": PHOTO}, image=PHOTO, mask=MASK),
-    }
-    assert len(pictures) == 7
+    ]
+    # The last of two steps is too small to change an 8-bit value.
+    early = [{"kind": "map", "image": PHOTO, "end": 0.25}]
+    pictures += [draw(control={"map": PHOTO}, steps=4), draw(control=early, steps=4)]
+    assert len(set(pictures)) == 9, [pictures.index(each) for each in pictures]
     assert draw() == draw(control=[{"kind": "map", "image": PHOTO, "strength": 0.0}])
     with pytest.raises(KalpanaError, match="it knows map, not edges"):
         model.generate("a red ball", **ASK, control={"edges": PHOTO})

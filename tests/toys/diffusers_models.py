@@ -121,7 +121,7 @@ def parts(**more: Any) -> dict[str, Any]:
         "vae": vae(),
         "text_encoder": clip_text(),
         "tokenizer": clip_tokenizer(),
-        "scheduler": d.DDIMScheduler(**BETAS, set_alpha_to_one=False),
+        "scheduler": d.DDIMScheduler(**BETAS, set_alpha_to_one=False, steps_offset=1),
     }
     return given | more
 

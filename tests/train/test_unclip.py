@@ -175,7 +175,7 @@ def test_the_prior_learns_which_vectors_belong_to_which_texts(weights: Path) -> 
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        assert before < 0.5 and cosine() > 0.9
+        assert before < 0.5 and cosine() > 0.8
 
 
 def test_a_prior_is_trained_and_scored(weights: Path, tmp_path: Path) -> None:
