@@ -36,7 +36,7 @@ def run(code: str, name: str, namespace: dict[str, Any]) -> None:
     """Runs one code cell as Jupyter does: a last line that is an expression is shown."""
     tree = ast.parse(code)
     last = tree.body[-1]
-    shown = ast.Expression(tree.body.pop().value) if isinstance(last, ast.Expr) else None  # type: ignore[attr-defined]
+    shown = ast.Expression(tree.body.pop().value) if isinstance(last, ast.Expr) else None
     exec(compile(tree, name, "exec"), namespace)
     if shown is not None:
         value = eval(compile(shown, name, "eval"), namespace)
