@@ -54,6 +54,7 @@ def test_there_are_five_lessons_and_an_index() -> None:
 @each_lesson
 def test_a_lesson_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LESSON_STEPS", "2")
+    monkeypatch.setenv("LESSON_PICTURES", "1")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with torch.enable_grad():  # restores the mode, which the lessons change
