@@ -64,10 +64,7 @@ class ControlDiT(DiT):
     def widen(cls, image: DiT, **config: object) -> ControlDiT:
         """A control transformer with the weights of an image transformer; it predicts the same
         until it is trained. ``config`` holds other fields of its Config."""
-        network = cls(Config(**asdict(image.config) | config))
-        own, given = network.state_dict(), image.state_dict()
-        network.load_state_dict(own | {name: given[name] for name in own.keys() & given.keys()})
-        return network
+        return cls(Config(**asdict(image.config) | config)).inherit(image)
 
     def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:
         x = super()._stem(x_t, cond)
