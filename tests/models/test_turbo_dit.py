@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kalpana.models.dit import Config as ImageConfig
 from kalpana.models.dit import DiT
-from kalpana.models.turbo_dit import TurboDiT, slow_wave
+from kalpana.models.turbo_dit import Config, TurboDiT, slow_wave
 from kalpana.types import Cond, Tokens
 
 SIZES = {"width": 32, "depth": 2, "heads": 2, "text_depth": 1, "fine": 8, "channels": 4}
@@ -64,6 +64,20 @@ def test_both_are_of_each_row_or_of_all() -> None:
         run(network, torch.tensor([until]), scale) for until, scale in ((0.1, two), (0.2, four))
     )
     torch.testing.assert_close(mixed, torch.stack((first[0], second[1])))
+
+
+@torch.no_grad()
+def test_a_row_is_the_same_alone_and_in_a_batch_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    network = TurboDiT(Config(depth=2)).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.03)
+    x, tokens = torch.randn(3, 16, 16, 16), Tokens(torch.ones(3, 4).long(), torch.ones(3, 4).bool())
+    given = {"until": torch.tensor([0.75]), "guidance": torch.tensor([4.5])}
+    together = network(x, torch.ones(1), Cond(tokens, **given))
+    for k in range(3):
+        alone = Cond(Tokens(tokens.ids[:1], tokens.mask[:1]), **given)
+        assert torch.equal(network(x[k : k + 1], torch.ones(1), alone)[0], together[k])
 
 
 def test_every_parameter_learns() -> None:

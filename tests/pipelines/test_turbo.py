@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kalpana.capabilities import Capabilities
-from kalpana.families import FAMILIES
 from kalpana.hub.card import Card, write_card, write_hashes
 from kalpana.hub.weights import save_weights
 from kalpana.models import turbo_dit, vae
@@ -23,7 +21,7 @@ from kalpana.types import Cond, KalpanaError, Output
 
 
 @pytest.fixture(scope="module")
-def turbo(tmp_path_factory: pytest.TempPathFactory) -> DiffusionPipeline:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("turbo")
     torch.manual_seed(0)
     config = turbo_dit.Config(width=32, depth=2, heads=2, text_depth=1, fine=8, step_width=32)
@@ -34,18 +32,21 @@ def turbo(tmp_path_factory: pytest.TempPathFactory) -> DiffusionPipeline:
     codec.fit_preview(torch.rand(4, 3, 32, 32) * 2 - 1)
     save_weights(folder / "turbo_dit.safetensors", network, "turbo", config, {})
     save_weights(folder / "vae.safetensors", codec, "vae", codec.config, {})
-    usual = FAMILIES["turbo"].capabilities
-    assert usual is not None
     capabilities = {"sizes": ("32x32",), "defaults": {"size": "32x32"}}
     write_card(folder, Card(name="turbo", family="turbo", capabilities=capabilities))
     write_hashes(folder)
-    model = load(str(folder), "cpu")
+    return folder
+
+
+@pytest.fixture
+def turbo(weights: Path) -> DiffusionPipeline:
+    model = load(str(weights), "cpu")
     assert isinstance(model, DiffusionPipeline)
     return model
 
 
-def outputs(model: DiffusionPipeline, **fields: Any) -> tuple[Output, ...]:
-    *_, last = model.generate("a red cat", **fields)
+def outputs(turbo: DiffusionPipeline, **fields: Any) -> tuple[Output, ...]:
+    *_, last = turbo.generate("a red cat", **fields)
     assert last.result is not None
     return last.result.outputs
 
@@ -86,27 +87,23 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(turbo: DiffusionPipeline, st
     together = outputs(turbo, seeds=(7, 3, 9), steps=steps)
     for seed, output in zip((7, 3, 9), together, strict=True):
         (alone,) = outputs(turbo, seed=seed, steps=steps)
-        assert alone.image.tobytes() == output.image.tobytes()
+        # Up to the rounding of matrix products this small; see tests/models for the real size.
+        apart = np.asarray(alone.image).astype(int) - np.asarray(output.image)
+        assert np.abs(apart).max() <= 1
 
 
-def test_a_picture_is_replayed(turbo: DiffusionPipeline, tmp_path: Path) -> None:
-    (output,) = outputs(turbo, seed=5, guidance=2, steps=2, model=str(_folder(turbo)))
+def test_a_picture_is_replayed(turbo: DiffusionPipeline, weights: Path, tmp_path: Path) -> None:
+    (output,) = outputs(turbo, seed=5, guidance=2, steps=2, model=str(weights))
     path = output.save(tmp_path / "cat.png").path
     assert path is not None and replay(path)[1].bytes
-
-
-def _folder(model: DiffusionPipeline) -> Path:
-    from kalpana.pipelines import model_folders
-
-    return model_folders()[model.name]
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"negative_prompt": "a dog"}, "negative_prompt 'a dog' cannot be used"),
-        ({"sampler": "heun"}, "sampler heun cannot be used .*no such setting"),
-        ({"spacing": "karras"}, "spacing karras cannot be used .*no such setting"),
+        ({"sampler": "heun"}, "sampler 'heun' cannot be used .*no such setting"),
+        ({"spacing": "karras"}, "spacing 'karras' cannot be used .*no such setting"),
         ({"guidance_rescale": 0.5}, "guidance_rescale 0.5 cannot be used"),
         ({"guidance": 0.5}, "guidance 0.5 cannot be used .*built in, from 1 to 8"),
         ({"guidance": 9}, "guidance 9.0 cannot be used .*built in, from 1 to 8"),
@@ -138,7 +135,3 @@ def test_pictures_are_changed_filled_in_and_larger(
     assert np.array_equal(filled[:, :16], noise[:, :16])
     assert not np.array_equal(filled[:, 16:], noise[:, 16:])
     assert pixels(turbo, size="48x32").shape == (32, 48, 3)
-
-
-def test_guidance_is_bounded_only_where_a_model_says_so() -> None:
-    assert Capabilities().guidances is None

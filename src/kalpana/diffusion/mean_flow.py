@@ -48,9 +48,10 @@ def split_target(
     """Target of the mean velocity from times t to s (b,), by additivity of the integral over the
     two parts of the interval (SplitMeanFlow, Guo et al. 2025).
 
-    In the first part, a ``share`` of the interval, the ``velocity`` at t counts as constant; the
-    second is that of ``mean_velocity_at(x, t, s)``. For a path that is straight over the first part
-    the mean velocity satisfies it exactly; else the error is of second order in ``share``.
+    In the first part, a ``share`` below 1 of the interval, the ``velocity`` at t counts as
+    constant; the second is that of ``mean_velocity_at(x, t, s)``. For a path that is straight over
+    the first part the mean velocity satisfies it exactly; else the error is of second order in
+    ``share``.
     """
     middle = t - share * (t - s)
     x = x_t - (t - middle).reshape(-1, *[1] * (x_t.ndim - 1)) * velocity

@@ -373,9 +373,7 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
         }
     if (planned := _planned(model, request, b)) is not None:
         control = {**(control or {}), "glyphs": planned}
-    return replace(
-        given, tokens=tokens, null=null, label=label, control=control, guidance=guidance
-    )
+    return replace(given, tokens=tokens, null=null, label=label, control=control, guidance=guidance)
 
 
 def _planned(model: DiffusionPipeline, request: Request, b: int) -> Tensor | None:

@@ -72,12 +72,12 @@ class TurboRecipe(LatentRecipe):
     first_split: float = Field(
         default=0.5,
         gt=0,
-        le=1,
+        lt=1,
         description="at the start of the run, the part of a step over which the velocity of the "
         "teacher counts as constant; the rest is by the student",
     )
     last_split: float = Field(
-        default=0.125, gt=0, le=1, description="the same part at the end of the run"
+        default=0.125, gt=0, lt=1, description="the same part at the end of the run"
     )
     loss_floor: float = Field(
         default=0.01,
