@@ -95,6 +95,25 @@ def test_the_error_of_the_target_is_of_second_order_in_the_split() -> None:
     assert torch.all((ratio > 3.8) & (ratio < 4.2)) and error(0.01).max() < 1e-3
 
 
+def test_targets_that_follow_from_each_other_are_the_steps_of_euler() -> None:
+    """With a split of one step of a grid, the fixed point of the targets is Euler's path on it."""
+    grid = times(6)
+
+    def learned(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        count = round(float(t[0] - s[0]) * 6)
+        if count == 1:
+            return velocity(x_t, t)
+        return split_target(velocity(x_t, t), learned, x_t, t, s, 1 / count)
+
+    denoiser = Process("flow", "x0").denoiser(
+        lambda x_t, t, cond: x_t - t.reshape(-1, 1, 1, 1) * velocity(x_t, t)
+    )
+    denoise = guide(denoiser, Cond(guidance=torch.ones(1)))
+    for k, state in enumerate(sample(denoise, X, grid, SAMPLERS["euler"]), start=1):
+        u = learned(X, torch.ones(3, dtype=X.dtype), grid[k].expand(3))
+        torch.testing.assert_close(X - (1 - grid[k]) * u, state.x)
+
+
 def test_the_target_of_a_straight_path_is_exact() -> None:
     """All paths to one point of data are straight."""
     point, t = torch.full_like(X, 0.7), torch.tensor([1.0, 0.6, 0.4], dtype=torch.float64)

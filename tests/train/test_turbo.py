@@ -26,7 +26,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     codec, image = vae.VAE(VAE), dit.DiT(DIT)
     for parameter in [*codec.parameters(), *image.parameters()]:
-        nn.init.normal_(parameter, std=0.2)
+        nn.init.normal_(parameter, std=0.1)
     save_weights(folder / "vae.safetensors", codec, "vae", VAE, {})
     save_weights(folder / "dit.safetensors", image, "flow", DIT, {})
     other = {"schedule": "cosine", "prediction": "v"}
@@ -136,8 +136,8 @@ def test_every_parameter_learns_and_the_teacher_does_not(bf16: bool, weights: Pa
 
 def test_the_error_falls(weights: Path) -> None:
     made = task(weights, same_time_share=1.0, own_share=0.0, guidance=(4.0, 4.0))
-    optimizer, batch, errors = torch.optim.Adam(made.model.parameters(), 3e-3), made.batch(0), []
-    for _ in range(30):
+    optimizer, batch, errors = torch.optim.Adam(made.model.parameters(), 1e-4), made.batch(0), []
+    for _ in range(60):
         value, metrics = made.loss(batch, Generator().manual_seed(0), 0.0)
         optimizer.zero_grad()
         value.backward()
