@@ -73,10 +73,11 @@ def test_a_row_is_the_same_alone_and_in_a_batch_to_the_last_bit() -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.03)
     x, tokens = torch.randn(3, 16, 16, 16), Tokens(torch.ones(3, 4).long(), torch.ones(3, 4).bool())
-    given = {"until": torch.tensor([0.75]), "guidance": torch.tensor([4.5])}
-    together = network(x, torch.ones(1), Cond(tokens, **given))
+    until, guidance = torch.tensor([0.75]), torch.tensor([4.5])
+    together = network(x, torch.ones(1), Cond(tokens, until=until, guidance=guidance))
     for k in range(3):
-        alone = Cond(Tokens(tokens.ids[:1], tokens.mask[:1]), **given)
+        row = Tokens(tokens.ids[:1], tokens.mask[:1])
+        alone = Cond(row, until=until, guidance=guidance)
         assert torch.equal(network(x[k : k + 1], torch.ones(1), alone)[0], together[k])
 
 

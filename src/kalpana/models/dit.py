@@ -183,7 +183,7 @@ class DiT(nn.Module):
         words, mask = embed_text(self.words, self.null, cond, len(x_t))  # b l d, b l
         rows_columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         grid = torch.stack(rows_columns, -1).flatten(0, 1).to(x_t.device)  # hw 2
-        wave = self._wave(t, cond)  # b 256
+        wave = self._time_embedding(t, cond)  # b 256
         time = self.time(wave).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
         angles = self._angles(length, grid)  # l+hw d/n/2
@@ -229,7 +229,7 @@ class DiT(nn.Module):
             reference_bias(rows, length, len(grid), strength).to(style.device),
         )
 
-    def _wave(self, t: Tensor, cond: Cond) -> Tensor:
+    def _time_embedding(self, t: Tensor, cond: Cond) -> Tensor:
         """Embedding (b, 256) of the times."""
         return timestep_embedding(t)
 

@@ -46,11 +46,10 @@ class TurboDiT(DiT):
         config = config or Config()
         super().__init__(config)
         self.config: Config = config
-        self.step = nn.Sequential(
-            nn.Linear(4 * WAVES, config.step_width), nn.SiLU(), nn.Linear(config.step_width, 256)
-        )
+        last = nn.Linear(config.step_width, 256)
+        self.step = nn.Sequential(nn.Linear(4 * WAVES, config.step_width), nn.SiLU(), last)
         self._init()
-        nn.init.zeros_(self.step[2].weight)
+        nn.init.zeros_(last.weight)
 
     @classmethod
     def widen(cls, image: DiT, **config: object) -> TurboDiT:
@@ -58,7 +57,7 @@ class TurboDiT(DiT):
         until it is trained. ``config`` holds other fields of its Config."""
         return cls(Config(**asdict(image.config) | config)).inherit(image)
 
-    def _wave(self, t: Tensor, cond: Cond) -> Tensor:
+    def _time_embedding(self, t: Tensor, cond: Cond) -> Tensor:
         length = torch.zeros_like(t) if cond.until is None else t - cond.until.to(t)
         scale = torch.ones_like(t) if cond.guidance is None else cond.guidance.to(t)
         length, scale = torch.broadcast_tensors(length, scale)

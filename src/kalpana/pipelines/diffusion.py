@@ -364,6 +364,7 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
         index = model.capabilities.labels.index(request.label)
         label = torch.full((b,), index, device=device)
     if "guidance" in reads:
+        assert request.guidance is not None  # resolved
         guidance = torch.full((1,), request.guidance, device=device)
     if "control" in reads and request.control:
         assert request.width and request.height  # resolved
