@@ -80,7 +80,7 @@ class TurboRecipe(LatentRecipe):
         default=0.125, gt=0, lt=1, description="the same part at the end of the run"
     )
     loss_floor: float = Field(
-        default=0.01,
+        default=0.1,
         gt=0,
         description="added to the squared error by which a sample's loss is divided, so that all "
         "samples weigh about the same (MeanFlow)",
