@@ -124,6 +124,7 @@ class Capabilities(BaseModel):
       the sizes above only
     - ``samplers``, ``languages``, ``labels``, ``controls``, ``cameras``: the values of these fields
     - ``edits``: how it answers a source_prompt. None: by its own defaults and samplers
+    - ``guidances``: least and greatest guidance. None: those of a request
     - ``tokens``: number of image tokens in its codebook. None: it generates no tokens
     """
 
@@ -139,6 +140,7 @@ class Capabilities(BaseModel):
     controls: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
     edits: Edits | None = None
+    guidances: tuple[float, float] | None = None
     tokens: int | None = None
     defaults: Defaults = Defaults()
 
@@ -236,6 +238,9 @@ class Capabilities(BaseModel):
         if name == "control":
             unknown = [each.kind for each in value if each.kind not in self.controls]
             return f"it knows {', '.join(self.controls)}, not {unknown[0]}" if unknown else None
+        if name == "guidance" and self.guidances:
+            low, high = self.guidances
+            return None if low <= value <= high else f"it is built in, from {low:g} to {high:g}"
         if name == "top_k" and self.tokens is not None and value > self.tokens:
             return f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
         if name == "negative_prompt" and "guidance" in self.uses and resolved["guidance"] == 1:

@@ -260,6 +260,23 @@ _ALL = (
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
     ),
+    Family(
+        "turbo",
+        "kalpana.models.turbo_dit:TurboDiT",
+        "turbo_dit.safetensors",
+        "kalpana.train.turbo:TurboTask",
+        "kalpana.train.turbo:TurboRecipe",
+        "kalpana.pipelines.diffusion:DiffusionPipeline",
+        Capabilities(
+            uses=("prompt", "steps", "guidance", "size", "image", "mask", "strength"),
+            tiles=16,
+            samplers=("euler",),
+            guidances=(1.0, 8.0),
+            defaults=Defaults(steps=4, guidance=4.5, sampler="euler", strength=0.6),
+        ),
+        codec="vae",
+        tasks=_TEXT_TO_IMAGE,
+    ),
     Family(  # of models in the layout of the diffusers library, which have no card
         "diffusers",
         pipeline="kalpana.pipelines.diffusers_pipeline:DiffusersPipeline",

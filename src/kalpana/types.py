@@ -77,6 +77,8 @@ class Cond:
       strength as a constant channel; one for all rows
     - ``camera`` (b, f, 4): x, y, log zoom and roll of each frame
     - ``seconds`` (b, f): time of each latent frame in its video
+    - ``until`` and ``guidance``, (b,) or (1,) for all rows: the time to which a two-time network
+      steps, and the scale of the guidance that is built into it
     """
 
     tokens: Tokens | None = None
@@ -88,6 +90,8 @@ class Cond:
     style: Tensor | None = None
     camera: Tensor | None = None
     seconds: Tensor | None = None
+    until: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of rows, 0 for the empty condition."""

@@ -47,6 +47,8 @@ BASE: dict[str, dict[str, Any]] = {
              "vae": "vae", "kind": "everything"},
     "control": {"model": {"map_width": 8}, "vae": "vae", "image_model": "flow",
                 "kind": "everything", "extra_images": 6},
+    "turbo": {"model": {"step_width": 8}, "vae": "vae", "image_model": "flow",
+              "kind": "everything", "same_time_share": 0.3, "loss_floor": 1e-3},
     "lora": {"model": {"rank": 2}, "vae": "vae", "image_model": "flow", "data": "pictures",
              "word": "zorb", "kind": "everything", "prior_share": 0.5},
     "video-vae": {"model": {**SMALL_VAE, "motion_fine": 8, "motion_coarse": 8,
@@ -80,13 +82,16 @@ OWN: dict[str, Any] = {
     "sign_page_share": 0.5, "freeze_encoder": True, "gan_weight": 1.0, "gan_start": 1.0,
     "lecam_weight": 9.0, "sdedit_model": None, "image_model": "other-flow", "num_videos": 12,
     "extra_kind": "hands", "extra_images": 24, "extra_share": 0.9, "data": "other-pictures",
-    "word": "flim", "prior_share": 0.0,
+    "word": "flim", "prior_share": 0.0, "guidance": (3.0, 5.0), "interval": (0.5, 0.8),
+    "same_time_share": 1.0, "end_share": 1.0, "own_share": 1.0, "first_split": 0.9,
+    "last_split": 0.4, "loss_floor": 10.0,
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
     "flow": ("vae", "other-vae"),
     "unet": ("vae", "other-vae"),
     "control": ("vae", "other-vae"),
+    "turbo": ("vae", "other-vae"),
     "lora": ("vae", "other-vae"),
     "video-vae": ("vae", "other-vae"),
     "video": ("vae", "other-video-vae"),
@@ -106,7 +111,8 @@ SAME = {*FREE, "family", "grad_cache_chunk"}
 REFUSED = {
     ("unet", "aux_weight"), ("control", "aux_weight"), ("control", "self_train_dir"),
     ("control", "self_train_repeat"), ("lora", "aux_weight"), ("lora", "self_train_dir"),
-    ("lora", "self_train_repeat"),
+    ("lora", "self_train_repeat"), ("turbo", "aux_weight"), ("turbo", "schedule"),
+    ("turbo", "prediction"),
 }  # fmt: skip
 
 CASES = [("vae", name, value) for name, value in EVERY.items()]

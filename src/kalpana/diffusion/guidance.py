@@ -28,7 +28,8 @@ def guide(
     ``negative`` (b rows) where one is given. ``scale`` 1 is off. Only times in ``(low, high]`` are
     guided: early guidance reduces variety and late guidance has no effect (Kynkäänniemi et al.
     2024). In that interval the network runs once on 2b rows, the conditional rows first; outside
-    it, and with scale 1, once on b rows. ``rescale`` is that of ``rescaled``.
+    it, and with scale 1, once on b rows. ``rescale`` is that of ``rescaled``. A network whose
+    condition holds its ``guidance`` has it built in, and runs once on b rows.
 
     Raises ValueError where ``scale`` is not 1 and ``cond`` is empty.
     """
@@ -36,7 +37,7 @@ def guide(
     def alone(x_t: Tensor, t: Tensor) -> Tensor:
         return denoiser(x_t, t, cond)
 
-    if scale == 1:
+    if scale == 1 or cond.guidance is not None:
         return Denoise(denoiser.schedule, alone)
     low, high = interval
     both = Cond.cat(cond, cond.dropped() if negative is None else negative)

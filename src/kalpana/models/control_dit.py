@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.models import dit
-from kalpana.models.dit import DiT, inherit
+from kalpana.models.dit import DiT
 from kalpana.types import Cond, KalpanaError
 
 FACTOR = 8  # pixels of a map a latent, along each side
@@ -64,9 +64,7 @@ class ControlDiT(DiT):
     def widen(cls, image: DiT, **config: object) -> ControlDiT:
         """A control transformer with the weights of an image transformer; it predicts the same
         until it is trained. ``config`` holds other fields of its Config."""
-        network = cls(Config(**asdict(image.config) | config))
-        inherit(network, image)
-        return network
+        return cls(Config(**asdict(image.config) | config)).inherit(image)
 
     def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:
         x = super()._stem(x_t, cond)

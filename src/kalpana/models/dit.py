@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn as nn
@@ -182,7 +183,7 @@ class DiT(nn.Module):
         words, mask = embed_text(self.words, self.null, cond, len(x_t))  # b l d, b l
         rows_columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         grid = torch.stack(rows_columns, -1).flatten(0, 1).to(x_t.device)  # hw 2
-        wave = timestep_embedding(t)  # b 256
+        wave = self._time_embedding(t, cond)  # b 256
         time = self._time(wave, cond).unflatten(-1, (6, -1))  # b 6 d
         length = words.shape[1]
         angles = self._angles(length, grid)  # l+hw d/n/2
@@ -233,6 +234,10 @@ class DiT(nn.Module):
             reference_bias(rows, length, len(grid), strength).to(style.device),
         )
 
+    def _time_embedding(self, t: Tensor, cond: Cond) -> Tensor:
+        """Embedding (b, 256) of the times."""
+        return timestep_embedding(t)
+
     def _stem(self, x_t: Tensor, cond: Cond) -> Tensor:
         """First features (b, fine, h, w) of the noisy latents."""
         return self.stem(x_t.contiguous(memory_format=torch.channels_last))
@@ -258,6 +263,12 @@ class DiT(nn.Module):
         image = (grid.unsqueeze(-1) * frequencies(per_axis, 100, grid.device)).flatten(1)
         return torch.cat((F.pad(word, (0, 2 * per_axis)), F.pad(image, (pairs - 2 * per_axis, 0))))
 
+    def inherit(self, image: DiT) -> Self:
+        """This network, with the weights of an image transformer where they have the same name."""
+        own, given = self.state_dict(), image.state_dict()
+        self.load_state_dict(own | {name: given[name] for name in own.keys() & given.keys()})
+        return self
+
     def _init(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
@@ -279,12 +290,6 @@ class DiT(nn.Module):
             with torch.no_grad():
                 # The gates are open from the first step, but small enough for stable training.
                 block.offset[[2, 5]] = 1 / math.sqrt(2 * self.config.depth)
-
-
-def inherit(network: DiT, image: DiT) -> None:
-    """Copy the weights of an image transformer into a network that has them and others."""
-    own, given = network.state_dict(), image.state_dict()
-    network.load_state_dict(own | {name: given[name] for name in own.keys() & given.keys()})
 
 
 def precision_weighted_x0(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kalpana.models import dit
-from kalpana.models.dit import DiT, inherit
+from kalpana.models.dit import DiT
 from kalpana.models.layers import timestep_embedding
 from kalpana.types import Cond
 
@@ -100,8 +100,7 @@ class Unclip(DiT):
         same, and with one, until it is trained, nearly so. ``config`` holds other fields of its
         Config."""
         network = cls(Config(**asdict(image.config) | config))
-        inherit(network, image)
-        return network
+        return network.inherit(image)
 
     def _time(self, wave: Tensor, cond: Cond) -> Tensor:
         if cond.embedding is None:

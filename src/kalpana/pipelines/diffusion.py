@@ -24,6 +24,7 @@ from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled
 from kalpana.diffusion.guidance import guide
+from kalpana.diffusion.mean_flow import to_next
 from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
@@ -182,14 +183,16 @@ def _sample(
         given = _video_cond(model, inputs, request, shape[0], len(seeds))
     else:
         given = _known_cond(model, edit, request, len(seeds))
-    denoise, step = guided_denoise(model, given, request, request.prompt), _step(request)
+    denoise = guided_denoise(model, given, request, request.prompt, timesteps)
+    step = _step(request)
     x0, strength = None if inputs is None else inputs.x0, request.strength
     alone = given.known is not None and not _blends(model)
     if edit is not None and inputs is None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         mask = _dilated(model, edit)
         if request.source_prompt is not None:
-            source = guided_denoise(model, given, _source(request), request.source_prompt)
+            asked = _source(request)
+            source = guided_denoise(model, given, asked, request.source_prompt, timesteps)
             step = flow_edit(step, source, x0, 1.0 if mask is None else mask)
         elif mask is not None and not alone:
             denoise = inpaint(denoise, x0, mask)
@@ -258,9 +261,11 @@ def _source(request: Request) -> Request:
     )
 
 
-def guided_denoise(model: DiffusionPipeline, given: Cond, request: Request, prompt: str) -> Denoise:
+def guided_denoise(
+    model: DiffusionPipeline, given: Cond, request: Request, prompt: str, timesteps: Tensor
+) -> Denoise:
     """The guided x0 estimate of the model for the pictures of a resolved request by ``prompt``,
-    with the fields of ``given`` in its condition."""
+    with the fields of ``given`` in its condition, at the timesteps of the sampling."""
     assert request.guidance is not None  # resolved
     b = len(request.each_seed())
     cond = _cond(model, request, prompt, b, given)
@@ -283,6 +288,8 @@ def guided_denoise(model: DiffusionPipeline, given: Cond, request: Request, prom
         style_noise = noise([STYLE_SEED], style.shape[1:]).to(style)
     if f"{width}x{height}" != request.size:
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
+    if "until" in model.network.reads:
+        network = to_next(network, timesteps)  # type: ignore[assignment]
     interval = model.capabilities.defaults.interval
     rescale = request.guidance_rescale or 0.0
     denoiser = model.process.denoiser(network)
@@ -369,7 +376,7 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
     """The conditioning on a text and the other inputs of a request, repeated for b rows, with the
     fields of ``given``."""
     reads, device = model.network.reads, model.device
-    tokens = label = control = null = None
+    tokens = label = control = null = guidance = None
     if not isinstance(model.words, NoWords):
         tokens = model.words.encode([clean(text)] * b).to(device)
         if not text and given.embedding is not None:  # only the text is left out
@@ -379,6 +386,9 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
     if "label" in reads and request.label is not None:
         index = model.capabilities.labels.index(request.label)
         label = torch.full((b,), index, device=device)
+    if "guidance" in reads:
+        assert request.guidance is not None  # resolved
+        guidance = torch.full((1,), request.guidance, device=device)
     if "control" in reads and request.control:
         assert request.width and request.height  # resolved
         size = request.width, request.height
@@ -387,7 +397,7 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
         }
     if (planned := _planned(model, request, b)) is not None:
         control = {**(control or {}), "glyphs": planned}
-    return replace(given, tokens=tokens, null=null, label=label, control=control)
+    return replace(given, tokens=tokens, null=null, label=label, control=control, guidance=guidance)
 
 
 def _planned(model: DiffusionPipeline, request: Request, b: int) -> Tensor | None:

@@ -229,9 +229,9 @@ def draw(
     others = [zlib.crc32(f"{seed}/vector".encode()) for seed in seeds]
     eps = noise(others, z.shape[1:]).to(z)
     given = Cond(embedding=with_noise(z, eps, z.new_full((len(z),), level)))
-    denoise = guided_denoise(decoder, given, request, request.prompt)
     spacing, shift = SPACINGS[request.spacing or "uniform"], decoder.capabilities.defaults.shift
     timesteps = spacing(request.steps, shift, decoder.process.levels)
+    denoise = guided_denoise(decoder, given, request, request.prompt, timesteps)
     yield from integrate(decoder, denoise, x, timesteps, request)
 
 

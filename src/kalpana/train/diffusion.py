@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from kalpana.diffusion.denoiser import PREDICTIONS, Process
 from kalpana.diffusion.guidance import guide
-from kalpana.diffusion.samplers import SAMPLERS, sample
+from kalpana.diffusion.samplers import SAMPLERS, State, sample
 from kalpana.diffusion.schedule import SCHEDULES, levels, times
 from kalpana.train.recipe import CaptionedRecipe
 from kalpana.train.task import (
@@ -154,20 +154,28 @@ class DiffusionTask:
             batch = moved(
                 self.data.held_out(range(start, min(start + PART, HELD_OUT))), self.device
             )
-            x0 = batch.x0.float()
-            t, eps = noise_times(len(x0), rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
-            errors.append(self._error(x0, t, eps, self.cond(batch))[0])
+            errors.append(self.dev_errors(batch, rng))
         return torch.cat(errors).mean().item()
+
+    def dev_errors(self, batch: DiffusionBatch, rng: Generator) -> Tensor:
+        """Errors (b,) on a batch of dev data."""
+        x0 = batch.x0.float()
+        t, eps = noise_times(len(x0), rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
+        return self._error(x0, t, eps, self.cond(batch))[0]
 
     def samples(self, batch: DiffusionBatch, rng: Generator) -> Tensor:
         """Pictures (b, 3, h, w) sampled for the conditions of a batch."""
         batch = moved(batch, self.device)
         x = torch.randn(batch.x0.shape, generator=rng).to(self.device)
-        scale = GUIDANCE if self.reads else 1.0
-        denoise = guide(self.process.denoiser(self.network), self.cond(batch), scale)
-        for state in sample(denoise, x, times(20), SAMPLERS["dpmpp-2m"]):
+        for state in self.sampling(x, self.cond(batch)):
             x = state.x
         return self.data.decode(x.float()).float()
+
+    def sampling(self, x: Tensor, cond: Cond) -> Iterator[State]:
+        """The sampling of a sheet, from noise ``x``."""
+        scale = GUIDANCE if self.reads else 1.0
+        denoise = guide(self.process.denoiser(self.network), cond, scale)
+        return sample(denoise, x, times(20), SAMPLERS["dpmpp-2m"])
 
     def finish(self) -> None:
         """No final step."""
