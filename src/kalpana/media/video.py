@@ -18,9 +18,10 @@ from kalpana.media.images import equal_size, open_picture, rgb
 from kalpana.media.receipts import is_mp4, parse_comment, read_receipt, to_text
 
 # Endings of the names of video files.
-SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ogv .3gp .wmv .flv .ts .mts .y4m".split()
-)
+SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
+    *(".ogv", ".3gp", ".wmv", ".flv", ".ts", ".mts", ".y4m"),
+}
 DENSE = 8  # frames kept for each keyframe while a video of unknown length is read
 TURNS = {
     90: Image.Transpose.ROTATE_90,

@@ -47,7 +47,8 @@ class Config:
     vocabulary: int = 8192  # text tokens
     length: int = 64  # maximum number of caption tokens
     codes: int = 4096  # of the VQGAN
-    frames: int = 8  # keyframes of a video
+    # Keyframes of a video. An odd number has the middle, where what returns is out of view.
+    frames: int = 7
     grid: int = 16  # rows, and columns, of a keyframe in tokens
     patch: int = 4  # rows, and columns, of the tokens that are merged into one cell
 
