@@ -134,7 +134,7 @@ def test_what_cannot_be_captioned_is_told_in_a_line(folder: Path, clips: Path) -
         (("a.webp",), "captions of videos need the weights of a video captioner"),
     ):
         done = kalpana_("caption", *arguments)
-        assert done.exit_code == 1 and done.stdout == "" and message in done.stderr
+        assert done.exit_code == 2 and done.stdout == "" and message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     with pytest.raises(KalpanaError, match="train recipes/video-captioner"):
         kalpana.caption("a.webp")

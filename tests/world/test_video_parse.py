@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from torch import Tensor
@@ -60,7 +61,7 @@ def test_every_direction_and_camera_of_every_event_is_read(language: str) -> Non
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_another_event_is_wrong(language: str) -> None:
-    for video, other in zip(VIDEOS, VIDEOS[1:], strict=False):
+    for video, other in pairwise(VIDEOS):
         for text in worded(other, language):
             judged = judge(video, text, language)
             assert judged["event"] == [video.event == other.event] or video.event == "hide"
