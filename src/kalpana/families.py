@@ -245,6 +245,15 @@ _ALL = (
         tasks=("text-to-video",),
     ),
     Family(
+        "video-captioner",
+        "kalpana.models.video_captioner:VideoCaptioner",
+        "video_captioner.safetensors",
+        "kalpana.train.video_captioner:VideoCaptionerTask",
+        "kalpana.train.video_captioner:VideoCaptionerRecipe",
+        codec="vqgan",
+        tasks=("caption",),
+    ),
+    Family(
         "control",
         "kalpana.models.control_dit:ControlDiT",
         "control_dit.safetensors",

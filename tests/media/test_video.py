@@ -288,3 +288,52 @@ def test_an_output_that_is_a_video_is_written_by_its_suffix(tmp_path: Path) -> N
         output.save(tmp_path / "v.avi")
     with pytest.raises(KalpanaError, match="is a video"):
         _ = output.image
+
+
+def grey(image: Image.Image) -> int:
+    """The mean level of an image."""
+    return round(sum(image.convert("L").tobytes()) / (image.width * image.height))
+
+
+@pytest.mark.parametrize("count", [1, 5, 24, 25, 173])
+def test_keyframes_are_evenly_spaced_from_the_first_to_the_last_frame(count: int) -> None:
+    """Also of videos with more frames than are kept; levels rise linearly in time."""
+    levels = [round(255 * k / max(count - 1, 1)) for k in range(count)]
+    data = media.encode_video((Image.new("RGB", (32, 32), (v, v, v)) for v in levels), 25, {})
+    found = media.read_keyframes(data, 3, (8, 6))
+    assert len(found.images) == 3 and {image.size for image in found.images} == {(8, 6)}
+    assert found.seconds == pytest.approx((count - 1) / 25, abs=1e-3)
+    # The nearest frame that was kept: at most half a step away, or a 16th of the whole.
+    away = 127.5 / max(count - 1, 1) if count <= 24 else 255 / 16
+    assert abs(grey(found.images[1]) - levels[-1] / 2) <= away + 4
+    assert abs(grey(found.images[0])) <= 4 and abs(grey(found.images[2]) - levels[-1]) <= 4
+
+
+def test_keyframes_keep_few_frames_of_a_long_animation_with_pauses() -> None:
+    """Times count, not numbers of frames: the long frame is at half time."""
+    data = io.BytesIO()
+    frames = [Image.new("RGB", (16, 16), (v, v, v)) for v in (0, 10, 128, 250, 255)]
+    lengths = [100, 1900, 2000, 100, 100]
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=lengths)
+    found = media.read_keyframes(data.getvalue(), 3, (16, 16))
+    assert found.seconds == pytest.approx(4.1)
+    assert [grey(image) for image in found.images] == [0, 128, 255]
+
+
+def test_a_file_is_a_video_by_its_name_or_its_frames(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    for name, data, wanted in (
+        ("a.gif", media.encode_animation(images, 8, {}, "gif"), True),
+        ("a.webp", media.encode_animation(images, 8, {}, "webp"), True),
+        ("a.mp4", media.encode_video(images, 8, {}), True),
+        ("a.MOV", b"damaged", True),
+        ("a.png", b"damaged", False),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert media.is_video(tmp_path / name) is wanted
+    for name in ("b.png", "b.jpg", "b.gif", "b.webp"):
+        images[0].save(tmp_path / name)
+        assert not media.is_video(tmp_path / name)
+        assert not media.is_video((tmp_path / name).read_bytes())
+    assert media.is_video((tmp_path / "a.mp4").read_bytes())
+    assert not media.is_video(tmp_path / "gone.png") and media.is_video("gone.mp4")

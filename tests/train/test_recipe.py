@@ -113,7 +113,8 @@ def test_every_family_that_is_trained_has_a_recipe_of_its_own() -> None:
         assert FAMILIES[name].codec is None or [field.is_required() for field in codecs] == [True]
         if issubclass(kind, DiffusionRecipe):
             pipeline = "kalpana.pipelines.diffusion:DiffusionPipeline"
-            others = {"unclip": "kalpana.pipelines.unclip:UnclipPipeline", "unclip-prior": None}
+            others: dict[str, str | None] = dict.fromkeys(("unclip-prior", "lora"))
+            others["unclip"] = "kalpana.pipelines.unclip:UnclipPipeline"
             assert FAMILIES[name].pipeline == others.get(name, pipeline)
     assert recipe_class("lite0") is None and recipe_class("ghost") is None
 

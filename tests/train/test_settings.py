@@ -58,6 +58,8 @@ BASE: dict[str, dict[str, Any]] = {
     "maskgit": {"model": TOKENS, "vqgan": "vqgan", "kind": "everything"},
     "dalle-mini": {"model": {**TOKENS, "hidden": 64, "text_depth": 1}, "vqgan": "vqgan",
                    "kind": "everything"},
+    "video-captioner": {"model": {"frames": 3, "grid": 2, "patch": 1}, "vqgan": "vqgan",
+                        "dalle": "dalle", "num_videos": 6},
     "clip": {"model": TOWERS, "batch": 8},
     "detector": {"model": SMALL_EYES, "batch": 8, "vae": "vae", "sdedit_model": "flow",
                  "init": "detector"},
@@ -84,7 +86,7 @@ OWN: dict[str, Any] = {
     "extra_kind": "hands", "extra_images": 24, "extra_share": 0.9, "data": "other-pictures",
     "word": "flim", "prior_share": 0.0, "guidance": (3.0, 5.0), "interval": (0.5, 0.8),
     "same_time_share": 1.0, "end_share": 1.0, "own_share": 1.0, "first_split": 0.9,
-    "last_split": 0.4, "loss_floor": 10.0,
+    "last_split": 0.4, "loss_floor": 10.0, "dalle": "other-dalle",
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
@@ -97,7 +99,9 @@ OTHERS: dict[str, tuple[str, str | None]] = {
     "video": ("vae", "other-video-vae"),
     "detector": ("vae", None),
     "reader": ("vae", None),
-    **dict.fromkeys(("dalle", "maskgit", "dalle-mini"), ("vqgan", "other-vqgan")),
+    **dict.fromkeys(
+        ("dalle", "maskgit", "dalle-mini", "video-captioner"), ("vqgan", "other-vqgan")
+    ),
 }
 # What a setting needs to have an effect.
 WITH: dict[str, dict[str, Any]] = {
@@ -141,12 +145,13 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, paths = tmp_path_factory.mktemp("networks"), {}
     for name in (
         "vae", "other-vae", "vqgan", "other-vqgan", "flow", "other-flow", "video-vae",
-        "other-video-vae", "detector", "reader",
+        "other-video-vae", "dalle", "other-dalle", "detector", "reader",
     ):  # fmt: skip
         torch.manual_seed(len(name))
         family = FAMILIES[name.removeprefix("other-")]
         config = BASE[family.name]["model"] | {
             "reader": {"characters": "abc"}, "flow": {"channels": 4},
+            "dalle": {"codes": 32, "rows": 4, "columns": 4},
         }.get(family.name, {})  # fmt: skip
         if name == "detector":
             from kalpana.train.detector import tail
@@ -174,6 +179,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         "autoencoder", "vqgan", "flow", "diffusion", "token_tasks", "clip", "detector", "reader",
+        "video_captioner",
     ):  # fmt: skip
         monkeypatch.setattr(f"kalpana.train.{module}.HELD_OUT", 8)
     monkeypatch.setattr("kalpana.train.video_autoencoder.SMALL", 16)

@@ -29,18 +29,36 @@ def captions(
     limit: Limit = None,
     device: Device = None,
 ) -> None:
-    """Caption accuracy of a DALL-E, fact by fact, on the true pictures of a suite's prompts."""
+    """Caption accuracy, fact by fact: of a DALL-E on the true pictures of a suite's prompts, of a
+    video captioner on videos of the world (200, or as many as --limit says)."""
     from kalpana.evaluate.caption_accuracy import measure
     from kalpana.evaluate.run import first
     from kalpana.evaluate.suites import load as load_suite
-    from kalpana.pipelines import load
+    from kalpana.pipelines import load, video_captions
 
+    if video_captions.named(model):
+        _video_captions(model, dev, limit or 200, device)
+        return
     pipeline = load(model, device)
     if not hasattr(pipeline, "caption"):
         raise KalpanaError(f"model {model!r} cannot caption pictures: name a DALL-E")
     prompts = first(load_suite(suite, dev), limit)
     with counting("captions") as progress:
         table = measure(pipeline.caption, prompts, progress)
+    print(table, end="")
+
+
+def _video_captions(model: str, dev: bool, count: int, device: str | None) -> None:
+    """Prints the caption accuracy of a video captioner on the first videos of the test or dev
+    split."""
+    from kalpana.evaluate.video.captions import measure
+    from kalpana.pipelines import video_captions
+    from kalpana.world.video import Videos
+
+    pipeline = video_captions.load(model, device)
+    world = Videos(0, "dev" if dev else "test", pipeline.size[0])
+    with counting("captions") as progress:
+        table = measure(pipeline.caption_pixels, count, world, pipeline.frames, progress)
     print(table, end="")
 
 

@@ -20,7 +20,7 @@ from kalpana.evaluate.run import BATCH
 from kalpana.media import to_images
 from kalpana.world.grammar import LANGUAGES, caption
 from kalpana.world.hard_negatives import OPPOSITE
-from kalpana.world.parse import ParsedCaption, read
+from kalpana.world.parse import Mention, ParsedCaption, read
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
 
@@ -36,6 +36,16 @@ def judge(scene: Scene, text: str, language: str) -> dict[str, list[bool]]:
     possible readings of a caption, the best counts.
     """
     parsed = read(text, language)
+    return judge_mentions(scene, parsed.mentions, parsed.relations)
+
+
+def judge_mentions(
+    scene: Scene,
+    mentions: Sequence[Mention],
+    relations: Sequence[tuple[str, int, int]] = (),
+) -> dict[str, list[bool]]:
+    """The facts of ``judge`` for the parsed mentions and relations of a caption."""
+    parsed = ParsedCaption(tuple(mentions), tuple(relations))
     candidates = [k for k, mention in enumerate(parsed.mentions) if not mention.aside]
     enough = len(candidates) >= len(scene.groups)
     candidates = candidates if enough else [*range(len(parsed.mentions))]

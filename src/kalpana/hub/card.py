@@ -267,8 +267,8 @@ def write_hashes(folder: Path) -> Card:
         models = (family for family in families if family not in ("vae", "vqgan"))
         family = next(models, families[0])
         card = Card(name=folder.resolve().name, family=family)
-        if family in FAMILIES and (about := FAMILIES[family]).capabilities:
-            card = card.model_copy(update={"tasks": about.tasks})
+        if family in FAMILIES:
+            card = card.model_copy(update={"tasks": FAMILIES[family].tasks})
     paths = weights_of(folder, card.family)
     vocabulary = [BPE] if _reads_text(card.family) else []
     files = {path.name: fingerprint(path) for path in (*paths, *vocabulary)}

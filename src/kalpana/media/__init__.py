@@ -22,12 +22,22 @@ from kalpana.media.images import (
 )
 from kalpana.media.receipts import KEY, parameters, read_receipt
 from kalpana.media.save import SUFFIX, VIDEO_SUFFIXES, encode, save, save_video
-from kalpana.media.video import VideoReader, decode_video, encode_video, read_video, require_av
+from kalpana.media.video import (
+    Keyframes,
+    VideoReader,
+    decode_video,
+    encode_video,
+    is_video,
+    read_keyframes,
+    read_video,
+    require_av,
+)
 
 __all__ = [
     "KEY",
     "SUFFIX",
     "VIDEO_SUFFIXES",
+    "Keyframes",
     "Picture",
     "VideoReader",
     "as_images",
@@ -39,9 +49,11 @@ __all__ = [
     "encode_video",
     "formats",
     "grid",
+    "is_video",
     "open_picture",
     "parameters",
     "read_error",
+    "read_keyframes",
     "read_mask",
     "read_picture",
     "read_receipt",

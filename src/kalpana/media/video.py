@@ -17,6 +17,12 @@ from kalpana.errors import KalpanaError
 from kalpana.media.images import equal_size, open_picture, rgb
 from kalpana.media.receipts import is_mp4, parse_comment, read_receipt, to_text
 
+# Endings of the names of video files.
+SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
+    *(".ogv", ".3gp", ".wmv", ".flv", ".ts", ".mts", ".y4m"),
+}
+DENSE = 8  # frames kept for each keyframe while a video of unknown length is read
 TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -70,6 +76,68 @@ def read_video(source: str | os.PathLike[str] | bytes, fps: float | None = None)
         about = _about_animation(data) if _is_animation(data) else _about_stream(data)
     mean, duration, size, receipt, sound = about
     return VideoReader(data, fps or mean, duration, size, receipt, sound, fps is not None)
+
+
+def is_video(source: str | os.PathLike[str] | bytes) -> bool:
+    """Whether a file, or its bytes, is to be read as a video: it has a name of one, or is an
+    animation of several frames, or bytes that are no picture. A file that cannot be read is none.
+    """
+    data = source if isinstance(source, bytes) else Path(source)
+    if isinstance(data, Path) and data.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        if _is_animation(data):
+            with open_picture(data) as image:
+                return bool(getattr(image, "is_animated", False))
+        with open_picture(data):
+            return False
+    except Exception:  # for a damaged file Pillow raises exceptions of many types
+        return isinstance(data, bytes)
+
+
+@dataclass(frozen=True)
+class Keyframes:
+    """Frames of a video at equal distances in time, from its first to its last; ``seconds`` is the
+    time between these."""
+
+    images: tuple[Image.Image, ...]
+    seconds: float
+
+
+def read_keyframes(
+    source: str | os.PathLike[str] | bytes, count: int, size: tuple[int, int]
+) -> Keyframes:
+    """``count`` keyframes (2 or more) of a video of any length, resized to ``size`` (width,
+    height), each the frame nearest to its time.
+
+    Frames are read one at a time. At most DENSE times ``count`` of them are kept, resized: when
+    there are more, those at less than twice the distance in time are dropped. Raises KalpanaError
+    as ``read_video``, and if the file is damaged or cut short.
+    """
+    kept, step = list[tuple[float, Image.Image]](), 0.0
+    for time, image in read_video(source).timed():
+        last = (time, image)
+        if kept and time < kept[-1][0] + step:
+            continue
+        kept.append((time, image.resize(size, Image.Resampling.BICUBIC)))
+        if len(kept) > DENSE * count:
+            step = 2 * (kept[-1][0] - kept[0][0]) / (len(kept) - 1)
+            kept = _thinned(kept, step)
+    kept.append((last[0], last[1].resize(size, Image.Resampling.BICUBIC)))
+    times = (last[0] * k / (count - 1) for k in range(count))
+    near = (min(kept, key=lambda each: abs(each[0] - time)) for time in times)
+    return Keyframes(tuple(image for _, image in near), last[0])
+
+
+def _thinned(
+    frames: list[tuple[float, Image.Image]], step: float
+) -> list[tuple[float, Image.Image]]:
+    """The frames with at least ``step`` seconds between them, the first included."""
+    kept = frames[:1]
+    for time, image in frames[1:]:
+        if time >= kept[-1][0] + step:
+            kept.append((time, image))
+    return kept
 
 
 def decode_video(

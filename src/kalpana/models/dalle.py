@@ -132,6 +132,26 @@ class Cache:
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
+def advance(blocks: nn.ModuleList, cache: Cache, x: Tensor) -> Tensor:
+    """Features (b, m, d) of the next m tokens of a stream, from their embeddings (b, m, d), which
+    the cache then holds."""
+    start, end = cache.length, cache.length + x.shape[1]
+    if end > cache.mask.shape[1]:
+        raise ValueError(
+            f"the stream ends after {cache.mask.shape[1]} tokens: "
+            f"give {cache.mask.shape[1] - start} more at most"
+        )
+    index = torch.arange(end, device=x.device)
+    visible = cache.mask[:, None, None, :end] & (index <= index[start:, None])
+    bias = torch.where(visible, 0.0, -math.inf).to(x.dtype)  # b 1 m end
+    cos, sin = (each[start:end] for each in cache.rotation)
+    x = x + cache.positions[start:end]
+    for depth, block in enumerate(blocks):
+        x = block(x, (cos, sin), partial(cache.attend, depth, bias))
+    cache.length = end
+    return x
+
+
 class DALLE(nn.Module):
     """Autoregressive transformer over caption and picture as one stream of tokens.
 
@@ -242,7 +262,7 @@ class DALLE(nn.Module):
         words, mask = self.captions(cond, b)
         places = torch.cat((word_places(words.shape[1], mask.device), cell_places(c, mask.device)))
         cache = self._cache(False, F.pad(mask, (0, 1 + c.rows * c.columns), value=True), places)
-        self._advance(cache, words)
+        advance(self.blocks, cache, words)
         return cache
 
     @torch.no_grad()
@@ -255,7 +275,7 @@ class DALLE(nn.Module):
         places = torch.cat((cell_places(c, image.device), word_places(c.length, image.device)))
         mask = torch.ones(len(image), len(places), dtype=torch.bool, device=image.device)
         cache = self._cache(True, mask, places)
-        self._advance(cache, cells)
+        advance(self.blocks, cache, cells)
         return cache
 
     @torch.no_grad()
@@ -266,7 +286,7 @@ class DALLE(nn.Module):
         where the stream would become longer than caption and picture together.
         """
         embed, head = (self.captions.words, self.say) if cache.text else (self.codes, self.show)
-        return head(norm(self._advance(cache, embed(ids))[:, -1]))
+        return head(norm(advance(self.blocks, cache, embed(ids))[:, -1]))
 
     def _embed_image(self, image: Tensor) -> Tensor:
         """Embeddings (b, 1 + hw, d) of a begin token and the picture's cells."""
@@ -280,24 +300,6 @@ class DALLE(nn.Module):
             positions(places[:, 1:], self.config.width).to(self.codes.weight),
             rope_tables(angles(places, self.config)),
         )
-
-    def _advance(self, cache: Cache, x: Tensor) -> Tensor:
-        """Features (b, m, d) of the next m tokens, from their embeddings (b, m, d)."""
-        start, end = cache.length, cache.length + x.shape[1]
-        if end > cache.mask.shape[1]:
-            raise ValueError(
-                f"the stream ends after {cache.mask.shape[1]} tokens: "
-                f"give {cache.mask.shape[1] - start} more at most"
-            )
-        index = torch.arange(end, device=x.device)
-        visible = cache.mask[:, None, None, :end] & (index <= index[start:, None])
-        bias = torch.where(visible, 0.0, -math.inf).to(x.dtype)  # b 1 m end
-        cos, sin = (each[start:end] for each in cache.rotation)
-        x = x + cache.positions[start:end]
-        for depth, block in enumerate(self.blocks):
-            x = block(x, (cos, sin), partial(cache.attend, depth, bias))
-        cache.length = end
-        return x
 
 
 class MaskGIT(nn.Module):
@@ -416,19 +418,23 @@ def _flat(image: Tensor, c: Config) -> Tensor:
     return image.flatten(1)
 
 
-def _init(network: DALLE | MaskGIT) -> None:
-    """Initialise the weights.
+def init_blocks(blocks: nn.ModuleList) -> None:
+    """Initialise the blocks of a network.
 
-    The output layers of each block are scaled by 1 / sqrt(2 depth), so that the residual branches
-    start small. The heads start at zero, so that all tokens are equally likely.
+    The output layers are scaled by 1 / sqrt(2 depth), so that the residual branches start small.
     """
-    for block in network.blocks:
+    for block in blocks:
         assert isinstance(block, Block)
         for inside in (block.attention.qkv, block.attention.out, block.feed.up, block.feed.down):
             nn.init.xavier_uniform_(inside.weight)
         with torch.no_grad():
             for last in (block.attention.out, block.feed.down):
-                last.weight /= math.sqrt(2 * network.config.depth)
+                last.weight /= math.sqrt(2 * len(blocks))
+
+
+def _init(network: DALLE | MaskGIT) -> None:
+    """Initialise the weights. The heads start at zero, so that all tokens are equally likely."""
+    init_blocks(network.blocks)
     for embedding in (network.captions.words.weight, network.captions.null, network.codes.weight):
         nn.init.normal_(embedding, std=0.5)
     for head in (network.show, *([network.say] if isinstance(network, DALLE) else [])):

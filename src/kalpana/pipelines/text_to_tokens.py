@@ -183,15 +183,11 @@ class TextToTokens:
                 f"model {self.name!r} is of family {self.family!r}, "
                 "which says nothing of pictures: name a DALL-E"
             )
-        if language not in (None, *self.capabilities.languages):
-            raise KalpanaError(
-                f"model {self.name!r} does not speak {language!r}: "
-                f"write {' or '.join(self.capabilities.languages)}"
-            )
+        check_language(self.name, language, self.capabilities.languages)
         first = (
             None
             if language is None
-            else _first_tokens(self.words.tokenizer, language).to(self.device)
+            else first_tokens(self.words.tokenizer, language).to(self.device)
         )
         texts = list[str]()
         for start in range(0, len(images), TOGETHER):
@@ -333,7 +329,15 @@ def _given(model: TextToTokens, edit: Edit) -> Tensor:
     return torch.where(cells[:, 0].to(model.device) > 0, model.network.config.codes, ids)
 
 
-def _first_tokens(tokenizer: Tokenizer, language: str) -> Tensor:
+def check_language(model: str, language: str | None, known: Sequence[str]) -> None:
+    """Raises KalpanaError if a model does not write captions in a language; None is any."""
+    if language not in (None, *known):
+        raise KalpanaError(
+            f"model {model!r} does not speak {language!r}: write {' or '.join(known)}"
+        )
+
+
+def first_tokens(tokenizer: Tokenizer, language: str) -> Tensor:
     """Mask (vocabulary,) of the tokens that may begin a caption in a language: those that contain a
     letter and decode to text in its script."""
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]

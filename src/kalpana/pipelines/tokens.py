@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from kalpana.models.dalle import DALLE, MaskGIT
+from kalpana.models.dalle import DALLE, Cache, MaskGIT
+from kalpana.models.video_captioner import VideoCaptioner
 from kalpana.text.tokenizer import BOS, EOS, NULL, PAD
 from kalpana.types import Cond, KalpanaError, Tokens
 
@@ -261,10 +262,23 @@ def caption(
     c, b = network.config, len(image)
     check(temperature, top_k, top_p, c.vocabulary)
     _check_ids(image, (b, c.rows, c.columns), c.codes)
-    cache = network.start_text(image)
-    ids = new = torch.full((b, 1), BOS, device=image.device)
+    return write(network, network.start_text(image), generators, temperature, top_k, top_p, first)
+
+
+@torch.no_grad()
+def write(
+    network: DALLE | VideoCaptioner,
+    cache: Cache,
+    generators: Sequence[Generator],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    first: Tensor | None = None,
+) -> Tokens:
+    """Captions after what a cache holds, one for each generator, as by ``caption``."""
+    ids = new = torch.full((len(generators), 1), BOS, device=cache.mask.device)
     mask = unfinished = torch.ones_like(ids, dtype=torch.bool)
-    while unfinished.any() and ids.shape[1] < c.length:
+    while unfinished.any() and ids.shape[1] < network.config.length:
         logits = network.step(cache, new)
         logits[:, [PAD, BOS, NULL]] = -math.inf  # never part of a caption
         if first is not None and ids.shape[1] == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Videos:
 
     def video(self, index: int) -> VideoScene:
         """The description of video ``index``, not rendered."""
-        return sample(random.Random(f"{self.seed}/{self.split}/{index}/clip"), self.split)
+        return _video(self.seed, self.split, index)
 
     def describe(self, index: int, take: int = 0) -> tuple[str, str, str]:
         """(caption, language, form) of video ``index``; another ``take``, another caption."""
@@ -84,3 +85,10 @@ class Videos:
         words, language, form = self.describe(index)
         truth = VideoTruth(video, masks, torch.stack([maps.boxes(m) for m in masks]), views)
         return VideoSample(drawn.pixels, words, language, form, truth)
+
+
+@lru_cache(maxsize=1 << 14)
+def _video(seed: int, split: str, index: int) -> VideoScene:
+    """A video of a world. Cached, because sampling one takes as long as to render several frames,
+    and training words its captions anew each epoch."""
+    return sample(random.Random(f"{seed}/{split}/{index}/clip"), split)
