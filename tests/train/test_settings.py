@@ -47,6 +47,10 @@ BASE: dict[str, dict[str, Any]] = {
              "vae": "vae", "kind": "everything"},
     "control": {"model": {"map_width": 8}, "vae": "vae", "image_model": "flow",
                 "kind": "everything", "extra_images": 6},
+    "unclip": {"model": {"vector_tokens": 2}, "vae": "vae", "image_model": "flow",
+               "clip_model": "clip", "kind": "everything"},
+    "unclip-prior": {"model": {"width": 32, "depth": 1, "heads": 2, "hidden": 64},
+                     "clip_model": "clip", "kind": "everything"},
     "turbo": {"model": {"step_width": 8}, "vae": "vae", "image_model": "flow",
               "kind": "everything", "same_time_share": 0.3, "loss_floor": 1e-3},
     "lora": {"model": {"rank": 2}, "vae": "vae", "image_model": "flow", "data": "pictures",
@@ -87,6 +91,7 @@ OWN: dict[str, Any] = {
     "word": "flim", "prior_share": 0.0, "guidance": (3.0, 5.0), "interval": (0.5, 0.8),
     "same_time_share": 1.0, "end_share": 1.0, "own_share": 1.0, "first_split": 0.9,
     "last_split": 0.4, "loss_floor": 10.0, "dalle": "other-dalle",
+    "clip_model": "other-clip", "vector_dropout": 1.0, "vector_noise": 0.9,
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
@@ -94,6 +99,7 @@ OTHERS: dict[str, tuple[str, str | None]] = {
     "unet": ("vae", "other-vae"),
     "control": ("vae", "other-vae"),
     "turbo": ("vae", "other-vae"),
+    "unclip": ("vae", "other-vae"),
     "lora": ("vae", "other-vae"),
     "video-vae": ("vae", "other-vae"),
     "video": ("vae", "other-video-vae"),
@@ -116,7 +122,9 @@ REFUSED = {
     ("unet", "aux_weight"), ("control", "aux_weight"), ("control", "self_train_dir"),
     ("control", "self_train_repeat"), ("lora", "aux_weight"), ("lora", "self_train_dir"),
     ("lora", "self_train_repeat"), ("turbo", "aux_weight"), ("turbo", "schedule"),
-    ("turbo", "prediction"),
+    ("turbo", "prediction"), ("unclip", "aux_weight"), ("unclip", "self_train_dir"),
+    ("unclip", "self_train_repeat"), ("unclip-prior", "aux_weight"), ("unclip-prior", "schedule"),
+    ("unclip-prior", "prediction"),
 }  # fmt: skip
 
 CASES = [("vae", name, value) for name, value in EVERY.items()]
@@ -145,7 +153,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, paths = tmp_path_factory.mktemp("networks"), {}
     for name in (
         "vae", "other-vae", "vqgan", "other-vqgan", "flow", "other-flow", "video-vae",
-        "other-video-vae", "dalle", "other-dalle", "detector", "reader",
+        "other-video-vae", "dalle", "other-dalle", "clip", "other-clip", "detector", "reader",
     ):  # fmt: skip
         torch.manual_seed(len(name))
         family = FAMILIES[name.removeprefix("other-")]
