@@ -219,9 +219,10 @@ class Jobs:
             if not self.store.update(job.id, only=("failed", "cancelled"), **changes):
                 message = f"job {job.id} is {job.state}: only failed and cancelled jobs are retried"
                 raise ApiError(409, message, "not_retryable")
+            queued = self.get(job.id)  # before the worker takes it
             self._wake.notify_all()
         self._tell()
-        return self.get(job.id)
+        return queued
 
     def remove(self, job: Job) -> None:
         """Delete a job and its files; the worker drops it if it is running."""
