@@ -198,7 +198,7 @@ def test_inputs_that_do_not_fit_are_refused(
 
 def test_other_families_refuse_a_source_prompt() -> None:
     with pytest.raises(KalpanaError, match=r"source_prompt .*cannot be used"):
-        load("dalle").generate("a cat", image=RED, source_prompt="a dog")
+        load("vqgan-clip").generate("a cat", image=RED, source_prompt="a dog")
 
 
 def test_a_model_without_its_prior_names_the_file(unclip_folder: Path, tmp_path: Path) -> None:
