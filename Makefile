@@ -1,4 +1,4 @@
-# make run PROMPT="three red apples to the left of a blue car" SEED=7   draw an image
+# make run PROMPT="a yellow star at night" SEED=7   draw an image
 # make test | test-fast | check | bench | train | format                     see each target below
 # Each target sets up the environment it needs in .venv and writes only inside this folder.
 
@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-PROMPT ?= three red apples to the left of a blue car
+PROMPT ?= a yellow star at night
 RECIPE ?= recipes/flow.yaml
 
 # The prompt is passed in the environment and never expanded into a command, so quotes, dollars and
