@@ -202,6 +202,18 @@ class Adapter(BaseModel):
             return value
         name, strength = _with_strength(fspath(value))
         path = Path(name).expanduser()
+        if path.is_dir() and not (path / "lora.safetensors").is_file():
+            unfinished = (path / "checkpoint.safetensors").is_file()
+            raise ValueError(
+                "its training has not finished: run the same kalpana train command again"
+                if unfinished
+                else "has no lora.safetensors: give an adapter's file, or the folder of its run"
+            )
+        if not path.exists():
+            raise ValueError(
+                "is no file: give an adapter's file or the folder of its run, perhaps with a "
+                "strength, as runs/mug:0.8"
+            )
         return {"file": path / "lora.safetensors" if path.is_dir() else path, "strength": strength}
 
 

@@ -215,8 +215,8 @@ class Request(BaseModel):
         None,
         min_length=1,
         max_length=8,
-        description="an adapter (LoRA), FILE or FILE:STRENGTH, such as mydog/lora.safetensors:0.8; "
-        "can be given several times",
+        description="an adapter (LoRA), FILE or FILE:STRENGTH, such as runs/mydog:0.8; strengths "
+        "are from -2 to 2; can be given several times",
     )
     plan: bool = Field(
         True,

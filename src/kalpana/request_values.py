@@ -3,7 +3,7 @@ those of other libraries, of command lines and of forms."""
 
 from __future__ import annotations
 
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 
@@ -26,7 +26,9 @@ def controls(value: Any) -> Any:
 
 def adapters(value: Any) -> Any:
     """One adapter, such as a path, as a list of adapters."""
-    return [value] if isinstance(value, str | PathLike | dict) else value
+    if isinstance(value, PathLike):
+        return [fspath(value)]
+    return [value] if isinstance(value, str | dict) else value
 
 
 def margins(value: Any) -> Any:

@@ -61,14 +61,16 @@ def test_mistakes_are_one_line_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cell_is_the_picture_of_its_values(model: DiffusionPipeline, folder: Path) -> None:
+def test_a_cell_is_the_picture_of_its_values(
+    model: DiffusionPipeline, folder: Path, tmp_path: Path
+) -> None:
     done = kalpana.grid(
         x="guidance=1,9",
         y={"seed": [4, 5]},
         z="prompt=एक बिल्ली|a dog",
         model=str(folder),
         steps=2,
-        out=folder / "cells",
+        out=tmp_path / "cells",
     )
     assert len(done.sheets) == 2 and len(done.outputs) == 8
     places = itertools.product(("एक बिल्ली", "a dog"), (4, 5), (1, 9))

@@ -71,3 +71,17 @@ def test_a_receipt_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     sheet = save(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"sheet": []})
     with pytest.raises(KalpanaError, match="cannot be replayed"):
         request_of(read_receipt(sheet))
+
+
+def test_an_input_that_is_none_of_the_receipts_is_refused(
+    model: DiffusionPipeline, tmp_path: Path
+) -> None:
+    used, other = Image.new("RGB", (32, 32), "red"), tmp_path / "other.png"
+    Image.new("RGB", (32, 32), "blue").save(other)
+    *_, last = model.generate("a cat", image=used, seed=1, steps=1)
+    assert last.result is not None
+    receipt = last.result.outputs[0].receipt
+    with pytest.raises(KalpanaError, match=r"other\.png is none of the receipt's"):
+        request_of(receipt, [other])
+    with pytest.raises(KalpanaError, match=r"nowhere\.png cannot be read"):
+        request_of(receipt, [tmp_path / "nowhere.png"])

@@ -169,8 +169,24 @@ def test_what_an_adapter_is_for_is_checked(folder: Path, data: Path, tmp_path: P
             load(str(folder)).generate("zorb", adapter=wrong)
     with pytest.raises(KalpanaError, match=r"adapter .*cannot be used by model"):
         load("dalle").generate("zorb", adapter=file)
-    with pytest.raises(KalpanaError, match=r"adapter.*cannot be read"):
+    with pytest.raises(KalpanaError, match=r"adapter\.0 '.*is no file"):
         load(str(folder)).generate("zorb", adapter=tmp_path / "nowhere.safetensors")
+
+
+def test_an_unfinished_run_and_a_folder_without_an_adapter_say_so(
+    folder: Path, data: Path, tmp_path: Path
+) -> None:
+    train(recipe(folder, data), tmp_path / "run", until=1, echo=lambda line: None)
+    for place, message in ((tmp_path / "run", "has not finished"), (data, "no lora.safetensors")):
+        with pytest.raises(KalpanaError, match=message):
+            load(str(folder)).generate("zorb", adapter=place)
+
+
+def test_a_word_that_an_adapter_taught_is_known(folder: Path, data: Path, tmp_path: Path) -> None:
+    file = train(recipe(folder, data, steps=1), tmp_path / "run", echo=lambda line: None)
+    for adapter, unknown in ((None, ["zorb", "flimx"]), (file, ["flimx"])):
+        found = generate("a zorb flimx", model=str(folder), adapter=adapter, seed=1, steps=1)
+        assert found.outputs[0].receipt["read"]["prompt"]["unknown"] == unknown
 
 
 def test_the_shipped_recipe_takes_a_folder_and_a_word(data: Path) -> None:

@@ -51,6 +51,12 @@ def adapt(
     return adapted(network, loaded), tuple(warnings)
 
 
+def words_of(adapters: Sequence[Adapter]) -> set[str]:
+    """The words that stand for what adapters have learned, in lower case."""
+    recipes = [provenance(Path(each.file.path or "")).get("recipe", {}) for each in adapters]
+    return {word for each in recipes for word in each.get("word", "").casefold().split()}
+
+
 def _read(adapter: Adapter) -> LoRA:
     if adapter.file.path is None:
         raise KalpanaError("an adapter is read from its file: give its path")

@@ -39,7 +39,7 @@ class CachedModel:
 def library() -> Any:
     """The huggingface_hub package. Raises KalpanaError if it is not installed."""
     try:
-        import huggingface_hub
+        import huggingface_hub.constants
     except ModuleNotFoundError:
         raise KalpanaError(
             "the Hugging Face cache needs huggingface_hub: pip install 'kalpana[hub]'"

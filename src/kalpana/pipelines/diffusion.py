@@ -29,14 +29,14 @@ from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub import clip_tokenizer, stable_diffusion
-from kalpana.hub.adapters import adapt
+from kalpana.hub.adapters import adapt, words_of
 from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
 from kalpana.pipelines.editing import Edit, fitted
-from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, answer
+from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, Taught, answer
 from kalpana.pipelines.planner import plan_glyphs
-from kalpana.pipelines.rerank import Ranker
+from kalpana.pipelines.rerank import Ranker, Words
 from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
@@ -152,6 +152,7 @@ class DiffusionPipeline:
         ranker.
         """
         request, inputs, model = ask(request, **fields), None, self
+        words: Words = self.words
         notes: tuple[str, ...] = ()
         if hasattr(self.codec, "time_factor"):
             resolved = self.capabilities.resolve(request)[0]
@@ -159,9 +160,9 @@ class DiffusionPipeline:
         if request.adapter and "adapter" in self.capabilities.uses:
             network: Any = self.network
             network, notes = adapt(network, self.family, self.files, request.adapter)
-            model = replace(self, network=network)
+            model, words = replace(self, network=network), Taught(words, words_of(request.adapter))
         draw = partial(_sample, model, inputs)
-        return answer(self, self.words, request, draw, rank_by, together=self.together, notes=notes)
+        return answer(self, words, request, draw, rank_by, together=self.together, notes=notes)
 
 
 def _sample(

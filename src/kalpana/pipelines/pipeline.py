@@ -81,6 +81,20 @@ class NoWords:
         return ()
 
 
+@dataclass(frozen=True)
+class Taught:
+    """The text input of a model that knows some more words, in lower case."""
+
+    words: Words
+    more: set[str]
+
+    def cut(self, text: str, /) -> str:
+        return self.words.cut(text)
+
+    def unknown(self, text: str, /) -> tuple[str, ...]:
+        return tuple(w for w in self.words.unknown(text) if w.casefold() not in self.more)
+
+
 def answer(
     model: Pipeline,
     words: Words,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -52,6 +53,7 @@ def request_of(receipt: dict[str, Any], files: Sequence[Path] = ()) -> Request:
             "this receipt cannot be replayed: it is not of one picture "
             "(replay the pictures of a sheet one by one)"
         ) from None
+    _check(files, request)
     media = {name: getattr(request, name) for name in INPUTS}
     found: dict[str, Any] = {name: each.found_in(files) for name, each in media.items() if each}
     if request.control:
@@ -70,6 +72,23 @@ def load_options(receipt: dict[str, Any]) -> dict[str, Any]:
     """Options with which ``load`` reads the model of a receipt as it was, on the same device."""
     about = receipt.get("diffusers") or {}
     return {name: about[name] for name in ("dtype", "tiling") if about.get(name)}
+
+
+def _check(files: Sequence[Path], request: Request) -> None:
+    """Raises KalpanaError where a file cannot be read, or is none of the request's inputs."""
+    inputs = [getattr(request, name) for name in INPUTS]
+    inputs += [each.image for each in request.control or ()]
+    inputs += [each.file for each in request.adapter or ()]
+    hashes = {each.sha256 for each in inputs if each is not None}
+    for file in files:
+        try:
+            data = Path(file).read_bytes()
+        except OSError as error:
+            raise KalpanaError(f"input {file} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() not in hashes:
+            raise KalpanaError(
+                f"input {file} is none of the receipt's: no input there has its SHA-256"
+            )
 
 
 def again(model: Pipeline, receipt: dict[str, Any], files: Sequence[Path] = ()) -> Iterator[Step]:

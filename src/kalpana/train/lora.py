@@ -80,7 +80,7 @@ def pictures_of(folder: Path, word: str) -> tuple[list[Image.Image], list[str]]:
     pictures, too many, or one has no caption.
     """
     if not folder.is_dir():
-        raise KalpanaError(f"data: {folder} is no folder: name a folder of pictures")
+        raise KalpanaError(f"data: {folder} is no folder: name one of pictures, by --data FOLDER")
     files = sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES)
     if not files:
         raise KalpanaError(f"data: there are no pictures in {folder}: put 5 to 20 there")
