@@ -34,6 +34,7 @@ from kalpana.request_values import (
 )
 from kalpana.text.normalize import clean as clean  # for the callers of this module
 
+INPUTS = ("image", "mask", "style_image", "last_image", "video")  # media fields of a request
 SEED_LIMIT = 2**63  # seeds are below it
 # Characters. The receipt holds the prompt and must still fit into the text chunk of a PNG.
 LONGEST_PROMPT = 1_000_000
@@ -369,6 +370,13 @@ class Request(BaseModel):
         """A validated copy with some fields replaced."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return Request(**(given | translate(fields)))
+
+    def media(self) -> list[Media]:
+        """All files that are inputs: pictures, videos, control maps and adapters."""
+        found = [getattr(self, name) for name in INPUTS]
+        found += [each.image for each in self.control or ()]
+        found += [each.file for each in self.adapter or ()]
+        return [each for each in found if each is not None]
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were set, as JSON types: ``Request(**request.to_json()) == request``."""

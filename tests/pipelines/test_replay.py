@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import kalpana
+from kalpana.cli import app
 from kalpana.media import SUFFIX, encode, read_receipt, save
 from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.pipelines.replay import compare, request_of
@@ -85,3 +88,18 @@ def test_an_input_that_is_none_of_the_receipts_is_refused(
         request_of(receipt, [other])
     with pytest.raises(KalpanaError, match=r"nowhere\.png cannot be read"):
         request_of(receipt, [tmp_path / "nowhere.png"])
+
+
+def test_of_several_files_an_input_may_belong_to_one(folder: Path, tmp_path: Path) -> None:
+    inputs, files = [tmp_path / "red.png", tmp_path / "blue.png"], list[str]()
+    for file in inputs:
+        Image.new("RGB", (32, 32), file.stem).save(file)
+        found = kalpana.generate("a cat", model=str(folder), image=file, seed=1, steps=1)
+        files.append(str(found.outputs[0].save(tmp_path / f"made-{file.name}").path))
+    for file in inputs:
+        file.rename(tmp_path / f"moved-{file.name}")
+    moved = [f"--input={tmp_path}/moved-{file.name}" for file in inputs]
+    done = CliRunner().invoke(app, ["replay", *files, *moved])
+    assert done.exit_code == 0 and done.stdout.count("the same bytes") == 2
+    other = CliRunner().invoke(app, ["replay", *files, *moved, f"--input={files[0]}"])
+    assert other.exit_code != 0 and "is none of the receipt's" in other.stderr

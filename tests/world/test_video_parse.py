@@ -24,7 +24,7 @@ TURNED = {
 OPPOSITE = TURNED | {b: a for a, b in TURNED.items()}
 
 
-def worded(video: VideoScene, language: str) -> list[str]:
+def captions_of(video: VideoScene, language: str) -> list[str]:
     return [
         caption(video, language, form, random.Random(f"{form}/{k}"))
         for form in FORMS
@@ -35,7 +35,7 @@ def worded(video: VideoScene, language: str) -> list[str]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_the_world_says_of_its_videos_is_right(language: str) -> None:
     for video in VIDEOS:
-        for text in worded(video, language):
+        for text in captions_of(video, language):
             assert all(all(fact) for fact in judge(video, text, language).values()), text
     assert {video.event for video in VIDEOS} == set(EVENTS)
 
@@ -52,7 +52,7 @@ def test_every_direction_and_camera_of_every_event_is_read(language: str) -> Non
         first = next(video for video in VIDEOS if video.event == event)
         for word in choices:
             video = replace(first, word=word)
-            for text in worded(video, language):
+            for text in captions_of(video, language):
                 assert all(map(all, judge(video, text, language).values())), text
                 wrong = judge(replace(video, word=OPPOSITE[word]), text, language)
                 kind = "camera" if event == "camera" else "direction"
@@ -62,7 +62,7 @@ def test_every_direction_and_camera_of_every_event_is_read(language: str) -> Non
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_another_event_is_wrong(language: str) -> None:
     for video, other in pairwise(VIDEOS):
-        for text in worded(other, language):
+        for text in captions_of(other, language):
             judged = judge(video, text, language)
             assert judged["event"] == [video.event == other.event] or video.event == "hide"
 

@@ -145,7 +145,7 @@ def generate(
     texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
     pipeline = load(requests[0].model, device, dtype=dtype, offload=offload, tiling=tiling)
-    ranker = _ranker(rank_by, device) if requests[0].best_of > 1 else None
+    ranker = load_ranker(rank_by, device) if requests[0].best_of > 1 else None
     if rank_by is not None and not ranker:
         raise KalpanaError(
             "--rank-by ranks nothing alone: write also of how many to keep the best, such as "
@@ -228,7 +228,7 @@ def _saved(output: Output, path: Path, metadata: bool) -> tuple[Path, Output]:
     return written.path, written
 
 
-def _ranker(name: str | None, device: str | None) -> Encoder:
+def load_ranker(name: str | None, device: str | None) -> Encoder:
     """The CLIP that ranks the candidates of --best-of."""
     from kalpana.understand.encoder import FAMILY, load
 

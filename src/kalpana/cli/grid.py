@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kalpana.cli.console import asked_to_stop, watch
+from kalpana.cli.generate import load_ranker
 from kalpana.cli.options import Device, Out, field
 from kalpana.types import KalpanaError, Output
 
@@ -66,7 +67,8 @@ def grid(
             raise KalpanaError(f"--set {each!r}: {name} is given twice: leave one out")
         fields[name] = value
     planned = grids.plan(prompt, x, y, z, **fields)
-    ranker = _ranker(device) if any(r.best_of > 1 for r in planned.requests.values()) else None
+    ranked = any(request.best_of > 1 for request in planned.requests.values())
+    ranker = load_ranker(None, device) if ranked else None
     grids.check(planned, device, ranker)
     total = len(planned.requests)
     ready_folder(out, 65536 * total)
@@ -93,9 +95,3 @@ def grid(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-
-
-def _ranker(device: str | None) -> Any:
-    from kalpana.cli.generate import _ranker as ranker
-
-    return ranker(None, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,11 +43,12 @@ def replay(
 
     if out:
         ready_folder(out, sum(file.stat().st_size for file in files if file.is_file()))
+    given = _sorted(files, inputs or [])
     same = True
     for file in files:
         label = f"{file}: " if len(files) > 1 else ""
         try:
-            picture, difference = _again(file, inputs or [], model, device)
+            picture, difference = _again(file, given[file], model, device)
         except KalpanaError as error:
             if len(files) == 1:
                 raise
@@ -58,6 +60,26 @@ def replay(
         if out:
             print(picture.save(out / file.name).path, flush=True)
     raise typer.Exit(0 if same else 1)
+
+
+def _sorted(files: list[Path], inputs: list[Path]) -> dict[Path, list[Path]]:
+    """The inputs of each file. Raises KalpanaError where one cannot be read, or is of no file."""
+    from kalpana.inputs import Media
+    from kalpana.media import read_receipt
+    from kalpana.pipelines.replay import check_inputs, request_of
+
+    if len(files) == 1 or not inputs:
+        return dict.fromkeys(files, inputs)
+    requests = {}
+    for file in files:
+        with suppress(KalpanaError):  # said when it is replayed
+            requests[file] = request_of(read_receipt(file))
+    check_inputs(inputs, list(requests.values()))
+    known = {path: Media.model_validate(path).sha256 for path in inputs}
+    hashes = {file: {each.sha256 for each in r.media()} for file, r in requests.items()}
+    return {
+        file: [path for path in inputs if known[path] in hashes.get(file, ())] for file in files
+    }
 
 
 def _again(

@@ -22,8 +22,6 @@ from kalpana.inputs import Adapter
 from kalpana.models.lora import Adapted, LoRA, adapted
 from kalpana.types import KalpanaError
 
-FILE = FAMILIES["lora"].file
-
 
 def adapt(
     network: nn.Module, family: str, files: dict[str, str], adapters: Sequence[Adapter]

@@ -14,10 +14,8 @@ import numpy as np
 
 from kalpana.media import read_picture, read_receipt, read_video
 from kalpana.pipelines.pipeline import Pipeline
-from kalpana.request import Request
+from kalpana.request import INPUTS, Request
 from kalpana.types import KalpanaError, Output, Step, Video
-
-INPUTS = ("image", "mask", "style_image", "last_image", "video")  # media fields of a request
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def request_of(receipt: dict[str, Any], files: Sequence[Path] = ()) -> Request:
             "this receipt cannot be replayed: it is not of one picture "
             "(replay the pictures of a sheet one by one)"
         ) from None
-    _check(files, request)
+    check_inputs(files, [request])
     media = {name: getattr(request, name) for name in INPUTS}
     found: dict[str, Any] = {name: each.found_in(files) for name, each in media.items() if each}
     if request.control:
@@ -74,12 +72,9 @@ def load_options(receipt: dict[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in ("dtype", "tiling") if about.get(name)}
 
 
-def _check(files: Sequence[Path], request: Request) -> None:
-    """Raises KalpanaError where a file cannot be read, or is none of the request's inputs."""
-    inputs = [getattr(request, name) for name in INPUTS]
-    inputs += [each.image for each in request.control or ()]
-    inputs += [each.file for each in request.adapter or ()]
-    hashes = {each.sha256 for each in inputs if each is not None}
+def check_inputs(files: Sequence[Path], requests: Sequence[Request]) -> None:
+    """Raises KalpanaError where a file cannot be read, or is an input of none of the requests."""
+    hashes = {media.sha256 for request in requests for media in request.media()}
     for file in files:
         try:
             data = Path(file).read_bytes()

@@ -22,8 +22,7 @@ from kalpana.errors import explain, shorten
 from kalpana.inputs import DATA_URL
 from kalpana.media import open_picture, read_error, read_picture, read_video
 from kalpana.media.receipts import is_mp4
-from kalpana.pipelines.replay import INPUTS
-from kalpana.request import Request
+from kalpana.request import INPUTS, Request
 from kalpana.serve.errors import ApiError
 from kalpana.serve.settings import Settings
 from kalpana.types import KalpanaError

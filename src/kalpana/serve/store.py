@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from kalpana.inputs import ControlMap, Media
+from kalpana.inputs import ControlMap
 from kalpana.media import write
-from kalpana.pipelines.replay import INPUTS
-from kalpana.request import Request
+from kalpana.request import INPUTS, Request
 from kalpana.types import KalpanaError
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -285,7 +284,7 @@ class Store:
                 db.execute("DELETE FROM embeddings WHERE file = ?", (output.file,))
             db.execute("DELETE FROM outputs WHERE job = ?", (id,))
             used = "SELECT 1 FROM jobs WHERE instr(request, ?) LIMIT 1"
-            for media in _media(Request(**job.request)):
+            for media in Request(**job.request).media():
                 if db.execute(used, (media.sha256,)).fetchone() is None:
                     (self.inputs / media.sha256).unlink(missing_ok=True)
         for path in self.outputs.glob(f"{id}-*"):
@@ -332,7 +331,7 @@ class Store:
 
     def keep_inputs(self, request: Request) -> None:
         """Write the media inputs of a request, by their hash."""
-        for media in _media(request):
+        for media in request.media():
             path = self.inputs / media.sha256
             if not path.exists():
                 write(path, media.read())
@@ -352,7 +351,7 @@ class Store:
 
     def input_of(self, job: Job, sha256: str) -> bytes | None:
         """The bytes of a media input of a job; None if it has no such input."""
-        found = {media.sha256 for media in _media(Request(**job.request))}
+        found = {media.sha256 for media in Request(**job.request).media()}
         return self._bytes(sha256) if sha256 in found else None
 
     def _bytes(self, sha256: str) -> bytes:
@@ -360,13 +359,6 @@ class Store:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise KalpanaError(f"the input {sha256[:12]}… of this job is damaged: send it again")
         return data
-
-
-def _media(request: Request) -> list[Media]:
-    """The media inputs of a request."""
-    found = [getattr(request, name) for name in INPUTS]
-    found += [each.image for each in request.control or ()]
-    return [media for media in found if media is not None]
 
 
 def _lock(folder: Path) -> IO[str]:

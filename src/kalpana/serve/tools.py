@@ -18,8 +18,7 @@ from starlette.requests import Request as HttpRequest
 
 from kalpana import __version__
 from kalpana.media import read_picture, read_receipt, to_images, to_pixels
-from kalpana.pipelines.replay import INPUTS
-from kalpana.request import SEED_LIMIT, Request
+from kalpana.request import INPUTS, SEED_LIMIT, Request
 from kalpana.serve.accept import checked, event
 from kalpana.serve.errors import describe
 from kalpana.serve.fields import Strict, invalid, media, only, picture, read_fields, take
