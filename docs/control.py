@@ -30,7 +30,7 @@ WORDS = ('a sign that says "OPEN"', '"नमस्ते" लिखा हुआ
 
 
 def one(prompt: str, **fields: Any) -> Image.Image:
-    return generate(prompt, model="control", seed=0, **fields).outputs[0].image
+    return generate(prompt, seed=0, **fields).outputs[0].image
 
 
 def main() -> None:

@@ -12,22 +12,20 @@ from editing import one, square
 
 from kalpana.world.sheet import captioned
 
-MODEL = "default-next"
-
 
 def main() -> None:
     def draw(prompt: str, **fields: Any) -> Any:
-        return one(prompt, **{"model": MODEL, **fields})
+        return one(prompt, **fields)
 
     car, cat = draw("a red car", seed=1), draw("a cat in a field")
     paint = draw("a house, in watercolour", seed=4)
-    narrow = draw("a red car", image=car, outpaint="left=32,right=32", model="control")
+    narrow = draw("a red car", image=car, outpaint="left=32,right=32")
     wide = draw("a cat in a field", image=cat, outpaint="left=64,right=64")
     cells = [
         ("input: a red car", car),
         ("a blue car --from 'a red car'", draw("a blue car", image=car, source_prompt="a red car")),
         ("a red bus --from 'a red car'", draw("a red bus", image=car, source_prompt="a red car")),
-        ("control, --outpaint left=32,right=32: a faint seam", square(narrow)),
+        ("--outpaint left=32,right=32: a faint seam", square(narrow)),
         ("input: a cat in a field (no field: a failure)", cat),
         ("a dog --from 'a cat'", draw("a dog", image=cat, source_prompt="a cat")),
         (

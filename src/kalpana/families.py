@@ -29,6 +29,8 @@ class Family:
     - ``capabilities``: of its models, where their card states none
     - ``codec``: the family that turns its images into latents or tokens, and back
     - ``tasks``: what its models do, as their card lists it
+    - ``extends``: the family whose network it widens: its weights can also be read as those of that
+      family, without what it adds
     """
 
     name: str
@@ -40,6 +42,7 @@ class Family:
     capabilities: Capabilities | None = None
     codec: str | None = None
     tasks: tuple[str, ...] = ()
+    extends: str | None = None
 
     def config_class(self) -> Any:
         """Class of the network's config."""
@@ -268,6 +271,7 @@ _ALL = (
         ),
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
+        extends="flow",
     ),
     Family(
         "turbo",

@@ -12,6 +12,7 @@ from torch import nn
 
 from kalpana.hub.weights import (
     Weights,
+    family_of,
     files_of,
     find_device,
     fingerprint,
@@ -22,9 +23,9 @@ from kalpana.hub.weights import (
     shrink,
     whole_of,
 )
-from kalpana.models import dit
+from kalpana.models import control_dit, dit
 from kalpana.models.vae import VAE, Config
-from kalpana.types import KalpanaError
+from kalpana.types import Cond, KalpanaError, Tokens
 
 TINY = Config(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1))
 
@@ -86,6 +87,30 @@ def test_auxiliary_heads_by_their_old_names_are_read(tmp_path: Path) -> None:
     found = load_module(path, "flow")
     assert found.config == config
     assert torch.equal(found.aux_head.bias, network.aux_head.bias)  # type: ignore[union-attr]
+
+
+def test_weights_of_an_extended_network_are_read_as_those_of_the_plain_one(tmp_path: Path) -> None:
+    """The image transformer in a control transformer predicts the same as that without maps."""
+    plain = dit.Config(width=32, depth=1, heads=2, text_depth=1, fine=8)
+    torch.manual_seed(0)
+    image = dit.DiT(plain)
+    wide = control_dit.ControlDiT.widen(image, kinds=("edges",), map_width=8)
+    path = tmp_path / "control_dit.safetensors"
+    save_weights(path, wide, "control", wide.config, {"samples": 3}, {"prediction": "x0"})
+    assert family_of(path) == "control"
+    weights, found = read_weights(path, "flow"), load_module(path, "flow")
+    assert weights.family == "flow" and weights.provenance == {"samples": 3}
+    assert type(found) is dit.DiT and found.config == plain
+    x, t = torch.randn(2, plain.channels, 16, 16), torch.tensor([0.2, 0.9])
+    ids = torch.randint(1, 100, (2, plain.length))
+    cond = Cond(Tokens(ids, torch.ones_like(ids).bool()), torch.zeros(2).bool())
+    same = load_module(path, "control")(x, t, cond)
+    torch.testing.assert_close(found(x, t, cond), same)
+    with pytest.raises(KalpanaError, match="holds weights of family 'control', not 'unet'"):
+        load_module(path, "unet")
+    save_weights(path, image, "flow", image.config, {})
+    with pytest.raises(KalpanaError, match="holds weights of family 'flow', not 'control'"):
+        load_module(path, "control")  # a plain network has no maps
 
 
 def test_a_device_is_found_or_named_in_the_error() -> None:

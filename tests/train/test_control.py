@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kalpana.hub.weights import load_module, save_weights
+from kalpana.hub.weights import load_module, provenance, save_weights
 from kalpana.models import dit, vae
 from kalpana.train.control import ControlRecipe, ControlTask, maps_of, random_mask
 from kalpana.train.loop import train
@@ -25,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     save_weights(folder / "vae.safetensors", vae.VAE(VAE), "vae", VAE, {})
-    save_weights(folder / "dit.safetensors", dit.DiT(DIT), "flow", DIT, {})
+    save_weights(folder / "dit.safetensors", dit.DiT(DIT), "flow", DIT, {"samples": 7})
     return folder
 
 
@@ -99,6 +99,17 @@ def test_a_run_starts_as_the_image_model_and_is_saved_with_its_process(
     network = load_module(path, "control")
     assert network.config.kinds == ("edges", "outlines", "depth", "boxes", "pose", "glyphs")
     assert network.join.weight.abs().max() > 0  # it was trained
+    assert provenance(path)["grown_from"] == {"samples": 7}
+
+
+def test_a_run_goes_on_from_a_control_transformer(weights: Path, tmp_path: Path) -> None:
+    """The maps and the rest of the network start as they were."""
+    path = train(recipe(weights), tmp_path / "first", echo=lambda line: None)
+    assert path is not None
+    before = load_module(path, "control").state_dict()
+    after = task(weights, image_model=path).model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("field", ["self_train_dir", "aux_weight"])

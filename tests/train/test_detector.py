@@ -319,7 +319,7 @@ def test_damage_loses_a_share_of_the_pictures_only_with_a_transformer() -> None:
     assert torch.equal(same, pixels) and not len(rows)
     weights = {
         "vae": Path("weights/default/vae.safetensors"),
-        "sdedit_model": Path("weights/default/dit.safetensors"),
+        "sdedit_model": Path("weights/default/control_dit.safetensors"),
     }
     lost, rows = Degradations(RECIPE.model_copy(update=weights), CPU).lose(
         pixels, torch.Generator().manual_seed(1)

@@ -185,7 +185,7 @@ def rejection_sampling(
 
 @evaluating.command("control")
 def control(
-    model: Model = "control",
+    model: Model = "default",
     count: Annotated[int, typer.Option("-n", min=1, help="scenes for each kind of map")] = 24,
     verifier: VerifierFolder = None,
     device: Device = None,

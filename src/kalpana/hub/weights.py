@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,7 @@ def whole_of(file: Path) -> Path:
 
 
 def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = None) -> Weights:
-    """Weights called ``path``, in one file or in shards, of this family.
+    """Weights called ``path``, in one file or in shards, of this family or of one that extends it.
 
     A file whose name is in ``hashes`` must have that SHA-256. Raises KalpanaError if a file is
     missing, a pickle, cut short, changed, or from another program or family.
@@ -153,7 +153,24 @@ def read_weights(path: Path, family: str, hashes: Mapping[str, str] | None = Non
         )
     parts = [_read(file, family, (hashes or {}).get(file.name)) for file in files]
     tensors = {name: value for part in parts for name, value in part.tensors.items()}
-    return replace(parts[0], tensors=tensors)
+    whole = replace(parts[0], tensors=tensors)
+    return whole if whole.family == family else _restricted(whole, family)
+
+
+def _restricted(weights: Weights, family: str) -> Weights:
+    """Weights of an extended network as those of the family that it extends."""
+    known = {each.name for each in fields(FAMILIES[family].config_class())}
+    config = {name: value for name, value in weights.config.items() if name in known}
+    with torch.device("meta"):
+        names = FAMILIES[family].build(**config).state_dict()
+    tensors = {name: value for name, value in weights.tensors.items() if name in names}
+    return replace(weights, family=family, config=config, tensors=tensors)
+
+
+def family_of(path: Path) -> str:
+    """Family of the weights called ``path``, empty if they do not say. Raises KalpanaError as
+    ``metadata``."""
+    return metadata(files_of(path)[0]).get("family", "")
 
 
 def provenance(path: Path) -> dict[str, Any]:
@@ -207,10 +224,9 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
                 raise KalpanaError(
                     f"{path} was not written by Kalpana: its metadata has no format {FORMAT!r}"
                 )
-            if about["family"] != family:
-                raise KalpanaError(
-                    f"{path} holds weights of family {about['family']!r}, not {family!r}"
-                )
+            given = about["family"]
+            if given != family and (given not in FAMILIES or FAMILIES[given].extends != family):
+                raise KalpanaError(f"{path} holds weights of family {given!r}, not {family!r}")
             names = file.keys()  # safe_open is no mapping
             stored = {name: file.get_tensor(name) for name in names}
             tensors = {
@@ -223,7 +239,7 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
                 for name, value in json.loads(about["config"]).items()
             }
             process = json.loads(about.get("process", "{}"))
-            return Weights(family, config, json.loads(about["provenance"]), tensors, process)
+            return Weights(given, config, json.loads(about["provenance"]), tensors, process)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kalpana.diffusion.denoiser import Process
-from kalpana.hub.weights import load_module
+from kalpana.hub.weights import family_of, load_module
 from kalpana.models.control_dit import ControlDiT
 from kalpana.train import data_cache
 from kalpana.train.diffusion import DiffusionBatch, DiffusionTask
@@ -33,8 +33,8 @@ class ControlRecipe(LatentRecipe):
 
     family: Literal["control"] = "control"
     image_model: Path = Field(
-        description="weights of the image transformer to start from, such as "
-        "weights/default/dit.safetensors"
+        description="weights of the image or control transformer to start from, such as "
+        "weights/default/control_dit.safetensors"
     )
     extra_kind: str = Field(
         default="text", description="a kind of pictures that come up more often"
@@ -138,7 +138,8 @@ class ControlTask(DiffusionTask):
         self, recipe: ControlRecipe, device: torch.device, progress: data_cache.Progress
     ) -> None:
         vae = load_module(located(recipe.vae), "vae").to(device)
-        image = load_module(located(recipe.image_model), "flow")
+        path = located(recipe.image_model)
+        image = load_module(path, "control" if family_of(path) == "control" else "flow")
         # The mean with x_t / (1 - t) holds for this process alone.
         weighted = recipe.process == Process("flow", "x0")
         fields = {"aux_outputs": 0, "precision_weighted": weighted} | recipe.model

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kalpana.families import FAMILIES, find
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
+from kalpana.hub.weights import provenance as provenance_of
 from kalpana.media import grid, to_images
 from kalpana.train import checkpoint
 from kalpana.train.diffusion import DiffusionRecipe
@@ -392,6 +393,8 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     }
     if recipe.init:
         provenance["init"] = read_weights(located(recipe.init), recipe.family).provenance
+    elif start := getattr(recipe, "image_model", None):
+        provenance["grown_from"] = provenance_of(files_of(located(start))[0])
     codec = FAMILIES[recipe.family].codec
     if codec and recipe.codec_weights:  # the data have a meaning for this autoencoder only
         files = files_of(located(recipe.codec_weights))

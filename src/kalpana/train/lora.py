@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Generator, Tensor
 
-from kalpana.hub.weights import files_of, fingerprint, load_module, metadata
+from kalpana.hub.weights import family_of, files_of, fingerprint, load_module
 from kalpana.media import read_picture, to_pixels
 from kalpana.models.lora import LoRA, adapted
 from kalpana.models.vae import VAE
@@ -44,7 +44,7 @@ class LoRARecipe(LatentRecipe):
     family: Literal["lora"] = "lora"
     image_model: Path = Field(
         description="weights of the network that the adapter is for, such as "
-        "weights/default/dit.safetensors"
+        "weights/default/control_dit.safetensors"
     )
     data: Path = Field(
         description="folder of pictures, at best 5 to 20; NAME.txt beside a picture is its caption"
@@ -187,7 +187,7 @@ class LoRATask(DiffusionTask):
     ) -> None:
         path = located(recipe.image_model)
         files = files_of(path)
-        family = metadata(files[0]).get("family", "")
+        family = family_of(path)
         self.base = load_module(path, family).to(device)
         self.base_files = {file.name: fingerprint(file) for file in files}
         vae = load_module(located(recipe.vae), "vae").to(device)

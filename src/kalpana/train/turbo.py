@@ -41,7 +41,7 @@ class TurboRecipe(LatentRecipe):
     family: Literal["turbo"] = "turbo"
     image_model: Path = Field(
         description="weights of the image transformer that is the teacher, and from which the "
-        "student starts, such as weights/default/dit.safetensors"
+        "student starts, such as weights/default/control_dit.safetensors"
     )
     guidance: tuple[float, float] = Field(
         default=(1.0, 8.0), description="least and greatest guidance that it learns"

@@ -47,7 +47,7 @@ class UnclipRecipe(LatentRecipe):
     )
     image_model: Path = Field(
         description="weights of the image transformer to start from, such as "
-        "weights/default/dit.safetensors"
+        "weights/default/control_dit.safetensors"
     )
     caption_dropout: float = Field(
         default=0.5, ge=0, le=1, description="share of captions dropped, apart from the vectors"
