@@ -43,3 +43,23 @@ def test_glyphs_are_placed_as_generate_places_them(here: Path) -> None:
     assert Image.open(path).tobytes() == to_images(2 * plan.map[None] - 1)[0].tobytes()
     done = CliRunner().invoke(app, ["map", "glyphs", "a sign"])
     assert done.exit_code == 2 and "not one legible word in quotes" in done.stderr
+
+
+def test_boxes_are_those_of_the_objects_that_are_found(here: Path) -> None:
+    from kalpana.evaluate.verifiers.observations import iou
+    from kalpana.media import to_images
+    from kalpana.world.controls import control_maps
+    from kalpana.world.world import World
+
+    world = World(0, "dev")
+    scene = world.scene(2)  # a doughnut alone
+    to_images(world.images([2]))[0].save("one.png")
+    found = np.asarray(Image.open(kalpana("map", "boxes", "one.png")).convert("L")) > 0
+    true = control_maps([scene], ["boxes"])["boxes"][0, 0].numpy() > 0
+    boxes = [
+        (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        for rows, columns in (np.nonzero(found), np.nonzero(true))
+    ]
+    assert iou(*boxes) > 0.7
+    done = CliRunner().invoke(app, ["map", "boxes", "one.png", "--score", "1"])
+    assert done.exit_code == 2 and "one.png: no object was found: lower --score" in done.stderr

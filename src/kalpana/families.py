@@ -342,6 +342,13 @@ _ALL = (
         "kalpana.train.reader:ReaderTask",
         "kalpana.train.reader:ReaderRecipe",
     ),
+    Family(
+        "maps",
+        "kalpana.models.map_estimator:MapEstimator",
+        "map_estimator.safetensors",
+        "kalpana.train.map_estimator:MapTask",
+        "kalpana.train.map_estimator:MapRecipe",
+    ),
     Family("lite0", "kalpana.models.lite0:Lite0", "lite0.safetensors"),
     Family("upscale", "kalpana.models.upscale:Upscaler", "upscale.safetensors"),
 )

@@ -65,6 +65,7 @@ BASE: dict[str, dict[str, Any]] = {
     "video-captioner": {"model": {"frames": 3, "grid": 2, "patch": 1}, "vqgan": "vqgan",
                         "dalle": "dalle", "num_videos": 6},
     "clip": {"model": TOWERS, "batch": 8},
+    "maps": {"model": {"fine": 8, "coarse": 8, "depth": 1, "dilations": (1,)}},
     "detector": {"model": SMALL_EYES, "batch": 8, "vae": "vae", "sdedit_model": "flow",
                  "init": "detector"},
     "reader": {"model": {"width": 8, "hidden": 8}, "batch": 16, "vae": "vae",
@@ -92,6 +93,7 @@ OWN: dict[str, Any] = {
     "same_time_share": 1.0, "end_share": 1.0, "own_share": 1.0, "first_split": 0.9,
     "last_split": 0.4, "loss_floor": 10.0, "dalle": "other-dalle",
     "clip_model": "other-clip", "vector_dropout": 1.0, "vector_noise": 0.9,
+    "blur_share": 1.0, "noise_std": 0.5,
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {

@@ -1,9 +1,10 @@
-"""The commands ``map edges`` and ``map glyphs``: control maps from pictures and from prompts."""
+"""The commands of ``kalpana map``: control maps from pictures and from prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +12,25 @@ from kalpana.cli.options import Out
 from kalpana.types import KalpanaError
 
 maps = typer.Typer(help="Control maps, for --control of generate.", no_args_is_help=True)
+Pictures = Annotated[list[Path], typer.Argument(help="picture files")]
+
+
+def write(kind: str, pictures: list[Path], out: Path, make: Callable[[Any], Any]) -> None:
+    """Write the map that ``make`` gives for each picture, and print its path."""
+    from kalpana.media import read_picture, ready_folder, save
+
+    ready_folder(out, 0)
+    for path in pictures:
+        try:
+            found = make(read_picture(path))
+        except KalpanaError as error:
+            raise KalpanaError(f"{path}: {error}") from None
+        print(save(found, out / f"{path.stem}-{kind}.png", {"map": kind, "of": path.name}))
 
 
 @maps.command("edges")
 def map_edges(
-    pictures: Annotated[list[Path], typer.Argument(help="picture files")],
+    pictures: Pictures,
     threshold: Annotated[
         float,
         typer.Option(min=0, max=1, help="least step of brightness that is an edge, 0 to 1"),
@@ -23,14 +38,41 @@ def map_edges(
     out: Out = Path("pictures"),
 ) -> None:
     """Write the edges of pictures, white on black, and print the path of each map."""
-    from kalpana.media import read_picture, ready_folder, save, to_images, to_pixels
-    from kalpana.world.maps import edges
+    from kalpana.pipelines.control_maps import control_map
 
-    ready_folder(out, 0)
-    for path in pictures:
-        found = edges(to_pixels([read_picture(path)]), threshold)[:, None].expand(-1, 3, -1, -1)
-        name = out / f"{path.stem}-edges.png"
-        print(save(to_images(2.0 * found - 1)[0], name, {"map": "edges", "of": path.name}))
+    write("edges", pictures, out, lambda picture: control_map("edges", picture, threshold))
+
+
+def estimated(kind: str, what: str) -> None:
+    """Add the command that writes an estimated map of a kind."""
+
+    @maps.command(kind, help=f"Write {what}, and print the path of each map.")
+    def command(pictures: Pictures, out: Out = Path("pictures")) -> None:
+        from kalpana.pipelines.control_maps import control_map
+
+        write(kind, pictures, out, lambda picture: control_map(kind, picture))
+
+
+estimated("outlines", "the outlines of the objects in pictures, as a network estimates them")
+estimated("depth", "the depth of pictures, bright is near, as a network estimates it")
+estimated("pose", "the bones of the people in pictures, as a network estimates them")
+
+
+@maps.command("boxes")
+def map_boxes(
+    pictures: Pictures,
+    score: Annotated[
+        float, typer.Option(min=0, max=1, help="least score of an object, 0 to 1")
+    ] = 0.4,
+    out: Out = Path("pictures"),
+) -> None:
+    """Write the boxes of the objects that verifier A finds, and print the path of each map."""
+    from kalpana.evaluate.control import detected_boxes
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+    from kalpana.hub.card import find_model
+
+    verifier = DetectorVerifier.load(find_model("verifier-a"))
+    write("boxes", pictures, out, lambda picture: detected_boxes(verifier, picture, score))
 
 
 @maps.command("glyphs")

@@ -21,8 +21,9 @@ from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import last
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import ask
+from kalpana.types import KalpanaError
 from kalpana.world import maps
-from kalpana.world.controls import control_maps
+from kalpana.world.controls import box_map, control_maps
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
 from kalpana.world.world import World
@@ -105,6 +106,20 @@ def box_iou(seen: Observation, wanted: Observation) -> float:
 def words_read(seen: Observation, wanted: Observation) -> float:
     """1 if the words on the signs are read as they are, else 0."""
     return float(bool(seen.readings) and seen.readings[0].words == wanted.readings[0].words)
+
+
+def detected_boxes(verifier: Verifier, picture: Image.Image, score: float) -> Image.Image:
+    """Map of the boxes of the objects that a verifier finds in a picture with this score at least,
+    in the picture's size. Raises KalpanaError if there are none."""
+    (seen,) = verifier.look(to_pixels([picture]))
+    width, height = picture.size
+    sides = torch.tensor([width, height, width, height])
+    found = [torch.tensor(item.box) * sides for item in seen.objects if item.score >= score]
+    if not found:
+        raise KalpanaError("no object was found: lower --score, or draw the boxes by hand")
+    boxes = torch.stack(found).round().int().clamp(min=0).minimum(sides.int())
+    plane = box_map(boxes, max(width, height))[:height, :width]
+    return to_images(2 * plane.expand(1, 3, -1, -1) - 1)[0]
 
 
 MEASURES = {
