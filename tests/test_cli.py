@@ -30,6 +30,7 @@ from kalpana.models.vae import Config as VAEConfig
 from kalpana.pipelines import load
 from kalpana.request import Request
 from kalpana.train.detector_labels import labels
+from kalpana.types import KalpanaError, Output
 from kalpana.understand.encoder import load as load_encoder
 
 HINDI = "तीन लाल सेब"
@@ -167,6 +168,38 @@ def test_json_is_all_of_stdout(model: str) -> None:
     assert first["receipt"] == read_receipt(Path(first["path"]))
 
 
+def test_the_json_before_an_error_is_of_the_finished_pictures(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["generate", "a", "b", "--model", model, "--seed", "4", "--lenient", "--json"]
+    (here / "bad.safetensors").write_bytes(b"damaged")
+    done = kalpana(*words, "--adapter", str(here / "bad.safetensors"))
+    assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    save, count = Output.save, iter(range(9))
+
+    def full(output: Output, path: str, *, metadata: bool = True) -> Output:
+        if next(count):
+            raise KalpanaError("the disk is full")
+        return save(output, path, metadata=metadata)
+
+    monkeypatch.setattr(Output, "save", full)
+    done = kalpana(*words)
+    assert done.exit_code == 2 and done.stderr == "error: the disk is full\n"
+    assert [Path(each["path"]).name for each in json.loads(done.stdout)] == ["a-tiny-4.png"]
+
+
+def test_pictures_of_one_seed_are_numbered(unclip_folder: Path, here: Path) -> None:
+    ends = []
+    for name in ("red", "blue"):
+        Image.new("RGB", (32, 32), name).save(here / f"{name}.png")
+        ends.append(str(here / f"{name}.png"))
+    words = ["generate", "--model", str(unclip_folder), "--image", ends[0], "--last-image", ends[1]]
+    paths = made(kalpana(*words, "-n", "3", "--seed", "1", "--steps", "1"))
+    assert [path.name for path in paths] == [f"red-tiny-unclip-1-{k}of3.png" for k in (1, 2, 3)]
+    alone = made(kalpana(*words, "--seed", "1", "--steps", "1"))
+    assert [path.name for path in alone] == ["red-tiny-unclip-1.png"]
+
+
 def test_file_names_follow_a_pattern(model: str) -> None:
     paths = made(
         kalpana(
@@ -269,6 +302,7 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
     for name, family, tasks in (
         ("default", "flow", ("text-to-image",)),
         ("both", "dalle", ("text-to-image", "caption")),
+        ("film", "video", ("text-to-video",)),
         ("judge", "detector", ()),
         ("codec", "vae", ("reconstruct",)),
     ):
@@ -281,6 +315,8 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
         "text to image:\n"
         "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
         "  default: flow, en and hi, 0.0 million parameters, MIT, the default, inside\n"
+        "text to video:\n"
+        "  film: video, en and hi, 0.0 million parameters, MIT, inside\n"
         "captions and classification:\n"
         "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
         "verifiers:\n"

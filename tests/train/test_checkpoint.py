@@ -83,7 +83,7 @@ app(["train", {str(file)!r}, "--out", {str(out)!r}])
         assert process.stdout is not None
         try:
             assert any("tiny 5/" in line for line in process.stdout), "it ended too early"
-            with pytest.raises(KalpanaError, match="another process trains into") as error:
+            with pytest.raises(KalpanaError, match="another process works in") as error:
                 train(recipe, out, until=1, echo=quiet)
         finally:
             os.kill(process.pid, signal.SIGKILL)
