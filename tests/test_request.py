@@ -344,12 +344,18 @@ def test_typed_keyword_arguments_are_the_fields_of_a_request() -> None:
 
 def test_names_of_other_libraries_are_read() -> None:
     """Each alias has the effect of its field."""
-    values = {"mask": PNG, "format": "webp", "n": 2, "steps": 3, "guidance": 2}
-    for alias, name in ALIASES.items():
+    aliases: dict[str, tuple[str, Any]] = {
+        "num_inference_steps": ("steps", 3),
+        "guidance_scale": ("guidance", 2),
+        "cfg_scale": ("guidance", 3),
+        "num_images_per_prompt": ("n", 2),
+        "mask_image": ("mask", PNG),
+        "output_format": ("format", "webp"),
+    }
+    assert aliases.keys() == ALIASES.keys()
+    for alias, (name, value) in aliases.items():
         fields: dict[str, Any] = {"prompt": "a", "image": PNG}
-        assert Request(**fields, **{alias: values[name]}) == Request(
-            **fields, **{name: values[name]}
-        )
+        assert Request(**fields, **{alias: value}) == Request(**fields, **{name: value})
     assert Request(prompt="a", width=64, height=32).size == "64x32"
     assert Request(prompt="a", format="jpg").format == "jpeg"
     assert Request(prompt="a", steps=2).updated(num_inference_steps=5).steps == 5

@@ -232,7 +232,7 @@ def by_hand(
     [
         *((name, 1.0, 0.0, 1.0) for name in SAMPLERS),
         ("euler", 3.0, 0.0, 1.0),
-        ("euler", 1.0, 0.6, 1.0),
+        ("euler", 1.0, 0.8, 1.0),
         ("euler", 1.0, 0.0, 0.8),
     ],
 )
