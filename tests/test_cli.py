@@ -627,6 +627,7 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_fol
     assert refused.exit_code == 2 and "holds a run with steps 1, not 2" in refused.stderr
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     asking = ["evaluate", "compare", model, "--dev", "--limit", "1", "--verifier", verifier]
     done = kalpana(*asking, "--steps", "1,2", "--out", "table")
@@ -638,6 +639,7 @@ def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     assert done.stdout.count(" (not verified) | ") == 2
 
 
+@pytest.mark.slow
 def test_a_model_may_be_compared_by_its_own_number_of_steps(model: str, verifier: str) -> None:
     done = kalpana(
         "evaluate",

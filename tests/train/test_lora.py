@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from kalpana import generate, replay
+from kalpana.families import FAMILIES
 from kalpana.hub.adapters import merge
 from kalpana.hub.card import write_hashes
 from kalpana.hub.weights import load_module, metadata, save_weights
@@ -169,8 +170,10 @@ def test_what_an_adapter_is_for_is_checked(folder: Path, data: Path, tmp_path: P
             KalpanaError, match=r"family 'flow', not 'lora'|damaged.*: give a whole copy"
         ):
             load(str(folder)).generate("zorb", adapter=wrong)
+    other_family = FAMILIES["dalle"].capabilities
+    assert other_family is not None
     with pytest.raises(KalpanaError, match=r"adapter .*cannot be used by model"):
-        load("dalle").generate("zorb", adapter=file)
+        other_family.resolve(ask("zorb", adapter=file))
     with pytest.raises(KalpanaError, match=r"adapter\.0 '.*is no file"):
         load(str(folder)).generate("zorb", adapter=tmp_path / "nowhere.safetensors")
 
