@@ -26,7 +26,7 @@ from kalpana.train.flow import FlowRecipe, FlowTask
 from kalpana.train.loop import batches, make_optimizers, schedule, split, train
 from kalpana.train.patch_labels import sizes
 from kalpana.train.reader import ReaderRecipe
-from kalpana.train.recipe import read_recipe, recipes_dir
+from kalpana.train.recipe import read_recipe, recipes_dir, trained_families
 from kalpana.train.task import autocast, layout_error
 from kalpana.train.vqgan import VQGANRecipe
 from kalpana.types import KalpanaError, Tokens
@@ -362,9 +362,9 @@ def test_an_unknown_model_field_is_an_error(tmp_path: Path) -> None:
         train(VAE_RECIPE.model_copy(update={"model": {"depht": 3}}), tmp_path, echo=quiet)
 
 
-def test_shipped_recipes_are_valid() -> None:
-    for path in recipes_dir().glob("*.yaml"):
-        read_recipe(path)
+def test_shipped_recipes_are_valid_and_every_family_has_one() -> None:
+    shipped = [read_recipe(path) for path in recipes_dir().glob("*.yaml")]
+    assert {recipe.family for recipe in shipped} == set(trained_families())
 
 
 def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
