@@ -273,6 +273,7 @@ def test_settings_of_the_sampling_change_the_picture_and_are_in_the_receipt(
     assert {name: picture.receipt["resolved"][name] for name in fields} == fields
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_picture_in_a_batch_is_the_picture_alone_by_every_sampler(
     model: DiffusionPipeline, sampler: str

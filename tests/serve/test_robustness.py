@@ -262,6 +262,7 @@ NAMES = sorted(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(NAMES), value=ODD, path=st.sampled_from(["generations", "edits"]))
 def test_no_value_of_a_field_is_a_defect(

@@ -173,6 +173,7 @@ def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(
         read_recipe(path)
 
 
+@pytest.mark.slow
 def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +240,7 @@ def test_bfloat16_is_left_alone_where_the_hardware_has_none(
             assert layer(x).dtype == dtype
 
 
+@pytest.mark.slow
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
     """Eight pictures and their captions are memorised: the loss falls by 40 % in a few seconds."""
     lines: list[str] = []
@@ -410,6 +412,7 @@ def test_the_layouts_error_is_that_of_its_parts() -> None:
     assert torch.allclose(layout_error(logits, truth), torch.zeros(2), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     first = train(flow_recipe(vae, steps=1), tmp_path / "first", echo=quiet)

@@ -107,6 +107,7 @@ def test_a_share_of_the_samples_are_pictures_of_the_world(folder: Path, data: Pa
     assert 0.5 < own / count < 0.95
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_its_pictures_and_steers_the_model(
     fresh: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def overwrite(path: Path, data: bytes) -> None:
 # ---------------------------------------------------------------------------------- files and links
 
 
+@pytest.mark.slow
 def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(
     tmp_path: Path, paint: Paint, colours: Any
 ) -> None:
@@ -734,6 +735,7 @@ def rows_of(vectors: np.ndarray, start: int) -> list[tuple[Read, np.ndarray]]:
     ]
 
 
+@pytest.mark.slow
 def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_damage_is_what_it_says() -> None:
 # ------------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", attributes())
 def test_the_errors_of_a_verifier_without_error_are_none(name: str) -> None:
     trials = attributes()[name](10)
@@ -220,6 +221,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "verifier"
 
 
+@pytest.mark.slow
 def test_without_engines_their_rows_say_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ def test_every_reader_there_is_has_its_row(folder: Path) -> None:
     assert "unavailable" not in said
 
 
+@pytest.mark.slow
 def test_a_row_alone_is_measured_anew_where_the_detector_is_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def mirrored(of: Shown) -> Shown:
 # -------------------------------------------------------------------------------------------- suite
 
 
+@pytest.mark.slow
 @BOTH
 def test_events_and_cameras_are_asked_for_evenly_in_both_languages_by_turns(dev: bool) -> None:
     prompts = PROMPTS(dev)
@@ -179,6 +180,7 @@ def test_amounts_are_those_of_the_worlds_cameras() -> None:
 # ----------------------------------------------------------------------------------------- verdicts
 
 
+@pytest.mark.slow
 def test_true_videos_are_right() -> None:
     wrong = [
         (of[0].text, outcome.parts())
@@ -201,6 +203,7 @@ def test_frozen_videos_are_wrong() -> None:
         assert asked and not any(outcome.parts()[part] for part in asked), of[0].text
 
 
+@pytest.mark.slow
 def test_reversed_and_mirrored_videos_go_the_wrong_way() -> None:
     for of in shown("move", "arc", "turn", "hide"):
         assert verdict(backwards(of)).direction is False, of[0].text
@@ -258,6 +261,7 @@ def test_what_comes_back_in_another_color_is_not_the_same() -> None:
         assert right(prompt, frames, prompt.video.fps, gone).identity is False, prompt.text
 
 
+@pytest.mark.slow
 def test_lost_and_doubled_things_are_wrong_things() -> None:
     for prompt, frames, seen in shown(
         "move", "bounce", "grow", "turn", "swap", "pan up", "clockwise"
@@ -475,6 +479,7 @@ class Knows:
         return [self.known[frame.numpy().tobytes()] for frame in pixels]
 
 
+@pytest.mark.slow
 def test_true_videos_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> None:
     prompts, done = [prompt for prompt, *_ in shown("move", "grow", "pan left")], []
     out = tmp_path / "runs" / "clips"
@@ -512,6 +517,7 @@ def test_true_videos_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> 
         judge(prompts, [truth(prompts[0].video)], Knows(prompts[:1]), out, lambda k, n: None)
 
 
+@pytest.mark.slow
 def test_true_videos_are_judged_by_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
