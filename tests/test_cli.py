@@ -123,6 +123,7 @@ def test_prompts_come_from_arguments_a_file_and_stdin(model: str, here: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_written_over_and_a_seed_is_drawn_anew(model: str) -> None:
     first, second = (
         made(kalpana("generate", "a", "--model", model, "--seed", "1"))[0] for _ in range(2)
@@ -215,6 +216,7 @@ def test_file_names_follow_a_pattern(model: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -257,6 +259,7 @@ def test_strict_and_lenient_are_one_pair(model: str) -> None:
     assert kalpana(*arguments, "--lenient", "--strict").exit_code == 2
 
 
+@pytest.mark.slow
 def test_metadata_and_replay_take_many_files(model: str, here: Path) -> None:
     paths = [str(p) for p in made(kalpana("generate", "a", "b", "--model", model, "--seed", "1"))]
     Image.new("RGB", (8, 8)).save("bare.png")
@@ -358,6 +361,7 @@ def test_tokens_are_shown() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_warnings_go_to_stderr(model: str) -> None:
     done = kalpana("generate", "a qwertyuiop " * 5000, "--model", model, "--steps", "1")
     assert len(made(done)) == 1
@@ -368,6 +372,7 @@ def test_warnings_go_to_stderr(model: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -471,6 +476,7 @@ def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(
     assert done.exit_code == 2 and done.stdout == "" and not (here / "pictures").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["objects", "text", "hands", "puppets", "depth", "paintings", "clips"]
 )
@@ -572,6 +578,7 @@ def verifier(tmp_path: Path) -> str:
     return str(tmp_path / "verifier")
 
 
+@pytest.mark.slow
 def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_folder: Path) -> None:
     asking = [
         "evaluate",
@@ -705,6 +712,7 @@ def add_reader(verifier: str) -> None:
     save_weights(Path(verifier) / "reader.safetensors", net, "reader", net.config, {})
 
 
+@pytest.mark.slow
 def test_without_the_engine_words_need_the_verifiers_own_reader(
     model: str, verifier: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -747,6 +755,7 @@ def test_without_the_engine_words_need_the_verifiers_own_reader(
     )
 
 
+@pytest.mark.slow
 def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     for prompt in first(load_clips(dev=True), 1):
         (here / "films" / f"{prompt.number:04d}").mkdir(parents=True)
@@ -778,6 +787,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

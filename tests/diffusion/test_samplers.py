@@ -292,6 +292,7 @@ every_eta = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_schedule
 @every_eta
 @pytest.mark.parametrize("eta", [0.5, 1.0])

@@ -60,6 +60,7 @@ def test_what_the_world_says_of_its_scenes_is_right(language: str, form: str) ->
                 ), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_said_wrongly_is_not_right(language: str) -> None:
     """In captions with one fact wrong, only the changed fact is judged wrong."""

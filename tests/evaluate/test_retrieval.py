@@ -87,6 +87,7 @@ def test_what_knows_all_is_right() -> None:
     assert "never seen" not in report.markdown()
 
 
+@pytest.mark.slow
 def test_every_way_to_be_wrong_has_as_many_scenes() -> None:
     world = World(1, "test", kind="everything")
     found = retrieval._twisted(world, 5)

@@ -87,6 +87,7 @@ def test_a_perfect_verifier_finds_every_true_scene_right(name: str) -> None:
         assert not right(prompt, Observation())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTS)
 def test_so_for_dev(name: str) -> None:
     assert all(

@@ -71,6 +71,7 @@ def test_a_name_is_found_in_the_cache_without_a_connection(hub_cache: Path) -> N
     assert str(hub_cache) in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_models_in_the_cache_are_listed(hub_cache: Path) -> None:
     assert "no models" in CliRunner().invoke(app, ["models", "--hub"]).stdout
     cached(hub_cache, "org/whole", {name: FILES[name] for name in WANTED})

@@ -31,6 +31,7 @@ def draw(prompt: str) -> np.ndarray:
     return np.asarray(kalpana.generate(prompt, seed=0, steps=12).outputs[0].image) / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dalle", "maskgit", "dalle-mini"])
 def test_tokens_too_have_the_colour_asked_for(name: str) -> None:
     """Eight or more of twelve balloons are right; by chance one or two."""

@@ -97,6 +97,7 @@ def bomb(side: int) -> bytes:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [8_000, 30_000])
 def test_a_picture_with_too_many_pixels_is_not_decoded(client: TestClient, side: int) -> None:
     answer = client.post("/v1/images/edits", data=ASK, files={"image": bomb(side)})

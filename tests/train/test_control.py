@@ -63,6 +63,7 @@ def test_batches_hold_pictures_with_and_without_maps_and_masks(weights: Path) ->
     assert 0.05 < masked / count < 0.2
 
 
+@pytest.mark.slow
 def test_maps_are_of_the_pictures_they_come_with(weights: Path) -> None:
     """The latents of an extra picture come with the letters of its own sign."""
     made = task(weights, num_images=1, extra_images=200, extra_kind="text", batch=8)

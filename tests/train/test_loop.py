@@ -127,6 +127,7 @@ def test_weights_carry_config_and_provenance(vae: Path) -> None:
     assert net.preview_weight.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) -> None:
     """With a learning rate near 0 the weights stay equal; only batch-norm statistics change."""
     again = train(
@@ -189,6 +190,7 @@ def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(
     workers: int, vae: Path

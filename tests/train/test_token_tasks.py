@@ -421,6 +421,7 @@ def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_dropped_captions_leave_no_trace(family: str, vqgan: Path) -> None:
     first = {"image_first_prob": 0.0} if family == "dalle" else {}

@@ -192,6 +192,7 @@ def test_pictures_are_seen_upright_on_white_and_in_all_their_depth(tmp_path: Pat
     assert np.abs(deep - np.linspace(1000, 41000, 16) / 257).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])
 def test_a_large_picture_is_seen_smaller_and_listed_as_it_is(
     name: str, tmp_path: Path, paint: Paint, colours: Any
@@ -584,6 +585,7 @@ def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) ->
     assert len(search(tmp_path, "red", colours)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

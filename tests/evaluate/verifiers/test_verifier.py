@@ -76,6 +76,7 @@ class Oracle(nn.Module):
         )
 
 
+@pytest.mark.slow
 def test_hands_and_figures_are_read_from_left_to_right() -> None:
     for kind in ("hands", "puppets"):
         scenes = [World(9, "dev", kind=kind).scene(i) for i in range(40)]

@@ -84,6 +84,7 @@ class Careless(Knows):
 # ------------------------------------------------------------------------------------------- probes
 
 
+@pytest.mark.slow
 def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
     """A verifier without error accepts none of them, whatever the kind of prompt."""
     rng = random.Random(0)
@@ -150,6 +151,7 @@ def test_a_careless_verifier_is_found_out() -> None:
     assert found == {DRAWN: Error(None, 1.0, 6)} and not found[DRAWN].verified
 
 
+@pytest.mark.slow
 def test_damage_is_done_to_the_first_fifth_of_the_same_renders() -> None:
     trials = of_prompts("hands", load("hands", dev=True), 70)
     verifier, damaged = Knows(trials), []

@@ -146,6 +146,7 @@ def test_prompts_are_of_their_split_and_say_the_pace_that_is_judged(dev: bool) -
                 ), prompt.text
 
 
+@pytest.mark.slow
 def test_no_prompt_is_asked_twice_in_dev_or_test() -> None:
     both = [*PROMPTS(False), *PROMPTS(True)]
     assert len({prompt.text for prompt in both}) == 400
@@ -190,6 +191,7 @@ def test_true_videos_are_right() -> None:
     assert len(wrong) <= 0.05 * len(some()), wrong
 
 
+@pytest.mark.slow
 def test_frozen_videos_are_wrong() -> None:
     for of in some()[::2]:
         outcome = verdict(frozen((of[0], of[1].float(), of[2])))
@@ -218,6 +220,7 @@ def test_reversed_and_mirrored_videos_go_the_wrong_way() -> None:
         ), of[0].text
 
 
+@pytest.mark.slow
 def test_half_as_fast_is_not_fast() -> None:
     quick = [of for of in shown("move", "arc") if of[0].pace == "fast"]
     assert quick
@@ -229,6 +232,7 @@ def test_half_as_fast_is_not_fast() -> None:
         assert verdict(halved(of)).path is False, of[0].text
 
 
+@pytest.mark.slow
 def test_other_colors_are_wrong_colors() -> None:
     found = 0
     for prompt, frames, seen in some():
@@ -248,6 +252,7 @@ def test_other_colors_are_wrong_colors() -> None:
     assert found >= 10
 
 
+@pytest.mark.slow
 def test_what_comes_back_in_another_color_is_not_the_same() -> None:
     for prompt, frames, seen in shown("return", "hide"):
         late = len(seen) // 2
@@ -336,6 +341,7 @@ def filmed(
 EVERYWHERE = torch.ones(10, 1, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "kind", "word", "amount"),
     [
