@@ -419,3 +419,9 @@ def test_bounds_and_defaults_are_those_that_the_documentation_states() -> None:
              "upscale": 1}  # fmt: skip
     defaults = {name: field.default for name, field in Request.model_fields.items()}
     assert defaults == dict.fromkeys(Request.model_fields) | usual
+
+
+def test_all_files_of_a_request_are_listed() -> None:
+    maps = {"edges": PNG, "depth": PNG}
+    request = Request(prompt="a", image=PNG, style_image=PNG, control=maps)
+    assert len(request.media()) == 4 and Request(prompt="a").media() == []
