@@ -1,11 +1,11 @@
 # make run PROMPT="a yellow star at night" SEED=7   draw an image
-# make test | test-fast | check | bench | train | format                     see each target below
+# make test | test-fast | mutants | check | bench | train | format           see each target below
 # Each target sets up the environment it needs in .venv and writes only inside this folder.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check format bench train clean
+.PHONY: help run test test-fast mutants check format bench train clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -24,11 +24,17 @@ help:
 run: .venv/.run  ## draw an image of PROMPT and print the path of the PNG
 	@$(BIN)/kalpana generate $${SEED:+--seed "$$SEED"} -- "$$PROMPT"
 
+# One process a core, up to four, each with one thread: torch's threads would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: .venv/.test  ## the test suite
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-fast: .venv/.test  ## the tests without those marked slow
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
+
+mutants: .venv/.test  ## changes of the source that no fast test notices; options in MUTANTS
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(MUTANTS)
 
 check: .venv/.test  ## format, lint and types, required for every change
 	@$(BIN)/ruff format --check .

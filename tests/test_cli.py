@@ -30,6 +30,7 @@ from kalpana.models.vae import Config as VAEConfig
 from kalpana.pipelines import load
 from kalpana.request import Request
 from kalpana.train.detector_labels import labels
+from kalpana.types import KalpanaError, Output
 from kalpana.understand.encoder import load as load_encoder
 
 HINDI = "तीन लाल सेब"
@@ -122,6 +123,7 @@ def test_prompts_come_from_arguments_a_file_and_stdin(model: str, here: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_written_over_and_a_seed_is_drawn_anew(model: str) -> None:
     first, second = (
         made(kalpana("generate", "a", "--model", model, "--seed", "1"))[0] for _ in range(2)
@@ -167,6 +169,38 @@ def test_json_is_all_of_stdout(model: str) -> None:
     assert first["receipt"] == read_receipt(Path(first["path"]))
 
 
+def test_the_json_before_an_error_is_of_the_finished_pictures(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["generate", "a", "b", "--model", model, "--seed", "4", "--lenient", "--json"]
+    (here / "bad.safetensors").write_bytes(b"damaged")
+    done = kalpana(*words, "--adapter", str(here / "bad.safetensors"))
+    assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    save, count = Output.save, iter(range(9))
+
+    def full(output: Output, path: str, *, metadata: bool = True) -> Output:
+        if next(count):
+            raise KalpanaError("the disk is full")
+        return save(output, path, metadata=metadata)
+
+    monkeypatch.setattr(Output, "save", full)
+    done = kalpana(*words)
+    assert done.exit_code == 2 and done.stderr == "error: the disk is full\n"
+    assert [Path(each["path"]).name for each in json.loads(done.stdout)] == ["a-tiny-4.png"]
+
+
+def test_pictures_of_one_seed_are_numbered(unclip_folder: Path, here: Path) -> None:
+    ends = []
+    for name in ("red", "blue"):
+        Image.new("RGB", (32, 32), name).save(here / f"{name}.png")
+        ends.append(str(here / f"{name}.png"))
+    words = ["generate", "--model", str(unclip_folder), "--image", ends[0], "--last-image", ends[1]]
+    paths = made(kalpana(*words, "-n", "3", "--seed", "1", "--steps", "1"))
+    assert [path.name for path in paths] == [f"red-tiny-unclip-1-{k}of3.png" for k in (1, 2, 3)]
+    alone = made(kalpana(*words, "--seed", "1", "--steps", "1"))
+    assert [path.name for path in alone] == ["red-tiny-unclip-1.png"]
+
+
 def test_file_names_follow_a_pattern(model: str) -> None:
     paths = made(
         kalpana(
@@ -182,6 +216,7 @@ def test_file_names_follow_a_pattern(model: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -224,6 +259,7 @@ def test_strict_and_lenient_are_one_pair(model: str) -> None:
     assert kalpana(*arguments, "--lenient", "--strict").exit_code == 2
 
 
+@pytest.mark.slow
 def test_metadata_and_replay_take_many_files(model: str, here: Path) -> None:
     paths = [str(p) for p in made(kalpana("generate", "a", "b", "--model", model, "--seed", "1"))]
     Image.new("RGB", (8, 8)).save("bare.png")
@@ -269,6 +305,7 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
     for name, family, tasks in (
         ("default", "flow", ("text-to-image",)),
         ("both", "dalle", ("text-to-image", "caption")),
+        ("film", "video", ("text-to-video",)),
         ("judge", "detector", ()),
         ("codec", "vae", ("reconstruct",)),
     ):
@@ -281,6 +318,8 @@ def test_models_are_listed_by_task_with_the_state_of_their_weights(
         "text to image:\n"
         "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
         "  default: flow, en and hi, 0.0 million parameters, MIT, the default, inside\n"
+        "text to video:\n"
+        "  film: video, en and hi, 0.0 million parameters, MIT, inside\n"
         "captions and classification:\n"
         "  both: dalle, en and hi, 0.0 million parameters, MIT, inside\n"
         "verifiers:\n"
@@ -322,6 +361,7 @@ def test_tokens_are_shown() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_warnings_go_to_stderr(model: str) -> None:
     done = kalpana("generate", "a qwertyuiop " * 5000, "--model", model, "--steps", "1")
     assert len(made(done)) == 1
@@ -332,6 +372,7 @@ def test_warnings_go_to_stderr(model: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -435,6 +476,7 @@ def test_a_mistake_in_the_last_prompt_is_found_before_the_first_is_drawn(
     assert done.exit_code == 2 and done.stdout == "" and not (here / "pictures").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["objects", "text", "hands", "puppets", "depth", "paintings", "clips"]
 )
@@ -536,6 +578,7 @@ def verifier(tmp_path: Path) -> str:
     return str(tmp_path / "verifier")
 
 
+@pytest.mark.slow
 def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_folder: Path) -> None:
     asking = [
         "evaluate",
@@ -591,6 +634,7 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_fol
     assert refused.exit_code == 2 and "holds a run with steps 1, not 2" in refused.stderr
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     asking = ["evaluate", "compare", model, "--dev", "--limit", "1", "--verifier", verifier]
     done = kalpana(*asking, "--steps", "1,2", "--out", "table")
@@ -602,6 +646,7 @@ def test_models_are_compared_by_their_steps(model: str, verifier: str) -> None:
     assert done.stdout.count(" (not verified) | ") == 2
 
 
+@pytest.mark.slow
 def test_a_model_may_be_compared_by_its_own_number_of_steps(model: str, verifier: str) -> None:
     done = kalpana(
         "evaluate",
@@ -667,6 +712,7 @@ def add_reader(verifier: str) -> None:
     save_weights(Path(verifier) / "reader.safetensors", net, "reader", net.config, {})
 
 
+@pytest.mark.slow
 def test_without_the_engine_words_need_the_verifiers_own_reader(
     model: str, verifier: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -709,6 +755,7 @@ def test_without_the_engine_words_need_the_verifiers_own_reader(
     )
 
 
+@pytest.mark.slow
 def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     for prompt in first(load_clips(dev=True), 1):
         (here / "films" / f"{prompt.number:04d}").mkdir(parents=True)
@@ -740,6 +787,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

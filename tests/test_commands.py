@@ -37,6 +37,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_help(path: tuple[str, ...]) -> None:
     for flag in ("-h", "--help"):
@@ -63,6 +64,7 @@ def named(text: str) -> Iterator[list[str]]:
             yield words
 
 
+@pytest.mark.slow
 def test_every_command_and_option_that_a_document_names_exists() -> None:
     found, missing = 0, []
     for document in DOCUMENTS:
@@ -101,6 +103,7 @@ def test_old_names_tell_the_new_ones() -> None:
     )
 
 
+@pytest.mark.slow
 def test_evaluate_model_is_short_for_evaluate_suite_model() -> None:
     short, full = (
         CliRunner().invoke(app, ["evaluate", *words, "no-such", "--limit", "1"])

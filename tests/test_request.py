@@ -344,12 +344,18 @@ def test_typed_keyword_arguments_are_the_fields_of_a_request() -> None:
 
 def test_names_of_other_libraries_are_read() -> None:
     """Each alias has the effect of its field."""
-    values = {"mask": PNG, "format": "webp", "n": 2, "steps": 3, "guidance": 2}
-    for alias, name in ALIASES.items():
+    aliases: dict[str, tuple[str, Any]] = {
+        "num_inference_steps": ("steps", 3),
+        "guidance_scale": ("guidance", 2),
+        "cfg_scale": ("guidance", 3),
+        "num_images_per_prompt": ("n", 2),
+        "mask_image": ("mask", PNG),
+        "output_format": ("format", "webp"),
+    }
+    assert aliases.keys() == ALIASES.keys()
+    for alias, (name, value) in aliases.items():
         fields: dict[str, Any] = {"prompt": "a", "image": PNG}
-        assert Request(**fields, **{alias: values[name]}) == Request(
-            **fields, **{name: values[name]}
-        )
+        assert Request(**fields, **{alias: value}) == Request(**fields, **{name: value})
     assert Request(prompt="a", width=64, height=32).size == "64x32"
     assert Request(prompt="a", format="jpg").format == "jpeg"
     assert Request(prompt="a", steps=2).updated(num_inference_steps=5).steps == 5
@@ -374,3 +380,48 @@ def test_strength_depends_on_the_mask() -> None:
     assert resolve(image=PNG) == usual.defaults.strength == 0.6
     assert resolve(image=PNG, mask=PNG) == 1.0
     assert resolve(image=PNG, mask=PNG, strength=0.5) == 0.5
+
+
+def test_bounds_and_defaults_are_those_that_the_documentation_states() -> None:
+    share = {"minimum": 0, "maximum": 1}
+    seconds = {"exclusiveMinimum": 0, "maximum": 60}
+    bounds: dict[str, dict[str, float]] = {
+        "prompt": {"maxLength": 1_000_000},
+        "negative_prompt": {"maxLength": 1_000_000},
+        "source_prompt": {"maxLength": 1_000_000},
+        "model": {"minLength": 1},
+        "n": {"minimum": 1, "maximum": 256},
+        "seed": {"minimum": 0, "exclusiveMaximum": 9_223_372_036_854_775_808},
+        "seeds": {"minLength": 1, "maxLength": 256},
+        "best_of": {"minimum": 1, "maximum": 64},
+        "steps": {"minimum": 1, "maximum": 1000},
+        "guidance": {"minimum": 0, "maximum": 30},
+        "guidance_rescale": share,
+        "eta": share,
+        "temperature": {"minimum": 0, "maximum": 100},
+        "top_k": {"minimum": 1},
+        "top_p": {"exclusiveMinimum": 0, "maximum": 1},
+        "style_strength": share,
+        "strength": share,
+        "extend": seconds,
+        "control": {"minLength": 1, "maxLength": 8},
+        "adapter": {"minLength": 1, "maxLength": 8},
+        "seconds": seconds,
+        "fps": {"minimum": 1, "maximum": 60},
+    }
+    names = {name for limits in bounds.values() for name in limits}
+    for name, field in Request.model_json_schema()["properties"].items():
+        found = {key: value for part in (field, *field.get("anyOf", ())) for key, value in
+                 part.items() if key in names}  # fmt: skip
+        assert found == bounds.get(name, {}), name
+    usual = {"prompt": "", "model": "default", "n": 1, "best_of": 1, "mask_mode": "auto",
+             "plan": True, "expand": False, "language": "auto", "strict": True,
+             "upscale": 1}  # fmt: skip
+    defaults = {name: field.default for name, field in Request.model_fields.items()}
+    assert defaults == dict.fromkeys(Request.model_fields) | usual
+
+
+def test_all_files_of_a_request_are_listed() -> None:
+    maps = {"edges": PNG, "depth": PNG}
+    request = Request(prompt="a", image=PNG, style_image=PNG, control=maps)
+    assert len(request.media()) == 4 and Request(prompt="a").media() == []

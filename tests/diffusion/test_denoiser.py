@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kalpana.diffusion.denoiser import PREDICTIONS, Denoiser
+from kalpana.diffusion.denoiser import PREDICTIONS, Denoiser, Process
 from kalpana.diffusion.schedule import Cosine, Flow, Schedule, levels
-from kalpana.types import Cond
+from kalpana.types import Cond, KalpanaError
 
 SCHEDULES = [Flow(), Cosine()]
 
@@ -87,3 +87,15 @@ def test_the_network_gets_rows_of_full_precision_times_and_the_state_keeps_its_o
     assert estimate.dtype == torch.bfloat16 and estimate.shape == x.shape
     assert seen[0].shape == (3,) and seen[0].dtype == torch.float32
     assert seen[0][0] == torch.tensor(0.999)
+
+
+def test_a_process_is_of_known_names_or_of_a_schedule_of_ones_own() -> None:
+    process = Process("cosine", "v")
+    assert process.levels == Cosine() and Process().levels == Flow()
+    made = process.denoiser(lambda x, t, cond: x)
+    assert (made.schedule, made.prediction) == (Cosine(), "v")
+    own = Cosine()
+    assert Process(own, "eps").levels is own
+    for wrong in ({"schedule": "cosin"}, {"prediction": "x1"}, {"schedule": own, "prediction": ""}):
+        with pytest.raises(KalpanaError, match="is unknown: write "):
+            Process(**wrong)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kalpana.capabilities import Edits
-from kalpana.diffusion.denoiser import Denoise, Process
+from kalpana.diffusion.denoiser import Denoise
 from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled, windows
 from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SCHEDULES, times
@@ -163,11 +163,5 @@ def test_tiling_is_a_mean_inside_the_overlap() -> None:
     wide = tiled(lambda x_t, t, cond: torch.full_like(x_t, next(constants)), (4, 4))
     row = wide(torch.zeros(1, 1, 4, 8), torch.zeros(1), Cond())[0, 0, 0]
     assert row[0] == 0 and row[-1] == 2
-    assert torch.all(row.diff() >= 0) and 0 < row[3] < 1
-
-
-def test_a_process_is_named_by_its_weights() -> None:
-    with pytest.raises(Exception, match="schedule 'sigmoid' is unknown: write flow, cosine"):
-        Process(schedule="sigmoid")
-    with pytest.raises(Exception, match="prediction 'score' is unknown: write x0, eps, v, flow"):
-        Process(prediction="score")
+    # Triangular weights of a window of four: 0.4, 0.8, 0.8, 0.4.
+    torch.testing.assert_close(row[2:6], torch.tensor([1.0, 2.0, 4.0, 5.0]) / 3)

@@ -147,6 +147,7 @@ def test_rescaled_guidance_has_the_contrast_between_guided_and_conditional(
     )
 
 
+@pytest.mark.slow
 def test_rescaling_is_that_of_diffusers() -> None:
     pipelines = pytest.importorskip(
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",

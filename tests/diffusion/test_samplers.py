@@ -292,6 +292,7 @@ every_eta = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_schedule
 @every_eta
 @pytest.mark.parametrize("eta", [0.5, 1.0])
@@ -385,3 +386,44 @@ def test_samplers_reach_the_data_by_every_spacing(
     x = last(gaussian(schedule), x, SPACINGS[spacing](60, 1.0, schedule), SAMPLERS[name])
     assert x.mean().item() == pytest.approx(MU, abs=0.03)
     assert x.std().item() == pytest.approx(SD, abs=0.03)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_a_step_of_dpm2_a_is_that_of_k_diffusion(eta: float) -> None:
+    """By its formulas: x / alpha at noise level sigma / alpha, down to a lower level than that of s
+    by way of their geometric mean, and up by fresh noise."""
+    t, s = torch.tensor([0.8, 0.5], dtype=torch.float64)
+    fresh = noise(4, seed=3)
+
+    def estimate(x_t: Tensor, time: Tensor) -> Tensor:
+        return torch.tanh(2 * x_t + time)
+
+    def direction(x: Tensor, level: Tensor) -> Tensor:
+        time = level / (1 + level)  # of the flow schedule
+        return (x - estimate((1 - time) * x, time)) / level
+
+    x, level, wanted = noise(4) / (1 - t), t / (1 - t), s / (1 - s)
+    up = eta * (wanted**2 * (level**2 - wanted**2) / level**2).sqrt()
+    down = (wanted**2 - up**2).sqrt()
+    middle = (level * down).sqrt()
+    halfway = x + direction(x, level) * (middle - level)
+    expected = x + direction(halfway, middle) * (down - level) + up * fresh
+    denoise = Denoise(Flow(), estimate)
+    got = SAMPLERS["dpm2-a"](denoise, (1 - t) * x, t, s, [], lambda x: fresh, eta=eta)  # type: ignore[call-arg]
+    torch.testing.assert_close(got, (1 - s) * expected)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_fresh_noise_is_added_and_not_taken_away(name: str) -> None:
+    """With an estimate that does not change, a step is a sum in which the noise, of one draw, has a
+    positive factor: seeds keep their pictures."""
+    denoise = Denoise(Cosine(), lambda x_t, t: torch.full_like(x_t, MU))
+    t, s = torch.tensor([0.8, 0.5], dtype=torch.float64)
+    x, fresh = noise(4), noise(4, seed=3)
+    with_noise, without = (
+        SAMPLERS[name](denoise, x, t, s, [], lambda x, share=share: share * fresh)
+        for share in (1.0, 0.0)
+    )
+    factor = (with_noise - without) / fresh
+    assert 0 < factor.min() <= Cosine().sigma(s) + 1e-9
+    torch.testing.assert_close(factor, factor[:1, :1].expand_as(factor))

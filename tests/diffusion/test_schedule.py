@@ -23,6 +23,9 @@ from kalpana.diffusion.schedule import (
     time_at,
     times,
 )
+from kalpana.diffusion.schedule import (
+    SCHEDULES as NAMED,
+)
 
 SCHEDULES = [Flow(), Cosine(), Discrete(zero_snr=True), Discrete(1e-4, 0.02, "linear", True)]
 
@@ -128,6 +131,22 @@ def test_a_discrete_schedule_multiplies_its_steps(betas: Any, zero_snr: bool) ->
     torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
     between = torch.tensor([0.25], dtype=torch.float64)  # halfway from the second to the third step
     torch.testing.assert_close(schedule.alpha(between) ** 2, (expected[2:4] ** 2).mean()[None])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("linear", 1 - 1e-4, 4.0358e-5),  # of DDPM
+        ("scaled-linear", 1 - 0.00085, 0.00466009),  # of Stable Diffusion 1
+        ("scaled-linear-zero-snr", 1 - 0.00085, 0.0),
+    ],
+)
+def test_named_schedules_end_at_the_published_products(
+    name: str, first: float, last: float
+) -> None:
+    """alpha^2 after the first and the last of 1,000 steps, as ``alphas_cumprod`` of diffusers."""
+    t = torch.tensor([0.001, 1.0], dtype=torch.float64)
+    assert (NAMED[name].alpha(t) ** 2).tolist() == pytest.approx([first, last], rel=1e-4, abs=1e-12)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

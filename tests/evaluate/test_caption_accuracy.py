@@ -36,6 +36,7 @@ def pair(relation: str | None, one: Group = APPLES, two: Group = BLUE_CAR) -> Sc
     return Scene(objects, (one, two), Background("flat", "white"), relation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_the_world_says_of_its_scenes_is_right(language: str, form: str) -> None:
@@ -59,6 +60,7 @@ def test_what_the_world_says_of_its_scenes_is_right(language: str, form: str) ->
                 ), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_said_wrongly_is_not_right(language: str) -> None:
     """In captions with one fact wrong, only the changed fact is judged wrong."""
@@ -79,6 +81,7 @@ def test_what_is_said_wrongly_is_not_right(language: str) -> None:
     assert {"count", "color"} <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("relation", ["left of", "right of", "above", "below", "next to", "on"])
 def test_every_pattern_of_a_relation_says_that_and_no_other(language: str, relation: str) -> None:

@@ -85,6 +85,7 @@ def test_every_shipped_model_says_how_it_was_trained_in_any_folder(
     assert (read.num_images, read.posterior_std) == (7, 0.5)
 
 
+@pytest.mark.slow
 def test_a_process_that_draws_takes_more_than_its_weights(folder: Path) -> None:
     cost = Cost.of(str(folder), "a red apple")
     # Random weights have no training metadata.
@@ -94,11 +95,13 @@ def test_a_process_that_draws_takes_more_than_its_weights(folder: Path) -> None:
     assert memory(str(folder), "a red apple") > 4 * cost.parameters
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_draw_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(KalpanaError, match=r"could be drawn to measure memory: .*no such model"):
         memory(str(tmp_path / "no such model"), "a red apple")
 
 
+@pytest.mark.slow
 def test_what_the_process_that_asks_holds_is_not_counted(folder: Path) -> None:
     held = np.ones(2**28, dtype=np.float64)  # 2 GiB
     assert memory(str(folder), "a red apple") < held.nbytes

@@ -82,6 +82,7 @@ def test_a_few_right_pictures_of_each_caption_are_kept_and_none_is_drawn_twice(
     assert len(list(tmp_path.glob("*.png"))) == 6 * KEEP
 
 
+@pytest.mark.slow
 def test_the_transformer_sees_the_harvest_with_its_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def test_recall_of_a_hand_made_order() -> None:
     assert found.captions == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_what_knows_nothing_is_at_chance() -> None:
     report = measure(Hashes(), scenes=60, kind="objects", style="streamline-emojis")
     for language in report.recall.values():
@@ -74,6 +75,7 @@ class Knows(Hashes):
         return super()._way(self.home.get(data, data))
 
 
+@pytest.mark.slow
 def test_what_knows_all_is_right() -> None:
     report = measure(Knows("objects", 40), scenes=40, kind="objects")
     assert all(
@@ -85,6 +87,7 @@ def test_what_knows_all_is_right() -> None:
     assert "never seen" not in report.markdown()
 
 
+@pytest.mark.slow
 def test_every_way_to_be_wrong_has_as_many_scenes() -> None:
     world = World(1, "test", kind="everything")
     found = retrieval._twisted(world, 5)

@@ -65,6 +65,7 @@ def teach(verifier: Knows, prompts: Sequence[Prompt]) -> None:
     verifier.learn([World().scene(k) for k in retrieve([prompt.text for prompt in prompts])])
 
 
+@pytest.mark.slow
 def test_true_pictures_score_as_the_ceiling_and_a_run_goes_on(tmp_path: Path) -> None:
     verifier, drawn = Knows(), []
     teach(verifier, PROMPTS)
@@ -237,6 +238,7 @@ def turned(folder: Path, made: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_the_clip_score_is_the_mean_cosine_where_it_is_positive(
     clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -339,6 +341,7 @@ def quiet(label: str) -> Callable[[int, int], None]:
     return lambda done, total: None
 
 
+@pytest.mark.slow
 def test_the_truth_beats_a_blank_sheet_and_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
     verifier, drawn = Knows(), []
     teach(verifier, PROMPTS)

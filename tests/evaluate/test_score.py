@@ -78,6 +78,7 @@ def read(*words: str, alike: bool = False) -> Observation:
     return Observation(readings=(Reading(words, alike=alike),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUITES)
 def test_a_perfect_verifier_finds_every_true_scene_right(name: str) -> None:
     for prompt, seen in true(name):
@@ -86,6 +87,7 @@ def test_a_perfect_verifier_finds_every_true_scene_right(name: str) -> None:
         assert not right(prompt, Observation())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTS)
 def test_so_for_dev(name: str) -> None:
     assert all(

@@ -34,6 +34,7 @@ def tasks(name: str, dev: bool) -> dict[str, int]:
     return dict(Counter(prompt.task for prompt in prompts(name, dev)))
 
 
+@pytest.mark.slow
 @BOTH
 def test_spriteeval_has_genevals_numbers(dev: bool) -> None:
     geneval = {
@@ -63,6 +64,7 @@ def test_spriteeval_has_genevals_numbers(dev: bool) -> None:
         }
 
 
+@pytest.mark.slow
 @BOTH
 def test_the_other_suites_have_their_numbers(dev: bool) -> None:
     assert tasks("unseen", dev) == {"unseen color": 100, "unseen pair": 100, "unseen count": 100}
@@ -92,6 +94,7 @@ def test_the_other_suites_have_their_numbers(dev: bool) -> None:
     assert tasks("words-latin", dev) == tasks("words-devanagari", dev) == {"words": 200}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUITES)
 def test_every_prompt_is_asked_once_and_dev_and_test_share_only_single_objects(name: str) -> None:
     texts = {dev: [p.text for p in prompts(name, dev)] for dev in (False, True)}

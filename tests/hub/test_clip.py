@@ -223,6 +223,7 @@ def compare(model: Any, ours: CLIP, ids: Tensor, pixels: Tensor) -> None:
     assert torch.allclose(ours.logits(image, text), theirs.logits_per_image, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "clip-legacy", "clip-gelu", "siglip"])
 def test_features_and_logits_are_those_of_transformers(
     kind: str, make: Callable[[str], tuple[Path, Any]]
@@ -234,6 +235,7 @@ def test_features_and_logits_are_those_of_transformers(
         compare(model, checkpoint.model, *batch(model.config, length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_features_and_logits_at_full_size(kind: str, texts: dict[str, Any], tmp_path: Path) -> None:
     """ViT-B/32 and SigLIP-B/16-224, stored as 16-bit floats, as many checkpoints are."""
@@ -412,6 +414,7 @@ def test_what_old_configs_say_twice_counts_as_in_transformers(tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, field, value",
     [

@@ -199,6 +199,7 @@ def test_logits_are_those_of_min_dalle(tiny: tuple[Path, Any, Any]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "temperature, top_k, factor", [(1.0, 40, 1.0), (1.0, 8, 16.0), (2.0, 20, 3.0)]
 )
@@ -234,6 +235,7 @@ def test_tokens_are_those_of_min_dalle(
     assert torch.equal(ours, wanted[:, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.cuda.amp.autocast:FutureWarning")
 @pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported:UserWarning")
 def test_from_text_to_tokens_it_is_the_whole_of_min_dalle(
@@ -457,6 +459,7 @@ def test_the_original_layout_is_read_as_min_dalle_read_it(
     compare(checkpoint.model, checkpoint.words.encode(["a cat", "a red chair"]), encoder, decoder)
 
 
+@pytest.mark.slow
 def test_the_published_tensors_are_those_of_the_presets() -> None:
     """0.4 and 2.6 billion numbers, under the names that the original training code prints."""
     for name in ("mini", "mega"):
@@ -498,6 +501,7 @@ def test_tokens_are_those_of_min_dalle_s_tokenizer(
     assert tokens.ids[~tokens.mask].unique().tolist() == [1]
 
 
+@pytest.mark.slow
 @given(
     text=st.text(
         st.characters(max_codepoint=0x7F) | st.sampled_from("abc red 🐱❤️क") | st.characters(),
@@ -611,6 +615,7 @@ def test_a_damaged_file(tiny: tuple[Path, Any, Any]) -> None:
         read(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, change, said",
     [

@@ -118,6 +118,7 @@ def media(output: Any) -> list[np.ndarray]:
     return arrays(output.media.frames if isinstance(output.media, Video) else [output.media])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_gives_the_pixels_of_diffusers_alone_and_in_a_batch(
     name: str, write: Write
@@ -144,6 +145,7 @@ def test_every_kind_gives_the_pixels_of_diffusers_alone_and_in_a_batch(
     assert not np.array_equal(media(first)[0], found[0])
 
 
+@pytest.mark.slow
 def test_the_receipt_holds_the_hashes_and_replays(write: Write, tmp_path: Path) -> None:
     folder = write("sdxl")
     (output,) = kalpana.generate("a red ball", model=str(folder), **ASK).outputs
@@ -158,6 +160,7 @@ def test_the_receipt_holds_the_hashes_and_replays(write: Write, tmp_path: Path) 
     assert path is not None and str(kalpana.replay(path)[1]) == "the same bytes"
 
 
+@pytest.mark.slow
 def test_a_replay_loads_the_weights_in_the_same_numbers(write: Write, tmp_path: Path) -> None:
     folder = str(write("sdxl"))
     (exact,) = last(load(folder, "cpu").generate("a red ball", **ASK)).outputs
@@ -170,6 +173,7 @@ def test_a_replay_loads_the_weights_in_the_same_numbers(write: Write, tmp_path: 
     assert path is not None and kalpana.replay(path)[1].bytes
 
 
+@pytest.mark.slow
 def test_one_model_draws_from_an_image_and_inpaints(write: Write) -> None:
     model = load(str(write("sdxl")), "cpu")
     fields = ASK | {"image": PHOTO, "steps": 4, "strength": 0.5}
@@ -187,6 +191,7 @@ def test_one_model_draws_from_an_image_and_inpaints(write: Write) -> None:
         model.generate("a red ball", **ASK, image=PHOTO, strength=0.2)
 
 
+@pytest.mark.slow
 def test_a_controlnet_follows_its_map_and_is_left_out_without_one(write: Write) -> None:
     model = load(str(write("controlnet")), "cpu")
 
@@ -236,6 +241,7 @@ def test_closing_the_stream_cancels_after_the_step(write: Write) -> None:
     assert last(model.generate("a red ball", **ASK)).outputs  # and the model can be used again
 
 
+@pytest.mark.slow
 def test_what_the_tokenizers_do_not_read_is_reported(write: Write) -> None:
     for name, limit in (("sdxl", 77), ("pixart", 64)):
         model = load(str(write(name)), "cpu")
@@ -246,6 +252,7 @@ def test_what_the_tokenizers_do_not_read_is_reported(write: Write) -> None:
         assert not last(model.generate("a red ball", **ASK)).warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
@@ -328,6 +335,7 @@ def with_auto_map(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoModel": "x.Y"}}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -380,6 +388,7 @@ def test_options_of_loading_are_checked(write: Write, folder: Path) -> None:
     assert tiled.pipes[Task()].vae.use_tiling  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_weights_in_a_variant_are_read(write: Write, tmp_path: Path) -> None:
     """A folder that holds fp16 files only, as many public ones do."""
     folder = tmp_path / "fp16"

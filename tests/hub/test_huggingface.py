@@ -71,6 +71,7 @@ def test_a_name_is_found_in_the_cache_without_a_connection(hub_cache: Path) -> N
     assert str(hub_cache) in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_models_in_the_cache_are_listed(hub_cache: Path) -> None:
     assert "no models" in CliRunner().invoke(app, ["models", "--hub"]).stdout
     cached(hub_cache, "org/whole", {name: FILES[name] for name in WANTED})
@@ -90,6 +91,19 @@ def test_only_safe_files_of_one_variant_are_fetched() -> None:
     assert huggingface.wanted_files(half)[-1].endswith(".fp16.safetensors")
     clip = ["config.json", "model.safetensors", "pytorch_model.bin", "a.py", "onnx/m.safetensors"]
     assert huggingface.wanted_files(clip) == ["config.json", "model.safetensors"]
+
+
+class Down(BaseHTTPRequestHandler):
+    """A hub that is out of order, and counts its requests."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        Down.asked += 1
+        self.send_error(503)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -131,8 +145,9 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a hub; of another class where the test says so."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), getattr(request, "param", Hub))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -155,6 +170,15 @@ def test_a_model_is_pulled_into_the_cache(
     with pytest.raises(KalpanaError, match="org/none cannot be fetched: ") as error:
         huggingface.pull("org/none", endpoint)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("endpoint", [Down], indirect=True)
+def test_a_hub_that_does_not_answer_is_reported_at_once(hub_cache: Path, endpoint: str) -> None:
+    Down.asked = 0
+    with pytest.raises(KalpanaError, match=r"org/tiny cannot be fetched: .*503") as error:
+        huggingface.pull("org/tiny", endpoint)
+    assert Down.asked == 1 and "\n" not in str(error.value)
+    assert not hub_cache.exists()
 
 
 def test_a_public_name_takes_no_mirror() -> None:

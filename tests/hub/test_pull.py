@@ -96,7 +96,8 @@ def test_a_model_is_pulled_from_a_folder_and_then_found(mirror: Path, tmp_path: 
         find_model("small")
     folder = pull("small", str(mirror))
     assert folder == tmp_path / "cache/kalpana/weights/small" == find_model("small")
-    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "vae.safetensors"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [".lock", "card.json", "vae.safetensors"]
     assert fingerprint(folder / "vae.safetensors") == fingerprint(mirror / "small/vae.safetensors")
     assert pull("small") == folder  # no mirror is needed for what is here
 
@@ -157,7 +158,7 @@ def test_a_file_with_another_hash_is_refused(mirror: Path, tmp_path: Path) -> No
     save_weights(mirror / "small/vae.safetensors", nn.Linear(2, 2), "vae", Config(), {})
     with pytest.raises(KalpanaError, match=r"vae\.safetensors is not the file that the card"):
         pull("small", str(mirror))
-    assert not list((tmp_path / "cache/kalpana/weights").rglob("*.*"))
+    assert not list((tmp_path / "cache/kalpana/weights").rglob("*.safetensors*"))
 
 
 def test_a_shared_vqgan_is_used_or_pulled(shipped: Path, mirror: Path, tmp_path: Path) -> None:

@@ -52,11 +52,13 @@ def check(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
         assert wanted.std() > 0.1, name
 
 
+@pytest.mark.slow
 def test_parts_and_samples_equal_stored_ones_of_diffusers(ours: dict[str, Tensor]) -> None:
     check(dict(ours), load_file(toy.REFERENCE))
     assert toy.REFERENCE.stat().st_size < 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_parts_and_samples_equal_those_of_diffusers(ours: dict[str, Tensor], folder: Path) -> None:
     for package in ("diffusers", "transformers"):
@@ -82,6 +84,7 @@ def test_a_preview_is_the_linear_map_of_a_latent() -> None:
     assert (grey.preview(latents) == 0).all() and grey.preview(latents).shape == (1, 3, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_request_is_answered(model: DiffusionPipeline, ours: dict[str, Tensor]) -> None:
     """The picture is the decoded sample of the reference, and the receipt says what made it."""
     fields: dict[str, Any] = {"steps": toy.STEPS, "guidance": toy.GUIDANCE, "seed": toy.SEED}
@@ -107,6 +110,7 @@ def test_defaults_and_one_picture_at_a_time(folder: Path) -> None:
     assert np.array_equal(np.asarray(alone.image), np.asarray(result.outputs[1].image))
 
 
+@pytest.mark.slow
 def test_prompt_negative_prompt_image_and_size_have_effects(folder: Path) -> None:
     picture = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
     shared: dict[str, Any] = {"model": str(folder), "seed": 1, "steps": 3}
@@ -124,6 +128,7 @@ def test_prompt_negative_prompt_image_and_size_have_effects(folder: Path) -> Non
     assert "too long" in long.warnings[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["text", "inpainting"])
 def test_inpainting_keeps_what_is_not_masked(network: str, tmp_path: Path) -> None:
     model = load(str(toy.write(tmp_path, network)), "cpu")
@@ -140,6 +145,7 @@ def test_inpainting_keeps_what_is_not_masked(network: str, tmp_path: Path) -> No
     assert plain.result is not None
 
 
+@pytest.mark.slow
 def test_an_inpainting_network_reads_the_picture_around_the_mask(tmp_path: Path) -> None:
     """Nothing but the known part differs, and the masked part does: under the mask the network is
     given nothing."""
@@ -158,6 +164,7 @@ def test_an_inpainting_network_reads_the_picture_around_the_mask(tmp_path: Path)
     assert np.array_equal(left("red", "white"), left("red", "black"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_read_as_fp32(dtype: torch.dtype, tmp_path: Path) -> None:
     checkpoint = read(toy.write(tmp_path, dtype=dtype))
@@ -214,6 +221,7 @@ def changed(path: Path, **words: Any) -> None:
     toy.put(path, json.loads(path.read_text()) | words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "words", "message"),
     [

@@ -225,6 +225,7 @@ def tame(tmp_path: Path) -> Path:
 # Parity.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["small", "attends"])
 def test_latents_tokens_and_pictures_are_those_of_diffusers(
     kind: str, models: dict[str, Any], tmp_path: Path
@@ -258,6 +259,7 @@ def test_attention_may_have_its_old_names(models: dict[str, Any], tmp_path: Path
     compare(VQModel.from_pretrained(tmp_path).eval(), read(tmp_path).model, pictures(8))
 
 
+@pytest.mark.slow
 def test_the_published_net_at_full_size(tmp_path: Path) -> None:
     """f16 with 1,024 codes, in taming's layout and 16-bit floats, equals diffusers."""
     with torch.device("meta"):
@@ -286,6 +288,7 @@ def load_alone(package: str, file: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pictures_of_dalle_mini_are_those_of_min_dalle(tmp_path: Path) -> None:
     detokenizer = load_alone("min_dalle", "models/vqgan_detokenizer.py").VQGanDetokenizer
@@ -380,6 +383,7 @@ def test_published_yamls(text: str, preset: str, tmp_path: Path) -> None:
     assert from_yaml(tmp_path / "model.yaml") == PRESETS[preset]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field, value",
     [

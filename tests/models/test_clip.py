@@ -463,6 +463,7 @@ def test_a_softmax_s_scale_is_kept_at_100_and_can_come_down_again() -> None:
     assert clip.logit_scale.exp().item() == pytest.approx(LIMIT) and clip.logit_scale.grad != 0
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_pictures_apart() -> None:
     clip = net("ours").train()
     optimizer = torch.optim.AdamW(clip.parameters(), lr=3e-3)

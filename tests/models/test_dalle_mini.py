@@ -172,6 +172,7 @@ def test_tokens_come_one_by_one_and_leave_gradients_as_they_were(net: DalleMini)
     stream.close()
 
 
+@pytest.mark.slow
 def test_it_learns_which_picture_a_text_asks_for() -> None:
     torch.manual_seed(0)
     net, tokens = DalleMini(TINY), words(ROWS, 8)

@@ -9,6 +9,7 @@ from kalpana.hub.lite0 import translate
 from kalpana.models.lite0 import SIDE, Lite0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the reference code of 2020 raises warnings
 def test_it_agrees_with_the_reference_implementation() -> None:
     from efficientnet_lite_pytorch import EfficientNet

@@ -77,6 +77,7 @@ def test_other_scales_are_refused(upscaler: Upscaler, scale: int) -> None:
         upscaler(torch.zeros(1, 3, 8, 8), scale)
 
 
+@pytest.mark.slow
 def test_flat_colours_stay_within_three_levels(upscaler: Upscaler) -> None:
     levels = torch.tensor([0.0, 0.24, 0.7, 1.0])
     colours = torch.cartesian_prod(levels, levels, levels)[:, :, None, None] * 2 - 1

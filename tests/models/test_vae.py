@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from kalpana.hub.weights import load_module, save_weights
@@ -76,6 +77,7 @@ def test_preview_is_the_least_squares_colour() -> None:
     assert torch.allclose(net.preview_weight[:, :3], mix.inverse(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_shipped_autoencoder_meets_its_bar_and_beats_pca() -> None:
     """On held-out scenes: PSNR above 30 dB, and above 29.5 dB with latent noise of 0.1.
 

@@ -208,6 +208,7 @@ def test_a_decoder_alone_draws_and_says_that_it_cannot_look() -> None:
         net.encode(pictures(1))
 
 
+@pytest.mark.slow
 def test_it_learns_two_pictures_by_heart() -> None:
     """Training works: straight-through gradient, commitment loss and codebook update together."""
     net = build(replace(TINY, codebook=(16, 4)))

@@ -37,6 +37,7 @@ def by_clip(tmp_path: Path, clip_folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_request_is_drawn_as_by_vqgan_clip_and_again_from_its_receipt(
     by_clip: Path, ranker: Encoder, tmp_path: Path
 ) -> None:

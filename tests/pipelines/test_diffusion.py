@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 import kalpana
-from kalpana.diffusion.samplers import SAMPLERS
+from kalpana.diffusion.denoiser import Denoise
+from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import load
@@ -180,22 +182,72 @@ def test_closing_the_stream_cancels(model: DiffusionPipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"sampler": name} for name in SAMPLERS]
-    + [{"guidance": 1}, {"guidance": 0}, {"size": "64x32"}, {"upscale": 2}],
+    ("fields", "size"),
+    [
+        ({"guidance": 1}, (32, 32)),
+        ({"guidance": 0}, (32, 32)),
+        ({"steps": 2}, (32, 32)),
+        ({"size": "64x32"}, (64, 32)),
+        ({"upscale": 2}, (64, 64)),
+    ],
 )
 def test_every_setting_draws_another_picture(
-    model: DiffusionPipeline, fields: dict[str, Any]
+    model: DiffusionPipeline, fields: dict[str, Any], size: tuple[int, int]
 ) -> None:
-    width, height = (64, 32) if "size" in fields else (64, 64) if "upscale" in fields else (32, 32)
-    (picture,) = result(model, seed=2, steps=3, **fields).outputs
-    assert (
-        picture.image.size == (width, height)
-        and picture.image.mode == "RGB"
-        and pixels(picture).std() > 1
-    )
-    (other,) = result(model, seed=2, steps=5, guidance=4, sampler="euler").outputs
+    usual = {"seed": 2, "steps": 3, "guidance": 4}
+    (picture,) = result(model, **usual | fields).outputs
+    (other,) = result(model, **usual).outputs
+    assert (picture.image.size, other.image.size) == (size, (32, 32))
+    assert picture.image.mode == "RGB" and pixels(picture).std() > 1
     assert picture.image.tobytes() != other.image.tobytes()
+
+
+def by_hand(
+    model: DiffusionPipeline, sampler: str, shift: float, low: float, high: float
+) -> np.ndarray:
+    """The picture of seed 2 in four steps with guidance 5, as (height, width, 3) levels."""
+    x = torch.randn(1, *model.codec.shape(32, 32), generator=torch.Generator().manual_seed(2))
+    tokens = model.words.encode([PROMPT])
+    text, null = Cond(tokens=tokens), Cond(tokens=tokens, null=torch.tensor([True]))
+    network = model.process.denoiser(model.network)
+
+    def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+        x0 = network(x_t, t, text)
+        if not low < float(t) <= high:
+            return x0
+        other = network(x_t, t, null)
+        return other + 5 * (x0 - other)
+
+    even = np.arange(4, -1, -1) / 4
+    timesteps = (shift * even / (1 + (shift - 1) * even)).tolist()
+    denoise = Denoise(model.process.levels, estimate)
+    for state in sample(denoise, x, timesteps, SAMPLERS[sampler], step_noise([2])):
+        x = state.x
+    return (model.codec.decode(x)[0].permute(1, 2, 0).clamp(-1, 1) * 127.5 + 127.5).numpy()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("sampler", "shift", "low", "high"),
+    [
+        *((name, 1.0, 0.0, 1.0) for name in SAMPLERS),
+        ("euler", 3.0, 0.0, 1.0),
+        ("euler", 1.0, 0.8, 1.0),
+        ("euler", 1.0, 0.0, 0.8),
+    ],
+)
+def test_sampler_shift_and_interval_of_guidance_are_those_that_are_asked_for(
+    model: DiffusionPipeline, sampler: str, shift: float, low: float, high: float
+) -> None:
+    able = model.capabilities
+    defaults = able.defaults.model_copy(update={"shift": shift, "interval": (low, high)})
+    changed = replace(model, capabilities=able.model_copy(update={"defaults": defaults}))
+    fields = {"sampler": sampler, "seed": 2, "steps": 4, "guidance": 5}
+    (picture,) = result(changed, **fields).outputs
+    assert np.abs(pixels(picture) - by_hand(model, sampler, shift, low, high)).max() < 1.5
+    (usual,) = result(model, **fields | {"sampler": "euler"}).outputs
+    twin = "ddim" if (shift, low, high) == (1, 0, 1) else ""  # deterministic, it is euler
+    assert same(picture, usual) == (sampler in (twin, "euler") and bool(twin))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +273,7 @@ def test_settings_of_the_sampling_change_the_picture_and_are_in_the_receipt(
     assert {name: picture.receipt["resolved"][name] for name in fields} == fields
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_picture_in_a_batch_is_the_picture_alone_by_every_sampler(
     model: DiffusionPipeline, sampler: str
@@ -335,6 +388,16 @@ def test_a_model_that_does_not_draw_from_words_says_so() -> None:
         KalpanaError, match="'upscale' is of family 'upscale', which draws nothing from words"
     ):
         load("upscale")
+
+
+def test_several_prompts_give_their_pictures_in_order(folder: Path) -> None:
+    prompts, fields = ["a cat", PROMPT], {"model": str(folder), "seed": 4, "steps": 2}
+    found = kalpana.generate(prompts, **fields).outputs
+    alone = [kalpana.generate(prompt, **fields).outputs[0] for prompt in prompts]
+    assert [each.receipt["request"]["prompt"] for each in found] == prompts
+    assert all(same(one, other) for one, other in zip(found, alone, strict=True))
+    with pytest.raises(KalpanaError, match="the list is empty"):
+        kalpana.generate([])
 
 
 def test_calling_the_package_gives_back_the_result(folder: Path) -> None:

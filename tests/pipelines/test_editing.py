@@ -234,6 +234,7 @@ def test_an_edit_to_what_the_picture_shows_gives_its_reconstruction(
         assert np.abs(np.array(other.image).astype(int) - np.array(expected)).max() > 1
 
 
+@pytest.mark.slow
 def test_an_edit_has_its_own_defaults_and_replays(model: DiffusionPipeline, tmp_path: Path) -> None:
     photo(32, 32).save(tmp_path / "photo.png")
     fields: dict[str, Any] = {"image": tmp_path / "photo.png", "source_prompt": "a blue dog"}

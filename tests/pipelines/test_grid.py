@@ -30,6 +30,15 @@ def test_axes_are_read_from_text_and_mappings() -> None:
     assert prompts.values == ("एक बिल्ली", "a cat, asleep") and prompts.label(0) == "एक बिल्ली"
     assert grid.read_axis("guidance-scale=2") == grid.Axis("guidance", ("2",))
     assert grid.read_axis({"steps": [2, 3]}).label(1) == "steps 3"
+    assert grid.read_axis("seed=1..3,7, 9..9") == grid.Axis("seed", (1, 2, 3, "7", 9))
+    assert grid.read_axis("prompt=1..3|a").values == ("1..3", "a")
+
+
+def test_every_field_of_whole_numbers_has_ranges() -> None:
+    for name, field in Request.model_json_schema()["properties"].items():
+        kinds = [field, *field.get("anyOf", ())]
+        whole = any(kind.get("type") == "integer" for kind in kinds)
+        assert whole == (name in (*grid.WHOLE, *grid.SEVERAL)) or name == "seeds", name
 
 
 @pytest.mark.parametrize(
@@ -37,6 +46,9 @@ def test_axes_are_read_from_text_and_mappings() -> None:
     [
         ({"x": "guidance"}, "should be FIELD=VALUE,VALUE"),
         ({"x": "guidance=1,,2"}, "should be FIELD=VALUE,VALUE"),
+        ({"x": "guidance=1..3"}, "guidance '1..3': should be a number"),
+        ({"x": "seed=3..1"}, "range 3..1: should be FIRST..LAST, of 1 to 400 numbers"),
+        ({"x": "seed=0..999999999999"}, "range 0..999999999999: should be FIRST..LAST"),
         ({"x": "colour=red"}, "there is no such field"),
         ({"x": "prompt=a dog|a cat"}, "prompt is given twice"),
         ({"x": "n=1,2"}, "use an axis of seed"),
@@ -127,6 +139,11 @@ def test_the_command_prints_cells_and_sheets(folder: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.stderr
     *cells, sheet = map(Path, done.stdout.split("\n")[:-1])
     assert len(cells) == 2 and len(read_receipt(sheet)["sheet"]) == 2
+    again = CliRunner().invoke(app, [*words, "--x", "seed=1..2", "--set", "upscale=1"])
+    assert again.stdout == done.stdout, "a finished grid was written again"
+    other = CliRunner().invoke(app, [*words, "--x", "seed=2,1", "--set", "upscale=1"])
+    assert Path(other.stdout.split("\n")[-2]).is_file() and str(sheet) not in other.stdout
+    assert set(tmp_path.iterdir()) == {*cells, sheet, Path(other.stdout.split("\n")[-2])}
     for extra, message in (
         ([], "there is no axis"),
         (["--x", "seed=1", "--set", "steps"], "should be FIELD=VALUE"),

@@ -22,6 +22,7 @@ def draw(model: DiffusionPipeline, path: Path) -> Output:
     return last.result.outputs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", sorted(SUFFIX))
 def test_a_file_of_any_format_comes_again_byte_for_byte(
     model: DiffusionPipeline, folder: Path, tmp_path: Path, format: str

@@ -16,6 +16,7 @@ from kalpana.world.recolor import PAINTS, lab
 from kalpana.world.render import render
 from kalpana.world.world import World
 
+pytestmark = pytest.mark.slow
 HINDI = {
     "red": "लाल",
     "green": "हरा",
@@ -30,6 +31,7 @@ def draw(prompt: str) -> np.ndarray:
     return np.asarray(kalpana.generate(prompt, seed=0, steps=12).outputs[0].image) / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dalle", "maskgit", "dalle-mini"])
 def test_tokens_too_have_the_colour_asked_for(name: str) -> None:
     """Eight or more of twelve balloons are right; by chance one or two."""
@@ -41,7 +43,6 @@ def test_tokens_too_have_the_colour_asked_for(name: str) -> None:
     assert right >= 8
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_dalle_names_what_it_sees(language: str) -> None:
     """Captions name the object in fourteen or more of forty single-object scenes of the test

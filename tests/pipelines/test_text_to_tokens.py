@@ -216,6 +216,7 @@ def test_closing_the_stream_cancels(model: TextToTokens) -> None:
 # The picture.
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_order(model: TextToTokens) -> None:
     batch = result(model, seed=100, n=8).outputs
     assert len({picture.image.tobytes() for picture in batch}) == 8
@@ -267,6 +268,7 @@ def test_the_likeliest_tokens_of_a_dalle_mini_are_those_of_forward(
     )
 
 
+@pytest.mark.slow
 def test_settings_mean_what_they_say(model: TextToTokens, family: str) -> None:
     likeliest = generated(model, seed=1, top_k=1).image.tobytes()
     assert generated(model, seed=1, top_p=1e-9).image.tobytes() == likeliest
@@ -341,6 +343,7 @@ def test_a_cut_prompt_and_unknown_words_are_told(model: TextToTokens) -> None:
 # Errors.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
@@ -384,6 +387,7 @@ def test_a_model_that_draws_no_tokens_has_no_such_settings(
     assert last.result is not None and last.result.outputs[0].receipt["resolved"][name] is None
 
 
+@pytest.mark.slow
 def test_network_and_vqgan_must_be_of_one_codebook(family: str, tmp_path: Path) -> None:
     folder = make(
         tmp_path / "other",
@@ -526,6 +530,7 @@ def mask_of(box: tuple[int, int, int, int], size: tuple[int, int] = (32, 32)) ->
 BOXES = [(8, 8, 16, 16), (20, 0, 32, 8), (0, 16, 32, 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", BOXES)
 def test_the_masked_cells_are_sampled_and_all_other_pixels_stay(
     model: TextToTokens, box: tuple[int, int, int, int]
@@ -626,6 +631,7 @@ def teller(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
+@pytest.mark.slow
 def test_what_was_learned_by_heart_is_said_in_either_language(teller: Path) -> None:
     model = loaded(teller)
     for language, texts in CAPTIONS.items():
@@ -873,6 +879,7 @@ def test_without_an_encoder_no_picture_can_be_given(mini: tuple[Path, DalleMini,
 # The command line.
 
 
+@pytest.mark.slow
 def test_pictures_from_the_command_line(
     family: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def kalpana_(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+@pytest.mark.slow
 def test_a_captioner_learns_the_captions_of_four_videos_word_for_word(folder: Path) -> None:
     model = video_captions.load(str(folder), "cpu")
     assert model.frames == FRAMES and model.size == (SIDE, SIDE)
@@ -100,6 +101,7 @@ def test_a_captioner_learns_the_captions_of_four_videos_word_for_word(folder: Pa
     assert model.caption([]) == []
 
 
+@pytest.mark.slow
 def test_a_video_file_is_captioned_in_both_languages(folder: Path, clips: Path) -> None:
     own, language = said(0)
     assert kalpana.caption("a.webp", video_model=str(folder)) == [own]

@@ -433,6 +433,7 @@ def test_canvases_that_cannot_be_say_so() -> None:
 # Optimisation.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CANVASES)
 def test_the_cosine_rises_and_a_negative_weight_makes_it_fall(name: str, ranker: Encoder) -> None:
     canvas, settings = CANVASES[name], replace(QUICK, rate=0.2, tv=0)

@@ -126,6 +126,7 @@ def mask(transparent: bool) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transparent", [True, False])
 @pytest.mark.parametrize("name", ["image", "image[]"])
 def test_an_edit_changes_what_the_mask_says_and_nothing_else(
@@ -156,6 +157,7 @@ def test_variations_need_no_prompt_and_differ_by_seed(client: TestClient) -> Non
     assert refused.status_code == 400 and error(refused)["param"] == "prompt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [

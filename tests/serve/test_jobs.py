@@ -261,6 +261,7 @@ def outputs(url: str, id: str) -> list[bytes]:
     return [httpx2.get(each["url"], timeout=60).content for each in job["outputs"]]
 
 
+@pytest.mark.slow
 def test_a_killed_server_loses_no_finished_picture_and_no_accepted_job(
     start: Callable[..., Any], tmp_path: Path, client_with: Callable[..., Any]
 ) -> None:
@@ -303,6 +304,7 @@ def test_a_killed_server_loses_no_finished_picture_and_no_accepted_job(
             assert [client.get(each["url"]).content for each in again["outputs"]] == expected
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_a_stream_loses_nothing(start: Callable[..., Any]) -> None:
     server = start()
     ask = ASK | {"model": "tiny", "steps": 30, "stream": True, "partial_images": 3}
@@ -317,6 +319,7 @@ def test_a_client_that_leaves_a_stream_loses_nothing(start: Callable[..., Any]) 
     assert httpx2.get(f"{server.url}/healthz", timeout=60).json()["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_second_process_on_one_folder_is_one_line(start: Callable[..., Any]) -> None:
     server = start()
     second = start()

@@ -38,6 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return {name: diffusers_models.write(name, place / name) for name in names}
 
 
+@pytest.mark.slow
 def test_pictures_and_videos_of_public_models(
     client_with: Callable[..., Any], folders: dict[str, Path]
 ) -> None:

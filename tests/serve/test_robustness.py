@@ -97,6 +97,7 @@ def bomb(side: int) -> bytes:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [8_000, 30_000])
 def test_a_picture_with_too_many_pixels_is_not_decoded(client: TestClient, side: int) -> None:
     answer = client.post("/v1/images/edits", data=ASK, files={"image": bomb(side)})
@@ -262,6 +263,7 @@ NAMES = sorted(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(NAMES), value=ODD, path=st.sampled_from(["generations", "edits"]))
 def test_no_value_of_a_field_is_a_defect(

@@ -21,6 +21,7 @@ ODD = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.text() | st.text(st.sampled_from(ODD)))
 def test_the_normal_form_is_stable_visible_and_on_one_line(text: str) -> None:

@@ -48,6 +48,7 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
 # -------------------------------------------------------------------------------------- round trip
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.text()
@@ -139,6 +140,7 @@ def test_vocabulary(tokenizer: Tokenizer) -> None:
     )
 
 
+@pytest.mark.slow
 def test_fertility(tokenizer: Tokenizer) -> None:
     """At most 2.2 tokens a word on new captions in which all concepts are equally frequent."""
     rng, concepts = random.Random(11), lexicon()
@@ -208,6 +210,7 @@ def test_unknown_words_are_reported_once_in_order(tokenizer: Tokenizer) -> None:
     assert tokenizer.report("an apple 🍎").unknown == ("🍎",)
 
 
+@pytest.mark.slow
 def test_what_was_cut_is_reported(tokenizer: Tokenizer) -> None:
     prompt = "three red apples to the left of a blue car"
     assert tokenizer.report(prompt).cut == ""

@@ -88,6 +88,7 @@ def chat(word: str, rng: random.Random) -> str:
     return "".join("".join(parts) for parts in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "least"), [(chat, 0.98), (iso, 0.985)])
 def test_romanised_captions_come_back(scheme: object, least: float) -> None:
     """Compared without the dots and moons that informal spelling leaves out."""

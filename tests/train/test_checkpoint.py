@@ -83,7 +83,7 @@ app(["train", {str(file)!r}, "--out", {str(out)!r}])
         assert process.stdout is not None
         try:
             assert any("tiny 5/" in line for line in process.stdout), "it ended too early"
-            with pytest.raises(KalpanaError, match="another process trains into") as error:
+            with pytest.raises(KalpanaError, match="another process works in") as error:
                 train(recipe, out, until=1, echo=quiet)
         finally:
             os.kill(process.pid, signal.SIGKILL)
@@ -270,3 +270,43 @@ def test_the_loss_is_told_how_far_the_run_is() -> None:
     )
     loop.train_step(task, state, recipe, torch.ones(4, 3))  # type: ignore[arg-type]
     assert task.seen == [0.75]
+
+
+def test_a_step_by_hand() -> None:
+    """The third step of a warm-up of four: the first step of AdamW with its weight decay, whose
+    step is the sign of the gradient; the clipped gradient; the averaged weights."""
+    task, x = Line(), torch.randn(4, 3, generator=Generator().manual_seed(1))
+    fields = {"warmup": 4, "lr": 0.1, "weight_decay": 0.5, "grad_clip": 1e-3, "ema_decay": 0.25}
+    recipe = RECIPE.model_copy(update={**fields, "bf16": False})
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    ema = {name: torch.full_like(value, 2.0) for name, value in before.items()}
+    state = State(task.model, ema, make_optimizers(task.model, recipe), step=2)
+    metrics = train_step(task, state, recipe, x)  # type: ignore[arg-type]
+    error = (x @ before["weight"].T + before["bias"])[:, 0]
+    gradient = {"weight": 2 * (error[:, None] * x).mean(0, keepdim=True), "bias": 2 * error.mean()}
+    norm = sum(value.square().sum() for value in gradient.values()) ** 0.5
+    rate = 0.1 * 3 / 4
+    assert metrics["grad"] == pytest.approx(float(norm), rel=1e-5)
+    assert metrics["lr"] == pytest.approx(rate)
+    for name, old in before.items():
+        clipped = task.model.get_parameter(name).grad
+        assert clipped is not None
+        assert torch.allclose(clipped, gradient[name] * 1e-3 / norm, rtol=1e-3)
+        new = task.model.state_dict()[name]
+        wanted = old * (1 - rate * 0.5) - rate * gradient[name].sign()
+        assert torch.allclose(new, wanted, rtol=1e-3)
+        # Early in a run the decay is at most (1 + step) / (10 + step), here 3 / 12.
+        assert torch.allclose(ema[name], 0.25 * 2 + 0.75 * new, rtol=1e-5)
+
+
+def test_muon_decays_weights_too() -> None:
+    network = nn.Sequential()
+    network.blocks = nn.Sequential(nn.Linear(3, 3))
+    recipe = RECIPE.model_copy(update={"optimizer": "muon", "lr": 0.1, "weight_decay": 0.5})
+    before = network.blocks[0].weight.detach().clone()  # type: ignore[union-attr]
+    muon, _ = make_optimizers(network, recipe)
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    muon.step()
+    after = network.blocks[0].weight  # type: ignore[union-attr]
+    assert torch.allclose(after, before * (1 - 0.1 * 0.5), rtol=1e-5)

@@ -40,6 +40,7 @@ def task(weights: Path, **fields: Any) -> ControlTask:
     return ControlTask(recipe(weights, **fields), torch.device("cpu"), lambda done, total: None)
 
 
+@pytest.mark.slow
 def test_batches_hold_pictures_with_and_without_maps_and_masks(weights: Path) -> None:
     made, kinds, without, masked, count = task(weights), set[str](), 0, 0, 0
     for step in range(12):
@@ -62,6 +63,7 @@ def test_batches_hold_pictures_with_and_without_maps_and_masks(weights: Path) ->
     assert 0.05 < masked / count < 0.2
 
 
+@pytest.mark.slow
 def test_maps_are_of_the_pictures_they_come_with(weights: Path) -> None:
     """The latents of an extra picture come with the letters of its own sign."""
     made = task(weights, num_images=1, extra_images=200, extra_kind="text", batch=8)
@@ -91,6 +93,7 @@ def test_masks_give_a_part_the_whole_or_nothing() -> None:
     assert max(shares) < 1 and 0.3 < np.mean(shares) < 0.8
 
 
+@pytest.mark.slow
 def test_a_run_starts_as_the_image_model_and_is_saved_with_its_process(
     weights: Path, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def test_broken_things_have_no_peak() -> None:
     assert seen == set(WAYS)
 
 
+@pytest.mark.slow
 def test_a_broken_sprite_looks_like_none() -> None:
     """Rendered, a corrupted sprite differs from the whole one on over a tenth of the covered area,
     for every corruption; a corruption that would leave a sprite as it was, such as mirroring a
@@ -244,6 +245,7 @@ def test_nothing_is_asked_of_a_picture_that_is_lost() -> None:
     assert batch.heat[1].max() == 1, "the batch itself stays as it was"
 
 
+@pytest.mark.slow
 def test_the_facing_loss_is_the_cross_entropy_at_the_middles_of_what_faces_somewhere() -> None:
     task = DetectorTask(
         RECIPE.model_copy(update={"model": {**RECIPE.model, "facing": True}}), CPU, silent
@@ -373,6 +375,7 @@ def test_the_focal_loss_of_one_cell() -> None:
     assert focal(logits, heat).item() == pytest.approx(0.25 * 0.693147 * (1 + 1 / 16), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_every_parameter_learns_and_a_step_helps() -> None:
     task = DetectorTask(RECIPE, CPU, silent)
     task.model.train()

@@ -122,6 +122,7 @@ def test_the_auxiliary_loss_falls_to_nothing(vae: Path) -> None:
     assert build(vae).batch(2).layout is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "prediction"), PROCESSES)
 def test_weights_say_for_which_process_they_were_trained(
     schedule: str, prediction: str, vae: Path, tmp_path: Path

@@ -26,7 +26,7 @@ from kalpana.train.flow import FlowRecipe, FlowTask
 from kalpana.train.loop import batches, make_optimizers, schedule, split, train
 from kalpana.train.patch_labels import sizes
 from kalpana.train.reader import ReaderRecipe
-from kalpana.train.recipe import read_recipe, recipes_dir
+from kalpana.train.recipe import read_recipe, recipes_dir, trained_families
 from kalpana.train.task import autocast, layout_error
 from kalpana.train.vqgan import VQGANRecipe
 from kalpana.types import KalpanaError, Tokens
@@ -127,6 +127,7 @@ def test_weights_carry_config_and_provenance(vae: Path) -> None:
     assert net.preview_weight.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_the_weights_of_another(vae: Path, tmp_path: Path) -> None:
     """With a learning rate near 0 the weights stay equal; only batch-norm statistics change."""
     again = train(
@@ -173,6 +174,7 @@ def test_an_anchor_costs_the_square_of_how_far_the_latents_have_moved(
         read_recipe(path)
 
 
+@pytest.mark.slow
 def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +190,7 @@ def test_a_pool_drawn_by_several_processes_is_that_drawn_by_one(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_made_ahead_by_other_processes_are_those_made_when_asked_for(
     workers: int, vae: Path
@@ -239,6 +242,7 @@ def test_bfloat16_is_left_alone_where_the_hardware_has_none(
             assert layer(x).dtype == dtype
 
 
+@pytest.mark.slow
 def test_it_learns(vae: Path, tmp_path: Path) -> None:
     """Eight pictures and their captions are memorised: the loss falls by 40 % in a few seconds."""
     lines: list[str] = []
@@ -362,9 +366,9 @@ def test_an_unknown_model_field_is_an_error(tmp_path: Path) -> None:
         train(VAE_RECIPE.model_copy(update={"model": {"depht": 3}}), tmp_path, echo=quiet)
 
 
-def test_shipped_recipes_are_valid() -> None:
-    for path in recipes_dir().glob("*.yaml"):
-        read_recipe(path)
+def test_shipped_recipes_are_valid_and_every_family_has_one() -> None:
+    shipped = [read_recipe(path) for path in recipes_dir().glob("*.yaml")]
+    assert {recipe.family for recipe in shipped} == set(trained_families())
 
 
 def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
@@ -410,6 +414,7 @@ def test_the_layouts_error_is_that_of_its_parts() -> None:
     assert torch.allclose(layout_error(logits, truth), torch.zeros(2), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_patch_said_aside_starts_afresh_on_weights_without_one(vae: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     first = train(flow_recipe(vae, steps=1), tmp_path / "first", echo=quiet)

@@ -59,6 +59,7 @@ def test_the_best_path_is_read_as_ctc_says() -> None:
     assert word == "aab" and sure > 0.99
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_words_by_heart() -> None:
     torch.manual_seed(0)
     task = ReaderTask(
@@ -121,6 +122,7 @@ def test_every_parameter_has_a_gradient() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(4))
 def test_strips_of_the_world_hold_the_ink(i: int) -> None:
     """The strip has pixels of the ink's colour and of the background's."""

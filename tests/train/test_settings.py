@@ -224,6 +224,7 @@ def learned(family: str, networks: dict[str, Path], fields: dict[str, Any]) -> d
 _BASELINES: dict[str, dict[str, Tensor]] = {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name", "value"), CASES)
 def test_a_setting_has_an_effect(
     family: str, name: str, value: Any, networks: dict[str, Path]

@@ -72,6 +72,7 @@ def test_clusters_at_random_are_what_a_reader_can_write_and_any_that_a_word_may_
     )
 
 
+@pytest.mark.slow
 def test_signs_of_a_sheet_can_be_read_and_do_not_touch() -> None:
     pages = [page(random.Random(i)) for i in range(60)]
     drawn = render(pages, masks=True)
@@ -102,6 +103,7 @@ def test_boxes_are_where_the_renderer_draws_the_sign() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_pool_of_sheets_is_kept_with_their_boxes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Pa
     assert len({words for _, words in seen}) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_five_and_five_steps_equal_ten_bit_for_bit(
     family: str, vqgan: Path, tmp_path: Path
@@ -264,6 +265,7 @@ def test_dalle_minis_loss_is_of_the_next_cell_by_hand(vqgan: Path) -> None:
     assert metrics["image"] == pytest.approx(loss.item() / math.log(2), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dalle", "maskgit", "dalle-mini"])
 def test_what_each_cell_shows_is_asked_aside_and_less_and_less(family: str, vqgan: Path) -> None:
     """The loss is the main loss plus the weighted auxiliary one; the logits of a cell do not depend
@@ -389,6 +391,7 @@ def draw_mini(task: Any, batch: TokenBatch) -> Tensor:
     ).view(4, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "draw"),
     [("dalle", draw_dalle), ("maskgit", draw_maskgit), ("dalle-mini", draw_mini)],
@@ -404,6 +407,7 @@ def test_a_batch_learned_by_heart_is_drawn_again(
     assert torch.equal(draw(task, batch), batch.image)
 
 
+@pytest.mark.slow
 def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
     task = build(
         "dalle", vqgan, image_first_prob=1.0, caption_dropout=1.0
@@ -417,6 +421,7 @@ def test_pictures_before_captions_teach_captions(vqgan: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_dropped_captions_leave_no_trace(family: str, vqgan: Path) -> None:
     first = {"image_first_prob": 0.0} if family == "dalle" else {}
@@ -430,6 +435,7 @@ def test_dropped_captions_leave_no_trace(family: str, vqgan: Path) -> None:
     assert torch.equal(task.loss(batch, seeded(), 0.0)[0], task.loss(other, seeded(), 0.0)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_a_fresh_network_needs_every_bit_and_draws_a_sheet(family: str, vqgan: Path) -> None:
     """5 bits for one of 32 codes, 13 for one of 8,192 text tokens; a caption changes the scores of

@@ -134,6 +134,7 @@ def test_every_parameter_learns_and_the_teacher_does_not(bf16: bool, weights: Pa
     assert all(parameter.grad is None for parameter in made.teacher.parameters())
 
 
+@pytest.mark.slow
 def test_the_error_falls(weights: Path) -> None:
     made = task(weights, same_time_share=1.0, own_share=0.0, guidance=(4.0, 4.0))
     optimizer, batch, errors = torch.optim.Adam(made.model.parameters(), 1e-4), made.batch(0), []

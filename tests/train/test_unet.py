@@ -59,6 +59,7 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_four_pictures_are_learned(codec: Path) -> None:
     """The error at fixed times and noise falls to a third of that of the empty prediction, and with
     the captions of other pictures it is higher."""
@@ -86,6 +87,7 @@ def test_four_pictures_are_learned(codec: Path) -> None:
     assert max(error(shift) for shift in range(1, 4)) > 1.1 * error()
 
 
+@pytest.mark.slow
 def test_a_trained_folder_answers_requests(codec: Path, transformer: Path, tmp_path: Path) -> None:
     """With the text encoder of a flow transformer, which training leaves as it is."""
     fields = COMMON | {"steps": 3, "text_encoder": transformer, "vae": codec}

@@ -100,6 +100,7 @@ def test_batches_have_as_many_pixels_of_each_size(weights: Path) -> None:
     assert torch.equal(task.batch(1), task.batch(1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_autoencoder_starts_at_the_cross_fade_and_gets_better(
     weights: Path, tmp_path: Path
@@ -193,6 +194,7 @@ def test_a_batch_is_a_function_of_the_step_and_of_one_bucket(weights: Path) -> N
     assert shapes == {(5, 12, 2, 2), (3, 12, 2, 4), (1, 12, 16, 16)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("family", ["video-vae", "video"])
 def test_two_and_two_steps_equal_four_bit_for_bit(
@@ -208,6 +210,7 @@ def test_two_and_two_steps_equal_four_bit_for_bit(
         assert torch.equal(value, two[name]), name
 
 
+@pytest.mark.slow
 def test_it_overfits_two_videos() -> None:
     """A dot that goes right or left, by its caption; samples end at the right one."""
     torch.manual_seed(0)

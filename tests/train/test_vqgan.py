@@ -90,6 +90,7 @@ def gradients(module: nn.Module) -> list[Tensor | None]:
     return [p.grad for p in module.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "codes", [{}, {"unit": False}, {"fsq": (5, 4, 3)}], ids=["unit", "euclidean", "fsq"]
 )
@@ -313,6 +314,7 @@ def test_blocks_compile_whole_for_pictures_of_one_size() -> None:
     assert 1 <= len(made) <= len(blocks)
 
 
+@pytest.mark.slow
 def test_ten_steps_are_four_and_six_where_the_judge_comes_in_between(
     eyes: Path, tmp_path: Path
 ) -> None:
@@ -345,6 +347,7 @@ def run(eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
     ]
 
 
+@pytest.mark.slow
 def test_it_learns(run: tuple[Path, list[float]]) -> None:
     weights, losses = run
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
@@ -396,6 +399,7 @@ def test_a_run_goes_on_from_weights_and_their_codes(
             ), name
 
 
+@pytest.mark.slow
 def test_where_codes_are_kept_the_decoder_alone_learns(
     run: tuple[Path, list[float]], tmp_path: Path
 ) -> None:

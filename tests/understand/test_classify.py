@@ -127,6 +127,7 @@ def test_templates_are_of_the_label_s_language() -> None:
     )
 
 
+@pytest.mark.slow
 def test_ten_thousand_labels_go_in_batches(encoder: Encoder) -> None:
     counting = Counting(encoder.words, [])
     labels = [f"thing {k}" for k in range(10_000)]
@@ -349,6 +350,7 @@ def test_what_the_model_does_not_read_of_a_label_is_told(models: dict[str, str])
     assert unknown.endswith("never met zzyzx; it may miss them")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -73,6 +73,7 @@ def dots(image: Image.Image) -> list[tuple[int, ...]]:
 SIZES = [(1, 1), (3, 200), (64, 43), (33, 32), (31, 33), (500, 61), (32, 32), (20, 20), (7, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "framing",

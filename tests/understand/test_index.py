@@ -74,6 +74,7 @@ def overwrite(path: Path, data: bytes) -> None:
 # ---------------------------------------------------------------------------------- files and links
 
 
+@pytest.mark.slow
 def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(
     tmp_path: Path, paint: Paint, colours: Any
 ) -> None:
@@ -191,6 +192,7 @@ def test_pictures_are_seen_upright_on_white_and_in_all_their_depth(tmp_path: Pat
     assert np.abs(deep - np.linspace(1000, 41000, 16) / 257).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])
 def test_a_large_picture_is_seen_smaller_and_listed_as_it_is(
     name: str, tmp_path: Path, paint: Paint, colours: Any
@@ -583,6 +585,7 @@ def test_one_run_writes_at_a_time(tmp_path: Path, paint: Paint, colours: Any) ->
     assert len(search(tmp_path, "red", colours)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -734,6 +737,7 @@ def rows_of(vectors: np.ndarray, start: int) -> list[tuple[Read, np.ndarray]]:
     ]
 
 
+@pytest.mark.slow
 def test_many_pictures_get_an_approximate_index_tuned_until_it_finds_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def test_generated_pictures_are_hardly_ever_photographs() -> None:
     assert sum(map(photographic, tiles)) <= 4
 
 
+@pytest.mark.slow
 def test_pictures_with_the_spectrum_of_photographs_are_found(tmp_path: Path) -> None:
     assert all(photographic(textured(seed)) for seed in range(8))
     for seed in range(2):

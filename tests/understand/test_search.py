@@ -79,6 +79,7 @@ def test_a_query_is_a_sum_of_terms(query: str, terms: list[tuple[float, str]]) -
     assert parse(query) == tuple(Term(weight, words) for weight, words in terms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -429,6 +430,7 @@ def typed(colours: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     )
 
 
+@pytest.mark.slow
 def test_a_folder_is_indexed_and_searched_by_typing(
     gallery: Path, typed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,6 +479,7 @@ def test_a_folder_is_indexed_and_searched_by_typing(
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no picture fits\n")
 
 
+@pytest.mark.slow
 def test_paths_are_printed_alone_and_queries_read_from_stdin(
     gallery: Path, colours: Any, typed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +512,7 @@ def test_the_help_of_search_shows_the_filters(typed: Callable[..., Any]) -> None
         assert option in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

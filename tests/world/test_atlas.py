@@ -32,6 +32,7 @@ def painted(rows: list[int], color: str) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+@pytest.mark.slow
 def test_boxes_agree_with_alpha() -> None:
     assert len(ART.pixels) == len(ART.sprites) > 10_000
     assert {sprite.style for sprite in ART.sprites} == set(STYLES)
@@ -74,6 +75,7 @@ def test_masks_cover_what_the_eye_sees() -> None:
     assert share.min() > 0.35 and (share > 0.45).float().mean() > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", COLORS)
 def test_a_repainted_sprite_has_the_named_colour(color: str) -> None:
     anchors = lab(np.array([PAINTS[name][:3] for name in COLORS]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+
 from kalpana.world.atlas import load
 from kalpana.world.kinds.multi_object import SIDES, sample, sample_figures, sample_hands
 from kalpana.world.lexicon import lexicon
@@ -56,6 +58,7 @@ def test_nearly_all_of_each_thing_can_be_seen() -> None:
     assert min(shares) > 0.5 and sum(share > 0.95 for share in shares) > 0.9 * len(shares)
 
 
+@pytest.mark.slow
 def test_hands_and_figures_stand_whole_in_their_places() -> None:
     """Each hand or figure is fully visible in its quarter, or alone; some hands are malformed."""
     rng = random.Random(5)

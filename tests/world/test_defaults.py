@@ -60,6 +60,7 @@ def test_the_house_style_is_the_first_that_draws_all() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_scenes_are_in_another_style_and_only_these_must_say_it() -> None:
     drawn = [scene for scene in SCENES if scene.groups and len(styles_of(scene.groups)) > 1]
     other = [scene for scene in drawn if scene.style != house_style(scene.groups)]
@@ -152,6 +153,7 @@ def test_facing_that_was_checked_by_eye_is_of_core_classes_and_drawn_as_said() -
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["short", "natural"])
 def test_a_caption_that_names_no_place_means_a_plain_ground_four_times_of_five(form: str) -> None:
     places = [text for where, what in PLACES.values() for text in (*where, *what)]

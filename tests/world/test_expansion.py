@@ -31,6 +31,7 @@ def facts(text: str, language: str) -> tuple[Counter[object], set[object]]:
     return Counter(every), {(name, every[a], every[b]) for name, a, b in parsed.relations}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("form", FORMS)
 def test_no_fact_is_changed_and_no_object_added(language: str, form: str) -> None:
@@ -49,6 +50,7 @@ def test_no_fact_is_changed_and_no_object_added(language: str, form: str) -> Non
     assert longer <= 30 if form == "dense" else longer >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_open_is_stated_in_the_words_of_the_grammar(language: str) -> None:
     grammar = grammar_en if language == "en" else grammar_hi
@@ -65,6 +67,7 @@ def test_what_is_open_is_stated_in_the_words_of_the_grammar(language: str) -> No
         assert len({expand(prompt, seed, language) for seed in range(20)}) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_values_have_the_shares_of_the_training_scenes(language: str) -> None:
     """Of 600 draws a share of p is within four standard deviations of p."""
@@ -123,6 +126,7 @@ def test_a_prompt_outside_of_the_grammar_gets_a_style_alone(prompt: str, languag
         assert expand(prompt, seed, language).removeprefix(prompt) in styles
 
 
+@pytest.mark.slow
 def test_words_agree() -> None:
     """English articles, and Hindi adjectives in gender, number and case."""
     found = {

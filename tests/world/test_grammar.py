@@ -157,6 +157,7 @@ def test_hindi_adjectives_inflect(adjective: str, forms: tuple[str, ...]) -> Non
     assert tuple(grammar_hi.inflect(adjective, *case) for case in cases) == forms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subject", "form", "sentences"),
     [
@@ -452,6 +453,7 @@ def random_scene(rng: random.Random) -> Scene:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "hi"])
 @pytest.mark.parametrize("form", FORMS)
 def test_captions_are_clean_and_seeded(language: str, form: str) -> None:

@@ -46,6 +46,7 @@ def tiles(drawn: Sequence[Hand]) -> Tensor:
     return figures.paint([hands.figure(hand) for hand in drawn], [hand.look for hand in drawn])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_as_many_fingers_as_asked(look: str) -> None:
     drawn = [
@@ -75,6 +76,7 @@ def test_fingers_can_be_counted_when_small() -> None:
         assert fingers_seen(mask[0]) == sum(hand.raised), hand
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flaw, more", [("extra finger", 1), ("fused fingers", -1), ("missing finger", -1)]
 )
@@ -261,6 +263,7 @@ def claims(text: str, language: str) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language, form", list(product(LANGUAGES, FORMS)))
 def test_captions_claim_the_right_count_and_no_other(language: str, form: str) -> None:
     for seed in range(500):

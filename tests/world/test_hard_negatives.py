@@ -33,6 +33,7 @@ def test_nearly_every_scene_can_be_twisted_and_objects_in_every_way(kind: str) -
     assert len(PAIRS[kind]) > 108
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_another_caption_is_said(kind: str, language: str) -> None:
@@ -72,6 +73,7 @@ def test_what_is_said_of_things_is_another_scene_of_the_same_split(kind: str) ->
             )
 
 
+@pytest.mark.slow
 def test_with_no_split_a_small_one_is_twisted_in_every_way() -> None:
     """A changed scene of two objects seldom falls into the split of the original."""
     world = World(1, "test")

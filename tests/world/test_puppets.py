@@ -277,6 +277,7 @@ def test_clothes_stand_out_from_a_flat_background() -> None:
                 assert (torch.tensor(color) - behind).abs().max() > 0.15, (puppet, scene.background)
 
 
+@pytest.mark.slow
 def test_splits_share_no_pose_in_the_same_clothes() -> None:
     seen: dict[str, set[tuple[str, str, str]]] = {}
     for split in ("train", "dev", "test", "unseen"):
@@ -292,6 +293,7 @@ def test_splits_share_no_pose_in_the_same_clothes() -> None:
     assert not seen["unseen"] & (seen["train"] | seen["dev"]) and seen["unseen"] & seen["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "hi"])
 @pytest.mark.parametrize("form", FORMS)
 def test_captions_name_the_poses_and_nothing_else(language: str, form: str) -> None:
@@ -313,6 +315,7 @@ def test_captions_name_the_poses_and_nothing_else(language: str, form: str) -> N
     assert len(wordings) > (150 if form == "short" else 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "hi"])
 @pytest.mark.parametrize("form", FORMS)
 def test_captions_give_the_clothes_their_colours(language: str, form: str) -> None:
@@ -399,6 +402,7 @@ def test_a_symmetric_pose_is_its_own_mirror_image() -> None:
         assert all(item.flip for item in scene.objects if scene.groups[item.group].facing == "left")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_captions_say_where_a_figure_faces_and_its_skin_and_look_if_unusual(language: str) -> None:
     """A caption omits only the default skin (yellow), look (flat) and facing (right)."""

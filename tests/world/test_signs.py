@@ -37,6 +37,7 @@ def test_every_caption_quotes_the_writing_and_nothing_else() -> None:
                 assert re.findall('"([^"]*)"', said) == [written(scene).text], said
 
 
+@pytest.mark.slow
 def test_words_of_dev_and_test_are_never_trained_on() -> None:
     words = {
         split: {written(World(5, split, kind="text").scene(i)).text for i in range(250)}

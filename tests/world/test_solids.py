@@ -24,6 +24,7 @@ def test_turning_keeps_every_edge(shape: str, yaw: float, pitch: float) -> None:
     assert torch.allclose(a, b, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "yaw", "pitch"), TURNS)
 def test_the_picture_fills_the_hull_of_its_corners(shape: str, yaw: float, pitch: float) -> None:
     scene_object = SceneObject(Solid(shape, 5, "pink", yaw, pitch), 0.48, 0.53, 0.9, angle=7.0)

@@ -242,6 +242,7 @@ def test_captions_say_the_direction_and_no_other(language: str) -> None:
                     ), said
 
 
+@pytest.mark.slow
 def test_dev_pairs_are_never_trained_on() -> None:
     def pairs(split: str) -> set[tuple[object, ...]]:
         every = (Videos(7, split).video(i).scene for i in range(500))
@@ -260,6 +261,7 @@ def test_an_unknown_split_is_an_error() -> None:
         Videos(split="validation")
 
 
+@pytest.mark.slow
 def test_the_unseen_split_has_every_event_but_solid() -> None:
     """A solid shows no colour, pair or count, so it cannot show one that is held out."""
     assert {Videos(7, "unseen").video(i).event for i in range(120)} == set(EVENTS) - {"solid"}

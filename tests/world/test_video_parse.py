@@ -32,6 +32,7 @@ def captions_of(video: VideoScene, language: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_the_world_says_of_its_videos_is_right(language: str) -> None:
     for video in VIDEOS:
@@ -40,6 +41,7 @@ def test_what_the_world_says_of_its_videos_is_right(language: str) -> None:
     assert {video.event for video in VIDEOS} == set(EVENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_direction_and_camera_of_every_event_is_read(language: str) -> None:
     """Also those that the videos above do not have; the opposite direction is judged wrong."""

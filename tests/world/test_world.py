@@ -106,6 +106,7 @@ def test_counts_and_groups_agree_with_things() -> None:
         )
 
 
+@pytest.mark.slow
 def test_relations_hold_in_the_pixels() -> None:
     """Relations hold by GenEval's rule, with the sign checked.
 
@@ -173,6 +174,7 @@ def test_things_stay_in_the_picture() -> None:
                 )
 
 
+@pytest.mark.slow
 def test_training_contains_no_held_out_combination() -> None:
     banned, scenes = held_out(), 100_000
     assert all(any(c[0] == kind for c in banned) for kind in ("color", "pair", "count"))
@@ -190,6 +192,7 @@ def test_unseen_scenes_all_hold_one() -> None:
     assert set(kinds) == {"color", "pair", "count"}
 
 
+@pytest.mark.slow
 def test_two_object_scenes_of_dev_and_test_are_never_trained_on() -> None:
     def said(split: str, n: int) -> set[str]:
         """Canonical texts of the two-object scenes: "B right of A" becomes "A left of B".

@@ -87,6 +87,7 @@ def suite(
 ) -> None:
     """Score a model on a suite of prompts by a verifier, beside the score's floor and ceiling."""
     from kalpana.evaluate import run as running
+    from kalpana.media import locked
     from kalpana.pipelines import load
 
     if from_folder and (model or steps):
@@ -104,16 +105,10 @@ def suite(
     encoder = None if clip_score is None else _encoder(clip_score, device, setup.prompts)
     if from_folder:
         folder = out or Path("runs") / f"{setup.run_name}-{from_folder.name}"
-        folder.mkdir(parents=True, exist_ok=True)
         pictures = list(running.pictures_of(from_folder, setup.prompts))
-        report = running.judge(
-            setup.prompts,
-            pictures,
-            setup.detector,
-            folder,
-            verified=setup.verified,
-            encoder=encoder,
-        )
+        judge = partial(running.judge, verified=setup.verified, encoder=encoder)
+        with locked(folder):
+            report = judge(setup.prompts, pictures, setup.detector, folder)
     else:
         name = model or "default"
         pipeline = load(name, device)
@@ -209,6 +204,7 @@ def video(
     from kalpana.evaluate.video.files import videos_of
     from kalpana.evaluate.video.scores import judge
     from kalpana.evaluate.video.suite import load, truth
+    from kalpana.media import locked
 
     name = "clips-dev" if dev else "clips"
     folder = out or Path("runs") / f"{name}-{from_folder.name if from_folder else 'true'}"
@@ -219,7 +215,7 @@ def video(
         videos = videos_of(from_folder, prompts)
     else:
         videos = (truth(prompt.video) for prompt in prompts)
-    with counting(name) as progress:
+    with locked(folder), counting(name) as progress:
         report = judge(prompts, videos, detector, folder, progress)
     print(report.markdown(), end="")
     print(folder / "report.json", file=sys.stderr)

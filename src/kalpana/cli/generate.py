@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from kalpana.request import Request
 from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
+    from kalpana.pipelines.pipeline import Pipeline
     from kalpana.understand.encoder import Encoder
 
 
@@ -124,24 +126,17 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate pictures from prompts, and print the path of each as soon as it is finished."""
-    from kalpana.media import grid as contact_sheet
-    from kalpana.media import ready_folder, require_av, save
+    from kalpana.media import ready_folder, require_av
     from kalpana.pipelines import load
-    from kalpana.pipelines.pipeline import TOGETHER
 
     fields = {
         name: value
         for name, value in context.params.items()
         if name in (*Request.model_fields, "width", "height") and value not in (None, False, [], ())
     }
-    if strict:
-        del fields["strict"]  # the default
-    else:
-        fields["strict"] = False
-    if plan:
-        fields.pop("plan")
-    else:
-        fields["plan"] = False
+    for switch, on in (("strict", strict), ("plan", plan)):  # on by default
+        fields.pop(switch, None)
+        fields |= {} if on else {switch: False}
     texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
     pipeline = load(requests[0].model, device, dtype=dtype, offload=offload, tiling=tiling)
@@ -166,25 +161,14 @@ def generate(
     )
     ready_folder(out, total_bytes)
 
-    saved: list[tuple[Path, Output]] = []
+    saved: list[Output] = []
     try:
-        with asked_to_stop() as stop:
-            for number, request in enumerate(requests, start=1):
-                label = f"{number}/{len(requests)}" if len(requests) > 1 else ""
-                for part in request.parts(TOGETHER):
-                    result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
-                    for picture in result.outputs:
-                        count = len(saved) + 1
-                        stem = name_of(name, pipeline.name, request, picture.seed, count)
-                        saved.append(_saved(picture, out / stem, metadata))
-                        if not as_json:
-                            print(saved[-1][0], flush=True)
-            if grid:
-                path = out / f"{saved[0][0].stem}-grid.png"
-                pictures = contact_sheet([picture.image for _, picture in saved])
-                receipts = {"sheet": [picture.receipt for _, picture in saved]}
-                sheet = save(pictures, path, receipts, metadata=metadata)
-                print(sheet, file=sys.stderr if as_json else sys.stdout)
+        for written in _written(pipeline, requests, ranker, out, name, metadata):
+            saved.append(written)
+            if not as_json:
+                print(written.path, flush=True)
+        if grid:
+            print(_sheet(saved, out, metadata), file=sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
         wanted = sum(len(request.each_seed()) for request in requests)
         print(
@@ -193,12 +177,48 @@ def generate(
         )
         raise typer.Exit(130) from None
     finally:
-        if as_json:
-            listed = [
-                {"path": str(path), "seed": picture.seed, "receipt": picture.receipt}
-                for path, picture in saved
-            ]
-            print_json(listed)
+        if as_json and saved:  # also those that were finished before an error
+            print_json(
+                [
+                    {"path": str(each.path), "seed": each.seed, "receipt": each.receipt}
+                    for each in saved
+                ]
+            )
+
+
+def _written(
+    pipeline: Pipeline,
+    requests: Sequence[Request],
+    ranker: Encoder | None,
+    out: Path,
+    pattern: str,
+    metadata: bool,
+) -> Iterator[Output]:
+    """The outputs of the requests, each as soon as it is in its file."""
+    from kalpana.pipelines.pipeline import TOGETHER
+
+    count = 0
+    with asked_to_stop() as stop:
+        for number, request in enumerate(requests, start=1):
+            label = f"{number}/{len(requests)}" if len(requests) > 1 else ""
+            for part in request.parts(TOGETHER):
+                outputs = watch(pipeline.generate(part, rank_by=ranker), label, stop).outputs
+                for k, output in enumerate(outputs, start=1):
+                    count += 1
+                    stem = name_of(pattern, pipeline.name, request, output.seed, count)
+                    if len({each.seed for each in outputs}) < len(outputs) and pattern == PATTERN:
+                        stem += f"-{k}of{len(outputs)}"  # the way between two pictures
+                    yield _saved(output, out / stem, metadata)
+
+
+def _sheet(saved: Sequence[Output], out: Path, metadata: bool) -> Path:
+    """The file of a sheet of all pictures, with their receipts."""
+    from kalpana.media import grid, save
+
+    assert saved[0].path is not None
+    receipts = {"sheet": [each.receipt for each in saved]}
+    path = out / f"{saved[0].path.stem}-grid.png"
+    return save(grid([each.image for each in saved]), path, receipts, metadata=metadata)
 
 
 def expand(
@@ -218,14 +238,12 @@ def expand(
             print(prompt if name == "mixed" else expanded(prompt, k, name, kind))
 
 
-def _saved(output: Output, path: Path, metadata: bool) -> tuple[Path, Output]:
-    """The path of an output, written to ``path`` with the suffix of its format, and the output."""
+def _saved(output: Output, path: Path, metadata: bool) -> Output:
+    """An output, written to ``path`` with the suffix of its format."""
     from kalpana.media import SUFFIX
 
     format = output.receipt["resolved"]["format"]
-    written = output.save(f"{path}{SUFFIX.get(format, f'.{format}')}", metadata=metadata)
-    assert written.path is not None
-    return written.path, written
+    return output.save(f"{path}{SUFFIX.get(format, f'.{format}')}", metadata=metadata)
 
 
 def load_ranker(name: str | None, device: str | None) -> Encoder:

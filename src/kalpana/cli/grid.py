@@ -24,8 +24,8 @@ def grid(
         typer.Option(
             "--x",
             metavar=AXIS,
-            help="a field of a request and its values, one column each, such as guidance=1,3,5; "
-            "values with commas are separated by |, such as 'prompt=a cat|a dog'",
+            help="a field of a request and its values, one column each, such as guidance=1,3,5 "
+            "or seed=1..4; values with commas are separated by |, such as 'prompt=a cat|a dog'",
         ),
     ] = "",
     y: Annotated[str | None, typer.Option("--y", metavar=AXIS, help="the same, rows")] = None,
@@ -50,7 +50,7 @@ def grid(
 
     The pictures of the cells are saved with their receipts, and are not generated again.
     """
-    from kalpana.media import ready_folder, save, slug
+    from kalpana.media import ready_folder
     from kalpana.pipelines import grid as grids
     from kalpana.pipelines import load
 
@@ -85,9 +85,7 @@ def grid(
                 done[place] = cell
                 print(cell.path, flush=True)
         for k, sheet in enumerate(grids.sheets(planned, done)):
-            receipts = {"sheet": [done[p].receipt for p in planned.requests if p[2] == k]}
-            name = f"{slug(prompt or 'grid')}-{'-'.join(a.field for a in planned.axes if a.field)}"
-            print(save(sheet, out / f"{name}-{k + 1}.png", receipts), flush=True)
+            print(grids.save_sheet(planned, done, k, sheet, out), flush=True)
     except KeyboardInterrupt:
         print(
             f"stopped: {len(done)} of {total} cells are finished, and are in {out}; "

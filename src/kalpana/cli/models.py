@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "text to image": ("text-to-image",),
+    "text to video": ("text-to-video",),
     "captions and classification": ("caption", "classify"),
     "verifiers": ("verify",),
     "helpers": (),

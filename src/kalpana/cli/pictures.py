@@ -45,10 +45,10 @@ def tell(
             if not as_json:
                 for part in line.splitlines() or [""]:
                     print(f"{shown(path)}: {part}", flush=True)
-    if as_json:
-        print_json(found)
     if not found:
         raise KalpanaError(f"none of the pictures can be read ({broken} tried)")
+    if as_json:
+        print_json(found)
     raise typer.Exit(1 if broken else 0)
 
 

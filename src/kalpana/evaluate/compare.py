@@ -20,7 +20,7 @@ from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import Progress, ReferenceScores, run
 from kalpana.evaluate.score import Share
 from kalpana.evaluate.verifiers.observations import Verifier
-from kalpana.media import write
+from kalpana.media import locked, write
 from kalpana.types import KalpanaError, Output
 
 STEPS = (1, 4, 8, 20, 50)
@@ -74,8 +74,8 @@ def compare(
 
     Also writes compare.json and compare.md into ``out``. ``about`` and ``verified`` are as in
     `run`; ``progress(label)`` returns a callback of (done, total). A model that has no steps has
-    one entry. Raises KalpanaError if two models have the same name, or if a folder holds another
-    run.
+    one entry. Raises KalpanaError if two models have the same name, a folder holds another run, or
+    another process works in it.
     """
     names = [model.name for model, *_ in models]
     if len(set(names)) < len(names):
@@ -83,36 +83,40 @@ def compare(
             f"two of the models are called {max(names, key=names.count)!r}: "
             "compare models of different names"
         )
-    entries, bounds = [], ReferenceScores.of(prompts, verifier)
-    for model, draw, cost in models:
-        takes = "steps" in model.capabilities.uses
-        default = model.capabilities.defaults.steps if takes else None
-        for count in steps if takes else (None,):
-            folder = out / (model.name if count is None else f"{model.name}-{count}")
-            clock = Clock(folder / "seconds.json")
+    with locked(out):
+        entries, bounds = [], ReferenceScores.of(prompts, verifier)
+        for model, draw, cost in models:
+            takes = "steps" in model.capabilities.uses
+            default = model.capabilities.defaults.steps if takes else None
+            for count in steps if takes else (None,):
+                folder = out / (model.name if count is None else f"{model.name}-{count}")
+                clock = Clock(folder / "seconds.json")
 
-            this = about | {"model": model.name, "files": model.files, "steps": count}
-            drawn, bar = clock.timed(draw, count), progress(folder.name)
-            report = run(prompts, drawn, this, verifier, folder, bar, bounds, verified)
-            floor = None if report.floor is None else report.floor.overall.right
-            ceiling = report.ceiling.overall.right
-            trusted = None if report.verified is None else all(report.verified.values())
-            entries.append(
-                Entry(
-                    model.name,
-                    count or default,
-                    report.score.overall,
-                    floor,
-                    ceiling,
-                    clock.each,
-                    cost,
-                    report.reader,
-                    trusted,
+                this = about | {"model": model.name, "files": model.files, "steps": count}
+                drawn, bar = clock.timed(draw, count), progress(folder.name)
+                report = run(prompts, drawn, this, verifier, folder, bar, bounds, verified)
+                floor = None if report.floor is None else report.floor.overall.right
+                ceiling = report.ceiling.overall.right
+                trusted = None if report.verified is None else all(report.verified.values())
+                entries.append(
+                    Entry(
+                        model.name,
+                        count or default,
+                        report.score.overall,
+                        floor,
+                        ceiling,
+                        clock.each,
+                        cost,
+                        report.reader,
+                        trusted,
+                    )
                 )
-            )
-    write(out / "compare.json", json.dumps([asdict(entry) for entry in entries], indent=1).encode())
-    write(out / "compare.md", markdown(entries).encode())
-    return entries
+        write(
+            out / "compare.json",
+            json.dumps([asdict(entry) for entry in entries], indent=1).encode(),
+        )
+        write(out / "compare.md", markdown(entries).encode())
+        return entries
 
 
 class Clock:

@@ -18,7 +18,7 @@ from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import right
 from kalpana.evaluate.suites import POSITION
 from kalpana.evaluate.verifiers.observations import Verifier
-from kalpana.media import save, to_pixels
+from kalpana.media import locked, save, to_pixels
 from kalpana.train.data_cache import HARVEST, harvest_lines
 from kalpana.types import Output
 from kalpana.world.lexicon import lexicon
@@ -61,12 +61,12 @@ def harvest(
 
     A picture is correct if all objects of the prompt are right and there are no others. Returns the
     number of pictures kept in all. harvest.jsonl gets one line per prompt, {"caption", "right",
-    "kept": [file names]}; prompts that have a line already are skipped.
+    "kept": [file names]}; prompts that have a line already are skipped. Raises KalpanaError if
+    another process works in ``out``.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    done = harvest_lines(out)
-    kept = sum(len(line["kept"]) for line in done)
-    with (out / HARVEST).open("a", encoding="utf-8") as file:
+    with locked(out), (out / HARVEST).open("a", encoding="utf-8") as file:
+        done = harvest_lines(out)
+        kept = sum(len(line["kept"]) for line in done)
         for i, prompt in enumerate(prompts):
             if i >= len(done):
                 seeds = [zlib.crc32(f"harvest/{prompt.text}/{k}".encode()) for k in range(EACH)]

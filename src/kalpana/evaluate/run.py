@@ -26,7 +26,7 @@ from torch import Tensor
 from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
-from kalpana.media import read_picture, read_receipt, save, to_images, to_pixels, write
+from kalpana.media import locked, read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Output
 from kalpana.understand.encoder import Encoder
 from kalpana.world.render import render
@@ -174,20 +174,22 @@ def run(
 
     Writes report.json, report.md and sheet.png into ``out``. ``about`` identifies the run: model,
     hashes, suite. For ``bounds``, ``verified`` and ``encoder`` see ``judge``. Raises KalpanaError
-    if ``out`` holds a different run.
+    if ``out`` holds a different run, or another process works in it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    claim(out / "run.json", about)
-    for i, prompt in enumerate(prompts):
-        seeds = prompt.seeds(SEEDS)
-        missing = [k for k in range(SEEDS) if not _path(out, i, k).exists()]
-        if missing:
-            pictures = draw(prompt, [seeds[k] for k in missing])
-            for k, picture in zip(missing, pictures, strict=True):
-                save(picture.image, _path(out, i, k), picture.receipt)
-        progress(i + 1, len(prompts))
-    images = [[read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))]
-    return judge(prompts, images, verifier, out, bounds, verified, encoder)
+    with locked(out):
+        claim(out / "run.json", about)
+        for i, prompt in enumerate(prompts):
+            seeds = prompt.seeds(SEEDS)
+            missing = [k for k in range(SEEDS) if not _path(out, i, k).exists()]
+            if missing:
+                pictures = draw(prompt, [seeds[k] for k in missing])
+                for k, picture in zip(missing, pictures, strict=True):
+                    save(picture.image, _path(out, i, k), picture.receipt)
+            progress(i + 1, len(prompts))
+        images = [
+            [read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))
+        ]
+        return judge(prompts, images, verifier, out, bounds, verified, encoder)
 
 
 def first(prompts: Sequence[A], limit: int | None) -> list[A]:

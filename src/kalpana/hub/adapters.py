@@ -25,13 +25,14 @@ from kalpana.types import KalpanaError
 
 def adapt(
     network: nn.Module, family: str, files: dict[str, str], adapters: Sequence[Adapter]
-) -> tuple[Adapted, tuple[str, ...]]:
-    """A network of a family with adapters, and warnings about those that were trained for other
-    weights than ``files`` (SHA-256 by name).
+) -> tuple[Adapted, set[str], tuple[str, ...]]:
+    """A network of a family with adapters; the words, in lower case, that stand for what they have
+    learned; and warnings about those that were trained for other weights than ``files`` (SHA-256
+    by name).
 
     Raises KalpanaError if an adapter cannot be read or does not fit the network.
     """
-    loaded, warnings = [], list[str]()
+    loaded, words, warnings = [], set[str](), list[str]()
     for each in adapters:
         lora = _read(each)
         name = each.file.name
@@ -39,20 +40,16 @@ def adapt(
             raise KalpanaError(
                 f"adapter {name} is for models of family {lora.config.base!r}, not {family!r}"
             )
-        trained = provenance(Path(each.file.path or "")).get("base", {})
+        about = provenance(Path(each.file.path or ""))
+        words.update(about.get("recipe", {}).get("word", "").casefold().split())
+        trained = about.get("base", {})
         if not set(trained.values()) <= set(files.values()):
             warnings.append(
                 f"adapter {name} was trained for other weights ({', '.join(trained)}) of the same "
                 "shape: it may have less effect"
             )
         loaded.append((lora, each.strength))
-    return adapted(network, loaded), tuple(warnings)
-
-
-def words_of(adapters: Sequence[Adapter]) -> set[str]:
-    """The words that stand for what adapters have learned, in lower case."""
-    recipes = [provenance(Path(each.file.path or "")).get("recipe", {}) for each in adapters]
-    return {word for each in recipes for word in each.get("word", "").casefold().split()}
+    return adapted(network, loaded), words, tuple(warnings)
 
 
 def _read(adapter: Adapter) -> LoRA:
@@ -77,7 +74,7 @@ def merge(model: str, adapters: Sequence[Adapter], out: Path) -> Path:
     if not family.file:
         raise KalpanaError(f"model {model!r} has no weights of its own")
     network = load_module(path, card.family, card.files)
-    changed, _ = adapt(network, card.family, card.files, adapters)
+    changed, *_ = adapt(network, card.family, card.files, adapters)
     weights = read_weights(path, card.family)
     merged = {each.file.name: [each.file.sha256, each.strength] for each in adapters}
     out.mkdir(parents=True)

@@ -18,6 +18,7 @@ from kalpana.types import KalpanaError
 
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
+TIMEOUT = 20  # seconds without an answer
 CACHED = re.compile(r"models--(.+?)--(.+)")  # name of a model's folder in the cache
 
 
@@ -79,8 +80,9 @@ def pull(name: str, endpoint: str | None = None) -> Path:
     """
     hub = library()
     try:
-        files = hub.HfApi(endpoint=endpoint).list_repo_files(name)
-        wanted = wanted_files(files)
+        # One request without retries, so that a missing connection is reported at once.
+        about = hub.HfApi(endpoint=endpoint).model_info(name, timeout=TIMEOUT)
+        wanted = wanted_files(file.rfilename for file in about.siblings or ())
         if not any(file.endswith(".safetensors") for file in wanted):
             raise KalpanaError(f"{name} has no weights as safetensors: take another model")
         options = {"endpoint": endpoint, "cache_dir": cache_folder()}

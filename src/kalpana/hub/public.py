@@ -35,7 +35,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             names = file.keys()  # safe_open is no mapping
             return {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
-        raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+        raise KalpanaError(f"{path} is damaged or cut short ({error}): give a whole copy") from None
 
 
 def misfit(path: Path, field: str, value: Any, hint: str) -> KalpanaError:

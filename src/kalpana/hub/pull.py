@@ -29,6 +29,7 @@ from kalpana.hub.card import (
     write_card,
 )
 from kalpana.hub.weights import fingerprint, whole_of
+from kalpana.media import locked
 from kalpana.types import KalpanaError
 
 URL = "KALPANA_WEIGHTS_URL"  # environment variable: the mirror used without --from
@@ -70,11 +71,11 @@ def pull(
         if card.name != name:
             raise KalpanaError(f"{mirror}/{name} holds a model called {card.name!r}, not {name!r}")
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        for file in card.files:
-            if file.endswith(".safetensors"):
-                _fetch(mirror, name, file, card, target, progress)
-        write_card(target, card)  # last: a folder with a card is whole
+        with locked(target):
+            for file in card.files:
+                if file.endswith(".safetensors"):
+                    _fetch(mirror, name, file, card, target, progress)
+            write_card(target, card)  # last: a folder with a card is whole
     except OSError as error:
         raise KalpanaError(
             f"{target} cannot be written: {error.strerror or error}; name another folder by --to"

@@ -178,7 +178,7 @@ def provenance(path: Path) -> dict[str, Any]:
     try:
         return json.loads(metadata(path).get("provenance", "{}"))
     except ValueError as error:
-        raise KalpanaError(f"{path} is damaged ({error}): fetch it again") from None
+        raise KalpanaError(f"{path} is damaged ({error}): give a whole copy") from None
 
 
 def read_process(path: Path) -> dict[str, str]:
@@ -195,7 +195,7 @@ def metadata(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise KalpanaError(f"weights {path} cannot be read: there is no such file") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+        raise KalpanaError(f"{path} is damaged or cut short ({error}): give a whole copy") from None
 
 
 def _read(path: Path, family: str, sha256: str | None) -> Weights:
@@ -241,7 +241,7 @@ def _read(path: Path, family: str, sha256: str | None) -> Weights:
             process = json.loads(about.get("process", "{}"))
             return Weights(given, config, json.loads(about["provenance"]), tensors, process)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise KalpanaError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+        raise KalpanaError(f"{path} is damaged or cut short ({error}): give a whole copy") from None
 
 
 def current_name(tensor: str) -> str:

@@ -4,7 +4,7 @@ A receipt is one JSON object: all that is needed to generate the media again.
 """
 
 from kalpana.media.animation import encode_animation
-from kalpana.media.files import atomic, ready_folder, write
+from kalpana.media.files import atomic, locked, ready_folder, write
 from kalpana.media.images import (
     Picture,
     as_images,
@@ -50,6 +50,7 @@ __all__ = [
     "formats",
     "grid",
     "is_video",
+    "locked",
     "open_picture",
     "parameters",
     "read_error",

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and names that no other file has."""
+"""Atomic writing of files, names that no other file has, and folders with one writer at a time."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ def ready_folder(folder: Path, room: int) -> None:
             f"nothing can be written to the folder {folder}: {error.strerror or error}; "
             "name another with --out"
         ) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Context in which no other process works in the folder, which is created; the lock ends with
+    the process. Raises KalpanaError if another process does."""
+    import fcntl  # Windows has none
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise KalpanaError(
+                f"another process works in {folder}: wait until it ends, or name another folder"
+            ) from None
+        yield
 
 
 def sidecar(path: Path) -> Path:

@@ -29,7 +29,7 @@ from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
 from kalpana.families import FAMILIES, find
 from kalpana.hub import clip_tokenizer, stable_diffusion
-from kalpana.hub.adapters import adapt, words_of
+from kalpana.hub.adapters import adapt
 from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
@@ -159,8 +159,8 @@ class DiffusionPipeline:
             inputs = read_video_inputs(resolved, self.codec, self.device)  # type: ignore[arg-type]
         if request.adapter and "adapter" in self.capabilities.uses:
             network: Any = self.network
-            network, notes = adapt(network, self.family, self.files, request.adapter)
-            model, words = replace(self, network=network), Taught(words, words_of(request.adapter))
+            network, taught, notes = adapt(network, self.family, self.files, request.adapter)
+            model, words = replace(self, network=network), Taught(words, taught)
         draw = partial(_sample, model, inputs)
         return answer(self, words, request, draw, rank_by, together=self.together, notes=notes)
 

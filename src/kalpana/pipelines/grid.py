@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from kalpana import __version__
-from kalpana.media import SUFFIX, read_picture, read_receipt, ready_folder, slug
+from kalpana.media import SUFFIX, read_picture, read_receipt, ready_folder, save, slug
 from kalpana.pipelines import load
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import Request, RequestFields, ask
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MOST = 400  # cells of a grid
 SEVERAL = ("n", "seeds")  # fields that give several pictures, of which a cell has one
+WHOLE = ("seed", "steps", "top_k", "fps", "upscale", "best_of", "width", "height")  # have ranges
 Values: TypeAlias = "str | Mapping[str, Sequence[Any]]"
 Place: TypeAlias = tuple[int, int, int]  # column, row and sheet
 
@@ -56,6 +58,11 @@ class Grid:
     axes: tuple[Axis, Axis, Axis]
     requests: Mapping[Place, Request]
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the axes."""
+        return tuple(axis.field for axis in self.axes if axis.field)
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -67,7 +74,7 @@ class Cells:
 
 def read_axis(values: Values | None) -> Axis:
     """The axis of "FIELD=A,B,C", of "FIELD=A|B|C", whose values may hold commas, or of {FIELD:
-    values}. Raises KalpanaError for another one."""
+    values}; of a field of WHOLE numbers, "1..4" is 1,2,3,4. Raises KalpanaError for another one."""
     if values is None:
         return Axis()
     if isinstance(values, str):
@@ -85,6 +92,8 @@ def read_axis(values: Values | None) -> Axis:
             raise KalpanaError(f"axis {dict(values)!r}: should be one field with its values")
         ((name, found),) = values.items()
     name = ALIASES.get(name, name)
+    if isinstance(values, str) and name in WHOLE:
+        found = [number for value in found for number in _counted(value)]
     if name in SEVERAL:
         raise KalpanaError(f"axis {name}: a cell is one picture: use an axis of seed")
     if name not in (*Request.model_fields, "width", "height"):
@@ -95,6 +104,17 @@ def read_axis(values: Values | None) -> Axis:
     if not found:
         raise KalpanaError(f"axis {name}: has no values")
     return Axis(name, tuple(found))
+
+
+def _counted(value: str) -> Sequence[Any]:
+    """The whole numbers of a range "FIRST..LAST", both included, or the value alone. Raises
+    KalpanaError if there are none or too many."""
+    if not (found := re.fullmatch(r"(\d+)\.\.(\d+)", value)):
+        return [value]
+    first, last = int(found[1]), int(found[2])
+    if not 0 <= last - first < MOST:
+        raise KalpanaError(f"range {value}: should be FIRST..LAST, of 1 to {MOST} numbers")
+    return range(first, last + 1)
 
 
 def plan(
@@ -192,6 +212,26 @@ def _found(path: Path, model: Pipeline, request: Request) -> Output | None:
     if any(receipt.get(name) != value for name, value in origin.items()):
         return None
     return Output(image, request.each_seed()[0], receipt, path)
+
+
+def save_sheet(
+    grid: Grid, outputs: Mapping[Place, Output], k: int, picture: Image.Image, folder: Path
+) -> Path:
+    """The file of the picture of sheet ``k``, with the receipts of its cells, named by the prompt,
+    the fields and a hash of the files of the cells; the one that is there, if it is the same."""
+    places = [place for place in grid.requests if place[2] == k]
+    names = json.dumps([[*place, Path(outputs[place].path or "").name] for place in places])
+    digest = hashlib.sha256(names.encode()).hexdigest()[:12]
+    prompt = "" if "prompt" in grid.fields else grid.requests[places[0]].prompt
+    title = slug(prompt or "grid")
+    path = folder / f"{'-'.join((title, *grid.fields))}-{k + 1}-{digest}.png"
+    receipt = {"sheet": [outputs[place].receipt for place in places]}
+    try:
+        same = read_receipt(path) == receipt
+        same = same and read_picture(path).tobytes() == picture.tobytes()
+    except KalpanaError:
+        same = False
+    return path if same else save(picture, path, receipt)
 
 
 def sheets(grid: Grid, outputs: Mapping[Place, Output]) -> list[Image.Image]:

@@ -138,12 +138,7 @@ def stream(
             f"a picture of {rows} x {columns} tokens is smaller than this model's: "
             f"give {c.rows} x {c.columns} or more"
         )
-    begin = (
-        torch.full((b, rows, columns), c.codes, device=network.codes.weight.device)
-        if given is None
-        else given
-    )
-    _check_ids(begin, (b, rows, columns), c.codes + 1)
+    begin = _begun(network, given, (b, rows, columns))
     hidden = (begin == c.codes).any(0)  # rows columns
     if not hidden.any():
         raise KalpanaError("the whole picture is given, which leaves nothing to sample")
@@ -209,12 +204,7 @@ def masked(
         raise KalpanaError(f"steps is {steps}: write 1 or more")
     if not 0 <= spread < math.inf:
         raise KalpanaError(f"spread is {spread}: write 0, for always the surest cells, or more")
-    begin = (
-        torch.full((b, c.rows, c.columns), c.codes, device=network.codes.weight.device)
-        if given is None
-        else given
-    )
-    _check_ids(begin, (b, c.rows, c.columns), c.codes + 1)
+    begin = _begun(network, given, (b, c.rows, c.columns))
 
     @torch.no_grad()
     def iterations() -> Iterator[TokenStep]:
@@ -294,6 +284,15 @@ def _doubled(cond: Cond, times: int) -> Cond:
     """The conditioning of b rows (``times`` 1), or of 2b rows, of which the last b are
     unconditional (``times`` 2). The empty condition, of any number of rows, stays."""
     return Cond.cat(cond, cond.dropped()) if times == 2 and len(cond) else cond
+
+
+def _begun(network: DALLE | MaskGIT, given: Tensor | None, shape: tuple[int, int, int]) -> Tensor:
+    """The ids ``given``, checked, or those of pictures of which nothing is given."""
+    c = network.config
+    if given is None:
+        return torch.full(shape, c.codes, device=network.codes.weight.device)
+    _check_ids(given, shape, c.codes + 1)
+    return given
 
 
 def _check_ids(ids: Tensor, shape: tuple[int, int, int], count: int) -> None:

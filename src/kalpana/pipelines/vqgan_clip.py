@@ -177,24 +177,7 @@ def vqgan_clip(
     Raises KalpanaError at the call, before the first Step, if an argument is invalid or the state
     is of another picture.
     """
-    if clip is None or isinstance(clip, str):
-        raise KalpanaError(
-            "vqgan_clip needs a CLIP: give load('clip'), or of a folder, "
-            "where load is kalpana.understand.encoder.load"
-        )
-    if canvas is None or isinstance(canvas, str):
-        raise KalpanaError(
-            f"vqgan_clip needs a canvas: give load_canvas({canvas or 'vqgan'!r}) "
-            "of kalpana.pipelines.image_parameters"
-        )
-    prompts = parse(prompt) if isinstance(prompt, str) else tuple(prompt)
-    if not prompts:
-        raise KalpanaError("there is no prompt: write what to draw")
-    if not any(each.weight for each in prompts):
-        raise KalpanaError(
-            "all weights are 0, so that any picture would do: "
-            "give one of the prompts a weight such as 1"
-        )
+    prompts = _checked(prompt, clip, canvas)
     _check_size(size, canvas.factor)
     if every < 1:
         raise KalpanaError(f"every is {every}: write 1 or more")
@@ -425,6 +408,29 @@ def timelapse(stream: Iterator[Step], path: Path, fps: int = 12) -> Iterator[Ste
         if step.result is not None:
             save_video(frames, fps, path, step.result.outputs[0].receipt)
         yield step
+
+
+def _checked(prompt: str | Sequence[Prompt], clip: object, canvas: object) -> tuple[Prompt, ...]:
+    """The prompts. Raises KalpanaError if they ask for nothing, or CLIP or canvas are missing."""
+    if clip is None or isinstance(clip, str):
+        raise KalpanaError(
+            "vqgan_clip needs a CLIP: give load('clip'), or of a folder, "
+            "where load is kalpana.understand.encoder.load"
+        )
+    if canvas is None or isinstance(canvas, str):
+        raise KalpanaError(
+            f"vqgan_clip needs a canvas: give load_canvas({canvas or 'vqgan'!r}) "
+            "of kalpana.pipelines.image_parameters"
+        )
+    prompts = parse(prompt) if isinstance(prompt, str) else tuple(prompt)
+    if not prompts:
+        raise KalpanaError("there is no prompt: write what to draw")
+    if not any(each.weight for each in prompts):
+        raise KalpanaError(
+            "all weights are 0, so that any picture would do: "
+            "give one of the prompts a weight such as 1"
+        )
+    return prompts
 
 
 def _check_size(size: tuple[int, int], factor: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kalpana.diffusion.denoiser import Process
-from kalpana.hub.weights import family_of, load_module
+from kalpana.hub.weights import load_module
 from kalpana.models.control_dit import ControlDiT
 from kalpana.train import data_cache
 from kalpana.train.diffusion import DiffusionBatch, DiffusionTask
-from kalpana.train.flow import LatentData, LatentRecipe
+from kalpana.train.flow import LatentData, WidenedRecipe, widened
 from kalpana.train.recipe import located
 from kalpana.world.controls import KINDS, available, control_maps
 from kalpana.world.world import World
@@ -28,14 +26,10 @@ GLYPHS = 0.7  # share of the maps of a picture with a sign that are its glyphs
 EXTRA_WITHOUT = 0.15  # share of the pictures of the second pool without maps
 
 
-class ControlRecipe(LatentRecipe):
+class ControlRecipe(WidenedRecipe):
     """Recipe of a control transformer."""
 
     family: Literal["control"] = "control"
-    image_model: Path = Field(
-        description="weights of the image or control transformer to start from, such as "
-        "weights/default/control_dit.safetensors"
-    )
     extra_kind: str = Field(
         default="text", description="a kind of pictures that come up more often"
     )
@@ -52,9 +46,6 @@ class ControlRecipe(LatentRecipe):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        for name in ("self_train_dir", "aux_weight"):
-            if getattr(self, name):
-                yield name, "a control recipe has no such data: leave it out"
         if self.extra_share and not self.extra_images:
             yield "extra_share", "there are no extra_images: give their number too, or leave it out"
 
@@ -138,15 +129,10 @@ class ControlTask(DiffusionTask):
         self, recipe: ControlRecipe, device: torch.device, progress: data_cache.Progress
     ) -> None:
         vae = load_module(located(recipe.vae), "vae").to(device)
-        path = located(recipe.image_model)
-        image = load_module(path, "control" if family_of(path) == "control" else "flow")
-        # The mean with x_t / (1 - t) holds for this process alone.
-        weighted = recipe.process == Process("flow", "x0")
-        fields = {"aux_outputs": 0, "precision_weighted": weighted} | recipe.model
-        model = ControlDiT.widen(image, **fields).requires_grad_(True)
+        model = widened(ControlDiT, recipe)
         length, patch = model.config.length, model.config.patch
         data = ControlData(recipe, vae, length, patch, device, progress)
-        super().__init__(recipe, device, model.to(device), data)
+        super().__init__(recipe, device, model, data)
 
 
 def maps_of(scenes: list[Any], chosen: list[tuple[str, ...]]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from kalpana.diffusion.denoiser import PREDICTIONS, Process
 from kalpana.diffusion.schedule import SCHEDULES
 from kalpana.families import FAMILIES
-from kalpana.hub.weights import load_module, read_weights
+from kalpana.hub.weights import family_of, load_module, read_weights
 from kalpana.models.vae import VAE
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
@@ -51,6 +51,19 @@ class LatentRecipe(DiffusionRecipe):
             yield "aux_weight", "pictures of self_train_dir have no patch labels: leave it out"
 
 
+class WidenedRecipe(LatentRecipe):
+    """Recipe of a network that starts from a trained image transformer, to which it adds inputs."""
+
+    refuses: ClassVar = dict.fromkeys(
+        ("self_train_dir", "aux_weight"), "the family is not trained on such data"
+    )
+
+    image_model: Path = Field(
+        description="weights of the image transformer to start from, or of the family itself, such "
+        "as weights/default/control_dit.safetensors"
+    )
+
+
 class FlowRecipe(LatentRecipe):
     """Recipe of a latent flow transformer."""
 
@@ -59,6 +72,8 @@ class FlowRecipe(LatentRecipe):
 
 class UNetRecipe(LatentRecipe):
     """Recipe of a latent U-Net."""
+
+    refuses: ClassVar = {"aux_weight": "a U-Net has no auxiliary head"}
 
     family: Literal["unet"] = "unet"
     schedule: str = Field(default="cosine", description=f"noise schedule: {', '.join(SCHEDULES)}")
@@ -70,11 +85,6 @@ class UNetRecipe(LatentRecipe):
         description="weights of a flow transformer, whose word embedding and text blocks are the "
         "text encoder and stay as they are",
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if self.aux_weight:
-            yield "aux_weight", "a U-Net has no auxiliary head: leave it out"
 
 
 class LatentData:
@@ -157,6 +167,18 @@ class FlowTask(DiffusionTask):
         model = family.build(**vars(config)).to(device)
         data = LatentData(recipe, vae, config.length, getattr(config, "patch", 1), device, progress)
         super().__init__(recipe, device, model, data)
+
+
+def widened(kind: Any, recipe: WidenedRecipe, **fields: Any) -> Any:
+    """Network of the class ``kind``, for training: the recipe's image transformer, widened, or a
+    network of the family as it is. ``fields`` are those of its config that the recipe does not
+    set."""
+    path = located(recipe.image_model)
+    image = load_module(path, recipe.family if family_of(path) == recipe.family else "flow")
+    # The mean with x_t / (1 - t) holds for this process alone.
+    weighted = recipe.process == Process("flow", "x0")
+    given = {"aux_outputs": 0, "precision_weighted": weighted} | recipe.model | fields
+    return kind.widen(image, **given).requires_grad_(True)
 
 
 class UNetTask(FlowTask):

@@ -27,11 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 from kalpana.families import FAMILIES, find
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.hub.weights import provenance as provenance_of
-from kalpana.media import grid, to_images
+from kalpana.media import grid, locked, to_images
 from kalpana.train import checkpoint
 from kalpana.train.diffusion import DiffusionRecipe
 from kalpana.train.recipe import Recipe, check_recipe, located
-from kalpana.train.run import Log, asked_to_stop, locked, one_line_errors
+from kalpana.train.run import Log, asked_to_stop, one_line_errors
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
 from kalpana.train.vqgan import AdversarialPair
 from kalpana.types import KalpanaError
@@ -57,7 +57,7 @@ def train(
     ``echo`` is called with one line of text at a time.
 
     Raises KalpanaError if ``init`` does not fit the network or the checkpoint does not fit the
-    recipe, if another process trains into the folder, a file cannot be read or written, or a
+    recipe, if another process works in the folder, a file cannot be read or written, or a
     gradient is not finite; KeyboardInterrupt after a Ctrl-C, when the checkpoint is saved.
     """
 

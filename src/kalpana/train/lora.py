@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from kalpana.train.flow import LatentData, LatentRecipe
 from kalpana.train.recipe import located
 from kalpana.train.task import SORT, Metrics
 from kalpana.types import KalpanaError
+from kalpana.understand.folder import SUFFIXES
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOST = 500  # pictures of a folder
 CROPS = 256  # at most, random crops that are coded in advance
 SMALLEST = 0.8  # side of a crop, as a share of the picture's shorter side
@@ -40,6 +40,10 @@ CAMERA = re.compile(
 
 class LoRARecipe(LatentRecipe):
     """Recipe of an adapter."""
+
+    refuses: ClassVar = dict.fromkeys(
+        ("self_train_dir", "aux_weight"), "an adapter is not trained on such data"
+    )
 
     family: Literal["lora"] = "lora"
     image_model: Path = Field(
@@ -65,9 +69,6 @@ class LoRARecipe(LatentRecipe):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        for name in ("self_train_dir", "aux_weight"):
-            if getattr(self, name):
-                yield name, "an adapter's recipe has no such data: leave it out"
         if other := self.model.keys() - {"rank", "alpha"}:
             yield "model", f"of {', '.join(sorted(other))}: an adapter has a rank and an alpha"
 

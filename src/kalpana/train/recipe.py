@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -65,6 +65,7 @@ class Recipe(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    refuses: ClassVar[Mapping[str, str]] = {}  # inherited fields that must be left out, and why
 
     name: str = Field(
         pattern=r"^\w[\w.-]*$",
@@ -125,7 +126,9 @@ class Recipe(BaseModel):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(field, message) of each setting that does not fit the others."""
-        yield from ()
+        for field, reason in self.refuses.items():
+            if getattr(self, field) != type(self).model_fields[field].default:
+                yield field, f"{reason}: leave it out"
 
     @property
     def codec_weights(self) -> Path | None:
@@ -146,9 +149,8 @@ class PoolRecipe(Recipe):
             yield "kind", f"{self.kind!r} is not one of {', '.join(KINDS)}"
 
 
-class CaptionedRecipe(PoolRecipe):
-    """Recipe of a family that generates pictures from captions, which are worded anew each
-    epoch."""
+class ConditionalRecipe(PoolRecipe):
+    """Recipe of a family that generates pictures or videos from captions."""
 
     caption_dropout: float = Field(
         default=0.1,
@@ -156,6 +158,12 @@ class CaptionedRecipe(PoolRecipe):
         le=1,
         description="share of captions dropped, so that guidance has an unconditional prediction",
     )
+
+
+class CaptionedRecipe(ConditionalRecipe):
+    """Recipe of a family that generates pictures from captions, which are worded anew each
+    epoch."""
+
     oversample: int = Field(
         default=1,
         ge=1,
@@ -167,6 +175,16 @@ class CaptionedRecipe(PoolRecipe):
         ge=0,
         description="weight, falling linearly to 0, of the auxiliary loss: for each patch or cell "
         "the class, colour and position of its object",
+    )
+
+
+class VideosRecipe(Recipe):
+    """Recipe of a family that is trained on a pool of videos."""
+
+    num_videos: int = Field(
+        default=1,
+        gt=0,
+        description="distinct videos, rendered and encoded once and kept on disk",
     )
 
 

@@ -1,9 +1,7 @@
-"""What surrounds the training loop: the lock and the log of a run's folder, stop signals, and
-errors in one line."""
+"""What surrounds the training loop: the log of a run, stop signals, and errors in one line."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 from collections.abc import Iterator
@@ -28,23 +26,6 @@ def one_line_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise KalpanaError(f"cannot read or write {error.filename or out}: {reason}") from None
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Context in which no other process trains into the folder; the lock ends with the process.
-
-    Raises KalpanaError if another process does.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise KalpanaError(
-                f"another process trains into {out}: stop it, or give another folder by --out"
-            ) from None
-        yield
 
 
 class Log:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +37,12 @@ PROCESS = Process("flow", "x0")  # the only one that has a mean velocity in the 
 
 class TurboRecipe(LatentRecipe):
     """Recipe of a model of few steps."""
+
+    refuses: ClassVar = {
+        "schedule": f"a mean velocity is that of {PROCESS.schedule}",
+        "prediction": f"a mean velocity is that of {PROCESS.prediction}",
+        "aux_weight": "a student has no auxiliary head",
+    }
 
     family: Literal["turbo"] = "turbo"
     image_model: Path = Field(
@@ -88,11 +94,6 @@ class TurboRecipe(LatentRecipe):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        for field, value in (("schedule", PROCESS.schedule), ("prediction", PROCESS.prediction)):
-            if getattr(self, field) != value:
-                yield field, f"a mean velocity is that of {value}: leave it out"
-        if self.aux_weight:
-            yield "aux_weight", "a student has no auxiliary head: leave it out"
         low, high = self.guidance
         if not 1 <= low <= high:
             yield "guidance", "write two numbers from 1 on, the smaller first"

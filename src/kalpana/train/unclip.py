@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from kalpana.diffusion.denoiser import Process
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import times
@@ -31,23 +30,19 @@ from kalpana.train.diffusion import (
     DiffusionTask,
     noise_times,
 )
-from kalpana.train.flow import LatentData, LatentRecipe
+from kalpana.train.flow import LatentData, WidenedRecipe, widened
 from kalpana.train.recipe import located
 from kalpana.train.task import HELD_OUT, CaptionSampler, Metrics, config_of, moved, noise
 from kalpana.types import Cond, Tokens
 from kalpana.world.world import World
 
 
-class UnclipRecipe(LatentRecipe):
+class UnclipRecipe(WidenedRecipe):
     """Recipe of a decoder of unCLIP."""
 
     family: Literal["unclip"] = "unclip"
     clip_model: Path = Field(
         description="weights of the CLIP, such as weights/clip/clip.safetensors"
-    )
-    image_model: Path = Field(
-        description="weights of the image transformer to start from, such as "
-        "weights/default/control_dit.safetensors"
     )
     caption_dropout: float = Field(
         default=0.5, ge=0, le=1, description="share of captions dropped, apart from the vectors"
@@ -58,12 +53,6 @@ class UnclipRecipe(LatentRecipe):
     vector_noise: float = Field(
         default=0.5, ge=0, lt=1, description="highest level of the noise on the CLIP vectors"
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        for name in ("self_train_dir", "aux_weight"):
-            if getattr(self, name):
-                yield name, "an unclip recipe has no such data: leave it out"
 
 
 class UnclipData(LatentData):
@@ -115,14 +104,10 @@ class UnclipTask(DiffusionTask):
     ) -> None:
         vae = load_module(located(recipe.vae), "vae").to(device)
         clip = load_module(located(recipe.clip_model), "clip").to(device)
-        image = load_module(located(recipe.image_model), "flow")
-        # The mean with x_t / (1 - t) holds for this process alone.
-        weighted = recipe.process == Process("flow", "x0")
-        given = {"aux_outputs": 0, "precision_weighted": weighted} | recipe.model
-        model = Unclip.widen(image, **given | {"features": clip.config.features})
+        model = widened(Unclip, recipe, features=clip.config.features)
         length, patch = model.config.length, model.config.patch
         data = UnclipData(recipe, clip, vae, length, patch, device, progress)
-        model.requires_grad_(True).standard.load_state_dict(data.standard.state_dict())
+        model.standard.load_state_dict(data.standard.state_dict())
         super().__init__(recipe, device, model, data)
 
     def cond(self, batch: DiffusionBatch, null: Tensor | None = None) -> Cond:
@@ -137,17 +122,16 @@ class UnclipTask(DiffusionTask):
 class PriorRecipe(DiffusionRecipe):
     """Recipe of a prior of unCLIP."""
 
+    refuses: ClassVar = {
+        "aux_weight": "a prior has no auxiliary head",
+        "schedule": "a prior is of schedule flow",
+        "prediction": "a prior predicts x0",
+    }
+
     family: Literal["unclip-prior"] = "unclip-prior"
     clip_model: Path = Field(
         description="weights of the CLIP, such as weights/clip/clip.safetensors"
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if self.aux_weight:
-            yield "aux_weight", "a prior has no auxiliary head: leave it out"
-        if self.process != Process("flow", "x0"):
-            yield "prediction", "a prior is of schedule flow and prediction x0: leave both out"
 
 
 class PriorData:

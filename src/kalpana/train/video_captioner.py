@@ -21,7 +21,7 @@ from kalpana.models import video_captioner
 from kalpana.models.vqgan import VQGAN
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
-from kalpana.train.recipe import Recipe, located
+from kalpana.train.recipe import VideosRecipe, located
 from kalpana.train.task import Metrics, autocast, config_of, indices
 from kalpana.train.token_tasks import bits
 from kalpana.types import KalpanaError, Tokens
@@ -34,7 +34,7 @@ PART = 64  # dev videos per evaluation batch
 SHOWN = 8  # dev videos on the sample sheet, a row of keyframes each
 
 
-class VideoCaptionerRecipe(Recipe):
+class VideoCaptionerRecipe(VideosRecipe):
     """Recipe of a video captioner."""
 
     family: Literal["video-captioner"] = "video-captioner"
@@ -46,11 +46,6 @@ class VideoCaptionerRecipe(Recipe):
         default=None,
         description="weights of the DALL-E to start from, of the same VQGAN; the network then has "
         "its width, depth and heads",
-    )
-    num_videos: int = Field(
-        default=1,
-        gt=0,
-        description="distinct videos, rendered and encoded once and kept on disk",
     )
 
 

@@ -20,7 +20,7 @@ from kalpana.models import video_dit
 from kalpana.text.tokenizer import Tokenizer
 from kalpana.train import data_cache
 from kalpana.train.diffusion import noise_times
-from kalpana.train.recipe import PoolRecipe, located
+from kalpana.train.recipe import ConditionalRecipe, VideosRecipe, located
 from kalpana.train.task import Metrics, config_of, noise
 from kalpana.train.video_cache import Bucket, Pool, pool
 from kalpana.types import Cond, Tokens
@@ -60,7 +60,7 @@ class VideoBatch:
     camera: Tensor  # (b, f, 4)
 
 
-class VideoFlowRecipe(PoolRecipe):
+class VideoFlowRecipe(ConditionalRecipe, VideosRecipe):
     """Recipe of a video transformer."""
 
     family: Literal["video"] = "video"
@@ -72,17 +72,6 @@ class VideoFlowRecipe(PoolRecipe):
         default=None,
         description="weights of the image transformer to start from; the network then has its "
         "config",
-    )
-    num_videos: int = Field(
-        default=1,
-        gt=0,
-        description="distinct videos over all sizes, rendered and encoded once and kept on disk",
-    )
-    caption_dropout: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="share of captions dropped, so that guidance has an unconditional prediction",
     )
 
     @property

@@ -183,51 +183,45 @@ def decline(name: str, gender: str) -> HindiNoun:
         for word, following in zip(before, [*before, noun][1:], strict=True)
     )
 
-    def forms(plural: str, singular_oblique: str, plural_oblique: str) -> HindiNoun:
-        front = f"{direct} " if direct else ""
-        changed = f"{inflected} " if inflected else ""
-        return HindiNoun(
-            gender,
-            front + noun,
-            changed + plural,
-            changed + singular_oblique,
-            changed + plural_oblique,
-        )
+    front, changed = (f"{words} " if words else "" for words in (direct, inflected))
+    plural, singular_oblique, plural_oblique = (changed + form for form in _forms(noun, gender))
+    return HindiNoun(gender, front + noun, plural, singular_oblique, plural_oblique)
 
+
+def _forms(noun: str, gender: str) -> tuple[str, str, str]:
+    """Plural, singular oblique and plural oblique of a Hindi noun of one word."""
     stem, last = noun[:-1], noun[-1]
     for ending, oblique in _PLURALS[gender].items():
         if noun.endswith(ending):
-            return forms(noun, noun, noun.removesuffix(ending) + oblique)
+            return (noun, noun, noun.removesuffix(ending) + oblique)
     # Digits, Latin letters and nasal endings (क्रोसाँ) do not inflect.
     if not re.search("[ऄ-ौ़]$", noun):
-        return forms(noun, noun, noun)
+        return (noun, noun, noun)
     if gender == "m" and noun in _UNBENT:
-        return forms(noun, noun, noun + "ओं")
+        return (noun, noun, noun + "ओं")
     if gender == "m":
         if last == "ा":
-            return forms(stem + "े", stem + "े", stem + "ों")
+            return (stem + "े", stem + "े", stem + "ों")
         if last == "आ":
-            return forms(stem + "ए", stem + "ए", stem + "ओं")
+            return (stem + "ए", stem + "ए", stem + "ओं")
         if last in "िी":
-            return forms(noun, noun, stem + "ियों")
+            return (noun, noun, stem + "ियों")
         if last == "ई":
-            return forms(noun, noun, stem + "इयों")
+            return (noun, noun, stem + "इयों")
         if last in "ुू":
-            return forms(noun, noun, stem + "ुओं")
-        return forms(
-            noun, noun, noun + ("ओं" if last in _VOWELS else "ों") if last not in "ोओ" else noun
-        )
+            return (noun, noun, stem + "ुओं")
+        return (noun, noun, noun + ("ओं" if last in _VOWELS else "ों") if last not in "ोओ" else noun)
     if noun.endswith("िया"):
-        return forms(noun + "ँ", noun, stem + "ों")
+        return (noun + "ँ", noun, stem + "ों")
     if last in "िी":
-        return forms(stem + "ियाँ", noun, stem + "ियों")
+        return (stem + "ियाँ", noun, stem + "ियों")
     if last == "ई":
-        return forms(stem + "इयाँ", noun, stem + "इयों")
+        return (stem + "इयाँ", noun, stem + "इयों")
     if last in "ुू":
-        return forms(stem + "ुएँ", noun, stem + "ुओं")
+        return (stem + "ुएँ", noun, stem + "ुओं")
     if last in _VOWELS:
-        return forms(noun + "एँ", noun, noun + "ओं")
-    return forms(noun + "ें", noun, noun + "ों")
+        return (noun + "एँ", noun, noun + "ओं")
+    return (noun + "ें", noun, noun + "ों")
 
 
 @dataclass(frozen=True)

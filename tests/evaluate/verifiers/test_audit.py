@@ -55,6 +55,7 @@ def test_answers_become_a_confusion_table(tmp_path: Path) -> None:
     assert "| all | 28 of 29 | 1 | 0 |" in said
 
 
+@pytest.mark.slow
 def test_the_command_asks_first_and_then_counts(tmp_path: Path) -> None:
     command = ["evaluate", "audit", str(tmp_path), "--pictures", "6"]
     missing = CliRunner().invoke(app, command)

@@ -100,6 +100,7 @@ def test_shares_are_counted_by_hand(table: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_set_is_balanced_and_a_verifier_with_the_eyes_answers_is_right() -> None:
     every = labels()
     right = sum(label.eye == RIGHT for label in every)

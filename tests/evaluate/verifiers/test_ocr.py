@@ -130,6 +130,7 @@ def test_devanagari_is_kept_and_what_no_word_has_is_not() -> None:
 WORD = st.text(st.sampled_from("AB12कतिी\u094dंॐ"), max_size=6)
 
 
+@pytest.mark.slow
 @given(WORD, WORD, WORD)
 def test_edit_distance_is_a_distance(a: str, b: str, c: str) -> None:
     # Not normalised: a share of the longer word need not satisfy the triangle inequality.

@@ -76,6 +76,7 @@ class Oracle(nn.Module):
         )
 
 
+@pytest.mark.slow
 def test_hands_and_figures_are_read_from_left_to_right() -> None:
     for kind in ("hands", "puppets"):
         scenes = [World(9, "dev", kind=kind).scene(i) for i in range(40)]
@@ -89,6 +90,7 @@ def test_hands_and_figures_are_read_from_left_to_right() -> None:
     assert all(saw.fingers == () for saw in DetectorVerifier(Oracle(batch)).look(batch.pixels))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["objects", "depth"])
 def test_the_truth_comes_back_from_true_maps(kind: str) -> None:
     scenes = [World(9, "dev", kind=kind).scene(i) for i in range(80)]

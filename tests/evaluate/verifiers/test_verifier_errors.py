@@ -84,6 +84,7 @@ class Careless(Knows):
 # ------------------------------------------------------------------------------------------- probes
 
 
+@pytest.mark.slow
 def test_minimally_wrong_prompts_are_wrong_of_the_true_picture() -> None:
     """A verifier without error accepts none of them, whatever the kind of prompt."""
     rng = random.Random(0)
@@ -128,6 +129,7 @@ def test_damage_is_what_it_says() -> None:
 # ------------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", attributes())
 def test_the_errors_of_a_verifier_without_error_are_none(name: str) -> None:
     trials = attributes()[name](10)
@@ -149,6 +151,7 @@ def test_a_careless_verifier_is_found_out() -> None:
     assert found == {DRAWN: Error(None, 1.0, 6)} and not found[DRAWN].verified
 
 
+@pytest.mark.slow
 def test_damage_is_done_to_the_first_fifth_of_the_same_renders() -> None:
     trials = of_prompts("hands", load("hands", dev=True), 70)
     verifier, damaged = Knows(trials), []
@@ -220,6 +223,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "verifier"
 
 
+@pytest.mark.slow
 def test_without_engines_their_rows_say_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +271,7 @@ def test_every_reader_there_is_has_its_row(folder: Path) -> None:
     assert "unavailable" not in said
 
 
+@pytest.mark.slow
 def test_a_row_alone_is_measured_anew_where_the_detector_is_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

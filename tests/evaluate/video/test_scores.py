@@ -111,6 +111,7 @@ def mirrored(of: Shown) -> Shown:
 # -------------------------------------------------------------------------------------------- suite
 
 
+@pytest.mark.slow
 @BOTH
 def test_events_and_cameras_are_asked_for_evenly_in_both_languages_by_turns(dev: bool) -> None:
     prompts = PROMPTS(dev)
@@ -145,6 +146,7 @@ def test_prompts_are_of_their_split_and_say_the_pace_that_is_judged(dev: bool) -
                 ), prompt.text
 
 
+@pytest.mark.slow
 def test_no_prompt_is_asked_twice_in_dev_or_test() -> None:
     both = [*PROMPTS(False), *PROMPTS(True)]
     assert len({prompt.text for prompt in both}) == 400
@@ -179,6 +181,7 @@ def test_amounts_are_those_of_the_worlds_cameras() -> None:
 # ----------------------------------------------------------------------------------------- verdicts
 
 
+@pytest.mark.slow
 def test_true_videos_are_right() -> None:
     wrong = [
         (of[0].text, outcome.parts())
@@ -188,6 +191,7 @@ def test_true_videos_are_right() -> None:
     assert len(wrong) <= 0.05 * len(some()), wrong
 
 
+@pytest.mark.slow
 def test_frozen_videos_are_wrong() -> None:
     for of in some()[::2]:
         outcome = verdict(frozen((of[0], of[1].float(), of[2])))
@@ -201,6 +205,7 @@ def test_frozen_videos_are_wrong() -> None:
         assert asked and not any(outcome.parts()[part] for part in asked), of[0].text
 
 
+@pytest.mark.slow
 def test_reversed_and_mirrored_videos_go_the_wrong_way() -> None:
     for of in shown("move", "arc", "turn", "hide"):
         assert verdict(backwards(of)).direction is False, of[0].text
@@ -215,6 +220,7 @@ def test_reversed_and_mirrored_videos_go_the_wrong_way() -> None:
         ), of[0].text
 
 
+@pytest.mark.slow
 def test_half_as_fast_is_not_fast() -> None:
     quick = [of for of in shown("move", "arc") if of[0].pace == "fast"]
     assert quick
@@ -226,6 +232,7 @@ def test_half_as_fast_is_not_fast() -> None:
         assert verdict(halved(of)).path is False, of[0].text
 
 
+@pytest.mark.slow
 def test_other_colors_are_wrong_colors() -> None:
     found = 0
     for prompt, frames, seen in some():
@@ -245,6 +252,7 @@ def test_other_colors_are_wrong_colors() -> None:
     assert found >= 10
 
 
+@pytest.mark.slow
 def test_what_comes_back_in_another_color_is_not_the_same() -> None:
     for prompt, frames, seen in shown("return", "hide"):
         late = len(seen) // 2
@@ -258,6 +266,7 @@ def test_what_comes_back_in_another_color_is_not_the_same() -> None:
         assert right(prompt, frames, prompt.video.fps, gone).identity is False, prompt.text
 
 
+@pytest.mark.slow
 def test_lost_and_doubled_things_are_wrong_things() -> None:
     for prompt, frames, seen in shown(
         "move", "bounce", "grow", "turn", "swap", "pan up", "clockwise"
@@ -332,6 +341,7 @@ def filmed(
 EVERYWHERE = torch.ones(10, 1, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "kind", "word", "amount"),
     [
@@ -475,6 +485,7 @@ class Knows:
         return [self.known[frame.numpy().tobytes()] for frame in pixels]
 
 
+@pytest.mark.slow
 def test_true_videos_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> None:
     prompts, done = [prompt for prompt, *_ in shown("move", "grow", "pan left")], []
     out = tmp_path / "runs" / "clips"
@@ -512,6 +523,7 @@ def test_true_videos_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> 
         judge(prompts, [truth(prompts[0].video)], Knows(prompts[:1]), out, lambda k, n: None)
 
 
+@pytest.mark.slow
 def test_true_videos_are_judged_by_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

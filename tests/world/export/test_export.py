@@ -69,6 +69,7 @@ def tight(mask: np.ndarray) -> list[int]:
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "kind"),
     [*((format, "everything") for format in FORMATS), ("webdataset", "video"), ("coco", "video")],
@@ -173,6 +174,7 @@ def test_words_fingers_and_joints_are_in_the_facts(tmp_path: Path) -> None:
     assert {name for bone in BONES for name in bone} == set(JOINTS) and len(JOINTS) == 14
 
 
+@pytest.mark.slow
 def test_videos_have_paths_of_objects_and_camera(tmp_path: Path) -> None:
     """Where an object does not turn or leave the image, its path is the centre of its box."""
     pytest.importorskip("av", reason="MP4 needs PyAV: kalpana[video]")
@@ -247,6 +249,7 @@ def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     assert all(sample["png"].shape == (SIDE, SIDE, 3) for sample in read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["everything", "video"])
 def test_parquet_tables_hold_images_captions_and_truth(kind: str, tmp_path: Path) -> None:
     parquet = pytest.importorskip(

@@ -28,7 +28,7 @@ from kalpana.evaluate.run import claim
 from kalpana.evaluate.verifiers.verifier import DetectorVerifier
 from kalpana.hub.card import find_model
 from kalpana.hub.weights import load_module
-from kalpana.media import grid, to_pixels, write
+from kalpana.media import grid, locked, to_pixels, write
 from kalpana.pipelines import last, load
 from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.train.losses import looks
@@ -241,10 +241,22 @@ def measure(
     out: Path,
     progress: Callable[[int, int], None],
 ) -> Iterator[Row]:
-    """Rows of a model's table. Raises KalpanaError if ``out`` holds a different run."""
+    """Rows of a model's table. Raises KalpanaError if ``out`` holds a different run, or another
+    process works in it."""
+    with locked(out):
+        yield from _measure(name, verifier, count, dev, out, progress)
+
+
+def _measure(
+    name: str,
+    verifier: Path,
+    count: int,
+    dev: bool,
+    out: Path,
+    progress: Callable[[int, int], None],
+) -> Iterator[Row]:
     model, extractor, split = load(name), FeatureExtractor(verifier), "dev" if dev else "test"
     about = {"model": model.name, "files": model.files, "split": split, "pictures": count}
-    out.mkdir(parents=True, exist_ok=True)
     claim(out / "run.json", about)
     world, objects = World(0, split, kind="everything"), World(0, split)
 
