@@ -22,6 +22,7 @@ from kalpana.serve import (
     videos,
     web,
 )
+from kalpana.serve.adapters import Adapters
 from kalpana.serve.errors import add_handlers
 from kalpana.serve.gate import Gate
 from kalpana.serve.jobs import Jobs
@@ -34,8 +35,14 @@ def create_app(settings: Settings) -> FastAPI:
     """The application of a server, which can be started once: the worker runs, and the folder is
     locked, until it ends. Raises KalpanaError if a model is not here, or as ``Store``.
     """
-    models = Models(settings.models, settings.device, settings.max_models)
-    jobs = Jobs(Store(settings.folder), models, settings.max_queue)
+    models = Models(
+        settings.models,
+        settings.device,
+        settings.max_models,
+        settings.memory,
+        Adapters(settings.adapters),
+    )
+    jobs = Jobs(Store(settings.folder), models, settings.max_queue, settings.quota)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

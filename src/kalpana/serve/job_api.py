@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 
 from kalpana.serve.accept import accept, event, link, signature, stream
 from kalpana.serve.errors import not_found
-from kalpana.serve.fields import Strict, only, read_fields, take
+from kalpana.serve.fields import PRIORITY, Strict, only, read_fields, take
 from kalpana.serve.jobs import Status
 from kalpana.serve.models import kinds_of
 from kalpana.serve.page import body_of
@@ -34,6 +34,7 @@ class JobFields(Strict):
 
     previews: int = Field(0, ge=0, le=64, description="previews of the first output, 0 to 64")
     user: str = Field("", max_length=200, description="whose turn in the queue it is")
+    priority: int = PRIORITY
 
 
 class StarFields(Strict):
@@ -54,7 +55,14 @@ async def create(http: HttpRequest) -> Response:
     wire = take(fields, JobFields)
     card = server.models.cards.get(str(fields.get("model")))
     kind = "video" if card is not None and "video" in kinds_of(card) else "image"
-    job = await accept(http, fields, kind=kind, user=wire.user, previews=wire.previews)  # type: ignore[arg-type]
+    job = await accept(
+        http,
+        fields,
+        kind=kind,  # type: ignore[arg-type]
+        user=wire.user,
+        previews=wire.previews,
+        priority=wire.priority,
+    )
     return JSONResponse(_shown(http, job), 202, headers={"x-job-id": job.id})
 
 
@@ -208,6 +216,7 @@ def job_json(http: HttpRequest, status: Status) -> dict[str, Any]:
         "kind": job.kind,
         "state": job.state,
         "position": status.position,
+        "priority": job.priority,
         "progress": round(status.progress, 4),
         "eta": None if status.eta is None else round(status.eta, 1),
         "created_at": job.created,

@@ -11,6 +11,7 @@ import asyncio
 import io
 import logging
 import secrets
+import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
@@ -18,14 +19,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kalpana.media import SUFFIX, to_images
 from kalpana.media.files import sidecar
-from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.request import Request
+from kalpana.serve.batches import Unit, in_turn, merged, next_batch
 from kalpana.serve.errors import ApiError, not_found
 from kalpana.serve.models import Models
 from kalpana.serve.store import OPEN, Job, SavedOutput, Store
@@ -34,6 +34,7 @@ from kalpana.types import KalpanaError, Output, Result, Step
 log = logging.getLogger("kalpana.serve")
 Answer = TypeVar("Answer")
 PREVIEWED = 32  # jobs whose previews are kept, so that a slow reader gets all; above TOGETHER
+STORAGE_PAUSE = 5.0  # seconds until a disk that took nothing is tried again
 DEFECT = "the server failed on this job; its log says why"
 
 
@@ -60,45 +61,15 @@ class Status:
     previews: tuple[bytes, ...]
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One output to be generated: the job, its place there, and its seed."""
-
-    job: Job
-    place: int
-    seed: int
-
-
-def in_turn(jobs: Sequence[Job], turns: Mapping[str, int]) -> list[Job]:
-    """The jobs in the order of the queue: the users take turns, those whose last turn in ``turns``
-    is longest ago first, and each user's jobs stay in order."""
-    by_user = dict[str, list[Job]]()
-    for job in jobs:
-        by_user.setdefault(job.user, []).append(job)
-    users = sorted(by_user, key=lambda user: (turns.get(user, 0), by_user[user][0].number))
-    rounds = zip_longest(*(by_user[user] for user in users))
-    return [job for each in rounds for job in each if job is not None]
-
-
-def next_batch(queue: Sequence[Job]) -> list[Unit]:
-    """The next outputs to be generated together: those of the first job, then those of other jobs
-    with equal settings."""
-    if not queue:
-        return []
-    first = queue[0]
-    most = max(TOGETHER // first.request.get("best_of", 1), 1)
-    if first.kind == "video":
-        most = 1
-    same = [job for job in queue if job.settings == first.settings]
-    return [Unit(job, place, seed) for job in same for place, seed in job.left][:most]
-
-
 class Jobs:
     """The queue. Its methods may be called from any thread; ``follow``, ``finished`` and ``call``
     are for event loops."""
 
-    def __init__(self, store: Store, models: Models, most_waiting: int = 256) -> None:
-        self.store, self.models, self._most_waiting = store, models, most_waiting
+    def __init__(
+        self, store: Store, models: Models, most_waiting: int = 256, quota: int | None = None
+    ) -> None:
+        self.store, self.models = store, models
+        self._most_waiting, self._quota = most_waiting, quota
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
@@ -110,7 +81,7 @@ class Jobs:
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self.finished_outputs = 0
-        self.broken: str | None = None  # why the worker stopped
+        self.broken: str | None = None  # why no job is worked on
 
     def start(self) -> None:
         """Queue again what a killed process left half done, and start the worker."""
@@ -145,27 +116,38 @@ class Jobs:
         size: str | None = None,
         seconds: float | None = None,
         warnings: tuple[str, ...] = (),
+        priority: int = 0,
+        remixed_from: str | None = None,
     ) -> Job:
-        """A new job, on disk. Raises ApiError if too many of the client wait."""
+        """A new job, on disk. Raises ApiError if too many of the client wait, or its quota of the
+        day is used up."""
         with self._wake:
             mine = [job for job in self.store.waiting() if job.client == client]
             if len(mine) >= self._most_waiting:
                 message = f"{len(mine)} of your jobs wait: try again when some are done"
                 raise ApiError(429, message, "queue_full")
-            request = request.seeded()
+            request, now = request.seeded(), time.time()
+            count = len(request.each_seed())
+            used = self.store.used(client, now)
+            if self._quota is not None and used + count > self._quota:
+                message = f"{used} of your {self._quota} outputs of this day (UTC) are used"
+                raise ApiError(429, f"{message}: ask for at most the rest", "insufficient_quota")
             self.store.keep_inputs(request)
             job = self.store.add(
+                outputs=count,
                 id=secrets.token_hex(12),
                 kind=kind,
                 client=client,
                 user=f"{client}/{user}",
                 state="queued",
-                created=time.time(),
+                created=now,
                 request=request.to_json(),
                 size=size,
                 seconds=seconds,
                 previews=previews,
                 warnings=warnings,
+                priority=priority,
+                remixed_from=remixed_from,
             )
             self._wake.notify_all()
         self._tell()
@@ -196,8 +178,8 @@ class Jobs:
             queued = [each for each in queue if each.state == "queued"]
             position = next((k for k, each in enumerate(queued) if each.id == job.id), None)
         if not job.ended and pace is not None:
-            ahead = [each for each in queue if each.number <= job.number]
-            eta = pace * sum(len(each.left) for each in ahead)
+            place = next((k for k, each in enumerate(queue) if each.id == job.id), 0)
+            eta = pace * sum(len(each.left) for each in queue[: place + 1])
         if live.outputs and live.eta is not None:
             rest = len(job.left) - live.outputs
             eta = live.eta + rest * (live.eta if pace is None else pace)
@@ -280,14 +262,15 @@ class Jobs:
         async for status in self.follow(id):
             last = status.job
         if last is None or not last.ended:
-            raise ApiError(503, f"the server stops; job {id} goes on when it is back", "stopping")
+            why = self.broken or "the server stops"
+            raise ApiError(503, f"{why}; job {id} goes on when that is over", "stopping")
         return last
 
     async def call(self, function: Callable[[], Answer]) -> Answer:
         """The result of a function that runs in the thread of the models."""
         future = Future[Any]()
         with self._wake:
-            if self._closing or self.broken:
+            if self._closing:
                 raise ApiError(503, "the server stops", "stopping")
             self._calls.append((function, future))
             self._wake.notify_all()
@@ -315,16 +298,18 @@ class Jobs:
 
     def _work(self) -> None:
         try:
-            while self._wait():
-                self._run_calls()
-                with self._lock:
-                    batch = next_batch(in_turn(self.store.waiting(), self._turns))
-                    if batch:
-                        self._turn += 1
-                        self._turns[batch[0].job.user] = self._turn
-                if batch:
-                    self._run(batch)
-        except Exception as error:  # the disk: without it no job can be kept
+            while not self._closing:
+                try:
+                    if self._wait():
+                        self._work_once()
+                        self.broken = None
+                except (OSError, sqlite3.Error) as error:  # the disk: its jobs wait
+                    log.exception("storage_failed")
+                    self.broken = f"nothing can be stored: {error}"
+                    self._tell()
+                    with self._wake:
+                        self._wake.wait(STORAGE_PAUSE)
+        except Exception as error:
             log.exception("worker_stopped")
             self.broken = f"{type(error).__name__}: {error}"
         finally:
@@ -333,6 +318,17 @@ class Jobs:
             for _, future in calls:
                 future.set_exception(ApiError(503, "the server stops", "stopping"))
             self._tell()
+
+    def _work_once(self) -> None:
+        """Answer the calls, and generate the next batch."""
+        self._run_calls()
+        with self._lock:
+            batch = next_batch(in_turn(self.store.waiting(), self._turns))
+            if batch:
+                self._turn += 1
+                self._turns[batch[0].job.user] = self._turn
+        if batch:
+            self._run(batch)
 
     def _wait(self) -> bool:
         """Whether there is something to do; waits for it. False when the server stops."""
@@ -354,9 +350,9 @@ class Jobs:
     def _run(self, batch: list[Unit]) -> None:
         """Generate a batch and save its outputs; jobs of a batch that fails have failed."""
         jobs = {unit.job.id: unit.job for unit in batch}
-        began = time.time()
+        began = time.monotonic()
         for id, job in jobs.items():
-            self.store.update(id, state="running", started=job.started or began)
+            self.store.update(id, state="running", started=job.started or time.time())
             with self._lock:
                 self._live[id] = Live(sum(unit.job.id == id for unit in batch))
         with self._lock:
@@ -371,7 +367,7 @@ class Jobs:
             result = self._generate(batch)
             if result is not None:
                 self._save(batch, result)
-                self._pace = (time.time() - began) / len(batch)
+                self._pace = (time.monotonic() - began) / len(batch)
         except KalpanaError as error:
             self._fail(jobs, str(error))
         except OSError as error:
@@ -388,14 +384,12 @@ class Jobs:
     def _generate(self, batch: list[Unit]) -> Result | None:
         """The result of a batch; None if all its jobs were cancelled, or the server stops."""
         first = batch[0].job
-        request = self.store.request_of(first)
+        request = self.models.adapters.located(self.store.request_of(first))
         name = self.models.named(request.model, "video" if first.kind == "video" else "image")
         ranker = None
         if request.best_of > 1:
             ranker = self.models.encoder(self.models.named(None, "clip"))
-        seeds = tuple(unit.seed for unit in batch)
-        merged = request.updated(n=len(batch), seed=None, seeds=seeds)
-        stream = self.models.pipeline(name).generate(merged, rank_by=ranker)
+        stream = self.models.pipeline(name).generate(merged(request, batch), rank_by=ranker)
         for step in stream:
             if step.result is not None:
                 return step.result
@@ -433,8 +427,10 @@ class Jobs:
             job = self.store.get(unit.job.id)
             if job is None or job.ended:
                 continue
-            # The receipt of the job's own request, as if it had been alone.
-            receipt = output.receipt | {"request": job.request}
+            # The receipt of the job's own request, as if it had been alone, without the paths of
+            # adapters.
+            resolved = output.receipt["resolved"] | {"adapter": job.request.get("adapter")}
+            receipt = output.receipt | {"request": job.request, "resolved": resolved}
             file = self._write(replace(output, receipt=receipt), job, unit.place)
             saved = SavedOutput(unit.place, output.seed, file, receipt.get("revised_prompt"))
             ended = time.time() if len(job.left) == 1 else None

@@ -27,6 +27,8 @@ class Settings:
     - ``folder``: of the jobs, their inputs and their outputs
     - ``models``: names or folders of weights; empty: all models that come with Kalpana
     - ``max_models``: number of models in memory; the least recently used one is dropped
+    - ``memory``: bytes of the models in memory; None: any number
+    - ``adapters``: folder of adapters (LoRA) that requests may name; None: there are none
     - ``api_keys``: SHA-256 of the keys; empty: no key is asked for
     - ``hosts``: accepted values of the Host header, without the port; empty: any
     - ``origins``: web pages of other hosts that may call the server (CORS)
@@ -34,12 +36,16 @@ class Settings:
     - ``max_body``: bytes of a request; ``max_input_pixels``: of an uploaded picture
     - ``max_pixels``: of one output, over all frames; ``max_n``: outputs of a request
     - ``max_prompt``: characters; ``max_queue``: waiting jobs of one client
+    - ``quota``: outputs of one client on a day (UTC); None: any number
+    - ``patience``: seconds without a byte of a request's body after which it is given up
     """
 
     folder: Path
     models: tuple[str, ...] = ()
     device: str | None = None
     max_models: int = 2
+    memory: int | None = None
+    adapters: Path | None = None
     api_keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
@@ -50,6 +56,8 @@ class Settings:
     max_n: int = 64
     max_prompt: int = 32_000
     max_queue: int = 256
+    quota: int | None = None
+    patience: float = 30.0
 
 
 def hashed_keys(keys: list[str]) -> tuple[str, ...]:
