@@ -55,6 +55,12 @@ def serve(
         int | None,
         typer.Option(min=1, help="outputs of one client on a day (UTC), any number by default"),
     ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1, max=256, help="servers behind one address, by Ray Serve, without polled jobs"
+        ),
+    ] = 1,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of a request")] = 64,
     max_n: Annotated[int, typer.Option(min=1, max=256, help="pictures of a request")] = 64,
     rate: Annotated[int, typer.Option(min=1, help="POST requests a minute of one client")] = 600,
@@ -100,6 +106,11 @@ def serve(
         max_n=max_n,
     )
     allow_many_files()
+    if replicas > 1:
+        from kalpana.serve.scale import run
+
+        run(settings, replicas, host, port)
+        return
     with _bound(host, port) as listener:
         app = create_app(settings)
         name = f"[{host}]" if ":" in host else host

@@ -120,7 +120,9 @@ def link(http: HttpRequest, output: SavedOutput) -> str:
 
 def signature(server: Server, file: str, expires: str) -> str:
     """The signature of a link that can be opened until ``expires``."""
-    return hmac.new(server.link_key, f"{file} {expires}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(
+        server.settings.link_key, f"{file} {expires}".encode(), hashlib.sha256
+    ).hexdigest()
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

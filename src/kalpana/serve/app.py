@@ -33,7 +33,8 @@ from kalpana.serve.store import Store
 
 def create_app(settings: Settings) -> FastAPI:
     """The application of a server, which can be started once: the worker runs, and the folder is
-    locked, until it ends. Raises KalpanaError if a model is not here, or as ``Store``.
+    locked, until it ends. A replica, which has peers, has only the routes that answer at once.
+    Raises KalpanaError if a model is not here, or as ``Store``.
     """
     models = Models(
         settings.models,
@@ -58,9 +59,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     server = Server(settings, models, jobs)
     app.state.server = server
-    routes = (images, videos, understand, search, tools, job_api, about, sdapi, page, web)
-    for module in routes:
-        app.include_router(module.router)
+    routers = [each.router for each in (images, understand, tools, about, page)]
+    if settings.peers is None:
+        routers += [each.router for each in (videos, search, job_api, sdapi, web)]
+    for router in (*routers, job_api.files):
+        app.include_router(router)
     add_handlers(app)
     app.add_middleware(Gate, server=server)
     if settings.origins:

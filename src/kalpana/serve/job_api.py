@@ -25,7 +25,7 @@ from kalpana.serve.settings import client_of, server_of
 from kalpana.serve.store import Job
 from kalpana.serve.videos import MEDIA_TYPES
 
-router = APIRouter(tags=["jobs"])
+router, files = APIRouter(tags=["jobs"]), APIRouter(tags=["jobs"])
 FILE = re.compile(r"[0-9a-f]{24}-\d{1,4}\.(?:png|webp|jpg|mp4|gif)", re.ASCII)
 
 
@@ -121,14 +121,15 @@ async def media_input(http: HttpRequest, id: str, sha256: str) -> Response:
     return Response(data, media_type="application/octet-stream")
 
 
-@router.get("/v1/outputs/{file}", summary="The file of an output")
+@files.get("/v1/outputs/{file}", summary="The file of an output")
 async def output(http: HttpRequest, file: str, expires: str = "", signature: str = "") -> Response:
     server = server_of(http)
-    path = server.jobs.store.outputs / file
     if not FILE.fullmatch(file) or not _allowed(http, file, expires, signature):
         raise not_found(f"file {file[:60]!r}")
+    peers = server.settings.peers
+    replicas = sorted(peers.glob(f"*/outputs/{file}")) if peers else []
     try:
-        data = path.read_bytes()
+        data = next(iter(replicas), server.jobs.store.outputs / file).read_bytes()
     except FileNotFoundError:
         raise not_found(f"file {file[:60]!r}") from None
     return Response(data, media_type=MEDIA_TYPES[file.rpartition(".")[2]])

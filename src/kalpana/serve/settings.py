@@ -37,6 +37,8 @@ class Settings:
     - ``max_pixels``: of one output, over all frames; ``max_n``: outputs of a request
     - ``max_prompt``: characters; ``max_queue``: waiting jobs of one client
     - ``quota``: outputs of one client on a day (UTC); None: any number
+    - ``peers``: folder whose folders belong to the replicas behind the same address; None: alone
+    - ``link_key``: signs links; the same for all replicas
     - ``patience``: seconds without a byte of a request's body after which it is given up
     """
 
@@ -57,6 +59,8 @@ class Settings:
     max_prompt: int = 32_000
     max_queue: int = 256
     quota: int | None = None
+    peers: Path | None = None
+    link_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     patience: float = 30.0
 
 
@@ -69,13 +73,11 @@ def hashed_keys(keys: list[str]) -> tuple[str, ...]:
 
 @dataclass
 class Server:
-    """What the routes share: settings, models, jobs, the key that signs links, and counters of
-    HTTP answers by status and of finished outputs."""
+    """What the routes share: settings, models, jobs, and counters of HTTP answers by status."""
 
     settings: Settings
     models: Models
     jobs: Jobs
-    link_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     answers: dict[int, int] = field(default_factory=dict)
     sd_model: str | None = None  # the checkpoint chosen by /sdapi/v1/options
 

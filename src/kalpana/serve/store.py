@@ -161,6 +161,10 @@ class Job:
         return self.state not in OPEN
 
 
+class InUse(KalpanaError):
+    """Another server uses the folder."""
+
+
 class Store:
     """The jobs in a folder, which it locks. Its methods may be called from any thread.
 
@@ -452,7 +456,7 @@ def _lock(folder: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise KalpanaError(
+        raise InUse(
             f"another server uses the folder {folder}: stop it, or name another by --folder"
         ) from None
     return file
