@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import torch
 from torch import nn
@@ -71,6 +72,8 @@ def load(url: str, clients: int, seconds: int, requests: int) -> dict[str, Any]:
         rows = json.loads(done.stdout)
     except ValueError:
         sys.exit(f"locust failed, perhaps pip install locust: {done.stderr[-500:]}")
+    if not rows:
+        sys.exit(f"no request of {clients} clients ended within {seconds} s: take more --seconds")
     times: dict[float, int] = {}
     for row in rows:
         for time, count in row["response_times"].items():
@@ -81,6 +84,16 @@ def load(url: str, clients: int, seconds: int, requests: int) -> dict[str, Any]:
     count = sum(row["num_requests"] for row in rows)
     errors = sum(row["num_failures"] for row in rows)
     return {"requests": count, "rate": count / spent, "errors": errors, "times": times}
+
+
+def warm(url: str) -> None:
+    """Load the model and the grammar of the server."""
+    for path in ("/v1/images/generations", "/v1/expand"):
+        ask = Request(
+            f"{url}{path}", b'{"prompt": "a"}', headers={"content-type": "application/json"}
+        )
+        with urlopen(ask, timeout=600) as answer:
+            answer.read()
 
 
 def quantile(times: dict[float, int], share: float) -> float:
@@ -101,7 +114,7 @@ def main() -> None:
     asked = parser.parse_args()
     print(HEADER, "|---" * 8 + "|", sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as place, serving(Path(place)) as (url, pid):
-        load(url, 1, 5, 0)  # loads the model
+        warm(url)
         for clients in asked.clients:
             before = resident(pid)
             found = load(url, clients, asked.seconds, asked.requests)

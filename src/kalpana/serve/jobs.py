@@ -15,9 +15,9 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from kalpana.serve.batches import Unit, in_turn, merged, next_batch
 from kalpana.serve.errors import ApiError, not_found
 from kalpana.serve.models import Models
 from kalpana.serve.store import OPEN, Job, SavedOutput, Store
+from kalpana.serve.watchers import Watchers
 from kalpana.types import KalpanaError, Output, Result, Step
 
 log = logging.getLogger("kalpana.serve")
@@ -76,7 +77,8 @@ class Jobs:
         self._live = dict[str, Live]()
         self._previews = OrderedDict[str, list[bytes]]()  # PNGs of the latest jobs
         self._turns, self._turn = dict[str, int](), 0
-        self._watchers = set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
+        self._watchers = Watchers()
+        self._queue: list[Job] | None = None  # see _in_turn
         self._pace: float | None = None  # seconds per output of the last batch
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
@@ -122,9 +124,9 @@ class Jobs:
         """A new job, on disk. Raises ApiError if too many of the client wait, or its quota of the
         day is used up."""
         with self._wake:
-            mine = [job for job in self.store.waiting() if job.client == client]
-            if len(mine) >= self._most_waiting:
-                message = f"{len(mine)} of your jobs wait: try again when some are done"
+            mine = self.store.open_count(client)
+            if mine >= self._most_waiting:
+                message = f"{mine} of your jobs wait: try again when some are done"
                 raise ApiError(429, message, "queue_full")
             request, now = request.seeded(), time.time()
             count = len(request.each_seed())
@@ -150,7 +152,7 @@ class Jobs:
                 remixed_from=remixed_from,
             )
             self._wake.notify_all()
-        self._tell()
+        self._tell(job.id)
         return job
 
     def get(self, id: str, client: str | None = None) -> Job:
@@ -167,7 +169,7 @@ class Jobs:
     def statuses(self, jobs: Sequence[Job]) -> list[Status]:
         """How each of several jobs stands; the queue is read once."""
         with self._lock:
-            queue = in_turn(self.store.waiting(), self._turns)
+            queue = self._in_turn()
             return [self._status(job, queue) for job in jobs]
 
     def _status(self, job: Job, queue: Sequence[Job]) -> Status:
@@ -190,7 +192,7 @@ class Jobs:
     def cancel(self, job: Job) -> Job:
         """The job, cancelled if it had not ended; its finished outputs stay."""
         self.store.update(job.id, state="cancelled", finished=time.time())
-        self._tell()
+        self._tell(job.id)
         return self.get(job.id)
 
     def retry(self, job: Job) -> Job:
@@ -203,19 +205,19 @@ class Jobs:
                 raise ApiError(409, message, "not_retryable")
             queued = self.get(job.id)  # before the worker takes it
             self._wake.notify_all()
-        self._tell()
+        self._tell(job.id)
         return queued
 
     def remove(self, job: Job) -> None:
         """Delete a job and its files; the worker drops it if it is running."""
         with self._lock:  # no job is accepted meanwhile, so no input that it needs is deleted
             self.store.remove(job.id)
-        self._tell()
+        self._tell(job.id)
 
     async def follow(self, id: str, patience: float = 15.0) -> AsyncIterator[Status]:
         """How a job stands, again after each change and every ``patience`` seconds, until it has
         ended, was removed, or the server stops."""
-        with self._watching() as changed:
+        with self._watchers.watching() as changed:
             while True:
                 changed.clear()
                 job = self.store.get(id)
@@ -238,7 +240,7 @@ class Jobs:
         that were removed; again after each change and every ``patience`` seconds."""
         ids = dict[str, None]()  # in order; of the jobs that were open the last time
         newest = next(iter(self.store.listed(client, 1)), None)
-        with self._watching() as changed:
+        with self._watchers.watching() as changed:
             while True:
                 changed.clear()
                 waiting = [job for job in self.store.waiting() if job.client == client]
@@ -256,15 +258,20 @@ class Jobs:
                     async with asyncio.timeout(patience):
                         await changed.wait()
 
-    async def finished(self, id: str) -> Job:
+    async def finished(self, id: str, patience: float = 15.0) -> Job:
         """A job once it has ended. Raises ApiError if it does not end here."""
-        last = None
-        async for status in self.follow(id):
-            last = status.job
-        if last is None or not last.ended:
-            why = self.broken or "the server stops"
-            raise ApiError(503, f"{why}; job {id} goes on when that is over", "stopping")
-        return last
+        with self._watchers.watching(id) as changed:
+            while True:
+                changed.clear()
+                job = self.store.get(id)
+                if job is not None and job.ended:
+                    return job
+                if job is None or self._closing or self.broken:
+                    why = self.broken or "the server stops"
+                    raise ApiError(503, f"{why}; job {id} goes on when that is over", "stopping")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        await changed.wait()
 
     async def call(self, function: Callable[[], Answer]) -> Answer:
         """The result of a function that runs in the thread of the models."""
@@ -276,23 +283,18 @@ class Jobs:
             self._wake.notify_all()
         return await asyncio.wrap_future(future)
 
-    @contextmanager
-    def _watching(self) -> Iterator[asyncio.Event]:
-        """Context with an event that is set at each change of any job."""
-        watcher = (asyncio.get_running_loop(), asyncio.Event())
+    def _tell(self, *ids: str) -> None:
+        """Note that jobs have changed, without ids any of them, and wake those who watch them."""
         with self._lock:
-            self._watchers.add(watcher)
-        try:
-            yield watcher[1]
-        finally:
-            with self._lock:
-                self._watchers.discard(watcher)
+            self._queue = None
+        self._watchers.tell(*ids)
 
-    def _tell(self) -> None:
+    def _in_turn(self) -> list[Job]:
+        """The queue, read once between two changes."""
         with self._lock:
-            for loop, event in self._watchers:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(event.set)
+            if self._queue is None:
+                self._queue = in_turn(self.store.waiting(), self._turns)
+            return self._queue
 
     # ------------------------------------------------------------------- the worker's side
 
@@ -333,7 +335,7 @@ class Jobs:
     def _wait(self) -> bool:
         """Whether there is something to do; waits for it. False when the server stops."""
         with self._wake:
-            while not (self._closing or self._calls or self.store.waiting()):
+            while not (self._closing or self._calls or self.store.open_count()):
                 self._wake.wait()
             return not self._closing
 
@@ -362,7 +364,7 @@ class Jobs:
                     self._previews[unit.job.id] = []
             while len(self._previews) > PREVIEWED:
                 self._previews.popitem(last=False)
-        self._tell()
+        self._tell(*jobs)
         try:
             result = self._generate(batch)
             if result is not None:
@@ -379,7 +381,7 @@ class Jobs:
             with self._lock:
                 for id in jobs:
                     self._live.pop(id, None)
-            self._tell()
+            self._tell(*jobs)
 
     def _generate(self, batch: list[Unit]) -> Result | None:
         """The result of a batch; None if all its jobs were cancelled, or the server stops."""
@@ -419,7 +421,7 @@ class Jobs:
                 live.index, live.total, live.eta = step.index, step.total, step.eta
                 if picture is not None:
                     self._previews[unit.job.id].append(picture)
-        self._tell()
+        self._tell(*{unit.job.id for unit in batch})
 
     def _save(self, batch: list[Unit], result: Result) -> None:
         """Write the outputs of a batch, and end the jobs that have all of theirs."""

@@ -75,8 +75,9 @@ VERSION = 1  # of the schema, in the database's user_version
 ADDED = ("priority INTEGER NOT NULL DEFAULT 0", "remixed_from TEXT")
 
 OUTPUTS = """
-SELECT place, seed, outputs.file AS file, revised_prompt, stars.file IS NOT NULL AS starred
-FROM outputs LEFT JOIN stars ON stars.file = outputs.file WHERE job = ? ORDER BY place
+SELECT job, place, seed, outputs.file AS file, revised_prompt, stars.file IS NOT NULL AS starred
+FROM outputs LEFT JOIN stars ON stars.file = outputs.file
+WHERE job IN (SELECT value FROM json_each(?)) ORDER BY place
 """
 DELETE_STAR = "DELETE FROM stars WHERE file = ?"
 COUNT_OUTPUTS = """
@@ -224,6 +225,12 @@ class Store:
         """The jobs that are queued or running, in the order in which they came."""
         return self._jobs("WHERE state IN (?, ?) ORDER BY number", *OPEN)
 
+    def open_count(self, client: str | None = None) -> int:
+        """The number of jobs that are queued or running, of one client or of all."""
+        query = "SELECT COUNT(*) FROM jobs WHERE state IN (?, ?) AND (? IS NULL OR client = ?)"
+        with self._lock:
+            return self._db.execute(query, (*OPEN, client, client)).fetchone()[0]
+
     def listed(
         self,
         client: str,
@@ -354,10 +361,9 @@ class Store:
         with self._lock:
             rows = self._db.execute(f"SELECT * FROM jobs {where}", values).fetchall()
             found: dict[str, list[SavedOutput]] = {row["id"]: [] for row in rows}
-            for id, outputs in found.items():
-                for row in self._db.execute(OUTPUTS, (id,)):
-                    fields = dict(row) | {"starred": bool(row["starred"])}
-                    outputs.append(SavedOutput(**fields))
+            for row in self._db.execute(OUTPUTS, (json.dumps([*found]),)):
+                fields = dict(row) | {"starred": bool(row["starred"])}
+                found[fields.pop("job")].append(SavedOutput(**fields))
         return [
             Job(
                 **dict(row)

@@ -1,9 +1,10 @@
 // The edit tab: a picture with a mask that is painted or given by numbers, and control maps.
 
-import { ApiError, post } from "./api.js";
+import { post } from "./api.js";
 import { $, alertUser, h, put, t } from "./dom.js";
+import { keep, kept, soon } from "./drafts.js";
 import { capabilities, refusal } from "./form.js";
-import { Slot } from "./slots.js";
+import { blobOf, Slot } from "./slots.js";
 
 const OVERLAY = "rgba(120, 80, 255, 0.55)";
 const MOST_UNDO = 20;
@@ -12,6 +13,11 @@ let mask = null; // a canvas of the size of the picture: opaque where it is draw
 let undo = [];
 let painted = false;
 let maps = []; // {slot, kind, strength, element}
+const changed = soon(() => keep("edit", {
+  image: slot.value?.url, mask: painted ? maskUrl() : null,
+  maps: maps.map((each) => ({ kind: each.kind.value, strength: each.strength.value,
+    image: each.slot.value?.url })),
+}));
 
 export function start() {
   slot = new Slot("image", "picture", { changed: pictureChanged });
@@ -45,6 +51,7 @@ const press = (button) =>
 // --------------------------------------------------------------------------------------- mask
 
 function pictureChanged(value) {
+  changed();
   $("#mask-tools").hidden = !value;
   undo = [];
   mask = value && h("canvas", { width: value.width, height: value.height });
@@ -88,6 +95,7 @@ function covered() {
 
 function state() {
   const share = covered();
+  changed();
   painted = share > 0;
   put($("#mask-state"), painted ? "mask_covers" : "mask_empty",
     { percent: (100 * share).toFixed(share < 0.1 ? 1 : 0) });
@@ -179,10 +187,11 @@ function addMap(kind, strength = 1) {
   if (maps.length >= 8) return null;
   const id = `map-${Date.now() % 1e6}-${maps.length}`;
   const entry = {};
-  const select = h("select", { id: `${id}-kind` });
+  const select = h("select", { id: `${id}-kind`, onchange: changed });
   const weight = h("input",
-    { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength });
-  entry.slot = new Slot(id, "map", { extra: [
+    { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength,
+      oninput: changed });
+  entry.slot = new Slot(id, "map", { changed, extra: [
     h("button", { type: "button", "data-t": "edges_of", onclick: () => make(entry, "edges") }),
     h("button", { type: "button", "data-t": "glyphs_of", onclick: () => make(entry, "glyphs") }),
   ] });
@@ -197,6 +206,7 @@ function addMap(kind, strength = 1) {
     h("button", { type: "button", "data-t": "remove_map", onclick: () => {
       maps = maps.filter((each) => each !== entry);
       entry.element.remove();
+      changed();
       $("#add-control").focus();
     } }));
   maps.push(entry);
@@ -205,6 +215,7 @@ function addMap(kind, strength = 1) {
   const used = maps.map((each) => each.kind.value);
   select.value = kind ?? capabilities?.controls.find((each) => !used.slice(0, -1).includes(each))
     ?? "edges";
+  changed();
   return entry;
 }
 
@@ -250,7 +261,7 @@ export function read() {
       kind: each.kind.value, image: each.slot.value.url, strength: Number(each.strength.value || 1),
     }));
   }
-  if (!fields.image && !fields.control) throw new ApiError(400, t("nothing_to_edit"));
+  if (!fields.image && !fields.control) throw new Error(t("nothing_to_edit"));
   return fields;
 }
 
@@ -267,6 +278,18 @@ export async function write(request, input) {
   for (const each of request.control ?? []) {
     const entry = addMap(each.kind, each.strength ?? 1);
     if (entry) await entry.slot.set(await input(each.image));
+  }
+}
+
+// Puts back the picture, the mask and the maps of before the page was loaded again.
+export async function restore() {
+  const draft = await kept("edit");
+  if (draft?.image && await slot.setUrl(draft.image) && draft.mask) {
+    await setMask(blobOf(draft.mask));
+  }
+  for (const each of draft?.maps ?? []) {
+    const entry = addMap(each.kind, each.strength);
+    if (entry && each.image) await entry.slot.setUrl(each.image);
   }
 }
 
