@@ -547,6 +547,27 @@ def test_pictures_masks_and_maps_survive_a_reload(
 
 
 @pytest.mark.slow
+def test_a_picture_is_widened(server: Process, opened: Any, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(photo())
+    with opened(server.url, "edit") as page:
+        page.set_input_files("#slot-image", tmp_path / "photo.png")
+        page.click("#widen summary")
+        page.fill("#widen-right", "32")
+        drawn(page, strength="1")
+        job = latest(page, server.url)
+        assert job["request"]["outpaint"]["right"] == 32 and job["size"] == "64x32"
+        drawing = np.asarray(read_picture(content(page, job)))
+        assert drawing.shape == (32, 64, 3)
+        draft(page, "edit", "d.outpaint")
+        reload(page)
+        expect(page.locator("#widen-right")).to_have_value("32")
+        page.click("#mask-tools summary")
+        page.click("#add-rect")
+        page.press("#prompt", "Control+Enter")
+        expect(page.locator("#alerts")).to_contain_text("do not go together")
+
+
+@pytest.mark.slow
 def test_two_tabs_keep_their_own_pictures(server: Process, opened: Any, tmp_path: Path) -> None:
     for k in range(2):
         (tmp_path / f"{k}.png").write_bytes(photo(k, size=(16 * (k + 1), 16)))

@@ -8,13 +8,14 @@ import { blobOf, Slot } from "./slots.js";
 
 const OVERLAY = "rgba(120, 80, 255, 0.55)";
 const MOST_UNDO = 20;
+const SIDES = ["left", "top", "right", "bottom"];
 let slot;
 let mask = null; // a canvas of the size of the picture: opaque where it is drawn anew
 let undo = [];
 let painted = false;
 let maps = []; // {slot, kind, strength, element}
 const changed = soon(() => keep("edit", {
-  image: slot.value?.url, mask: painted ? maskUrl() : null,
+  image: slot.value?.url, mask: painted ? maskUrl() : null, outpaint: widened(),
   maps: maps.map((each) => ({ kind: each.kind.value, strength: each.strength.value,
     image: each.slot.value?.url })),
 }));
@@ -40,6 +41,7 @@ export function start() {
       "h"].map((each) => Number($(`#rect-${each}`).value) || 0);
     change((context) => context.fillRect(x, y, w, high));
   });
+  $("#widen").addEventListener("input", changed);
   $("#add-control").addEventListener("click", () => addMap());
   document.addEventListener("language", () => mask && state());
   document.addEventListener("model", showKinds);
@@ -52,7 +54,7 @@ const press = (button) =>
 
 function pictureChanged(value) {
   changed();
-  $("#mask-tools").hidden = !value;
+  $("#mask-tools").hidden = $("#widen").hidden = !value;
   undo = [];
   mask = value && h("canvas", { width: value.width, height: value.height });
   mask?.getContext("2d", { willReadFrequently: true });
@@ -181,6 +183,18 @@ async function setMask(blob) {
   restore(pixels);
 }
 
+// The margins by which the picture is widened, or null.
+function widened() {
+  const found = SIDES.map((side) => [side, Number($(`#widen-${side}`).value) || 0])
+    .filter(([, pixels]) => pixels > 0);
+  return found.length ? Object.fromEntries(found) : null;
+}
+
+function setWidened(margins) {
+  for (const side of SIDES) $(`#widen-${side}`).value = margins?.[side] || "";
+  if (margins) $("#widen").open = true;
+}
+
 // ---------------------------------------------------------------------------------------- maps
 
 function addMap(kind, strength = 1) {
@@ -253,7 +267,10 @@ export function read() {
   const fields = {};
   if (slot.value && !refusal("image")) {
     fields.image = slot.value.url;
+    const margins = widened();
     if (painted && !refusal("mask")) fields.mask = maskUrl();
+    if (margins && fields.mask) throw new Error(t("outpaint_or_mask"));
+    if (margins && !refusal("outpaint")) fields.outpaint = margins;
   }
   const used = maps.filter((each) => each.slot.value);
   if (used.length && !refusal("control")) {
@@ -274,6 +291,7 @@ export async function write(request, input) {
   maps = [];
   painted = false;
   if (request.image) await slot.set(await input(request.image));
+  setWidened(request.outpaint);
   if (request.mask && slot.value) await setMask(await input(request.mask));
   for (const each of request.control ?? []) {
     const entry = addMap(each.kind, each.strength ?? 1);
@@ -287,6 +305,7 @@ export async function restore() {
   if (draft?.image && await slot.setUrl(draft.image) && draft.mask) {
     await setMask(blobOf(draft.mask));
   }
+  setWidened(draft?.outpaint);
   for (const each of draft?.maps ?? []) {
     const entry = addMap(each.kind, each.strength);
     if (entry && each.image) await entry.slot.setUrl(each.image);
