@@ -90,7 +90,9 @@ def warm(url: str) -> None:
     """Load the model and the grammar of the server."""
     for path in ("/v1/images/generations", "/v1/expand"):
         ask = Request(
-            f"{url}{path}", b'{"prompt": "a red apple"}', headers={"content-type": "application/json"}
+            f"{url}{path}",
+            b'{"prompt": "a red apple"}',
+            headers={"content-type": "application/json"},
         )
         with urlopen(ask, timeout=600) as answer:
             answer.read()

@@ -23,10 +23,13 @@ from .conftest import Process, photo
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-STRINGS = json.loads((web.FOLDER / "strings.json").read_text("utf-8"))
+STRINGS = {
+    name: json.loads((web.FOLDER / f"strings-{name}.json").read_text("utf-8"))
+    for name in ("en", "hi")
+}
 TABS = ["draw", "edit", "video", "compare", "grid", "trace", "gallery"]
 KEY = "0123456789abcdef"
-WAIT = 120_000  # milliseconds; a busy machine is not a bug
+WAIT = 60_000  # milliseconds; a busy machine is not a bug
 
 
 # ------------------------------------------------------------------------------------- the files
@@ -506,10 +509,12 @@ def reload(page: Page) -> None:
 def draft(page: Page, name: str, ready: str) -> None:
     """Wait until a draft ``d`` of this tab is in the browser's database for which the JavaScript
     ``ready`` is true."""
-    page.wait_for_function(
-        "async (name) => { const { kept } = await import('/studio/drafts.js');"
-        f"const d = await kept(name); return Boolean(d && ({ready})); }}",
-        arg=name,
+    assert page.evaluate(
+        "async ([name, most]) => { const { kept } = await import('/studio/drafts.js');"
+        "for (const end = Date.now() + most; Date.now() < end;) {"
+        f"const d = await kept(name); if (d && ({ready})) return true;"
+        "await new Promise((resolve) => setTimeout(resolve, 50)); } return false; }",
+        [name, WAIT],
     )
 
 

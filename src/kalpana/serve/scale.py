@@ -58,9 +58,11 @@ def start(settings: Settings, replicas: int, host: str, port: int) -> None:
     class Replica:
         pass
 
+    deployment: Any = Replica
+
     start_ray(replicas)
     serve.start(http_options={"host": host, "port": port})
-    serve.run(Replica.bind(), name=NAME, route_prefix="/")
+    serve.run(deployment.bind(), name=NAME, route_prefix="/")
 
 
 def stop() -> None:

@@ -5,11 +5,13 @@ export const $$ = (selector, root = document) => [...root.querySelectorAll(selec
 
 // ------------------------------------------------------------------------------------ language
 
-let strings = { en: {}, hi: {} };
+const strings = { en: {}, hi: {} };
 export let language = "en";
 
 export async function loadStrings() {
-  strings = await (await fetch("/studio/strings.json")).json();
+  for (const name of Object.keys(strings)) {
+    strings[name] = await (await fetch(`/studio/strings-${name}.json`)).json();
+  }
   const wanted = stored("language") ?? (navigator.language.startsWith("hi") ? "hi" : "en");
   language = wanted in strings ? wanted : "en";
 }

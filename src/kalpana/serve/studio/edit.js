@@ -300,7 +300,7 @@ export async function write(request, input) {
 }
 
 // Puts back the picture, the mask and the maps of before the page was loaded again.
-export async function restore() {
+export async function restoreDraft() {
   const draft = await kept("edit");
   if (draft?.image && await slot.setUrl(draft.image) && draft.mask) {
     await setMask(blobOf(draft.mask));

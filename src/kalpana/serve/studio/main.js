@@ -258,7 +258,7 @@ async function main() {
   await whenUp(() => form.load());
   compareAndGrid.showModels();
   compareAndGrid.start();
-  for (const part of [edit, video]) await go(() => part.restore());
+  for (const part of [edit, video]) await go(() => part.restoreDraft());
   await go(() => enter(location.hash.slice(1) || stored("mode") || "draw"));
   await go(() => results.loadRecent());
   document.documentElement.dataset.ready = "true";

@@ -39,7 +39,7 @@ export async function setVideo(blob) {
 }
 
 // Puts back what was in the slots before the page was loaded again.
-export async function restore() {
+export async function restoreDraft() {
   for (const [name, url] of Object.entries(await kept("video") ?? {})) {
     if (url && slots[name]) await slots[name].setUrl(url);
   }
