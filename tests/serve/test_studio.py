@@ -29,7 +29,7 @@ STRINGS = {
 }
 TABS = ["draw", "edit", "video", "compare", "grid", "trace", "gallery"]
 KEY = "0123456789abcdef"
-WAIT = 60_000  # milliseconds; a busy machine is not a bug
+WAIT = 120_000  # milliseconds; a busy machine is not a bug
 
 
 # ------------------------------------------------------------------------------------- the files
