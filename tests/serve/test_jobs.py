@@ -18,7 +18,8 @@ from fastapi.testclient import TestClient
 
 from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.request import Request
-from kalpana.serve.jobs import Jobs, in_turn, next_batch
+from kalpana.serve.batches import in_turn, next_batch
+from kalpana.serve.jobs import Jobs
 from kalpana.serve.models import Models
 from kalpana.serve.settings import Settings
 from kalpana.serve.store import Job, Store
@@ -59,6 +60,12 @@ def test_users_take_turns() -> None:
     assert order({}) == [1, 4, 5, 2, 6, 3]
     assert order({"a": 1}) == [4, 5, 1, 6, 2, 3]
     assert order({"a": 1, "b": 2, "c": 3}) == [1, 4, 5, 2, 6, 3]
+
+
+def test_priority_orders_the_jobs_of_one_user_alone() -> None:
+    high = [replace(job(number, "a"), priority=5) for number in (3, 4)]
+    jobs = [job(1, "a"), job(2, "b"), *high, job(5, "b")]
+    assert [each.number for each in in_turn(jobs, {})] == [3, 2, 4, 5, 1]
 
 
 def test_jobs_share_a_batch_if_only_their_seeds_differ() -> None:
@@ -140,6 +147,33 @@ def test_large_jobs_wait_for_others_between_their_batches(
     jobs.start()
     end(jobs, large.id, small.id)
     assert batches == [tuple(range(3, 11)), (100,), tuple(range(11, 15))]
+
+
+def test_a_quota_of_a_day_counts_outputs_even_of_deleted_jobs(
+    client_with: Callable[..., Any],
+) -> None:
+    with client_with(quota=3) as client:
+        first = client.post("/v1/jobs", json=ASK | {"n": 2}).json()
+        client.delete(f"/v1/jobs/{first['id']}")
+        refused = client.post("/v1/jobs", json=ASK | {"n": 2})
+        assert refused.status_code == 429 and error(refused)["code"] == "insufficient_quota"
+        assert client.post("/v1/jobs", json=ASK).status_code == 202
+        limits = client.get("/v1/limits").json()
+        assert (limits["quota"], limits["used"]) == (3, 3)
+
+
+def test_a_clock_that_goes_back_spoils_nothing(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue orders by number, paces by a clock that only goes forward, and ends its jobs."""
+    clock = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr("kalpana.serve.jobs.time.time", lambda: float(next(clock)))
+    ids = [client.post("/v1/jobs", json=ASK | {"seed": k}).json()["id"] for k in range(3)]
+    for id in ids:
+        assert events(client.get(f"/v1/jobs/{id}/events").text)[-1][0] == "done"
+        eta = client.get(f"/v1/jobs/{id}").json()["eta"]
+        assert eta is None or eta >= 0
+    assert [each["id"] for each in client.get("/v1/jobs").json()["data"]] == ids[::-1]
 
 
 def test_a_full_queue_refuses(settings: Settings) -> None:

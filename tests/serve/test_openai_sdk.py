@@ -109,4 +109,14 @@ def test_videos(sdk: Any) -> None:
         content = sdk.videos.download_content(video.id).read()
         assert len([*read_video(content)]) == 8
         assert [each.id for each in sdk.videos.list()] == [video.id]
+        remix = sdk.videos.remix(video.id, prompt="a blue car")
+        assert remix.remixed_from_video_id == video.id
+        assert sdk.videos.poll(remix.id).status == "completed"
+        by_id = {"video": openai.omit, "extra_body": {"video": {"id": video.id}}}
+        edit = sdk.videos.poll(sdk.videos.edit(prompt="a dog", **by_id).id)
+        assert edit.status == "completed"
+        longer = sdk.videos.poll(
+            sdk.videos.extend(prompt="a dog", seconds="4", video=("a.mp4", content)).id
+        )
+        assert (longer.status, longer.seconds) == ("completed", "5")
         assert sdk.videos.delete(video.id).deleted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import socket
 import struct
 import zlib
@@ -108,6 +109,30 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(client: TestClient, side:
 def test_a_damaged_picture_is_refused_before_it_is_queued(client: TestClient) -> None:
     answer = client.post("/v1/images/edits", data=ASK, files={"image": photo()[:-100]})
     assert answer.status_code == 400 and client.get("/v1/jobs").json()["data"] == []
+
+
+SCRIPT = b"""<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8">
+<script>alert(1)</script><image href="file:///etc/passwd"/></svg>"""
+
+
+@pytest.mark.parametrize("field", ["image", "mask", "last_image", "style_image"])
+def test_a_picture_with_scripts_is_refused(client: TestClient, field: str) -> None:
+    files = {"image": ("a.png", photo(), "image/png"), field: ("a.svg", SCRIPT, "image/svg+xml")}
+    answer = client.post("/v1/images/edits", data=ASK, files=files)
+    assert answer.status_code == 400 and error(answer)["param"] == field
+    assert error(answer)["code"] == "invalid_image" and "root:" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["../../escape.png", "/etc/cron.d/x", "..\\x.png", "\x00.png", ""])
+def test_names_of_uploads_lead_nowhere(client: TestClient, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+    before = {path for path in tmp_path.rglob("*") if folder not in path.parents}
+    answer = client.post(
+        "/v1/images/edits", data=ASK, files={"image": (name, photo(), "image/png")}
+    )
+    assert answer.status_code in (200, 400), answer.text
+    assert {p for p in tmp_path.rglob("*") if folder not in p.parents} == before
+    assert all(re.fullmatch("[0-9a-f]{64}", p.name) for p in (folder / "inputs").iterdir())
 
 
 def test_unknown_paths_and_methods_have_the_shape_of_errors(client: TestClient) -> None:

@@ -23,7 +23,10 @@ from .conftest import Process, photo
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-STRINGS = json.loads((web.FOLDER / "strings.json").read_text("utf-8"))
+STRINGS = {
+    name: json.loads((web.FOLDER / f"strings-{name}.json").read_text("utf-8"))
+    for name in ("en", "hi")
+}
 TABS = ["draw", "edit", "video", "compare", "grid", "trace", "gallery"]
 KEY = "0123456789abcdef"
 WAIT = 120_000  # milliseconds; a busy machine is not a bug
@@ -496,3 +499,171 @@ def test_without_javascript_the_page_says_so(server: Process, opened: Any) -> No
     with opened(server.url, ready=False, java_script_enabled=False) as page:
         expect(page.locator("noscript .notice")).to_be_visible()
         expect(page.locator("noscript .notice")).to_contain_text("needs JavaScript")
+
+
+def reload(page: Page) -> None:
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+
+
+def draft(page: Page, name: str, ready: str) -> None:
+    """Wait until a draft ``d`` of this tab is in the browser's database for which the JavaScript
+    ``ready`` is true."""
+    assert page.evaluate(
+        "async ([name, most]) => { const { kept } = await import('/studio/drafts.js');"
+        "for (const end = Date.now() + most; Date.now() < end;) {"
+        f"const d = await kept(name); if (d && ({ready})) return true;"
+        "await new Promise((resolve) => setTimeout(resolve, 50)); } return false; }",
+        [name, WAIT],
+    )
+
+
+@pytest.mark.slow
+def test_pictures_masks_and_maps_survive_a_reload(
+    server: Process, opened: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(photo())
+    with opened(server.url, "edit") as page:
+        page.set_input_files("#slot-image", tmp_path / "photo.png")
+        page.locator("#mask").wait_for()
+        page.click("#mask-tools summary")
+        for name, value in {"x": 4, "y": 8, "w": 10, "h": 12}.items():
+            page.fill(f"#rect-{name}", str(value))
+        page.click("#add-rect")
+        expect(page.locator("#mask-state")).to_contain_text("12 %")
+        draft(page, "edit", "d.image && d.mask")
+        reload(page)
+        expect(page.locator("#mask-state")).to_contain_text("12 %")
+        drawn(page)
+        before = np.asarray(read_picture(photo()))
+        after = np.asarray(read_picture(content(page, latest(page, server.url))))
+        outside = np.ones((32, 32), bool)
+        outside[8:20, 4:14] = False
+        assert (before[outside] == after[outside]).all() and (before != after).any()
+        page.click("#edit-slot [data-t=remove]")
+        draft(page, "edit", "!d.image")
+        reload(page)
+        expect(page.locator("#mask-tools")).to_be_hidden()
+        page.click("#tab-video")
+        page.set_input_files("#slot-first", tmp_path / "photo.png")
+        draft(page, "video", "d.image")
+        reload(page)
+        expect(page.locator("#video-slots .filled")).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_a_picture_is_widened(server: Process, opened: Any, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(photo())
+    with opened(server.url, "edit") as page:
+        page.set_input_files("#slot-image", tmp_path / "photo.png")
+        page.click("#widen summary")
+        page.fill("#widen-right", "32")
+        drawn(page, strength="1")
+        job = latest(page, server.url)
+        assert job["request"]["outpaint"]["right"] == 32 and job["size"] == "64x32"
+        drawing = np.asarray(read_picture(content(page, job)))
+        assert drawing.shape == (32, 64, 3)
+        draft(page, "edit", "d.outpaint")
+        reload(page)
+        expect(page.locator("#widen-right")).to_have_value("32")
+        page.click("#mask-tools summary")
+        page.click("#add-rect")
+        page.press("#prompt", "Control+Enter")
+        expect(page.locator("#alerts")).to_contain_text("do not go together")
+
+
+@pytest.mark.slow
+def test_two_tabs_keep_their_own_pictures(server: Process, opened: Any, tmp_path: Path) -> None:
+    for k in range(2):
+        (tmp_path / f"{k}.png").write_bytes(photo(k, size=(16 * (k + 1), 16)))
+    with opened(server.url, "edit") as first:
+        second = first.context.new_page()
+        second.goto(f"{server.url}/#edit")
+        second.wait_for_selector("html[data-ready]")
+        for k, page in enumerate((first, second)):
+            page.set_input_files("#slot-image", tmp_path / f"{k}.png")
+            page.locator("#mask").wait_for()
+            draft(page, "edit", "d.image")
+        for k, page in enumerate((first, second)):
+            reload(page)
+            assert page.locator("#mask").get_attribute("width") == str(16 * (k + 1))
+
+
+@pytest.mark.slow
+def test_errors_of_the_server_have_their_kind_in_hindi(server: Process, opened: Any) -> None:
+    with opened(server.url, locale="hi-IN") as page:
+        page.click("#more summary")
+        page.evaluate("document.querySelector('#steps').max = ''")
+        page.fill("#steps", "2000")
+        page.fill("#prompt", "एक बिल्ली")
+        page.press("#prompt", "Control+Enter")
+        alert = page.locator("#alerts .alert")
+        expect(alert).to_contain_text(STRINGS["hi"]["error_invalid_value"])
+        expect(alert).to_contain_text(STRINGS["hi"]["f_steps"])
+        expect(alert.locator("[lang=en]")).to_contain_text("1000")  # the server's own words
+        expect(alert.locator(".error-kind")).to_be_visible()
+        page.select_option("#page-language", "en")
+        expect(alert.locator(".error-kind")).to_be_hidden()
+        expect(alert).to_contain_text(STRINGS["en"]["error_invalid_value"])
+
+
+def test_every_error_code_of_the_server_has_a_string() -> None:
+    """Those that a request of the page cannot cause are left out."""
+    source = "".join(path.read_text("utf-8") for path in web.FOLDER.parent.glob("*.py"))
+    codes = set(re.findall(r'ApiError\([^()]*?(?:\([^()]*\)[^()]*?)*"([a-z]+_[a-z_]+)"', source))
+    codes |= set(re.findall(r'invalid\([^()]*?(?:\([^()]*\)[^()]*?)*"([a-z]+_[a-z_]+)"\)', source))
+    other = {"invalid_json", "invalid_form", "unsupported_media_type", "wrong_host", "wrong_origin"}
+    other |= {"invalid_api_key", "unsupported_field"}
+    fields = {"input_reference", "partial_images", "sampler_name", "init_images"}
+    assert len(codes) > 20
+    for code in codes - other - fields:
+        assert f"error_{code}" in STRINGS["hi"], code
+
+
+@pytest.mark.slow
+def test_text_from_right_to_left_is_drawn_and_shown(server: Process, opened: Any) -> None:
+    prompt = "قطة حمراء على العشب"
+    with opened(server.url) as page:
+        card = drawn(page, prompt, seed="1")
+        shown = card.locator(".card-prompt")
+        expect(shown).to_have_text(prompt)
+        assert shown.evaluate("each => getComputedStyle(each).direction") == "rtl"
+        assert page.evaluate("getComputedStyle(document.body).direction") == "ltr"
+        assert latest(page, server.url)["request"]["prompt"] == prompt
+
+
+@pytest.mark.slow
+def test_the_whole_way_in_hindi(server: Process, opened: Any) -> None:
+    """A sentence, a picture, a masked edit, a video, and a search over one's own gallery."""
+    hindi = STRINGS["hi"]
+    with opened(server.url, locale="hi-IN") as page:
+        assert page.locator("html").get_attribute("lang") == "hi"
+        card = drawn(page, "घास पर एक लाल बिल्ली", seed="5")
+        first = content(page, latest(page, server.url))
+        card.locator(".tile").first.click()
+        page.click(f'#viewer button:has-text("{hindi["edit_this"]}")')
+        page.locator("#mask").wait_for()
+        page.locator("#mask").hover(position={"x": 50, "y": 50})
+        page.mouse.down()
+        page.locator("#mask").hover(position={"x": 90, "y": 60})
+        page.mouse.up()
+        expect(page.locator("#mask-state")).not_to_have_text(hindi["mask_empty"])
+        drawn(page, "घास पर एक नीली बिल्ली")
+        edited = latest(page, server.url)
+        assert edited["request"]["image"]["sha256"] and edited["request"]["mask"]["sha256"]
+        before, after = (np.asarray(read_picture(each)) for each in (first, content(page, edited)))
+        same = (before == after).all(-1)
+        assert same.any() and not same.all()
+        page.click("#tab-video")
+        page.click("#more summary")
+        page.select_option("#format", "webp")
+        drawn(page, "एक लाल बिल्ली दौड़ती है", seconds="0.5", fps="4", steps="2")
+        assert latest(page, server.url)["kind"] == "video"
+        page.click("#tab-gallery")
+        page.select_option("#find-by", "meaning")
+        page.fill("#query", "बिल्ली")
+        page.press("#query", "Enter")
+        count = page.request.get(f"{server.url}/v1/jobs?limit=500").json()["data"]
+        found = hindi["found"].format(n=sum(len(each["outputs"]) for each in count))
+        expect(page.locator("#gallery-state")).to_have_text(found)
+        expect(page.locator("#tiles .tile").first).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +124,97 @@ def test_a_cancelled_video_has_failed(client: TestClient) -> None:
 def test_wrong_fields_are_named(client: TestClient, fields: dict[str, Any], param: str) -> None:
     answer = client.post("/v1/videos", json=ASK | fields)
     assert answer.status_code == 400 and error(answer)["param"] == param
+
+
+def source(client: TestClient) -> dict[str, Any]:
+    return finished(client, ASK | {"size": "32x16", "fps": 4})
+
+
+def changed(client: TestClient, path: str, **ask: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A video once it is completed, and its job."""
+    answer = client.post(f"/v1/videos/{path}", **ask)
+    assert answer.status_code == 200, answer.text
+    id = answer.json()["id"]
+    client.get(f"/v1/jobs/{id.removeprefix('video_')}/events")
+    job = client.get(f"/v1/jobs/{id.removeprefix('video_')}").json()
+    return client.get(f"/v1/videos/{id}").json(), job
+
+
+def test_a_remix_changes_a_finished_video(client: TestClient) -> None:
+    first = source(client)
+    content = client.get(f"/v1/videos/{first['id']}/content").content
+    ask = {"prompt": "a blue car", "strength": 0.5}
+    video, job = changed(client, f"{first['id']}/remix", json=ask)
+    assert video["status"] == "completed", video
+    assert video["remixed_from_video_id"] == first["id"] and video["prompt"] == "a blue car"
+    assert (video["size"], video["seconds"]) == ("32x16", "1")  # those of the first
+    assert job["request"]["video"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert first["remixed_from_video_id"] is None
+    frames = [*read_video(client.get(f"/v1/videos/{video['id']}/content").content)]
+    assert len(frames) == 4 and frames[0].size == (32, 16)
+
+
+@pytest.mark.parametrize("how", ["id", "form", "file"])
+def test_edits_and_extensions_take_an_id_or_a_file(client: TestClient, how: str) -> None:
+    first = source(client)
+    content = client.get(f"/v1/videos/{first['id']}/content").content
+    ask: dict[str, Any] = {"prompt": "a dog", "steps": 2, "seed": 1}
+
+    def sent(**fields: Any) -> dict[str, Any]:
+        fields = ask | fields
+        if how == "file":
+            sizes = {"size": "32x16", "fps": 4}
+            return {"data": fields | sizes, "files": {"video": content}}
+        if how == "id":
+            return {"json": fields | {"video": {"id": first["id"]}}}
+        parts = [(name, (None, str(value))) for name, value in fields.items()]
+        return {"files": [*parts, ("video[id]", (None, first["id"]))]}  # as the SDK of OpenAI
+
+    video, _ = changed(client, "edits", **sent(strength=0.5))
+    assert (video["status"], video["seconds"]) == ("completed", "1"), video
+    assert video["remixed_from_video_id"] is None
+    video, job = changed(client, "extensions", **sent(seconds="1"))
+    assert (video["status"], video["seconds"]) == ("completed", "2"), video  # the whole of it
+    assert job["request"]["extend"] == 1 and "seconds" not in job["request"]
+    frames = [*read_video(client.get(f"/v1/videos/{video['id']}/content").content)]
+    assert len(frames) == 8
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("edits", {"prompt": "a"}, "video"),
+        ("extensions", {"prompt": "a", "video": {"id": "ID"}}, "seconds"),
+        (
+            "extensions",
+            {"prompt": "a", "video": {"id": "ID"}, "seconds": 1, "extend": 1},
+            "seconds",
+        ),
+        ("edits", {"video": {"id": "ID"}}, "prompt"),
+        ("ID/remix", {}, "prompt"),
+        ("ID/remix", {"prompt": "a", "video": {"id": "ID"}}, "video"),
+        ("edits", {"prompt": "a", "video": {"id": "ID"}, "priority": 101}, "priority"),
+        ("edits", {"prompt": "a", "video": "/etc/passwd"}, "video"),
+        ("edits", {"prompt": "a", "video": {"id": "video_none"}}, None),
+        ("video_none/remix", {"prompt": "a"}, None),
+    ],
+)
+def test_wrong_changes_are_named(
+    client: TestClient, path: str, fields: dict[str, Any], param: str | None
+) -> None:
+    id = source(client)["id"]
+    if (fields.get("video") or {}) == {"id": "ID"}:
+        fields = fields | {"video": {"id": id}}
+    answer = client.post(f"/v1/videos/{path.replace('ID', id)}", json=fields)
+    assert answer.status_code == (404 if param is None else 400), answer.text
+    assert error(answer)["param"] == param
+
+
+def test_an_unfinished_video_cannot_be_changed(client: TestClient) -> None:
+    id = client.post("/v1/videos", json=ASK | {"seconds": 60, "fps": 8}).json()["id"]
+    answer = client.post(f"/v1/videos/{id}/remix", json={"prompt": "a"})
+    assert answer.status_code == 409 and error(answer)["code"] == "not_ready"
+    client.delete(f"/v1/videos/{id}")
 
 
 def test_a_job_of_a_video_model_has_events(client: TestClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,6 +100,14 @@ def generate(
     file: Annotated[
         str | None, typer.Option(help="a text file of prompts, one a line; - is stdin")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="with --file: that many processes of Ray, on this machine or its cluster; the "
+            "same command goes on where it stopped; seeds count up from prompt to prompt",
+        ),
+    ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="also write all the pictures on one sheet")
     ] = False,
@@ -137,6 +145,9 @@ def generate(
     for switch, on in (("strict", strict), ("plan", plan)):  # on by default
         fields.pop(switch, None)
         fields |= {} if on else {switch: False}
+    if workers is not None:
+        _in_bulk(context, prompts, fields, workers, out)
+        return
     texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
     pipeline = load(requests[0].model, device, dtype=dtype, offload=offload, tiling=tiling)
@@ -236,6 +247,34 @@ def expand(
         name = language(prompt)
         for k in range(seed, seed + n):
             print(prompt if name == "mixed" else expanded(prompt, k, name, kind))
+
+
+ONE_BY_ONE = ("best_of", "grid", "metadata", "as_json", "dtype", "offload", "tiling", "name")
+
+
+def _in_bulk(
+    context: typer.Context, given: list[str] | None, fields: dict[str, Any], workers: int, out: Path
+) -> None:
+    """Generate the prompts of a file by processes of Ray, and print the path of each picture."""
+    from kalpana.pipelines.bulk import generate_all
+
+    file = context.params["file"]
+    if file is None or given:
+        raise KalpanaError("--workers is for the prompts of a file alone: name it by --file")
+    for name in ONE_BY_ONE:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise KalpanaError(f"--{name.replace('_', '-')} does not fit --workers: leave it out")
+    failed = 0
+    texts = _prompts([], file, needed=True)
+    for line in generate_all(texts, fields, out, workers, context.params["device"]):
+        failed += line.error is not None
+        if line.error is not None:
+            print(f"error: prompt {line.number}: {line.error}", file=sys.stderr)
+        for path in line.paths:
+            print(path, flush=True)
+    if failed:
+        raise KalpanaError(f"{failed} of {len(texts)} prompts failed: the others are in {out}")
 
 
 def _saved(output: Output, path: Path, metadata: bool) -> Output:

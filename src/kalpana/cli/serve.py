@@ -12,6 +12,8 @@ import typer
 from kalpana.cli.options import Device
 from kalpana.types import KalpanaError
 
+BACKLOG = 2048  # connections that wait to be accepted
+
 
 def serve(
     host: Annotated[
@@ -41,6 +43,24 @@ def serve(
     max_models: Annotated[
         int, typer.Option(min=1, help="how many models stay in memory; the least used one goes")
     ] = 2,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1, help="MiB of the weights of models in memory, any number by default"),
+    ] = None,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(help="folder of adapters (LoRA), which requests may use by their names"),
+    ] = None,
+    quota: Annotated[
+        int | None,
+        typer.Option(min=1, help="outputs of one client on a day (UTC), any number by default"),
+    ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1, max=256, help="servers behind one address, by Ray Serve, without polled jobs"
+        ),
+    ] = 1,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of a request")] = 64,
     max_n: Annotated[int, typer.Option(min=1, max=256, help="pictures of a request")] = 64,
     rate: Annotated[int, typer.Option(min=1, help="POST requests a minute of one client")] = 600,
@@ -59,6 +79,7 @@ def serve(
         import uvicorn
 
         from kalpana.serve.app import create_app
+        from kalpana.serve.connections import Connection, allow_many_files
         from kalpana.serve.gate import JsonLines
         from kalpana.serve.settings import LOOPBACK, Settings, hashed_keys
     except ModuleNotFoundError as error:
@@ -74,6 +95,9 @@ def serve(
         models=tuple(model or ()),
         device=device,
         max_models=max_models,
+        memory=None if memory is None else memory << 20,
+        adapters=adapters,
+        quota=quota,
         api_keys=keys,
         hosts=LOOPBACK if host in LOOPBACK else (),
         origins=tuple(allow_origin or ()),
@@ -81,6 +105,12 @@ def serve(
         max_body=max_body << 20,
         max_n=max_n,
     )
+    allow_many_files()
+    if replicas > 1:
+        from kalpana.serve.scale import run
+
+        run(settings, replicas, host, port)
+        return
     with _bound(host, port) as listener:
         app = create_app(settings)
         name = f"[{host}]" if ":" in host else host
@@ -88,7 +118,9 @@ def serve(
         handler = logging.StreamHandler()
         handler.setFormatter(JsonLines())
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app, http=Connection, log_config=None, access_log=False, server_header=False
+        )
         config.timeout_graceful_shutdown = 5  # seconds that open streams get
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -99,7 +131,7 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen()
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise KalpanaError(

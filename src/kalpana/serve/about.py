@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 from kalpana import __version__
@@ -14,7 +16,7 @@ from kalpana.hub.card import CARD
 from kalpana.hub.diffusers_folder import INDEX
 from kalpana.serve.errors import ApiError
 from kalpana.serve.models import Kind, kinds_of
-from kalpana.serve.settings import Server, server_of
+from kalpana.serve.settings import Server, client_of, server_of
 
 router = APIRouter(tags=["server"])
 
@@ -46,6 +48,12 @@ async def model(http: HttpRequest, id: str) -> Response:
     return JSONResponse(_model(server, _known(server, id)))
 
 
+@router.get("/v1/adapters", summary="The adapters (LoRA) that a request may name")
+async def adapters(http: HttpRequest) -> Response:
+    data = await run_in_threadpool(server_of(http).models.adapters.about)
+    return JSONResponse({"object": "list", "data": data})
+
+
 @router.get("/healthz", summary="Whether the server works")
 async def health(http: HttpRequest) -> Response:
     broken = server_of(http).jobs.broken
@@ -56,9 +64,11 @@ async def health(http: HttpRequest) -> Response:
 
 @router.get("/v1/limits", summary="The limits of a request")
 async def limits(http: HttpRequest) -> Response:
-    settings = server_of(http).settings
+    server = server_of(http)
+    settings = server.settings
     names = ("max_prompt", "max_n", "max_body", "max_input_pixels", "max_pixels", "max_queue")
-    body = {name: getattr(settings, name) for name in names}
+    body = {name: getattr(settings, name) for name in (*names, "quota")}
+    body["used"] = server.jobs.store.used(client_of(http), time.time())
     return JSONResponse(body | {"version": __version__, "search": _can_search(http)})
 
 

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 
+from kalpana.media import read_video
 from kalpana.request import Request
 from kalpana.serve.errors import ApiError
 from kalpana.serve.fields import Fields, check_pixels, to_request
@@ -32,11 +33,14 @@ async def accept(
     user: str = "",
     previews: int = 0,
     warnings: tuple[str, ...] = (),
+    priority: int = 0,
+    remixed_from: str | None = None,
 ) -> Job:
     """The job of a request, which is checked against its model first. Raises ApiError or
     KalpanaError if it cannot be done."""
     server = server_of(http)
     request, (resolved, ignored), _ = await checked(http, fields, kind)
+    seconds = await run_in_threadpool(total_seconds, request, resolved)
     return server.jobs.submit(
         request,
         kind=kind,
@@ -44,8 +48,10 @@ async def accept(
         user="" if server.settings.api_keys else user,  # a key has one turn, whatever it says
         previews=previews,
         size=f"{resolved.width}x{resolved.height}",
-        seconds=resolved.seconds,
+        seconds=seconds,
         warnings=warnings + tuple(f"{field} was ignored: {why}" for field, why in ignored.items()),
+        priority=priority,
+        remixed_from=remixed_from,
     )
 
 
@@ -59,6 +65,9 @@ async def checked(
     if name is not None and not isinstance(name, str):
         raise ApiError(400, "model: write a name", "invalid_value", "model")
     model = server.models.named(name, kind)
+    if fields.get("adapter"):
+        family = server.models.cards[model].family
+        fields = fields | {"adapter": server.models.adapters.named(fields["adapter"], family)}
     request = await run_in_threadpool(to_request, fields | {"model": model}, server.settings)
     capabilities = server.models.known_capabilities(model)
     if capabilities is None:
@@ -66,8 +75,17 @@ async def checked(
     if request.best_of > 1:
         server.models.named(None, "clip")
     resolved = capabilities.resolve(request)
-    check_pixels(resolved[0], server.settings, capabilities)
+    seconds = await run_in_threadpool(total_seconds, request, resolved[0])
+    check_pixels(resolved[0], server.settings, seconds)
     return request, resolved, model
+
+
+def total_seconds(request: Request, resolved: Request) -> float | None:
+    """The length of the video of a request; None for pictures. A video that is changed keeps its
+    length, and one that is continued gets longer."""
+    if request.video is None:
+        return resolved.seconds
+    return read_video(request.video.read()).duration + (resolved.extend or 0)
 
 
 async def done(server: Server, job: Job) -> Job:
@@ -102,7 +120,9 @@ def link(http: HttpRequest, output: SavedOutput) -> str:
 
 def signature(server: Server, file: str, expires: str) -> str:
     """The signature of a link that can be opened until ``expires``."""
-    return hmac.new(server.link_key, f"{file} {expires}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(
+        server.settings.link_key, f"{file} {expires}".encode(), hashlib.sha256
+    ).hexdigest()
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ from kalpana.serve import (
     videos,
     web,
 )
+from kalpana.serve.adapters import Adapters
 from kalpana.serve.errors import add_handlers
 from kalpana.serve.gate import Gate
 from kalpana.serve.jobs import Jobs
@@ -32,10 +33,17 @@ from kalpana.serve.store import Store
 
 def create_app(settings: Settings) -> FastAPI:
     """The application of a server, which can be started once: the worker runs, and the folder is
-    locked, until it ends. Raises KalpanaError if a model is not here, or as ``Store``.
+    locked, until it ends. A replica, which has peers, has only the routes that answer at once.
+    Raises KalpanaError if a model is not here, or as ``Store``.
     """
-    models = Models(settings.models, settings.device, settings.max_models)
-    jobs = Jobs(Store(settings.folder), models, settings.max_queue)
+    models = Models(
+        settings.models,
+        settings.device,
+        settings.max_models,
+        settings.memory,
+        Adapters(settings.adapters),
+    )
+    jobs = Jobs(Store(settings.folder), models, settings.max_queue, settings.quota)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,9 +59,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     server = Server(settings, models, jobs)
     app.state.server = server
-    routes = (images, videos, understand, search, tools, job_api, about, sdapi, page, web)
-    for module in routes:
-        app.include_router(module.router)
+    routers = [each.router for each in (images, understand, tools, about, page)]
+    if settings.peers is None:
+        routers += [each.router for each in (videos, search, job_api, sdapi, web)]
+    for router in (*routers, job_api.files):
+        app.include_router(router)
     add_handlers(app)
     app.add_middleware(Gate, server=server)
     if settings.origins:

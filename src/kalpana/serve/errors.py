@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sqlite3
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,6 +17,7 @@ from kalpana.request import Request
 from kalpana.request_values import ALIASES
 from kalpana.types import KalpanaError
 
+log = logging.getLogger("kalpana.serve")
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # The field at fault comes first in the messages of a Request and of Capabilities.
 FIELD = re.compile(r"(?:there is no field '(?P<unknown>[^']*)'|(?P<known>\w+))")
@@ -70,6 +73,14 @@ def add_handlers(app: FastAPI) -> None:
         status, body = describe(error)
         headers = {"retry-after": "5"} if status == 429 else None
         return JSONResponse(body, status, headers=headers)
+
+    @app.exception_handler(sqlite3.Error)
+    @app.exception_handler(OSError)
+    async def storage(_: HttpRequest, error: OSError | sqlite3.Error) -> JSONResponse:
+        log.error("storage_failed", exc_info=error)
+        why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+        message = f"the server can store nothing now ({why}): try again later"
+        return JSONResponse(error_body(507, message, "storage_failed"), 507)
 
     @app.exception_handler(HTTPException)
     async def http(request: HttpRequest, error: HTTPException) -> JSONResponse:

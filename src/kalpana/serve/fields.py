@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request as HttpRequest
 
-from kalpana.capabilities import Capabilities
 from kalpana.errors import explain, shorten
 from kalpana.inputs import DATA_URL
 from kalpana.media import open_picture, read_error, read_picture, read_video
@@ -32,6 +31,14 @@ VIDEO_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"GIF8", b"RIFF", b"\x89PNG")
 SURROGATE = re.compile("[\ud800-\udfff]")
 Fields = dict[str, Any]
 Wire = TypeVar("Wire", bound=BaseModel)
+
+
+PRIORITY: Any = Field(
+    0,
+    ge=-100,
+    le=100,
+    description="among your own jobs those of a higher one come first",
+)
 
 
 class Strict(BaseModel):
@@ -210,8 +217,6 @@ def to_request(fields: Fields, settings: Settings) -> Request:
             fields[name] = read(fields[name], name, settings)
     if "control" in fields:
         fields["control"] = [_control(each, settings) for each in _maps(fields["control"])]
-    if fields.get("adapter"):
-        raise invalid("adapter", "adapters are files of this machine: merge one into a model")
     request = Request(**fields)
     texts = request.prompt, request.negative_prompt, request.source_prompt
     longest = max(len(text or "") for text in texts)
@@ -239,12 +244,12 @@ def _control(value: Any, settings: Settings) -> Any:
     return value | {"image": picture(value["image"], "control", settings)}
 
 
-def check_pixels(resolved: Request, settings: Settings, capabilities: Capabilities) -> None:
-    """Raises ApiError if an output of a resolved request has too many pixels."""
+def check_pixels(resolved: Request, settings: Settings, seconds: float | None) -> None:
+    """Raises ApiError if an output of a resolved request, a video of so many seconds or a picture
+    (None), has too many pixels."""
     assert resolved.width and resolved.height
     pixels = resolved.width * resolved.height * resolved.upscale**2
-    if "seconds" in capabilities.uses:
-        seconds = (resolved.seconds or 0) + (resolved.extend or 0)
+    if seconds is not None:
         pixels *= max(round(seconds * (resolved.fps or 1)), 1)
     if pixels > settings.max_pixels:
         message = f"an output of {pixels:,} pixels is more than {settings.max_pixels:,}"

@@ -3,6 +3,7 @@ body; and what every answer passes last: counters and the log."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kalpana.serve.errors import ApiError, describe, error_body
@@ -24,6 +26,7 @@ log = logging.getLogger("kalpana.serve")
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # Answered without a key: health, and the files of the web page, which asks for it.
 OPEN_PATHS, OPEN_FOLDERS = ("/", "/healthz"), ("/studio/", "/v1/outputs/")
+SLOWEST = 8192  # bytes a second of a body
 MOST_CLIENTS = 10_000  # of which the rate is remembered
 
 
@@ -93,6 +96,8 @@ class Gate:
             extra = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "5"}}.get(code)
             if not status:
                 await JSONResponse(body, code, headers=extra)(scope, receive, answer)
+        except ClientDisconnect:  # while it sent its body
+            status = 499
         except Exception:
             log.exception("defect", extra={"fields": {"id": id, "path": scope["path"]}})
             if not status:
@@ -151,14 +156,22 @@ class Gate:
                 raise self._too_large()
 
     def _limited(self, receive: Receive) -> Receive:
-        """``receive`` that raises ApiError once the body is too large."""
-        size = 0
+        """``receive`` that raises ApiError once the body is too large, or comes too slowly."""
+        size, more, settings = 0, True, self.server.settings
+        began = asyncio.get_running_loop().time()
 
         async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.server.settings.max_body:
+            nonlocal size, more
+            if not more:  # the body is here, and the next message is that the client has left
+                return await receive()
+            try:
+                async with asyncio.timeout_at(began + settings.patience + size / SLOWEST):
+                    message = await receive()
+            except TimeoutError:
+                error = "the body came too slowly: send it at once"
+                raise ApiError(408, error, "request_timeout") from None
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+            if size > settings.max_body:
                 raise self._too_large()
             return message
 

@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 
 from kalpana.serve.accept import accept, done, event, link, read_output, stream
 from kalpana.serve.errors import error_body
-from kalpana.serve.fields import Fields, Strict, invalid, read_fields, take
+from kalpana.serve.fields import PRIORITY, Fields, Strict, invalid, read_fields, take
 from kalpana.serve.page import body_of
 from kalpana.serve.settings import Server, server_of
 from kalpana.serve.store import Job
@@ -46,6 +46,7 @@ class ImageFields(Strict):
         0, ge=0, le=3, description="previews of the first picture in a stream, 0 to 3"
     )
     user: str = Field("", max_length=200, description="whose turn in the queue it is")
+    priority: int = PRIORITY
     quality: str | None = Field(None, description="auto or standard: see steps")
     background: str | None = Field(None, description="auto or opaque")
     moderation: str | None = Field(None, description="auto or low: nothing is moderated")
@@ -105,7 +106,12 @@ async def _answer(http: HttpRequest, fields: Fields, kind: str) -> Response:
         raise invalid("partial_images", "needs stream: write stream=true, or leave it out")
     warnings = _unused(wire, strict=str(fields.get("strict", True)).lower() != "false")
     job = await accept(
-        http, fields, user=wire.user, previews=wire.partial_images, warnings=warnings
+        http,
+        fields,
+        user=wire.user,
+        previews=wire.partial_images,
+        warnings=warnings,
+        priority=wire.priority,
     )
     if wire.stream:
         return stream(_events(server, job, f"image_{kind}"), job)

@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 
 from kalpana.serve.accept import accept, event, link, signature, stream
 from kalpana.serve.errors import not_found
-from kalpana.serve.fields import Strict, only, read_fields, take
+from kalpana.serve.fields import PRIORITY, Strict, only, read_fields, take
 from kalpana.serve.jobs import Status
 from kalpana.serve.models import kinds_of
 from kalpana.serve.page import body_of
@@ -25,7 +25,7 @@ from kalpana.serve.settings import client_of, server_of
 from kalpana.serve.store import Job
 from kalpana.serve.videos import MEDIA_TYPES
 
-router = APIRouter(tags=["jobs"])
+router, files = APIRouter(tags=["jobs"]), APIRouter(tags=["jobs"])
 FILE = re.compile(r"[0-9a-f]{24}-\d{1,4}\.(?:png|webp|jpg|mp4|gif)", re.ASCII)
 
 
@@ -34,6 +34,7 @@ class JobFields(Strict):
 
     previews: int = Field(0, ge=0, le=64, description="previews of the first output, 0 to 64")
     user: str = Field("", max_length=200, description="whose turn in the queue it is")
+    priority: int = PRIORITY
 
 
 class StarFields(Strict):
@@ -54,7 +55,14 @@ async def create(http: HttpRequest) -> Response:
     wire = take(fields, JobFields)
     card = server.models.cards.get(str(fields.get("model")))
     kind = "video" if card is not None and "video" in kinds_of(card) else "image"
-    job = await accept(http, fields, kind=kind, user=wire.user, previews=wire.previews)  # type: ignore[arg-type]
+    job = await accept(
+        http,
+        fields,
+        kind=kind,  # type: ignore[arg-type]
+        user=wire.user,
+        previews=wire.previews,
+        priority=wire.priority,
+    )
     return JSONResponse(_shown(http, job), 202, headers={"x-job-id": job.id})
 
 
@@ -113,14 +121,15 @@ async def media_input(http: HttpRequest, id: str, sha256: str) -> Response:
     return Response(data, media_type="application/octet-stream")
 
 
-@router.get("/v1/outputs/{file}", summary="The file of an output")
+@files.get("/v1/outputs/{file}", summary="The file of an output")
 async def output(http: HttpRequest, file: str, expires: str = "", signature: str = "") -> Response:
     server = server_of(http)
-    path = server.jobs.store.outputs / file
     if not FILE.fullmatch(file) or not _allowed(http, file, expires, signature):
         raise not_found(f"file {file[:60]!r}")
+    peers = server.settings.peers
+    replicas = sorted(peers.glob(f"*/outputs/{file}")) if peers else []
     try:
-        data = path.read_bytes()
+        data = next(iter(replicas), server.jobs.store.outputs / file).read_bytes()
     except FileNotFoundError:
         raise not_found(f"file {file[:60]!r}") from None
     return Response(data, media_type=MEDIA_TYPES[file.rpartition(".")[2]])
@@ -208,6 +217,7 @@ def job_json(http: HttpRequest, status: Status) -> dict[str, Any]:
         "kind": job.kind,
         "state": job.state,
         "position": status.position,
+        "priority": job.priority,
         "progress": round(status.progress, 4),
         "eta": None if status.eta is None else round(status.eta, 1),
         "created_at": job.created,

@@ -11,29 +11,31 @@ import asyncio
 import io
 import logging
 import secrets
+import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kalpana.media import SUFFIX, to_images
 from kalpana.media.files import sidecar
-from kalpana.pipelines.pipeline import TOGETHER
 from kalpana.request import Request
+from kalpana.serve.batches import Unit, in_turn, merged, next_batch
 from kalpana.serve.errors import ApiError, not_found
 from kalpana.serve.models import Models
 from kalpana.serve.store import OPEN, Job, SavedOutput, Store
+from kalpana.serve.watchers import Watchers
 from kalpana.types import KalpanaError, Output, Result, Step
 
 log = logging.getLogger("kalpana.serve")
 Answer = TypeVar("Answer")
 PREVIEWED = 32  # jobs whose previews are kept, so that a slow reader gets all; above TOGETHER
+STORAGE_PAUSE = 5.0  # seconds until a disk that took nothing is tried again
 DEFECT = "the server failed on this job; its log says why"
 
 
@@ -60,57 +62,28 @@ class Status:
     previews: tuple[bytes, ...]
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One output to be generated: the job, its place there, and its seed."""
-
-    job: Job
-    place: int
-    seed: int
-
-
-def in_turn(jobs: Sequence[Job], turns: Mapping[str, int]) -> list[Job]:
-    """The jobs in the order of the queue: the users take turns, those whose last turn in ``turns``
-    is longest ago first, and each user's jobs stay in order."""
-    by_user = dict[str, list[Job]]()
-    for job in jobs:
-        by_user.setdefault(job.user, []).append(job)
-    users = sorted(by_user, key=lambda user: (turns.get(user, 0), by_user[user][0].number))
-    rounds = zip_longest(*(by_user[user] for user in users))
-    return [job for each in rounds for job in each if job is not None]
-
-
-def next_batch(queue: Sequence[Job]) -> list[Unit]:
-    """The next outputs to be generated together: those of the first job, then those of other jobs
-    with equal settings."""
-    if not queue:
-        return []
-    first = queue[0]
-    most = max(TOGETHER // first.request.get("best_of", 1), 1)
-    if first.kind == "video":
-        most = 1
-    same = [job for job in queue if job.settings == first.settings]
-    return [Unit(job, place, seed) for job in same for place, seed in job.left][:most]
-
-
 class Jobs:
     """The queue. Its methods may be called from any thread; ``follow``, ``finished`` and ``call``
     are for event loops."""
 
-    def __init__(self, store: Store, models: Models, most_waiting: int = 256) -> None:
-        self.store, self.models, self._most_waiting = store, models, most_waiting
+    def __init__(
+        self, store: Store, models: Models, most_waiting: int = 256, quota: int | None = None
+    ) -> None:
+        self.store, self.models = store, models
+        self._most_waiting, self._quota = most_waiting, quota
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
         self._live = dict[str, Live]()
         self._previews = OrderedDict[str, list[bytes]]()  # PNGs of the latest jobs
         self._turns, self._turn = dict[str, int](), 0
-        self._watchers = set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
+        self._watchers = Watchers()
+        self._queue: list[Job] | None = None  # see _in_turn
         self._pace: float | None = None  # seconds per output of the last batch
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self.finished_outputs = 0
-        self.broken: str | None = None  # why the worker stopped
+        self.broken: str | None = None  # why no job is worked on
 
     def start(self) -> None:
         """Queue again what a killed process left half done, and start the worker."""
@@ -145,30 +118,41 @@ class Jobs:
         size: str | None = None,
         seconds: float | None = None,
         warnings: tuple[str, ...] = (),
+        priority: int = 0,
+        remixed_from: str | None = None,
     ) -> Job:
-        """A new job, on disk. Raises ApiError if too many of the client wait."""
+        """A new job, on disk. Raises ApiError if too many of the client wait, or its quota of the
+        day is used up."""
         with self._wake:
-            mine = [job for job in self.store.waiting() if job.client == client]
-            if len(mine) >= self._most_waiting:
-                message = f"{len(mine)} of your jobs wait: try again when some are done"
+            mine = self.store.open_count(client)
+            if mine >= self._most_waiting:
+                message = f"{mine} of your jobs wait: try again when some are done"
                 raise ApiError(429, message, "queue_full")
-            request = request.seeded()
+            request, now = request.seeded(), time.time()
+            count = len(request.each_seed())
+            used = self.store.used(client, now)
+            if self._quota is not None and used + count > self._quota:
+                message = f"{used} of your {self._quota} outputs of this day (UTC) are used"
+                raise ApiError(429, f"{message}: ask for at most the rest", "insufficient_quota")
             self.store.keep_inputs(request)
             job = self.store.add(
+                outputs=count,
                 id=secrets.token_hex(12),
                 kind=kind,
                 client=client,
                 user=f"{client}/{user}",
                 state="queued",
-                created=time.time(),
+                created=now,
                 request=request.to_json(),
                 size=size,
                 seconds=seconds,
                 previews=previews,
                 warnings=warnings,
+                priority=priority,
+                remixed_from=remixed_from,
             )
             self._wake.notify_all()
-        self._tell()
+        self._tell(job.id)
         return job
 
     def get(self, id: str, client: str | None = None) -> Job:
@@ -185,7 +169,7 @@ class Jobs:
     def statuses(self, jobs: Sequence[Job]) -> list[Status]:
         """How each of several jobs stands; the queue is read once."""
         with self._lock:
-            queue = in_turn(self.store.waiting(), self._turns)
+            queue = self._in_turn()
             return [self._status(job, queue) for job in jobs]
 
     def _status(self, job: Job, queue: Sequence[Job]) -> Status:
@@ -196,8 +180,8 @@ class Jobs:
             queued = [each for each in queue if each.state == "queued"]
             position = next((k for k, each in enumerate(queued) if each.id == job.id), None)
         if not job.ended and pace is not None:
-            ahead = [each for each in queue if each.number <= job.number]
-            eta = pace * sum(len(each.left) for each in ahead)
+            place = next((k for k, each in enumerate(queue) if each.id == job.id), 0)
+            eta = pace * sum(len(each.left) for each in queue[: place + 1])
         if live.outputs and live.eta is not None:
             rest = len(job.left) - live.outputs
             eta = live.eta + rest * (live.eta if pace is None else pace)
@@ -208,7 +192,7 @@ class Jobs:
     def cancel(self, job: Job) -> Job:
         """The job, cancelled if it had not ended; its finished outputs stay."""
         self.store.update(job.id, state="cancelled", finished=time.time())
-        self._tell()
+        self._tell(job.id)
         return self.get(job.id)
 
     def retry(self, job: Job) -> Job:
@@ -221,19 +205,19 @@ class Jobs:
                 raise ApiError(409, message, "not_retryable")
             queued = self.get(job.id)  # before the worker takes it
             self._wake.notify_all()
-        self._tell()
+        self._tell(job.id)
         return queued
 
     def remove(self, job: Job) -> None:
         """Delete a job and its files; the worker drops it if it is running."""
         with self._lock:  # no job is accepted meanwhile, so no input that it needs is deleted
             self.store.remove(job.id)
-        self._tell()
+        self._tell(job.id)
 
     async def follow(self, id: str, patience: float = 15.0) -> AsyncIterator[Status]:
         """How a job stands, again after each change and every ``patience`` seconds, until it has
         ended, was removed, or the server stops."""
-        with self._watching() as changed:
+        with self._watchers.watching() as changed:
             while True:
                 changed.clear()
                 job = self.store.get(id)
@@ -256,7 +240,7 @@ class Jobs:
         that were removed; again after each change and every ``patience`` seconds."""
         ids = dict[str, None]()  # in order; of the jobs that were open the last time
         newest = next(iter(self.store.listed(client, 1)), None)
-        with self._watching() as changed:
+        with self._watchers.watching() as changed:
             while True:
                 changed.clear()
                 waiting = [job for job in self.store.waiting() if job.client == client]
@@ -274,57 +258,60 @@ class Jobs:
                     async with asyncio.timeout(patience):
                         await changed.wait()
 
-    async def finished(self, id: str) -> Job:
+    async def finished(self, id: str, patience: float = 15.0) -> Job:
         """A job once it has ended. Raises ApiError if it does not end here."""
-        last = None
-        async for status in self.follow(id):
-            last = status.job
-        if last is None or not last.ended:
-            raise ApiError(503, f"the server stops; job {id} goes on when it is back", "stopping")
-        return last
+        with self._watchers.watching(id) as changed:
+            while True:
+                changed.clear()
+                job = self.store.get(id)
+                if job is not None and job.ended:
+                    return job
+                if job is None or self._closing or self.broken:
+                    why = self.broken or "the server stops"
+                    raise ApiError(503, f"{why}; job {id} goes on when that is over", "stopping")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        await changed.wait()
 
     async def call(self, function: Callable[[], Answer]) -> Answer:
         """The result of a function that runs in the thread of the models."""
         future = Future[Any]()
         with self._wake:
-            if self._closing or self.broken:
+            if self._closing:
                 raise ApiError(503, "the server stops", "stopping")
             self._calls.append((function, future))
             self._wake.notify_all()
         return await asyncio.wrap_future(future)
 
-    @contextmanager
-    def _watching(self) -> Iterator[asyncio.Event]:
-        """Context with an event that is set at each change of any job."""
-        watcher = (asyncio.get_running_loop(), asyncio.Event())
+    def _tell(self, *ids: str) -> None:
+        """Note that jobs have changed, without ids any of them, and wake those who watch them."""
         with self._lock:
-            self._watchers.add(watcher)
-        try:
-            yield watcher[1]
-        finally:
-            with self._lock:
-                self._watchers.discard(watcher)
+            self._queue = None
+        self._watchers.tell(*ids)
 
-    def _tell(self) -> None:
+    def _in_turn(self) -> list[Job]:
+        """The queue, read once between two changes."""
         with self._lock:
-            for loop, event in self._watchers:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(event.set)
+            if self._queue is None:
+                self._queue = in_turn(self.store.waiting(), self._turns)
+            return self._queue
 
     # ------------------------------------------------------------------- the worker's side
 
     def _work(self) -> None:
         try:
-            while self._wait():
-                self._run_calls()
-                with self._lock:
-                    batch = next_batch(in_turn(self.store.waiting(), self._turns))
-                    if batch:
-                        self._turn += 1
-                        self._turns[batch[0].job.user] = self._turn
-                if batch:
-                    self._run(batch)
-        except Exception as error:  # the disk: without it no job can be kept
+            while not self._closing:
+                try:
+                    if self._wait():
+                        self._work_once()
+                        self.broken = None
+                except (OSError, sqlite3.Error) as error:  # the disk: its jobs wait
+                    log.exception("storage_failed")
+                    self.broken = f"nothing can be stored: {error}"
+                    self._tell()
+                    with self._wake:
+                        self._wake.wait(STORAGE_PAUSE)
+        except Exception as error:
             log.exception("worker_stopped")
             self.broken = f"{type(error).__name__}: {error}"
         finally:
@@ -334,10 +321,21 @@ class Jobs:
                 future.set_exception(ApiError(503, "the server stops", "stopping"))
             self._tell()
 
+    def _work_once(self) -> None:
+        """Answer the calls, and generate the next batch."""
+        self._run_calls()
+        with self._lock:
+            batch = next_batch(in_turn(self.store.waiting(), self._turns))
+            if batch:
+                self._turn += 1
+                self._turns[batch[0].job.user] = self._turn
+        if batch:
+            self._run(batch)
+
     def _wait(self) -> bool:
         """Whether there is something to do; waits for it. False when the server stops."""
         with self._wake:
-            while not (self._closing or self._calls or self.store.waiting()):
+            while not (self._closing or self._calls or self.store.open_count()):
                 self._wake.wait()
             return not self._closing
 
@@ -354,9 +352,9 @@ class Jobs:
     def _run(self, batch: list[Unit]) -> None:
         """Generate a batch and save its outputs; jobs of a batch that fails have failed."""
         jobs = {unit.job.id: unit.job for unit in batch}
-        began = time.time()
+        began = time.monotonic()
         for id, job in jobs.items():
-            self.store.update(id, state="running", started=job.started or began)
+            self.store.update(id, state="running", started=job.started or time.time())
             with self._lock:
                 self._live[id] = Live(sum(unit.job.id == id for unit in batch))
         with self._lock:
@@ -366,12 +364,12 @@ class Jobs:
                     self._previews[unit.job.id] = []
             while len(self._previews) > PREVIEWED:
                 self._previews.popitem(last=False)
-        self._tell()
+        self._tell(*jobs)
         try:
             result = self._generate(batch)
             if result is not None:
                 self._save(batch, result)
-                self._pace = (time.time() - began) / len(batch)
+                self._pace = (time.monotonic() - began) / len(batch)
         except KalpanaError as error:
             self._fail(jobs, str(error))
         except OSError as error:
@@ -383,19 +381,17 @@ class Jobs:
             with self._lock:
                 for id in jobs:
                     self._live.pop(id, None)
-            self._tell()
+            self._tell(*jobs)
 
     def _generate(self, batch: list[Unit]) -> Result | None:
         """The result of a batch; None if all its jobs were cancelled, or the server stops."""
         first = batch[0].job
-        request = self.store.request_of(first)
+        request = self.models.adapters.located(self.store.request_of(first))
         name = self.models.named(request.model, "video" if first.kind == "video" else "image")
         ranker = None
         if request.best_of > 1:
             ranker = self.models.encoder(self.models.named(None, "clip"))
-        seeds = tuple(unit.seed for unit in batch)
-        merged = request.updated(n=len(batch), seed=None, seeds=seeds)
-        stream = self.models.pipeline(name).generate(merged, rank_by=ranker)
+        stream = self.models.pipeline(name).generate(merged(request, batch), rank_by=ranker)
         for step in stream:
             if step.result is not None:
                 return step.result
@@ -425,7 +421,7 @@ class Jobs:
                 live.index, live.total, live.eta = step.index, step.total, step.eta
                 if picture is not None:
                     self._previews[unit.job.id].append(picture)
-        self._tell()
+        self._tell(*{unit.job.id for unit in batch})
 
     def _save(self, batch: list[Unit], result: Result) -> None:
         """Write the outputs of a batch, and end the jobs that have all of theirs."""
@@ -433,8 +429,10 @@ class Jobs:
             job = self.store.get(unit.job.id)
             if job is None or job.ended:
                 continue
-            # The receipt of the job's own request, as if it had been alone.
-            receipt = output.receipt | {"request": job.request}
+            # The receipt of the job's own request, as if it had been alone, without the paths of
+            # adapters.
+            resolved = output.receipt["resolved"] | {"adapter": job.request.get("adapter")}
+            receipt = output.receipt | {"request": job.request, "resolved": resolved}
             file = self._write(replace(output, receipt=receipt), job, unit.place)
             saved = SavedOutput(unit.place, output.seed, file, receipt.get("revised_prompt"))
             ended = time.time() if len(job.left) == 1 else None

@@ -29,7 +29,8 @@ def body_of(
             about = Request.model_fields[name].description
             properties[name] = {"type": "string", "description": f"{about}: a data URL"}
         properties["control"] = {"type": "array", "items": {"type": "object"}}
-        properties.pop("adapter", None)  # files of the server's machine
+        about = "names from /v1/adapters, such as mug or mug:0.8"
+        properties["adapter"] = {"type": "array", "items": {"type": "string"}, "description": about}
     for schema in schemas:
         properties |= _inline(schema)
     json_schema = {"type": "object", "properties": properties, "additionalProperties": False}

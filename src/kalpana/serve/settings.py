@@ -27,6 +27,8 @@ class Settings:
     - ``folder``: of the jobs, their inputs and their outputs
     - ``models``: names or folders of weights; empty: all models that come with Kalpana
     - ``max_models``: number of models in memory; the least recently used one is dropped
+    - ``memory``: bytes of the models in memory; None: any number
+    - ``adapters``: folder of adapters (LoRA) that requests may name; None: there are none
     - ``api_keys``: SHA-256 of the keys; empty: no key is asked for
     - ``hosts``: accepted values of the Host header, without the port; empty: any
     - ``origins``: web pages of other hosts that may call the server (CORS)
@@ -34,12 +36,18 @@ class Settings:
     - ``max_body``: bytes of a request; ``max_input_pixels``: of an uploaded picture
     - ``max_pixels``: of one output, over all frames; ``max_n``: outputs of a request
     - ``max_prompt``: characters; ``max_queue``: waiting jobs of one client
+    - ``quota``: outputs of one client on a day (UTC); None: any number
+    - ``peers``: folder whose folders belong to the replicas behind the same address; None: alone
+    - ``link_key``: signs links; the same for all replicas
+    - ``patience``: seconds without a byte of a request's body after which it is given up
     """
 
     folder: Path
     models: tuple[str, ...] = ()
     device: str | None = None
     max_models: int = 2
+    memory: int | None = None
+    adapters: Path | None = None
     api_keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
@@ -50,6 +58,10 @@ class Settings:
     max_n: int = 64
     max_prompt: int = 32_000
     max_queue: int = 256
+    quota: int | None = None
+    peers: Path | None = None
+    link_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    patience: float = 30.0
 
 
 def hashed_keys(keys: list[str]) -> tuple[str, ...]:
@@ -61,13 +73,11 @@ def hashed_keys(keys: list[str]) -> tuple[str, ...]:
 
 @dataclass
 class Server:
-    """What the routes share: settings, models, jobs, the key that signs links, and counters of
-    HTTP answers by status and of finished outputs."""
+    """What the routes share: settings, models, jobs, and counters of HTTP answers by status."""
 
     settings: Settings
     models: Models
     jobs: Jobs
-    link_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     answers: dict[int, int] = field(default_factory=dict)
     sd_model: str | None = None  # the checkpoint chosen by /sdapi/v1/options
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from kalpana.inputs import ControlMap
+from kalpana.inputs import ControlMap, Media
 from kalpana.media import write
 from kalpana.request import INPUTS, Request
 from kalpana.types import KalpanaError
@@ -41,7 +41,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     seconds REAL,
     previews INTEGER NOT NULL,
     warnings TEXT NOT NULL,
-    error TEXT
+    error TEXT,
+    priority INTEGER NOT NULL DEFAULT 0,
+    remixed_from TEXT
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
 CREATE INDEX IF NOT EXISTS jobs_by_client ON jobs (client, number);
@@ -54,6 +56,12 @@ CREATE TABLE IF NOT EXISTS outputs (
     PRIMARY KEY (job, place)
 );
 CREATE TABLE IF NOT EXISTS stars (file TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS usage (
+    client TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    outputs INTEGER NOT NULL,
+    PRIMARY KEY (client, day)
+);
 CREATE TABLE IF NOT EXISTS embeddings (
     file TEXT NOT NULL,
     encoder TEXT NOT NULL,
@@ -62,11 +70,22 @@ CREATE TABLE IF NOT EXISTS embeddings (
 );
 """
 
+VERSION = 1  # of the schema, in the database's user_version
+# Columns that a database of version 0 lacks.
+ADDED = ("priority INTEGER NOT NULL DEFAULT 0", "remixed_from TEXT")
+
 OUTPUTS = """
-SELECT place, seed, outputs.file AS file, revised_prompt, stars.file IS NOT NULL AS starred
-FROM outputs LEFT JOIN stars ON stars.file = outputs.file WHERE job = ? ORDER BY place
+SELECT job, place, seed, outputs.file AS file, revised_prompt, stars.file IS NOT NULL AS starred
+FROM outputs LEFT JOIN stars ON stars.file = outputs.file
+WHERE job IN (SELECT value FROM json_each(?)) ORDER BY place
 """
 DELETE_STAR = "DELETE FROM stars WHERE file = ?"
+COUNT_OUTPUTS = """
+INSERT INTO usage VALUES (?, ?, ?)
+ON CONFLICT (client, day) DO UPDATE SET outputs = outputs + excluded.outputs
+"""
+DAY = 86_400  # seconds
+LOCK_SECONDS = 5.0  # that a lock of another program is waited for
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,9 @@ class Job:
 
     ``client`` owns it; ``user`` is whose turn it takes in the queue. ``request`` holds the fields
     that were set, with a seed; ``size`` and ``seconds`` are those of its outputs. ``previews`` is
-    the number of previews that were asked for. Times are seconds since 1970.
+    the number of previews that were asked for. Among the jobs of one user those of a higher
+    ``priority`` come first. ``remixed_from`` is the job whose video this one changes. Times are
+    seconds since 1970.
     """
 
     number: int
@@ -105,15 +126,24 @@ class Job:
     previews: int
     warnings: tuple[str, ...]
     error: str | None
+    priority: int = 0
+    remixed_from: str | None = None
     outputs: tuple[SavedOutput, ...] = ()
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether the outputs are the pictures on the way between two, which share one seed."""
+        given = {name for name, value in self.request.items() if value is not None}
+        between = "last_image" in given and not given & {"seeds", "strength"}
+        return self.kind == "image" and between and self.request.get("n", 1) > 1
 
     @property
     def seeds(self) -> list[int]:
         """The seeds, one for each output."""
         if self.request.get("seeds"):
             return list(self.request["seeds"])
-        seed = self.request["seed"]
-        return list(range(seed, seed + self.request.get("n", 1)))
+        seed, n = self.request["seed"], self.request.get("n", 1)
+        return [seed] * n if self.interpolates else list(range(seed, seed + n))
 
     @property
     def left(self) -> list[tuple[int, int]]:
@@ -132,10 +162,15 @@ class Job:
         return self.state not in OPEN
 
 
+class InUse(KalpanaError):
+    """Another server uses the folder."""
+
+
 class Store:
     """The jobs in a folder, which it locks. Its methods may be called from any thread.
 
-    Raises KalpanaError if another server uses the folder, or it cannot be written.
+    Raises KalpanaError if another server uses the folder, it cannot be written, or its database
+    cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -144,13 +179,11 @@ class Store:
         for each in (self.inputs, self.outputs):
             each.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(
-            folder / "jobs.sqlite", check_same_thread=False, isolation_level=None
-        )
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(SCHEMA)
+        try:
+            self._db = _opened(folder / "jobs.sqlite")
+        except BaseException:
+            self._file.close()
+            raise
 
     def close(self) -> None:
         with self._lock:
@@ -170,13 +203,16 @@ class Store:
 
     # ------------------------------------------------------------------------------ jobs
 
-    def add(self, **fields: Any) -> Job:
-        """A new job, committed."""
+    def add(self, outputs: int = 0, **fields: Any) -> Job:
+        """A new job, committed; its number of ``outputs`` counts as used by its client."""
         fields = fields | {name: json.dumps(fields[name]) for name in ("request", "warnings")}
         names = ", ".join(fields)
         marks = ", ".join("?" * len(fields))
         with self._transaction() as db:
             db.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", tuple(fields.values()))
+            if outputs:
+                day = int(fields["created"] // DAY)
+                db.execute(COUNT_OUTPUTS, (fields["client"], day, outputs))
         job = self.get(fields["id"])
         assert job is not None
         return job
@@ -188,6 +224,12 @@ class Store:
     def waiting(self) -> list[Job]:
         """The jobs that are queued or running, in the order in which they came."""
         return self._jobs("WHERE state IN (?, ?) ORDER BY number", *OPEN)
+
+    def open_count(self, client: str | None = None) -> int:
+        """The number of jobs that are queued or running, of one client or of all."""
+        query = "SELECT COUNT(*) FROM jobs WHERE state IN (?, ?) AND (? IS NULL OR client = ?)"
+        with self._lock:
+            return self._db.execute(query, (*OPEN, client, client)).fetchone()[0]
 
     def listed(
         self,
@@ -284,7 +326,7 @@ class Store:
                 db.execute("DELETE FROM embeddings WHERE file = ?", (output.file,))
             db.execute("DELETE FROM outputs WHERE job = ?", (id,))
             used = "SELECT 1 FROM jobs WHERE instr(request, ?) LIMIT 1"
-            for media in Request(**job.request).media():
+            for media in _uploads(Request(**job.request)):
                 if db.execute(used, (media.sha256,)).fetchone() is None:
                     (self.inputs / media.sha256).unlink(missing_ok=True)
         for path in self.outputs.glob(f"{id}-*"):
@@ -301,6 +343,14 @@ class Store:
                 path.unlink()
         return done.rowcount
 
+    def used(self, client: str, now: float) -> int:
+        """The number of outputs that a client has asked for on the day (UTC) of ``now``."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT outputs FROM usage WHERE client = ? AND day = ?", (client, int(now // DAY))
+            ).fetchone()
+        return row["outputs"] if row else 0
+
     def counts(self) -> dict[str, int]:
         """The number of jobs in each state."""
         with self._lock:
@@ -311,10 +361,9 @@ class Store:
         with self._lock:
             rows = self._db.execute(f"SELECT * FROM jobs {where}", values).fetchall()
             found: dict[str, list[SavedOutput]] = {row["id"]: [] for row in rows}
-            for id, outputs in found.items():
-                for row in self._db.execute(OUTPUTS, (id,)):
-                    fields = dict(row) | {"starred": bool(row["starred"])}
-                    outputs.append(SavedOutput(**fields))
+            for row in self._db.execute(OUTPUTS, (json.dumps([*found]),)):
+                fields = dict(row) | {"starred": bool(row["starred"])}
+                found[fields.pop("job")].append(SavedOutput(**fields))
         return [
             Job(
                 **dict(row)
@@ -331,7 +380,7 @@ class Store:
 
     def keep_inputs(self, request: Request) -> None:
         """Write the media inputs of a request, by their hash."""
-        for media in request.media():
+        for media in _uploads(request):
             path = self.inputs / media.sha256
             if not path.exists():
                 write(path, media.read())
@@ -351,7 +400,7 @@ class Store:
 
     def input_of(self, job: Job, sha256: str) -> bytes | None:
         """The bytes of a media input of a job; None if it has no such input."""
-        found = {media.sha256 for media in Request(**job.request).media()}
+        found = {media.sha256 for media in _uploads(Request(**job.request))}
         return self._bytes(sha256) if sha256 in found else None
 
     def _bytes(self, sha256: str) -> bytes:
@@ -359,6 +408,41 @@ class Store:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise KalpanaError(f"the input {sha256[:12]}… of this job is damaged: send it again")
         return data
+
+
+def _uploads(request: Request) -> list[Media]:
+    """The inputs of a request that were uploaded; adapters are files of the server."""
+    return request.model_copy(update={"adapter": None}).media()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """The database of a file, created if missing, with the tables of this version.
+
+    Raises KalpanaError if it is locked, damaged, or of a newer version.
+    """
+    try:
+        db = sqlite3.connect(path, LOCK_SECONDS, check_same_thread=False, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > VERSION:
+            raise KalpanaError(
+                f"{path} was written by a newer Kalpana (its schema is {found}, this one's is "
+                f"{VERSION}): update Kalpana, or name another folder by --folder"
+            )
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.executescript(SCHEMA)
+        columns = {row["name"] for row in db.execute("PRAGMA table_info(jobs)")}
+        for column in ADDED:
+            if column.partition(" ")[0] not in columns:
+                db.execute(f"ALTER TABLE jobs ADD COLUMN {column}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    except sqlite3.Error as error:
+        raise KalpanaError(
+            f"the database {path} cannot be used: {error}; end the program that locks it, or name "
+            "another folder by --folder"
+        ) from None
+    return db
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -378,7 +462,7 @@ def _lock(folder: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise KalpanaError(
+        raise InUse(
             f"another server uses the folder {folder}: stop it, or name another by --folder"
         ) from None
     return file

@@ -82,6 +82,7 @@ def restored(receipt: dict[str, Any], server: Server) -> tuple[dict[str, Any], l
     if (version := receipt.get("kalpana")) != __version__:
         notes.append({"code": "other_version", "was": str(version)[:40], "now": __version__})
     lost = [name for name in (*INPUTS, "control") if fields.pop(name, None) is not None]
+    settings |= server.models.adapters.restored(fields.pop("adapter", None), lost)
     if lost:
         notes.append({"code": "inputs_missing", "fields": lost})
     model = fields.pop("model", None)
@@ -192,6 +193,7 @@ async def _traced(
         loop.call_soon_threadsafe(steps.put_nowait, step)
 
     try:
+        request = server.models.adapters.located(request)
         return await server.jobs.call(lambda: page(server.models.pipeline(model), request, each))
     finally:
         left.set()

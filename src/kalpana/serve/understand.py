@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from kalpana.inputs import DATA_URL
 from kalpana.media import read_picture
 from kalpana.request import SEED_LIMIT
-from kalpana.serve.fields import Fields, Strict, invalid, only, pictures, read_fields
+from kalpana.serve.fields import Strict, invalid, only, pictures, read_fields
 from kalpana.serve.images import tokens
 from kalpana.serve.page import body_of
 from kalpana.serve.settings import Server, server_of
@@ -162,8 +162,8 @@ async def expand(http: HttpRequest) -> Response:
     from kalpana.text.tokenizer import language
     from kalpana.world.expansion import expand as expanded
 
-    fields: Fields = await read_fields(http, server_of(http).settings)
-    wire = only(fields, ExpandFields)
+    server = server_of(http)
+    wire = only(await read_fields(http, server.settings), ExpandFields)
     name = language(wire.prompt)
 
     def all_of_them() -> list[str]:
@@ -172,7 +172,8 @@ async def expand(http: HttpRequest) -> Response:
             return [wire.prompt for _ in seeds]
         return [expanded(wire.prompt, seed, name, wire.kind) for seed in seeds]
 
-    prompts = await run_in_threadpool(all_of_them)
+    # In the thread of the models: the grammar is read once, and takes seconds and memory.
+    prompts = await server.jobs.call(all_of_them)
     data = [{"seed": wire.seed + k, "prompt": text} for k, text in enumerate(prompts)]
     return JSONResponse({"object": "list", "data": data})
 

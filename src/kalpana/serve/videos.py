@@ -1,4 +1,9 @@
-"""OpenAI's video endpoints: create, poll, list, content and delete."""
+"""OpenAI's video endpoints: create, remix, edit, extend, poll, list, content and delete.
+
+A remix and an edit change a video by ``strength``, as its prompt says; an extension continues it.
+Of a video that was made here they take the model, the size and the frame rate, unless others are
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from starlette.requests import Request as HttpRequest
 from kalpana.media import grid, read_video
 from kalpana.serve.accept import accept, read_output
 from kalpana.serve.errors import ApiError, not_found
-from kalpana.serve.fields import Strict, invalid, read_fields, take
+from kalpana.serve.fields import PRIORITY, Fields, Strict, invalid, read_fields, take
 from kalpana.serve.page import body_of
 from kalpana.serve.settings import Server, client_of, server_of
 from kalpana.serve.store import Job
@@ -42,6 +47,14 @@ class VideoFields(Strict):
 
     input_reference: Any = Field(None, description="the first picture: the same as image")
     user: str = Field("", max_length=200, description="whose turn in the queue it is")
+    priority: int = PRIORITY
+
+
+class ChangeFields(Strict):
+    """The fields of a change that are no fields of a Request."""
+
+    user: str = Field("", max_length=200, description="whose turn in the queue it is")
+    priority: int = PRIORITY
 
 
 @router.post(
@@ -58,8 +71,84 @@ async def create(http: HttpRequest) -> Response:
         fields["image"] = wire.input_reference
     if fields.get("n") not in (None, 1, "1"):
         raise invalid("n", "one video a request: leave it out")
-    job = await accept(http, fields, kind="video", user=wire.user)
+    job = await accept(http, fields, kind="video", user=wire.user, priority=wire.priority)
     return _video(server_of(http), job)
+
+
+@router.post(
+    "/v1/videos/edits",
+    summary="A video changed as its prompt says, by strength",
+    openapi_extra=body_of(ChangeFields, upload=True),
+)
+async def edits(http: HttpRequest) -> Response:
+    fields = await read_fields(http, server_of(http).settings)
+    return await _changed(http, fields, await _source(http, fields))
+
+
+@router.post(
+    "/v1/videos/extensions",
+    summary="A video continued for some seconds",
+    openapi_extra=body_of(ChangeFields, upload=True),
+)
+async def extensions(http: HttpRequest) -> Response:
+    fields = await read_fields(http, server_of(http).settings)
+    source = await _source(http, fields)
+    if "extend" in fields and "seconds" in fields:
+        raise invalid("seconds", "is the same as extend here: leave one out")
+    if not {"extend", "seconds"} & {*fields}:
+        raise invalid("seconds", "is missing: write by how many it is continued", "missing_field")
+    fields["extend"] = fields.pop("seconds", fields.get("extend"))
+    return await _changed(http, fields, source)
+
+
+@router.post(
+    "/v1/videos/{id}/remix",
+    summary="A finished video changed as a new prompt says",
+    openapi_extra=body_of(ChangeFields),
+)
+async def remix(http: HttpRequest, id: str) -> Response:
+    fields = await read_fields(http, server_of(http).settings)
+    if "video" in fields:
+        raise invalid("video", "is the one in the address: leave it out", "unknown_field")
+    return await _changed(http, fields, _finished(http, id), remixed=True)
+
+
+async def _source(http: HttpRequest, fields: Fields) -> Job | None:
+    """The job of the video that a request names by its id, as ``video[id]`` in a form; None for an
+    upload. Raises ApiError if there is neither."""
+    given = fields.pop("video[id]", None)
+    if given is not None and "video" in fields:
+        raise invalid("video", "a file and an id are both given: leave one out")
+    if given is None and isinstance(fields.get("video"), dict) and [*fields["video"]] == ["id"]:
+        given = fields.pop("video")["id"]
+    if given is not None:
+        return _finished(http, str(given))
+    if "video" not in fields:
+        raise invalid("video", "is missing: send a file, or {id} of a video", "missing_field")
+    return None
+
+
+async def _changed(
+    http: HttpRequest, fields: Fields, source: Job | None, remixed: bool = False
+) -> Response:
+    """The answer to a request that changes or continues a video: of a job, or its own upload."""
+    server = server_of(http)
+    wire = take(fields, ChangeFields)
+    if "prompt" not in fields:
+        raise invalid("prompt", "is missing", "missing_field")
+    if source is not None:
+        kept = {name: source.request.get(name) for name in ("model", "fps")} | {"size": source.size}
+        fields = {name: value for name, value in kept.items() if value is not None} | fields
+        fields["video"] = await run_in_threadpool(read_output, server, source.outputs[0])
+    job = await accept(
+        http,
+        fields,
+        kind="video",
+        user=wire.user,
+        priority=wire.priority,
+        remixed_from=source.id if source is not None and remixed else None,
+    )
+    return _video(server, job)
 
 
 @router.get("/v1/videos", summary="The videos of this client")
@@ -92,9 +181,7 @@ async def poll(http: HttpRequest, id: str) -> Response:
 async def content(
     http: HttpRequest, id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
 ) -> Response:
-    server, job = server_of(http), _job(http, id)
-    if job.state != "done":
-        raise ApiError(409, f"video {id} is {STATES[job.state]}, not completed", "not_ready")
+    server, job = server_of(http), _finished(http, id)
     (output,) = job.outputs
     data = read_output(server, output)
     if variant == "video":
@@ -116,6 +203,14 @@ def _job(http: HttpRequest, id: str) -> Job:
         raise not_found(f"video {id[:60]!r}") from None
     if job.kind != "video" or not id.startswith(PREFIX):
         raise not_found(f"video {id[:60]!r}")
+    return job
+
+
+def _finished(http: HttpRequest, id: str) -> Job:
+    """The job of a finished video of this client."""
+    job = _job(http, id)
+    if job.state != "done":
+        raise ApiError(409, f"video {id} is {STATES[job.state]}, not completed", "not_ready")
     return job
 
 
@@ -153,7 +248,7 @@ def video_json(server: Server, job: Job) -> dict[str, Any]:
         "size": job.size,
         "seconds": f"{job.seconds:g}" if job.seconds else None,
         "seed": job.seeds[0],
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": f"{PREFIX}{job.remixed_from}" if job.remixed_from else None,
         "error": error,
         "warnings": list(job.warnings),
     }

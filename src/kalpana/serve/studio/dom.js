@@ -5,11 +5,13 @@ export const $$ = (selector, root = document) => [...root.querySelectorAll(selec
 
 // ------------------------------------------------------------------------------------ language
 
-let strings = { en: {}, hi: {} };
+const strings = { en: {}, hi: {} };
 export let language = "en";
 
 export async function loadStrings() {
-  strings = await (await fetch("/studio/strings.json")).json();
+  for (const name of Object.keys(strings)) {
+    strings[name] = await (await fetch(`/studio/strings-${name}.json`)).json();
+  }
   const wanted = stored("language") ?? (navigator.language.startsWith("hi") ? "hi" : "en");
   language = wanted in strings ? wanted : "en";
 }
@@ -99,11 +101,21 @@ export function announce(key, values = {}) {
   $("#live").textContent = t(key, values);
 }
 
+// The server's words about an error, and before them the kind of error in the page's language, by
+// its code; the style sheet hides the kind on the English page, where the words say it.
+export function explain(message, code = null, param = null) {
+  const words = h("span", { lang: "en", dir: "auto" }, message);
+  if (!has(`error_${code}`)) return words;
+  const field = [`f_${param}`, param].find(has);
+  return h("span", {}, h("span", { class: "error-kind" },
+    ...field ? [say(field), ": "] : [], say(`error_${code}`), " "), words);
+}
+
 // Shows a message until it is closed; at most three. ``text`` is a string key, or an error.
 export function alertUser(text, values = {}) {
-  const message = text instanceof Error
-    ? h("span", { lang: "en", dir: "auto" }, text.message)
-    : say(text, values);
+  const message = !(text instanceof Error) ? say(text, values)
+    : text.status === undefined ? h("span", { dir: "auto" }, text.message)
+    : explain(text.message, text.code, text.param);
   const box = h("div", { class: "alert" }, message,
     h("button", { type: "button", class: "icon", "data-t-label": "close",
       onclick: () => box.remove() },

@@ -1,17 +1,24 @@
 // The edit tab: a picture with a mask that is painted or given by numbers, and control maps.
 
-import { ApiError, post } from "./api.js";
+import { post } from "./api.js";
 import { $, alertUser, h, put, t } from "./dom.js";
+import { keep, kept, soon } from "./drafts.js";
 import { capabilities, refusal } from "./form.js";
-import { Slot } from "./slots.js";
+import { blobOf, Slot } from "./slots.js";
 
 const OVERLAY = "rgba(120, 80, 255, 0.55)";
 const MOST_UNDO = 20;
+const SIDES = ["left", "top", "right", "bottom"];
 let slot;
 let mask = null; // a canvas of the size of the picture: opaque where it is drawn anew
 let undo = [];
 let painted = false;
 let maps = []; // {slot, kind, strength, element}
+const changed = soon(() => keep("edit", {
+  image: slot.value?.url, mask: painted ? maskUrl() : null, outpaint: widened(),
+  maps: maps.map((each) => ({ kind: each.kind.value, strength: each.strength.value,
+    image: each.slot.value?.url })),
+}));
 
 export function start() {
   slot = new Slot("image", "picture", { changed: pictureChanged });
@@ -34,6 +41,7 @@ export function start() {
       "h"].map((each) => Number($(`#rect-${each}`).value) || 0);
     change((context) => context.fillRect(x, y, w, high));
   });
+  $("#widen").addEventListener("input", changed);
   $("#add-control").addEventListener("click", () => addMap());
   document.addEventListener("language", () => mask && state());
   document.addEventListener("model", showKinds);
@@ -45,7 +53,8 @@ const press = (button) =>
 // --------------------------------------------------------------------------------------- mask
 
 function pictureChanged(value) {
-  $("#mask-tools").hidden = !value;
+  changed();
+  $("#mask-tools").hidden = $("#widen").hidden = !value;
   undo = [];
   mask = value && h("canvas", { width: value.width, height: value.height });
   mask?.getContext("2d", { willReadFrequently: true });
@@ -88,6 +97,7 @@ function covered() {
 
 function state() {
   const share = covered();
+  changed();
   painted = share > 0;
   put($("#mask-state"), painted ? "mask_covers" : "mask_empty",
     { percent: (100 * share).toFixed(share < 0.1 ? 1 : 0) });
@@ -173,16 +183,29 @@ async function setMask(blob) {
   restore(pixels);
 }
 
+// The margins by which the picture is widened, or null.
+function widened() {
+  const found = SIDES.map((side) => [side, Number($(`#widen-${side}`).value) || 0])
+    .filter(([, pixels]) => pixels > 0);
+  return found.length ? Object.fromEntries(found) : null;
+}
+
+function setWidened(margins) {
+  for (const side of SIDES) $(`#widen-${side}`).value = margins?.[side] || "";
+  if (margins) $("#widen").open = true;
+}
+
 // ---------------------------------------------------------------------------------------- maps
 
 function addMap(kind, strength = 1) {
   if (maps.length >= 8) return null;
   const id = `map-${Date.now() % 1e6}-${maps.length}`;
   const entry = {};
-  const select = h("select", { id: `${id}-kind` });
+  const select = h("select", { id: `${id}-kind`, onchange: changed });
   const weight = h("input",
-    { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength });
-  entry.slot = new Slot(id, "map", { extra: [
+    { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength,
+      oninput: changed });
+  entry.slot = new Slot(id, "map", { changed, extra: [
     h("button", { type: "button", "data-t": "edges_of", onclick: () => make(entry, "edges") }),
     h("button", { type: "button", "data-t": "glyphs_of", onclick: () => make(entry, "glyphs") }),
   ] });
@@ -197,6 +220,7 @@ function addMap(kind, strength = 1) {
     h("button", { type: "button", "data-t": "remove_map", onclick: () => {
       maps = maps.filter((each) => each !== entry);
       entry.element.remove();
+      changed();
       $("#add-control").focus();
     } }));
   maps.push(entry);
@@ -205,6 +229,7 @@ function addMap(kind, strength = 1) {
   const used = maps.map((each) => each.kind.value);
   select.value = kind ?? capabilities?.controls.find((each) => !used.slice(0, -1).includes(each))
     ?? "edges";
+  changed();
   return entry;
 }
 
@@ -242,7 +267,10 @@ export function read() {
   const fields = {};
   if (slot.value && !refusal("image")) {
     fields.image = slot.value.url;
+    const margins = widened();
     if (painted && !refusal("mask")) fields.mask = maskUrl();
+    if (margins && fields.mask) throw new Error(t("outpaint_or_mask"));
+    if (margins && !refusal("outpaint")) fields.outpaint = margins;
   }
   const used = maps.filter((each) => each.slot.value);
   if (used.length && !refusal("control")) {
@@ -250,7 +278,7 @@ export function read() {
       kind: each.kind.value, image: each.slot.value.url, strength: Number(each.strength.value || 1),
     }));
   }
-  if (!fields.image && !fields.control) throw new ApiError(400, t("nothing_to_edit"));
+  if (!fields.image && !fields.control) throw new Error(t("nothing_to_edit"));
   return fields;
 }
 
@@ -263,10 +291,24 @@ export async function write(request, input) {
   maps = [];
   painted = false;
   if (request.image) await slot.set(await input(request.image));
+  setWidened(request.outpaint);
   if (request.mask && slot.value) await setMask(await input(request.mask));
   for (const each of request.control ?? []) {
     const entry = addMap(each.kind, each.strength ?? 1);
     if (entry) await entry.slot.set(await input(each.image));
+  }
+}
+
+// Puts back the picture, the mask and the maps of before the page was loaded again.
+export async function restoreDraft() {
+  const draft = await kept("edit");
+  if (draft?.image && await slot.setUrl(draft.image) && draft.mask) {
+    await setMask(blobOf(draft.mask));
+  }
+  setWidened(draft?.outpaint);
+  for (const each of draft?.maps ?? []) {
+    const entry = addMap(each.kind, each.strength);
+    if (entry && each.image) await entry.slot.setUrl(each.image);
   }
 }
 

@@ -88,7 +88,7 @@ async function draw() {
   else if (mode === "trace") await tracing(request);
   else {
     const job = await jobs.submit(request);
-    announce("told_queued");
+    if (jobs.isOpen(job)) announce("told_queued"); // else its end was told already
     const card = $(`#job-${job.id}`);
     if (matchMedia("(max-width: 800px)").matches) card?.scrollIntoView({ block: "start" });
   }
@@ -258,6 +258,7 @@ async function main() {
   await whenUp(() => form.load());
   compareAndGrid.showModels();
   compareAndGrid.start();
+  for (const part of [edit, video]) await go(() => part.restoreDraft());
   await go(() => enter(location.hash.slice(1) || stored("mode") || "draw"));
   await go(() => results.loadRecent());
   document.documentElement.dataset.ready = "true";

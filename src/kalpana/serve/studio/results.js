@@ -1,7 +1,7 @@
 // Cards of jobs: state, progress with preview, outputs; and the queue.
 
 import { local } from "./api.js";
-import { $, alertUser, announce, h, icon, put, say, seconds, shortened, t } from "./dom.js";
+import { $, alertUser, announce, explain, h, icon, put, say, seconds, shortened, t } from "./dom.js";
 import { bus, cancel, isOpen, jobs, listed, previews, refreshed, remove, retry } from "./jobs.js";
 import { open } from "./viewer.js";
 
@@ -113,7 +113,7 @@ function build(element, job) {
         time ? ` · ${time}` : "")),
     h("div", { class: "outputs" }, outputs),
     ...running ? [h("progress", { max: 1, value: job.progress })] : [],
-    ...job.error ? [h("p", { class: "error", lang: "en", dir: "auto" }, job.error)] : [],
+    ...job.error ? [h("p", { class: "error" }, explain(job.error, "generation_failed"))] : [],
     ...job.warnings.map((each) => h("p", { class: "note warning", lang: "en", dir: "auto" }, each)),
     h("footer", {},
       h("span", { class: "card-state" }),

@@ -57,6 +57,12 @@ async function readVideo(file) {
   return { url: await dataUrl(file), width: 0, height: 0, image: null, type: file.type };
 }
 
+// The bytes of a data URL in base64.
+export function blobOf(url) {
+  const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (each) => each.charCodeAt(0));
+  return new Blob([bytes], { type: /^data:([^;,]*)/.exec(url)[1] });
+}
+
 // A slot for one file. ``value`` is what was read, or null; ``set`` takes a file or blob.
 export class Slot {
   constructor(name, label, { video = false, changed = () => {}, extra = [] } = {}) {
@@ -110,9 +116,7 @@ export class Slot {
 
   // Takes a data URL in base64.
   async setUrl(url) {
-    const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)),
-      (each) => each.charCodeAt(0));
-    return this.set(new Blob([bytes], { type: /^data:([^;,]*)/.exec(url)[1] }));
+    return this.set(blobOf(url));
   }
 
   clear() {

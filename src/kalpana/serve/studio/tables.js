@@ -1,6 +1,6 @@
 // The tabs Compare and X/Y grid: many jobs, shown as a table with legends.
 
-import { $, $$, alertUser, announce, h, put, say, seconds, shortened, store, stored,
+import { $, $$, alertUser, announce, explain, h, put, say, seconds, shortened, store, stored,
   t } from "./dom.js";
 import { able, capabilitiesOf, models, refusal } from "./form.js";
 import { bus, isOpen, jobs, previews, refreshed, submit } from "./jobs.js";
@@ -147,7 +147,7 @@ async function run(name, table) {
       each.id = (await submit({ previews: 4, ...each.fields })).id;
     } catch (error) {
       if (error.status === 0) throw error;
-      each.error = error.message;
+      each.error = { message: error.message, code: error.code, param: error.param };
     }
     store(`table.${name}`, table);
     cell(name, k);
@@ -192,7 +192,10 @@ function cell(name, k) {
   if (!place) return;
   const [width, height] = (job?.size ?? "128x128").split("x");
   const parts = [];
-  if (each.error) parts.push(h("p", { class: "error", lang: "en" }, each.error));
+  if (each.error) {
+    const { message = each.error, code, param } = each.error;
+    parts.push(h("p", { class: "error" }, explain(message, code, param)));
+  }
   else if (!each.id) parts.push(say("not_sent", {}, "p"));
   else if (!job) parts.push(say("was_deleted", {}, "p"));
   else if (job.outputs.length) {
@@ -205,7 +208,8 @@ function cell(name, k) {
       : h("div", { class: "blank" }),
       h("progress", { max: 1, value: job.progress,
         "aria-label": t("progress_of", { percent: Math.round(100 * job.progress) }) }));
-  } else parts.push(h("p", { class: "error", lang: "en" }, job.error ?? t(`state_${job.state}`)));
+  } else parts.push(h("p", { class: "error" }, job.error
+    ? explain(job.error, "generation_failed") : say(`state_${job.state}`)));
   const about = [];
   if (job?.finished_at && job.started_at) about.push(seconds(job.finished_at - job.started_at));
   if (about.length) parts.push(h("p", { class: "note" }, about.join(" · ")));

@@ -32,7 +32,7 @@ export async function trace(request) {
         bar.value = data.index / data.total;
         put(note, data.eta === null ? "tracing" : "tracing_eta", { eta: seconds(data.eta ?? 0) });
       } else if (name === "error") {
-        throw new ApiError(400, data.error.message);
+        throw new ApiError(400, data.error.message, data.error.code, data.error.param);
       } else if (name === "done") {
         page = data.html;
         show();

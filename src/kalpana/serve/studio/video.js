@@ -2,14 +2,17 @@
 
 import { $ } from "./dom.js";
 import { refusal } from "./form.js";
+import { keep, kept, soon } from "./drafts.js";
 import { Slot } from "./slots.js";
 
 const slots = {};
+const changed = soon(() => keep("video", Object.fromEntries(
+  Object.entries(slots).map(([name, { value }]) => [name, value?.url]))));
 
 export function start() {
-  slots.image = new Slot("first", "first_picture");
-  slots.last_image = new Slot("last", "last_picture");
-  slots.video = new Slot("video", "source_video", { video: true });
+  slots.image = new Slot("first", "first_picture", { changed });
+  slots.last_image = new Slot("last", "last_picture", { changed });
+  slots.video = new Slot("video", "source_video", { changed, video: true });
   slots.image.element.dataset.field = "image";
   slots.last_image.element.dataset.field = "last_image";
   for (const slot of Object.values(slots)) {
@@ -33,6 +36,13 @@ export async function setVideo(blob) {
   slots.image.clear();
   slots.last_image.clear();
   return slots.video.set(blob);
+}
+
+// Puts back what was in the slots before the page was loaded again.
+export async function restoreDraft() {
+  for (const [name, url] of Object.entries(await kept("video") ?? {})) {
+    if (url && slots[name]) await slots[name].setUrl(url);
+  }
 }
 
 // Puts the inputs of a job's request back.
