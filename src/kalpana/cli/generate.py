@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from kalpana.request import Request
 from kalpana.types import KalpanaError, Output
 
 if TYPE_CHECKING:
+    from kalpana.pipelines.pipeline import Pipeline
     from kalpana.understand.encoder import Encoder
 
 
@@ -172,13 +174,17 @@ def generate(
             for number, request in enumerate(requests, start=1):
                 label = f"{number}/{len(requests)}" if len(requests) > 1 else ""
                 for part in request.parts(TOGETHER):
-                    result = watch(pipeline.generate(part, rank_by=ranker), label, stop)
+                    kept = _kept_latents(pipeline, out, part)
+                    stream = pipeline.generate(part, rank_by=ranker, **kept)
+                    result = watch(stream, label, stop)
                     for picture in result.outputs:
                         count = len(saved) + 1
                         stem = name_of(name, pipeline.name, request, picture.seed, count)
                         saved.append(_saved(picture, out / stem, metadata))
                         if not as_json:
                             print(saved[-1][0], flush=True)
+                    for folder in kept.values():
+                        shutil.rmtree(folder, ignore_errors=True)
             if grid:
                 path = out / f"{saved[0][0].stem}-grid.png"
                 pictures = contact_sheet([picture.image for _, picture in saved])
@@ -199,6 +205,20 @@ def generate(
                 for path, picture in saved
             ]
             print_json(listed)
+
+
+def _kept_latents(pipeline: Pipeline, out: Path, request: Request) -> dict[str, Path]:
+    """The option by which a video model keeps its denoised latents below ``out`` until the files
+    are written; says so where they are those of a run that was killed."""
+    from kalpana.pipelines.denoised import folder_of
+    from kalpana.pipelines.diffusion import DiffusionPipeline
+
+    if not isinstance(pipeline, DiffusionPipeline) or "seconds" not in pipeline.capabilities.uses:
+        return {}
+    folder = folder_of(out, request)
+    if folder.is_dir():
+        print("going on from the denoised latents of a run that was stopped", file=sys.stderr)
+    return {"latents": folder}
 
 
 def expand(

@@ -5,7 +5,7 @@ the motion of the camera, as what a video network reads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 from kalpana.media import read_video, to_images, to_pixels
 from kalpana.pipelines.editing import fitted
 from kalpana.request import Request
-from kalpana.types import Codec, KalpanaError
+from kalpana.types import Codec, Cond, KalpanaError
 from kalpana.world.video import DIRECTIONS, Camera
 
 PAN, ZOOM, TURN = 0.225, 1.6, 42.0  # image widths, ratio and degrees: the middle of the world's
 CONTEXT = 3  # latent frames of a video that its continuation sees
+WINDOW = 9  # latent frames of a continuation that are sampled together: the longest of training
 
 
 class VideoCodec(Codec, Protocol):
@@ -48,6 +49,15 @@ class VideoInputs:
     x0: Tensor | None = None
     before: tuple[Image.Image, ...] = ()
     again: int = 0
+
+    def windows(self, length: int) -> list[slice]:
+        """The windows in which ``length`` latent frames are sampled one after another: all in one,
+        but for a continuation, whose windows of at most WINDOW begin with CONTEXT known frames.
+        """
+        if not self.before or length <= WINDOW:
+            return [slice(0, length)]
+        starts = range(0, length - CONTEXT, WINDOW - CONTEXT)
+        return [slice(start, min(start + WINDOW, length)) for start in starts]
 
     def finish(self, pixels: Tensor) -> Tensor:
         """The whole video (b, f, 3, h, w): sampled pixels, cut to the length that was asked for,
@@ -83,6 +93,39 @@ def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device)
         known[0, place, :keys] = codec.encode(pixels[:, None])[0, 0, :keys]
         known[0, place, keys] = 1.0
     return VideoInputs(count, known)
+
+
+def video_cond(inputs: VideoInputs, codec: VideoCodec, request: Request, x: Tensor) -> Cond:
+    """The conditioning of the videos whose latents are ``x`` (b, f, c, h, w) on what is given of
+    them."""
+    assert request.fps  # resolved
+    b, f = x.shape[:2]
+    seconds = torch.arange(f, dtype=torch.float32, device=x.device)
+    seconds = seconds * codec.time_factor / request.fps
+    camera = None
+    if request.camera is not None:
+        camera = camera_path(request.camera, f).to(x.device).expand(b, -1, -1)
+    known = inputs.known
+    return Cond(
+        seconds=seconds.expand(b, -1),
+        camera=camera,
+        known=None if known is None else known.expand(b, -1, -1, -1, -1),
+    )
+
+
+def within(cond: Cond, x: Tensor, window: slice) -> Cond:
+    """The conditioning of a window of latent frames of ``x`` (b, f, c, h, w): all of it for the
+    first one; a later one is given its first CONTEXT frames, which are sampled already."""
+    if window.start == 0:
+        known = None if cond.known is None else cond.known[:, window]
+    else:
+        given = torch.zeros_like(x[:, window, :1])
+        given[:, :CONTEXT] = 1.0
+        known = torch.cat((x[:, window] * given, given), 2)
+    assert cond.seconds is not None
+    seconds = cond.seconds[:, window] - cond.seconds[:, window.start, None]
+    camera = None if cond.camera is None else cond.camera[:, window]
+    return replace(cond, seconds=seconds, camera=camera, known=known)
 
 
 def camera_path(word: str, count: int) -> Tensor:

@@ -1,0 +1,105 @@
+"""A video model on the prompts of Clips-200: drawing, resuming, floors and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kalpana.cli.main import app
+from kalpana.evaluate.video import scores, suite
+from kalpana.evaluate.video.drawn import Drawing, drawn
+from kalpana.evaluate.video.suite import VideoPrompt
+from kalpana.media import to_images, to_pixels
+from kalpana.pipelines import load
+from kalpana.types import KalpanaError
+from kalpana.world.grammar import LANGUAGES
+from kalpana.world.render import render
+from kalpana.world.video import Videos
+
+
+def prompts() -> list[VideoPrompt]:
+    """Two prompts made from training videos of short duration: quick to render and to draw."""
+    found = list[VideoPrompt]()
+    for i in range(200):
+        video = Videos().video(i)
+        if video.event == "move" and video.seconds < 1.3 and len(found) < 2:
+            text, language, _ = Videos().describe(i)
+            found.append(VideoPrompt(text, language, "move", video, "", len(found)))
+    return found
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> list[VideoPrompt]:
+    chosen = prompts()
+    monkeypatch.setattr(suite, "load", lambda dev: chosen)
+    monkeypatch.setattr(scores, "CAPTIONS", 20)
+    return chosen
+
+
+def test_a_model_is_scored_by_a_command_and_a_stopped_run_goes_on(
+    video_folder: Path, tmp_path: Path, few: list[VideoPrompt]
+) -> None:
+    asked = ["evaluate", "video", str(video_folder), "--side", "16", "--fps", "5", "--steps", "2"]
+    asked += ["--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert set(report) == {"score", "shuffled", "frozen", "nearest", "ceiling"}
+    assert report["frozen"]["measured"]["dynamic"]["value"] == 0
+    assert (
+        "| part | shuffled | frozen | nearest | score (95 %) | ceiling | prompts |" in done.output
+    )
+    languages = {prompt.language for prompt in few}
+    assert set(report["score"]["languages"]["tasks"]) == languages <= set(LANGUAGES)
+    first, second = sorted((tmp_path / "run").glob("*.webp"))
+    before = first.read_bytes(), second.stat().st_mtime_ns
+    first.unlink()
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code == 0 and again.stdout == done.stdout
+    assert (first.read_bytes(), second.stat().st_mtime_ns) == before
+    other = CliRunner().invoke(app, [*asked, "--image"])
+    assert other.exit_code == 2 and "holds a run with drawing" in other.stderr
+
+
+def test_a_video_lasts_as_long_as_the_true_one_and_can_begin_with_its_first_frame(
+    video_folder: Path, tmp_path: Path, few: list[VideoPrompt]
+) -> None:
+    model, prompt = load(str(video_folder), "cpu"), few[0]
+    drawing = Drawing("16x16", fps=5, steps=2, image=True)
+    (video,) = drawn(model, "tiny", [prompt], drawing, tmp_path / "a", {})
+    assert video.fps == pytest.approx(5)
+    assert (len(video.frames) - 1) / 5 == pytest.approx(prompt.video.seconds, abs=0.1)
+    true = render([prompt.video.at(0)], 16).pixels
+    codec = model.codec.image  # type: ignore[attr-defined]
+    through = to_pixels(to_images(codec.decode(codec.encode(true)).detach().clamp(-1, 1)))
+    assert np.abs(video.frames[0] - through[0]).max() < 0.02
+    (text,) = drawn(model, "tiny", [prompt], replace(drawing, image=False), tmp_path / "b", {})
+    assert np.abs(text.frames[0] - through[0]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["default"], "model 'default' makes no videos: name a video model"),
+        (["video", "--from-folder", "x"], "leave out the model, or --from-folder"),
+        (["--image"], "--steps, --image and --expand are for a model"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(
+    few: list[VideoPrompt], arguments: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(app, ["evaluate", "video", *arguments])
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_size_that_the_model_lacks_is_an_error_before_any_video(
+    video_folder: Path, tmp_path: Path, few: list[VideoPrompt]
+) -> None:
+    model = load(str(video_folder), "cpu")
+    with pytest.raises(KalpanaError, match="size '48x48' cannot be used"):
+        next(drawn(model, "tiny", few, Drawing("48x48"), tmp_path, {}))
