@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -106,3 +107,119 @@ def _loaded(name: str, device: str | None) -> DiffusionPipeline:
     if not isinstance(pipeline, DiffusionPipeline) or "video" not in pipeline.capabilities.uses:
         raise KalpanaError(f"model {name!r} makes no videos: name a video model, such as video")
     return pipeline
+
+
+@evaluating.command("drift")
+def drift(
+    model: Model = "video",
+    count: Annotated[int, typer.Option("-n", min=1, help="prompts")] = 8,
+    extensions: Annotated[int, typer.Option(min=1, help="extensions of each video")] = 5,
+    steps: Steps = None,
+    side: Side = 64,
+    fps: Fps = 8,
+    verifier: VerifierFolder = None,
+    device: Device = None,
+) -> None:
+    """Drift of extended videos: continued in latent space against the decoded end encoded again."""
+    from kalpana.evaluate.video.drift import ADDED, STAYING, measure
+    from kalpana.evaluate.video.suite import load
+    from kalpana.understand.encoder import load as load_clip
+
+    if extensions * ADDED > 60 * fps:
+        raise KalpanaError(
+            f"{extensions} extensions of {ADDED} frames are more than a minute at {fps} frames a "
+            f"second: write at most {60 * fps // ADDED}"
+        )
+    prompts = [prompt for prompt in load(dev=True) if prompt.task in STAYING][::2][:count]
+    pipeline, fields = _loaded(model, device), _fields(fps, steps)
+    with counting("drift") as progress:
+        table = measure(
+            pipeline,
+            model,
+            prompts,
+            judge_of(verifier, dev=False),
+            load_clip("clip", device),
+            extensions,
+            fields | {"size": f"{side}x{side}"},
+            progress,
+        )
+    print(table, end="")
+
+
+@evaluating.command("solids")
+def solids(
+    model: Model = "video",
+    count: Annotated[int, typer.Option("-n", min=1, help="turning solids")] = 24,
+    steps: Steps = None,
+    side: Side = 64,
+    fps: Fps = 8,
+    device: Device = None,
+) -> None:
+    """3-D consistency of turning cubes and cards, from their first frame and words."""
+    from kalpana.evaluate.video.solids import measure
+
+    pipeline, fields = _loaded(model, device), _fields(fps, steps)
+    with counting("solids") as progress:
+        table = measure(pipeline, model, count, side, fields, progress)
+    print(table, end="")
+
+
+def _fields(fps: int, steps: int | None) -> dict[str, Any]:
+    """Fields of the requests for videos."""
+    return {"fps": fps} | ({} if steps is None else {"steps": steps})
+
+
+@evaluating.command("recaption")
+def recaption(
+    recipe: Annotated[str, typer.Argument(help="a recipe of a video model, such as video")],
+    init: Annotated[
+        Path, typer.Option(help="weights of a half-trained video model, from which all arms start")
+    ],
+    train_steps: Annotated[
+        int, typer.Option(min=1, help="optimizer steps of each arm: equal compute")
+    ],
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="captions of a captioner, written by kalpana world recaption"),
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(help="sources of captions, with commas between")
+    ] = "noisy,short,captioner,mixture,true",
+    dev: Dev = False,
+    limit: Limit = None,
+    verifier: VerifierFolder = None,
+    steps: Steps = None,
+    side: Side = 64,
+    fps: Fps = 8,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="the run's folder; a run in it is resumed")] = Path(
+        "runs/recaption"
+    ),
+) -> None:
+    """The recaption ablation: sources of training captions by short and expanded prompts."""
+    from kalpana.evaluate.run import first
+    from kalpana.evaluate.video.drawn import Drawing
+    from kalpana.evaluate.video.recaption import ablation, arms_of
+    from kalpana.evaluate.video.suite import load
+    from kalpana.train.recipe import read_recipe
+    from kalpana.train.video_flow import VideoFlowRecipe
+
+    config = read_recipe(recipe)
+    if not isinstance(config, VideoFlowRecipe):
+        raise KalpanaError(
+            f"recipe {recipe} is of family {config.family}: name one of family video"
+        )
+    names = list(dict.fromkeys(arm.strip() for arm in arms.split(",")))
+    recipes = arms_of(config, init, captions, names, train_steps)
+    with counting("recaption") as progress:
+        table = ablation(
+            recipes,
+            first(load(dev), limit),
+            judge_of(verifier, dev),
+            Drawing(f"{side}x{side}", fps, steps),
+            out,
+            lambda label: partial(progress, label=label),
+            device,
+            lambda line: print(line, file=sys.stderr),
+        )
+    print(table, end="")

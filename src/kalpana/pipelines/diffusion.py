@@ -176,6 +176,7 @@ class DiffusionPipeline:
             kept = DenoisedLatents(latents, self.files, self.device.type)
         if inputs is not None:
             draw = partial(_sample_video, model, inputs, kept)
+            notes = (*notes, *inputs.warnings)
         return answer(self, words, request, draw, rank_by, together=self.together, notes=notes)
 
 

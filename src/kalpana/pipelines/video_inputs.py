@@ -13,13 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.media import read_video, to_images, to_pixels
-from kalpana.pipelines.editing import fitted
+from kalpana.pipelines.editing import centre, fitted
 from kalpana.request import Request
 from kalpana.types import Codec, Cond, KalpanaError
 from kalpana.world.video import DIRECTIONS, Camera
 
 PAN, ZOOM, TURN = 0.225, 1.6, 42.0  # image widths, ratio and degrees: the middle of the world's
 CONTEXT = 3  # latent frames of a video that its continuation sees
+LONGEST = 129  # frames that are sampled together: memory grows with the square of their number
+MOST = 3600  # frames of an input video
 WINDOW = 9  # latent frames of a continuation that are sampled together: the longest of training
 
 
@@ -42,6 +44,7 @@ class VideoInputs:
     - ``x0`` (1, f, c, h, w): latents of the video that is changed; None: there is none
     - ``before``: frames of the video that is continued, and ``again``: number of the sampled frames
       that repeat its end
+    - ``warnings`` for the user
     """
 
     frames: int
@@ -49,6 +52,7 @@ class VideoInputs:
     x0: Tensor | None = None
     before: tuple[Image.Image, ...] = ()
     again: int = 0
+    warnings: tuple[str, ...] = ()
 
     def windows(self, length: int) -> list[slice]:
         """The windows in which ``length`` latent frames are sampled one after another: all in one,
@@ -71,28 +75,81 @@ class VideoInputs:
 
 @torch.no_grad()
 def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device) -> VideoInputs:
-    """The inputs of a resolved request. Raises KalpanaError if one cannot be read."""
+    """The inputs of a resolved request. Raises KalpanaError if one cannot be read, or more than
+    LONGEST frames are to be sampled together."""
     assert request.seconds and request.fps and request.width and request.height  # resolved
-    count = max(round(request.seconds * request.fps), 1)
+    warnings = list[str]()
     if request.video is not None:
-        frames = _frames(request)
+        frames = _frames(request, warnings)
         if request.extend is None:
-            return _changed(frames, codec, device)
-        return _continued(frames, round(request.extend * request.fps), codec, device)
+            found = _changed(frames, codec, device)
+        else:
+            new = _count("extend", request.extend, request.fps, warnings)
+            found = _continued(frames, new, codec, device)
+    else:
+        count = _count("seconds", request.seconds, request.fps, warnings)
+        found = _pictures(request, count, codec, device, warnings)
+    return replace(found, warnings=tuple(warnings))
+
+
+def _count(name: str, seconds: float, fps: int, warnings: list[str]) -> int:
+    """The number of frames, at least 1, of a length in seconds; says where it is another length."""
+    count = max(round(seconds * fps), 1)
+    if abs(count - seconds * fps) > 1e-6:
+        warnings.append(
+            f"{name}: {seconds:g} s at {fps} frames a second are {count} whole "
+            f"frame{'s' * (count > 1)}, {count / fps:.3g} s"
+        )
+    return count
+
+
+def _pictures(
+    request: Request, count: int, codec: VideoCodec, device: torch.device, warnings: list[str]
+) -> VideoInputs:
+    """A video from words, and from its first or last picture."""
     given = {0: request.image, -1: request.last_image}
     pictures = {place: media for place, media in given.items() if media is not None}
+    if -1 in pictures and (whole := _whole(count, codec)) != count:  # the last one is a keyframe
+        warnings.append(
+            f"last_image: a video that ends with a given picture has 4k + 1 frames: {whole}, "
+            f"not {count}"
+        )
+        count = whole
+    _check_length(count)
     if not pictures:
         return VideoInputs(count)
-    if -1 in pictures:  # the last frame is a keyframe
-        count = _whole(count, codec)
-    size, keys = (request.width, request.height), codec.key_channels
+    assert request.width and request.height  # resolved
+    keys = codec.key_channels
     length, _, *sides = codec.shape(request.height, request.width, count)
     known = torch.zeros(1, length, keys + 1, *sides, dtype=torch.float32, device=device)
     for place, media in pictures.items():
-        pixels = fitted(media.picture(), size).to(device)
-        known[0, place, :keys] = codec.encode(pixels[:, None])[0, 0, :keys]
+        picture, name = media.picture(), "last_image" if place else "image"
+        pixels = _fitted(picture, request, name, warnings)
+        known[0, place, :keys] = codec.encode(pixels.to(device)[:, None])[0, 0, :keys]
         known[0, place, keys] = 1.0
     return VideoInputs(count, known)
+
+
+def _fitted(image: Image.Image, request: Request, name: str, warnings: list[str]) -> Tensor:
+    """Pixels of an input at the size of the request; says where some are cut off."""
+    assert request.width and request.height  # resolved
+    size = request.width, request.height
+    left, top, right, bottom = centre(image.size, size)
+    if (right - left, bottom - top) != image.size:
+        warnings.append(
+            f"{name}: only its middle, {right - left}x{bottom - top} of "
+            f"{image.width}x{image.height} pixels, has the shape of the video, {request.size}"
+        )
+    return fitted(image, size)
+
+
+def _check_length(count: int) -> None:
+    """Raises KalpanaError if so many frames cannot be sampled together."""
+    if count > LONGEST:
+        raise KalpanaError(
+            f"{count} frames are too many for one video, {LONGEST} at most: write fewer seconds or "
+            "frames a second, and go on with --video FILE --extend SECONDS"
+        )
 
 
 def video_cond(inputs: VideoInputs, codec: VideoCodec, request: Request, x: Tensor) -> Cond:
@@ -147,15 +204,32 @@ def camera_path(word: str, count: int) -> Tensor:
     )
 
 
-def _frames(request: Request) -> tuple[Image.Image, ...]:
+def _frames(request: Request, warnings: list[str]) -> tuple[Image.Image, ...]:
     """The frames of the input video at the frame rate and size of the request."""
-    assert request.video is not None and request.width and request.height
-    size, frames = (request.width, request.height), []
+    assert request.video is not None and request.fps and request.width  # resolved
+    fps, frames = request.fps, list[Image.Image]()
     try:
-        for frame in read_video(request.video.read(), fps=request.fps):
-            frames += to_images(fitted(frame, size))
-            if len(frames) > 60 * 60:
-                raise KalpanaError("it has more than 3,600 frames at this frame rate: cut it")
+        data = request.video.read()
+        own, video = read_video(data), read_video(data, fps=fps)
+        if video.duration * fps > MOST:
+            raise KalpanaError(
+                f"it has {video.duration * fps:.0f} frames at {fps} a second, {MOST:,} at most: "
+                "cut it, or write a lower fps"
+            )
+        if video.sound:
+            warnings.append("video: its sound is not kept")
+        if abs(own.fps - fps) > 0.05:
+            warnings.append(f"video: its {own.fps:.4g} frames a second became {fps} (see fps)")
+        for frame in video:
+            pixels = _fitted(frame, request, "video", warnings if not frames else [])
+            frames += to_images(pixels)
+            if len(frames) > MOST:
+                raise KalpanaError(f"it has more than {MOST:,} frames at this frame rate: cut it")
+        if video.size != frames[0].size:
+            warnings.append(
+                f"video: its {video.size[0]}x{video.size[1]} pixels became {request.size} "
+                "(see size)"
+            )
     except KalpanaError as error:
         raise KalpanaError(f"the input {request.video.name}: {error}") from None
     return tuple(frames)
@@ -165,6 +239,7 @@ def _changed(
     frames: tuple[Image.Image, ...], codec: VideoCodec, device: torch.device
 ) -> VideoInputs:
     """A video that is changed as a whole; its last frame is repeated up to a whole length."""
+    _check_length(len(frames))
     whole = _whole(len(frames), codec)
     padded = (*frames, *[frames[-1]] * (whole - len(frames)))
     return VideoInputs(len(frames), x0=codec.encode(to_pixels(padded)[None].to(device)))

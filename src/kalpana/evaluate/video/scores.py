@@ -74,11 +74,11 @@ def table(prompts: Sequence[VideoPrompt], verdicts: Sequence[Verdict]) -> ClipTa
         score.table(
             [prompt for prompt, _ in parts], {i: [correct] for i, (_, correct) in enumerate(parts)}
         ),
-        {name: _mean([getattr(verdict, name) for verdict in verdicts]) for name in MEASURED},
+        {name: mean_of([getattr(verdict, name) for verdict in verdicts]) for name in MEASURED},
     )
 
 
-def _mean(values: Sequence[float]) -> Mean:
+def mean_of(values: Sequence[float]) -> Mean:
     """The mean of the values that are not nan, with a bootstrap interval."""
     known = np.array([value for value in values if not math.isnan(value)] or [math.nan])
     rows = np.random.default_rng(0).integers(len(known), size=(RESAMPLES, len(known)))
