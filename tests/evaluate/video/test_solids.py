@@ -36,7 +36,7 @@ def test_reversed_and_frozen_solids_are_wrong_and_a_morphing_one_fits_badly(
         assert not still.direction and still.steps == 0 and still.fit > 35
         # Not rigid: it is squeezed to half of its width on the way.
         half = torch.nn.functional.interpolate(frames, (64, 32), mode="area")
-        squeezed = torch.nn.functional.pad(half, (16, 16), mode="replicate")
+        squeezed = torch.nn.functional.pad(half, (16, 16, 0, 0), mode="replicate")
         assert rotation(squeezed, video).fit < rotation(frames, video).fit - 5
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kalpana.evaluate.run import Progress
+from kalpana.evaluate.run import Progress, claim
 from kalpana.evaluate.score import Share
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.evaluate.video.drawn import Drawing, drawn
@@ -19,7 +19,7 @@ from kalpana.evaluate.video.scores import ClipTable, look, table
 from kalpana.evaluate.video.suite import VideoPrompt
 from kalpana.evaluate.video.verdict import right
 from kalpana.families import FAMILIES
-from kalpana.hub.card import Card, write_card, write_hashes
+from kalpana.hub.card import CARD, Card, write_card, write_hashes
 from kalpana.media import write
 from kalpana.pipelines import load
 from kalpana.train.loop import train
@@ -85,11 +85,16 @@ def ablation(
 def _model(
     recipe: VideoFlowRecipe, out: Path, size: str, device: str | None, echo: Callable[[str], None]
 ) -> Path:
-    """The folder of the trained model of an arm."""
+    """The folder of the trained model of an arm. Raises KalpanaError if ``out`` holds another
+    arm."""
+    folder = out / "model"
+    out.mkdir(parents=True, exist_ok=True)
+    claim(out / "arm.json", recipe.model_dump(mode="json"))
+    if (folder / CARD).exists():
+        return folder
     weights = train(recipe, out / "run", device=device, echo=echo)
     if weights is None:
         raise KalpanaError(f"the training in {out / 'run'} was stopped: the same command goes on")
-    folder = out / "model"
     folder.mkdir(exist_ok=True)
     for file, name in ((weights, "video"), (located(recipe.vae), "video-vae")):
         shutil.copyfile(file, folder / FAMILIES[name].file)
