@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from torch import Tensor
 from typer.testing import CliRunner
 
 from kalpana.cli.main import app
-from kalpana.evaluate.video import scores, suite
+from kalpana.evaluate.verifiers.observations import Detection, Observation
+from kalpana.evaluate.video import drift, scores, suite
 from kalpana.evaluate.video.drawn import Drawing, drawn
 from kalpana.evaluate.video.suite import VideoPrompt
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import load
 from kalpana.types import KalpanaError
+from kalpana.understand import encoder
 from kalpana.world.grammar import LANGUAGES
 from kalpana.world.render import render
 from kalpana.world.video import Videos
@@ -102,3 +107,34 @@ def test_a_size_that_the_model_lacks_is_an_error_before_any_video(
     model = load(str(video_folder), "cpu")
     with pytest.raises(KalpanaError, match="size '48x48' cannot be used"):
         next(drawn(model, "tiny", few, Drawing("48x48"), tmp_path, {}))
+
+
+class Middle:
+    """A verifier that sees the object in the middle of every frame."""
+
+    def __init__(self, concept: str) -> None:
+        self.seen = Observation((Detection(concept, 1.0, (0.25, 0.25, 0.75, 0.75), None),))
+
+    def look(self, pixels: Tensor) -> list[Observation]:
+        return [self.seen] * len(pixels)
+
+
+def test_both_ways_of_extending_begin_alike_and_part_when_frames_are_encoded_again(
+    video_folder: Path, clip_folder: Path, few: list[VideoPrompt]
+) -> None:
+    model, prompt = load(str(video_folder), "cpu"), few[0]
+    fields: dict[str, Any] = {"fps": 8, "steps": 2, "size": "16x16"}
+    asked = fields | {"prompt": prompt.text, "seed": 0}
+    start = drift.true_start(prompt, fields)
+    one, two = (extend(model, start, 2, asked) for extend in (drift.in_latents, drift.by_frames))
+    assert len(one) == len(two) == drift.START + 2 * drift.ADDED
+    first = drift.START + drift.ADDED
+    assert np.array_equal(one[:first], two[:first]), "the first extension is the same"
+    assert not np.array_equal(one[first:], two[first:])
+    table = drift.measure(
+        model, "tiny", [prompt], Middle(prompt.groups[0].concept), encoder.load(str(clip_folder)),
+        1, fields, lambda done, total: None,
+    )  # fmt: skip
+    assert "| class kept | latent | 1.00 | 1.00 (1.00 to 1.00) |" in table
+    rows = {line.split(" | ")[0]: line for line in table.splitlines()}
+    assert len(rows) == 2 + len(drift.NAMES) and "nan" not in table

@@ -27,6 +27,7 @@ from kalpana.media.animation import encode_animation
 from kalpana.pipelines import last
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.pipelines.video_inputs import CONTEXT, WINDOW
+from kalpana.request import Request
 from kalpana.types import KalpanaError
 from kalpana.types import Video as Frames
 from kalpana.understand.encoder import Encoder
@@ -127,9 +128,8 @@ def _extended(
 ) -> list[Image.Image]:
     fps = fields["fps"]
     video = encode_animation(frames, fps, {}, "webp", metadata=False)
-    media = last(
-        model.generate(**fields, video=video, extend=extensions * ADDED / fps)
-    ).outputs[0].media  # fmt: skip
+    request = Request(**fields, video=video, extend=extensions * ADDED / fps)
+    media = last(model.generate(request)).outputs[0].media
     assert isinstance(media, Frames)
     return list(media.frames)
 
