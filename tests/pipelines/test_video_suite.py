@@ -138,3 +138,19 @@ def test_both_ways_of_extending_begin_alike_and_part_when_frames_are_encoded_aga
     assert "| class kept | latent | 1.00 | 1.00 (1.00 to 1.00) |" in table
     rows = {line.split(" | ")[0]: line for line in table.splitlines()}
     assert len(rows) == 2 + len(drift.NAMES) and "nan" not in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clip"], "is of family clip: name one of family video"),
+        (["video"], "captioner needs captions_file, from kalpana world recaption"),
+        (["video", "--arms", "true,loud"], "arm 'loud' is not one of noisy, short"),
+    ],
+)
+def test_an_ablation_that_cannot_be_is_one_line_before_any_training(
+    arguments: list[str], message: str
+) -> None:
+    asked = ["evaluate", "recaption", *arguments, "--init", "half.safetensors"]
+    done = CliRunner().invoke(app, [*asked, "--train-steps", "1"])
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -22,6 +22,7 @@ from kalpana.evaluate.verifiers.observations import Detection, Observation, Veri
 from kalpana.evaluate.video import motion
 from kalpana.evaluate.video.scores import Mean, look, mean_of
 from kalpana.evaluate.video.suite import Video, VideoPrompt
+from kalpana.inputs import Media
 from kalpana.media import to_images, to_pixels
 from kalpana.media.animation import encode_animation
 from kalpana.pipelines import last
@@ -128,7 +129,8 @@ def _extended(
 ) -> list[Image.Image]:
     fps = fields["fps"]
     video = encode_animation(frames, fps, {}, "webp", metadata=False)
-    request = Request(**fields, video=video, extend=extensions * ADDED / fps)
+    media_input = Media.model_validate(video)
+    request = Request(**fields, video=media_input, extend=extensions * ADDED / fps)
     media = last(model.generate(request)).outputs[0].media
     assert isinstance(media, Frames)
     return list(media.frames)
