@@ -123,8 +123,8 @@ def _pictures(
     length, _, *sides = codec.shape(request.height, request.width, count)
     known = torch.zeros(1, length, keys + 1, *sides, dtype=torch.float32, device=device)
     for place, media in pictures.items():
-        picture, name = media.picture(), "last_image" if place else "image"
-        pixels = _fitted(picture, request, name, warnings)
+        told = warnings if place else []  # of the first one, read_edit tells it
+        pixels = _fitted(media.picture(), request, "last_image", told)
         known[0, place, :keys] = codec.encode(pixels.to(device)[:, None])[0, 0, :keys]
         known[0, place, keys] = 1.0
     return VideoInputs(count, known)
