@@ -20,7 +20,8 @@ from kalpana.world.video import DIRECTIONS, Camera
 
 PAN, ZOOM, TURN = 0.225, 1.6, 42.0  # image widths, ratio and degrees: the middle of the world's
 CONTEXT = 3  # latent frames of a video that its continuation sees
-LONGEST = 129  # frames that are sampled together: memory grows with the square of their number
+TOGETHER = 33  # latent frames that are sampled together at most, for memory grows with their square
+LONGEST = 129  # frames of these
 MOST = 3600  # frames of an input video
 WINDOW = 9  # latent frames of a continuation that are sampled together: the longest of training
 
@@ -56,9 +57,10 @@ class VideoInputs:
 
     def windows(self, length: int) -> list[slice]:
         """The windows in which ``length`` latent frames are sampled one after another: all in one,
-        but for a continuation, whose windows of at most WINDOW begin with CONTEXT known frames.
+        but for a continuation, and for a video of more than LONGEST frames, whose windows of at
+        most WINDOW begin with the last CONTEXT frames of the one before.
         """
-        if not self.before or length <= WINDOW:
+        if length <= (WINDOW if self.before else TOGETHER):
             return [slice(0, length)]
         starts = range(0, length - CONTEXT, WINDOW - CONTEXT)
         return [slice(start, min(start + WINDOW, length)) for start in starts]
@@ -75,8 +77,8 @@ class VideoInputs:
 
 @torch.no_grad()
 def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device) -> VideoInputs:
-    """The inputs of a resolved request. Raises KalpanaError if one cannot be read, or more than
-    LONGEST frames are to be sampled together."""
+    """The inputs of a resolved request. Raises KalpanaError if one cannot be read, or if a video
+    that must be sampled as a whole has more than LONGEST frames."""
     assert request.seconds and request.fps and request.width and request.height  # resolved
     warnings = list[str]()
     if request.video is not None:
@@ -115,7 +117,8 @@ def _pictures(
             f"not {count}"
         )
         count = whole
-    _check_length(count)
+    if -1 in pictures:
+        _check_length(count, "that ends with a given picture")
     if not pictures:
         return VideoInputs(count)
     assert request.width and request.height  # resolved
@@ -143,12 +146,12 @@ def _fitted(image: Image.Image, request: Request, name: str, warnings: list[str]
     return fitted(image, size)
 
 
-def _check_length(count: int) -> None:
+def _check_length(count: int, which: str) -> None:
     """Raises KalpanaError if so many frames cannot be sampled together."""
     if count > LONGEST:
         raise KalpanaError(
-            f"{count} frames are too many for one video, {LONGEST} at most: write fewer seconds or "
-            "frames a second, and go on with --video FILE --extend SECONDS"
+            f"{count} frames are too many for a video {which}, {LONGEST} at most: write fewer "
+            "seconds or frames a second"
         )
 
 
@@ -239,7 +242,7 @@ def _changed(
     frames: tuple[Image.Image, ...], codec: VideoCodec, device: torch.device
 ) -> VideoInputs:
     """A video that is changed as a whole; its last frame is repeated up to a whole length."""
-    _check_length(len(frames))
+    _check_length(len(frames), "that is changed")
     whole = _whole(len(frames), codec)
     padded = (*frames, *[frames[-1]] * (whole - len(frames)))
     return VideoInputs(len(frames), x0=codec.encode(to_pixels(padded)[None].to(device)))
