@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
 MARK = "<!-- below: written by make bench -->\n"
-SCRIPTS = ("world", "vae", "train", "warm", "cold", "search", "embed", "tokens")
+SCRIPTS = ("world", "vae", "train", "warm", "cold", "search", "embed", "tokens", "video")
 
 
 def machine() -> str:

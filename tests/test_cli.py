@@ -774,7 +774,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
     )
     assert done.exit_code == 0, done.stderr
     assert (
-        "| task | other video | frozen | score (95 %) | ceiling |" in done.stdout
+        "| task | shuffled | frozen | nearest | score (95 %) | ceiling |" in done.stdout
         and "| dynamic degree |" in done.stdout
     )
     folder = here / "runs" / "clips-dev-films"
@@ -791,8 +791,8 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "clips"], "write kalpana evaluate video --from-folder FOLDER"),
-        (["compare", "default", "--suite", "clips"], "write kalpana evaluate video --from-folder"),
+        (["--suite", "clips"], "write kalpana evaluate video MODEL, or"),
+        (["compare", "default", "--suite", "clips"], "write kalpana evaluate video MODEL, or"),
         (["video", "--from-folder", "nowhere"], "no video in nowhere is of prompt 0"),
         (["default", "--suite", "nonsense"], "no suite 'nonsense'"),
         (["default", "default"], "unexpected extra argument"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,19 @@ def test_a_video_goes_on_where_it_ends(model: DiffusionPipeline, tmp_path: Path)
     assert np.array_equal(frames(longer)[:8], frames(start))
 
 
+def test_a_long_continuation_is_sampled_in_windows_that_see_only_what_was_before(
+    model: DiffusionPipeline, tmp_path: Path
+) -> None:
+    path = generated(model, seconds=1.25, fps=8).save(tmp_path / "start.webp").path
+    # 10 frames: the last 9 of them are 3 latent frames, and 24 more frames are 6, one window.
+    stages = [step.stage for step in model.generate("a", seed=3, video=path, extend=6, fps=8)]
+    assert stages == ["denoise"] * 6 + ["decode"], "two windows of three steps"
+    one, two = (generated(model, video=path, extend=extend, fps=8) for extend in (3, 6))
+    assert len(frames(one)) == 10 + 24 and len(frames(two)) == 10 + 48
+    assert np.array_equal(frames(two)[:34], frames(one))
+    assert not np.array_equal(frames(two)[-24:], frames(one)[-24:])
+
+
 def test_a_video_is_changed_by_its_strength(model: DiffusionPipeline, tmp_path: Path) -> None:
     path = generated(model, seconds=1, fps=8).save(tmp_path / "v.webp").path
     same, less, more = (
@@ -147,3 +163,58 @@ def test_what_a_video_model_cannot_do_is_one_line(
     with pytest.raises(KalpanaError, match=message) as caught:
         model.generate("a red car", **fields)
     assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------- killed before it was decoded
+
+KILLED = """
+import os, signal, sys
+from kalpana.models.video_vae import VideoVAE
+VideoVAE.decode = lambda codec, latents: os.kill(os.getpid(), signal.SIGKILL)
+from kalpana.cli.main import app
+app(sys.argv[1:])
+"""
+NOT_DENOISED = """
+import sys
+from kalpana.models.video_dit import VideoDiT
+VideoDiT.forward = None
+from kalpana.cli.main import app
+app(sys.argv[1:])
+"""
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=500
+    )
+
+
+def test_a_video_that_was_killed_before_its_decoding_goes_on_with_the_same_bytes(
+    video_folder: Path, tmp_path: Path
+) -> None:
+    asked = ["generate", "a red car", "--model", str(video_folder), "--seed", "3", "--format"]
+    asked += ["webp", "--device", "cpu", "--n", "2", "--seconds", "1", "--out"]
+    killed = run(KILLED, *asked, str(tmp_path / "a"))
+    assert killed.returncode == -signal.SIGKILL and not [*(tmp_path / "a").glob("*.webp")]
+    assert len([*(tmp_path / "a").glob(".latents-*/*.safetensors")]) == 1
+    other = run(NOT_DENOISED, *asked, str(tmp_path / "a"), "--steps", "2")
+    assert other.returncode == 1, "other steps need other latents"
+    done = run(NOT_DENOISED, *asked, str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    assert "going on from the denoised latents" in done.stderr
+    whole = run("import sys; from kalpana.cli.main import app; app(sys.argv[1:])", *asked,
+                str(tmp_path / "b"))  # fmt: skip
+    assert whole.returncode == 0 and "going on" not in whole.stderr
+    one, two = (sorted((tmp_path / name).glob("*.webp")) for name in "ab")
+    assert [file.name for file in one] == [file.name for file in two] and len(one) == 2
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+    assert not [*(tmp_path / "b").glob(".latents-*")], "they are removed when the file is written"
+    assert not [*(tmp_path / "a").glob(".latents-*")]
+
+
+def test_damaged_latents_are_one_line(model: DiffusionPipeline, tmp_path: Path) -> None:
+    list(model.generate("a red car", seed=3, seconds=0.5, latents=tmp_path))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(KalpanaError, match=r"latents .* are damaged .*: delete the file"):
+        list(model.generate("a red car", seed=3, seconds=0.5, latents=tmp_path))

@@ -20,7 +20,7 @@ from kalpana.media import to_images
 from kalpana.models.vqgan import VQGAN, Config
 from kalpana.pipelines import video_captions
 from kalpana.text.tokenizer import Tokenizer
-from kalpana.train import data_cache
+from kalpana.train import data_cache, recaptions
 from kalpana.train.loop import train
 from kalpana.train.recipe import make_recipe
 from kalpana.train.video_captioner import keyframes
@@ -146,3 +146,21 @@ def test_caption_accuracy_of_a_captioner_is_a_table(folder: Path) -> None:
     done = kalpana_("evaluate", "captions", str(folder), "--limit", "2", "--dev")
     assert done.exit_code == 0 and "| en | the model |" in done.stdout
     assert done.stdout.splitlines()[0].endswith("| things | colours | event | direction | camera |")
+
+
+def test_training_videos_are_captioned_into_a_file_that_training_reads(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "captions.jsonl"
+    asked = ["world", "recaption", "--out", str(path), "--seed", "3", "--device", "cpu"]
+    for count in (2, COUNT):  # the second time it goes on
+        done = kalpana_(*asked, "--videos", str(count), "--video-model", str(folder))
+        assert done.exit_code == 0 and done.stdout == f"{path}\n", done.stderr
+    found = recaptions.read(path)
+    assert len(found.texts) == COUNT and set(found.about["model"]) == {
+        "name", "video_captioner.safetensors", "vqgan.safetensors",
+    }  # fmt: skip
+    for i, texts in enumerate(found.texts):
+        text, language = said(i)
+        assert texts[language] == text
+    recaptions.check(found, path, Videos(3), range(COUNT))

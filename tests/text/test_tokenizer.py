@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from kalpana.cli.main import app
 from kalpana.text.tokenizer import (
     BOS,
+    BPE,
     EOS,
     NULL,
     PAD,
@@ -30,6 +34,7 @@ from kalpana.types import KalpanaError
 from kalpana.world.grammar import FORMS, caption
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import BACKDROPS, COLORS, RELATIONS, STYLES, Background, Group, Scene
+from kalpana.world.video import Videos
 
 LONG = 1 << 20
 
@@ -292,3 +297,28 @@ def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "words.txt.gz").write_bytes(b"not gzip")
     with pytest.raises(KalpanaError, match="no tokenizer at"):
         Tokenizer.load(tmp_path / "bpe.json")
+
+
+def test_the_words_of_videos_are_known_to_the_shipped_list() -> None:
+    known, world = Tokenizer.load(), Videos(3, "train")
+    told = {word for i in range(150) for word in known.report(world.describe(i)[0]).unknown}
+    assert told == set()
+    for prompt in (
+        "a red car moving to the right",
+        "a house on a beach, the camera pans left",
+        "a cat hopping, leaving the picture and coming back, spinning anticlockwise",
+        "लाल कार दाईं ओर जा रही है, कैमरा ज़ूम इन करता है",
+    ):
+        assert known.report(prompt).unknown == (), prompt
+
+
+def test_words_of_videos_are_met_with_those_of_everything(tmp_path: Path) -> None:
+    shutil.copy(BPE, tmp_path / "bpe.json")
+    asked = ["tokenizer", "train", "--words-only", "--captions", "1", "--videos", "200", "--out"]
+    words = []
+    for kind in ("everything", "objects"):
+        done = CliRunner().invoke(app, [*asked, str(tmp_path / "bpe.json"), "--kind", kind])
+        assert done.exit_code == 0, done.stderr
+        words.append(Tokenizer.load(tmp_path / "bpe.json").known)
+    assert {"moving", "zooms"} <= words[0] - words[1]
+    assert (tmp_path / "bpe.json").read_bytes() == BPE.read_bytes()

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from kalpana.families import FAMILIES
 from kalpana.hub.weights import save_weights
+from kalpana.train import recaptions
 from kalpana.train.checkpoint import FREE, State
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import make_optimizers, make_task, start_from, train_step
 from kalpana.train.recipe import Recipe, recipe_class, trained_families
 from kalpana.train.task import has_bf16
 from kalpana.train.video_cache import Bucket
+from kalpana.world.video import Videos
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -94,6 +96,7 @@ OWN: dict[str, Any] = {
     "last_split": 0.4, "loss_floor": 10.0, "dalle": "other-dalle",
     "clip_model": "other-clip", "vector_dropout": 1.0, "vector_noise": 0.9,
     "blur_share": 1.0, "noise_std": 0.5,
+    "captions": "noisy", "captions_file": "other-captions",
 }  # fmt: skip
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
@@ -116,6 +119,7 @@ WITH: dict[str, dict[str, Any]] = {
     "latent_anchor_weight": {"init": "vae"}, "freeze_encoder": {"init": "vqgan"},
     "self_train_repeat": {"self_train_dir": "harvest"},
     "vae": {"sdedit_model": None},
+    "captions_file": {"captions": "captioner", "captions_file": "captions"},
 }  # fmt: skip
 # Settings that change no weights, which other tests hold: gradient caching has the same gradients.
 SAME = {*FREE, "family", "grad_cache_chunk"}
@@ -182,6 +186,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         paths[name] = folder / name
         paths[name].mkdir()
         Image.new("RGB", (40, 32), color).save(paths[name] / "0.png")
+    for name, text in (("captions", "a red cat"), ("other-captions", "a blue dog")):
+        paths[name] = folder / f"{name}.jsonl"
+        rows = [recaptions.about(Videos(0), {}), *[{"en": text, "hi": text}] * 400]
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
     return paths
 
 

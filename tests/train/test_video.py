@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ from kalpana.diffusion.denoiser import Denoiser
 from kalpana.diffusion.guidance import guide
 from kalpana.diffusion.samplers import SAMPLERS, sample
 from kalpana.diffusion.schedule import Flow, times
+from kalpana.evaluate.verifiers.observations import Observation
+from kalpana.evaluate.video.drawn import Drawing
+from kalpana.evaluate.video.recaption import ablation, arms_of
+from kalpana.evaluate.video.suite import VideoPrompt
 from kalpana.hub.weights import load_module, save_weights
 from kalpana.models import dit, vae, video_dit, video_vae
 from kalpana.models.video_vae import VideoVAE
-from kalpana.train import video_autoencoder, video_flow
+from kalpana.train import recaptions, video_autoencoder, video_flow
 from kalpana.train.loop import train
 from kalpana.train.video_autoencoder import (
     VideoAutoencoderRecipe,
@@ -24,7 +29,7 @@ from kalpana.train.video_autoencoder import (
 )
 from kalpana.train.video_cache import Bucket, frames, pool
 from kalpana.train.video_flow import GIVEN, REST, VideoFlowRecipe, VideoFlowTask, frame_times
-from kalpana.types import Cond, Tokens
+from kalpana.types import Cond, KalpanaError, Tokens
 from kalpana.world import sprites
 from kalpana.world.video import Videos
 
@@ -243,3 +248,52 @@ def test_it_overfits_two_videos() -> None:
         for state in sample(denoise, x, times(12), SAMPLERS["euler"]):
             x = state.x
     assert (x - x0).square().mean() < 0.1 * (x0[0] - x0[1]).square().mean()
+
+
+# ----------------------------------------------------------------------------- recaption ablation
+
+
+class Blind:
+    """A verifier that detects nothing."""
+
+    def look(self, pixels: torch.Tensor) -> list[Observation]:
+        return [Observation(())] * len(pixels)
+
+
+def test_the_ablation_trains_each_arm_on_its_captions_and_scores_it_on_both_kinds_of_prompts(
+    weights: Path, small: None, tmp_path: Path
+) -> None:
+    start = video_dit.VideoDiT.inflate(load_module(weights / "dit.safetensors", "flow"))
+    half = tmp_path / "half.safetensors"
+    save_weights(half, start, "video", start.config, {})
+    recipe = video_recipe(weights, seed=7)
+    captions, world = tmp_path / "captions.jsonl", Videos(7)
+    texts = [json.dumps({"en": f"told {i}", "hi": f"told {i}"}) for i in range(400)]
+    captions.write_text("\n".join([json.dumps(recaptions.about(world, {})), *texts, ""]))
+    with pytest.raises(KalpanaError, match="arm 'loud' is not one of noisy, short"):
+        arms_of(recipe, half, captions, ["loud"], 1)
+    with pytest.raises(KalpanaError, match="captioner needs captions_file"):
+        arms_of(recipe, half, None, ["captioner"], 1)
+    recipes = arms_of(recipe, half, captions, ["captioner", "true"], 1)
+    for arm, each in recipes.items():
+        task = VideoFlowTask(each, torch.device("cpu"), silent)
+        assert task.describe(3, 0) == ("told 3" if arm == "captioner" else world.describe(3, 0)[0])
+    prompts = [
+        VideoPrompt(*world.describe(i)[:2], world.video(i).event, world.video(i), "", i)
+        for i in range(60)
+        if world.video(i).event == "bounce"
+    ][:2]
+    out, drawing = tmp_path / "out", Drawing("16x16", fps=5, steps=1)
+    quietly = lambda label: silent  # noqa: E731
+    table = ablation(recipes, prompts, Blind(), drawing, out, quietly, "cpu", quiet)
+    rows = [line.split(" | ")[:2] for line in table.splitlines()[2:]]
+    arms = ("captioner", "true")
+    assert rows == [[f"| {arm}", kind] for arm in arms for kind in ("short", "expanded")]
+    assert (out / "report.md").read_text() == table and "| 0.0" in table
+    videos = sorted((out / "true" / "short").glob("*.webp"))
+    assert len(videos) == 2
+    written = [video.stat().st_mtime_ns for video in videos]
+    trained = (out / "true" / "run" / "log.jsonl").read_bytes()
+    assert ablation(recipes, prompts, Blind(), drawing, out, quietly, "cpu", quiet) == table
+    assert [video.stat().st_mtime_ns for video in videos] == written, "finished videos are kept"
+    assert (out / "true" / "run" / "log.jsonl").read_bytes() == trained, "finished arms are kept"

@@ -183,44 +183,6 @@ def compare(
     print((folder / "compare.md").read_text(encoding="utf-8"), end="")
 
 
-@evaluating.command("video")
-def video(
-    from_folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="the videos: 0000.mp4, or a folder 0000 of frames, for the prompt with number 0"
-        ),
-    ] = None,
-    dev: Dev = False,
-    limit: Limit = None,
-    verifier: VerifierFolder = None,
-    out: Annotated[
-        Path | None, typer.Option(help="the report's folder, runs/clips-FOLDER by default")
-    ] = None,
-) -> None:
-    """Score videos on Clips-200; without --from-folder the true videos, which gives the ceiling."""
-    from kalpana.evaluate.run import first
-    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
-    from kalpana.evaluate.video.files import videos_of
-    from kalpana.evaluate.video.scores import judge
-    from kalpana.evaluate.video.suite import load, truth
-    from kalpana.media import locked
-
-    name = "clips-dev" if dev else "clips"
-    folder = out or Path("runs") / f"{name}-{from_folder.name if from_folder else 'true'}"
-    prompts = first(load(dev), limit)
-    # Without text readers: no prompt of Clips-200 asks for words.
-    detector = replace(DetectorVerifier.load(verifier_folder(verifier, dev)), readers=())
-    if from_folder:
-        videos = videos_of(from_folder, prompts)
-    else:
-        videos = (truth(prompt.video) for prompt in prompts)
-    with locked(folder), counting(name) as progress:
-        report = judge(prompts, videos, detector, folder, progress)
-    print(report.markdown(), end="")
-    print(folder / "report.json", file=sys.stderr)
-
-
 class _Setup:
     """The prompts of a suite, the verifier that judges them, and the description of a run.
 
@@ -235,7 +197,8 @@ class _Setup:
 
         if suite == "clips":
             raise KalpanaError(
-                "--suite clips asks for videos: write kalpana evaluate video --from-folder FOLDER"
+                "--suite clips asks for videos: write kalpana evaluate video MODEL, or "
+                "kalpana evaluate video --from-folder FOLDER"
             )
         weights = verifier_folder(verifier, dev)
         self.run_name = f"{suite}-dev" if dev else suite

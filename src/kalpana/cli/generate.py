@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -213,13 +214,17 @@ def _written(
         for number, request in enumerate(requests, start=1):
             label = f"{number}/{len(requests)}" if len(requests) > 1 else ""
             for part in request.parts(TOGETHER):
-                outputs = watch(pipeline.generate(part, rank_by=ranker), label, stop).outputs
+                kept = _kept_latents(pipeline, out, part)
+                stream = pipeline.generate(part, rank_by=ranker, **kept)
+                outputs = watch(stream, label, stop).outputs
                 for k, output in enumerate(outputs, start=1):
                     count += 1
                     stem = name_of(pattern, pipeline.name, request, output.seed, count)
                     if len({each.seed for each in outputs}) < len(outputs) and pattern == PATTERN:
                         stem += f"-{k}of{len(outputs)}"  # the way between two pictures
                     yield _saved(output, out / stem, metadata)
+                for folder in kept.values():
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sheet(saved: Sequence[Output], out: Path, metadata: bool) -> Path:
@@ -230,6 +235,20 @@ def _sheet(saved: Sequence[Output], out: Path, metadata: bool) -> Path:
     receipts = {"sheet": [each.receipt for each in saved]}
     path = out / f"{saved[0].path.stem}-grid.png"
     return save(grid([each.image for each in saved]), path, receipts, metadata=metadata)
+
+
+def _kept_latents(pipeline: Pipeline, out: Path, request: Request) -> dict[str, Path]:
+    """The option by which a video model keeps its denoised latents below ``out`` until the files
+    are written; says so where they are those of a run that was killed."""
+    from kalpana.pipelines.denoised import folder_of
+    from kalpana.pipelines.diffusion import DiffusionPipeline
+
+    if not isinstance(pipeline, DiffusionPipeline) or "seconds" not in pipeline.capabilities.uses:
+        return {}
+    folder = folder_of(out, request)
+    if folder.is_dir():
+        print("going on from the denoised latents of a run that was stopped", file=sys.stderr)
+    return {"latents": folder}
 
 
 def expand(

@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 import kalpana.cli.measure
-import kalpana.cli.verifiers  # noqa: F401  (adds commands to evaluate, as measure does)
+import kalpana.cli.verifiers
+import kalpana.cli.video  # noqa: F401  (adds commands to evaluate, as measure and verifiers do)
 from kalpana.cli.caption import caption
 from kalpana.cli.classify import classify
 from kalpana.cli.console import prepare, use_utf8

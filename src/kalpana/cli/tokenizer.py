@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -51,16 +52,21 @@ def tokenizer_train(
     words_only: Annotated[
         bool, typer.Option("--words-only", help="keep the merges and replace the known words")
     ] = False,
+    videos: Annotated[
+        int, typer.Option(min=0, help="captions of videos, with --words-only --kind everything")
+    ] = 4_000,
 ) -> None:
     """Train the tokenizer on the captions of the world."""
     from kalpana.text import tokenizer as bpe
-    from kalpana.train.tokenizer import corpus
+    from kalpana.train.tokenizer import corpus, video_corpus
     from kalpana.world.world import KINDS
 
     if kind not in KINDS:
         raise KalpanaError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     path, texts = out or bpe.BPE, corpus(captions, seed, kind)
     if words_only:
+        if kind == "everything":
+            texts = chain(texts, video_corpus(videos, seed))
         trained = bpe.meet((word for text in texts for word in bpe.words(text)), path)
     else:
         trained = bpe.train(texts, path)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kalpana.cli.options import Out
+from kalpana.cli.options import Device, Out
 from kalpana.types import KalpanaError
 
 world = typer.Typer(help="The scene engine that the models learn from.")
@@ -167,3 +167,32 @@ def world_held_out(
 
     write_held_out(out or FILE)
     print(out or FILE)
+
+
+@world.command("recaption")
+def world_recaption(
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="the file, JSON lines; one that is there goes on")
+    ],
+    videos: Annotated[int, typer.Option(min=1, help="how many videos, the first ones")] = 6000,
+    seed: Seed = 7,
+    video_model: Annotated[
+        str, typer.Option(help="a video captioner: a name, or a folder of weights")
+    ] = "video-captioner",
+    device: Device = None,
+) -> None:
+    """Caption training videos of the world by a video captioner, in both languages."""
+    from kalpana.cli.console import counting
+    from kalpana.hub.weights import fingerprint
+    from kalpana.pipelines import video_captions
+    from kalpana.train.recaptions import write
+    from kalpana.world.video import Videos
+
+    captioner = video_captions.load(video_model, device)
+    model = {"name": captioner.name} | {
+        path.name: fingerprint(path) for path in video_captions.files_of(video_model)
+    }
+    source = Videos(seed, "train", captioner.size[0])
+    with counting("captions") as progress:
+        write(out, source, videos, model, captioner.caption_pixels, captioner.frames, progress)
+    print(out)

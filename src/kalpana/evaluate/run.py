@@ -32,6 +32,7 @@ from kalpana.understand.encoder import Encoder
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
 from kalpana.world.sheet import captioned
+from kalpana.world.video import Videos
 from kalpana.world.world import World
 
 SEEDS = 4  # pictures a prompt
@@ -361,33 +362,36 @@ def exchanged(prompts: Sequence[Asked]) -> list[int]:
     return [other[i] for i in range(len(prompts))] if other else []
 
 
-def retrieve(texts: Sequence[str]) -> list[int]:
-    """The index of the training caption nearest to each text, by cosine similarity of tf-idf."""
-    places, norms = _index()
+def retrieve(
+    texts: Sequence[str], world: World | Videos | None = None, count: int = CAPTIONS
+) -> list[int]:
+    """The index of the training caption nearest to each text, by cosine similarity of tf-idf, among
+    the first ``count`` of a world, by default that of pictures."""
+    places, norms = _index(world or World(), count)
     nearest = []
     for text in texts:
-        similarity = np.zeros(CAPTIONS)
+        similarity = np.zeros(count)
         for word in set(_words(text)):
             captions = places.get(word, np.empty(0, int))
-            similarity[captions] += np.log(CAPTIONS / max(len(captions), 1)) ** 2
+            similarity[captions] += np.log(count / max(len(captions), 1)) ** 2
         nearest.append(int((similarity / norms).argmax()))
     return nearest
 
 
 @cache
-def _index() -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """An inverted index of the first CAPTIONS training captions, and the norms of their tf-idf.
+def _index(world: World | Videos, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """An inverted index of the first ``count`` captions of a world, and the norms of their tf-idf.
 
-    The first part maps a word to the indices of its captions; the norms have shape (CAPTIONS,).
+    The first part maps a word to the indices of its captions; the norms have shape (count,).
     """
-    world, held = World(), defaultdict[str, list[int]](list)
-    for i in range(CAPTIONS):
+    held = defaultdict[str, list[int]](list)
+    for i in range(count):
         for word in set(_words(world.describe(i)[0])):
             held[word].append(i)
     places = {word: np.array(captions) for word, captions in held.items()}
-    squares = np.zeros(CAPTIONS)
+    squares = np.zeros(count)
     for captions in places.values():
-        squares[captions] += np.log(CAPTIONS / len(captions)) ** 2
+        squares[captions] += np.log(count / len(captions)) ** 2
     return places, np.sqrt(np.maximum(squares, 1e-9))
 
 

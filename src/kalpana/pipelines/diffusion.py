@@ -33,11 +33,12 @@ from kalpana.hub.adapters import adapt
 from kalpana.hub.card import Card, vae_of
 from kalpana.hub.weights import files_of, find_device, fingerprint, load_module, read_process
 from kalpana.inputs import ControlMap
+from kalpana.pipelines.denoised import DenoisedLatents
 from kalpana.pipelines.editing import Edit, fitted
-from kalpana.pipelines.pipeline import TOGETHER, NoWords, Progress, Taught, answer
+from kalpana.pipelines.pipeline import TOGETHER, Draw, NoWords, Progress, Taught, answer
 from kalpana.pipelines.planner import plan_glyphs
 from kalpana.pipelines.rerank import Ranker, Words
-from kalpana.pipelines.video_inputs import VideoInputs, camera_path, read_video_inputs
+from kalpana.pipelines.video_inputs import VideoInputs, read_video_inputs, video_cond, within
 from kalpana.request import Request, ask, clean
 from kalpana.text.tokenizer import BPE, Tokenizer, Window
 from kalpana.types import Codec, Cond, KalpanaError, Step, Tokens
@@ -142,10 +143,18 @@ class DiffusionPipeline:
         return next(self.network.parameters()).device  # type: ignore[attr-defined]
 
     def generate(
-        self, request: Request | str, *, rank_by: Ranker | None = None, **fields: Any
+        self,
+        request: Request | str,
+        *,
+        rank_by: Ranker | None = None,
+        latents: Path | None = None,
+        **fields: Any,
     ) -> Iterator[Step]:
         """A stream of steps, one for each denoising step and each decoding of a batch; the last one
         carries the Result. Closing the iterator cancels.
+
+        ``latents`` is a folder for the denoised latents of videos. Those that an earlier call for
+        the same request has left there are decoded, without denoising; the caller removes it.
 
         Raises KalpanaError at the call, before the first Step, if the request needs a capability
         that the model lacks, has an input that cannot be read, or has ``best_of`` above 1 without a
@@ -161,34 +170,30 @@ class DiffusionPipeline:
             network: Any = self.network
             network, taught, notes = adapt(network, self.family, self.files, request.adapter)
             model, words = replace(self, network=network), Taught(words, taught)
-        draw = partial(_sample, model, inputs)
+        draw: Draw = partial(_sample, model)
+        kept = None
+        if latents is not None:
+            kept = DenoisedLatents(latents, self.files, self.device.type)
+        if inputs is not None:
+            draw = partial(_sample_video, model, inputs, kept)
+            notes = (*notes, *inputs.warnings)
         return answer(self, words, request, draw, rank_by, together=self.together, notes=notes)
 
 
-def _sample(
-    model: DiffusionPipeline, inputs: VideoInputs | None, request: Request, edit: Edit | None
-) -> Iterator[Progress]:
-    """Sample one batch, the pictures or videos of a resolved request."""
+def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> Iterator[Progress]:
+    """Sample one batch, the pictures of a resolved request."""
     assert request.steps and request.sampler and request.width and request.height  # resolved
     seeds, schedule = request.each_seed(), model.process.levels
-    frames = 1
-    if request.seconds and request.fps:
-        frames = max(round(request.seconds * request.fps), 1)
-    if inputs is not None:
-        frames = inputs.frames
-    shape = model.codec.shape(request.height, request.width, frames)
+    frames = round(request.seconds * request.fps) if request.seconds and request.fps else 1
+    shape = model.codec.shape(request.height, request.width, max(frames, 1))
     x = noise(seeds, shape).to(model.device)
-    spacing = SPACINGS[request.spacing or "uniform"]
-    timesteps = spacing(request.steps, model.capabilities.defaults.shift, schedule)
-    if inputs is not None:
-        given = _video_cond(model, inputs, request, shape[0], len(seeds))
-    else:
-        given = _known_cond(model, edit, request, len(seeds))
+    timesteps = _timesteps(model, request)
+    given = _known_cond(model, edit, request, len(seeds))
     denoise = guided_denoise(model, given, request, request.prompt, timesteps)
     step = _step(request)
-    x0, strength = None if inputs is None else inputs.x0, request.strength
-    alone = given.known is not None and not _blends(model)
-    if edit is not None and inputs is None:
+    x0: Tensor | None = None
+    strength, alone = request.strength, given.known is not None and not _blends(model)
+    if edit is not None:
         x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
         mask = _dilated(model, edit)
         if request.source_prompt is not None:
@@ -198,15 +203,55 @@ def _sample(
         elif mask is not None and not alone:
             denoise = inpaint(denoise, x0, mask)
     # An inpainting network is given the picture by itself: all of it anew is from noise alone.
-    anew = alone and inputs is None and strength == 1
+    anew = alone and strength == 1
     if x0 is not None and strength is not None and not anew:
         timesteps = start_at(timesteps, strength)
         edits = request.source_prompt is not None  # from the picture itself
         x = x0.expand_as(x) if edits else noised(schedule, x0, x, timesteps[0])
-    for progress in integrate(model, denoise, x, timesteps, request, step):
-        if inputs is not None and progress.pixels is not None:
-            progress = replace(progress, pixels=inputs.finish(progress.pixels))
-        yield progress
+    yield from integrate(model, denoise, x, timesteps, request, step)
+
+
+def _sample_video(
+    model: DiffusionPipeline,
+    inputs: VideoInputs,
+    kept: DenoisedLatents | None,
+    request: Request,
+    edit: Edit | None,
+) -> Iterator[Progress]:
+    """Sample one batch, the videos of a resolved request, window by window; ``edit`` is None."""
+    assert request.width and request.height  # resolved
+    seeds, schedule = request.each_seed(), model.process.levels
+    x = noise(seeds, model.codec.shape(request.height, request.width, inputs.frames))
+    x, timesteps = x.to(model.device), _timesteps(model, request)
+    given = video_cond(inputs, model.codec, request, x)  # type: ignore[arg-type]
+    if inputs.x0 is not None:
+        assert request.strength is not None  # resolved
+        timesteps = start_at(timesteps, request.strength)
+        x = noised(schedule, inputs.x0, x, timesteps[0])
+    windows = inputs.windows(x.shape[1])
+    total, more = len(windows) * (len(timesteps) - 1) + 1, step_noise(seeds)
+    found = None if kept is None else kept.read(request)
+    if found is not None:
+        x, windows = found.to(model.device), []
+    for window in windows:
+        cond = within(given, x, window)
+        denoise = guided_denoise(model, cond, request, request.prompt, timesteps)
+        states = sample(denoise, x[:, window], timesteps, _step(request), more)
+        for k, state in enumerate(states, start=2):
+            if k == len(timesteps):
+                x = torch.cat((x[:, : window.start], state.x, x[:, window.stop :]), 1)
+                if kept is not None and window is windows[-1]:
+                    kept.write(request, x)
+            yield Progress("denoise", total, model.codec.preview(state.x0))
+    pixels = inputs.finish(_decoded(model, x))
+    yield Progress("decode", total, model.codec.preview(x), pixels)
+
+
+def _timesteps(model: DiffusionPipeline, request: Request) -> Tensor:
+    """The timesteps of a resolved request, from noise to data."""
+    assert request.steps  # resolved
+    spacing = SPACINGS[request.spacing or "uniform"]
+    return spacing(request.steps, model.capabilities.defaults.shift, model.process.levels)
 
 
 def _step(request: Request) -> Sampler:
@@ -230,9 +275,13 @@ def integrate(
     for state in sample(denoise, x, timesteps, step, step_noise(request.each_seed())):
         x = state.x
         yield Progress("denoise", total, model.codec.preview(state.x0))
-    # Decoded one by one: the activations of the widest layers set the peak memory.
-    pixels = torch.cat([model.codec.decode(latents[None]) for latents in x])
-    yield Progress("decode", total, model.codec.preview(x), pixels)
+    yield Progress("decode", total, model.codec.preview(x), _decoded(model, x))
+
+
+def _decoded(model: DiffusionPipeline, x: Tensor) -> Tensor:
+    """Pixels of latents, decoded one by one: the activations of the widest layers set the peak
+    memory."""
+    return torch.cat([model.codec.decode(latents[None]) for latents in x])
 
 
 def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -328,26 +377,6 @@ def _active(cond: Cond, request: Request, t: float) -> Cond:
         return cond
     control = {kind: each for kind, each in (cond.control or {}).items() if kind not in over}
     return replace(cond, control=control or None)
-
-
-def _video_cond(
-    model: DiffusionPipeline, inputs: VideoInputs, request: Request, f: int, b: int
-) -> Cond:
-    """The conditioning of b videos of f latent frames on what is given of them."""
-    assert request.fps  # resolved
-    codec: Any = model.codec
-    seconds = (
-        torch.arange(f, dtype=torch.float32, device=model.device) * codec.time_factor / request.fps
-    )
-    camera = None
-    if request.camera is not None:
-        camera = camera_path(request.camera, f).to(model.device).expand(b, -1, -1)
-    known = inputs.known
-    return Cond(
-        seconds=seconds.expand(b, -1),
-        camera=camera,
-        known=None if known is None else known.expand(b, -1, -1, -1, -1),
-    )
 
 
 def _blends(model: DiffusionPipeline) -> bool:

@@ -76,7 +76,7 @@ def read_edit(request: Request) -> Edit | None:
         mask = to_mask(blend)
         return Edit(to_pixels([source]), mask, strength, source, (0, 0, *size), blend)
     if request.mask is None:
-        area = _centre(source.size, size)
+        area = centre(source.size, size)
         warnings: tuple[str, ...] = ()
         if area != (0, 0, *source.size):
             shape = f"{area[2] - area[0]}x{area[3] - area[1]}"
@@ -123,7 +123,7 @@ def open_mask(media: Media, mode: MaskMode, size: tuple[int, int]) -> Image.Imag
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Tensor:
     """Pixels (1, 3, h, w) of the middle of a picture, cropped to the aspect of ``size``."""
-    return _fit(image, _centre(image.size, size), size)
+    return _fit(image, centre(image.size, size), size)
 
 
 def _fit(source: Image.Image, area: Box, size: tuple[int, int]) -> Tensor:
@@ -131,7 +131,7 @@ def _fit(source: Image.Image, area: Box, size: tuple[int, int]) -> Tensor:
     return to_pixels([source.crop(area).resize(size, Image.Resampling.LANCZOS)])
 
 
-def _centre(source: tuple[int, int], size: tuple[int, int]) -> Box:
+def centre(source: tuple[int, int], size: tuple[int, int]) -> Box:
     """The largest area in the middle of a picture that has the aspect of ``size``."""
     scale = min(source[0] / size[0], source[1] / size[1])
     width, height = (max(round(side * scale), 1) for side in size)

@@ -22,7 +22,7 @@ from kalpana.pipelines.upscale import load_upscaler, upscale
 from kalpana.request import Request, clean
 from kalpana.text.tokenizer import language
 from kalpana.text.transliterate import hint, transliterate
-from kalpana.types import Output, Result, Step, Video
+from kalpana.types import KalpanaError, Output, Result, Step, Video
 from kalpana.world.expansion import expand
 
 TOGETHER = 8  # largest batch of pictures: more take memory and gain no speed
@@ -112,6 +112,10 @@ def answer(
 
     Raises KalpanaError at the call, as ``Pipeline.generate`` and ``read_edit``."""
     if request.best_of > 1:
+        if "seconds" in model.capabilities.uses:
+            raise KalpanaError(
+                f"best_of ranks pictures, and model {request.model!r} makes videos: leave it out"
+            )
         return best(
             lambda each: answer(model, words, each, draw, None, more, together, notes, read),
             request,

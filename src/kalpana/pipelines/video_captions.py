@@ -115,3 +115,9 @@ def named(model: str) -> bool:
     for a damaged card."""
     folder = model_folders().get(model, Path(model))
     return model == FAMILY or ((folder / CARD).is_file() and read_card(folder).family == FAMILY)
+
+
+def files_of(model: str) -> list[Path]:
+    """The files of weights of the video captioner of a name or folder."""
+    folder = find_model(model).resolve()
+    return [folder / "video_captioner.safetensors", vqgan_of(folder)]

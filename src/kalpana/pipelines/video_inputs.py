@@ -5,7 +5,7 @@ the motion of the camera, as what a video network reads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,13 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from kalpana.media import read_video, to_images, to_pixels
-from kalpana.pipelines.editing import fitted
+from kalpana.pipelines.editing import centre, fitted
 from kalpana.request import Request
-from kalpana.types import Codec, KalpanaError
+from kalpana.types import Codec, Cond, KalpanaError
 from kalpana.world.video import DIRECTIONS, Camera
 
 PAN, ZOOM, TURN = 0.225, 1.6, 42.0  # image widths, ratio and degrees: the middle of the world's
 CONTEXT = 3  # latent frames of a video that its continuation sees
+TOGETHER = 33  # latent frames that are sampled together at most, for memory grows with their square
+LONGEST = 129  # frames of these
+MOST = 3600  # frames of an input video
+WINDOW = 9  # latent frames of a continuation that are sampled together: the longest of training
 
 
 class VideoCodec(Codec, Protocol):
@@ -41,6 +45,7 @@ class VideoInputs:
     - ``x0`` (1, f, c, h, w): latents of the video that is changed; None: there is none
     - ``before``: frames of the video that is continued, and ``again``: number of the sampled frames
       that repeat its end
+    - ``warnings`` for the user
     """
 
     frames: int
@@ -48,6 +53,17 @@ class VideoInputs:
     x0: Tensor | None = None
     before: tuple[Image.Image, ...] = ()
     again: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def windows(self, length: int) -> list[slice]:
+        """The windows in which ``length`` latent frames are sampled one after another: all in one,
+        but for a continuation, and for a video of more than LONGEST frames, whose windows of at
+        most WINDOW begin with the last CONTEXT frames of the one before.
+        """
+        if length <= (WINDOW if self.before else TOGETHER):
+            return [slice(0, length)]
+        starts = range(0, length - CONTEXT, WINDOW - CONTEXT)
+        return [slice(start, min(start + WINDOW, length)) for start in starts]
 
     def finish(self, pixels: Tensor) -> Tensor:
         """The whole video (b, f, 3, h, w): sampled pixels, cut to the length that was asked for,
@@ -61,28 +77,115 @@ class VideoInputs:
 
 @torch.no_grad()
 def read_video_inputs(request: Request, codec: VideoCodec, device: torch.device) -> VideoInputs:
-    """The inputs of a resolved request. Raises KalpanaError if one cannot be read."""
+    """The inputs of a resolved request. Raises KalpanaError if one cannot be read, or if a video
+    that must be sampled as a whole has more than LONGEST frames."""
     assert request.seconds and request.fps and request.width and request.height  # resolved
-    count = max(round(request.seconds * request.fps), 1)
+    warnings = list[str]()
     if request.video is not None:
-        frames = _frames(request)
+        frames = _frames(request, warnings)
         if request.extend is None:
-            return _changed(frames, codec, device)
-        return _continued(frames, round(request.extend * request.fps), codec, device)
+            found = _changed(frames, codec, device)
+        else:
+            new = _count("extend", request.extend, request.fps, warnings)
+            found = _continued(frames, new, codec, device)
+    else:
+        count = _count("seconds", request.seconds, request.fps, warnings)
+        found = _pictures(request, count, codec, device, warnings)
+    return replace(found, warnings=tuple(warnings))
+
+
+def _count(name: str, seconds: float, fps: int, warnings: list[str]) -> int:
+    """The number of frames, at least 1, of a length in seconds; says where it is another length."""
+    count = max(round(seconds * fps), 1)
+    if abs(count - seconds * fps) > 1e-6:
+        warnings.append(
+            f"{name}: {seconds:g} s at {fps} frames a second are {count} whole "
+            f"frame{'s' * (count > 1)}, {count / fps:.3g} s"
+        )
+    return count
+
+
+def _pictures(
+    request: Request, count: int, codec: VideoCodec, device: torch.device, warnings: list[str]
+) -> VideoInputs:
+    """A video from words, and from its first or last picture."""
     given = {0: request.image, -1: request.last_image}
     pictures = {place: media for place, media in given.items() if media is not None}
+    if -1 in pictures and (whole := _whole(count, codec)) != count:  # the last one is a keyframe
+        warnings.append(
+            f"last_image: a video that ends with a given picture has 4k + 1 frames: {whole}, "
+            f"not {count}"
+        )
+        count = whole
+    if -1 in pictures:
+        _check_length(count, "that ends with a given picture")
     if not pictures:
         return VideoInputs(count)
-    if -1 in pictures:  # the last frame is a keyframe
-        count = _whole(count, codec)
-    size, keys = (request.width, request.height), codec.key_channels
+    assert request.width and request.height  # resolved
+    keys = codec.key_channels
     length, _, *sides = codec.shape(request.height, request.width, count)
     known = torch.zeros(1, length, keys + 1, *sides, dtype=torch.float32, device=device)
     for place, media in pictures.items():
-        pixels = fitted(media.picture(), size).to(device)
-        known[0, place, :keys] = codec.encode(pixels[:, None])[0, 0, :keys]
+        told = warnings if place else []  # of the first one, read_edit tells it
+        pixels = _fitted(media.picture(), request, "last_image", told)
+        known[0, place, :keys] = codec.encode(pixels.to(device)[:, None])[0, 0, :keys]
         known[0, place, keys] = 1.0
     return VideoInputs(count, known)
+
+
+def _fitted(image: Image.Image, request: Request, name: str, warnings: list[str]) -> Tensor:
+    """Pixels of an input at the size of the request; says where some are cut off."""
+    assert request.width and request.height  # resolved
+    size = request.width, request.height
+    left, top, right, bottom = centre(image.size, size)
+    if (right - left, bottom - top) != image.size:
+        warnings.append(
+            f"{name}: only its middle, {right - left}x{bottom - top} of "
+            f"{image.width}x{image.height} pixels, has the shape of the video, {request.size}"
+        )
+    return fitted(image, size)
+
+
+def _check_length(count: int, which: str) -> None:
+    """Raises KalpanaError if so many frames cannot be sampled together."""
+    if count > LONGEST:
+        raise KalpanaError(
+            f"{count} frames are too many for a video {which}, {LONGEST} at most: write fewer "
+            "seconds or frames a second"
+        )
+
+
+def video_cond(inputs: VideoInputs, codec: VideoCodec, request: Request, x: Tensor) -> Cond:
+    """The conditioning of the videos whose latents are ``x`` (b, f, c, h, w) on what is given of
+    them."""
+    assert request.fps  # resolved
+    b, f = x.shape[:2]
+    seconds = torch.arange(f, dtype=torch.float32, device=x.device)
+    seconds = seconds * codec.time_factor / request.fps
+    camera = None
+    if request.camera is not None:
+        camera = camera_path(request.camera, f).to(x.device).expand(b, -1, -1)
+    known = inputs.known
+    return Cond(
+        seconds=seconds.expand(b, -1),
+        camera=camera,
+        known=None if known is None else known.expand(b, -1, -1, -1, -1),
+    )
+
+
+def within(cond: Cond, x: Tensor, window: slice) -> Cond:
+    """The conditioning of a window of latent frames of ``x`` (b, f, c, h, w): all of it for the
+    first one; a later one is given its first CONTEXT frames, which are sampled already."""
+    if window.start == 0:
+        known = None if cond.known is None else cond.known[:, window]
+    else:
+        given = torch.zeros_like(x[:, window, :1])
+        given[:, :CONTEXT] = 1.0
+        known = torch.cat((x[:, window] * given, given), 2)
+    assert cond.seconds is not None
+    seconds = cond.seconds[:, window] - cond.seconds[:, window.start, None]
+    camera = None if cond.camera is None else cond.camera[:, window]
+    return replace(cond, seconds=seconds, camera=camera, known=known)
 
 
 def camera_path(word: str, count: int) -> Tensor:
@@ -104,15 +207,32 @@ def camera_path(word: str, count: int) -> Tensor:
     )
 
 
-def _frames(request: Request) -> tuple[Image.Image, ...]:
+def _frames(request: Request, warnings: list[str]) -> tuple[Image.Image, ...]:
     """The frames of the input video at the frame rate and size of the request."""
-    assert request.video is not None and request.width and request.height
-    size, frames = (request.width, request.height), []
+    assert request.video is not None and request.fps and request.width  # resolved
+    fps, frames = request.fps, list[Image.Image]()
     try:
-        for frame in read_video(request.video.read(), fps=request.fps):
-            frames += to_images(fitted(frame, size))
-            if len(frames) > 60 * 60:
-                raise KalpanaError("it has more than 3,600 frames at this frame rate: cut it")
+        data = request.video.read()
+        own, video = read_video(data), read_video(data, fps=fps)
+        if video.duration * fps > MOST:
+            raise KalpanaError(
+                f"it has {video.duration * fps:.0f} frames at {fps} a second, {MOST:,} at most: "
+                "cut it, or write a lower fps"
+            )
+        if video.sound:
+            warnings.append("video: its sound is not kept")
+        if abs(own.fps - fps) > 0.05:
+            warnings.append(f"video: its {own.fps:.4g} frames a second became {fps} (see fps)")
+        for frame in video:
+            pixels = _fitted(frame, request, "video", warnings if not frames else [])
+            frames += to_images(pixels)
+            if len(frames) > MOST:
+                raise KalpanaError(f"it has more than {MOST:,} frames at this frame rate: cut it")
+        if video.size != frames[0].size:
+            warnings.append(
+                f"video: its {video.size[0]}x{video.size[1]} pixels became {request.size} "
+                "(see size)"
+            )
     except KalpanaError as error:
         raise KalpanaError(f"the input {request.video.name}: {error}") from None
     return tuple(frames)
@@ -122,6 +242,7 @@ def _changed(
     frames: tuple[Image.Image, ...], codec: VideoCodec, device: torch.device
 ) -> VideoInputs:
     """A video that is changed as a whole; its last frame is repeated up to a whole length."""
+    _check_length(len(frames), "that is changed")
     whole = _whole(len(frames), codec)
     padded = (*frames, *[frames[-1]] * (whole - len(frames)))
     return VideoInputs(len(frames), x0=codec.encode(to_pixels(padded)[None].to(device)))

@@ -1,7 +1,8 @@
 """Training of the tokenizer from the captions of the world: ``kalpana tokenizer train``.
 
 With ``--words-only --kind everything`` it keeps the tokens, so that existing weights remain valid,
-and replaces the list of known words, for a model that is trained on other captions.
+and replaces the list of known words, those of pictures and videos, for models that are trained on
+other captions.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from kalpana.world.grammar import FORMS, LANGUAGES
 from kalpana.world.grammar_hi import casual, names
 from kalpana.world.lexicon import lexicon
+from kalpana.world.video import Videos
 from kalpana.world.world import KINDS
 
 
@@ -27,3 +29,9 @@ def corpus(count: int, seed: int = 0, kind: str = "objects") -> Iterator[str]:
     for _ in range(count):
         scene = KINDS[kind].sample(rng, "train")
         yield KINDS[kind].caption(scene, rng.choice(list(LANGUAGES)), rng.choice(FORMS), rng)
+
+
+def video_corpus(count: int, seed: int = 0) -> Iterator[str]:
+    """Captions of the first ``count`` training videos of a world, in all forms."""
+    world = Videos(seed)
+    return (world.describe(k)[0] for k in range(count))

@@ -14,8 +14,7 @@ from pathlib import Path
 from kalpana.media import write
 from kalpana.text.normalize import clean
 from kalpana.text.transliterate import QUOTED
-from kalpana.train.tokenizer import corpus
-from kalpana.world.video import Videos
+from kalpana.train.tokenizer import corpus, video_corpus
 
 # Frequent words that prompts have and captions of the world have not.
 COMMON = """
@@ -36,9 +35,8 @@ def count(captions: int, videos: int, seed: int) -> Counter[str]:
     for text in corpus(captions, seed, "everything"):
         words.update(WORD.findall(QUOTED.sub(" ", clean(text))))
     words.update(COMMON.split())
-    scenes = Videos(seed)
-    for k in range(videos):
-        words.update(WORD.findall(clean(scenes.describe(k)[0])))
+    for text in video_corpus(videos, seed):
+        words.update(WORD.findall(clean(text)))
     return words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from kalpana.diffusion.schedule import Flow, times
 from kalpana.hub.weights import load_module
 from kalpana.models import video_dit
 from kalpana.text.tokenizer import Tokenizer
-from kalpana.train import data_cache
+from kalpana.train import data_cache, recaptions
 from kalpana.train.diffusion import noise_times
 from kalpana.train.recipe import ConditionalRecipe, VideosRecipe, located
 from kalpana.train.task import Metrics, config_of, noise
@@ -74,6 +75,25 @@ class VideoFlowRecipe(ConditionalRecipe, VideosRecipe):
         "config",
     )
 
+    captions: Literal["true", "short", "noisy", "captioner", "mixture"] = Field(
+        default="true",
+        description="captions of the videos: true ones of all lengths; short ones; noisy ones, "
+        "with half of the facts left out and 15 % wrong; those of a captioner; or a mixture of "
+        "these with 5 % noisy ones. Pictures have true ones",
+    )
+    captions_file: Path | None = Field(
+        default=None,
+        description="captions of a captioner, written by kalpana world recaption",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        needed = self.captions in ("captioner", "mixture")
+        if needed and self.captions_file is None:
+            yield "captions", f"{self.captions} needs captions_file, from kalpana world recaption"
+        if self.captions_file is not None and not needed:
+            yield "captions_file", f"captions {self.captions} need no file: leave it out"
+
     @property
     def process(self) -> Process:
         """Process that the network is trained for."""
@@ -108,6 +128,7 @@ class VideoFlowTask:
             for bucket, share in BUCKETS.items()
         ]
         self.dev = self._pool(Videos(recipe.seed, "dev"), DEV, DEV_VIDEOS, progress)
+        self.describe = self._source(world)
         self.world = World(recipe.seed, "train", kind=recipe.kind)
         self.pictures = data_cache.latents(
             self.decoder.image, located(recipe.vae), self.world, recipe.num_images, device, progress
@@ -121,13 +142,24 @@ class VideoFlowTask:
         chosen = self.pools[rng.choice(len(self.pools), p=shares / shares.sum())]
         rows = self._rows(rng, chosen.bucket.cells, len(chosen.index))
         latents = torch.from_numpy(np.stack([chosen.latents[row] for row in rows]))
-        captions = [chosen.caption(row, int(rng.integers(1 << 30))) for row in rows]
+        videos = [int(chosen.index["video"][row]) for row in rows]
+        captions = [self.describe(each, int(rng.integers(1 << 30))) for each in videos]
         return VideoBatch(
             latents,
             self.tokenizer.encode(captions, self.model.config.length),
             torch.stack([chosen.seconds(row) for row in rows]),
             torch.stack([chosen.camera(row) for row in rows]),
         )
+
+    def _source(self, world: Videos) -> recaptions.Describe:
+        """The captions of the videos in the pools. Raises KalpanaError if a captioner's are needed
+        and some are missing."""
+        path, found = self.recipe.captions_file, None
+        if path is not None:
+            found = recaptions.read(path)
+            videos = (int(each) for pool in self.pools for each in pool.index["video"])
+            recaptions.check(found, path, world, videos)
+        return recaptions.source(self.recipe.captions, world, found)
 
     def _rows(self, rng: np.random.Generator, cells: int, count: int) -> list[int]:
         """Random rows of a pool of ``count``, as many as a batch of videos of so many cells has."""

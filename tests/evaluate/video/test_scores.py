@@ -370,6 +370,17 @@ def test_the_camera_is_found_in_pictures_moved_by_another_library(
     assert motion.flicker(frames, hidden, camera) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("dx", "camera", "amount"), [(0.25, True, True), (0.07, True, False), (-0.25, False, False)]
+)
+def test_the_amount_of_a_camera_motion_is_judged_apart_from_its_kind(
+    dx: float, camera: bool, amount: bool
+) -> None:
+    prompt = next(prompt for prompt in PROMPTS(True) if prompt.task == "pan right")
+    judged = right(prompt, filmed(dx=dx), 8, [Observation(())] * 10)
+    assert (judged.camera, judged.amount) == (camera, amount)
+
+
 def test_a_camera_at_rest_is_still_though_pixels_tremble() -> None:
     frames = filmed() + 0.05 * torch.randn(
         10, 3, 64, 64, generator=torch.Generator().manual_seed(0)
@@ -482,7 +493,8 @@ class Knows:
             }
 
     def look(self, pixels: Tensor) -> list[Observation]:
-        return [self.known[frame.numpy().tobytes()] for frame in pixels]
+        none = Observation(())  # on the videos of the nearest training captions
+        return [self.known.get(frame.numpy().tobytes(), none) for frame in pixels]
 
 
 @pytest.mark.slow
@@ -497,16 +509,19 @@ def test_true_videos_score_as_the_ceiling_and_others_nothing(tmp_path: Path) -> 
         lambda k, n: done.append((k, n)),
     )
     assert report.score == report.ceiling and report.score.tasks.overall.right == 1
-    assert report.other.tasks.overall.right == report.frozen.tasks.overall.right == 0
+    assert report.shuffled.tasks.overall.right == report.frozen.tasks.overall.right == 0
     assert report.frozen.measured["dynamic"].value == 0 < report.score.measured["dynamic"].low
     assert (
         report.frozen.parts.tasks["objects"].right == 1
-        and report.other.parts.tasks["objects"].right < 0.5
+        and report.shuffled.parts.tasks["objects"].right < 0.5
+        and report.nearest.parts.tasks["objects"].right < 0.5
     )
     output = report.markdown()
     for words in (
-        "other video | frozen",
-        "| pan left | 0.0 | 0.0 | 100.0 | 100.0 | 3 |",
+        "shuffled | frozen | nearest |",
+        "| pan left | 0.0 | 0.0 | 0.0 | 100.0 | 100.0 | 3 |",
+        "| en |",
+        "| hi |",
         "| camera |",
         "dynamic degree",
     ):
@@ -556,12 +571,12 @@ def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> 
 
 def test_a_table_counts_parts_where_they_are_asked_for() -> None:
     prompts = PROMPTS()
-    none = Verdict(True, None, None, None, None, None, None, True, 1.0, math.nan, 0.5)
+    none = Verdict(True, None, None, None, None, None, None, None, True, 1.0, math.nan, 0.5)
     pan, move = (
         next(prompt for prompt in prompts if prompt.task == task) for task in ("pan left", "move")
     )
     verdicts = [
-        replace(none, camera=True),
+        replace(none, camera=True, amount=False),
         replace(none, direction=False, flicker=0.1),
         replace(none, direction=True, flicker=0.3),
     ]
@@ -570,9 +585,11 @@ def test_a_table_counts_parts_where_they_are_asked_for() -> None:
         "objects": (1, 3),
         "direction": (0.5, 2),
         "camera": (1, 1),
+        "amount": (0, 1),
         "moving": (1, 3),
     }
-    assert made.tasks.tasks["move"].right == 0.5 and made.tasks.overall.right == 0.75
+    assert made.tasks.tasks["move"].right == 0.5 and made.tasks.overall.right == 0.25
+    assert sum(share.prompts for share in made.languages.tasks.values()) == 3
     assert (
         made.measured["flicker"].value == pytest.approx(0.2) and made.measured["dynamic"].low == 0.5
     )

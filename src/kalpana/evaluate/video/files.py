@@ -17,14 +17,14 @@ def videos_of(
 ) -> Iterator[Video]:
     """The video of each prompt in a folder of videos from elsewhere.
 
-    For prompt 7 of the suite: 0007.mp4, or a folder 0007 with frames in the order of their names.
-    ``fps`` is the frame rate of folders; None: that of the prompt's true video. Raises KalpanaError
-    if a prompt has no video, before any is read, or if a video cannot be read.
+    For prompt 7 of the suite: 0007.mp4, 0007.webp, or a folder 0007 with frames in the order of
+    their names. ``fps`` is the frame rate of folders; None: that of the prompt's true video. Raises
+    KalpanaError if a prompt has no video, before any is read, or if a video cannot be read.
     """
     paths = []
     for prompt in prompts:
         name = f"{prompt.number:04d}"
-        candidates = (folder / f"{name}.mp4", folder / name)
+        candidates = (folder / f"{name}.mp4", folder / f"{name}.webp", folder / name)
         path = next((path for path in candidates if path.exists()), None)
         if path is None:
             raise KalpanaError(
@@ -35,13 +35,13 @@ def videos_of(
     for path, prompt in zip(paths, prompts, strict=True):
         rate = prompt.video.fps if fps is None else fps
         try:
-            yield Video(_frames(path), rate) if path.is_dir() else _video(path)
+            yield Video(_frames(path), rate) if path.is_dir() else video_in(path)
         except KalpanaError as error:
             raise KalpanaError(f"{path}: {error}") from None
 
 
-def _video(path: Path) -> Video:
-    """The video in an MP4 file."""
+def video_in(path: Path) -> Video:
+    """The video in a file."""
     images, rate, _ = decode_video(path.read_bytes())
     return Video(to_pixels(images), rate)
 

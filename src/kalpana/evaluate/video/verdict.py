@@ -67,7 +67,8 @@ class Verdict:
     direction: bool | None  # of a motion or of a rotation
     speed: bool | None
     path: bool | None  # hops, grows, leaves and returns, passes behind, or changes places
-    camera: bool | None  # kind and amount of the camera motion
+    camera: bool | None  # kind and direction of the camera motion
+    amount: bool | None  # the length, ratio or angle of a camera motion of the right kind
     identity: bool | None  # an object that was out of sight returns as the same
     moving: bool  # the video is not still
     share: float
@@ -118,6 +119,7 @@ def right(prompt: VideoPrompt, frames: Tensor, fps: float, seen: Sequence[Observ
         for part, holds in JUDGES[prompt.video.event].items()
         if part != "speed" or prompt.pace
     }
+    filmed, amount = _filmed(prompt.video, camera)
     speed = float(np.mean([track.motion(fps) for track in paths] or [0.0]))
     dynamic = camera.motion(fps) + speed + measured.turning
     return Verdict(
@@ -126,7 +128,8 @@ def right(prompt: VideoPrompt, frames: Tensor, fps: float, seen: Sequence[Observ
         direction=asked.get("direction"),
         speed=asked.get("speed"),
         path=asked.get("path"),
-        camera=_filmed(prompt.video, camera) if prompt.video.event == "camera" else None,
+        camera=filmed,
+        amount=amount,
         identity=asked.get("identity"),
         moving=dynamic >= DYNAMIC,
         share=share,
@@ -297,12 +300,15 @@ def _usual(colors: Sequence[str | None]) -> str | None:
     return Counter(colors).most_common(1)[0][0] if colors else None
 
 
-def _filmed(video: VideoScene, camera: Camera) -> bool:
-    """Whether the camera motion is the video's, and its amount in the world's range."""
+def _filmed(video: VideoScene, camera: Camera) -> tuple[bool | None, bool | None]:
+    """Whether the camera motion is the video's, and whether it is and its amount is in the world's
+    range; None where the video has another event."""
+    if video.event != "camera":
+        return None, None
     if camera.word != video.word:
-        return False
+        return False, False
     low, high = AMOUNTS[camera.kind]
-    return (1 - AMOUNT) * low <= abs(float(camera.way[-1])) <= (1 + AMOUNT) * high
+    return True, (1 - AMOUNT) * low <= abs(float(camera.way[-1])) <= (1 + AMOUNT) * high
 
 
 JUDGES: dict[str, dict[str, Callable[[_Motion], bool]]] = {
