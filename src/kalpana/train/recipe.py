@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -65,6 +65,7 @@ class Recipe(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    unused: ClassVar[dict[str, str]] = {}  # inherited fields that a family has not, and the reason
 
     name: str = Field(
         pattern=r"^\w[\w.-]*$",
@@ -125,7 +126,9 @@ class Recipe(BaseModel):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(field, message) of each setting that does not fit the others."""
-        yield from ()
+        for field, reason in self.unused.items():
+            if getattr(self, field) != type(self).model_fields[field].default:
+                yield field, f"{reason}: leave it out"
 
     @property
     def codec_weights(self) -> Path | None:
