@@ -276,7 +276,9 @@ class Capabilities(BaseModel):
         """The labels, or of many the number and those that are spelled most like a text."""
         if len(self.labels) <= FEW:
             return f"it knows {', '.join(self.labels)}"
-        near = get_close_matches(text.casefold(), self.labels, n=3, cutoff=0.5)
+        text = text.casefold()
+        near = [label for label in self.labels if f" {label} " in f" {text} "][:3]
+        near = near or get_close_matches(text, self.labels, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(self.labels[:3])}"
         return f"it knows {len(self.labels)} classes, by name or number from 0: {hint}"
 

@@ -210,7 +210,9 @@ class Request(BaseModel):
         description="motion of the camera in a video: pan left, pan right, pan up, pan down, "
         "zoom in, zoom out, clockwise, counter-clockwise or still",
     )
-    label: str | None = Field(None, description="a class of a class-conditional model")
+    label: str | None = Field(
+        None, description="a class of a class-conditional model, by name or number"
+    )
     control: Annotated[tuple[ControlMap, ...], BeforeValidator(controls)] | None = Field(
         None,
         min_length=1,

@@ -16,6 +16,8 @@ from kalpana.media import read_receipt
 from kalpana.pipelines import load
 from kalpana.pipelines.diffusion import DiffusionPipeline
 from kalpana.pipelines.replay import again
+from kalpana.pipelines.trace import trace
+from kalpana.request import ask
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import train
 from kalpana.train.pixels import ClassData, ClassScenes, PixelRecipe, PixelTask
@@ -168,13 +170,18 @@ def test_a_picture_is_changed_with_a_label_and_without(model: DiffusionPipeline)
         assert near < far
 
 
+def test_a_trace_is_named_after_the_label(model: DiffusionPipeline) -> None:
+    page = trace(model, ask("", label="cat", seed=1, steps=2))
+    assert "<h1>cat</h1>" in page and page.count("<figure") == 1 + 8 + 2
+
+
 @pytest.mark.parametrize(
     ("prompt", "fields", "message"),
     [
         ("", {"label": "kat"}, r"label 'kat' cannot .* 80 classes, by name or number from 0: "
-                               r"did you mean cat"),
+                               r"did you mean hat or cat"),
         ("", {"label": "80"}, "label '80' cannot be used .* try apple, banana, orange"),
-        ("a cat on a sofa", {}, "draws classes, and reads no text: it knows 80 classes"),
+        ("a cat on a sofa", {}, "draws classes, and reads no text: .* did you mean cat or sofa"),
         ("cat", {"label": "dog"}, "prompt 'cat' cannot be used"),
         ("", {"label": "cat", "size": "64x64"}, "size 64x64 cannot be used .* 32x32"),
         ("", {"label": "cat", "negative_prompt": "a dog"}, "negative_prompt"),

@@ -196,7 +196,7 @@ def test_another_teacher_is_refused(weights: Path, file: str, message: str) -> N
 
 # ------------------------------------------------- Gaussian data, whose guided paths are known
 
-MEANS = 0.8, -0.2  # of data with the caption and without
+MEANS = 0.6, 0.2  # of data with the caption and without
 SD = 0.5
 
 
