@@ -183,7 +183,7 @@ def test_a_trace_is_named_after_the_label(model: DiffusionPipeline) -> None:
         ("", {"label": "80"}, "label '80' cannot be used .* try apple, banana, orange"),
         ("a cat on a sofa", {}, "draws classes, and reads no text: .* did you mean cat or sofa"),
         ("cat", {"label": "dog"}, "prompt 'cat' cannot be used"),
-        ("", {"label": "cat", "size": "64x64"}, "size 64x64 cannot be used .* 32x32"),
+        ("", {"label": "cat", "size": "64x64"}, "size '?64x64'? cannot be used .* 32x32"),
         ("", {"label": "cat", "negative_prompt": "a dog"}, "negative_prompt"),
     ],
 )  # fmt: skip
