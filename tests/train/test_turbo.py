@@ -273,11 +273,11 @@ def missed(task: TurboTask, steps: int, guidance: float) -> float:
 
 
 def test_the_student_learns_the_exact_mean_velocity_of_gaussian_data() -> None:
-    """One step and four reach the ends of the exact paths, for every guidance; a sign, an order of
-    times or a weight that is wrong would lead elsewhere."""
-    task, seen = student(600)
+    """Any number of steps reaches the ends of the exact paths, for every guidance; a wrong sign, or
+    another order of the times, would lead elsewhere."""
+    task, seen = student(1000)
     for guidance in (1.0, 2.0, 3.0):
-        for steps in (1, 2, 4):
-            assert missed(task, steps, guidance) < 0.1, (steps, guidance)
-    start, end = (sum(error for _, error in seen[k : k + 50]) / 50 for k in (0, 550))
+        for steps in (1, 2, 4, 8):
+            assert missed(task, steps, guidance) < 0.15, (steps, guidance)
+    start, end = (sum(error for _, error in seen[k : k + 50]) / 50 for k in (0, 950))
     assert end < start / 20
