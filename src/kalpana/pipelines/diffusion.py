@@ -167,8 +167,9 @@ class DiffusionPipeline:
             model, words = replace(self, network=network), Taught(words, words_of(request.adapter))
         more = dict[str, Any]()
         if request.guide_model is not None and "guide_model" in self.capabilities.uses:
-            model = replace(model, guide=_guide(self, request.guide_model))
-            more["guide"] = {"name": model.guide.name, "files": model.guide.files}
+            weak = _guide(self, request.guide_model)
+            model = replace(model, guide=weak)
+            more["guide"] = {"name": weak.name, "files": weak.files}
         draw = partial(_sample, model, inputs)
         return answer(self, words, request, draw, rank_by, more, self.together, notes)
 
