@@ -99,6 +99,8 @@ OWN: dict[str, Any] = {
     "clip_model": "other-clip", "vector_dropout": 1.0, "vector_noise": 0.9,
     "min_snr_gamma": 0.5, "size": 64,
 }  # fmt: skip
+# Values in place of those above where these are a family's defaults.
+OTHER = {("pixel-unet", "schedule"): "cosine", ("pixel-unet", "prediction"): "v"}
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
     "flow": ("vae", "other-vae"),
@@ -139,7 +141,7 @@ for family in trained_families():
     kind = recipe_class(family)
     assert kind is not None
     own = [name for name in kind.model_fields if name in OWN and (family, name) not in REFUSED]
-    CASES += [(family, name, OWN[name]) for name in own]
+    CASES += [(family, name, OTHER.get((family, name), OWN[name])) for name in own]
     if "timesteps" in kind.model_fields and family != "turbo":
         (other,) = {*TIMES} - {kind.model_fields["timesteps"].default}
         CASES.append((family, "timesteps", other))
