@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -10,6 +11,7 @@ from kalpana.errors import one_line, shorten
 from kalpana.inputs import Adapter, Margins, Media
 from kalpana.request import Request, Side
 from kalpana.types import KalpanaError
+from kalpana.world.classes import class_of
 
 
 class Defaults(BaseModel):
@@ -52,6 +54,7 @@ SAMPLERS = (
     *("euler", "heun", "dpmpp-2m", "dpm2", "lms", "deis", "unipc", "ddim", "ddpm"),
     *("euler-a", "dpm2-a", "dpmpp-sde", "dpmpp-2m-sde", "lcm"),
 )
+FEW = 12  # labels that an error lists in full
 SPACINGS = ("uniform", "quadratic", "beta", "kl-optimal", "karras", "exponential")
 
 # Fields that a model can use if it can use another one.
@@ -72,6 +75,7 @@ OPTIONAL = (
     "steps",
     "guidance",
     "guidance_rescale",
+    "guide_model",
     "sampler",
     "eta",
     "spacing",
@@ -155,6 +159,7 @@ class Capabilities(BaseModel):
 
         Raises KalpanaError, which names the ignored fields, if the request is strict.
         """
+        request = self._labelled(request)
         defaults = {name: self._default(name, request) for name in OPTIONAL}
         if request.outpaint is not None and request.image is not None and "outpaint" in self.uses:
             width, height = request.outpaint.around(request.image.picture().size)
@@ -177,6 +182,19 @@ class Capabilities(BaseModel):
             left = {name: Request.model_fields[name].default for name in ignored}
             return self.resolve(request.updated(**left))[0], ignored
         return request.seeded().updated(**resolved), ignored
+
+    def _labelled(self, request: Request) -> Request:
+        """The request with its label as in ``labels``, where it is a number or another name of the
+        class; a model without text takes a prompt that is nothing but such a name as its label."""
+        if "label" not in self.uses:
+            return request
+        alone = request.label is None and "prompt" not in self.uses
+        name = class_of(request.prompt if alone else request.label or "", self.labels)
+        return (
+            request
+            if name is None
+            else request.updated(prompt="" if alone else request.prompt, label=name)
+        )
 
     def _default(self, name: str, request: Request) -> Any:
         """The value of a field that a request leaves out."""
@@ -212,10 +230,11 @@ class Capabilities(BaseModel):
             "sampler": self.samplers,
             "spacing": SPACINGS,
             "language": ("auto", *self.languages),
-            "label": self.labels,
             "camera": self.cameras,
             "format": self.formats,
         }
+        if name == "prompt" and name not in self.uses and self.labels:
+            return f"it draws classes, and reads no text: {self._classes(value)}"
         if NEEDS.get(name, name) not in (*self.uses, "format"):
             return "it has no such setting"
         if name == "size" and resolved["outpaint"] is not None:
@@ -227,12 +246,16 @@ class Capabilities(BaseModel):
             return None if value in known else f"with a source_prompt it knows {', '.join(known)}"
         if name == "size":
             return self._size_refusal(value)
+        if name == "label" and value not in self.labels:
+            return self._classes(value)
         if name in choices and value not in choices[name]:
             return f"it knows {', '.join(choices[name])}"
         if name == "eta" and (sampler := self._sampler(resolved["sampler"])) not in ETA:
             return f"sampler {sampler} has none: it is for {', '.join(ETA)}"
         if name == "guidance_rescale" and resolved["guidance"] == 1:
             return "guidance 1 is off, and adds no contrast"
+        if name == "guide_model" and resolved["guidance"] == 1:
+            return "guidance 1 is off: write another guidance"
         if name == "strength" and "video" in self.uses and resolved["video"] is None:
             return "it starts from an image, and changes videos only"
         if name == "control":
@@ -243,9 +266,21 @@ class Capabilities(BaseModel):
             return None if low <= value <= high else f"it is built in, from {low:g} to {high:g}"
         if name == "top_k" and self.tokens is not None and value > self.tokens:
             return f"it has {self.tokens} tokens (write from 1 to {self.tokens}, or leave it out)"
+        if name == "negative_prompt" and resolved["guide_model"] is not None:
+            return "guide_model takes its place: leave one out"
         if name == "negative_prompt" and "guidance" in self.uses and resolved["guidance"] == 1:
             return "guidance 1 is off, and a negative prompt needs guidance"
         return None
+
+    def _classes(self, text: str) -> str:
+        """The labels, or of many the number and those that are spelled most like a text."""
+        if len(self.labels) <= FEW:
+            return f"it knows {', '.join(self.labels)}"
+        text = text.casefold()
+        near = [label for label in self.labels if f" {label} " in f" {text} "][:3]
+        near = near or get_close_matches(text, self.labels, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(self.labels[:3])}"
+        return f"it knows {len(self.labels)} classes, by name or number from 0: {hint}"
 
     def _outpaint_refusal(self, margins: Margins, size: str) -> str | None:
         """The reason for which margins that make a picture of ``size`` cannot be used, with some

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from kalpana.capabilities import Capabilities, Defaults, Edits
+from kalpana.world.classes import CLASSES
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Family:
     - ``name``: in recipes, in the metadata of weight files, and in cards
     - ``network``: class of the network; its module also holds its dataclass ``Config``. None: the
       family has no weights of its own
-    - ``file``: the weight file in a model's folder, empty without a network
+    - ``file``: the weight file in a model's folder, empty without weights
     - ``task``: class of the training task, see ``train.task.Task``. None: not trained
     - ``recipe``: class of its recipes, see ``train.recipe.Recipe``. None: not trained
     - ``pipeline``: class that answers requests, with ``read(folder, card, device)``. None: it
@@ -68,6 +69,7 @@ _DIFFUSION = Capabilities(
         "negative_prompt",
         "steps",
         "guidance",
+        "guide_model",
         "sampler",
         "size",
         "image",
@@ -185,6 +187,26 @@ _ALL = (
         _DIFFUSION,
         codec="vae",
         tasks=_TEXT_TO_IMAGE,
+    ),
+    Family("pixels", "kalpana.models.pixels:Pixels"),
+    Family(
+        "pixel-unet",
+        "kalpana.models.unet:UNet",
+        "pixel_unet.safetensors",
+        "kalpana.train.pixels:PixelTask",
+        "kalpana.train.pixels:PixelRecipe",
+        "kalpana.pipelines.diffusion:DiffusionPipeline",
+        Capabilities(
+            uses=(
+                *("label", "steps", "guidance", "guide_model", "sampler", "size"),
+                *("image", "mask", "strength"),
+            ),
+            sizes=("32x32",),
+            labels=CLASSES,
+            defaults=Defaults(steps=50, guidance=2.0, sampler="ddim", size="32x32", strength=0.6),
+        ),
+        codec="pixels",
+        tasks=("class-to-image",),
     ),
     Family(
         "dalle",

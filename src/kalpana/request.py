@@ -105,6 +105,12 @@ class Request(BaseModel):
         allow_inf_nan=False,
         description="how much of the contrast that guidance adds is taken back, 0 to 1; 0 is off",
     )
+    guide_model: str | None = Field(
+        None,
+        min_length=1,
+        description="a weaker model of the same family, a name or a folder, from whose estimate "
+        "guidance moves away (autoguidance), in place of that without the prompt",
+    )
     sampler: Annotated[str | None, BeforeValidator(hyphenated)] = Field(
         None,
         description="the sampler: euler, heun, dpmpp-2m, dpm2, lms, deis, unipc, ddim, ddpm, "
@@ -204,7 +210,9 @@ class Request(BaseModel):
         description="motion of the camera in a video: pan left, pan right, pan up, pan down, "
         "zoom in, zoom out, clockwise, counter-clockwise or still",
     )
-    label: str | None = Field(None, description="a class of a class-conditional model")
+    label: str | None = Field(
+        None, description="a class of a class-conditional model, by name or number"
+    )
     control: Annotated[tuple[ControlMap, ...], BeforeValidator(controls)] | None = Field(
         None,
         min_length=1,
@@ -395,6 +403,7 @@ class RequestFields(TypedDict, total=False):
     steps: int | None
     guidance: float | None
     guidance_rescale: float | None
+    guide_model: str | None
     sampler: str | None
     eta: float | None
     spacing: str | None

@@ -16,7 +16,7 @@ from scipy.special import dawsn
 from torch import Tensor
 
 from kalpana.diffusion.denoiser import Denoise, Denoiser
-from kalpana.diffusion.guidance import autoguide, guide, loss_guidance, rescaled
+from kalpana.diffusion.guidance import autoguide, clipped, guide, loss_guidance, rescaled
 from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample
 from kalpana.diffusion.schedule import Cosine, Flow, Schedule, times
 from kalpana.diffusion.solvers import euler
@@ -167,6 +167,32 @@ def test_autoguidance_leads_away_from_the_weaker_network() -> None:
         denoise = autoguide(good, weak, scale)
         *_, last = sample(denoise, X, times(3), euler)
         torch.testing.assert_close(last.x, torch.full_like(X, expected))
+
+
+def test_autoguidance_has_an_interval_and_a_rescale() -> None:
+    calls = []
+
+    def weak(x_t: Tensor, t: Tensor) -> Tensor:
+        calls.append(round(float(t), 2))
+        return x_t / 2
+
+    good, other = Denoise(Flow(), lambda x_t, t: x_t), Denoise(Flow(), weak)
+    denoise = autoguide(good, other, 3.0, (0.2, 0.7))
+    for t, factor in ((0.2, 1.0), (0.21, 2.0), (0.7, 2.0), (0.71, 1.0)):
+        torch.testing.assert_close(denoise(X, torch.tensor(t)), factor * X)
+    assert calls == [0.21, 0.7]
+    # The guided estimate has twice the deviation of the good one: all of it is taken back.
+    half, full = (
+        autoguide(good, other, 3.0, rescale=share)(X, torch.ones(())) for share in (0.5, 1)
+    )
+    torch.testing.assert_close(full, X)
+    torch.testing.assert_close(half, 1.5 * X)
+
+
+def test_estimates_are_clipped_to_the_range_of_the_data() -> None:
+    wide = Denoise(Flow(), lambda x_t, t: 3 * x_t)
+    torch.testing.assert_close(clipped(wide, 1.0)(X, torch.ones(())), (3 * X).clamp(-1, 1))
+    assert clipped(wide, 1.0).schedule == wide.schedule
 
 
 def test_inputs_are_unchanged_by_a_call(network: Network) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,10 +22,13 @@ import kalpana
 from kalpana.diffusion.denoiser import Denoise
 from kalpana.diffusion.samplers import SAMPLERS, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
+from kalpana.hub.card import write_hashes
+from kalpana.hub.weights import load_module, save_weights
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import load
 from kalpana.pipelines.diffusion import DiffusionPipeline, noise
 from kalpana.pipelines.pipeline import TOGETHER
+from kalpana.pipelines.replay import again
 from kalpana.request import Request
 from kalpana.types import Cond, KalpanaError, Output, Result, Step
 
@@ -291,6 +295,55 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model: DiffusionPipe
     assert not same(
         result(model, seed=2, guidance=5, negative_prompt="a blue car").outputs[0], plain
     )
+
+
+def test_a_weaker_model_is_what_guidance_leads_away_from(
+    model: DiffusionPipeline, folder: Path, tmp_path: Path
+) -> None:
+    """Guided by itself, a model is as without guidance; by another one, its picture differs, and
+    the receipt holds both."""
+    (plain,) = result(model, seed=2, guidance=1).outputs
+    assert same(result(model, seed=2, guidance=3, guide_model=str(folder)).outputs[0], plain)
+    weak = tmp_path / "weak"
+    shutil.copytree(folder, weak)
+    network = load_module(weak / "dit.safetensors", "flow")
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    save_weights(weak / "dit.safetensors", network, "flow", network.config, {})
+    write_hashes(weak)
+    (guided,) = result(model, seed=2, guidance=3, guide_model=str(weak)).outputs
+    assert not same(guided, plain) and not same(
+        guided, result(model, seed=2, guidance=3).outputs[0]
+    )
+    assert guided.receipt["guide"]["files"] == load(str(weak)).files
+    assert guided.receipt["request"]["guide_model"] == str(weak)
+    *_, last = again(model, guided.receipt)
+    assert last.result is not None and same(last.result.outputs[0], guided)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"guide_model": "no-such"}, "there is no model 'no-such'"),
+        ({"guide_model": "FOLDER", "guidance": 1}, "guide_model .* guidance 1 is off"),
+        ({"guide_model": "FOLDER", "guidance": 3, "negative_prompt": "a dog"},
+         "negative_prompt .* cannot be used .*: guide_model takes its place"),
+        ({"guide_model": "OTHER", "guidance": 3}, "another noise schedule, prediction or auto"),
+    ],
+)  # fmt: skip
+def test_a_guide_that_does_not_fit_is_named(
+    model: DiffusionPipeline, folder: Path, tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    if fields["guide_model"] == "OTHER":  # the same network for another process
+        shutil.copytree(folder, tmp_path / "other")
+        network = load_module(folder / "dit.safetensors", "flow")
+        process = {"schedule": "cosine", "prediction": "v"}
+        path = tmp_path / "other/dit.safetensors"
+        save_weights(path, network, "flow", network.config, {}, process)
+        write_hashes(tmp_path / "other")
+    places = {"FOLDER": str(folder), "OTHER": str(tmp_path / "other")}
+    given = fields | {"guide_model": places.get(fields["guide_model"], fields["guide_model"])}
+    with pytest.raises(KalpanaError, match=message):
+        model.generate(PROMPT, **given)
 
 
 def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: DiffusionPipeline) -> None:

@@ -47,6 +47,10 @@ BASE: dict[str, dict[str, Any]] = {
                        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
                        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")},
              "vae": "vae", "kind": "everything"},
+    "pixel-unet": {"model": {"block_out_channels": (8, 8), "norm_num_groups": 4,
+                             "attention_head_dim": 2, "layers_per_block": 1,
+                             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+                             "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}},
     "control": {"model": {"map_width": 8}, "vae": "vae", "image_model": "flow",
                 "kind": "everything", "extra_images": 6},
     "unclip": {"model": {"vector_tokens": 2}, "vae": "vae", "image_model": "flow",
@@ -73,6 +77,7 @@ BASE: dict[str, dict[str, Any]] = {
     "reader": {"model": {"width": 8, "hidden": 8}, "batch": 16, "vae": "vae",
                "sdedit_model": "flow"},
 }  # fmt: skip
+TIMES = ("logit-normal", "discrete")  # one of them is the default
 # Another value for each setting. Those of every family are tried on the autoencoder, the others on
 # each family that has them. A word names a network of ``networks``.
 EVERY: dict[str, Any] = {
@@ -97,7 +102,10 @@ OWN: dict[str, Any] = {
     "clip_model": "other-clip", "vector_dropout": 1.0, "vector_noise": 0.9,
     "blur_share": 1.0, "noise_std": 0.5,
     "captions": "noisy", "captions_file": "other-captions",
+    "min_snr_gamma": 0.5, "size": 64,
 }  # fmt: skip
+# Values in place of those above where these are a family's defaults.
+OTHER = {("pixel-unet", "schedule"): "cosine", ("pixel-unet", "prediction"): "v"}
 # Other autoencoders, for the fields that name one; None where it may be left out.
 OTHERS: dict[str, tuple[str, str | None]] = {
     "flow": ("vae", "other-vae"),
@@ -130,7 +138,8 @@ REFUSED = {
     ("lora", "self_train_repeat"), ("turbo", "aux_weight"), ("turbo", "schedule"),
     ("turbo", "prediction"), ("unclip", "aux_weight"), ("unclip", "self_train_dir"),
     ("unclip", "self_train_repeat"), ("unclip-prior", "aux_weight"), ("unclip-prior", "schedule"),
-    ("unclip-prior", "prediction"),
+    ("unclip-prior", "prediction"), ("turbo", "timesteps"), ("turbo", "min_snr_gamma"),
+    ("pixel-unet", "kind"), ("pixel-unet", "oversample"), ("pixel-unet", "aux_weight"),
 }  # fmt: skip
 
 CASES = [("vae", name, value) for name, value in EVERY.items()]
@@ -138,7 +147,10 @@ for family in trained_families():
     kind = recipe_class(family)
     assert kind is not None
     own = [name for name in kind.model_fields if name in OWN and (family, name) not in REFUSED]
-    CASES += [(family, name, OWN[name]) for name in own]
+    CASES += [(family, name, OTHER.get((family, name), OWN[name])) for name in own]
+    if "timesteps" in kind.model_fields and family != "turbo":
+        (other,) = {*TIMES} - {kind.model_fields["timesteps"].default}
+        CASES.append((family, "timesteps", other))
 CASES += [(family, *pair) for family, pair in OTHERS.items()]
 CASES.append(("flow", "optimizer", "muon"))  # which an autoencoder, all convolutions, cannot have
 
@@ -197,7 +209,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         "autoencoder", "vqgan", "flow", "diffusion", "token_tasks", "clip", "detector", "reader",
-        "video_captioner",
+        "video_captioner", "pixels",
     ):  # fmt: skip
         monkeypatch.setattr(f"kalpana.train.{module}.HELD_OUT", 8)
     monkeypatch.setattr("kalpana.train.video_autoencoder.SMALL", 16)

@@ -46,6 +46,7 @@ def generate(
         str | None, field("guidance", flags=("--guidance", "--guidance-scale", "--cfg-scale"))
     ] = None,
     guidance_rescale: Annotated[str | None, field("guidance_rescale")] = None,
+    guide_model: Annotated[str | None, field("guide_model")] = None,
     sampler: Annotated[str | None, field("sampler")] = None,
     eta: Annotated[str | None, field("eta")] = None,
     spacing: Annotated[str | None, field("spacing")] = None,

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import kalpana.cli.measure
+import kalpana.cli.sampling
 import kalpana.cli.verifiers
 import kalpana.cli.video  # noqa: F401  (adds commands to evaluate, as measure and verifiers do)
 from kalpana.cli.caption import caption

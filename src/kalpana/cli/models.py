@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "text to image": ("text-to-image",),
     "text to video": ("text-to-video",),
+    "class to image": ("class-to-image",),
     "captions and classification": ("caption", "classify"),
     "verifiers": ("verify",),
     "helpers": (),
@@ -46,13 +47,15 @@ def models(
             ]
         )
         return
+    grouped = set(sum(GROUPS.values(), ()))
     for group, tasks in GROUPS.items():
-        print(f"{group}:")
-        for name, card in cards.items():
-            mine = _tasks(card)
-            # A model of two groups is listed twice; helpers are all that no group has.
-            if mine & set(tasks) or not (tasks or mine & set(sum(GROUPS.values(), ()))):
-                print(f"  {_line(folders[name], card)}")
+        # A model of two groups is listed twice; helpers are all that no group has.
+        mine = {name: _tasks(card) for name, card in cards.items()}
+        names = [n for n in cards if mine[n] & set(tasks) or not (tasks or mine[n] & grouped)]
+        if names:
+            print(f"{group}:")
+        for name in names:
+            print(f"  {_line(folders[name], cards[name])}")
 
 
 def _print_cached(as_json: bool) -> None:

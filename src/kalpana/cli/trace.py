@@ -13,7 +13,7 @@ from kalpana.request import Request
 
 def trace(
     context: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="what to draw, in quotes")],
+    prompt: Annotated[str, typer.Argument(help="what to draw, in quotes")] = "",
     out: Annotated[Path, typer.Option(help="the HTML file, replaced if it exists")] = Path(
         "trace.html"
     ),
@@ -29,6 +29,7 @@ def trace(
     negative_prompt: Annotated[
         str | None, field("negative_prompt", flags=("--negative", "--negative-prompt"))
     ] = None,
+    label: Annotated[str | None, field("label")] = None,
     model: Annotated[str | None, field("model")] = None,
     device: Device = None,
 ) -> None:

@@ -65,16 +65,38 @@ def rescaled(guided: Tensor, x0: Tensor, share: float) -> Tensor:
     return guided * (1 + share * (ratio - 1)).reshape(-1, *[1] * (x0.ndim - 1))
 
 
-def autoguide(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
-    """Autoguidance (Karras et al. 2024, eq. 4): the estimate of a network, moved away from that of
-    a weaker one, which is smaller or less trained. ``scale`` 1 is off.
+def clipped(denoise: Denoise, limit: float) -> Denoise:
+    """Static thresholding (Ho et al. 2020; Saharia et al. 2022, section 2.3): every estimate of x0
+    clipped to the range of the data, [-limit, limit]. Near noise the error of a predicted eps is
+    divided by alpha, and the estimate is out of range without it."""
 
-    ``denoise`` and ``weak`` follow the same schedule.
+    def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+        return denoise(x_t, t).clamp(-limit, limit)
+
+    return Denoise(denoise.schedule, estimate)
+
+
+def autoguide(
+    denoise: Denoise,
+    weak: Denoise,
+    scale: float,
+    interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
+) -> Denoise:
+    """Autoguidance (Karras et al. 2024, eq. 4): the estimate of a network, moved away from that of
+    a weaker one, which is smaller or less trained. ``scale`` 1 is off; ``interval`` and ``rescale``
+    are those of ``guide``.
+
+    ``denoise`` and ``weak`` follow the same schedule and have the same condition.
     """
+    low, high = interval
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        x0 = denoise(x_t, t)
+        if scale == 1 or not low < t <= high:
+            return x0
         x0_weak = weak(x_t, t)
-        return x0_weak + scale * (denoise(x_t, t) - x0_weak)
+        return rescaled(x0_weak + scale * (x0 - x0_weak), x0, rescale)
 
     return Denoise(denoise.schedule, guided)
 

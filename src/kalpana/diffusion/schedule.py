@@ -104,6 +104,7 @@ SCHEDULES: dict[str, Schedule] = {
     "flow": Flow(),
     "cosine": Cosine(),
     "linear": Discrete(0.0001, 0.02, "linear"),
+    "linear-zero-snr": Discrete(0.0001, 0.02, "linear", zero_snr=True),
     "scaled-linear": Discrete(),
     "scaled-linear-zero-snr": Discrete(zero_snr=True),
 }

@@ -281,7 +281,8 @@ def write_hashes(folder: Path) -> Card:
 
 def _reads_text(family: str) -> bool:
     """Whether models of a family have a network that reads prompts."""
-    return family in FAMILIES and bool(FAMILIES[family].network and FAMILIES[family].pipeline)
+    able = FAMILIES[family].capabilities if family in FAMILIES else None
+    return able is not None and "prompt" in able.uses and FAMILIES[family].network is not None
 
 
 class _Summary(NamedTuple):

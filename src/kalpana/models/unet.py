@@ -341,6 +341,8 @@ class UNet(nn.Module):
     config that contradicts itself.
     """
 
+    reads: tuple[str, ...] = ()
+
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
         self.config = c = config or Config()

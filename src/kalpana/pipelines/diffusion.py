@@ -23,7 +23,7 @@ from torch import Tensor
 from kalpana.capabilities import Capabilities
 from kalpana.diffusion.denoiser import Denoise, Process
 from kalpana.diffusion.editing import flow_edit, inpaint, noised, start_at, tiled
-from kalpana.diffusion.guidance import guide
+from kalpana.diffusion.guidance import autoguide, clipped, guide
 from kalpana.diffusion.mean_flow import to_next
 from kalpana.diffusion.samplers import SAMPLERS, Sampler, sample, step_noise
 from kalpana.diffusion.schedule import SPACINGS
@@ -68,7 +68,7 @@ class DiffusionPipeline:
     """A loaded diffusion model: a network, the process it was trained for, and its codec.
 
     ``files`` maps its file names to their SHA-256; ``words`` tokenizes the prompt; ``together`` is
-    the largest batch of pictures.
+    the largest batch of pictures; ``guide`` is the weaker model of autoguidance.
     """
 
     name: str
@@ -80,6 +80,7 @@ class DiffusionPipeline:
     codec: Codec = field(repr=False)
     process: Process
     together: int = TOGETHER
+    guide: DiffusionPipeline | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, folder: Path, card: Card, device: str | None = None) -> DiffusionPipeline:
@@ -88,8 +89,10 @@ class DiffusionPipeline:
         ``find_device``."""
         target, family, capabilities = find_device(device), FAMILIES[card.family], card.usable()
         assert family.network and family.codec and capabilities
-        codec = folder / FAMILIES[family.codec].file
-        paths = folder / family.file, vae_of(folder) if family.codec == "vae" else codec
+        codec = FAMILIES[family.codec]
+        paths = [folder / family.file]
+        if codec.file:
+            paths.append(vae_of(folder) if family.codec == "vae" else folder / codec.file)
         reads_text = "tokens" in find(family.network).reads
         if reads_text and card.files.get(BPE.name) not in (None, fingerprint(BPE)):
             raise KalpanaError(
@@ -97,6 +100,7 @@ class DiffusionPipeline:
                 "take that one, or train it again"
             )
         network = load_module(paths[0], card.family, card.files).to(target)
+        decoder = load_module(paths[1], codec.name, card.files) if codec.file else codec.build()
         files = [file for path in paths for file in files_of(path)]
         return cls(
             name=card.name,
@@ -108,7 +112,7 @@ class DiffusionPipeline:
             },
             words=Window(Tokenizer.load(), network.config.length) if reads_text else NoWords(),
             network=network,
-            codec=load_module(paths[1], family.codec, card.files).to(target),
+            codec=decoder.to(target),
             process=Process(**read_process(paths[0])),
         )
 
@@ -170,6 +174,11 @@ class DiffusionPipeline:
             network: Any = self.network
             network, taught, notes = adapt(network, self.family, self.files, request.adapter)
             model, words = replace(self, network=network), Taught(words, taught)
+        more = dict[str, Any]()
+        if request.guide_model is not None and "guide_model" in self.capabilities.uses:
+            weak = _guide(self, request.guide_model)
+            model = replace(model, guide=weak)
+            more["guide"] = {"name": weak.name, "files": weak.files}
         draw: Draw = partial(_sample, model)
         kept = None
         if latents is not None:
@@ -177,7 +186,30 @@ class DiffusionPipeline:
         if inputs is not None:
             draw = partial(_sample_video, model, inputs, kept)
             notes = (*notes, *inputs.warnings)
-        return answer(self, words, request, draw, rank_by, together=self.together, notes=notes)
+        return answer(self, words, request, draw, rank_by, more, self.together, notes)
+
+
+def _guide(model: DiffusionPipeline, name: str) -> DiffusionPipeline:
+    """The weaker model that guides another one. Raises KalpanaError where it has another process,
+    other latents or another family, and as ``load``."""
+    from kalpana.pipelines import load
+
+    weak = load(name, model.device.type)
+    if not isinstance(weak, DiffusionPipeline) or weak.family != model.family:
+        raise KalpanaError(
+            f"guide_model {name!r} is of family {weak.family}, and {model.name!r} of "
+            f"{model.family}: name weaker weights of the same family"
+        )
+    ours, theirs = (each.codec.state_dict() for each in (model, weak))  # type: ignore[attr-defined]
+    same = ours.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[key]) for key, value in ours.items()
+    )
+    if weak.process != model.process or not same:
+        raise KalpanaError(
+            f"guide_model {name!r} has another noise schedule, prediction or autoencoder than "
+            f"{model.name!r}: name weaker weights with the same ones"
+        )
+    return weak
 
 
 def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> Iterator[Progress]:
@@ -317,6 +349,17 @@ def guided_denoise(
     """The guided x0 estimate of the model for the pictures of a resolved request by ``prompt``,
     with the fields of ``given`` in its condition, at the timesteps of the sampling."""
     assert request.guidance is not None  # resolved
+    limit = getattr(model.codec, "limit", None)
+    interval = model.capabilities.defaults.interval
+    rescale = request.guidance_rescale or 0.0
+    if model.guide is not None and request.guidance != 1:
+        plain = request.updated(guidance=1.0)
+        strong, weak = (
+            guided_denoise(each, given, plain, prompt, timesteps)
+            for each in (replace(model, guide=None), model.guide)
+        )
+        guided = autoguide(strong, weak, request.guidance, interval, rescale)
+        return guided if limit is None else clipped(guided, limit)
     b = len(request.each_seed())
     cond = _cond(model, request, prompt, b, given)
     negative = None
@@ -340,10 +383,9 @@ def guided_denoise(
         network = tiled(network, (height // factor, width // factor), factor)  # type: ignore[assignment]
     if "until" in model.network.reads:
         network = to_next(network, timesteps)  # type: ignore[assignment]
-    interval = model.capabilities.defaults.interval
-    rescale = request.guidance_rescale or 0.0
     denoiser = model.process.denoiser(network)
-    return guide(denoiser, cond, request.guidance, interval, negative, rescale)
+    guided = guide(denoiser, cond, request.guidance, interval, negative, rescale)
+    return guided if limit is None else clipped(guided, limit)
 
 
 def _window(model: DiffusionPipeline, request: Request) -> tuple[int, int]:
@@ -413,9 +455,10 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
             tokens = Tokens(tokens.ids, tokens.mask & False)
         elif not text:
             null = torch.ones(b, dtype=torch.bool, device=device)
-    if "label" in reads and request.label is not None:
-        index = model.capabilities.labels.index(request.label)
+    if "label" in reads:
+        index = 0 if request.label is None else model.capabilities.labels.index(request.label)
         label = torch.full((b,), index, device=device)
+        null = torch.full((b,), request.label is None, device=device) if tokens is None else null
     if "guidance" in reads:
         assert request.guidance is not None  # resolved
         guidance = torch.full((1,), request.guidance, device=device)

@@ -105,7 +105,7 @@ def compare(path: Path, again: Output) -> ReplayDiff:
     largest = int(np.abs(before - after).max()) if before.shape == after.shape else 255
     changed = tuple(
         name
-        for name in ("kalpana", "torch", "device", "model", "diffusers")
+        for name in ("kalpana", "torch", "device", "model", "guide", "diffusers")
         if receipt.get(name) != again.receipt.get(name)
     )
     return ReplayDiff(bytes=file == data, pixels=largest == 0, largest=largest, changed=changed)

@@ -78,7 +78,7 @@ def _select(
     """The stream of a request: the steps of its candidates' streams, counted on from one stream to
     the next, and a Result of the best candidates."""
     began, done = time.perf_counter(), 0  # done: steps of the streams before
-    text = clean(request.prompt)
+    text = clean(request.prompt or request.label or "")
     text_features, warnings = ranker.texts([text])[0], _warnings(ranker, text)
     pictures: list[Output] = []
     for k, (part, stream) in enumerate(zip(parts, streams, strict=True)):

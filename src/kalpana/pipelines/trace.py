@@ -125,7 +125,7 @@ def trace(
     kept = sorted({round(k * (len(steps) - 1) / max(MOST - 1, 1)) for k in range(MOST)})
     kept = kept if len(steps) > MOST else list(range(len(steps)))
     body = [
-        f"<h1>{escape(resolved.prompt)}</h1>",
+        f"<h1>{escape(_title(resolved))}</h1>",
         _facts(model, resolved, words),
         _figure(output.image, "", "final", words["final"]),
     ]
@@ -146,9 +146,14 @@ def _page(request: Request, hindi: bool, body: list[str]) -> str:
     head = (
         f'<!doctype html>\n<html lang="{"hi" if hindi else "en"}">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(request.prompt)} · Kalpana</title>\n<style>{STYLE}</style>\n"
+        f"<title>{escape(_title(request))} · Kalpana</title>\n<style>{STYLE}</style>\n"
     )
     return head + "\n".join(body) + "\n</html>\n"
+
+
+def _title(request: Request) -> str:
+    """What the picture shows: the prompt, or the label of a model of classes."""
+    return request.prompt or request.label or ""
 
 
 def _facts(model: Pipeline, request: Request, words: dict[str, str]) -> str:

@@ -71,6 +71,16 @@ def pictures(world: World, count: int, progress: Progress = silent) -> np.memmap
     return array(path, shape, np.uint8, chunks, progress)
 
 
+def scenes(
+    name: str, scene: Callable[[int], Scene], side: int, count: int, progress: Progress = silent
+) -> np.memmap:
+    """Pictures (count, 3, side, side) uint8 of scenes 0, 1, ... of other data than a World;
+    ``name`` determines the scenes."""
+    path = folder() / f"pictures-v{worlds.VERSION}-{name}-{side}-{count}.npy"
+    chunks = _chunks(partial(_render_rows, scene, side), count)
+    return array(path, (count, 3, side, side), np.uint8, chunks, progress)
+
+
 def pages(seed: int, count: int, progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
     """Sheets of signs, see ``train/sign_augmentation.py``.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ from kalpana.types import Cond, Tokens
 PART = 64  # held-out examples per evaluation batch
 SHEET = 32  # pictures sampled for a sheet
 GUIDANCE = 3.0  # for the pictures of a sheet
+STEPS = 1000  # of a discrete process
 
 
 class DiffusionRecipe(CaptionedRecipe):
@@ -39,6 +40,18 @@ class DiffusionRecipe(CaptionedRecipe):
     schedule: str = Field(default="flow", description=f"noise schedule: {', '.join(SCHEDULES)}")
     prediction: str = Field(
         default="x0", description=f"what the network predicts: {', '.join(PREDICTIONS)}"
+    )
+
+    timesteps: Literal["logit-normal", "discrete"] = Field(
+        default="logit-normal",
+        description="distribution of the times of the training: logit-normal, more of them near "
+        "noise, or discrete, each of the 1000 steps of a process as often (Ho et al. 2020)",
+    )
+    min_snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        description="weight the squared error of x0 by min(SNR, gamma), such as 5 (Hang et al. "
+        "2023); without it the error of the prediction is not weighted",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -82,8 +95,9 @@ class DiffusionData(Protocol):
 class DiffusionTask:
     """Regression of the network's prediction on its target (Ho et al. 2020; Lipman et al. 2023).
 
-    The squared error is not weighted, with one exception: that of x0 under the flow schedule is
-    weighted by 1/t^2, which equals the velocity error. A share ``caption_dropout`` of the rows has
+    The squared error is weighted by the recipe's ``min_snr_gamma``. Without it it is not weighted,
+    with one exception: that of x0 under the flow schedule is weighted by 1/t^2, which equals the
+    velocity error. A share ``caption_dropout`` of the rows has
     no condition. The network's attribute ``reads`` names the fields of ``Cond`` that it reads.
     """
 
@@ -109,7 +123,7 @@ class DiffusionTask:
         self, batch: DiffusionBatch, rng: Generator, progress: float
     ) -> tuple[Tensor, Metrics]:
         x0, b = batch.x0.float(), len(batch.x0)
-        t, eps = noise_times(b, rng), noise(x0, rng)
+        t, eps = self.times(b, rng), noise(x0, rng)
         null = torch.rand(b, generator=rng) < self.recipe.caption_dropout
         cond = self.cond(batch, null.to(self.device))
         if not self.recipe.aux_weight:
@@ -137,9 +151,16 @@ class DiffusionTask:
             prediction = self.network(x_t, t, cond)
         target = PREDICTIONS[self.process.prediction].target(x0, eps, alpha, sigma)
         error = prediction.float() - target
-        if self.process == Process("flow", "x0"):
+        if self.recipe.min_snr_gamma is not None:
+            kind, gamma = self.process.prediction, self.recipe.min_snr_gamma
+            error = error * min_snr_weight(kind, alpha, sigma, gamma).sqrt()
+        elif self.process == Process("flow", "x0"):
             error = error / sigma
         return error.square().flatten(1).mean(1), aux
+
+    def times(self, count: int, rng: Generator) -> Tensor:
+        """Times (count,) in (0, 1] of the training, by the recipe's ``timesteps``."""
+        return TIMESTEPS[self.recipe.timesteps](count, rng)
 
     def evaluate(self) -> tuple[Metrics, Tensor]:
         """Error on dev data; the sheet has samples for the conditions of the first of them."""
@@ -160,7 +181,7 @@ class DiffusionTask:
     def dev_errors(self, batch: DiffusionBatch, rng: Generator) -> Tensor:
         """Errors (b,) on a batch of dev data."""
         x0 = batch.x0.float()
-        t, eps = noise_times(len(x0), rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
+        t, eps = self.times(len(x0), rng).to(x0), torch.randn(x0.shape, generator=rng).to(x0)
         return self._error(x0, t, eps, self.cond(batch))[0]
 
     def samples(self, batch: DiffusionBatch, rng: Generator) -> Tensor:
@@ -185,3 +206,25 @@ def noise_times(count: int, rng: Generator) -> Tensor:
     """Logit-normal times (count,) in (0, 1) (Esser et al. 2024, eq. 19), skewed towards noise:
     median 0.69, quartiles 0.53 and 0.81."""
     return torch.sigmoid(0.8 + 1.0 * torch.randn(count, generator=rng))
+
+
+def discrete_times(count: int, rng: Generator) -> Tensor:
+    """Times (count,) of the steps of a discrete process: 0.001, 0.002, ..., 1, uniformly."""
+    return torch.randint(1, STEPS + 1, (count,), generator=rng) / STEPS
+
+
+TIMESTEPS = {"logit-normal": noise_times, "discrete": discrete_times}
+
+
+def min_snr_weight(prediction: str, alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    """Weight of the squared error of a prediction for which that of its x0 is weighted by
+    min(SNR, gamma), with SNR = (alpha / sigma)^2 (Hang et al. 2023, section 3.4).
+
+    For a variance-preserving schedule: min(SNR, gamma) of x0, over SNR of eps, over SNR + 1 of v.
+    """
+    snr = (alpha / sigma) ** 2
+    if prediction == "eps":
+        return (gamma / snr).clamp(max=1)  # 1 where alpha is 0
+    x0 = PREDICTIONS[prediction].x0  # affine in the prediction
+    slope = x0(torch.ones_like(alpha), torch.zeros_like(alpha), alpha, sigma)
+    return snr.clamp(max=gamma) * slope**2

@@ -42,6 +42,9 @@ class TurboRecipe(LatentRecipe):
         "schedule": f"a mean velocity is that of {PROCESS.schedule}",
         "prediction": f"a mean velocity is that of {PROCESS.prediction}",
         "aux_weight": "a student has no auxiliary head",
+        **dict.fromkeys(
+            ("timesteps", "min_snr_gamma"), "a student has times and a weight of its own"
+        ),
     }
 
     family: Literal["turbo"] = "turbo"
@@ -138,15 +141,24 @@ class TurboTask(DiffusionTask):
     def loss(
         self, batch: DiffusionBatch, rng: Generator, progress: float
     ) -> tuple[Tensor, Metrics]:
-        error = self.errors(batch, rng, progress)
+        """The loss, in which every sample weighs about the same. Where errors are above the
+        ``loss_floor`` it is near 1 and hardly falls: the metrics hold the errors themselves, of all
+        samples, of those with s = t (the velocity) and of those with a step."""
+        error, same = self.errors(batch, rng, progress)
         loss = error / (error.detach() + self.recipe.loss_floor)
-        return loss.mean(), {"error": error.mean().item()}
+        metrics = {"error": error.mean().item()}
+        for name, rows in (("velocity_error", same), ("step_error", ~same)):
+            if rows.any():
+                metrics[name] = error[rows].mean().item()
+        return loss.mean(), metrics
 
     def dev_errors(self, batch: DiffusionBatch, rng: Generator) -> Tensor:
-        return self.errors(batch, rng, 1.0)
+        return self.errors(batch, rng, 1.0)[0]
 
-    def errors(self, batch: DiffusionBatch, rng: Generator, progress: float) -> Tensor:
-        """Mean squared errors (b,) of the mean velocity."""
+    def errors(
+        self, batch: DiffusionBatch, rng: Generator, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean squared errors (b,) of the mean velocity, and the rows (b,) with s = t."""
         recipe, x0, b = self.recipe, batch.x0.float(), len(batch.x0)
         t, s = step_times(b, rng, recipe.same_time_share, recipe.end_share)
         scale = torch.empty(b).uniform_(*recipe.guidance, generator=rng)
@@ -165,7 +177,7 @@ class TurboTask(DiffusionTask):
         # Weights cast without a gradient must not be used again below.
         torch.clear_autocast_cache()
         error = self._mean_velocity(x_t, t, s, cond) - target
-        return error.square().flatten(1).mean(1)
+        return error.square().flatten(1).mean(1), s == t
 
     def _target(self, x_t: Tensor, t: Tensor, s: Tensor, cond: Cond, progress: float) -> Tensor:
         """Target of the mean velocity from t to s (b,)."""

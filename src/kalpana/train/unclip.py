@@ -28,7 +28,6 @@ from kalpana.train.diffusion import (
     DiffusionBatch,
     DiffusionRecipe,
     DiffusionTask,
-    noise_times,
 )
 from kalpana.train.flow import LatentData, WidenedRecipe, widened
 from kalpana.train.recipe import located
@@ -198,7 +197,7 @@ class PriorTask(DiffusionTask):
         for start in range(0, HELD_OUT, PART):
             batch = moved(self.data.held_out(range(start, start + PART)), self.device)
             cond = self.cond(batch)
-            t, eps = noise_times(len(batch.x0), rng).to(batch.x0), noise(batch.x0, rng)
+            t, eps = self.times(len(batch.x0), rng).to(batch.x0), noise(batch.x0, rng)
             error = self._error(batch.x0, t, eps, cond)[0]
             x = noise(batch.x0, rng)
             denoise = guide(self.process.denoiser(self.model), cond, PRIOR_GUIDANCE)
