@@ -187,6 +187,8 @@ def test_variations_need_no_prompt_and_differ_by_seed(client: TestClient) -> Non
         ({"image": data_url(b"no picture")}, "image", "invalid_image"),
         ({"label": "cat"}, "label", "invalid_value"),
         ({"guidance": 31}, "guidance", "invalid_value"),
+        ({"guide_model": "/etc"}, "guide_model", "model_not_found"),
+        ({"guide_model": ["a"]}, "guide_model", "model_not_found"),
     ],
 )
 def test_a_wrong_field_is_an_error_that_names_it(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -41,7 +42,7 @@ def adapt(
                 f"adapter {name} is for models of family {lora.config.base!r}, not {family!r}"
             )
         about = provenance(Path(each.file.path or ""))
-        words.update(about.get("recipe", {}).get("word", "").casefold().split())
+        words |= words_of(about)
         trained = about.get("base", {})
         if not set(trained.values()) <= set(files.values()):
             warnings.append(
@@ -50,6 +51,11 @@ def adapt(
             )
         loaded.append((lora, each.strength))
     return adapted(network, loaded), words, tuple(warnings)
+
+
+def words_of(provenance: Mapping[str, Any]) -> set[str]:
+    """The words, in lower case, that stand for what an adapter of this provenance has learned."""
+    return set(provenance.get("recipe", {}).get("word", "").casefold().split())
 
 
 def _read(adapter: Adapter) -> LoRA:

@@ -68,6 +68,12 @@ async def checked(
     if fields.get("adapter"):
         family = server.models.cards[model].family
         fields = fields | {"adapter": server.models.adapters.named(fields["adapter"], family)}
+    guide = fields.get("guide_model")
+    if guide is not None and guide not in list(
+        server.models.cards
+    ):  # a folder could be named otherwise
+        message = f"guide_model: there is no model {str(guide)[:60]!r} here: see /v1/models"
+        raise ApiError(400, message, "model_not_found", "guide_model")
     request = await run_in_threadpool(to_request, fields | {"model": model}, server.settings)
     capabilities = server.models.known_capabilities(model)
     if capabilities is None:

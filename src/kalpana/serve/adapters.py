@@ -44,13 +44,14 @@ class Adapters:
     def about(self) -> list[dict[str, Any]]:
         """Name, family of models, and taught words of each adapter."""
         from kalpana.hub.adapters import words_of
+        from kalpana.hub.weights import provenance
 
         return [
             {
                 "id": name,
                 "object": "adapter",
                 "family": _family(file),
-                "words": sorted(words_of([Adapter.model_validate(file)])),
+                "words": sorted(words_of(provenance(file))),
             }
             for name, file in self.files().items()
         ]

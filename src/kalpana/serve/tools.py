@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 from kalpana import __version__
-from kalpana.media import read_picture, read_receipt, to_images, to_pixels
+from kalpana.media import read_picture, read_receipt, to_images
 from kalpana.request import INPUTS, SEED_LIMIT, Request
 from kalpana.serve.accept import checked, event
 from kalpana.serve.errors import describe
@@ -38,8 +38,10 @@ class MetadataFields(Strict):
 class MapFields(Strict):
     """The fields of /v1/maps."""
 
-    kind: Literal["edges", "glyphs"] = Field(description="edges of a picture, glyphs of a prompt")
-    image: Any = Field(None, description="the picture of edges: an upload or a data URL")
+    kind: Literal["edges", "outlines", "depth", "pose", "glyphs"] = Field(
+        description="edges, outlines, depth or pose of a picture, glyphs of a prompt"
+    )
+    image: Any = Field(None, description="the picture, but for glyphs: an upload or a data URL")
     threshold: float = Field(
         0.15, ge=0, le=1, description="least step of brightness that is an edge, 0 to 1"
     )
@@ -122,24 +124,23 @@ def restored(receipt: dict[str, Any], server: Server) -> tuple[dict[str, Any], l
 async def maps(http: HttpRequest) -> Response:
     server = server_of(http)
     wire = only(await read_fields(http, server.settings), MapFields)
-    if wire.kind == "edges":
-        if wire.image is None:
-            raise invalid("image", "edges are made from a picture: send one")
-        data = picture(wire.image, "image", server.settings)
-        image, about = await run_in_threadpool(_edges, data, wire.threshold), dict[str, Any]()
-    else:
+    if wire.kind == "glyphs":
         image, about = await run_in_threadpool(_glyphs, wire)
+    elif wire.image is None:
+        raise invalid("image", f"{wire.kind} is made from a picture: send one")
+    else:
+        data = picture(wire.image, "image", server.settings)
+        image, about = await run_in_threadpool(_of_picture, wire, data), dict[str, Any]()
     file = io.BytesIO()
     image.save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return JSONResponse({"kind": wire.kind, "image": url} | about)
 
 
-def _edges(data: bytes, threshold: float) -> Image:
-    from kalpana.world.maps import edges
+def _of_picture(wire: MapFields, data: bytes) -> Image:
+    from kalpana.pipelines.control_maps import control_map
 
-    found = edges(to_pixels([read_picture(data)]), threshold)[:, None].expand(-1, 3, -1, -1)
-    return to_images(2.0 * found - 1)[0]
+    return control_map(wire.kind, read_picture(data), wire.threshold)
 
 
 def _glyphs(wire: MapFields) -> tuple[Image, dict[str, Any]]:

@@ -13,6 +13,7 @@ let slot;
 let mask = null; // a canvas of the size of the picture: opaque where it is drawn anew
 let undo = [];
 let painted = false;
+const OF_PICTURES = ["edges", "outlines", "depth", "pose"]; // kinds the server makes
 let maps = []; // {slot, kind, strength, element}
 const changed = soon(() => keep("edit", {
   image: slot.value?.url, mask: painted ? maskUrl() : null, outpaint: widened(),
@@ -206,7 +207,8 @@ function addMap(kind, strength = 1) {
     { id: `${id}-strength`, type: "number", min: 0, max: 2, step: 0.1, value: strength,
       oninput: changed });
   entry.slot = new Slot(id, "map", { changed, extra: [
-    h("button", { type: "button", "data-t": "edges_of", onclick: () => make(entry, "edges") }),
+    h("button", { type: "button", "data-t": "map_of",
+      onclick: () => make(entry, OF_PICTURES.includes(select.value) ? select.value : "edges") }),
     h("button", { type: "button", "data-t": "glyphs_of", onclick: () => make(entry, "glyphs") }),
   ] });
   entry.slot.element.removeAttribute("data-field");
@@ -243,12 +245,12 @@ function showKinds() {
   }
 }
 
-// Makes a map on the server: edges of the slot's picture or the edited one, glyphs of the prompt.
+// Makes a map on the server: of the slot's picture or the edited one, or glyphs of the prompt.
 async function make(entry, kind) {
   const image = entry.slot.value?.url ?? slot.value?.url;
   try {
-    if (kind === "edges" && !image) throw new Error(t("edges_need_picture"));
-    const fields = kind === "edges" ? { kind, image } : {
+    if (kind !== "glyphs" && !image) throw new Error(t("map_needs_picture"));
+    const fields = kind !== "glyphs" ? { kind, image } : {
       kind, prompt: $("#prompt").value, seed: Number($("#seed").value) || 0,
       side: Number(capabilities.sizes[0].split("x")[0]),
     };
