@@ -390,6 +390,7 @@ def test_bounds_and_defaults_are_those_that_the_documentation_states() -> None:
         "negative_prompt": {"maxLength": 1_000_000},
         "source_prompt": {"maxLength": 1_000_000},
         "model": {"minLength": 1},
+        "guide_model": {"minLength": 1},
         "n": {"minimum": 1, "maximum": 256},
         "seed": {"minimum": 0, "exclusiveMaximum": 9_223_372_036_854_775_808},
         "seeds": {"minLength": 1, "maxLength": 256},
