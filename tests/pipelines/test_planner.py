@@ -35,6 +35,20 @@ def test_a_quoted_word_gets_a_place(prompt: str, word: str, side: str | None) ->
             assert ((top + bottom) / 2 < 0.5) == (side == "above")
 
 
+def test_of_several_layouts_the_one_with_the_largest_letters_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heights: dict[int, list[float]] = {1: [], 6: []}
+    for count, found in heights.items():
+        monkeypatch.setattr("kalpana.pipelines.planner.LAYOUTS", count)
+        for seed in range(6):
+            plan = plan_glyphs('a sign that says "OPEN"', seed)
+            assert plan is not None
+            found.append(plan.box[3] - plan.box[1])
+    assert all(few <= many for few, many in zip(heights[1], heights[6], strict=True))
+    assert sum(heights[6]) > 1.2 * sum(heights[1])
+
+
 def test_a_plan_depends_on_the_seed_alone() -> None:
     one, again, other = (plan_glyphs('a sign that says "OPEN"', seed) for seed in (1, 1, 2))
     assert one is not None and again is not None and other is not None

@@ -1,5 +1,5 @@
 """Layout planner: the glyph map of a quoted word in a prompt, from the layouts of the training
-scenes.
+scenes. Of several layouts the one with the largest letters is taken, as small ones are illegible.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from torch import Tensor
 from kalpana.text.normalize import clean
 from kalpana.world.controls import glyphs
 from kalpana.world.kinds import signs
+from kalpana.world.scene import Scene
 
 QUOTED = re.compile(r"\"([^\"]+)\"")
 BOARDS = re.compile(r"\b(sign|signboard|board|label|poster)\b|बोर्ड|लेबल|तख़्ती|पोस्टर", re.IGNORECASE)
 SIDES = {"above": "above", "over": "above", "below": "below", "under": "below"}
 HINDI_SIDES = {"ऊपर": "above", "नीचे": "below"}
 WORD, HINDI = re.compile(r"\w+"), re.compile(r"[\u0900-\u097f]+")
+LAYOUTS = 6  # drawn for a prompt, of which one is taken
 OPPOSITE = {"above": "below", "below": "above"}
 
 
@@ -42,14 +44,21 @@ def plan_glyphs(prompt: str, seed: int, side: int = 128) -> GlyphPlan | None:
     (quote,) = quotes
     word, around = quote[1].strip(), f"{text[: quote.start()]} {text[quote.end() :]}"
     rng = random.Random(f"{seed}/{text}")
-    scene = signs.layout(word, _side(text, quote), bool(BOARDS.search(around)), rng)
-    if scene is None:
+    board = bool(BOARDS.search(around))
+    drawn = [signs.layout(word, _side(text, quote), board, rng) for _ in range(LAYOUTS)]
+    scenes = [(scene, _box(scene)) for scene in drawn if scene is not None]
+    if not scenes:
         return None
+    scene, box = max(scenes, key=lambda each: each[1][3] - each[1][1])
+    return GlyphPlan(word, box, glyphs([scene], side)[0])
+
+
+def _box(scene: Scene) -> tuple[float, float, float, float]:
+    """Box of the sign of a scene, as shares of the picture's sides."""
     k, sign = signs.sign_of(scene)
     item, (width, height) = scene.objects[k], signs.extent(sign)
     half_w, half_h = item.size * width / 2, item.size * height / 2
-    box = (item.x - half_w, item.y - half_h, item.x + half_w, item.y + half_h)
-    return GlyphPlan(word, box, glyphs([scene], side)[0])
+    return item.x - half_w, item.y - half_h, item.x + half_w, item.y + half_h
 
 
 def _side(text: str, quote: re.Match[str]) -> str | None:
