@@ -18,17 +18,17 @@ LEVEL = {
     "inputs": 2,
     "text": 3,
     **dict.fromkeys(("request", "models", "diffusion"), 4),
-    "capabilities": 5,
     "world": 5,
-    "families": 6,  # names classes of all packages, and imports none
-    "hub": 7,
-    "understand": 8,
-    "pipelines": 9,  # reranking asks a CLIP
-    "train": 10,  # sample sheets use the pipelines
-    "evaluate": 11,
-    "serve": 12,
-    "cli": 13,
-    "__main__": 14,
+    "capabilities": 6,  # knows the names of classes
+    "families": 7,  # names classes of all packages, and imports none
+    "hub": 8,
+    "understand": 9,
+    "pipelines": 10,  # reranking asks a CLIP
+    "train": 11,  # sample sheets use the pipelines
+    "evaluate": 12,
+    "serve": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 
 

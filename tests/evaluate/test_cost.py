@@ -71,11 +71,11 @@ def test_every_shipped_model_says_how_it_was_trained_in_any_folder(
     monkeypatch.chdir(tmp_path)
     files = [file for file in weights_dir().glob("*/*.safetensors") if "recipe" in provenance(file)]
     recipes = [saved_recipe(provenance(file)["recipe"]) for file in files]
-    assert {recipe.family for recipe in recipes} >= {"vae", "flow", "vqgan", "dalle", "clip"}
+    assert {recipe.family for recipe in recipes} >= {"vae", "control", "vqgan", "dalle", "clip"}
     used = [
         located(path)
         for recipe in recipes
-        for name in ("vae", "vqgan")
+        for name in ("vae", "vqgan", "image_model", "dalle")
         if (path := getattr(recipe, name, None))
     ]
     assert used and all(files_of(path)[0].exists() for path in used)

@@ -17,7 +17,7 @@ from kalpana.world.maps import edges
 FILE = "map_estimator.safetensors"
 KINDS = ("edges", *PLANES)
 THRESHOLD = 0.15  # least step of brightness that is an edge
-SURE = 0.5  # least level of a line in an estimated map
+SURE = 0.3  # least level of a line in an estimated map
 
 
 @lru_cache(maxsize=1)

@@ -103,9 +103,9 @@ def load(model: str = FAMILY, device: str | None = None) -> VideoCaptions:
     as ``VideoCaptions.read``."""
     if model == FAMILY and model not in model_folders() and not Path(model).is_dir():
         raise KalpanaError(
-            "captions of videos need the weights of a video captioner, which do not come with this "
-            "version of Kalpana: train them by `kalpana train recipes/video-captioner.yaml`, and "
-            "name their folder by --video-model"
+            "captions of videos need the weights of a video captioner, which are not here: fetch "
+            "them by `kalpana weights pull video-captioner --from MIRROR`, or name their folder by "
+            "--video-model"
         )
     return VideoCaptions.read(find_model(model).resolve(), device)
 

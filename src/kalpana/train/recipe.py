@@ -25,6 +25,15 @@ from kalpana.world.world import KINDS
 
 Place = tuple[str, ...]  # of a value in a recipe, such as ("model", "width")
 Problem = tuple[Place, str]
+# Weights in the metadata of older weights, and what took their place.
+MOVED = dict.fromkeys(
+    (
+        "weights/control/control_dit.safetensors",
+        "weights/default-next/dit.safetensors",
+        "weights/default/dit.safetensors",
+    ),
+    "weights/default/control_dit.safetensors",
+)
 # Names of the fields in the metadata of older weights.
 OLD_NAMES = {
     "drop": "caption_dropout",
@@ -271,10 +280,14 @@ def check_recipe(recipe: Recipe) -> None:
 def saved_recipe(fields: Mapping[str, Any]) -> Recipe:
     """Recipe in the metadata of weights or of a checkpoint, perhaps of an earlier version.
 
-    There every recipe had the fields of all families: those of other families are dropped. Raises
-    KalpanaError if the family is unknown or a field does not fit.
+    There every recipe had the fields of all families: those of other families are dropped. Weights
+    that have moved are those that took their place. Raises KalpanaError if the family is unknown or
+    a field does not fit.
     """
-    named = {OLD_NAMES.get(name, name): value for name, value in fields.items()}
+    named = {
+        OLD_NAMES.get(name, name): MOVED.get(value, value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
     kind = recipe_class(str(named.get("family")))
     known = {} if kind is None else kind.model_fields
     return make_recipe({name: value for name, value in named.items() if name in known} or named)
