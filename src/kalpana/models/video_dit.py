@@ -11,7 +11,7 @@ starts so that a video of one frame gives the image transformer's prediction:
   that are given have time 0 (Diffusion Forcing, Chen et al. 2024), which makes one network generate
   videos from text, from a first or last picture, and from earlier frames. Words have the time of
   the noisiest frame.
-- Patches of other frames have a key bias, learned for each block and head, of -3 at initialisation.
+- Patches of other frames have a key bias, learned for each block and head, of -2 at initialisation.
   Word queries see the patches of f frames with a bias of -log f, so that a longer video does not
   drown the words.
 - Seconds are rotary positions, in the feature pairs that the word index uses for words.
@@ -43,7 +43,7 @@ from kalpana.models.layers import (
 )
 from kalpana.types import Cond, KalpanaError
 
-OTHER_FRAMES = -3.0  # initial key bias for patches of other frames
+OTHER_FRAMES = -2.0  # initial key bias for patches of other frames
 SECONDS = 1 / 3  # between latent frames, where the condition gives no seconds: 12 frames a second
 SPEED = 2.0  # rotary angle of the fastest pair, in radians a second
 
