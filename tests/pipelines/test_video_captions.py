@@ -142,7 +142,7 @@ def test_what_cannot_be_captioned_is_told_in_a_line(
         done = kalpana_("caption", *arguments)
         assert done.exit_code == 2 and done.stdout == "" and message in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    with pytest.raises(KalpanaError, match="train recipes/video-captioner"):
+    with pytest.raises(KalpanaError, match="weights pull video-captioner"):
         kalpana.caption("a.webp")
 
 
