@@ -29,7 +29,7 @@ def main() -> None:
         ("input: a cat in a field (no field: a failure)", cat),
         ("a dog --from 'a cat'", draw("a dog", image=cat, source_prompt="a cat")),
         (
-            "a black cat --from 'a cat': failure, the head stays",
+            "a black cat --from 'a cat': failure, it stays orange",
             draw("a black cat", image=cat, source_prompt="a cat"),
         ),
         ("--outpaint left=64,right=64: failure, more cats and seams", square(wide)),

@@ -95,6 +95,7 @@ def test_every_field_of_a_request_has_an_option_that_says_what_the_field_says() 
             assert option.search(words) and str(field.description) in words, name
 
 
+@pytest.mark.slow
 def test_prompts_come_from_arguments_a_file_and_stdin(model: str, here: Path) -> None:
     text = "# two prompts\n\n नीली कार \n\n  # the second\na dog\n"
     (here / "prompts.txt").write_text(text, encoding="utf-8")
@@ -138,6 +139,7 @@ def test_nothing_is_written_over_and_a_seed_is_drawn_anew(model: str) -> None:
     assert len(names) == 3
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_kept_and_comes_again_without_the_others(
     model: str, clip_folder: Path
 ) -> None:
@@ -189,6 +191,7 @@ def test_the_json_before_an_error_is_of_the_finished_pictures(
     assert [Path(each["path"]).name for each in json.loads(done.stdout)] == ["a-tiny-4.png"]
 
 
+@pytest.mark.slow
 def test_pictures_of_one_seed_are_numbered(unclip_folder: Path, here: Path) -> None:
     ends = []
     for name in ("red", "blue"):
@@ -239,6 +242,7 @@ def test_a_pattern_that_gives_no_names_is_an_error(
     assert not (here / "pictures").exists()
 
 
+@pytest.mark.slow
 def test_without_metadata_the_receipt_is_in_the_json_alone(model: str, here: Path) -> None:
     done = kalpana(
         "generate", "a", "-n", "2", "--model", model, "--no-metadata", "--grid", "--json"
@@ -279,12 +283,14 @@ def test_metadata_and_replay_take_many_files(model: str, here: Path) -> None:
     assert done.stdout == f"{paths[1]}: the same bytes\nagain/{Path(paths[1]).name}\n"
 
 
+@pytest.mark.slow
 def test_metadata_prints_the_receipt(model: str) -> None:
     (path,) = made(kalpana("generate", HINDI, "--model", model))
     assert json.loads(kalpana("metadata", str(path), "--json").stdout) == read_receipt(path)
     assert f"prompt: {HINDI}" in kalpana("metadata", str(path)).stdout
 
 
+@pytest.mark.slow
 def test_replay_makes_a_picture_of_a_batch_again_alone(model: str, here: Path) -> None:
     path = made(kalpana("generate", HINDI, "--model", model, "-n", "3", "--format", "jpeg"))[2]
     done = kalpana("replay", str(path), "--out", "again")

@@ -45,6 +45,7 @@ def test_glyphs_are_placed_as_generate_places_them(here: Path) -> None:
     assert done.exit_code == 2 and "not one legible word in quotes" in done.stderr
 
 
+@pytest.mark.slow
 def test_boxes_are_those_of_the_objects_that_are_found(here: Path) -> None:
     from kalpana.evaluate.verifiers.observations import iou
     from kalpana.media import to_images

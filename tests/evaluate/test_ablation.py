@@ -80,6 +80,7 @@ def test_a_recipe_of_another_family_is_refused() -> None:
         read_arms("vae", [])
 
 
+@pytest.mark.slow
 def test_two_arms_are_trained_and_compared(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_prompt_alone_in_its_task_is_exchanged_for_one_of_another_task() -> No
     assert exchanged(prompts[:1]) == []
 
 
+@pytest.mark.slow
 def test_a_single_prompt_has_no_floor_and_few_have_no_interval(tmp_path: Path) -> None:
     asked, verifier = PROMPTS[:1], Knows()
     true = [verifier.learn([asked[0].scene(random.Random(0))])]
@@ -174,6 +175,7 @@ class Reads(Knows):
         yield Reading(tuple(word[:-1] for word in words), "short")
 
 
+@pytest.mark.slow
 def test_words_are_judged_by_the_first_reader_and_beside_it_by_the_others(tmp_path: Path) -> None:
     numbered = [
         prompt for prompt in load("words-latin", dev=True) if set("01") & set(prompt.word or "")

@@ -80,6 +80,7 @@ def test_an_interval_is_that_of_the_guidance(model: DiffusionPipeline) -> None:
     assert drawn(sampling.with_interval(model, (0.0, 1.0)), 5.0) == guided
 
 
+@pytest.mark.slow
 def test_the_reference_has_no_error_and_coarser_steps_have_more(
     model: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_so_for_dev(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_missing_object_and_another_class_are_wrong() -> None:
     for prompt, seen in object_cases():
         for i, one in enumerate(seen.objects):
@@ -167,6 +168,7 @@ def test_a_wrong_size_is_wrong() -> None:
         assert not right(other, seen), prompt.text
 
 
+@pytest.mark.slow
 def test_hands_need_one_hand_with_just_these_fingers() -> None:
     for prompt, seen in true("hands"):
         n = prompt.fingers
@@ -175,6 +177,7 @@ def test_hands_need_one_hand_with_just_these_fingers() -> None:
             assert not right(prompt, Observation(fingers=wrong))
 
 
+@pytest.mark.slow
 def test_words_are_read_letter_for_letter() -> None:
     for name in ("words-latin", "words-devanagari"):
         for prompt, _ in true(name):

@@ -115,6 +115,7 @@ def test_every_prompt_is_asked_once_and_dev_and_test_share_only_single_objects(n
     )
 
 
+@pytest.mark.slow
 @BOTH
 def test_prompts_are_of_their_split(dev: bool) -> None:
     split = "dev" if dev else "test"

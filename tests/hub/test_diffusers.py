@@ -217,6 +217,7 @@ def test_a_controlnet_follows_its_map_and_is_left_out_without_one(write: Write) 
         model.generate("a red ball", **ASK, control={"edges": PHOTO})
 
 
+@pytest.mark.slow
 def test_a_video_model_takes_a_first_picture_and_writes_mp4(write: Write, tmp_path: Path) -> None:
     pytest.importorskip("av", reason="MP4 needs PyAV: pip install 'kalpana[video]'")
     from kalpana.media import read_video
@@ -283,6 +284,7 @@ def test_lenient_requests_list_what_is_ignored(write: Write) -> None:
     assert result.outputs[0].receipt["ignored"].keys() == {"negative_prompt"}
 
 
+@pytest.mark.slow
 def test_tasks_are_those_of_the_classes(write: Write) -> None:
     def known(name: str) -> set[str]:
         return {str(task) for task in load(str(write(name)), "cpu").pipes}  # type: ignore[attr-defined]

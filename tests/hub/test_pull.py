@@ -192,6 +192,7 @@ def test_mistakes_are_one_line(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_pulls_and_models_tells_where_they_are(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_request_is_answered(model: DiffusionPipeline, ours: dict[str, Tensor]
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_defaults_and_one_picture_at_a_time(folder: Path) -> None:
     result = kalpana.generate("two cats", model=str(folder), n=2, seed=1, steps=2)
     assert [output.seed for output in result.outputs] == [1, 2]
@@ -174,6 +175,7 @@ def test_half_precision_is_read_as_fp32(dtype: torch.dtype, tmp_path: Path) -> N
         assert torch.equal(tensor, wanted[name].to(dtype).float())
 
 
+@pytest.mark.slow
 def test_an_fp16_variant_and_old_names_are_read(tmp_path: Path, ours: dict[str, Tensor]) -> None:
     toy.write(tmp_path)
     path = tmp_path / "vae/diffusion_pytorch_model.safetensors"

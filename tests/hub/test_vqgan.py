@@ -497,6 +497,7 @@ def test_a_config_that_is_no_json(small: Path) -> None:
 # The tensors.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, said",
     [

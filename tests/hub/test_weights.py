@@ -132,6 +132,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path: Path) -> None:
     assert path.read_bytes() == old and list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_large_weights_are_kept_in_shards_and_come_back_whole(tmp_path: Path) -> None:
     net = nn.Sequential(*[nn.Linear(1500, 1500) for _ in range(9)])  # 40 MB in bf16
     files = save_weights(tmp_path / "big.safetensors", net, "vae", TINY, {"samples": 7})
@@ -199,6 +200,7 @@ def test_shrinking_keeps_rows_of_nothing_and_numbers_that_are_whole(tmp_path: Pa
     assert torch.equal(read["weight"], torch.zeros(2, 3)) and torch.equal(read["ids"], net.ids)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_shards_shrink_into_fewer_and_each_row_stays_with_its_scale(tmp_path: Path) -> None:
     net = nn.Sequential(*[nn.Linear(1500, 1500) for _ in range(9)])
     path, before = (

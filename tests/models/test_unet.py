@@ -53,6 +53,7 @@ def test_our_own_has_seventeen_million_parameters() -> None:
     assert round(sum(p.numel() for p in net.unet.parameters()) / 1e6, 1) == 17.5
 
 
+@pytest.mark.slow
 def test_shape_and_a_gradient_for_every_parameter() -> None:
     net = stirred(TextUNet(TINY))
     out = net(X, T, Cond(tokens([1, 5, 2], [1, 2]), torch.tensor([False, True])))

@@ -25,6 +25,7 @@ def pixels(pipeline: Pipeline, **fields: object) -> bytes:
     return last(pipeline.generate("a cat", seed=1, **fields)).outputs[0].image.tobytes()
 
 
+@pytest.mark.slow
 def test_a_tiny_model_draws_the_same(folder: Path) -> None:
     model = load(str(folder))
     expected = [pixels(model, sampler=sampler) for sampler in ("euler", "heun", "dpmpp-2m")]

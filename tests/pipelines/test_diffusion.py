@@ -356,6 +356,7 @@ def test_what_the_model_cannot_do_is_refused_at_once_or_listed(model: DiffusionP
     assert same(lenient.outputs[0], result(model, seed=1).outputs[0])
 
 
+@pytest.mark.slow
 def test_a_cut_prompt_and_unknown_words_are_told(model: DiffusionPipeline) -> None:
     *_, last = model.generate("a red apple " * 8334, seed=1, steps=1)
     assert last.result is not None

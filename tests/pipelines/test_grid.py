@@ -133,6 +133,7 @@ def test_the_sheet_shows_every_cell_below_its_legend() -> None:
     assert other.tobytes() != sheet.tobytes()
 
 
+@pytest.mark.slow
 def test_the_command_prints_cells_and_sheets(folder: Path, tmp_path: Path) -> None:
     words = ["grid", "a cat", "--model", str(folder), "--out", str(tmp_path), "--steps", "2"]
     done = CliRunner().invoke(app, [*words, "--x", "seed=1,2", "--set", "upscale=1"])

@@ -175,6 +175,7 @@ def test_previews_take_no_more_time_than_they_may(
     assert first.preview is not None and all(step.preview is None for step in others)
 
 
+@pytest.mark.slow
 def test_a_preview_is_what_the_vqgan_makes_of_the_rows_there_are(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,6 +554,7 @@ def test_the_masked_cells_are_sampled_and_all_other_pixels_stay(
     assert same(generated(model, seed=2, image=image, mask=mask), pictures[1])  # alone
 
 
+@pytest.mark.slow
 def test_a_dalle_draws_larger_pictures_than_it_learned(folders: dict[str, Path]) -> None:
     model = loaded(folders["dalle"])
     for size in ("48x32", "32x48", "64x64"):
@@ -578,6 +580,7 @@ def test_an_image_without_a_mask_is_refused(model: TextToTokens) -> None:
         model.generate(PROMPT, image=photo())
 
 
+@pytest.mark.slow
 def test_the_best_of_several_with_a_mask_and_its_file_again(
     folders: dict[str, Path], ranker: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -647,6 +650,7 @@ def test_what_was_learned_by_heart_is_said_in_either_language(teller: Path) -> N
         assert model.caption(others, "en") == 3 * [CAPTIONS["en"][k]]
 
 
+@pytest.mark.slow
 def test_captions_in_python(teller: Path, folder: Path, tmp_path: Path) -> None:
     PICTURED[1].save(tmp_path / "blue.png")
     assert kalpana.caption([PICTURED[0], tmp_path / "blue.png"], "hi", str(teller)) == list(

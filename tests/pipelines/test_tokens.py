@@ -477,6 +477,7 @@ def test_a_picture_of_another_codebook_has_no_caption(net: DALLE) -> None:
 # Training.
 
 
+@pytest.mark.slow
 def test_four_pictures_are_learned_by_heart_both_ways() -> None:
     torch.manual_seed(0)
     net = DALLE(TINY)
@@ -494,6 +495,7 @@ def test_four_pictures_are_learned_by_heart_both_ways() -> None:
     assert [tokens.ids[i][tokens.mask[i]].tolist() for i in range(4)] == ROWS
 
 
+@pytest.mark.slow
 def test_four_pictures_are_learned_by_heart_with_cells_hidden() -> None:
     torch.manual_seed(0)
     git, rng = MaskGIT(TINY), Generator().manual_seed(0)

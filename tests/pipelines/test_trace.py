@@ -87,6 +87,7 @@ def test_a_hindi_prompt_gets_a_hindi_page(model: DiffusionPipeline) -> None:
     assert page.of("html") == [{"lang": "hi"}] and "शोर की अनुसूची" in " ".join(page.words)
 
 
+@pytest.mark.slow
 def test_many_steps_are_thinned_out_with_first_and_last(model: DiffusionPipeline) -> None:
     page = Page(trace(model, PROMPT, seed=3, steps=100, guidance=1))
     assert len(page.images()) == 1 + 8 + MOST

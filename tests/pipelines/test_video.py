@@ -189,6 +189,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_video_that_was_killed_before_its_decoding_goes_on_with_the_same_bytes(
     video_folder: Path, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_video_file_is_captioned_in_both_languages(folder: Path, clips: Path) 
     assert found["captions"][language] == own
 
 
+@pytest.mark.slow
 def test_what_cannot_be_captioned_is_told_in_a_line(
     folder: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,12 +147,14 @@ def test_what_cannot_be_captioned_is_told_in_a_line(
         kalpana.caption("a.webp")
 
 
+@pytest.mark.slow
 def test_caption_accuracy_of_a_captioner_is_a_table(folder: Path) -> None:
     done = kalpana_("evaluate", "captions", str(folder), "--limit", "2", "--dev")
     assert done.exit_code == 0 and "| en | the model |" in done.stdout
     assert done.stdout.splitlines()[0].endswith("| things | colours | event | direction | camera |")
 
 
+@pytest.mark.slow
 def test_training_videos_are_captioned_into_a_file_that_training_reads(
     folder: Path, tmp_path: Path
 ) -> None:

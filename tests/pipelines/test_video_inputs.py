@@ -235,6 +235,7 @@ def test_sound_is_said_not_to_be_kept(model: DiffusionPipeline) -> None:
     assert "video: its sound is not kept" in generated(model, video=data, extend=0.5).warnings
 
 
+@pytest.mark.slow
 def test_ten_thousand_frames_are_refused_at_once_or_streamed(
     model: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ import pytest
 from torch import Tensor
 from typer.testing import CliRunner
 
+from kalpana.cli.evaluate import _draw
 from kalpana.cli.main import app
+from kalpana.evaluate import suites
 from kalpana.evaluate.verifiers.observations import Detection, Observation
 from kalpana.evaluate.video import drift, scores, suite
 from kalpana.evaluate.video.drawn import Drawing, drawn
@@ -45,6 +47,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[VideoPrompt]:
     return chosen
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_by_a_command_and_a_stopped_run_goes_on(
     video_folder: Path, tmp_path: Path, few: list[VideoPrompt]
 ) -> None:
@@ -86,6 +89,16 @@ def test_a_video_lasts_as_long_as_the_true_one_and_can_begin_with_its_first_fram
     assert (text.frames[0] - through[0]).abs().max() > 0.1
 
 
+@pytest.mark.slow
+def test_a_picture_of_a_picture_suite_is_a_video_of_one_frame(video_folder: Path) -> None:
+    model = load(str(video_folder), "cpu")
+    prompt = next(each for each in suites.load("spriteeval") if each.language == "en")
+    first, second = _draw(model, str(video_folder), prompt, (1, 2), steps=2)
+    assert first.image.size == (16, 16) and first.image.tobytes() != second.image.tobytes()
+    assert (first.seed, second.seed) == (1, 2) and first.receipt["resolved"]["seconds"] == 0.125
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -119,6 +132,7 @@ class Middle:
         return [self.seen] * len(pixels)
 
 
+@pytest.mark.slow
 def test_both_ways_of_extending_begin_alike_and_part_when_frames_are_encoded_again(
     video_folder: Path, clip_folder: Path, few: list[VideoPrompt]
 ) -> None:

@@ -455,6 +455,7 @@ def test_the_cosine_rises_and_a_negative_weight_makes_it_fall(name: str, ranker:
     assert positive > before + 0.01 and negative < before - 0.01
 
 
+@pytest.mark.slow
 def test_a_picture_can_be_the_prompt_and_weights_weigh(ranker: Encoder) -> None:
     target, words = picture(50, 40, seed=5).convert("RGBA"), "a blue sea"
     near = draw(ranker, Pixels(cell=2), (Prompt(target),))
@@ -473,6 +474,7 @@ def test_a_picture_can_be_the_prompt_and_weights_weigh(ranker: Encoder) -> None:
     assert alone == zero
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_bytes_whatever_was_drawn_before_or_is_drawn_beside_it(
     ranker: Encoder,
 ) -> None:

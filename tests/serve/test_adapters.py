@@ -62,6 +62,7 @@ def test_adapters_are_listed_by_name(able: TestClient) -> None:
     assert listed[0]["words"] == ["zorb"]
 
 
+@pytest.mark.slow
 def test_an_adapter_by_name_gives_the_pixels_of_its_file(
     able: TestClient, adapters: Path, folder: Path
 ) -> None:

@@ -58,6 +58,7 @@ def closed(client: socket.socket) -> bytes:
     return received
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_connections_do_not_stop_the_others(settings: Settings) -> None:
     allow_many_files()
     with ExitStack() as stack, running(settings) as port:
@@ -75,6 +76,7 @@ def test_connections_without_a_request_are_closed(settings: Settings) -> None:
         assert health(port) == 200
 
 
+@pytest.mark.slow
 def test_a_body_that_comes_too_slowly_is_given_up(settings: Settings) -> None:
     with (
         running(replace(settings, patience=0.2)) as port,
@@ -86,6 +88,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(settings: Settings) -> None:
         assert health(port) == 200
 
 
+@pytest.mark.slow
 def test_a_long_job_is_not_taken_for_an_idle_connection(settings: Settings) -> None:
     with running(settings, head=0.05) as port:
         url = f"http://127.0.0.1:{port}/v1/images/generations"

@@ -139,6 +139,7 @@ def test_a_shared_batch_gives_the_bytes_of_jobs_alone(
     alone.store.close()
 
 
+@pytest.mark.slow
 def test_large_jobs_wait_for_others_between_their_batches(
     jobs: Jobs, batches: list[tuple[int, ...]]
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_worker_waits_for_the_disk_and_goes_on(
         assert not failures and client.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     command = [sys.executable, "-m", "kalpana", "serve", "--port", "0", "--folder"]

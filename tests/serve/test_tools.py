@@ -51,6 +51,7 @@ def with_receipt(receipt: dict[str, Any], tmp_path: Any) -> bytes:
 # ------------------------------------------------------------------------------------- receipts
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_picture_draw_the_same_picture(client: TestClient) -> None:
     made = job(client, prompt="एक बिल्ली", seed=5, n=2, steps=2, guidance=2.5, sampler="euler")
     first = content(client, made, 1)

@@ -180,6 +180,7 @@ def test_edits_and_extensions_take_an_id_or_a_file(client: TestClient, how: str)
     assert len(frames) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [

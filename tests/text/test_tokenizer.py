@@ -312,6 +312,7 @@ def test_the_words_of_videos_are_known_to_the_shipped_list() -> None:
         assert known.report(prompt).unknown == (), prompt
 
 
+@pytest.mark.slow
 def test_words_of_videos_are_met_with_those_of_everything(tmp_path: Path) -> None:
     shutil.copy(BPE, tmp_path / "bpe.json")
     asked = ["tokenizer", "train", "--words-only", "--captions", "1", "--videos", "200", "--out"]

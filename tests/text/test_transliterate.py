@@ -105,6 +105,7 @@ def test_romanised_captions_come_back(scheme: object, least: float) -> None:
     assert right / total >= least
 
 
+@pytest.mark.slow
 def test_english_is_never_changed() -> None:
     for text in captions("en", 3000, seed=6):
         assert transliterate(text) is None and hint(text) is None, text

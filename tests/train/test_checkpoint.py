@@ -118,6 +118,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_only_what_changes_what_is_learned_keeps_a_run_from_going_on(
     weights: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_only_what_changes_what_is_learned_keeps_a_run_from_going_on(
         train(recipe.model_copy(update={"init": moved}), out, echo=quiet)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     train(RECIPE, tmp_path, until=1, echo=quiet)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
@@ -175,6 +177,7 @@ def test_a_gradient_that_is_not_finite_is_one_line(weights: Path, tmp_path: Path
         train(RECIPE.model_copy(update={"init": weights}), tmp_path / "run", echo=quiet)
 
 
+@pytest.mark.slow
 def test_what_is_logged_shown_and_saved_how_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def task() -> CLIPTask:
     return CLIPTask(RECIPE, torch.device("cpu"), silent)
 
 
+@pytest.mark.slow
 def test_a_batch_has_two_true_texts_for_each_picture_and_some_that_are_true_of_none(
     task: CLIPTask,
 ) -> None:

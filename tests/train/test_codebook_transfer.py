@@ -54,6 +54,7 @@ def test_counts_are_of_codes_that_stand_in_one_cell(codecs: tuple[VQGAN, VQGAN, 
     assert torch.equal(counts[torch.arange(CODES), order], wanted[order])
 
 
+@pytest.mark.slow
 def test_models_say_the_same_in_the_other_order(
     codecs: tuple[VQGAN, VQGAN, Tensor], tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_run_starts_as_the_image_model_and_is_saved_with_its_process(
     assert provenance(path)["grown_from"] == {"samples": 7}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_control_transformer(weights: Path, tmp_path: Path) -> None:
     """The maps and the rest of the network start as they were."""
     path = train(recipe(weights), tmp_path / "first", echo=lambda line: None)

@@ -94,6 +94,7 @@ def coded_at(recipe: DetectorRecipe) -> list[bool]:
     return given
 
 
+@pytest.mark.slow
 def test_a_detector_meets_the_autoencoder_in_the_second_half_or_from_weights_at_once() -> None:
     assert coded_at(DETECTOR) == [False] * 3 + [True] * 3
     assert coded_at(DETECTOR.model_copy(update={"init": "weights"})) == [True] * 6

@@ -315,6 +315,7 @@ def test_the_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(sum(found.values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_damage_loses_a_share_of_the_pictures_only_with_a_transformer() -> None:
     pixels = World(1).images(range(40))
     same, rows = Degradations(RECIPE, CPU).lose(pixels, torch.Generator().manual_seed(1))

@@ -90,6 +90,7 @@ def test_the_loss_by_hand(schedule: str, prediction: str, vae: Path) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in task.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_share_of_the_captions_is_dropped(share: float, vae: Path) -> None:
     task, given = build(vae, caption_dropout=share, batch=4), list[Tensor]()

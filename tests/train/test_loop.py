@@ -371,6 +371,7 @@ def test_shipped_recipes_are_valid_and_every_family_has_one() -> None:
     assert {recipe.family for recipe in shipped} == set(trained_families())
 
 
+@pytest.mark.slow
 def test_a_flow_learns_from_every_kind_where_the_recipe_says_so(vae: Path) -> None:
     task = FlowTask(
         flow_recipe(vae, num_images=64, kind="everything", aux_weight=0.3),

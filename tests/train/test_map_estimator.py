@@ -61,6 +61,7 @@ def test_the_loss_is_the_sum_of_the_cross_entropies_of_the_planes() -> None:
     assert loss.item() == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_weights_estimate_maps_of_any_size(tmp_path: Path) -> None:
     path = train(recipe(steps=80, lr=1e-2), tmp_path, echo=lambda line: None)
     assert path == tmp_path / "map_estimator.safetensors"

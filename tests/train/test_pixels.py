@@ -108,6 +108,7 @@ def test_a_batch_holds_pictures_and_their_classes() -> None:
         assert np.array_equal(pixels, (torch.tensor(data.train[int(label)]) / 127.5 - 1).numpy())
 
 
+@pytest.mark.slow
 def test_it_learns_a_few_classes() -> None:
     """The error with the right class falls below that with another one and without."""
     recipe = PixelRecipe(**COMMON | {"num_images": 4, "batch": 16, "caption_dropout": 0.2})
@@ -134,6 +135,7 @@ def test_it_learns_a_few_classes() -> None:
     assert error(0, False) < min(error(0, True), *(error(k, False) for k in (1, 2, 3)))
 
 
+@pytest.mark.slow
 def test_a_label_by_name_number_and_prompt_is_the_same_picture(model: DiffusionPipeline) -> None:
     cat = one(model, label="cat")
     assert cat.image.size == (32, 32)
@@ -159,6 +161,7 @@ def test_pictures_are_the_same_in_a_batch_and_again(
     assert last.result.outputs[0].image.tobytes() == second.image.tobytes()
 
 
+@pytest.mark.slow
 def test_a_picture_is_changed_with_a_label_and_without(model: DiffusionPipeline) -> None:
     source = one(model, label="sun").image
     for fields in ({"label": "moon"}, {}):

@@ -112,6 +112,7 @@ def test_the_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-4) and metrics == {}
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient() -> None:
     task = ReaderTask(RECIPE, torch.device("cpu"), silent)
     loss, _ = task.loss(task.batch(1), torch.Generator(), 0.0)

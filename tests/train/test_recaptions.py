@@ -22,6 +22,7 @@ from kalpana.world.video.parse import read as parse
 WORLD = Videos(7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "hi"])
 def test_half_of_the_facts_are_left_out_of_noisy_captions_and_some_are_wrong(
     language: str,

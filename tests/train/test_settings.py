@@ -264,6 +264,7 @@ def test_a_setting_has_an_effect(
     )
 
 
+@pytest.mark.slow
 def test_the_same_settings_end_in_the_same_place(networks: dict[str, Path]) -> None:
     one, two = (learned("vae", networks, {}) for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)

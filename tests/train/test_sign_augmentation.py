@@ -30,6 +30,7 @@ from kalpana.world.world import World
 SCENES = [World(4, kind="text").scene(i) for i in range(150)]
 
 
+@pytest.mark.slow
 def test_most_words_give_way_to_letters_that_may_be_learned() -> None:
     rng = random.Random(0)
     pairs = [(scene, respelt(scene, rng)) for scene in SCENES for _ in range(4)]

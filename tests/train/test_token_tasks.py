@@ -88,6 +88,7 @@ def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(
     vqgan: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_pool_of_codes_is_what_the_vqgan_says_of_the_worlds_pictures(
     assert (data_cache.codes(network, vqgan, world, 32, CPU) == found).all()
 
 
+@pytest.mark.slow
 def test_a_batch_is_pictures_in_tokens_with_their_captions_worded_anew(vqgan: Path) -> None:
     task, world = build("dalle", vqgan), World(0)
     codes, tokenizer = data_cache.codes(codec(vqgan), vqgan, world, 32, CPU), Tokenizer.load()
@@ -329,6 +331,7 @@ def test_by_the_end_nothing_is_hidden_any_more(
     assert given == pytest.approx([0.8, 0.4, 0.08])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dalle", "dalle-mini"])
 def test_what_is_hidden_is_asked_for_and_changes_nothing_that_comes_after(
     family: str, vqgan: Path
@@ -458,6 +461,7 @@ def test_a_fresh_network_needs_every_bit_and_draws_a_sheet(family: str, vqgan: P
     )
 
 
+@pytest.mark.slow
 def test_held_out_bits_are_the_mean_over_all_tokens(vqgan: Path) -> None:
     """Parts with more text tokens weigh more: each token counts once."""
     lessons, dev = build("dalle", vqgan).lessons, World(0, "dev")
@@ -561,6 +565,7 @@ def test_models_that_do_not_fit_their_tokenizers_are_errors(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_tokenizers_that_do_not_fit_are_errors(vqgan: Path, tmp_path: Path) -> None:
     path = tmp_path / "vqgan.safetensors"
     for config, message in (

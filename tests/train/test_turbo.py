@@ -57,6 +57,7 @@ def loss(made: TurboTask, progress: float = 0.0) -> tuple[float, float]:
     return value.item(), metrics["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "progress"),
     [
@@ -154,6 +155,7 @@ def test_the_error_falls(weights: Path) -> None:
     assert errors[-1] < errors[0] / 2
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_with_its_teacher_and_has_pictures(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +275,7 @@ def missed(task: TurboTask, steps: int, guidance: float) -> float:
     return float((last.x - exact).square().mean().sqrt())
 
 
+@pytest.mark.slow
 def test_the_student_learns_the_exact_mean_velocity_of_gaussian_data() -> None:
     """Any number of steps reaches the ends of the exact paths, for every guidance; a wrong sign, or
     another order of the times, would lead elsewhere."""

@@ -80,6 +80,7 @@ def test_vectors_are_those_of_the_pictures_resized(weights: Path) -> None:
     assert (torch.from_numpy(np.array(found)).float() * wanted).sum(1).min() > 0.999
 
 
+@pytest.mark.slow
 def test_batches_hold_noisy_vectors_of_their_pictures_and_are_repeatable(weights: Path) -> None:
     made, levels = task(weights, vector_noise=0.4, vector_dropout=0.25), []
     for step in range(20):
@@ -219,6 +220,7 @@ def test_another_family_cannot_be_the_clip(weights: Path) -> None:
         task(weights, clip_model=weights / "vae.safetensors")
 
 
+@pytest.mark.slow
 def test_a_clip_whose_words_have_another_width_is_refused(weights: Path, tmp_path: Path) -> None:
     other = clip.Config(side=32, stem=(), features=24, text_width=32, text_depth=1, text_heads=2)
     save_weights(tmp_path / "clip.safetensors", clip.CLIP(other), "clip", other, {})

@@ -183,6 +183,7 @@ def test_given_frames_have_no_loss_and_almost_no_noise() -> None:
     assert not frame_times(100, 1, torch.Generator())[1].any(), "a picture is never given"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_batch_is_a_function_of_the_step_and_of_one_bucket(weights: Path) -> None:
     task = VideoFlowTask(video_recipe(weights), torch.device("cpu"), silent)
@@ -260,6 +261,7 @@ class Blind:
         return [Observation(())] * len(pixels)
 
 
+@pytest.mark.slow
 def test_the_ablation_trains_each_arm_on_its_captions_and_scores_it_on_both_kinds_of_prompts(
     weights: Path, small: None, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_each_player_learns_from_its_own_loss_and_from_nothing_else(
     )
 
 
+@pytest.mark.slow
 def test_before_its_start_the_judge_is_not_even_asked(eyes: Path) -> None:
     task = build(eyes, gan_start=0.3, gan_weight=0.2)
     for p in task.model.judge.parameters():
@@ -180,6 +181,7 @@ def test_a_share_of_a_batch_are_sheets_of_signs_and_their_places_are_known() -> 
     )
 
 
+@pytest.mark.slow
 def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) -> None:
     """Compared with strips cut out one by one and the reader's own forward pass; the boxes are
     jittered by ``rng``."""
@@ -229,6 +231,7 @@ def test_what_is_misread_counts_where_a_sign_is_and_nowhere_else(reads: Path) ->
     assert loss.item() > reconstruction_loss(drawn.pixels - pixels).item()
 
 
+@pytest.mark.slow
 def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> None:
     task = build()
     task.loss(task.batch(0), rng(), 0.0)
@@ -246,6 +249,7 @@ def test_the_judge_moves_the_last_layer_by_its_share_of_what_all_else_does() -> 
     )
 
 
+@pytest.mark.slow
 def test_codes_start_once_and_always_the_same() -> None:
     one, two = build(), build()
     assert not one.model.started
@@ -268,6 +272,7 @@ def test_codes_start_once_and_always_the_same() -> None:
     assert torch.equal(book.vectors, other.vectors) and torch.equal(book.ages, other.ages)
 
 
+@pytest.mark.slow
 def test_a_judge_that_learns_much_does_not_keep_the_network_from_learning() -> None:
     """The gradient of each network is clipped by itself."""
     task = build(gan_start=0.0, grad_clip=1e-3, lecam_weight=50.0)
@@ -361,6 +366,7 @@ def test_it_learns(run: tuple[Path, list[float]]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(
     run: tuple[Path, list[float]],
 ) -> None:

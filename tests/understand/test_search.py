@@ -119,6 +119,7 @@ def test_words_in_quotes_come_back_as_they_are(terms: list[tuple[str, str]]) -> 
         )
 
 
+@pytest.mark.slow
 def test_hits_are_those_of_brute_force_for_words_pictures_and_sums(
     gallery: Path, colours: Any
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_run_that_tidies_up_meanwhile_is_no_hindrance(
     assert names(search(gallery, "purple + white", Late(), n=1)) == ["late.png"]
 
 
+@pytest.mark.slow
 def test_filters_choose_exactly(gallery: Path, colours: Any) -> None:
     os.utime(gallery / "plain" / "red.png", (1e9, 1e9))  # 2001-09-09
     index(gallery, colours)
@@ -261,6 +263,7 @@ def test_a_receipt_that_is_strange_hides_no_picture(tmp_path: Path, colours: Any
 # -------------------------------------------------------------------------------------- duplicates
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_the_connected_parts_of_the_graph_of_those_alike(
     tmp_path: Path, colours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +336,7 @@ def test_copies_are_found_and_others_are_not(gallery: Path, colours: Any) -> Non
 # ----------------------------------------------------------------------------------------- display
 
 
+@pytest.mark.slow
 def test_pictures_reach_a_terminal_whole(gallery: Path, colours: Any) -> None:
     hits = search(gallery, "red", colours, n=3)
     sheet = np.asarray(engine.sheet(hits))

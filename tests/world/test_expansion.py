@@ -91,6 +91,7 @@ def test_values_have_the_shares_of_the_training_scenes(language: str) -> None:
         assert abs(found - share) < 4 * (share * (1 - share) / 600) ** 0.5, (name, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "language"),
     [
@@ -160,6 +161,7 @@ def test_videos_get_a_camera_or_a_speed(language: str) -> None:
         assert not re.search("camera|slowly|कैमरा", expand(still, seed, language))
 
 
+@pytest.mark.slow
 def test_captions_of_videos_keep_their_facts() -> None:
     clips = Videos(0, "dev")
     for k in range(100):

@@ -251,6 +251,7 @@ def _names(group: Group) -> list[str]:
     return [concept.en, *concept.synonyms_en, *grammar_hi.names(concept)]
 
 
+@pytest.mark.slow
 def test_captions_of_pencil_and_ink_speak_of_no_colour() -> None:
     rng = random.Random(2)
     checked = 0

@@ -28,6 +28,7 @@ def written(scene: Scene) -> Sign:
     return sign
 
 
+@pytest.mark.slow
 def test_every_caption_quotes_the_writing_and_nothing_else() -> None:
     for i in range(300):
         scene = WORLD.scene(i)
@@ -89,6 +90,7 @@ def test_letters_are_between_12_and_24_pixels_and_inside_the_picture() -> None:
                 )
 
 
+@pytest.mark.slow
 def test_a_board_is_measured_as_it_is_drawn() -> None:
     """The extent of a board, computed by ``atlas.fitted`` without drawing, is that of its tile."""
     for sign in (written(WORLD.scene(i)) for i in range(100)):
@@ -112,6 +114,7 @@ def test_conjuncts_are_shaped(text: str) -> None:
     assert shaped[2] - shaped[0] < (unshaped[2] - unshaped[0]) * signs._DRAWN / 100 * 0.95
 
 
+@pytest.mark.slow
 def test_ink_stands_out_in_the_pixels() -> None:
     """Lettering and board differ in the tile by 2/3 of the sampler's least luminance contrast."""
     seen = set()

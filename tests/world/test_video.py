@@ -185,6 +185,7 @@ def test_the_camera_moves_the_background_as_is_said() -> None:
     assert len(seen) == 4
 
 
+@pytest.mark.slow
 def test_zoom_and_roll() -> None:
     for clip in of("camera", 60):
         first, last = (m[0] for m in masks(clip, (0.0, 1.0), 128))

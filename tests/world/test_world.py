@@ -183,6 +183,7 @@ def test_training_contains_no_held_out_combination() -> None:
         assert not broken, f"training scene {i} shows {broken}"
 
 
+@pytest.mark.slow
 def test_unseen_scenes_all_hold_one() -> None:
     unseen = World(seed=3, split="unseen")
     kinds = Counter(

@@ -16,7 +16,7 @@ from kalpana.cli.console import counting
 from kalpana.cli.groups import DefaultCommand
 from kalpana.cli.options import Device
 from kalpana.errors import shorten
-from kalpana.types import KalpanaError, Output
+from kalpana.types import KalpanaError, Output, Video
 
 if TYPE_CHECKING:
     from kalpana.evaluate.prompts import Prompt
@@ -264,10 +264,22 @@ def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encode
 def _draw(
     model: Pipeline, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None
 ) -> Sequence[Output]:
-    """Pictures of a suite's prompt, one for each seed, by a pipeline loaded as ``name``."""
+    """Pictures of a suite's prompt, one for each seed, by a pipeline loaded as ``name``; those of a
+    video model are videos of one frame, of the largest square size of its training."""
     from kalpana.pipelines import last
 
-    return last(model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps)).outputs
+    fields = dict[str, Any]()
+    if "seconds" in model.capabilities.uses:
+        sides = (tuple(map(int, size.split("x"))) for size in model.capabilities.sizes)
+        side = max(width for width, height in sides if width == height)
+        fields = {"seconds": 0.125, "fps": 8, "size": (side, side), "format": "webp"}
+    outputs = last(
+        model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps, **fields)
+    ).outputs
+    return [
+        replace(each, media=each.media.frames[0]) if isinstance(each.media, Video) else each
+        for each in outputs
+    ]
 
 
 def _steps(given: str) -> tuple[int, ...]:

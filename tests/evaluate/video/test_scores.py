@@ -134,6 +134,7 @@ def test_events_and_cameras_are_asked_for_evenly_in_both_languages_by_turns(dev:
     assert sum(prompt.video.camera.parallax for prompt in prompts) == 8
 
 
+@pytest.mark.slow
 @BOTH
 def test_prompts_are_of_their_split_and_say_the_pace_that_is_judged(dev: bool) -> None:
     for prompt in PROMPTS(dev):
@@ -288,6 +289,7 @@ def test_lost_and_doubled_things_are_wrong_things() -> None:
         assert right(prompt, frames, prompt.video.fps, twice).objects is False, prompt.text
 
 
+@pytest.mark.slow
 def test_a_video_needs_a_sight_of_every_frame_and_a_square() -> None:
     prompt, frames, seen = shown("move")[0]
     with pytest.raises(KalpanaError, match="give what is seen in each"):
@@ -554,6 +556,7 @@ def test_true_videos_are_judged_by_a_command(
     assert done.exit_code == 2 and f"{tmp_path.name}" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_flicker_that_nobody_can_see_is_null_in_the_report(tmp_path: Path) -> None:
     """An object covers the whole picture: no background is left to measure. JSON has no NaN."""
     prompt, frames, seen = shown("grow")[0]

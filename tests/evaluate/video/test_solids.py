@@ -17,6 +17,7 @@ def turning() -> list[VideoScene]:
     return [*shapes["card"][:3], *shapes["cube"][:3]]
 
 
+@pytest.mark.slow
 def test_true_rotations_are_found_in_their_direction_and_by_their_angle(
     turning: list[VideoScene],
 ) -> None:
@@ -25,6 +26,7 @@ def test_true_rotations_are_found_in_their_direction_and_by_their_angle(
         assert found.direction and found.angle and found.steps == 1 and found.fit > 25, video
 
 
+@pytest.mark.slow
 def test_reversed_and_frozen_solids_are_wrong_and_a_morphing_one_fits_badly(
     turning: list[VideoScene],
 ) -> None:

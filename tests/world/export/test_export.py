@@ -222,6 +222,7 @@ def test_coco_loads_in_pycocotools(kind: str, tmp_path: Path) -> None:
             assert (mask[ys[seen == 2].astype(int), xs[seen == 2].astype(int)] == 1).all()
 
 
+@pytest.mark.slow
 def test_coco_entries_have_unique_ids_and_refer_to_each_other(tmp_path: Path) -> None:
     captions, instances = export(settings("coco", "video", 3), tmp_path / "c", workers=1)
     told, words = json.loads(instances.read_bytes()), json.loads(captions.read_bytes())
