@@ -40,7 +40,7 @@ BUCKETS = {
 }
 DEV = Bucket(64, 64, 5)
 DEV_VIDEOS = 64
-SHOWN, SHOWN_FRAMES = 8, 6  # videos on the sample sheet, and frames of each
+SHOWN, SHOWN_FRAMES = 8, 8  # videos on the sample sheet, and frames of each: a square sheet
 MORE_NOISE = 0.4  # added to the log-odds of the noise time where all frames share it
 # Shares of videos: one time for all frames; one for each frame and for its motion; else some frames
 # are given.
