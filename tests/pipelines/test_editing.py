@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+import kalpana
 from kalpana.families import FAMILIES
 from kalpana.media import to_images, to_pixels
-from kalpana.pipelines.diffusion import SOURCE_GUIDANCE, DiffusionPipeline
+from kalpana.pipelines.diffusion import SOURCE_GUIDANCE, DiffusionPipeline, _known_cond
 from kalpana.pipelines.editing import read_edit
 from kalpana.pipelines.replay import again
 from kalpana.request import Request
@@ -118,6 +119,23 @@ def test_unmasked_pixels_come_back_bit_for_bit(
     *_, last = again(model, output.receipt)
     assert last.result is not None
     assert last.result.outputs[0].image.tobytes() == output.image.tobytes()
+
+
+@pytest.mark.slow
+def test_the_known_latents_of_the_default_model_are_those_of_its_training() -> None:
+    """Training masks the latents of whole pictures; those of a picture that is grey where it is
+    masked differ beside the mask, and a seam is seen there."""
+    default = kalpana.load("default")
+    assert isinstance(default, DiffusionPipeline)
+    image, mask = photo(128, 128), mask_of((128, 128), (64, 0, 128, 128))
+    request = Request(prompt="a cat", image=image, mask=mask)
+    resolved = default.capabilities.resolve(request)[0]
+    known = _known_cond(default, read_edit(resolved), resolved, 1).known
+    assert known is not None
+    whole = default.codec.encode(to_pixels([image]))
+    given = known[:, -1:]
+    assert given[..., :8].min() == 1 and given[..., 8:].max() == 0
+    assert torch.equal(known[:, :-1] * given, whole * given)
 
 
 def test_soft_masks_blend(model: DiffusionPipeline) -> None:

@@ -427,8 +427,10 @@ def _blends(model: DiffusionPipeline) -> bool:
 
 
 def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b: int) -> Cond:
-    """What an inpainting network is given of b pictures: latents of the input picture, grey where
-    it is masked, and the mask of what is given; other networks are given nothing."""
+    """What an inpainting network is given of b pictures: latents of the input picture, and the mask
+    of what is given; other networks are given nothing. Networks that do not blend take the picture
+    grey where it is masked, as Stable Diffusion's do; the others were trained on latents of whole
+    pictures, and near the mask those of a grey one differ."""
     masked = edit is not None and edit.mask is not None
     # For a network that blends, latents that are not given count for nothing.
     if "known" not in model.network.reads or (_blends(model) and not masked):
@@ -437,7 +439,8 @@ def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b
     factor, pixels = model.codec.factor, torch.zeros(1, 3, request.height, request.width)
     given = torch.zeros(1, 1, request.height // factor, request.width // factor)
     if edit is not None and edit.mask is not None:
-        pixels, cells = edit.pixels * (edit.mask == 0), edit.cells(factor)
+        pixels = edit.pixels if _blends(model) else edit.pixels * (edit.mask == 0)
+        cells = edit.cells(factor)
         assert cells is not None
         given = (cells == 0).float()
     latents = model.codec.encode(pixels.to(model.device))
