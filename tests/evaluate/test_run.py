@@ -148,6 +148,7 @@ def test_a_single_prompt_has_no_floor_and_few_have_no_interval(tmp_path: Path) -
     assert "Strict (nothing else in the picture): 100.0." in report.markdown()
 
 
+@pytest.mark.slow
 def test_a_training_caption_is_its_own_nearest() -> None:
     world = World()
     asked = [world.describe(i)[0] for i in (5, 77, 901)]

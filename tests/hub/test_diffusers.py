@@ -232,6 +232,7 @@ def test_a_video_model_takes_a_first_picture_and_writes_mp4(write: Write, tmp_pa
     assert path is not None and len(list(read_video(path.read_bytes()))) == 6
 
 
+@pytest.mark.slow
 def test_closing_the_stream_cancels_after_the_step(write: Write) -> None:
     model = load(str(write("flux")), "cpu")
     stream = model.generate("a red ball", **ASK | {"steps": 1000})

@@ -77,6 +77,7 @@ def flow_recipe(vae: Path, **fields: Any) -> FlowRecipe:
 @pytest.mark.filterwarnings(  # torch's own, while it compiles
     "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
 )
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "compiled"),
     [
@@ -85,7 +86,7 @@ def flow_recipe(vae: Path, **fields: Any) -> FlowRecipe:
         ("flow", False),
         ("detector", False),
         ("reader", False),
-        pytest.param("flow", True, marks=[COMPILER, pytest.mark.slow], id="flow-compiled"),
+        pytest.param("flow", True, marks=COMPILER, id="flow-compiled"),
     ],
 )
 def test_five_and_five_steps_equal_ten_bit_for_bit(

@@ -146,6 +146,7 @@ def test_a_label_by_name_number_and_prompt_is_the_same_picture(model: DiffusionP
     assert one(model, label="cat", guidance=4).image.tobytes() != cat.image.tobytes()
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_in_a_batch_and_again(
     model: DiffusionPipeline, tmp_path: Path
 ) -> None:

@@ -381,6 +381,7 @@ def test_the_network_alone_is_shipped_and_turns_pictures_into_tokens_and_back(
     assert torch.equal(net.encode(x[1:2]), tokens[1:2])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_weights_and_their_codes(
     run: tuple[Path, list[float]], tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_every_common_format_at_any_depth_is_indexed_and_nothing_else(
     assert (report.pictures, report.added, report.seen) == (10, 10, 10)
 
 
+@pytest.mark.slow
 def test_links_lead_neither_in_circles_nor_to_anything_twice(
     tmp_path: Path, paint: Paint, colours: Any
 ) -> None:
