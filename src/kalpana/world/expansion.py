@@ -170,7 +170,9 @@ def _vocabulary(language: str) -> _Vocabulary:
         return frozenset(word for text in blank for word in words_of(rules.clean(text)))
 
     grammar = grammar_en if language == "en" else grammar_hi
-    core = words(_core(language)) | frozenset(rules.counts) | rules.articles | frozenset(rules.sizes)
+    core = (
+        words(_core(language)) | frozenset(rules.counts) | rules.articles | frozenset(rules.sizes)
+    )
     core |= {word for pattern in rules.patterns for word in pattern}
     places = [text for both in grammar.PLACES.values() for texts in both for text in texts]
     tints = [text for texts in grammar.TINTS.values() for text in texts]
