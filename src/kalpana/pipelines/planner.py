@@ -2,7 +2,8 @@
 
 ``plan_glyphs`` places the letters of a quoted word: of several layouts the one with the largest
 letters is taken, as small ones are illegible. ``plan_layout`` places the objects that a prompt
-counts and relates, as boxes. ``planned`` is both for a request.
+counts and relates, as boxes: of several layouts the one whose smallest object is largest.
+``planned`` is both for a request.
 """
 
 from __future__ import annotations
@@ -136,9 +137,12 @@ def plan_layout(prompt: str, seed: int, side: int = 128) -> LayoutPlan | None:
     text = clean(prompt)
     if (spelled := transliterate(text)) is not None:
         text = spelled.text
-    scene = layout(text, random.Random(f"{seed}/{text}"))
-    if scene is None:
+    rng = random.Random(f"{seed}/{text}")
+    drawn = [layout(text, rng) for _ in range(LAYOUTS)]
+    scenes = [scene for scene in drawn if scene is not None]
+    if not scenes:
         return None
+    scene = max(scenes, key=lambda each: min(item.size for item in each.objects))
     boxes = object_boxes(scene, side)
     shares: list[Box] = [tuple((box / side).tolist()) for box in boxes]
     names = [lexicon()[scene.groups[item.group].concept].en for item in scene.objects]

@@ -150,7 +150,7 @@ def _placed(found: Reading) -> bool:
     grammar = grammar_en if found.language == "en" else grammar_hi
     clean_word = found.rules.clean
     regions = {words_of(clean_word(text)) for text in grammar.REGIONS.values()}
-    outside = _without(found.left, found.rules.facings)
+    outside = _without(found.left, found.rules.facings | found.rules.places)
     return any(_within(words, outside) for words in regions)
 
 
