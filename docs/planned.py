@@ -77,7 +77,7 @@ def table(out: Path) -> str:
 
 
 def figure(path: Path) -> None:
-    """A row for each prompt: two planned maps and the pictures with them, and without."""
+    """Write a row for each prompt: two planned maps and the pictures with them, and without."""
     model, cells = load_model("default"), []
     for prompt in FIGURE:
         pictures = {
