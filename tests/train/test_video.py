@@ -17,7 +17,7 @@ from kalpana.evaluate.verifiers.observations import Observation
 from kalpana.evaluate.video.drawn import Drawing
 from kalpana.evaluate.video.recaption import ablation, arms_of
 from kalpana.evaluate.video.suite import VideoPrompt
-from kalpana.hub.weights import load_module, save_weights
+from kalpana.hub.weights import load_module, read_process, save_weights
 from kalpana.models import dit, vae, video_dit, video_vae
 from kalpana.models.video_vae import VideoVAE
 from kalpana.train import recaptions, video_autoencoder, video_flow
@@ -214,6 +214,8 @@ def test_two_and_two_steps_equal_four_bit_for_bit(
     one, two = (load_module(path, family).state_dict() for path in (parts, whole))
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
+    if family == "video":
+        assert read_process(whole) == {"schedule": "flow", "prediction": "x0"}
 
 
 @pytest.mark.slow

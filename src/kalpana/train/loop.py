@@ -25,11 +25,11 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from kalpana.families import FAMILIES, find
+from kalpana.hub.card import CHECKPOINT
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.hub.weights import provenance as provenance_of
 from kalpana.media import grid, locked, to_images
 from kalpana.train import checkpoint
-from kalpana.train.diffusion import DiffusionRecipe
 from kalpana.train.recipe import Recipe, check_recipe, located
 from kalpana.train.run import Log, asked_to_stop, one_line_errors
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
@@ -72,7 +72,7 @@ def train(
 def _train(
     recipe: Recipe, out: Path, until: int | None, device: str | None, workers: int | None, echo: Any
 ) -> Path | None:
-    saved = out / "checkpoint.safetensors"
+    saved = out / CHECKPOINT
     torch.manual_seed(recipe.seed)
     task = make_task(recipe, find_device(device), _progress(echo))
     if recipe.compile:
@@ -399,13 +399,13 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     if codec and recipe.codec_weights:  # the data have a meaning for this autoencoder only
         files = files_of(located(recipe.codec_weights))
         provenance[codec] = {file.name: fingerprint(file) for file in files}
-    process = asdict(recipe.process) if isinstance(recipe, DiffusionRecipe) else None
+    process = getattr(recipe, "process", None)  # of a diffusion network
     with averaged(state):
         task.finish()
         network = shipped(task)
         path = out / FAMILIES[recipe.family].file
         config: Any = network.config
-        save_weights(path, network, recipe.family, config, provenance, process)
+        save_weights(path, network, recipe.family, config, provenance, process and asdict(process))
     return path
 
 
