@@ -81,7 +81,7 @@ def test_other_frames_matter_little_at_initialisation(image: DiT) -> None:
     changed[:, 2] = torch.randn_like(changed[:, 2])
     t = torch.tensor([0.9])
     change = (net(changed, t, cond(1)) - net(x, t, cond(1))).square().mean((0, 2, 3, 4)).sqrt()
-    assert 0 < change[[0, 1, 3]].max() < 0.1 * change[2]
+    assert 0 < change[[0, 1, 3]].max() < 0.2 * change[2]
     with torch.no_grad():
         for block in net.blocks:
             block.other.zero_()  # full attention
