@@ -47,13 +47,15 @@ def train(
     device: str | None = None,
     workers: int | None = None,
     echo: Any = print,
+    weights: bool = False,
 ) -> Path | None:
     """Train, or resume training, in the folder ``out``.
 
     Returns the path of the finished weights, or None if the run stopped before its last step.
-    ``until`` stops it after that many steps, as Ctrl-C would. ``device`` defaults to a GPU where
-    there is one. ``workers`` is the number of processes that prefetch batches: by default all
-    cores but one for a GPU, and none for a CPU, whose cores are busy; the result is the same.
+    ``until`` stops it after that many steps, as Ctrl-C would; with ``weights`` the weights as they
+    are then are written all the same. ``device`` defaults to a GPU where there is one.
+    ``workers`` is the number of processes that prefetch batches: by default all cores but one for
+    a GPU, and none for a CPU, whose cores are busy; the result is the same.
     ``echo`` is called with one line of text at a time.
 
     Raises KalpanaError if ``init`` does not fit the network or the checkpoint does not fit the
@@ -66,11 +68,17 @@ def train(
             echo(line)
 
     with one_line_errors(out), locked(out):
-        return _train(recipe, out, until, device, workers, tell)
+        return _train(recipe, out, until, device, workers, tell, weights)
 
 
 def _train(
-    recipe: Recipe, out: Path, until: int | None, device: str | None, workers: int | None, echo: Any
+    recipe: Recipe,
+    out: Path,
+    until: int | None,
+    device: str | None,
+    workers: int | None,
+    echo: Any,
+    weights: bool,
 ) -> Path | None:
     saved = out / CHECKPOINT
     torch.manual_seed(recipe.seed)
@@ -111,11 +119,12 @@ def _train(
                 checkpoint.save(saved, state, recipe)
     checkpoint.save(saved, state, recipe)
     if state.step < recipe.steps:
-        log.close()
         echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
-        if signal.SIGINT in stop:
-            raise KeyboardInterrupt
-        return None
+        if not weights or stop:
+            log.close()
+            if signal.SIGINT in stop:
+                raise KeyboardInterrupt
+            return None
     scores = evaluate(task, state, recipe, out, log, echo)
     log.close()
     return ship(task, state, recipe, out, scores)
