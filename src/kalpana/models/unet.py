@@ -101,6 +101,8 @@ class TimestepMLP(nn.Module):
 class ResBlock(nn.Module):
     """Residual block of two convolutions; the time embedding (b, time) is added between them."""
 
+    compile_dynamic = False  # the training loop compiles this block, for each shape anew
+
     def __init__(
         self, inputs: int, width: int, time: int | None, groups: int, eps: float, act: str
     ) -> None:
@@ -198,6 +200,8 @@ class TransformerBlock(nn.Module):
 
 class Transformer(nn.Module):
     """Transformer blocks over the cells of a feature map x (b, d, h, w), as one residual step."""
+
+    compile_dynamic = True  # the training loop compiles this block, for any shape
 
     def __init__(self, c: Config, width: int, heads: int) -> None:
         super().__init__()
