@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
+from kalpana.evaluate import geneval_prompts
 from kalpana.evaluate.prompts import HOLDS, Groups, Prompt
 from kalpana.types import KalpanaError
 from kalpana.world import grammar_en, grammar_hi
@@ -487,8 +488,10 @@ SUITES: dict[str, Callable[[bool], list[Prompt]]] = {
 def load(name: str, dev: bool = False) -> list[Prompt]:
     """The prompts of a suite or of its dev split; always the same.
 
-    Raises KalpanaError if the suite is unknown.
+    Raises KalpanaError if the suite is unknown, or the world cannot render its prompts.
     """
+    if name == geneval_prompts.NAME:
+        raise KalpanaError(f"suite {name} has no true renders: write kalpana evaluate suite")
     if name not in SUITES:
         raise KalpanaError(f"no suite {name!r}: write one of {', '.join(SUITES)}")
     return SUITES[name](dev)
