@@ -221,6 +221,10 @@ def editing(
         list[str] | None,
         typer.Option("--part", help="edits, seams or styles; may be repeated; by default all"),
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write a sheet of what the first six seams look like"),
+    ] = None,
     verifier: VerifierFolder = None,
     device: Device = None,
 ) -> None:
@@ -243,6 +247,8 @@ def editing(
                     else "take another"
                 )
             )
+    if sheet and "seams" not in chosen:
+        raise KalpanaError("--sheet shows seams: add --part seams, or leave it out")
     judge = DetectorVerifier.load(verifier_folder(verifier, dev=True))
     for part in chosen:
         with counting(part) as progress:
@@ -250,6 +256,8 @@ def editing(
                 text = edits.markdown(edits.measure(pipeline, judge, count, progress))
             elif part == "seams":
                 text = seams.markdown(seams.measure(pipeline, judge, count, progress))
+                if sheet:
+                    seams.sheet(pipeline, min(count, 6)).save(sheet, quality=90)
             else:
                 probe = styles.fit(styles.lite0())
                 text = styles.markdown(

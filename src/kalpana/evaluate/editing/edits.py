@@ -34,6 +34,7 @@ from kalpana.world.scene import COLORS, PLACES, Scene
 
 KINDS = ("colour", "class", "ground")
 ATOMS = 3  # of a group with a colour: object, count, colour; see score.atoms
+SOFT = 2  # pixels around an object's box in which its soft edge may lie
 WAYS = {
     "left alone": "left alone (floor)",
     "autoencoded": "left alone, autoencoded",
@@ -199,7 +200,8 @@ def kept(change: Change) -> Tensor:
     both = torch.stack([_whole(scene)[at] for scene in (change.before, change.after)])
     outside = torch.ones(both.shape[1:], dtype=torch.bool)
     for x0, y0, x1, y1 in maps.boxes(both).tolist():
-        outside[y0:y1, x0:x1] = False
+        rows, columns = (slice(max(a - SOFT, 0), b + SOFT) for a, b in ((y0, y1), (x0, x1)))
+        outside[rows, columns] = False
     return outside
 
 

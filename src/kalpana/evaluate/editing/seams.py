@@ -32,6 +32,7 @@ from kalpana.types import Cond
 from kalpana.world import maps
 from kalpana.world.render import render
 from kalpana.world.scene import Group, Scene
+from kalpana.world.sheet import captioned
 
 MARGIN = 6  # pixels around the object's box that are generated anew, too
 WAYS = {
@@ -39,6 +40,12 @@ WAYS = {
     "training-free": "training-free",
     "trained": "trained input",
     "autoencoded": "true, autoencoded (ceiling)",
+}
+SHOWN = {
+    "grey": "",
+    "training-free": "training-free",
+    "trained": "trained input",
+    "true": "true render",
 }
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, ends excluded
 Progress = Callable[[int, int], None]
@@ -173,6 +180,19 @@ def inside(hole: Hole, seen: Observation) -> bool:
         and y0 <= (item.box[1] + item.box[3]) / 2 <= y1
         for item in best(seen.objects, hole.group.concept)
     )
+
+
+def sheet(model: Pipeline, count: int) -> Image.Image:
+    """A sheet with a row for each of the first scenes: its hole, what each way fills in, and the
+    true picture."""
+    images, texts = [], []
+    for hole in holes(count):
+        true = render([hole.scene]).pixels
+        shown = [(way, pixels) for way, pixels in _pictures(model, hole, true) if way in SHOWN]
+        for way, pixels in [*shown, ("true", true)]:
+            images += to_images(pixels)
+            texts.append(hole.prompt.text if way == "grey" else SHOWN[way])
+    return captioned(images, texts, columns=len(images) // count)
 
 
 def markdown(rows: Sequence[Seam]) -> str:
