@@ -215,7 +215,7 @@ EDITING = {"edits": "source_prompt", "seams": "mask", "styles": "style_image"}  
 def editing(
     model: Model = "default",
     count: Annotated[
-        int, typer.Option("-n", min=1, help="pictures of each change, mask and style")
+        int, typer.Option("-n", min=1, max=100, help="how many of each change, mask and style")
     ] = 24,
     parts: Annotated[
         list[str] | None,
@@ -223,7 +223,7 @@ def editing(
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="write a sheet of what the first six seams look like"),
+        typer.Option(metavar="FILE", help="write a sheet of six scenes whose masks are filled in"),
     ] = None,
     verifier: VerifierFolder = None,
     device: Device = None,

@@ -87,7 +87,7 @@ def measure(model: Pipeline, verifier: Verifier, count: int, progress: Progress)
 
 
 def changes(kind: str, count: int) -> Iterator[Change]:
-    """The first ``count`` changes of a kind on dev scenes, always the same."""
+    """``count`` changes of a kind on different dev scenes, the same for the same number."""
     prompts = [prompt for prompt in spriteeval(dev=True) if prompt.task == "color_attr"]
     rng = random.Random(f"editing/{kind}")
     for prompt in rng.sample(prompts, count):

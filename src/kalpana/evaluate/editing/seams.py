@@ -115,7 +115,8 @@ def measure(model: Pipeline, verifier: Verifier, count: int, progress: Progress)
 
 
 def holes(count: int) -> Iterator[Hole]:
-    """The first ``count`` dev scenes of two coloured objects in a place, always the same."""
+    """``count`` different dev scenes of two coloured objects in a place, the same for the same
+    number."""
     prompts = [prompt for prompt in spriteeval(dev=True) if prompt.task == "color_attr"]
     rng = random.Random("seams")
     for prompt in rng.sample(prompts, count):
@@ -183,7 +184,7 @@ def inside(hole: Hole, seen: Observation) -> bool:
 
 
 def sheet(model: Pipeline, count: int) -> Image.Image:
-    """A sheet with a row for each of the first scenes: its hole, what each way fills in, and the
+    """A sheet with a row for each of ``count`` scenes: its hole, what each way fills in, and the
     true picture."""
     images, texts = [], []
     for hole in holes(count):
