@@ -97,8 +97,9 @@ def measure(
             scores.append([_score(kind, scene, given[0, 0], each, verifier) for each in drawn])
             done += 1
             progress(done, count * len(kinds))
-        means = torch.tensor(scores).mean(0).tolist()
-        rows.append(Obedience(kind, MEASURES[kind], count, *means, pixels=kind == "pose"))
+        without, wrong, with_map, true = torch.tensor(scores).mean(0).tolist()
+        means = (without, wrong, with_map, true)
+        rows.append(Obedience(kind, MEASURES[kind], count, *means, kind == "pose"))
     return rows
 
 

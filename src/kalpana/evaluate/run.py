@@ -124,10 +124,8 @@ class Report:
             mean = f"Mean edit distance (0 as asked, 1 nothing alike): {distances}.\n"
             parts = [reader, *parts, mean]
         if self.judges:
-            named = ", ".join(
-                f"{name} (sha256 {sha256[:12]})" for name, sha256 in self.judges.items()
-            )
-            parts.append(f"Judged by public models: {named}.\n")
+            each = [f"{name} (sha256 {sha256[:12]})" for name, sha256 in self.judges.items()]
+            parts.append(f"Judged by public models: {', '.join(each)}.\n")
         parts += [other.markdown() for other in self.others]
         return "\n".join([*parts, self.clip.markdown()] if self.clip else parts)
 

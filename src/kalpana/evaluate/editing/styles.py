@@ -103,7 +103,7 @@ def fit(features: Features, learn: int = LEARN, check: int = CHECK) -> StyleProb
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     probe = StyleProbe(features, mean, std, weight.detach(), bias.detach())
     right = [
         guess == label

@@ -7,6 +7,7 @@ object's mask; a detector of boxes has no masks, and its crops stay whole, as in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,7 +25,6 @@ from kalpana.types import KalpanaError
 from kalpana.understand import encoder
 from kalpana.understand.encoder import Encoder
 from kalpana.world.scene import COLORS
-from kalpana.world.sprites import Box
 
 MOST = 16  # objects of one class in a picture, those of the highest scores
 COLOR_TEXTS = (
@@ -100,7 +100,9 @@ class PublicVerifier:
         )
         return Observation(objects, aspect=width / height)
 
-    def colors(self, image: Image.Image, kinds: list[str], boxes: list[Box]) -> list[str]:
+    def colors(
+        self, image: Image.Image, kinds: Sequence[str], boxes: Sequence[Sequence[float]]
+    ) -> list[str]:
         """The colour of the object of each class in each box, in pixels."""
         if not boxes:
             return []
@@ -133,7 +135,7 @@ def most_certain(found: Found) -> list[int]:
     return sorted((i for mine in kept.values() for i in mine), key=lambda i: -found.scores[i])
 
 
-def _whole(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _whole(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """A box in whole pixels inside a picture, one pixel a side at least."""
     low = [min(max(round(box[k]), 0), size[k] - 1) for k in (0, 1)]
     high = [min(max(round(box[k + 2]), low[k] + 1), size[k]) for k in (0, 1)]
