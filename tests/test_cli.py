@@ -411,6 +411,10 @@ def test_warnings_go_to_stderr(model: str) -> None:
         ),
         (["generate", "a", "--rank-by", "clip", "--model", "MODEL"], "such as --best-of 8"),
         (["generate", "a", "--language", "fr"], "language 'fr'"),
+        (["generate", "a", "--plan", "maps"], "plan 'maps'"),
+        (["generate", "a", "--plan", "all", "--no-plan"], "--plan and --no-plan contradict"),
+        (["generate", "a", "--plan", "layout", "--model", "MODEL"], "plan 'layout' cannot be used"),
+        (["generate", "a", "--no-plan", "--model", "MODEL"], "plan 'none' cannot be used"),
         (["generate", "a", "--seed", "9223372036854775808"], "seed '9223372036854775808'"),
         (
             ["generate", "a", "--out", "file/x", "--model", "MODEL"],
@@ -636,6 +640,8 @@ def test_a_suite_is_drawn_judged_and_goes_on(model: str, verifier: str, clip_fol
         in near.stdout.removeprefix(done.stdout)
     )
     assert {path: path.stat().st_mtime_ns for path in Path("run").glob("0*.png")} == pictures
+    planned = kalpana(*asking[:-1], "other", "--plan", "layout")
+    assert planned.exit_code == 2 and "plan 'layout' cannot be used" in planned.stderr
     refused = kalpana(*asking[:-3], "2", "--out", "run")
     assert refused.exit_code == 2 and "holds a run with steps 1, not 2" in refused.stderr
 

@@ -45,6 +45,38 @@ def test_glyphs_are_placed_as_generate_places_them(here: Path) -> None:
     assert done.exit_code == 2 and "not one legible word in quotes" in done.stderr
 
 
+def test_boxes_of_a_prompt_are_placed_as_generate_places_them(here: Path) -> None:
+    from kalpana.media import read_receipt, to_images
+    from kalpana.pipelines.planner import plan_layout
+
+    path = kalpana("map", "boxes", "seven stars", "--seed", "4", "--side", "64")
+    plan = plan_layout("seven stars", 4, 64)
+    assert plan is not None and Path(path).name == "seven-stars-boxes-4.png"
+    assert Image.open(path).tobytes() == to_images(2 * plan.map[None] - 1)[0].tobytes()
+    assert read_receipt(Path(path))["boxes"] == plan.facts()
+    usual = Image.open(kalpana("map", "boxes", "सात तारे"))
+    wanted = plan_layout("सात तारे", 0)
+    assert wanted is not None and usual.size == (128, 128)
+    assert usual.tobytes() == to_images(2 * wanted.map[None] - 1)[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["a cat riding a bicycle"],
+            "'a cat riding a bicycle' is no picture file, and as a prompt",
+        ),
+        (["seven stars", "--score", "0.5"], "--score is for pictures, and there is none"),
+        (["missing.png", "--seed", "1"], "--seed is for prompts, and there is none"),
+        (["missing.png", "--side", "64"], "--side is for prompts, and there is none"),
+    ],
+)
+def test_boxes_of_nothing_are_an_error(here: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["map", "boxes", *arguments])
+    assert done.exit_code == 2 and message in done.stderr
+
+
 @pytest.mark.slow
 def test_boxes_are_those_of_the_objects_that_are_found(here: Path) -> None:
     from kalpana.evaluate.verifiers.observations import iou

@@ -416,10 +416,33 @@ def test_bounds_and_defaults_are_those_that_the_documentation_states() -> None:
                  part.items() if key in names}  # fmt: skip
         assert found == bounds.get(name, {}), name
     usual = {"prompt": "", "model": "default", "n": 1, "best_of": 1, "mask_mode": "auto",
-             "plan": True, "expand": False, "language": "auto", "strict": True,
+             "plan": "words", "expand": False, "language": "auto", "strict": True,
              "upscale": 1}  # fmt: skip
     defaults = {name: field.default for name, field in Request.model_fields.items()}
     assert defaults == dict.fromkeys(Request.model_fields) | usual
+
+
+@pytest.mark.parametrize(
+    ("given", "plan"),
+    [
+        (True, "words"),
+        (False, "none"),
+        ("true", "words"),
+        ("OFF", "none"),
+        ("Layout", "layout"),
+        ("all", "all"),
+        ("none", "none"),
+    ],
+)
+def test_plan_was_once_a_switch(given: Any, plan: str) -> None:
+    assert Request(prompt="a", plan=given).plan == plan
+    assert Request(prompt="a", plan=given).to_json()["plan"] == plan
+
+
+@pytest.mark.parametrize("given", ["boxes", 2, None, ["words"]])
+def test_plan_has_four_values(given: Any) -> None:
+    with pytest.raises(KalpanaError, match="plan"):
+        Request(prompt="a", plan=given)
 
 
 def test_all_files_of_a_request_are_listed() -> None:

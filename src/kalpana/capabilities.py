@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kalpana.errors import one_line, shorten
 from kalpana.inputs import Adapter, Margins, Media
-from kalpana.request import Request, Side
+from kalpana.request import PLANS, Request, Side
 from kalpana.types import KalpanaError
 from kalpana.world.classes import class_of
 
@@ -261,6 +261,9 @@ class Capabilities(BaseModel):
         if name == "control":
             unknown = [each.kind for each in value if each.kind not in self.controls]
             return f"it knows {', '.join(self.controls)}, not {unknown[0]}" if unknown else None
+        if name == "plan":
+            missing = [kind for kind in PLANS[value] if kind not in self.controls]
+            return f"it reads no map of {missing[0]}" if missing else None
         if name == "guidance" and self.guidances:
             low, high = self.guidances
             return None if low <= value <= high else f"it is built in, from {low:g} to {high:g}"

@@ -22,12 +22,14 @@ from pydantic import (
 
 from kalpana.errors import one_line
 from kalpana.inputs import Adapter, ControlMap, Margins, Media
+from kalpana.request_values import PLANS as PLANS
 from kalpana.request_values import (
     adapters,
     controls,
     hyphenated,
     listed,
     margins,
+    plan_name,
     spacing_name,
     translate,
     whole,
@@ -40,6 +42,7 @@ SEED_LIMIT = 2**63  # seeds are below it
 LONGEST_PROMPT = 1_000_000
 
 
+Plan = Literal["words", "layout", "all", "none"]
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
 Side = 8, 2048  # pixels, minimum and maximum; Capabilities say which sizes a model supports
 
@@ -227,9 +230,10 @@ class Request(BaseModel):
         description="an adapter (LoRA), FILE or FILE:STRENGTH, such as runs/mydog:0.8; strengths "
         "are from -2 to 2; can be given several times",
     )
-    plan: bool = Field(
-        True,
-        description="place a quoted word by a planned layout, for a model that reads glyph maps",
+    plan: Annotated[Plan, BeforeValidator(plan_name)] = Field(
+        "words",
+        description="what is placed by a planned layout, for a model that reads such maps: words "
+        "(a quoted word), layout (boxes of the counted objects), all or none",
     )
     seconds: float | None = Field(
         None, gt=0, le=60, allow_inf_nan=False, description="length of a video in seconds, up to 60"
@@ -426,7 +430,7 @@ class RequestFields(TypedDict, total=False):
     label: str | None
     control: Any
     adapter: Any
-    plan: bool
+    plan: Plan | bool
     seconds: float | None
     fps: int | None
     expand: bool

@@ -6,6 +6,18 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import Any
 
+# What each value of the field plan plans: kinds of control maps.
+PLANS = {"none": (), "words": ("glyphs",), "layout": ("boxes",), "all": ("glyphs", "boxes")}
+# Spellings of true and false in forms and on command lines.
+TRUE, FALSE = ("true", "1", "yes", "on", "t", "y"), ("false", "0", "no", "off", "f", "n")
+
+
+def plan_name(value: Any) -> Any:
+    """True and false of the field plan, which once had no other values, as "words" and "none"; a
+    name of any case in lower case."""
+    text = str(value).strip().lower() if isinstance(value, bool | int | str) else value
+    return "words" if text in TRUE else "none" if text in FALSE else text
+
 
 def whole(value: Any) -> Any:
     """A digit string from a command line or a form as an int; other values unchanged."""

@@ -114,6 +114,28 @@ def test_glyphs_need_one_quoted_word(client: TestClient) -> None:
     assert error(client.post("/v1/maps", json={"kind": "edges"}))["param"] == "image"
 
 
+def test_boxes_are_those_that_a_prompt_counts(client: TestClient) -> None:
+    ask = {"kind": "boxes", "prompt": "three cats", "side": 64, "seed": 2}
+    answer = client.post("/v1/maps", json=ask).json()
+    image = np.asarray(read_picture(base64.b64decode(answer["image"].partition(",")[2])))
+    inside = np.zeros((64, 64), bool)
+    for each in answer["boxes"]:
+        x0, y0, x1, y1 = (round(64 * side) for side in each["box"])
+        inside[y0:y1, x0:x1] = True
+    assert [each["object"] for each in answer["boxes"]] == ["cat"] * 3
+    assert np.array_equal(image[..., 0] > 0, inside)
+    found = error(client.post("/v1/maps", json=ask | {"prompt": "cats"}))
+    assert found["param"] == "prompt" and "with their number" in found["message"]
+
+
+def test_the_plan_of_an_older_receipt_is_restored(client: TestClient, tmp_path: Any) -> None:
+    for old, new in ((False, {"plan": "none"}), (True, {}), ("layout", {"plan": "layout"})):
+        receipt = {"kalpana": __version__, "request": {"prompt": "a", "plan": old}}
+        assert (
+            restored(client, with_receipt(receipt, tmp_path))["settings"] == {"prompt": "a"} | new
+        )
+
+
 # --------------------------------------------------------------------------------------- traces
 
 

@@ -14,7 +14,7 @@ import typer
 
 from kalpana.cli.console import counting
 from kalpana.cli.groups import DefaultCommand
-from kalpana.cli.options import Device
+from kalpana.cli.options import Device, field
 from kalpana.errors import shorten
 from kalpana.types import KalpanaError, Output, Video
 
@@ -100,6 +100,7 @@ def suite(
     steps: Annotated[
         str | None, typer.Option(help="denoising steps; by default the model's default")
     ] = None,
+    plan: Annotated[str | None, field("plan")] = None,
     device: Device = None,
     out: Annotated[
         Path | None,
@@ -111,10 +112,10 @@ def suite(
     from kalpana.media import locked
     from kalpana.pipelines import load
 
-    if from_folder and (model or steps):
+    if from_folder and (model or steps or plan):
         raise KalpanaError(
-            f"the pictures in {from_folder} are there already: leave out the model and --steps, or "
-            "leave out --from-folder"
+            f"the pictures in {from_folder} are there already: leave out the model, --steps and "
+            "--plan, or leave out --from-folder"
         )
     count, *more = (None,) if steps is None else _steps(steps)
     if more:
@@ -133,13 +134,14 @@ def suite(
     else:
         name = model or "default"
         pipeline = load(name, device)
-        suffix = f"-{count}" if count else ""
+        suffix = (f"-{count}" if count else "") + (f"-{plan}" if plan else "")
         folder = out or Path("runs") / f"{setup.run_name}-{pipeline.name}{suffix}"
         about = setup.about | {"model": pipeline.name, "files": pipeline.files, "steps": count}
+        about |= {"plan": plan} if plan else {}
         with counting(suite) as progress:
             report = running.run(
                 setup.prompts,
-                partial(_draw, pipeline, name, steps=count),
+                partial(_draw, pipeline, name, steps=count, plan=plan),
                 about,
                 setup.verifier,
                 folder,
@@ -329,17 +331,22 @@ def _encoder(name: str, device: str | None, prompts: Sequence[Prompt]) -> Encode
 
 
 def _draw(
-    model: Pipeline, name: str, prompt: Prompt, seeds: Sequence[int], steps: int | None
+    model: Pipeline,
+    name: str,
+    prompt: Prompt,
+    seeds: Sequence[int],
+    steps: int | None,
+    plan: str | None = None,
 ) -> Sequence[Output]:
     """Pictures of a suite's prompt, one for each seed, by a pipeline loaded as ``name``; those of a
     video model are videos of one frame, of the largest square size of its training."""
     from kalpana.pipelines import last
 
-    fields = dict[str, Any]()
+    fields: dict[str, Any] = {} if plan is None else {"plan": plan}
     if "seconds" in model.capabilities.uses:
         sides = (tuple(map(int, size.split("x"))) for size in model.capabilities.sizes)
         side = max(width for width, height in sides if width == height)
-        fields = {"seconds": 0.125, "fps": 8, "size": (side, side), "format": "webp"}
+        fields |= {"seconds": 0.125, "fps": 8, "size": (side, side), "format": "webp"}
     outputs = last(
         model.generate(prompt.text, model=name, seeds=tuple(seeds), steps=steps, **fields)
     ).outputs

@@ -86,9 +86,8 @@ def generate(
     language: Annotated[str | None, field("language")] = None,
     format: Annotated[str | None, field("format")] = None,
     upscale: Annotated[str | None, field("upscale")] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan/--no-plan", help=Request.model_fields["plan"].description)
-    ] = True,
+    plan: Annotated[str | None, field("plan")] = None,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="the same as --plan none")] = False,
     expand: Annotated[
         bool, typer.Option("--expand", help=Request.model_fields["expand"].description)
     ] = False,
@@ -144,9 +143,12 @@ def generate(
         for name, value in context.params.items()
         if name in (*Request.model_fields, "width", "height") and value not in (None, False, [], ())
     }
-    for switch, on in (("strict", strict), ("plan", plan)):  # on by default
-        fields.pop(switch, None)
-        fields |= {} if on else {switch: False}
+    fields.pop("strict", None)  # on by default
+    fields |= {} if strict else {"strict": False}
+    if no_plan:
+        if plan is not None:
+            raise KalpanaError("--plan and --no-plan contradict each other: leave one out")
+        fields["plan"] = "none"
     if workers is not None:
         _in_bulk(context, prompts, fields, workers, out)
         return

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from kalpana.world.defaults import choose_style
 from kalpana.world.kinds import hands, signs
+from kalpana.world.layout import unambiguous
 from kalpana.world.sample import scene_of
 from kalpana.world.scene import (
     Group,
@@ -17,15 +18,6 @@ from kalpana.world.scene import (
     Sign,
 )
 
-# Core classes that the background of a place contains: sun and mountain, star, flowers, house,
-# sofa.
-HOLDS = {
-    "mountains": {"2600", "26f0"},
-    "night": {"2b50"},
-    "garden": {"1f338", "1f339", "1f337"},
-    "city": {"1f3e0"},
-    "lounge": {"1f6cb"},
-}
 Groups = tuple[Group, ...]
 
 
@@ -65,29 +57,11 @@ class Prompt:
         if self.word is not None:
             return _sign(rng, self.word)
         while True:
-            scene = scene_of(
-                rng,
-                self.groups,
-                self.relation,
-                self.place,
-                choose_style(rng, self.groups, other_style),
-            )
-            assert scene is not None, f"no style has all that {self.text!r} names"
-            if _plain(scene):
+            style = choose_style(rng, self.groups, other_style)
+            assert style is not None, f"no style has all that {self.text!r} names"
+            scene = scene_of(rng, self.groups, self.relation, self.place, style)
+            if scene is not None and unambiguous(scene):
                 return scene
-
-
-def _plain(scene: Scene) -> bool:
-    """Whether a scene is an unambiguous picture of its prompt.
-
-    The background must not contain an object of a named class, and a large object must be at least
-    1.15 times the size of a small one.
-    """
-    concepts = {group.concept for group in scene.groups}
-    if not concepts.isdisjoint(HOLDS.get(scene.background.name, ())):
-        return False
-    size = {scene.groups[item.group].size: item.size for item in scene.objects}
-    return "small" not in size or "large" not in size or 1.15 * size["small"] < size["large"]
 
 
 def _hand(rng: random.Random, fingers: int, skin: str | None) -> Scene:

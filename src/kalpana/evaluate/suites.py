@@ -22,11 +22,12 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from kalpana.evaluate import geneval_prompts
-from kalpana.evaluate.prompts import HOLDS, Groups, Prompt
+from kalpana.evaluate.prompts import Groups, Prompt
 from kalpana.types import KalpanaError
 from kalpana.world import grammar_en, grammar_hi
 from kalpana.world.figures import SKINS
 from kalpana.world.kinds import hands, signs
+from kalpana.world.layout import HOLDS
 from kalpana.world.lexicon import lexicon
 from kalpana.world.scene import (
     COLORS,

@@ -36,7 +36,7 @@ from kalpana.inputs import ControlMap
 from kalpana.pipelines.denoised import DenoisedLatents
 from kalpana.pipelines.editing import Edit, fitted
 from kalpana.pipelines.pipeline import TOGETHER, Draw, NoWords, Progress, Taught, answer
-from kalpana.pipelines.planner import plan_glyphs
+from kalpana.pipelines.planner import WINDOW, planned, unplanned
 from kalpana.pipelines.rerank import Ranker, Words
 from kalpana.pipelines.video_inputs import VideoInputs, read_video_inputs, video_cond, within
 from kalpana.request import Request, ask, clean
@@ -179,6 +179,8 @@ class DiffusionPipeline:
             weak = _guide(self, request.guide_model)
             model = replace(model, guide=weak)
             more["guide"] = {"name": weak.name, "files": weak.files}
+        if request.plan != Request.model_fields["plan"].default:
+            notes += unplanned(self.capabilities.resolve(request)[0], self.capabilities)
         draw: Draw = partial(_sample, model)
         kept = None
         if latents is not None:
@@ -220,7 +222,13 @@ def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> It
     shape = model.codec.shape(request.height, request.width, max(frames, 1))
     x = noise(seeds, shape).to(model.device)
     timesteps = _timesteps(model, request)
-    given = _known_cond(model, edit, request, len(seeds))
+    plans, given = (
+        planned(request, model.capabilities),
+        _known_cond(model, edit, request, len(seeds)),
+    )
+    if plans.maps:
+        maps = {kind: each.to(model.device) for kind, each in plans.maps.items()}
+        given = replace(given, control=maps)
     denoise = guided_denoise(model, given, request, request.prompt, timesteps)
     step = _step(request)
     x0: Tensor | None = None
@@ -240,7 +248,8 @@ def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> It
         timesteps = start_at(timesteps, strength)
         edits = request.source_prompt is not None  # from the picture itself
         x = x0.expand_as(x) if edits else noised(schedule, x0, x, timesteps[0])
-    yield from integrate(model, denoise, x, timesteps, request, step)
+    for progress in integrate(model, denoise, x, timesteps, request, step):
+        yield replace(progress, facts=plans.facts)
 
 
 def _sample_video(
@@ -414,7 +423,8 @@ def _map(control: ControlMap, size: tuple[int, int]) -> Tensor:
 
 def _active(cond: Cond, request: Request, t: float) -> Cond:
     """The condition without the control maps whose share of the denoising does not include t."""
-    over = {each.kind for each in request.control or () if not each.start <= 1 - t <= each.end}
+    windows = WINDOW | {each.kind: (each.start, each.end) for each in request.control or ()}
+    over = {kind for kind, (start, end) in windows.items() if not start <= 1 - t <= end}
     if not over:
         return cond
     control = {kind: each for kind, each in (cond.control or {}).items() if kind not in over}
@@ -471,24 +481,6 @@ def _cond(model: DiffusionPipeline, request: Request, text: str, b: int, given: 
         control = {
             each.kind: _map(each, size).to(device).expand(b, -1, -1, -1) for each in request.control
         }
-    if (planned := _planned(model, request, b)) is not None:
-        control = {**(control or {}), "glyphs": planned}
+    if "control" in reads and given.control:
+        control = given.control | (control or {})
     return replace(given, tokens=tokens, null=null, label=label, control=control, guidance=guidance)
-
-
-def _planned(model: DiffusionPipeline, request: Request, b: int) -> Tensor | None:
-    """Glyph maps (b, 4, h, w) for a quoted word in the prompt, a layout for each seed; None where
-    the model reads none, one is given, there is no such word, or the canvas is another one."""
-    given = {each.kind for each in request.control or ()}
-    if not request.plan:
-        return None
-    if "glyphs" not in model.capabilities.controls or given or request.image is not None:
-        return None
-    side = request.width
-    if side is None or side != request.height or request.size != model.capabilities.sizes[0]:
-        return None
-    plans = [plan_glyphs(request.prompt, seed, side) for seed in request.each_seed()]
-    maps = [plan.map for plan in plans if plan is not None]
-    if len(maps) != b:
-        return None
-    return F.pad(2 * torch.stack(maps) - 1, (0, 0, 0, 0, 0, 1), value=1.0).to(model.device)

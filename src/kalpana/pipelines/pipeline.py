@@ -59,12 +59,14 @@ class Pipeline(Protocol):
 class Progress:
     """One generation step of a batch, one of ``total``, the same number for every batch of a
     request: a ``preview`` (b, 3, h, w) in [-1, 1], or None, and in the last step the ``pixels``
-    (b, 3, h, w). Videos have shape (b, f, 3, h, w)."""
+    (b, 3, h, w). Videos have shape (b, f, 3, h, w). ``facts`` are added to the receipts, one for
+    each picture."""
 
     stage: str
     total: int
     preview: Tensor | None
     pixels: Tensor | None = None
+    facts: tuple[Mapping[str, Any], ...] = ()
 
 
 # Generates the pictures of a resolved request, which fit into one batch, from its input picture.
@@ -157,9 +159,11 @@ def _steps(
         for progress in draw(part, edit):
             index, total = index + 1, progress.total * len(parts)
             if progress.pixels is not None:
-                for pixels, seed in zip(progress.pixels, seeds, strict=True):
+                facts = progress.facts or ({},) * len(seeds)
+                for pixels, seed, more in zip(progress.pixels, seeds, facts, strict=True):
                     own |= {"seed": seed, "resolved": _resolved(request, seed)}
-                    pictures.append(Output(_media(pixels, request, edit), seed, receipt | own))
+                    found = receipt | own | dict(more)
+                    pictures.append(Output(_media(pixels, request, edit), seed, found))
             if index < total:
                 eta = (time.perf_counter() - began) / index * (total - index)
                 yield Step(index, total, progress.preview, eta, progress.stage)

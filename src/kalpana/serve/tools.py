@@ -19,6 +19,7 @@ from starlette.requests import Request as HttpRequest
 from kalpana import __version__
 from kalpana.media import read_picture, read_receipt, to_images
 from kalpana.request import INPUTS, SEED_LIMIT, Request
+from kalpana.request_values import plan_name
 from kalpana.serve.accept import checked, event
 from kalpana.serve.errors import describe
 from kalpana.serve.fields import Strict, invalid, media, only, picture, read_fields, take
@@ -38,16 +39,22 @@ class MetadataFields(Strict):
 class MapFields(Strict):
     """The fields of /v1/maps."""
 
-    kind: Literal["edges", "outlines", "depth", "pose", "glyphs"] = Field(
-        description="edges, outlines, depth or pose of a picture, glyphs of a prompt"
+    kind: Literal["edges", "outlines", "depth", "pose", "boxes", "glyphs"] = Field(
+        description="edges, outlines, depth or pose of a picture, boxes or glyphs of a prompt"
     )
-    image: Any = Field(None, description="the picture, but for glyphs: an upload or a data URL")
+    image: Any = Field(
+        None, description="the picture, but for boxes and glyphs: an upload or a data URL"
+    )
     threshold: float = Field(
         0.15, ge=0, le=1, description="least step of brightness that is an edge, 0 to 1"
     )
-    prompt: str = Field("", max_length=32_000, description="a prompt with a quoted word")
-    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of the layout of glyphs")
-    side: int = Field(128, ge=8, le=2048, description="side of the map of glyphs in pixels")
+    prompt: str = Field(
+        "",
+        max_length=32_000,
+        description="a prompt with a quoted word, or, for boxes, with counted objects",
+    )
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of the layout of a prompt")
+    side: int = Field(128, ge=8, le=2048, description="side of the map of a prompt in pixels")
 
 
 class TraceFields(Strict):
@@ -87,6 +94,8 @@ def restored(receipt: dict[str, Any], server: Server) -> tuple[dict[str, Any], l
     settings |= server.models.adapters.restored(fields.pop("adapter", None), lost)
     if lost:
         notes.append({"code": "inputs_missing", "fields": lost})
+    if "plan" in fields:
+        fields["plan"] = plan_name(fields["plan"])  # true or false in older receipts
     model = fields.pop("model", None)
     if isinstance(model, str) and model in server.models.cards:
         settings["model"] = model
@@ -124,8 +133,9 @@ def restored(receipt: dict[str, Any], server: Server) -> tuple[dict[str, Any], l
 async def maps(http: HttpRequest) -> Response:
     server = server_of(http)
     wire = only(await read_fields(http, server.settings), MapFields)
-    if wire.kind == "glyphs":
-        image, about = await run_in_threadpool(_glyphs, wire)
+    if wire.kind in ("boxes", "glyphs"):
+        of_prompt = _boxes if wire.kind == "boxes" else _glyphs
+        image, about = await run_in_threadpool(of_prompt, wire)
     elif wire.image is None:
         raise invalid("image", f"{wire.kind} is made from a picture: send one")
     else:
@@ -151,7 +161,16 @@ def _glyphs(wire: MapFields) -> tuple[Image, dict[str, Any]]:
         raise invalid(
             "prompt", 'there is not one legible word in quotes: write such as a sign "OPEN"'
         )
-    return to_images(2 * plan.map[None] - 1)[0], {"word": plan.word, "box": list(plan.box)}
+    return to_images(2 * plan.map[None] - 1)[0], plan.facts()
+
+
+def _boxes(wire: MapFields) -> tuple[Image, dict[str, Any]]:
+    from kalpana.pipelines.planner import NO_LAYOUT, plan_layout
+
+    plan = plan_layout(wire.prompt, wire.seed, wire.side)
+    if plan is None:
+        raise invalid("prompt", NO_LAYOUT)
+    return to_images(2 * plan.map[None] - 1)[0], {"boxes": plan.facts()}
 
 
 # --------------------------------------------------------------------------------------- traces

@@ -72,6 +72,14 @@ def _of_masks(kind: str, scene: Scene, masks: Tensor, whole: Tensor) -> Tensor:
     return box_map(maps.boxes(whole), masks.shape[-1])
 
 
+def object_boxes(scene: Scene, side: int = 128) -> Tensor:
+    """Boxes (n, 4) of the whole objects of a scene, in drawing order: x0 y0 x1 y1 in pixels of a
+    picture of ``side``, ends excluded."""
+    whole = render([scene], side, masks=True).whole
+    assert whole is not None
+    return maps.boxes(whole[0])
+
+
 def box_map(boxes: Tensor, side: int) -> Tensor:
     """Map (side, side) of boxes (n, 4), x0 y0 x1 y1 in pixels, ends excluded: 0.5 inside, 1 on
     their borders."""

@@ -64,8 +64,8 @@ def expand(prompt: str, seed: int, language: str, kind: str = "picture") -> str:
     if not text or len(text) > LONGEST:
         return prompt
     rng = random.Random(f"{seed}/{language}/{kind}/{text}")
-    read = _read(text, language)
-    if not _in_grammar(read, kind):
+    read = reading(text, language)
+    if not in_grammar(read, kind):
         return _styled(text, language, rng) or prompt
     for addition in _additions(read, kind, rng):
         for _ in range(TRIES):
@@ -80,7 +80,7 @@ def expand(prompt: str, seed: int, language: str, kind: str = "picture") -> str:
 
 
 @dataclass(frozen=True)
-class _Read:
+class Reading:
     """A prompt by tokens: ``spans`` in the text; ``mentions`` of objects, with their tokens, those
     in descriptions of places left out; ``left``: the tokens outside of all mentions."""
 
@@ -107,7 +107,8 @@ class _Read:
         return not set(words).isdisjoint(self.left)
 
 
-def _read(text: str, language: str) -> _Read:
+def reading(text: str, language: str) -> Reading:
+    """A prompt in a language ("en" or "hi"), read by the inverse grammar."""
     rules = language_rules(language)
     spans = tuple(found.span() for found in TOKEN.finditer(text))
     tokens = tuple(rules.clean(text[start:end]) for start, end in spans)
@@ -122,7 +123,7 @@ def _read(text: str, language: str) -> _Read:
     left = tuple(token for k, token in enumerate(tokens) if k not in inside)
     own = tuple(each for each in found if not each[2].aside)
     aside, camera = len(own) < len(found), bool(views)
-    return _Read(text, language, rules, tokens, spans, own, left, aside, camera)
+    return Reading(text, language, rules, tokens, spans, own, left, aside, camera)
 
 
 @cache
@@ -132,7 +133,7 @@ def _views(language: str) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))), re.IGNORECASE)
 
 
-def _in_grammar(read: _Read, kind: str) -> bool:
+def in_grammar(read: Reading, kind: str = "picture") -> bool:
     """Whether a prompt names one or two groups, in words of the grammar alone."""
     if not 1 <= len(read.mentions) <= 2:
         return False
@@ -169,7 +170,9 @@ def _vocabulary(language: str) -> _Vocabulary:
         return frozenset(word for text in blank for word in words_of(rules.clean(text)))
 
     grammar = grammar_en if language == "en" else grammar_hi
-    core = words(_core(language)) | frozenset(rules.counts) | rules.articles | rules.sizes
+    core = (
+        words(_core(language)) | frozenset(rules.counts) | rules.articles | frozenset(rules.sizes)
+    )
     core |= {word for pattern in rules.patterns for word in pattern}
     places = [text for both in grammar.PLACES.values() for texts in both for text in texts]
     tints = [text for texts in grammar.TINTS.values() for text in texts]
@@ -236,11 +239,11 @@ def _core(language: str) -> Iterator[str]:
 Addition = Callable[[str], str | None]  # a longer text; None where there is nothing to add
 
 
-def _additions(read: _Read, kind: str, rng: random.Random) -> Iterator[Addition]:
+def _additions(read: Reading, kind: str, rng: random.Random) -> Iterator[Addition]:
     """The additions to a prompt, in order. Each reads the text that the ones before left."""
     language, groups = read.language, read.groups()
     known = _vocabulary(language)
-    stated = _style_of(read)
+    stated = style_of(read)
     style = stated or choose_style(rng, groups)
     still = not read.states(known.motion)
     if kind == "picture":
@@ -251,13 +254,13 @@ def _additions(read: _Read, kind: str, rng: random.Random) -> Iterator[Addition]
         if len(groups) == 1 and style and not read.states(known.facing):
             side = choose_facing(rng, groups[0], style).facing
             if side:
-                yield lambda text: _with_facing(_read(text, language), side, rng)
+                yield lambda text: _with_facing(reading(text, language), side, rng)
     elif still and not read.camera:
         view = rng.choice(CAMERAS)
         yield lambda text: _with_camera(text, language, view, rng)
     elif len(groups) == 1 and _moves(read) and not read.states(_speeds(language)):
         pace = rng.choice(("slow", "fast"))
-        yield lambda text: _with_speed(_read(text, language), pace, rng)
+        yield lambda text: _with_speed(reading(text, language), pace, rng)
     if not (read.aside or read.states(known.background)):
         colors = {group.color for group in groups}
         drawn = background_for(rng, colors).kind
@@ -268,7 +271,7 @@ def _additions(read: _Read, kind: str, rng: random.Random) -> Iterator[Addition]
         yield lambda text: _with_style(text, language, style, rng)
 
 
-def _style_of(read: _Read) -> str | None:
+def style_of(read: Reading) -> str | None:
     """The style of the world that a prompt names, None if it names none of these."""
     rules = read.rules
     for style in grammar_en.STYLES:
@@ -290,7 +293,7 @@ def _speeds(language: str) -> frozenset[str]:
     return frozenset(words_of(language_rules(language).clean(" ".join(texts))))
 
 
-def _moves(read: _Read) -> bool:
+def _moves(read: Reading) -> bool:
     """Whether a prompt states a motion along a path: other motions have no word for their speed."""
     events = video.ENGLISH if read.language == "en" else video.HINDI
     texts = (re.sub(r"\{[^}]*\}", " ", text) for kind in ("move", "arc") for text in events[kind])
@@ -298,10 +301,10 @@ def _moves(read: _Read) -> bool:
     return read.states(verbs & _vocabulary(read.language).motion)
 
 
-def _sizes(read: _Read, groups: tuple[Group, ...], rng: random.Random) -> list[str]:
+def _sizes(read: Reading, groups: tuple[Group, ...], rng: random.Random) -> list[str]:
     """A size for each group, "" where none is to be stated."""
     none = [""] * len(groups)
-    if any(group.count > 1 for group in groups) or set(read.tokens) & read.rules.sizes:
+    if any(group.count > 1 for group in groups) or read.rules.sizes.keys() & read.tokens:
         return none
     if len(groups) == 1:
         return [rng.choice(("small", "large"))] if rng.random() < SIZED else none
@@ -311,7 +314,7 @@ def _sizes(read: _Read, groups: tuple[Group, ...], rng: random.Random) -> list[s
 
 def _with_size(text: str, k: int, size: str, language: str, rng: random.Random) -> str | None:
     """The text with a size before the noun phrase ``k``, after its article or number."""
-    read = _read(text, language)
+    read = reading(text, language)
     start, end, _ = read.mentions[k]
     first = read.tokens[start]
     has_number = first in read.rules.counts or first in read.rules.articles
@@ -333,7 +336,7 @@ def _with_size(text: str, k: int, size: str, language: str, rng: random.Random) 
     return text
 
 
-def _agreement(read: _Read, start: int, end: int) -> tuple[str, bool, bool] | None:
+def _agreement(read: Reading, start: int, end: int) -> tuple[str, bool, bool] | None:
     """The gender of a Hindi noun phrase, whether it is plural and whether it is oblique; None if
     its noun is not at its end."""
     named = _noun(read, start, end)
@@ -350,7 +353,7 @@ def _agreement(read: _Read, start: int, end: int) -> tuple[str, bool, bool] | No
     return None
 
 
-def _noun(read: _Read, start: int, end: int) -> tuple[tuple[str, ...], frozenset[str]] | None:
+def _noun(read: Reading, start: int, end: int) -> tuple[tuple[str, ...], frozenset[str]] | None:
     """The noun at the end of a phrase and its concepts; None if something follows the noun."""
     for k in range(start, end):
         named = parse.name_at(read.tokens, k, read.rules)
@@ -359,7 +362,7 @@ def _noun(read: _Read, start: int, end: int) -> tuple[tuple[str, ...], frozenset
     return None
 
 
-def _with_facing(read: _Read, side: str, rng: random.Random) -> str | None:
+def _with_facing(read: Reading, side: str, rng: random.Random) -> str | None:
     """The text with a facing of its only group: after the noun in English, before it in Hindi."""
     start, end, _ = read.mentions[0]
     if read.language == "hi":
@@ -378,7 +381,7 @@ def _with_camera(text: str, language: str, view: str, rng: random.Random) -> str
     return f"{text} {grammar_en.capital(views)}." if language == "en" else f"{text} {views}।"
 
 
-def _with_speed(read: _Read, pace: str, rng: random.Random) -> str | None:
+def _with_speed(read: Reading, pace: str, rng: random.Random) -> str | None:
     """The text with a speed at its direction of motion; None if it has no such direction."""
     tables = video.THERE if read.language == "en" else video.HINDI_THERE
     spoken = [words_of(read.rules.clean(text)) for text in _all(tables)]
@@ -439,7 +442,7 @@ def _styled(text: str, language: str, rng: random.Random) -> str | None:
     return _with_style(text, language, style, rng) if style else None
 
 
-def _inserted(read: _Read, place: int, words: str) -> str:
+def _inserted(read: Reading, place: int, words: str) -> str:
     """The text with words before token ``place``; a capital at its beginning stays there."""
     begin = read.spans[place][0]
     before, after = read.text[:begin], read.text[begin:]

@@ -67,7 +67,7 @@ class LanguageRules:
     counts: dict[str, int]
     articles: frozenset[str]
     pairs: frozenset[Words]
-    sizes: frozenset[str]
+    sizes: dict[str, str]
     colors: dict[str, str]
     # Words between a colour and the phrase that it describes: लाल रंग में एक सेब.
     of_color: tuple[Words, ...]
@@ -122,7 +122,7 @@ def _english() -> LanguageRules:
         counts=counts | {"a": 1, "an": 1},
         articles=frozenset(("the", "some")),
         pairs=frozenset((("pair", "of"), ("pairs", "of"))),
-        sizes=frozenset(word for sizes in grammar_en.SIZES.values() for word in sizes),
+        sizes={word: size for size, words in grammar_en.SIZES.items() for word in words},
         colors=colors,
         of_color=(),
         later=tuple((words, ()) for words in before),
@@ -175,12 +175,12 @@ def _hindi() -> LanguageRules:
         counts=counts | {digit: n for n, digit in enumerate(grammar_hi.DIGITS) if n},
         articles=frozenset(),
         pairs=frozenset(),
-        sizes=frozenset(
-            clean(grammar_hi.inflect(word, *form))
-            for sizes in grammar_hi.SIZES.values()
-            for word in sizes
+        sizes={
+            clean(grammar_hi.inflect(word, *form)): size
+            for size, words in grammar_hi.SIZES.items()
+            for word in words
             for form in forms
-        ),
+        },
         colors=colors,
         of_color=(*hue, ("रंग", clean("में"))),
         later=(*around, ((",", "रंग"), ()), ((), ("रंग", clean("में")))),

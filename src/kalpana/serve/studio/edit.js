@@ -210,6 +210,7 @@ function addMap(kind, strength = 1) {
     h("button", { type: "button", "data-t": "map_of",
       onclick: () => make(entry, OF_PICTURES.includes(select.value) ? select.value : "edges") }),
     h("button", { type: "button", "data-t": "glyphs_of", onclick: () => make(entry, "glyphs") }),
+    h("button", { type: "button", "data-t": "boxes_of", onclick: () => make(entry, "boxes") }),
   ] });
   entry.slot.element.removeAttribute("data-field");
   Object.assign(entry, { kind: select, strength: weight });
@@ -245,12 +246,13 @@ function showKinds() {
   }
 }
 
-// Makes a map on the server: of the slot's picture or the edited one, or glyphs of the prompt.
+// Makes a map on the server: of the slot's picture or the edited one, or of the prompt.
 async function make(entry, kind) {
   const image = entry.slot.value?.url ?? slot.value?.url;
   try {
-    if (kind !== "glyphs" && !image) throw new Error(t("map_needs_picture"));
-    const fields = kind !== "glyphs" ? { kind, image } : {
+    const ofPrompt = ["boxes", "glyphs"].includes(kind);
+    if (!ofPrompt && !image) throw new Error(t("map_needs_picture"));
+    const fields = !ofPrompt ? { kind, image } : {
       kind, prompt: $("#prompt").value, seed: Number($("#seed").value) || 0,
       side: Number(capabilities.sizes[0].split("x")[0]),
     };

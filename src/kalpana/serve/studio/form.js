@@ -21,7 +21,9 @@ const MORE = {
   format: { kind: "select" },
   language: { kind: "select" },
   expand: { kind: "checkbox" },
+  plan: { kind: "select" },
 };
+const PLANS = ["words", "layout", "all", "none"];
 const SPACINGS = ["uniform", "quadratic", "beta", "kl-optimal", "karras", "exponential"];
 const NEEDS = {
   language: "prompt", expand: "prompt", plan: "control", mask_mode: "mask",
@@ -172,6 +174,7 @@ function show() {
   options("label", capabilities.labels, null);
   options("camera", capabilities.cameras, null);
   options("language", capabilities.languages, "auto", (each) => t(`language_${each}`));
+  options("plan", PLANS, "words", (each) => t(`plan_${each}`));
   options("upscale", capabilities.kinds.includes("video") ? [] : ["2", "4"], "1",
     (each) => `${each}×`);
   for (const name of NUMBERS) {
