@@ -201,8 +201,6 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """Transformer blocks over the cells of a feature map x (b, d, h, w), as one residual step."""
 
-    compile_dynamic = True  # the training loop compiles this block, for any shape
-
     def __init__(self, c: Config, width: int, heads: int) -> None:
         super().__init__()
         self.linear = c.use_linear_projection
