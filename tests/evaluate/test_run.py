@@ -19,8 +19,9 @@ from torch import Tensor
 from kalpana.capabilities import Capabilities
 from kalpana.evaluate.compare import Clock, compare, markdown
 from kalpana.evaluate.cost import Cost
+from kalpana.evaluate.nearest_caption import retrieve
 from kalpana.evaluate.prompts import Prompt
-from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, retrieve, run
+from kalpana.evaluate.run import SEEDS, exchanged, first, judge, pictures_of, run
 from kalpana.evaluate.score import ALIKE
 from kalpana.evaluate.suites import load
 from kalpana.evaluate.verifiers.observations import Observation, Reading, truth

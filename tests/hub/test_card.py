@@ -39,6 +39,16 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_card(tmp_path) == card
 
 
+def test_the_checkpoint_of_a_run_is_no_weights(tmp_path: Path) -> None:
+    save_weights(tmp_path / "checkpoint.safetensors", nn.Linear(9, 9), "flow", Config(), {})
+    with pytest.raises(KalpanaError, match="there are no"):
+        write_hashes(tmp_path)
+    save_weights(tmp_path / "vae.safetensors", nn.Linear(3, 2), "vae", Config(), {})
+    card = write_hashes(tmp_path)
+    assert card.parameters == 8 and "checkpoint.safetensors" not in card.files
+    assert differences(tmp_path) == []
+
+
 def test_sealing_writes_hashes_and_counts(tmp_path: Path) -> None:
     save_weights(tmp_path / "one.safetensors", nn.Linear(3, 2), "flow", Config(), {})
     save_weights(

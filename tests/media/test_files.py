@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from kalpana.cli.main import app
 from kalpana.evaluate import compare, rejection_sampling, run
 from kalpana.evaluate.metrics import fidelity
 from kalpana.hub import pull
@@ -17,6 +20,8 @@ from kalpana.media import locked
 from kalpana.train.data_cache import silent
 from kalpana.train.loop import train
 from kalpana.types import KalpanaError
+from kalpana.world.export.export import export
+from kalpana.world.export.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 HOLDER = """
@@ -73,6 +78,16 @@ def test_a_second_process_is_refused_before_any_work(
         work(busy)
     assert "\n" not in str(error.value)
     assert [path.name for path in busy.iterdir()] == [".lock"]
+
+
+def test_an_export_and_a_video_suite_are_refused_too(busy: Path) -> None:
+    settings = Settings("coco", "objects", 4)
+    (busy / "export.json").write_text(json.dumps(settings.to_json()))
+    with pytest.raises(KalpanaError, match=f"another process works in {busy}: wait"):
+        export(settings, busy, 1)
+    done = CliRunner().invoke(app, ["evaluate", "video", "--limit", "1", "--out", str(busy)])
+    assert done.exit_code == 2 and f"another process works in {busy}: wait" in done.stderr
+    assert {path.name for path in busy.iterdir()} == {".lock", "export.json"}
 
 
 def test_the_lock_ends_with_its_block_or_its_process(tmp_path: Path) -> None:

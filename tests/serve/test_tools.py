@@ -19,6 +19,7 @@ from kalpana import __version__
 from kalpana.media import read_picture, save, to_images, to_pixels
 from kalpana.understand import encoder
 from kalpana.world.maps import edges
+from kalpana.world.sheet import FONT
 
 from .conftest import photo
 from .test_images import data_url, error
@@ -256,5 +257,9 @@ def test_the_files_of_the_page_are_open_and_nothing_else_is(client_with: Any) ->
         assert client.post("/").status_code == 401
         for path in ("/v1/jobs", "/v1/jobs/events", "/v1/limits", "/studio", "/docs"):
             assert client.get(path).status_code == 401
+        font = client.get("/studio/mukta.ttf")
+        assert font.headers["content-type"] == "font/ttf" and font.content == FONT.read_bytes()
+        assert "font-src 'self'" in font.headers["content-security-policy"]
+        assert 'url("mukta.ttf")' in client.get("/studio/studio.css").text
         for path in ("/studio/../app.py", "/studio/%2e%2e%2fapp.py", "/studio/none.js"):
             assert client.get(path).status_code in (401, 404)

@@ -17,8 +17,10 @@ import pytest
 import torch
 import yaml
 from torch import Generator, Tensor, nn
+from typer.testing import CliRunner
 
-from kalpana.hub.weights import load_module, save_weights
+from kalpana.cli.main import app
+from kalpana.hub.weights import load_module, provenance, save_weights
 from kalpana.models.vae import VAE, Config
 from kalpana.train import checkpoint, loop
 from kalpana.train.autoencoder import AutoencoderRecipe
@@ -313,3 +315,18 @@ def test_muon_decays_weights_too() -> None:
     muon.step()
     after = network.blocks[0].weight  # type: ignore[union-attr]
     assert torch.allclose(after, before * (1 - 0.1 * 0.5), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_weights_of_a_run_that_stops_early(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE.model_dump(mode="json")))
+    command = ["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--weights"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and done.stderr == (
+        "error: --weights is for a run that stops early: write also --steps\n"
+    )
+    done = CliRunner().invoke(app, [*command, "--steps", "2"])
+    assert done.exit_code == 0, done.stderr
+    weights = tmp_path / "run" / "vae.safetensors"
+    assert done.stdout.splitlines()[-1] == str(weights) and "stopped at step 2" in done.stdout
+    assert provenance(weights)["samples"] == 2 * RECIPE.batch

@@ -102,9 +102,12 @@ def test_five_and_five_steps_equal_ten_bit_for_bit(
         update={"compile": compiled}
     )
     whole = train(recipe, tmp_path / "whole", echo=quiet)
-    assert train(recipe, tmp_path / "parts", until=5, echo=quiet) is None
+    early = train(recipe, tmp_path / "parts", until=5, echo=quiet, weights=True)
+    assert early is not None, "the weights of a run that goes on"
+    assert read_weights(early, recipe.family).provenance["samples"] == 5 * recipe.batch
+    before = early.read_bytes()
     parts = train(recipe, tmp_path / "parts", echo=quiet)
-    assert whole is not None and parts is not None
+    assert whole is not None and parts is not None and parts.read_bytes() != before
     for file in ("checkpoint.safetensors", whole.name):
         one, two = (safetensors_of(tmp_path / run / file) for run in ("whole", "parts"))
         assert one.keys() == two.keys()

@@ -23,6 +23,7 @@ from kalpana.train.loop import train
 from kalpana.train.pixels import ClassData, ClassScenes, PixelRecipe, PixelTask
 from kalpana.train.recipe import check_recipe, read_recipe
 from kalpana.types import KalpanaError, Output
+from kalpana.understand import encoder
 from kalpana.world.classes import CLASSES, class_of
 from kalpana.world.lexicon import lexicon
 
@@ -144,6 +145,19 @@ def test_a_label_by_name_number_and_prompt_is_the_same_picture(model: DiffusionP
         assert one(model, **given).image.tobytes() == cat.image.tobytes()
     assert one(model, label="dog").image.tobytes() != cat.image.tobytes()
     assert one(model, label="cat", guidance=4).image.tobytes() != cat.image.tobytes()
+
+
+@pytest.mark.slow
+def test_the_best_of_several_is_ranked_by_the_name_of_the_class(
+    model: DiffusionPipeline, clip_folder: Path
+) -> None:
+    clip = encoder.load(str(clip_folder), "cpu")
+    (text,) = clip.texts(["cat"])
+    for label in ("25", "बिल्ली", "cat"):
+        best = one(model, label=label, best_of=3, rank_by=clip)
+        scores = [each["score"] for each in best.receipt["best_of"]["candidates"]]
+        assert np.ptp(scores) > 0
+        assert max(scores) == pytest.approx((clip.images([best.image])[0] @ text).item(), abs=1e-4)
 
 
 @pytest.mark.slow

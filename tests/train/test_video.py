@@ -17,7 +17,7 @@ from kalpana.evaluate.verifiers.observations import Observation
 from kalpana.evaluate.video.drawn import Drawing
 from kalpana.evaluate.video.recaption import ablation, arms_of
 from kalpana.evaluate.video.suite import VideoPrompt
-from kalpana.hub.weights import load_module, save_weights
+from kalpana.hub.weights import load_module, read_process, save_weights
 from kalpana.models import dit, vae, video_dit, video_vae
 from kalpana.models.video_vae import VideoVAE
 from kalpana.train import recaptions, video_autoencoder, video_flow
@@ -175,9 +175,9 @@ def test_given_frames_have_no_loss_and_almost_no_noise() -> None:
     assert t[~given].min() > 0 and t.max() < 1
     assert (~given).flatten(1).any(1).all(), "something is left to learn"
     some = given.flatten(1).any(1)
-    assert 0.22 < some.float().mean() < 0.28
+    assert 0.27 < some.float().mean() < 0.33
     one = (t == t[:, :1, :1]).flatten(1).all(1)
-    assert 0.37 < one.float().mean() < 0.43
+    assert 0.47 < one.float().mean() < 0.53
     first = given[some][:, 0].all(1) & ~given[some][:, 1:].flatten(1).any(1)
     assert abs(first.float().mean() - GIVEN["first"] / sum(GIVEN.values())) < 0.06
     assert not frame_times(100, 1, torch.Generator())[1].any(), "a picture is never given"
@@ -214,6 +214,8 @@ def test_two_and_two_steps_equal_four_bit_for_bit(
     one, two = (load_module(path, family).state_dict() for path in (parts, whole))
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
+    if family == "video":
+        assert read_process(whole) == {"schedule": "flow", "prediction": "x0"}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
@@ -20,6 +20,8 @@ from kalpana.types import KalpanaError, Output, Video
 
 if TYPE_CHECKING:
     from kalpana.evaluate.prompts import Prompt
+    from kalpana.evaluate.score import Rule
+    from kalpana.evaluate.verifiers.observations import Verifier
     from kalpana.evaluate.verifiers.verifier import DetectorVerifier
     from kalpana.pipelines.pipeline import Pipeline
     from kalpana.understand.encoder import Encoder
@@ -39,8 +41,8 @@ evaluating = typer.Typer(
 SuiteName: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="spriteeval, spriteeval-hi, unseen, counts58, hard, facing, hands, words-latin or "
-        "words-devanagari"
+        help="spriteeval, spriteeval-hi, unseen, counts58, hard, facing, hands, words-latin, "
+        "words-devanagari or, by public models, geneval-prompts"
     ),
 ]
 Dev: TypeAlias = Annotated[
@@ -51,6 +53,23 @@ Limit: TypeAlias = Annotated[
 ]
 VerifierFolder: TypeAlias = Annotated[
     Path | None, typer.Option(help="a verifier's folder; verifier-b, or verifier-a with --dev")
+]
+PublicDetectorName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="MODEL",
+        help="for geneval-prompts: a COCO object detector (DETR, RT-DETR, YOLOS), a folder or a "
+        "name in the Hugging Face cache",
+    ),
+]
+PublicClipName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--clip",
+        metavar="MODEL",
+        help="for geneval-prompts: a CLIP for the colours, a folder or a name as for --detector",
+    ),
 ]
 
 
@@ -66,6 +85,8 @@ def suite(
     dev: Dev = False,
     limit: Limit = None,
     verifier: VerifierFolder = None,
+    detector: PublicDetectorName = None,
+    clip: PublicClipName = None,
     from_folder: Annotated[
         Path | None, typer.Option(help="score the pictures in this folder, without a model")
     ] = None,
@@ -102,14 +123,14 @@ def suite(
             "one model is scored at one number of steps: for a table of several write kalpana "
             f"evaluate compare {model or 'default'} --steps {steps}"
         )
-    setup = _Setup(suite, dev, limit, verifier)
+    setup = _Setup(suite, dev, limit, _Judges(verifier, detector, clip, device))
     encoder = None if clip_score is None else _encoder(clip_score, device, setup.prompts)
     if from_folder:
         folder = out or Path("runs") / f"{setup.run_name}-{from_folder.name}"
         pictures = list(running.pictures_of(from_folder, setup.prompts))
-        judge = partial(running.judge, verified=setup.verified, encoder=encoder)
+        judge = partial(running.judge, verified=setup.verified, encoder=encoder, rule=setup.rule)
         with locked(folder):
-            report = judge(setup.prompts, pictures, setup.detector, folder)
+            report = judge(setup.prompts, pictures, setup.verifier, folder)
     else:
         name = model or "default"
         pipeline = load(name, device)
@@ -122,11 +143,12 @@ def suite(
                 setup.prompts,
                 partial(_draw, pipeline, name, steps=count, plan=plan),
                 about,
-                setup.detector,
+                setup.verifier,
                 folder,
                 progress,
                 verified=setup.verified,
                 encoder=encoder,
+                rule=setup.rule,
             )
     print(report.markdown(), end="")
     print(folder / "report.json", file=sys.stderr)
@@ -142,6 +164,8 @@ def compare(
     dev: Dev = False,
     limit: Limit = None,
     verifier: VerifierFolder = None,
+    detector: PublicDetectorName = None,
+    clip: PublicClipName = None,
     steps: Annotated[
         str | None, typer.Option(help="numbers of denoising steps; by default 1,4,8,20,50")
     ] = None,
@@ -163,7 +187,7 @@ def compare(
     if default_steps and steps is not None:
         raise KalpanaError("--steps and --default-steps contradict each other: leave one out")
     counts = (None,) if default_steps else STEPS if steps is None else _steps(steps)
-    setup = _Setup(suite, dev, limit, verifier)
+    setup = _Setup(suite, dev, limit, _Judges(verifier, detector, clip, device))
     folder = out or Path("runs") / f"{setup.run_name}-compare"
     pipelines = [load(name, device) for name in models]
     costs = [Cost.of(name, setup.prompts[0].text) for name in models]
@@ -177,44 +201,87 @@ def compare(
             setup.prompts,
             counts,
             setup.about,
-            setup.detector,
+            setup.verifier,
             folder,
             lambda label: partial(progress, label=label),
             setup.verified,
+            setup.rule,
         )
     print((folder / "compare.md").read_text(encoding="utf-8"), end="")
 
 
+class _Judges(NamedTuple):
+    """The options that name the models that judge: a verifier of ours, or public ones."""
+
+    verifier: Path | None
+    detector: str | None
+    clip: str | None
+    device: str | None
+
+
 class _Setup:
-    """The prompts of a suite, the verifier that judges them, and the description of a run.
+    """The prompts of a suite, the verifier that judges them and its rule, and the description of a
+    run.
 
     ``verified`` tells for each task whether the verifier's errors are small enough.
     """
 
-    def __init__(self, suite: str, dev: bool, limit: int | None, verifier: Path | None) -> None:
-        from kalpana.evaluate.run import first
-        from kalpana.evaluate.suites import load
-        from kalpana.evaluate.verifiers.verifier_errors import verified
-        from kalpana.hub.weights import fingerprint
+    prompts: list[Prompt]
+    verifier: Verifier
+    rule: Rule
+    verified: dict[str, bool] | None = None
+
+    def __init__(self, suite: str, dev: bool, limit: int | None, judges: _Judges) -> None:
+        from kalpana.evaluate.geneval_prompts import NAME
 
         if suite == "clips":
             raise KalpanaError(
                 "--suite clips asks for videos: write kalpana evaluate video MODEL, or "
                 "kalpana evaluate video --from-folder FOLDER"
             )
-        weights = verifier_folder(verifier, dev)
         self.run_name = f"{suite}-dev" if dev else suite
-        self.prompts = first(load(suite, dev), limit)
-        self.detector = _with_readers(weights, suite)
-        self.verified = verified(weights, suite, {prompt.task for prompt in self.prompts})
+        files = (self._public if suite == NAME else self._ours)(suite, dev, limit, judges)
         self.about: dict[str, Any] = {
             "suite": self.run_name,
             "limit": limit,
             "prompts": len(self.prompts),
-            "verifier": {
-                path.name: fingerprint(path) for path in sorted(weights.glob("*.safetensors"))
-            },
+            "verifier": files,
         }
+
+    def _ours(self, suite: str, dev: bool, limit: int | None, judges: _Judges) -> dict[str, str]:
+        """Set up a suite of the world; returns the hashes of the verifier's files by name."""
+        from kalpana.evaluate.run import first
+        from kalpana.evaluate.score import OURS
+        from kalpana.evaluate.suites import load
+        from kalpana.evaluate.verifiers.verifier_errors import verified
+        from kalpana.hub.weights import fingerprint
+
+        if judges.detector or judges.clip:
+            raise KalpanaError(
+                f"--detector and --clip are for --suite geneval-prompts, and {suite} is judged by "
+                "--verifier: leave them out"
+            )
+        weights = verifier_folder(judges.verifier, dev)
+        self.prompts = first(load(suite, dev), limit)
+        self.verifier, self.rule = _with_readers(weights, suite), OURS
+        self.verified = verified(weights, suite, {prompt.task for prompt in self.prompts})
+        return {path.name: fingerprint(path) for path in sorted(weights.glob("*.safetensors"))}
+
+    def _public(self, suite: str, dev: bool, limit: int | None, judges: _Judges) -> dict[str, str]:
+        """Set up a suite that public models judge; returns their hashes by name."""
+        from kalpana.evaluate.geneval_prompts import geneval_prompts
+        from kalpana.evaluate.run import first
+        from kalpana.evaluate.verifiers.public_verifier import PublicVerifier
+
+        if judges.verifier:
+            raise KalpanaError(
+                f"--verifier knows the classes of the world alone, and {suite} has others: write "
+                "--detector and --clip"
+            )
+        self.prompts = first(geneval_prompts(dev), limit)
+        public = PublicVerifier.load(judges.detector, judges.clip, judges.device)
+        self.verifier, self.rule = public, public.rule()
+        return public.judges()
 
 
 def verifier_folder(given: Path | None, dev: bool) -> Path:

@@ -187,10 +187,14 @@ def rejection_sampling(
 def control(
     model: Model = "default",
     count: Annotated[int, typer.Option("-n", min=1, help="scenes for each kind of map")] = 24,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="only this kind of map; may be repeated"),
+    ] = None,
     verifier: VerifierFolder = None,
     device: Device = None,
 ) -> None:
-    """Obedience to control maps: edges, outlines, boxes and glyphs of dev scenes."""
+    """Obedience to control maps: edges, outlines, depth, boxes, poses and glyphs of dev scenes."""
     from kalpana.evaluate.control import markdown, measure
     from kalpana.evaluate.verifiers.verifier import DetectorVerifier
     from kalpana.pipelines import load
@@ -200,8 +204,66 @@ def control(
         raise KalpanaError(f"model {model!r} reads no control maps: name one that does")
     judge = DetectorVerifier.load(verifier_folder(verifier, dev=True))
     with counting("scenes") as progress:
-        rows = measure(pipeline, judge, count, progress)
+        rows = measure(pipeline, judge, count, progress, maps or ())
     print(markdown(rows), end="")
+
+
+EDITING = {"edits": "source_prompt", "seams": "mask", "styles": "style_image"}  # field of a part
+
+
+@evaluating.command("editing")
+def editing(
+    model: Model = "default",
+    count: Annotated[
+        int, typer.Option("-n", min=1, max=100, help="how many of each change, mask and style")
+    ] = 24,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="edits, seams or styles; may be repeated; by default all"),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write a sheet of six scenes whose masks are filled in"),
+    ] = None,
+    verifier: VerifierFolder = None,
+    device: Device = None,
+) -> None:
+    """Edits by two prompts, seams of inpainting and style references, on dev scenes."""
+    from kalpana.evaluate.editing import edits, seams, styles
+    from kalpana.evaluate.verifiers.verifier import DetectorVerifier
+    from kalpana.pipelines import load
+
+    pipeline, chosen = load(model, device), list(dict.fromkeys(parts or EDITING))
+    for part in chosen:
+        if part not in EDITING:
+            raise KalpanaError(f"--part {part!r} should be one of {', '.join(EDITING)}")
+        if EDITING[part] not in pipeline.capabilities.uses:
+            able = [each for each in EDITING if EDITING[each] in pipeline.capabilities.uses]
+            raise KalpanaError(
+                f"model {model!r} has no {EDITING[part]}: "
+                + (
+                    f"write {' '.join(f'--part {each}' for each in able)}"
+                    if able
+                    else "take another"
+                )
+            )
+    if sheet and "seams" not in chosen:
+        raise KalpanaError("--sheet shows seams: add --part seams, or leave it out")
+    judge = DetectorVerifier.load(verifier_folder(verifier, dev=True))
+    for part in chosen:
+        with counting(part) as progress:
+            if part == "edits":
+                text = edits.markdown(edits.measure(pipeline, judge, count, progress))
+            elif part == "seams":
+                text = seams.markdown(seams.measure(pipeline, judge, count, progress))
+                if sheet:
+                    seams.sheet(pipeline, min(count, 6)).save(sheet, quality=90)
+            else:
+                probe = styles.fit(styles.lite0())
+                text = styles.markdown(
+                    styles.measure(pipeline, judge, probe, count, progress), probe
+                )
+        print(text, flush=True)
 
 
 @evaluating.command("unclip")

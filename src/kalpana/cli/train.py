@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kalpana.cli.options import Device
+from kalpana.types import KalpanaError
 
 
 def train(
@@ -22,6 +23,10 @@ def train(
         int | None,
         typer.Option(min=1, help="stop after this many steps in all; resume by the same command"),
     ] = None,
+    weights: Annotated[
+        bool,
+        typer.Option("--weights", help="with --steps: also write the weights as they are then"),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="a folder of pictures, for a recipe that learns from one")
     ] = None,
@@ -42,9 +47,11 @@ def train(
     from kalpana.train.loop import train as run
     from kalpana.train.recipe import read_recipe
 
+    if weights and steps is None:
+        raise KalpanaError("--weights is for a run that stops early: write also --steps")
     given = {"data": data, "word": word}
     config = read_recipe(recipe, **{name: each for name, each in given.items() if each is not None})
     folder = out or Path("runs") / config.name
-    weights = run(config, folder, until=steps, device=device, workers=workers)
-    if weights:
-        print(weights)
+    path = run(config, folder, until=steps, device=device, workers=workers, weights=weights)
+    if path:
+        print(path)

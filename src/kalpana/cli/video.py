@@ -65,6 +65,7 @@ def video(
     from kalpana.evaluate.video.files import videos_of
     from kalpana.evaluate.video.scores import judge
     from kalpana.evaluate.video.suite import load, truth
+    from kalpana.media import locked
 
     if from_folder and model:
         raise KalpanaError(
@@ -85,7 +86,7 @@ def video(
         videos = videos_of(from_folder, prompts)
     else:
         videos = (truth(prompt.video) for prompt in prompts)
-    with counting(suite) as progress:
+    with locked(folder), counting(suite) as progress:
         report = judge(prompts, videos, detector, folder, progress)
     print(report.markdown(), end="")
     print(folder / "report.json", file=sys.stderr)

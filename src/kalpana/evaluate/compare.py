@@ -18,7 +18,7 @@ from kalpana.capabilities import Capabilities
 from kalpana.evaluate.cost import Cost, cells
 from kalpana.evaluate.prompts import Prompt
 from kalpana.evaluate.run import Progress, ReferenceScores, run
-from kalpana.evaluate.score import Share
+from kalpana.evaluate.score import OURS, Rule, Share
 from kalpana.evaluate.verifiers.observations import Verifier
 from kalpana.media import locked, write
 from kalpana.types import KalpanaError, Output
@@ -44,16 +44,17 @@ class Entry:
     """The result of a model at a number of steps (None: the model has no steps).
 
     ``score`` is the overall score, ``floor`` that of exchanged pictures (None with a single prompt)
-    and ``ceiling`` that of true renders, both in [0, 1]; ``seconds`` is the time a picture took on
-    this machine; ``reader`` names the text reader where prompts ask for words; ``verified`` tells
-    whether the verifier's errors are small enough for all tasks (None: not checked).
+    and ``ceiling`` that of true renders (None where there are none), both in [0, 1]; ``seconds`` is
+    the time a picture took on this machine; ``reader`` names the text reader where prompts ask for
+    words; ``verified`` tells whether the verifier's errors are small enough for all tasks (None:
+    not checked).
     """
 
     model: str
     steps: int | None
     score: Share
     floor: float | None
-    ceiling: float
+    ceiling: float | None
     seconds: float
     cost: Cost
     reader: str = ""
@@ -69,13 +70,14 @@ def compare(
     out: Path,
     progress: Callable[[str], Progress],
     verified: Mapping[str, bool] | None = None,
+    rule: Rule = OURS,
 ) -> list[Entry]:
     """One entry for each model and number of steps (None: the model's default).
 
-    Also writes compare.json and compare.md into ``out``. ``about`` and ``verified`` are as in
-    `run`; ``progress(label)`` returns a callback of (done, total). A model that has no steps has
-    one entry. Raises KalpanaError if two models have the same name, a folder holds another run, or
-    another process works in it.
+    Also writes compare.json and compare.md into ``out``. ``about``, ``verified`` and ``rule`` are
+    as in `run`; ``progress(label)`` returns a callback of (done, total). A model that has no steps
+    has one entry. Raises KalpanaError if two models have the same name, a folder holds another run,
+    or another process works in it.
     """
     names = [model.name for model, *_ in models]
     if len(set(names)) < len(names):
@@ -84,7 +86,7 @@ def compare(
             "compare models of different names"
         )
     with locked(out):
-        entries, bounds = [], ReferenceScores.of(prompts, verifier)
+        entries, bounds = [], ReferenceScores.of(prompts, verifier, rule)
         for model, draw, cost in models:
             takes = "steps" in model.capabilities.uses
             default = model.capabilities.defaults.steps if takes else None
@@ -94,9 +96,11 @@ def compare(
 
                 this = about | {"model": model.name, "files": model.files, "steps": count}
                 drawn, bar = clock.timed(draw, count), progress(folder.name)
-                report = run(prompts, drawn, this, verifier, folder, bar, bounds, verified)
+                report = run(
+                    prompts, drawn, this, verifier, folder, bar, bounds, verified, rule=rule
+                )
                 floor = None if report.floor is None else report.floor.overall.right
-                ceiling = report.ceiling.overall.right
+                ceiling = None if report.ceiling is None else report.ceiling.overall.right
                 trusted = None if report.verified is None else all(report.verified.values())
                 entries.append(
                     Entry(
@@ -174,8 +178,9 @@ def markdown(entries: Sequence[Entry]) -> str:
         lines.append(f"| {entry.model} | {steps} | {score} | {entry.seconds:.2f} | {cost} |")
     floors = [entry.floor for entry in entries if entry.floor is not None]
     floor = f"{100 * min(floors):.1f} to {100 * max(floors):.1f}" if floors else "–"
-    ceiling = max(entry.ceiling for entry in entries)
-    lines += ["", f"Floor {floor}, ceiling {100 * ceiling:.1f}; "]
+    ceilings = [100 * entry.ceiling for entry in entries if entry.ceiling is not None]
+    ceiling = f"{max(ceilings):.1f}" if ceilings else "–"
+    lines += ["", f"Floor {floor}, ceiling {ceiling}; "]
     lines[-1] += f"{entries[0].score.prompts} prompts, the same seeds and verifier for all."
     if entries[0].reader:
         lines[-1] += f" Words are as read by {entries[0].reader}."

@@ -2,7 +2,8 @@
 
 Each map is that of a dev scene, generated with the scene's own caption. Beside the score stand the
 floor (the same caption and seed without the map), the score with the caption of another scene, and
-the ceiling (the true picture through the same measure).
+the ceiling (the true picture through the same measure). Depth and bones of a generated picture are
+those that the map estimator finds in it.
 """
 
 from __future__ import annotations
@@ -19,24 +20,37 @@ from kalpana.evaluate.verifiers.observations import Observation, Verifier, iou, 
 from kalpana.inputs import ControlMap
 from kalpana.media import to_images, to_pixels
 from kalpana.pipelines import last
+from kalpana.pipelines.control_maps import SURE, load_map_estimator
 from kalpana.pipelines.pipeline import Pipeline
 from kalpana.request import ask
 from kalpana.types import KalpanaError
 from kalpana.world import maps
-from kalpana.world.controls import box_map, control_maps
+from kalpana.world.controls import LIMBS, SIDES, box_map, control_maps
+from kalpana.world.kinds.puppets import placed
 from kalpana.world.render import render
-from kalpana.world.scene import Scene
+from kalpana.world.scene import Puppet, Scene
 from kalpana.world.world import World
 
 TOLERANCE = 2  # pixels between an edge and its match
 # The kind of scenes by whose maps a kind of control is measured.
-SCENES = {"edges": "objects", "outlines": "objects", "boxes": "objects", "glyphs": "text"}
+SCENES = {
+    "edges": "objects",
+    "outlines": "objects",
+    "depth": "depth",
+    "boxes": "objects",
+    "pose": "puppets",
+    "glyphs": "text",
+}
+LOST = (
+    32.0  # pixels of 128: the distance of a joint where no bone is found, and the most that counts
+)
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Obedience:
-    """Mean scores in [0, 1] of one ``kind`` of map over ``count`` scenes; ``measure`` names it."""
+    """Mean scores of one ``kind`` of map over ``count`` scenes: in [0, 1], or distances in pixels
+    of 128 where ``pixels``. ``measure`` names them."""
 
     kind: str
     measure: str
@@ -45,12 +59,22 @@ class Obedience:
     wrong: float
     with_map: float
     true: float
+    pixels: bool = False
 
 
-def measure(model: Pipeline, verifier: Verifier, count: int, progress: Progress) -> list[Obedience]:
-    """Obedience of a model to each kind of map that it reads and that can be measured, over
-    ``count`` dev scenes each."""
-    kinds = [kind for kind in model.capabilities.controls if kind in SCENES]
+def measure(
+    model: Pipeline,
+    verifier: Verifier,
+    count: int,
+    progress: Progress,
+    kinds: Sequence[str] = (),
+) -> list[Obedience]:
+    """Obedience of a model to these kinds of map, by default each that it reads and that can be
+    measured, over ``count`` dev scenes each. Raises KalpanaError for a kind that is neither."""
+    known = [kind for kind in model.capabilities.controls if kind in SCENES]
+    if wrong := [kind for kind in kinds if kind not in known]:
+        raise KalpanaError(f"map {wrong[0]!r} is not measured: take {', '.join(known)}")
+    kinds = kinds or known
     rows, done = [], 0
     for kind in kinds:
         world, scenes, i = World(0, "dev", kind=SCENES[kind]), list[tuple[int, Scene]](), 0
@@ -73,8 +97,9 @@ def measure(model: Pipeline, verifier: Verifier, count: int, progress: Progress)
             scores.append([_score(kind, scene, given[0, 0], each, verifier) for each in drawn])
             done += 1
             progress(done, count * len(kinds))
-        means = torch.tensor(scores).mean(0).tolist()
-        rows.append(Obedience(kind, MEASURES[kind], count, *means))
+        without, wrong, with_map, true = torch.tensor(scores).mean(0).tolist()
+        means = (without, wrong, with_map, true)
+        rows.append(Obedience(kind, MEASURES[kind], count, *means, kind == "pose"))
     return rows
 
 
@@ -108,6 +133,39 @@ def words_read(seen: Observation, wanted: Observation) -> float:
     return float(bool(seen.readings) and seen.readings[0].words == wanted.readings[0].words)
 
 
+def rank_correlation(found: Tensor, wanted: Tensor) -> float:
+    """Spearman's rank correlation of two maps of one shape, in [-1, 1], with mean ranks of equal
+    values; 0 where one is constant."""
+    ranks = []
+    for each in (found, wanted):
+        _, place, counts = each.flatten().unique(return_inverse=True, return_counts=True)
+        rank = (counts.cumsum(0) - (counts - 1) / 2)[place].double()
+        ranks.append(rank - rank.mean())
+    one, two = ranks
+    norm = one.norm() * two.norm()
+    return float(one @ two / norm) if norm else 0.0
+
+
+def joint_distance(bones: Tensor, scene: Scene) -> float:
+    """Mean distance, in pixels of 128, of the joints of the people in a scene to the nearest pixel
+    of bones (3, h, w) bool, of the person's left, the middle and the right; at most LOST each.
+
+    It is 0 for the true bones, and a lower bound of the error of the joints themselves.
+    """
+    side, distances = bones.shape[-1], []
+    points = [plane.nonzero().flip(1) + 0.5 for plane in bones]  # n 2: x, y of pixel centres
+    for item in scene.objects:
+        if not isinstance(item.sprite, Puppet):
+            continue
+        at = placed(item)
+        for name in ("head", "neck", *(f"{s} {part}" for s in SIDES for part in sum(LIMBS, ()))):
+            plane = points[{"left": 0, "right": 2}.get(name.split()[0], 1)]
+            joint = side * torch.tensor(at[name])
+            near = (plane - joint).norm(dim=1).min() if len(plane) else torch.tensor(torch.inf)
+            distances.append(min(128 / side * float(near), LOST))
+    return sum(distances) / len(distances)
+
+
 def detected_boxes(verifier: Verifier, picture: Image.Image, score: float) -> Image.Image:
     """Map of the boxes of the objects that a verifier finds in a picture with this score at least,
     in the picture's size. Raises KalpanaError if there are none."""
@@ -125,18 +183,25 @@ def detected_boxes(verifier: Verifier, picture: Image.Image, score: float) -> Im
 MEASURES = {
     "edges": "edge F1 (2 px)",
     "outlines": "outline recall (2 px)",
+    "depth": "rank correlation",
     "boxes": "box IoU, verifier",
+    "pose": "joint to bone, px (less is better)",
     "glyphs": "words read, verifier",
 }
 
 
 def _score(kind: str, scene: Scene, given: Tensor, pixels: Tensor, verifier: Verifier) -> float:
-    """The score in [0, 1] of a picture (1, 3, h, w) for a map (h, w) of a scene."""
+    """The score of a picture (1, 3, h, w) for a map (h, w) of a scene."""
     if kind == "edges":
         return edge_f1(maps.edges(pixels)[0], given > 0.5)
     if kind == "outlines":
         near = F.max_pool2d(maps.edges(pixels, 0.15)[None].float(), 2 * TOLERANCE + 1, 1, TOLERANCE)
         return float((near[0, 0] > 0)[given > 0.5].float().mean()) if (given > 0.5).any() else 1.0
+    if kind in ("depth", "pose"):
+        found = load_map_estimator().maps(pixels)[kind][0]
+        if kind == "depth":
+            return rank_correlation(found[0], given)
+        return joint_distance(found > SURE, scene)
     (seen,) = verifier.look(pixels)
     return (box_iou if kind == "boxes" else words_read)(seen, truth(scene))
 
@@ -154,13 +219,14 @@ def _control(kind: str, image: Image.Image) -> ControlMap:
 
 
 def markdown(rows: Sequence[Obedience]) -> str:
-    """The scores as a Markdown table, in per cent."""
+    """The scores as a Markdown table, in per cent or in pixels."""
     lines = [
         "| map | measure | scenes | no map (floor) | other caption | with map | true (ceiling) |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         cells = (row.without, row.wrong, row.with_map, row.true)
-        numbers = " | ".join(f"{100 * each:.0f}" for each in cells)
+        texts = (f"{each:.1f}" if row.pixels else f"{100 * each:.0f}" for each in cells)
+        numbers = " | ".join(texts)
         lines.append(f"| {row.kind} | {row.measure} | {row.count} | {numbers} |")
     return "\n".join(lines) + "\n"

@@ -11,20 +11,19 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from kalpana.evaluate.nearest_caption import retrieve
 from kalpana.evaluate.prompts import Prompt
-from kalpana.evaluate.score import Table, judged, markdown, right, rows, table
+from kalpana.evaluate.score import OURS, Rule, Table, judged, markdown, right, rows, table
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
 from kalpana.media import locked, read_picture, read_receipt, save, to_images, to_pixels, write
 from kalpana.types import KalpanaError, Output
@@ -32,13 +31,11 @@ from kalpana.understand.encoder import Encoder
 from kalpana.world.render import render
 from kalpana.world.scene import Scene
 from kalpana.world.sheet import captioned
-from kalpana.world.video import Videos
 from kalpana.world.world import World
 
 SEEDS = 4  # pictures a prompt
 BATCH = 64  # pictures a batch of the verifier, the encoder or the renderer
 VERDICTS = "verdicts.json"  # in a run's folder: whether each picture is right
-CAPTIONS = 20_000  # training captions that the retrieval baseline chooses from
 Draw = Callable[[Prompt, Sequence[int]], Sequence[Output]]
 Progress = Callable[[int, int], None]
 
@@ -66,8 +63,8 @@ class ClipScore:
     sha256: str
     score: Table
     floor: Table | None
-    baseline: Table
-    ceiling: Table
+    baseline: Table | None
+    ceiling: Table | None
 
     def markdown(self) -> str:
         """The CLIP score as a Markdown table."""
@@ -84,8 +81,9 @@ class Report:
 
     ``score`` is the accuracy and ``strict`` the same where any further object is wrong. ``floor``:
     each prompt judged on the pictures of another prompt of its task, or of another task where it is
-    alone; None with a single prompt. ``baseline``: the pictures of
-    the nearest training captions. ``ceiling``: true renders of the prompts. Where prompts ask for
+    alone; None with a single prompt. ``baseline``: the pictures of the nearest training captions.
+    ``ceiling``: true renders of the prompts. Both are None for prompts that the world cannot
+    render. ``judges``: name and SHA-256 of each public model that judged. Where prompts ask for
     words, ``reader`` names the text reader, and ``others`` are the reports by the verifier's other
     readers. ``verified`` tells by task whether the verifier's published errors are small enough;
     None: not checked. ``clip`` is the CLIP score, if a CLIP is given.
@@ -94,12 +92,13 @@ class Report:
     score: Table
     strict: Table
     floor: Table | None
-    baseline: Table
-    ceiling: Table
+    baseline: Table | None
+    ceiling: Table | None
     reader: str = ""
     others: tuple[Report, ...] = ()
     verified: dict[str, bool] | None = None
     clip: ClipScore | None = None
+    judges: Mapping[str, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """The report as Markdown: the table by task, then the strict overall score.
@@ -124,6 +123,9 @@ class Report:
             reader = f"Words as read by {self.reader or 'no reader'}:\n"
             mean = f"Mean edit distance (0 as asked, 1 nothing alike): {distances}.\n"
             parts = [reader, *parts, mean]
+        if self.judges:
+            each = [f"{name} (sha256 {sha256[:12]})" for name, sha256 in self.judges.items()]
+            parts.append(f"Judged by public models: {', '.join(each)}.\n")
         parts += [other.markdown() for other in self.others]
         return "\n".join([*parts, self.clip.markdown()] if self.clip else parts)
 
@@ -133,15 +135,17 @@ class ReferenceScores:
     """Observations for the reference scores, which do not depend on a model.
 
     For each prompt the picture of the nearest training caption (``baseline``), and as many true
-    renders as it has pictures (``ceiling``).
+    renders as it has pictures (``ceiling``). None: the world cannot render what the prompts name.
     """
 
-    baseline: list[list[Observation]]
-    ceiling: list[list[Observation]]
+    baseline: list[list[Observation]] | None
+    ceiling: list[list[Observation]] | None
 
     @classmethod
-    def of(cls, prompts: Sequence[Prompt], verifier: Verifier) -> ReferenceScores:
-        """The reference observations of these prompts by a verifier."""
+    def of(cls, prompts: Sequence[Prompt], verifier: Verifier, rule: Rule) -> ReferenceScores:
+        """The reference observations of these prompts by a verifier, where ``rule`` has any."""
+        if not rule.rendered:
+            return cls(None, None)
         return cls(
             look_at(verifier, nearest_scenes(prompts)), look_at(verifier, true_scenes(prompts))
         )
@@ -170,12 +174,13 @@ def run(
     bounds: ReferenceScores | None = None,
     verified: Mapping[str, bool] | None = None,
     encoder: Encoder | None = None,
+    rule: Rule = OURS,
 ) -> Report:
     """Generate the missing pictures into ``out`` and return the report on all of them.
 
     Writes report.json, report.md and sheet.png into ``out``. ``about`` identifies the run: model,
-    hashes, suite. For ``bounds``, ``verified`` and ``encoder`` see ``judge``. Raises KalpanaError
-    if ``out`` holds a different run, or another process works in it.
+    hashes, suite. For ``bounds``, ``verified``, ``encoder`` and ``rule`` see ``judge``. Raises
+    KalpanaError if ``out`` holds a different run, or another process works in it.
     """
     with locked(out):
         claim(out / "run.json", about)
@@ -190,7 +195,7 @@ def run(
         images = [
             [read_picture(_path(out, i, k)) for k in range(SEEDS)] for i in range(len(prompts))
         ]
-        return judge(prompts, images, verifier, out, bounds, verified, encoder)
+        return judge(prompts, images, verifier, out, bounds, verified, encoder, rule)
 
 
 def first(prompts: Sequence[A], limit: int | None) -> list[A]:
@@ -212,20 +217,30 @@ def judge(
     bounds: ReferenceScores | None = None,
     verified: Mapping[str, bool] | None = None,
     encoder: Encoder | None = None,
+    rule: Rule = OURS,
 ) -> Report:
     """The report on pictures, ``images[i]`` for ``prompts[i]``; also written into ``out``.
 
     ``bounds`` are the reference observations, if already known. ``verified`` tells by task whether
     the verifier can be trusted (see verifier_errors.verified). ``encoder`` is a CLIP for the CLIP
-    score.
+    score. ``rule`` has the thresholds.
     """
     seen = observe(verifier, images)
-    verdicts = {i: [right(prompt, one) for one in seen[i]] for i, prompt in enumerate(prompts)}
-    bounds = bounds or ReferenceScores.of(prompts, verifier)
+    limits = rule.thresholds
+    verdicts = {
+        i: [right(prompt, one, thresholds=limits) for one in seen[i]]
+        for i, prompt in enumerate(prompts)
+    }
+    bounds = bounds or ReferenceScores.of(prompts, verifier, rule)
     readers = max(len(one.readings) for row in seen for one in row)
-    report, *others = (_report(prompts, seen, bounds, k, verified) for k in range(max(readers, 1)))
+    report, *others = (
+        _report(prompts, seen, bounds, k, verified, rule) for k in range(max(readers, 1))
+    )
     report = replace(
-        report, others=tuple(others), clip=nearness(prompts, images, encoder) if encoder else None
+        report,
+        others=tuple(others),
+        clip=nearness(prompts, images, encoder, rule.rendered) if encoder else None,
+        judges=rule.judges,
     )
     write(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     by_name = {
@@ -246,16 +261,20 @@ def _report(
     bounds: ReferenceScores,
     k: int,
     verified: Mapping[str, bool] | None,
+    rule: Rule,
 ) -> Report:
     """The report by the readings of text reader k."""
-    mine, nearest, true = (
-        [[one.read_by(k) for one in row] for row in each]
-        for each in (seen, bounds.baseline, bounds.ceiling)
-    )
-    exchange = [mine[other] for other in exchanged(prompts)]
-    score = judged(prompts, mine)
-    strict = judged(prompts, mine, strict=True)
-    floor = judged(prompts, exchange) if exchange else None
+
+    def told(each: Sequence[Sequence[Observation]] | None) -> Table | None:
+        if not each:
+            return None
+        read = [[one.read_by(k) for one in row] for row in each]
+        return judged(prompts, read, thresholds=rule.thresholds)
+
+    mine = [[one.read_by(k) for one in row] for row in seen]
+    score = judged(prompts, mine, thresholds=rule.thresholds)
+    strict = judged(prompts, mine, True, rule.thresholds)
+    floor = told([seen[other] for other in exchanged(prompts)])
     reader = next((reading.by for row in mine for one in row for reading in one.readings), "")
     trusted = (
         None
@@ -269,17 +288,22 @@ def _report(
         score,
         strict,
         floor,
-        judged(prompts, nearest),
-        judged(prompts, true),
+        told(bounds.baseline),
+        told(bounds.ceiling),
         reader,
         verified=trusted,
     )
 
 
 def nearness(
-    prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]], encoder: Encoder
+    prompts: Sequence[Prompt],
+    images: Sequence[Sequence[Image.Image]],
+    encoder: Encoder,
+    rendered: bool = True,
 ) -> ClipScore:
     """The CLIP score of pictures, ``images[i]`` for ``prompts[i]``.
+
+    ``rendered``: with the baseline and the ceiling, which need prompts that the world can render.
 
     Nothing is cached, so that the pictures of a run can be scored by another CLIP later.
     """
@@ -303,8 +327,8 @@ def nearness(
     mine = list(features.split([len(row) for row in images]))  # of each prompt (k, d)
     exchange = [mine[other] for other in exchanged(prompts)]
     floor = score(exchange) if exchange else None
-    baseline = score(vectors(nearest_scenes(prompts)))
-    ceiling = score(vectors(true_scenes(prompts)))
+    baseline = score(vectors(nearest_scenes(prompts))) if rendered else None
+    ceiling = score(vectors(true_scenes(prompts))) if rendered else None
     return ClipScore(encoder.name, encoder.fingerprint, score(mine), floor, baseline, ceiling)
 
 
@@ -360,43 +384,6 @@ def exchanged(prompts: Sequence[Asked]) -> list[int]:
         cycles[0] = cycles[0] + alone
     other = {a: b for mine in cycles for a, b in zip(mine, mine[1:] + mine[:1], strict=True)}
     return [other[i] for i in range(len(prompts))] if other else []
-
-
-def retrieve(
-    texts: Sequence[str], world: World | Videos | None = None, count: int = CAPTIONS
-) -> list[int]:
-    """The index of the training caption nearest to each text, by cosine similarity of tf-idf, among
-    the first ``count`` of a world, by default that of pictures."""
-    places, norms = _index(world or World(), count)
-    nearest = []
-    for text in texts:
-        similarity = np.zeros(count)
-        for word in set(_words(text)):
-            captions = places.get(word, np.empty(0, int))
-            similarity[captions] += np.log(count / max(len(captions), 1)) ** 2
-        nearest.append(int((similarity / norms).argmax()))
-    return nearest
-
-
-@cache
-def _index(world: World | Videos, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """An inverted index of the first ``count`` captions of a world, and the norms of their tf-idf.
-
-    The first part maps a word to the indices of its captions; the norms have shape (count,).
-    """
-    held = defaultdict[str, list[int]](list)
-    for i in range(count):
-        for word in set(_words(world.describe(i)[0])):
-            held[word].append(i)
-    places = {word: np.array(captions) for word, captions in held.items()}
-    squares = np.zeros(count)
-    for captions in places.values():
-        squares[captions] += np.log(count / len(captions)) ** 2
-    return places, np.sqrt(np.maximum(squares, 1e-9))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w\u0900-\u097f]+", text.lower())
 
 
 def sheet(

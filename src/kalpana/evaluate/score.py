@@ -39,6 +39,23 @@ class Thresholds:
 
 
 THRESHOLDS = Thresholds()
+GENEVAL = Thresholds(include=0.3, counting=0.9)  # those of GenEval's own detector
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the pictures of a suite are judged.
+
+    ``rendered``: the world can render the prompts, for a baseline and a ceiling. ``judges``: name
+    and SHA-256 of each public model of the verifier.
+    """
+
+    thresholds: Thresholds = THRESHOLDS
+    rendered: bool = True
+    judges: Mapping[str, str] = field(default_factory=dict)
+
+
+OURS = Rule()
 
 
 def right(
@@ -57,9 +74,8 @@ def right(
         word, read = _spelt(prompt.word, seen)
         return read == [word] if strict else word in read
     if strict:
-        detected = Counter(
-            item.concept for item in surest(seen.objects) if item.score > thresholds.counting
-        )
+        threshold = thresholds.counting if prompt.exact else thresholds.include
+        detected = Counter(item.concept for item in surest(seen.objects) if item.score > threshold)
         if detected != Counter({group.concept: group.count for group in prompt.groups}):
             return False
     return all(atoms(prompt, seen, thresholds))
@@ -90,9 +106,8 @@ def atoms(prompt: Prompt, seen: Observation, thresholds: Thresholds = THRESHOLDS
             others = [item for k, objects in enumerate(needed) if k != i for item in objects]
             holds.append(_sized(group, mine, others))
     if prompt.relation is not None:
-        holds.append(
-            all(needed) and prompt.relation in relations(around(needed[0]), around(needed[1]))
-        )
+        boxes = [_stretched(around(objects), seen.aspect) for objects in needed if objects]
+        holds.append(len(boxes) == 2 and prompt.relation in relations(boxes[0], boxes[1]))
     return holds
 
 
@@ -139,6 +154,11 @@ def around(objects: Sequence[Detection]) -> Box:
     """The bounding box of all detections."""
     x0, y0, x1, y1 = zip(*(item.box for item in objects), strict=True)
     return min(x0), min(y0), max(x1), max(y1)
+
+
+def _stretched(box: Box, aspect: float) -> Box:
+    """A box in shares of a picture's sides, in units of its height."""
+    return box[0] * aspect, box[1], box[2] * aspect, box[3]
 
 
 def _sized(group: Group, objects: Sequence[Detection], others: Sequence[Detection]) -> bool:
@@ -249,14 +269,18 @@ def table(prompts: Sequence[Prompt], results: Mapping[int, Sequence[float]]) -> 
 
 
 def judged(
-    prompts: Sequence[Prompt], seen: Sequence[Sequence[Observation]], strict: bool = False
+    prompts: Sequence[Prompt],
+    seen: Sequence[Sequence[Observation]],
+    strict: bool = False,
+    thresholds: Thresholds = THRESHOLDS,
 ) -> Table:
     """The table of pictures from their observations, ``seen[i]`` for ``prompts[i]``.
 
-    ``strict`` as in right.
+    ``strict`` and ``thresholds`` as in right.
     """
     verdicts = {
-        i: [right(prompt, one, strict) for one in seen[i]] for i, prompt in enumerate(prompts)
+        i: [right(prompt, one, strict, thresholds) for one in seen[i]]
+        for i, prompt in enumerate(prompts)
     }
     distances = [
         np.mean([distance(prompt, one) for one in seen[i]])

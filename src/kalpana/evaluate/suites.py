@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
+from kalpana.evaluate import geneval_prompts
 from kalpana.evaluate.prompts import Groups, Prompt
 from kalpana.types import KalpanaError
 from kalpana.world import grammar_en, grammar_hi
@@ -128,7 +129,7 @@ def _share(pool: Iterable[T], n: int, name: str, dev: bool) -> list[T]:
 
 
 @cache
-def _core(recolor: bool = False) -> tuple[str, ...]:
+def core(recolor: bool = False) -> tuple[str, ...]:
     """The ids of the core classes; ``recolor``: only those whose colour can be changed."""
     return tuple(
         concept.id
@@ -164,7 +165,7 @@ def _two(
     rng: random.Random, relation: str | None = None, colored: bool = False
 ) -> tuple[Groups, str | None]:
     """Two objects of different concepts in this relation; ``colored``: of different colours."""
-    one, two = rng.sample(_core(recolor=colored), 2)
+    one, two = rng.sample(core(recolor=colored), 2)
     first, second = rng.sample(COLORS, 2) if colored else (None, None)
     return (Group(one, color=first), Group(two, color=second)), relation
 
@@ -175,16 +176,16 @@ def _two(
 def spriteeval(dev: bool = False) -> list[Prompt]:
     """The prompts of GenEval's six tasks: 553."""
     rng = _rng("spriteeval", dev)
-    prompts = [_prompt("single", (Group(concept),)) for concept in _core()]
+    prompts = [_prompt("single", (Group(concept),)) for concept in core()]
     prompts += [_prompt("two", groups) for groups, _ in _collect(99, partial(_two, rng), dev)]
     for count, n in COUNTING.items():
-        pool = _not_held_out(Group(concept, count) for concept in _core())
+        pool = _not_held_out(Group(concept, count) for concept in core())
         prompts += [
             _prompt("counting", (group,), exact=True)
             for group in _share(pool, n, f"counting {count}", dev)
         ]
     pool = _not_held_out(
-        Group(concept, color=color) for concept in _core(recolor=True) for color in COLORS
+        Group(concept, color=color) for concept in core(recolor=True) for color in COLORS
     )
     prompts += [_prompt("colors", (group,)) for group in _share(pool, 94, "colors", dev)]
     for relation, n in POSITION.items():
@@ -246,7 +247,7 @@ def _alone(combination: Combination) -> Asked:
 def _beside(rng: random.Random, groups: Groups) -> Asked:
     """A coloured object and a second object of another colour, in either order."""
     other = Group(
-        rng.choice(_core(recolor=True)),
+        rng.choice(core(recolor=True)),
         color=rng.choice([color for color in COLORS if color != groups[0].color]),
     )
     if other.concept == groups[0].concept:
@@ -264,7 +265,7 @@ def _colored_or_placed(rng: random.Random, groups: Groups) -> Asked:
     (group,) = groups
     if lexicon()[group.concept].recolor and rng.random() < 0.5:
         return (replace(group, color=rng.choice(COLORS)),), None, None
-    return groups, None, rng.choice(_places(groups))
+    return groups, None, rng.choice(places_for(groups))
 
 
 AROUND: dict[str, Callable[[random.Random, Groups], Asked]] = {
@@ -274,7 +275,7 @@ AROUND: dict[str, Callable[[random.Random, Groups], Asked]] = {
 }
 
 
-def _places(groups: Groups) -> list[str]:
+def places_for(groups: Groups) -> list[str]:
     """The places in which these groups stand out from the background."""
     dark = any(group.color == "black" for group in groups)
     clear = [
@@ -289,7 +290,7 @@ def counts58(dev: bool = False) -> list[Prompt]:
     """Counts of five to eight objects, 20 prompts each."""
     prompts = []
     for count in range(5, 9):
-        pool = _not_held_out(Group(concept, count) for concept in _core())
+        pool = _not_held_out(Group(concept, count) for concept in core())
         prompts += [
             _prompt("counts58", (group,), exact=True)
             for group in _share(pool, 20, f"counts58 {count}", dev)
@@ -375,11 +376,11 @@ def _hard(rng: random.Random, level: int) -> Asked:
     for i in range(n):
         colored = ("color", "other color")[i] in extras
         taken = {group.concept for group in groups}
-        concept = rng.choice([concept for concept in _core(colored) if concept not in taken])
+        concept = rng.choice([concept for concept in core(colored) if concept not in taken])
         count, size = (1, sizes[i]) if "size" in extras else (rng.randint(1, 4), None)
         groups.append(Group(concept, count, colors[i] if colored else None, size))
     relation = rng.choice(tuple(POSITION)) if "relation" in extras else None
-    place = rng.choice(_places(tuple(groups))) if "place" in extras else None
+    place = rng.choice(places_for(tuple(groups))) if "place" in extras else None
     return tuple(groups), relation, place
 
 
@@ -488,8 +489,10 @@ SUITES: dict[str, Callable[[bool], list[Prompt]]] = {
 def load(name: str, dev: bool = False) -> list[Prompt]:
     """The prompts of a suite or of its dev split; always the same.
 
-    Raises KalpanaError if the suite is unknown.
+    Raises KalpanaError if the suite is unknown, or the world cannot render its prompts.
     """
+    if name == geneval_prompts.NAME:
+        raise KalpanaError(f"suite {name} has no true renders: write kalpana evaluate suite")
     if name not in SUITES:
         raise KalpanaError(f"no suite {name!r}: write one of {', '.join(SUITES)}")
     return SUITES[name](dev)

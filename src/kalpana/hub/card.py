@@ -26,6 +26,7 @@ from kalpana.media import write
 from kalpana.types import KalpanaError
 
 CARD, VQGAN = "card.json", "vqgan.safetensors"
+CHECKPOINT = "checkpoint.safetensors"  # of a training run: no weights to load or to ship
 WEIGHTS = "KALPANA_WEIGHTS"  # environment variable: a folder of model folders, searched first
 BY_CLIP = "vqgan-clip"  # family that guides a VQGAN by a CLIP and has no weights of its own
 
@@ -103,7 +104,12 @@ def model_folders() -> dict[str, Path]:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors"))
+    return bool(_files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight files in a folder, without the checkpoint of a training run."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.name != CHECKPOINT)
 
 
 def usable_models() -> list[str]:
@@ -237,7 +243,7 @@ def weights_of(folder: Path, family: str) -> tuple[Path, ...]:
     """
     from kalpana.hub.weights import files_of
 
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = _files(folder)
     if family in FAMILIES and FAMILIES[family].codec == "vqgan":
         paths += files_of(vqgan_of(folder))
     if family in FAMILIES and FAMILIES[family].codec == "vae":
@@ -256,7 +262,7 @@ def write_hashes(folder: Path) -> Card:
     from kalpana.hub.weights import fingerprint
     from kalpana.text.tokenizer import BPE
 
-    own = sorted(folder.glob("*.safetensors"))
+    own = _files(folder)
     card = read_card(folder) if (folder / CARD).exists() else None
     if not own and (card is None or card.family != BY_CLIP):
         raise KalpanaError(f"there are no .safetensors files in {folder}")
@@ -315,7 +321,7 @@ def to_int8(folder: Path) -> None:
     """Convert the matrices of all weights in a folder to int8."""
     from kalpana.hub.weights import files_of, metadata, shrink, whole_of
 
-    for path in sorted({whole_of(file) for file in folder.glob("*.safetensors")}):
+    for path in sorted({whole_of(file) for file in _files(folder)}):
         shrink(path, metadata(files_of(path)[0]).get("family", "unknown"))
 
 
@@ -335,7 +341,7 @@ def differences(folder: Path) -> list[str]:
             faults.append(f"{name} is missing")
         elif (found := fingerprint(paths[name])) != sha256:
             faults.append(f"{name} has sha256 {found[:12]}…, not {sha256[:12]}…")
-    unlisted = sorted({path.name for path in folder.glob("*.safetensors")} - card.files.keys())
+    unlisted = sorted({path.name for path in _files(folder)} - card.files.keys())
     return faults + [f"{name} is not in the card" for name in unlisted]
 
 
@@ -346,7 +352,7 @@ def paths_of(folder: Path, card: Card) -> dict[str, Path]:
     try:
         found = weights_of(folder, card.family)
     except KalpanaError:  # there is no VQGAN, or no CLIP
-        found = tuple(folder.glob("*.safetensors"))
+        found = tuple(_files(folder))
     return {path.name: path for path in (*found, BPE)}
 
 

@@ -174,8 +174,8 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(model.eval().requires_grad_(False), framing, words, hashed(files))
 
 
-def weights_of(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint.
+def weights_of(folder: Path, kind: str = "AutoModel") -> list[Path]:
+    """The safetensors files of a checkpoint, that transformers loads by its class ``kind``.
 
     Raises KalpanaError if some or all are missing, or only a pickle is there.
     """
@@ -193,7 +193,7 @@ def weights_of(folder: Path) -> list[Path]:
         raise KalpanaError(
             f"{folder} has its weights as {PICKLE} alone, a pickle, which can run code when it is "
             f"read: where you trust it, write {SINGLE} with python -c "
-            f'"from transformers import AutoModel as M; f = {str(folder)!r}; '
+            f'"from transformers import {kind} as M; f = {str(folder)!r}; '
             'M.from_pretrained(f).save_pretrained(f)"'
         )
     raise KalpanaError(

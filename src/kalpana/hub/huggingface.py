@@ -53,14 +53,14 @@ def cache_folder() -> Path:
     return Path(library().constants.HF_HUB_CACHE)
 
 
-def snapshot(name: str) -> Path:
-    """Folder of the model ORG/NAME in the cache, without any connection. Raises KalpanaError if it
-    is not there."""
+def snapshot(name: str, file: str = INDEX) -> Path:
+    """Folder of the model ORG/NAME in the cache, which holds ``file``, without any connection.
+    Raises KalpanaError if it is not there."""
     cache = cache_folder()
-    found = library().try_to_load_from_cache(name, INDEX, cache_dir=cache)
+    found = library().try_to_load_from_cache(name, file, cache_dir=cache)
     if not isinstance(found, str):
         raise KalpanaError(
-            f"there is no folder {name!r}, and no such model with a {INDEX} in the Hugging Face "
+            f"there is no folder {name!r}, and no such model with a {file} in the Hugging Face "
             f"cache, {cache}: `kalpana weights pull {name}` fetches it"
         )
     return Path(found).parent

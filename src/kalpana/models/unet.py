@@ -101,6 +101,8 @@ class TimestepMLP(nn.Module):
 class ResBlock(nn.Module):
     """Residual block of two convolutions; the time embedding (b, time) is added between them."""
 
+    compile_dynamic = False  # the training loop compiles this block, for each shape anew
+
     def __init__(
         self, inputs: int, width: int, time: int | None, groups: int, eps: float, act: str
     ) -> None:

@@ -14,7 +14,9 @@ starts so that a video of one frame gives the image transformer's prediction:
 - Patches of other frames have a key bias, learned for each block and head, of -2 at initialisation.
   Word queries see the patches of f frames with a bias of -log f, so that a longer video does not
   drown the words.
-- Seconds are rotary positions, in the feature pairs that the word index uses for words.
+- Seconds are rotary positions, in the feature pairs that the word index uses for words. These tell
+  how far frames are apart; the place of a frame in the video is added to its time embedding, by a
+  network whose output is zero at initialisation. Without it, motion hardly followed the words.
 - The camera path is added to the time embedding of its frames, by a network whose output is zero at
   initialisation.
 """
@@ -43,6 +45,7 @@ from kalpana.models.layers import (
 )
 from kalpana.types import Cond, KalpanaError
 
+HARMONICS = 8  # of the place of a frame in the video
 OTHER_FRAMES = -2.0  # initial key bias for patches of other frames
 SECONDS = 1 / 3  # between latent frames, where the condition gives no seconds: 12 frames a second
 SPEED = 2.0  # rotary angle of the fastest pair, in radians a second
@@ -121,8 +124,18 @@ class VideoDiT(DiT):
         self.motion_head = nn.Conv2d(c.fine, motion, 3, padding=1)
         self.motion_time = nn.Linear(256, 256, bias=False)
         self.camera = nn.Sequential(nn.Linear(8, 256), nn.SiLU(), nn.Linear(256, 256))
+        self.clock = nn.Sequential(
+            nn.Linear(2 * HARMONICS + 2, 256), nn.SiLU(), nn.Linear(256, 256, bias=False)
+        )
         self._init()
-        for zero in (self.motion_stem, self.motion_head, self.motion_time, self.camera[-1]):
+        zeros = (
+            self.motion_stem,
+            self.motion_head,
+            self.motion_time,
+            self.camera[-1],
+            self.clock[-1],
+        )
+        for zero in zeros:
             nn.init.zeros_(zero.weight)  # type: ignore[arg-type]
 
     @classmethod
@@ -199,11 +212,12 @@ class VideoDiT(DiT):
         return x_t, torch.where(given[:, :, [0, -1], 0, 0], 0.0, times), given
 
     def _wave(self, times: Tensor, seconds: Tensor, camera: Tensor | None) -> Tensor:
-        """Embedding (b, f, 256) of the times (b, f, 2) and, where given, of the camera path."""
+        """Embedding (b, f, 256) of the times (b, f, 2), of the place of each frame in the video,
+        and, where given, of the camera path."""
         key, motion = (
             timestep_embedding(each.flatten()).view(*each.shape, -1) for each in times.unbind(-1)
         )
-        wave = key + self.motion_time(motion)
+        wave = key + self.motion_time(motion) + self.clock(_place(seconds))
         if camera is None:
             return wave
         # The pose relative to the first frame, and its change a second since the frame before.
@@ -222,6 +236,17 @@ class VideoDiT(DiT):
         image = image + F.pad(time, (0, pairs - spare)).unsqueeze(2)  # b f hw d/n/2
         whole = torch.cat((words.expand(b, -1, -1), image.flatten(1, 2)), 1)
         return rope_tables(whole.unsqueeze(1)), rope_tables(words)
+
+
+def _place(seconds: Tensor) -> Tensor:
+    """Features (b, f, 2 HARMONICS + 2) of the place of each frame in a video, from seconds (b, f):
+    harmonics of its share of the duration, the seconds since the first frame, and the duration."""
+    passed = seconds - seconds[:, :1]
+    whole = passed[:, -1:].clamp(min=1e-3)
+    k = torch.arange(HARMONICS, device=seconds.device)
+    angle = math.pi * k * (passed / whole)[..., None]
+    rest = torch.stack((passed, whole.expand_as(passed)), -1)
+    return torch.cat((angle.cos(), angle.sin(), rest), -1)
 
 
 def _two_times(t: Tensor) -> Tensor:

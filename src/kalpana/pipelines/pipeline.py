@@ -123,6 +123,7 @@ def answer(
             request,
             rank_by,
             together,
+            model.capabilities.resolve(request)[0].label,
         )
     request = request.seeded()
     resolved, ignored = model.capabilities.resolve(request)

@@ -46,9 +46,12 @@ class Ranker(Protocol):
     def texts(self, texts: Sequence[str], /) -> Tensor: ...
 
 
-def best(draw: Draw, request: Request, ranker: Ranker | None, together: int) -> Iterator[Step]:
+def best(
+    draw: Draw, request: Request, ranker: Ranker | None, together: int, label: str | None = None
+) -> Iterator[Step]:
     """The stream of a request with ``best_of`` above 1. It is made of streams of ``draw``, each
-    with at most ``together`` candidates, or with all candidates of one picture.
+    with at most ``together`` candidates, or with all candidates of one picture. Without a prompt,
+    ``label`` is the name of the class that the pictures are ranked by.
 
     A picture has the seed of the candidate that was kept, and its receipt lists all candidates.
     Raises KalpanaError at the call, before the first Step, if there is no ranker, or as ``draw``.
@@ -63,7 +66,7 @@ def best(draw: Draw, request: Request, ranker: Ranker | None, together: int) -> 
     first, *others = parts = list(request.parts(together))
     # The first stream is made at once, so that its errors are raised before the first Step.
     streams = chain((draw(_candidates(first)),), (draw(_candidates(part)) for part in others))
-    return _select(request, parts, streams, ranker)
+    return _select(request, parts, streams, ranker, clean(request.prompt or label or ""))
 
 
 def _candidates(request: Request) -> Request:
@@ -73,12 +76,15 @@ def _candidates(request: Request) -> Request:
 
 
 def _select(
-    request: Request, parts: Sequence[Request], streams: Iterator[Iterator[Step]], ranker: Ranker
+    request: Request,
+    parts: Sequence[Request],
+    streams: Iterator[Iterator[Step]],
+    ranker: Ranker,
+    text: str,
 ) -> Iterator[Step]:
     """The stream of a request: the steps of its candidates' streams, counted on from one stream to
-    the next, and a Result of the best candidates."""
+    the next, and a Result of the candidates nearest to a text."""
     began, done = time.perf_counter(), 0  # done: steps of the streams before
-    text = clean(request.prompt or request.label or "")
     text_features, warnings = ranker.texts([text])[0], _warnings(ranker, text)
     pictures: list[Output] = []
     for k, (part, stream) in enumerate(zip(parts, streams, strict=True)):

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
 
 from kalpana.serve.errors import not_found
+from kalpana.world.lexicon import ART
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent / "studio"
@@ -17,11 +18,15 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".svg": "image/svg+xml",
+    ".ttf": "font/ttf",
 }
-# Scripts and styles come from files of this server only; pictures also from data and blob URLs.
+# For Hindi on machines without a font for it.
+FONTS = {"mukta.ttf": ART / "fonts" / "Mukta_400Regular.ttf"}
+# Scripts, styles and fonts come from files of this server only, pictures also from data and blob
+# URLs.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
@@ -40,7 +45,8 @@ async def index() -> Response:
 @router.get("/studio/{name}")
 async def file(name: str) -> Response:
     """A file of the page."""
-    if name not in {path.name for path in FOLDER.iterdir()}:
+    files = {path.name: path for path in FOLDER.iterdir()} | FONTS
+    if name not in files:
         raise not_found(f"file {name[:60]!r}")
-    path = FOLDER / name
+    path = files[name]
     return FileResponse(path, media_type=TYPES[path.suffix], headers=HEADERS)

@@ -25,11 +25,11 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from kalpana.families import FAMILIES, find
+from kalpana.hub.card import CHECKPOINT
 from kalpana.hub.weights import files_of, find_device, fingerprint, read_weights, save_weights
 from kalpana.hub.weights import provenance as provenance_of
 from kalpana.media import grid, locked, to_images
 from kalpana.train import checkpoint
-from kalpana.train.diffusion import DiffusionRecipe
 from kalpana.train.recipe import Recipe, check_recipe, located
 from kalpana.train.run import Log, asked_to_stop, one_line_errors
 from kalpana.train.task import SORT, Metrics, Task, autocast, has_bf16, moved
@@ -47,13 +47,15 @@ def train(
     device: str | None = None,
     workers: int | None = None,
     echo: Any = print,
+    weights: bool = False,
 ) -> Path | None:
     """Train, or resume training, in the folder ``out``.
 
     Returns the path of the finished weights, or None if the run stopped before its last step.
-    ``until`` stops it after that many steps, as Ctrl-C would. ``device`` defaults to a GPU where
-    there is one. ``workers`` is the number of processes that prefetch batches: by default all
-    cores but one for a GPU, and none for a CPU, whose cores are busy; the result is the same.
+    ``until`` stops it after that many steps, as Ctrl-C would; with ``weights`` the weights as they
+    are then are written all the same. ``device`` defaults to a GPU where there is one.
+    ``workers`` is the number of processes that prefetch batches: by default all cores but one for
+    a GPU, and none for a CPU, whose cores are busy; the result is the same.
     ``echo`` is called with one line of text at a time.
 
     Raises KalpanaError if ``init`` does not fit the network or the checkpoint does not fit the
@@ -66,13 +68,19 @@ def train(
             echo(line)
 
     with one_line_errors(out), locked(out):
-        return _train(recipe, out, until, device, workers, tell)
+        return _train(recipe, out, until, device, workers, tell, weights)
 
 
 def _train(
-    recipe: Recipe, out: Path, until: int | None, device: str | None, workers: int | None, echo: Any
+    recipe: Recipe,
+    out: Path,
+    until: int | None,
+    device: str | None,
+    workers: int | None,
+    echo: Any,
+    weights: bool,
 ) -> Path | None:
-    saved = out / "checkpoint.safetensors"
+    saved = out / CHECKPOINT
     torch.manual_seed(recipe.seed)
     task = make_task(recipe, find_device(device), _progress(echo))
     if recipe.compile:
@@ -111,11 +119,12 @@ def _train(
                 checkpoint.save(saved, state, recipe)
     checkpoint.save(saved, state, recipe)
     if state.step < recipe.steps:
-        log.close()
         echo(f"{recipe.name}: stopped at step {state.step}; the same command goes on from here")
-        if signal.SIGINT in stop:
-            raise KeyboardInterrupt
-        return None
+        if not weights or stop:
+            log.close()
+            if signal.SIGINT in stop:
+                raise KeyboardInterrupt
+            return None
     scores = evaluate(task, state, recipe, out, log, echo)
     log.close()
     return ship(task, state, recipe, out, scores)
@@ -399,13 +408,13 @@ def ship(task: Task, state: checkpoint.State, recipe: Recipe, out: Path, scores:
     if codec and recipe.codec_weights:  # the data have a meaning for this autoencoder only
         files = files_of(located(recipe.codec_weights))
         provenance[codec] = {file.name: fingerprint(file) for file in files}
-    process = asdict(recipe.process) if isinstance(recipe, DiffusionRecipe) else None
+    process = getattr(recipe, "process", None)  # of a diffusion network
     with averaged(state):
         task.finish()
         network = shipped(task)
         path = out / FAMILIES[recipe.family].file
         config: Any = network.config
-        save_weights(path, network, recipe.family, config, provenance, process)
+        save_weights(path, network, recipe.family, config, provenance, process and asdict(process))
     return path
 
 

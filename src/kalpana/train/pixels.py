@@ -23,13 +23,13 @@ from kalpana.train.diffusion import DiffusionBatch, DiffusionRecipe, DiffusionTa
 from kalpana.train.task import HELD_OUT, config_of, indices
 from kalpana.types import Cond
 from kalpana.world.classes import CLASSES
-from kalpana.world.defaults import CLASHES, choose_color, house_style, sprites_for
+from kalpana.world.defaults import house_style, sprites_for
 from kalpana.world.lexicon import lexicon
-from kalpana.world.scene import BACKDROPS, Background, Group, Scene, SceneObject
+from kalpana.world.scene import Background, Group, Scene, SceneObject
 
-COLORED = 0.4  # share of the objects in one of the ten colours, of concepts that can be recoloured
-SIZES = 0.7, 0.9  # least and greatest length of the object, as shares of the side
-SHIFT = 0.06  # greatest distance of its middle from that of the picture, along each side
+SIZES = 0.75, 0.85  # least and greatest length of the object, as shares of the side
+SHIFT = 0.04  # greatest distance of its middle from that of the picture, along each side
+GROUND = "light blue"  # some objects are white
 STEPS, GUIDANCE = 50, 2.0  # of the pictures of a sheet
 
 
@@ -52,26 +52,22 @@ class PixelRecipe(DiffusionRecipe):
 
 @dataclass(frozen=True)
 class ClassScenes:
-    """Scenes of one object in the house style, near the middle of a flat background, in its own
-    colours or in one of the ten. Scene i has class ``i % 80`` and depends on seed, split and i."""
+    """Scenes of one object in the house style, with the colours and the facing of its drawing, near
+    the middle of a plain background: what a class leaves open has one value. Scene i has class
+    ``i % 80`` and depends on seed, split and i."""
 
     seed: int = 0
     split: str = "train"
 
     def __call__(self, index: int) -> Scene:
         rng = random.Random(f"{self.seed}/{self.split}/classes/{index}")
-        concept = _ids()[CLASSES[index % len(CLASSES)]]
-        group = Group(concept, color=choose_color(rng, concept, COLORED))
+        group = Group(_ids()[CLASSES[index % len(CLASSES)]])
         style = house_style([group])
         assert style is not None
         (sprite,) = sprites_for([group], style)
         x, y = (0.5 + rng.uniform(-SHIFT, SHIFT) for _ in range(2))
-        size, flip = rng.uniform(*SIZES), rng.random() < 0.5
-        item = SceneObject(sprite, x, y, size, flip=flip, color=group.color)
-        clashing = CLASHES.get(group.color or "", set())
-        name = rng.choice([each for each in BACKDROPS if each not in clashing])
-        background = Background("flat", name, rng.randrange(1 << 30))
-        return Scene((item,), (group,), background, style=style)
+        item = SceneObject(sprite, x, y, rng.uniform(*SIZES))
+        return Scene((item,), (group,), Background("flat", GROUND), style=style)
 
 
 @cache
@@ -87,7 +83,7 @@ class ClassData:
         self.recipe = recipe
         self.train, self.dev = (
             data_cache.scenes(
-                f"classes-{split}-{recipe.seed}",
+                f"icons-{split}-{recipe.seed}",
                 ClassScenes(recipe.seed, split),
                 recipe.size,
                 count,

@@ -19,9 +19,10 @@ from kalpana.world.sprites import Box
 class Detection:
     """Detected object: its concept, score, box, colour and facing.
 
-    ``concept`` is a lexicon id and ``score`` the confidence in [0, 1]. ``color`` is one of COLORS,
-    None if the object has none of them or the verifier cannot tell. ``facing`` is "left" or
-    "right", None if the object faces the viewer or the verifier cannot tell.
+    ``concept`` is a lexicon id, or a COCO class by a public detector, and ``score`` the confidence
+    in [0, 1]. ``color`` is one of COLORS, None if the object has none of them or the verifier
+    cannot tell. ``facing`` is "left" or "right", None if the object faces
+    the viewer or the verifier cannot tell.
     """
 
     concept: str
@@ -51,6 +52,7 @@ class Observation:
     fingers: tuple[int, ...] | None = None  # raised ones of each whole hand, left to right
     readings: tuple[Reading, ...] = ()  # one per reader; the first one counts
     poses: tuple[str, ...] | None = None  # one per figure, left to right
+    aspect: float = 1.0  # of the picture: its width by its height
 
     def read_by(self, k: int) -> Observation:
         """Copy with the reading of reader k alone, or without readings if there is no reader k."""

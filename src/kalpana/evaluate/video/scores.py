@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from kalpana.evaluate import score
-from kalpana.evaluate.run import Progress, boxed, exchanged, retrieve
+from kalpana.evaluate.nearest_caption import retrieve
+from kalpana.evaluate.run import Progress, boxed, exchanged
 from kalpana.evaluate.score import RESAMPLES, Share, Table
 from kalpana.evaluate.verifiers.observations import Observation, Verifier
 from kalpana.evaluate.video.suite import Video, VideoPrompt, truth

@@ -25,7 +25,7 @@ from types import ModuleType
 import torch
 
 from kalpana.errors import KalpanaError
-from kalpana.media import ready_folder, require_av, write
+from kalpana.media import locked, ready_folder, require_av, write
 from kalpana.world.export import coco, parquet, webdataset
 from kalpana.world.export.examples import VIDEO, example
 from kalpana.world.export.settings import Settings
@@ -45,15 +45,23 @@ def export(
 
     ``workers``: processes, by default one for each core; a script that asks for several needs
     the usual guard of the main module. Raises KalpanaError where the folder holds another export or
-    other files, a package is missing, or a file cannot be written.
+    other files, another process works in it, a package is missing, or a file cannot be written.
     """
     _check_packages(settings)
     _claim(settings, folder)
+    with locked(folder):
+        return _export(settings, folder, workers or cores(), progress)
+
+
+def _export(settings: Settings, folder: Path, workers: int, progress: Progress) -> list[Path]:
+    """As ``export``, in a folder in which no other process works."""
+    for unfinished in folder.rglob(".*.part"):  # by an interrupted run
+        unfinished.unlink(missing_ok=True)
     format = FORMATS[settings.format]
     missing = _missing(settings, folder)
     done = _done(settings, missing)
     progress(done, settings.n)
-    shards = _written(settings, folder, missing, workers or cores())
+    shards = _written(settings, folder, missing, workers)
     try:
         for shard in shards:
             done += len(settings.indices(shard))
@@ -103,7 +111,7 @@ def _check_packages(settings: Settings) -> None:
 
 
 def _claim(settings: Settings, folder: Path) -> None:
-    """Make the folder that of this export, and remove what an interrupted run left unfinished.
+    """Make the folder that of this export.
 
     Raises KalpanaError if it holds another export, or other files.
     """
@@ -117,8 +125,6 @@ def _claim(settings: Settings, folder: Path) -> None:
                         f"{folder} holds another export: {name} is {theirs.get(name)!r} there "
                         f"and {value!r} here; name another folder with --out"
                     )
-            for unfinished in folder.rglob(".*.part"):
-                unfinished.unlink(missing_ok=True)
             return
         if folder.is_dir() and any(folder.iterdir()):
             raise KalpanaError(
