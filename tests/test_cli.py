@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -565,6 +566,19 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(model: str, here: Path) -> No
     (picture,) = here.glob("pictures/*")
     assert read_receipt(picture)["request"]["prompt"] == "a qwertyuiop"
     assert json.loads(stdout)[0]["path"] == str(picture.relative_to(here))
+
+
+def test_ctrl_c_before_the_first_picture_is_an_empty_list(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kalpana.pipelines.load", interrupted)
+    done = kalpana("generate", "a cat", "-n", "2", "--json")
+    assert done.exit_code == 130 and json.loads(done.stdout) == []
+    assert done.stderr == "stopped: 0 of 2 pictures were finished, and are in pictures\n"
+    assert kalpana("generate", "a cat").stdout == ""
 
 
 @pytest.mark.slow

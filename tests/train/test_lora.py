@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from kalpana import generate, replay
+from kalpana import caption, generate, replay
+from kalpana.cli import app
 from kalpana.families import FAMILIES
 from kalpana.hub.adapters import merge
 from kalpana.hub.card import write_hashes
 from kalpana.hub.weights import load_module, metadata, save_weights
 from kalpana.media import to_images
+from kalpana.models import dalle, vqgan
+from kalpana.models.dalle import DALLE
 from kalpana.models.dit import DiT
+from kalpana.models.vqgan import VQGAN
 from kalpana.pipelines import load
 from kalpana.request import ask
 from kalpana.train.loop import train
@@ -54,6 +59,23 @@ def fresh(folder: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.fixture
+def captioner_folder(tmp_path: Path) -> Path:
+    """Folder of a tiny DALL-E with random weights."""
+    torch.manual_seed(0)
+    net = DALLE(dalle.Config(width=32, depth=1, heads=2, length=8, codes=20, rows=4, columns=4))
+    codec = VQGAN(
+        vqgan.Config(stem=4, widths=(8, 16), depth=1, groups=4, latent=8, codebook=(20, 4))
+    )
+    for parameter in net.parameters():  # the heads of an untrained one give equal logits
+        torch.nn.init.normal_(parameter, std=0.3)
+    place = tmp_path / "captioner"
+    save_weights(place / "dalle.safetensors", net, "dalle", net.config, {})
+    save_weights(place / "vqgan.safetensors", codec, "vqgan", codec.config, {})
+    write_hashes(place)
+    return place
+
+
 def recipe(folder: Path, data: Path, **fields: Any) -> LoRARecipe:
     settings = {"name": "l", "family": "lora", "vae": folder / "vae.safetensors", "data": data}
     settings |= {"image_model": folder / "dit.safetensors", "word": "zorb", "num_images": 8}
@@ -76,6 +98,29 @@ def test_captions_come_from_files_names_and_the_word(tmp_path: Path) -> None:
     pictures, captions = pictures_of(tmp_path, "zorb")
     assert dict(zip(sorted(names), captions, strict=True)) == names
     assert len(pictures) == len(names)
+
+
+@pytest.mark.slow
+def test_a_captioner_writes_the_captions_that_are_missing(
+    data: Path, captioner_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (8, 8)).save(data / "a blue mug.png")
+    (data / "IMG_1.txt").write_text("my own text")
+    command = ["train", "lora", "--data", str(data), "--word", "zorb", "--out", str(tmp_path / "r")]
+    command += ["--captioner", str(captioner_folder)]
+    monkeypatch.setattr("kalpana.train.loop.train", lambda *_, **__: None)
+    done = CliRunner().invoke(app, command)
+    (wanted,) = caption(data / "IMG_0.png", "en", str(captioner_folder))
+    assert wanted and done.stderr == f"{data / 'IMG_0.txt'}: {wanted}\n"
+    assert done.exit_code == 0 and (data / "IMG_1.txt").read_text() == "my own text"
+    assert sorted(path.name for path in data.glob("*.txt")) == ["IMG_0.txt", "IMG_1.txt"]
+    assert pictures_of(data, "zorb")[1] == [
+        f"zorb, {' '.join(wanted.split())}", "zorb, my own text", "zorb, a blue mug"
+    ]  # fmt: skip
+    again = CliRunner().invoke(app, command)
+    assert again.stderr == "warning: --captioner: all pictures have captions\n"
+    other = CliRunner().invoke(app, ["train", "flow", "--captioner", str(captioner_folder)])
+    assert other.exit_code == 2 and "leave --captioner out" in other.stderr
 
 
 def test_bad_folders_are_one_line(tmp_path: Path, data: Path, monkeypatch: Any) -> None:

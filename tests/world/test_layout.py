@@ -85,6 +85,9 @@ def test_relations_hold(prompt: str, first: str, second: str, axis: int) -> None
         "a star at the top left",
         "बीच में एक तारा",
         "a hand with three fingers",
+        "a room with no cat",
+        "बिना एक कुत्ते के",
+        "a large cat on a small sofa",  # sizes that no scene of this relation has
         'a sign that says "OPEN"',
         "a red बिल्ली and कुत्ता",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,37 +155,45 @@ def generate(
         return
     texts = _prompts(prompts or [], file, needed=image is label is video is None)
     requests = [Request(prompt=prompt, **fields).seeded() for prompt in texts]
-    pipeline = load(requests[0].model, device, dtype=dtype, offload=offload, tiling=tiling)
-    ranker = load_ranker(rank_by, device) if requests[0].best_of > 1 else None
-    if rank_by is not None and not ranker:
-        raise KalpanaError(
-            "--rank-by ranks nothing alone: write also of how many to keep the best, such as "
-            "--best-of 8"
+    with _reported(requests, out, as_json) as saved:
+        pipeline = load(requests[0].model, device, dtype=dtype, offload=offload, tiling=tiling)
+        ranker = load_ranker(rank_by, device) if requests[0].best_of > 1 else None
+        if rank_by is not None and not ranker:
+            raise KalpanaError(
+                "--rank-by ranks nothing alone: write also of how many to keep the best, such as "
+                "--best-of 8"
+            )
+        check(name, pipeline.name, requests)
+        resolved = [pipeline.capabilities.resolve(request)[0] for request in requests]
+        if any(each.format == "mp4" for each in resolved):
+            require_av("writing MP4")
+        if grid and "seconds" in pipeline.capabilities.uses:
+            raise KalpanaError(
+                "--grid is a sheet of pictures, and this model makes videos: leave it out"
+            )
+        # Estimated from above: uncompressed pixels and 64 KiB of metadata for each file.
+        total_bytes = sum(
+            len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536)
+            for r in resolved
         )
-    check(name, pipeline.name, requests)
-    resolved = [pipeline.capabilities.resolve(request)[0] for request in requests]
-    if any(each.format == "mp4" for each in resolved):
-        require_av("writing MP4")
-    if grid and "seconds" in pipeline.capabilities.uses:
-        raise KalpanaError(
-            "--grid is a sheet of pictures, and this model makes videos: leave it out"
-        )
-    # Estimated from above: uncompressed pixels and 64 KiB of metadata for each file.
-    total_bytes = sum(
-        len(r.each_seed()) * (3 * (r.width or 0) * (r.height or 0) * r.upscale**2 + 65536)
-        for r in resolved
-    )
-    ready_folder(out, total_bytes)
-
-    saved: list[Output] = []
-    try:
+        ready_folder(out, total_bytes)
         for written in _written(pipeline, requests, ranker, out, name, metadata):
             saved.append(written)
             if not as_json:
                 print(written.path, flush=True)
         if grid:
             print(_sheet(saved, out, metadata), file=sys.stderr if as_json else sys.stdout)
+
+
+@contextmanager
+def _reported(requests: Sequence[Request], out: Path, as_json: bool) -> Iterator[list[Output]]:
+    """Context that gets the finished outputs into the yielded list. Ctrl-C ends the command with
+    their number; with ``as_json`` they are printed, also those before Ctrl-C or an error."""
+    saved, stopped = list[Output](), False
+    try:
+        yield saved
     except KeyboardInterrupt:
+        stopped = True
         wanted = sum(len(request.each_seed()) for request in requests)
         print(
             f"stopped: {len(saved)} of {wanted} pictures were finished, and are in {out}",
@@ -192,7 +201,7 @@ def generate(
         )
         raise typer.Exit(130) from None
     finally:
-        if as_json and saved:  # also those that were finished before an error
+        if as_json and (saved or stopped):
             print_json(
                 [
                     {"path": str(each.path), "seed": each.seed, "receipt": each.receipt}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kalpana.cli.options import Device
 from kalpana.types import KalpanaError
+
+if TYPE_CHECKING:
+    from kalpana.train.recipe import Recipe
 
 
 def train(
@@ -33,6 +37,13 @@ def train(
     word: Annotated[
         str | None, typer.Option(help="the word that stands for what these pictures show")
     ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            help="a DALL-E, such as dalle, that writes NAME.txt beside each of these pictures that "
+            "has neither a text nor a name that says something"
+        ),
+    ] = None,
     device: Device = None,
     workers: Annotated[
         int | None,
@@ -51,7 +62,27 @@ def train(
         raise KalpanaError("--weights is for a run that stops early: write also --steps")
     given = {"data": data, "word": word}
     config = read_recipe(recipe, **{name: each for name, each in given.items() if each is not None})
+    if captioner is not None:
+        _write_captions(config, captioner, device)
     folder = out or Path("runs") / config.name
     path = run(config, folder, until=steps, device=device, workers=workers, weights=weights)
     if path:
         print(path)
+
+
+def _write_captions(config: Recipe, captioner: str, device: str | None) -> None:
+    """Write the missing captions of the pictures of an adapter, and print them."""
+    from kalpana.pipelines import captions
+    from kalpana.train.lora import LoRARecipe, write_captions
+    from kalpana.train.recipe import located
+
+    if not isinstance(config, LoRARecipe):
+        raise KalpanaError(
+            f"recipe {config.name} learns from no pictures of yours: leave --captioner out"
+        )
+    model = captions.captioner(captioner, device)
+    written = write_captions(located(config.data), lambda pictures: model.caption(pictures, "en"))
+    for path in written:
+        print(f"{path}: {path.read_text(encoding='utf-8').strip()}", file=sys.stderr)
+    if not written:
+        print("warning: --captioner: all pictures have captions", file=sys.stderr)

@@ -4,7 +4,7 @@ that the rest is not forgotten (prior preservation, Ruiz et al. 2023)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from kalpana.hub.weights import family_of, files_of, fingerprint, load_module
-from kalpana.media import read_picture, to_pixels
+from kalpana.media import read_picture, to_pixels, write
 from kalpana.models.lora import LoRA, adapted
 from kalpana.models.vae import VAE
 from kalpana.train import data_cache
@@ -80,6 +80,33 @@ def pictures_of(folder: Path, word: str) -> tuple[list[Image.Image], list[str]]:
     and begins with ``word`` where it does not hold it. Raises KalpanaError if there are no
     pictures, too many, or one has no caption.
     """
+    files = _files(folder)
+    captions = [_caption(file, word.strip()) for file in files]
+    for file, caption in zip(files, captions, strict=True):
+        if not caption:
+            raise KalpanaError(
+                f"data: {file} has no caption: give a word by --word, write a caption into "
+                f"{file.with_suffix('.txt').name}, or name a captioner, such as --captioner dalle"
+            )
+    return [read_picture(file) for file in files], captions
+
+
+def write_captions(folder: Path, tell: Callable[[list[Image.Image]], list[str]]) -> list[Path]:
+    """Write NAME.txt beside each picture of a folder that has none, and whose file name says
+    nothing, with its caption by ``tell``; the files that were written. Raises KalpanaError as
+    ``pictures_of``, or if a file cannot be written."""
+    bare = [file for file in _files(folder) if not _has_words(file)]
+    written = [file.with_suffix(".txt") for file in bare]
+    for path, text in zip(written, tell([read_picture(file) for file in bare]), strict=True):
+        try:
+            write(path, f"{text}\n".encode())
+        except OSError as error:
+            raise KalpanaError(f"data: {path} cannot be written: {error.strerror}") from None
+    return written
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the pictures in a folder, by name."""
     if not folder.is_dir():
         raise KalpanaError(f"data: {folder} is no folder: name one of pictures, by --data FOLDER")
     files = sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES)
@@ -90,14 +117,12 @@ def pictures_of(folder: Path, word: str) -> tuple[list[Image.Image], list[str]]:
             f"data: {folder} has {len(files):,} pictures, and an adapter learns from at most "
             f"{MOST}: choose some, or train the whole network by another recipe"
         )
-    captions = [_caption(file, word.strip()) for file in files]
-    for file, caption in zip(files, captions, strict=True):
-        if not caption:
-            raise KalpanaError(
-                f"data: {file} has no caption: give a word by --word, or write a caption into "
-                f"{file.with_suffix('.txt').name}"
-            )
-    return [read_picture(file) for file in files], captions
+    return files
+
+
+def _has_words(file: Path) -> bool:
+    """Whether a picture has a text beside it, or a file name that says something of it."""
+    return file.with_suffix(".txt").is_file() or not CAMERA.fullmatch(file.stem)
 
 
 def _caption(file: Path, word: str) -> str:
@@ -109,8 +134,8 @@ def _caption(file: Path, word: str) -> str:
         except UnicodeDecodeError:
             raise KalpanaError(f"data: {beside} is no UTF-8 text: save it as UTF-8") from None
     else:
-        named = not CAMERA.fullmatch(file.stem)
-        text = " ".join(re.sub(r"[\s_.,;()\[\]#+-]+|\d+$", " ", file.stem).split()) if named else ""
+        name = file.stem if _has_words(file) else ""
+        text = " ".join(re.sub(r"[\s_.,;()\[\]#+-]+|\d+$", " ", name).split())
     if word.casefold() in text.casefold():
         return text
     return f"{word}, {text}" if text else word

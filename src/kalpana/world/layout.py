@@ -39,6 +39,9 @@ STRESS = re.compile(
     r"(?<!\S)(exactly|precisely|just|only|ठीक|केवल|सिर्फ़|सिर्फ|बिलकुल)\s+", re.IGNORECASE
 )
 
+# Words before or after a noun phrase that state the absence of its objects.
+NEGATIONS = (frozenset(("no", "not", "without", "बिना")), frozenset(("नहीं", "नही")))
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -102,9 +105,11 @@ def meanings(prompt: str) -> Iterator[Asked]:
 
 def _groups(found: Reading, k: int) -> list[Group]:
     """The groups that mention k may name: core classes first, and colours before names of coloured
-    things; none where it states no count."""
+    things; none where it states no count, or that there are none of them."""
     start, end, mention = found.mentions[k]
-    if mention.count is None:
+    before, after = found.tokens[max(start - 1, 0) : start], found.tokens[end : end + 1]
+    negated = not (NEGATIONS[0].isdisjoint(before) and NEGATIONS[1].isdisjoint(after))
+    if mention.count is None or negated:
         return []
     tokens, rules = found.tokens, found.rules
     sizes = [
