@@ -86,6 +86,7 @@ def test_relations_hold(prompt: str, first: str, second: str, axis: int) -> None
         "बीच में एक तारा",
         "a hand with three fingers",
         "a room with no cat",
+        "एक बिल्ली नहीं",
         "बिना एक कुत्ते के",
         "a large cat on a small sofa",  # sizes that no scene of this relation has
         'a sign that says "OPEN"',
