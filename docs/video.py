@@ -18,6 +18,7 @@ from kalpana.types import KalpanaError, Result, Video
 from kalpana.world.sheet import table
 from kalpana.world.video import Videos
 
+SIDE = 128  # pixels of a frame on a sheet, so that captions fit beside it
 SHOWN = 8  # frames of a video on a sheet
 STATES = (1, 4, 8, 12, 16, 22, 30)  # of 30 steps, shown on the second sheet
 PROMPTS = (
@@ -46,13 +47,19 @@ def frames_of(result: Result | None) -> list[Image.Image]:
     return some(media.frames)
 
 
+def shown(rows: list[list[Image.Image]], names: list[str], title: str) -> Image.Image:
+    """The sheet of these rows of frames."""
+    large = [[each.resize((SIDE, SIDE), Image.Resampling.NEAREST) for each in row] for row in rows]
+    return table(large, [str(k + 1) for k in range(SHOWN)], names, title)
+
+
 def clips(model: str) -> Image.Image:
     """One row a prompt: those above, and the first captions of dev."""
     rows, names = [], []
     for prompt in (*PROMPTS, *(Videos(0, "dev").describe(k)[0] for k in range(DEV))):
         rows.append(frames_of(generate(prompt, model=model, seconds=2, fps=8, seed=0)))
         names.append(prompt)
-    return table(rows, [str(k + 1) for k in range(SHOWN)], names, f"model {model}, seed 0")
+    return shown(rows, names, f"model {model}, seed 0")
 
 
 def denoising(model: str) -> Image.Image:
@@ -65,15 +72,14 @@ def denoising(model: str) -> Image.Image:
             names.append(f"step {step.index}")
     rows.append(frames_of(step.result))
     names.append("decoded")
-    rows = [[each.resize((64, 64), Image.Resampling.NEAREST) for each in row] for row in rows]
-    return table(rows, [str(k + 1) for k in range(SHOWN)], names, prompt)
+    return shown(rows, names, prompt)
 
 
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else "video"
     for name, sheet in (("video-dev", clips(model)), ("video-steps", denoising(model))):
         path = Path(__file__).with_name(f"{name}.webp")
-        sheet.save(path, quality=85)
+        sheet.save(path, quality=80)
         print(path)
 
 
