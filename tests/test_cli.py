@@ -827,7 +827,7 @@ def test_a_folder_of_clips_is_judged(verifier: str, here: Path) -> None:
         (["compare", "default", "--steps", "2", "--default-steps"], "leave one out"),
         (["default", "--steps", "1,4"], "evaluate compare default --steps 1,4"),
         (["--from-folder", "nowhere"], "no pictures in nowhere"),
-        (["default", "--from-folder", "nowhere"], "leave out the model and --steps"),
+        (["default", "--from-folder", "nowhere"], "leave out the model, --steps and --plan"),
         (
             ["default", "--clip-score", "nowhere"],
             "--clip-score nowhere: there is no checkpoint 'nowhere'",

@@ -116,14 +116,14 @@ def test_it_learns_a_few_classes() -> None:
     torch.manual_seed(0)
     task = PixelTask(recipe, torch.device("cpu"), silent)
     optimizer = torch.optim.Adam(task.model.parameters(), 4e-3)
-    for step in range(100):
+    for step in range(150):
         value, _ = task.loss(task.batch(step), torch.Generator().manual_seed(step), 0.0)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
     batch = task.batch(0)
     eps = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(9))
-    t = torch.full((16,), 0.6)
+    t = torch.full((16,), 0.3)
 
     @torch.no_grad()
     def error(shift: int, null: bool) -> float:

@@ -80,7 +80,7 @@ def test_values_have_the_shares_of_the_training_scenes(language: str) -> None:
         if language == "en"
         else grammar_hi.STYLES[house]
     )
-    sizes = {size for text in texts for size in set(rules.clean(text).split()) & rules.sizes}
+    sizes = {size for text in texts for size in rules.sizes.keys() & set(rules.clean(text).split())}
     counted = {
         "size": (SIZED, r"\b(" + "|".join(sizes) + r")\b" if language == "en" else "|".join(sizes)),
         "facing": (FACING, "facing|looking|turned|मुँह|रुख़"),

@@ -167,8 +167,8 @@ def _within(words: Sequence[str], tokens: Sequence[str]) -> bool:
 
 
 def _without(tokens: tuple[str, ...], phrases: frozenset[tuple[str, ...]]) -> tuple[str, ...]:
-    """The tokens but those of the phrases."""
-    for words in phrases:
+    """The tokens but those of the phrases, of which longer ones may hold shorter ones."""
+    for words in sorted(phrases, key=lambda words: (-len(words), words)):
         k = 0
         while k + len(words) <= len(tokens):
             if tokens[k : k + len(words)] == words:
