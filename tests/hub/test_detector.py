@@ -111,13 +111,13 @@ def test_a_name_is_looked_up_without_any_download(
     with pytest.raises(
         KalpanaError, match=r"no such model with a config\.json in the Hugging Face"
     ):
-        find("nobody/nothing")
+        find("org/detector")
     with pytest.raises(KalpanaError, match="there is no folder 'nothing'"):
         find("nothing")
-    place = tmp_path / "models--nobody--nothing"
+    place = tmp_path / "models--org--detector"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("abc")
     folder = place / "snapshots" / "abc"
     write_detector(folder, LABELS)
-    assert find("nobody/nothing") == folder
-    assert read(folder, COCO, "cpu").name == "nobody/nothing"
+    assert find("org/detector") == folder
+    assert read(folder, COCO, "cpu").name == "org/detector"

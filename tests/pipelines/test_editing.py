@@ -130,9 +130,9 @@ def test_the_known_latents_of_the_default_model_are_those_of_its_training() -> N
     image, mask = photo(128, 128), mask_of((128, 128), (64, 0, 128, 128))
     request = Request(prompt="a cat", image=image, mask=mask)
     resolved = default.capabilities.resolve(request)[0]
-    known = _known_cond(default, read_edit(resolved), resolved, 1).known
-    assert known is not None
     whole = default.codec.encode(to_pixels([image]))
+    known = _known_cond(default, read_edit(resolved), whole, resolved, 1).known
+    assert known is not None
     given = known[:, -1:]
     assert given[..., :8].min() == 1 and given[..., 8:].max() == 0
     assert torch.equal(known[:, :-1] * given, whole * given)

@@ -222,19 +222,17 @@ def _sample(model: DiffusionPipeline, request: Request, edit: Edit | None) -> It
     shape = model.codec.shape(request.height, request.width, max(frames, 1))
     x = noise(seeds, shape).to(model.device)
     timesteps = _timesteps(model, request)
-    plans, given = (
-        planned(request, model.capabilities),
-        _known_cond(model, edit, request, len(seeds)),
-    )
+    x0 = None if edit is None else model.codec.encode(edit.pixels.to(model.device))
+    plans = planned(request, model.capabilities)
+    given = _known_cond(model, edit, x0, request, len(seeds))
     if plans.maps:
         maps = {kind: each.to(model.device) for kind, each in plans.maps.items()}
         given = replace(given, control=maps)
     denoise = guided_denoise(model, given, request, request.prompt, timesteps)
     step = _step(request)
-    x0: Tensor | None = None
     strength, alone = request.strength, given.known is not None and not _blends(model)
-    if edit is not None:
-        x0, strength = model.codec.encode(edit.pixels.to(model.device)), edit.strength
+    if edit is not None and x0 is not None:
+        strength = edit.strength
         mask = _dilated(model, edit)
         if request.source_prompt is not None:
             asked = _source(request)
@@ -436,11 +434,13 @@ def _blends(model: DiffusionPipeline) -> bool:
     return getattr(model.network, "blends", False)
 
 
-def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b: int) -> Cond:
+def _known_cond(
+    model: DiffusionPipeline, edit: Edit | None, x0: Tensor | None, request: Request, b: int
+) -> Cond:
     """What an inpainting network is given of b pictures: latents of the input picture, and the mask
     of what is given; other networks are given nothing. Networks that do not blend take the picture
     grey where it is masked, as Stable Diffusion's do; the others were trained on latents of whole
-    pictures, and near the mask those of a grey one differ."""
+    pictures, which are ``x0``, and near the mask those of a grey one differ."""
     masked = edit is not None and edit.mask is not None
     # For a network that blends, latents that are not given count for nothing.
     if "known" not in model.network.reads or (_blends(model) and not masked):
@@ -449,11 +449,12 @@ def _known_cond(model: DiffusionPipeline, edit: Edit | None, request: Request, b
     factor, pixels = model.codec.factor, torch.zeros(1, 3, request.height, request.width)
     given = torch.zeros(1, 1, request.height // factor, request.width // factor)
     if edit is not None and edit.mask is not None:
-        pixels = edit.pixels if _blends(model) else edit.pixels * (edit.mask == 0)
-        cells = edit.cells(factor)
+        pixels, cells = edit.pixels * (edit.mask == 0), edit.cells(factor)
         assert cells is not None
         given = (cells == 0).float()
-    latents = model.codec.encode(pixels.to(model.device))
+    latents = x0 if _blends(model) else None
+    if latents is None:
+        latents = model.codec.encode(pixels.to(model.device))
     return Cond(known=torch.cat((latents, given.to(latents)), 1).expand(b, -1, -1, -1))
 
 
